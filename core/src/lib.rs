@@ -7,7 +7,9 @@ extern crate alloc;
 extern crate std;
 
 pub mod error;
+pub mod kernel;
 pub mod par;
 
 pub use error::{Error, Result};
+pub use kernel::Isa;
 pub use par::Par;
