@@ -7,7 +7,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod error;
+pub mod order;
 pub mod par;
+pub mod rng;
+pub mod rows;
 
 pub use error::{Error, Result};
+pub use order::RowOrder;
 pub use par::Par;
+pub use rng::Philox;
+pub use rows::{Dtype, Rows};

@@ -1,0 +1,4 @@
+//! One test binary.
+mod order;
+mod rng;
+mod rows;
