@@ -444,12 +444,18 @@ impl Config {
                 continue;
             }
             if level.latents > u32::MAX as usize - 1 {
-                return bad(&format!("{name}.latents"), format!("expected at most {}, found {}", u32::MAX - 1, level.latents));
+                return bad(
+                    &format!("{name}.latents"),
+                    format!("expected at most {}, found {}", u32::MAX - 1, level.latents),
+                );
             }
             if !(level.k > 0.0) || level.k > level.latents as f64 {
                 return bad(
                     &format!("{name}.k"),
-                    format!("expected more than 0 and at most the number of latents ({}), found {}", level.latents, level.k),
+                    format!(
+                        "expected more than 0 and at most the number of latents ({}), found {}",
+                        level.latents, level.k
+                    ),
                 );
             }
             if level.activation == Activation::Topk && libm::floor(level.k) != level.k {
@@ -491,7 +497,11 @@ impl Config {
         range("train.balance_ratio", self.train.balance_ratio, 1e-6, 1e6)?;
         range("data.outlier", self.data.outlier, 0.0, 1e9)?;
         range("data.holdout", self.data.holdout, 0.0, 0.9)?;
-        for (key, value) in [("data.block", self.data.block), ("data.window", self.data.window), ("train.log_every", self.train.log_every)] {
+        for (key, value) in [
+            ("data.block", self.data.block),
+            ("data.window", self.data.window),
+            ("train.log_every", self.train.log_every),
+        ] {
             if value == 0 {
                 return bad(key, "expected at least 1, found 0".into());
             }
@@ -507,11 +517,16 @@ impl Config {
         let bad = |key: &str, why: alloc::string::String| Err(Error::config(key, why));
         if self.model == ModelKind::Seed {
             if self.gate.kind.is_hard() {
-                return bad("gate.kind", format!("`model = \"seed\"` takes `mul`, `add` or `none`, found `{}`", self.gate.kind));
+                return bad(
+                    "gate.kind",
+                    format!("`model = \"seed\"` takes `mul`, `add` or `none`, found `{}`", self.gate.kind),
+                );
             }
             return match self.loss.consistency {
                 Consistency::None | Consistency::SeedCos => Ok(()),
-                other => bad("loss.consistency", format!("`model = \"seed\"` takes `none` or `seed-cos`, found `{other}`")),
+                other => {
+                    bad("loss.consistency", format!("`model = \"seed\"` takes `none` or `seed-cos`, found `{other}`"))
+                }
             };
         }
         if self.level2.latents == 0 {
@@ -520,20 +535,28 @@ impl Config {
                 other => bad("loss.consistency", format!("`{other}` ties two levels, and `level2.latents` is 0")),
             };
         }
-        let needs_families =
-            matches!(self.loss.consistency, Consistency::Struct | Consistency::Contain | Consistency::OffsetOrthogonal | Consistency::Sibling);
+        let needs_families = matches!(
+            self.loss.consistency,
+            Consistency::Struct | Consistency::Contain | Consistency::OffsetOrthogonal | Consistency::Sibling
+        );
         if needs_families && !self.gate.kind.is_hard() {
             return bad(
                 "loss.consistency",
-                format!("`{}` needs families: set `gate.kind` to `hard` or `group-top1`, found `{}`", self.loss.consistency, self.gate.kind),
+                format!(
+                    "`{}` needs families: set `gate.kind` to `hard` or `group-top1`, found `{}`",
+                    self.loss.consistency, self.gate.kind
+                ),
             );
         }
         let comp = self.decoder == Decoder::Comp;
         match self.loss.consistency {
-            Consistency::Latent if !comp => bad("loss.consistency", format!("`latent` needs `decoder = \"comp\"`, found `{}`", self.decoder)),
-            c @ (Consistency::Struct | Consistency::OffsetOrthogonal | Consistency::Sibling) if comp => {
-                bad("loss.consistency", format!("`{c}` compares decoder directions, and `decoder = \"comp\"` has none at level 2"))
+            Consistency::Latent if !comp => {
+                bad("loss.consistency", format!("`latent` needs `decoder = \"comp\"`, found `{}`", self.decoder))
             }
+            c @ (Consistency::Struct | Consistency::OffsetOrthogonal | Consistency::Sibling) if comp => bad(
+                "loss.consistency",
+                format!("`{c}` compares decoder directions, and `decoder = \"comp\"` has none at level 2"),
+            ),
             _ => Ok(()),
         }
     }

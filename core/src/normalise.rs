@@ -72,7 +72,10 @@ impl Normalisation {
             }
         }
         if n < 2 || !(about_mean > 0.0) || !about_mean.is_finite() {
-            return Err(Error::config("data", alloc::format!("expected rows that vary, found {n} rows of total variance {about_mean}")));
+            return Err(Error::config(
+                "data",
+                alloc::format!("expected rows that vary, found {n} rows of total variance {about_mean}"),
+            ));
         }
         let energy = if data.centre { about_mean } else { squares };
         let scale = if data.scale { libm::sqrt(d as f64 * n as f64 / energy) as f32 } else { 1.0 };

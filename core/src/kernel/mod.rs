@@ -16,6 +16,7 @@ pub mod scalar;
 pub mod select;
 pub mod sparse;
 
+pub use dense::Packed;
 pub use isa::Isa;
 
 /// The lanes of every vector, whatever the instruction set: it is what fixes the order of the sums.

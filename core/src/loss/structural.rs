@@ -15,7 +15,17 @@ use crate::train::entries::Entries;
 use crate::train::objective::Lane;
 
 /// `delta_bp` of one row into `out`, `(d)`.
-pub(crate) fn delta(isa: Isa, params: &Params, families: &Families, d: usize, p: u32, i: usize, e1: &Entries, e2: &Entries, out: &mut [f32]) {
+pub(crate) fn delta(
+    isa: Isa,
+    params: &Params,
+    families: &Families,
+    d: usize,
+    p: u32,
+    i: usize,
+    e1: &Entries,
+    e2: &Entries,
+    out: &mut [f32],
+) {
     out.fill(0.0);
     for at in e1.row(i) {
         if e1.index[at] == p && e1.z[at] > 0.0 {
@@ -45,7 +55,8 @@ pub(crate) fn row(
     let Lane { vector: [v, _], place: [place1, _], .. } = lane;
     let mut value = 0.0;
     // Every parent that fires or has a child that does, each once: `place` marks those that are done.
-    let family = |at2: usize, e2: &Entries| if e2.z[at2] > 0.0 { families.parents()[e2.index[at2] as usize] } else { ROOT };
+    let family =
+        |at2: usize, e2: &Entries| if e2.z[at2] > 0.0 { families.parents()[e2.index[at2] as usize] } else { ROOT };
     let parents1 = e1.row(i);
     let parents2 = e2.row(i);
     for turn in parents1.clone().map(Ok).chain(parents2.clone().map(Err)) {

@@ -138,8 +138,11 @@ impl Encoder {
         packed1.pack(isa, par, &model.params[Id::WEnc1]);
         let mut packed2 = Packed::new(arch.f2, arch.source_width());
         packed2.pack(isa, par, &model.params[Id::WEnc2]);
-        let families =
-            if arch.gate.is_hard() { Families::new(model.parents.clone(), arch.f1) } else { Families::all_root(arch.f1, arch.f2) };
+        let families = if arch.gate.is_hard() {
+            Families::new(model.parents.clone(), arch.f1)
+        } else {
+            Families::all_root(arch.f1, arch.f2)
+        };
         let mut decoder2 = Vec::new();
         if arch.f2 > 0 && arch.decoder == Decoder::Comp {
             decoder2 = vec![0.0; arch.f2 * arch.d];
@@ -206,7 +209,11 @@ impl Encoder {
     fn check_rows(&self, x: &[f32]) -> Result<()> {
         let d = self.model.arch.d;
         if !x.len().is_multiple_of(d) {
-            return Err(Error::Shape { what: "numbers in the rows", expected: x.len().next_multiple_of(d), got: x.len() });
+            return Err(Error::Shape {
+                what: "numbers in the rows",
+                expected: x.len().next_multiple_of(d),
+                got: x.len(),
+            });
         }
         for (i, row) in x.chunks(d).enumerate() {
             if !reduce::all_finite(self.isa, row) {
@@ -270,7 +277,9 @@ impl Encoder {
     pub fn decode(&self, codes1: &Codes, codes2: &Codes, x_hat1: &mut [f32], x_hat2: &mut [f32]) -> Result<()> {
         let Arch { d, f1, f2, .. } = self.model.arch;
         let n = codes1.n();
-        for (what, got) in [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())] {
+        for (what, got) in
+            [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())]
+        {
             if got != n * d {
                 return Err(Error::Shape { what, expected: n * d, got });
             }

@@ -18,8 +18,8 @@ mod params;
 pub mod seed;
 
 pub use codes::{CodeRow, Codes};
-pub use encode::{Encoder, Scratch};
 pub(crate) use encode::Weights;
+pub use encode::{Encoder, Scratch};
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};
 
 use crate::activation::Rule;
@@ -153,7 +153,11 @@ impl Arch {
     /// Parameters of this shape, all zero.
     pub fn zeros(&self) -> Params {
         let widths = self.widths();
-        Params { tensors: core::array::from_fn(|i| alloc::vec![0.0; widths[i] * if widths[i] == 0 { 0 } else { self.n_rows(i) }]) }
+        Params {
+            tensors: core::array::from_fn(
+                |i| alloc::vec![0.0; widths[i] * if widths[i] == 0 { 0 } else { self.n_rows(i) }],
+            ),
+        }
     }
 }
 

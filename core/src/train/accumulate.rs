@@ -76,7 +76,14 @@ impl Job<'_> {
 }
 
 /// Writes every gradient, and the balance statistics.
-pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, grads: &mut Params, losses: &mut Losses) {
+pub(super) fn run(
+    o: &mut Objective,
+    params: &Params,
+    families: &Families,
+    knobs: &Knobs,
+    grads: &mut Params,
+    losses: &mut Losses,
+) {
     let n = o.n as f64;
     let two = o.n_levels() == 2;
     let unit = 1.0 / (n * f64::from(knobs.variance));
@@ -120,7 +127,8 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
         families,
         scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
     });
-    losses.consistency += directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
+    losses.consistency +=
+        directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
     if two {
         level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
     }
@@ -245,7 +253,17 @@ fn struct_child(job: &Job<'_>, list: &ByLatent, j: usize, grad: &mut [f32]) {
     for at in list.latent(j) {
         if list.z[at] > 0.0 {
             let (chunk, row) = job.find(list.at[at]);
-            structural::delta(job.isa, job.params, job.families, job.d, p, row, &chunk.level[0], &chunk.level[1], &mut delta);
+            structural::delta(
+                job.isa,
+                job.params,
+                job.families,
+                job.d,
+                p,
+                row,
+                &chunk.level[0],
+                &chunk.level[1],
+                &mut delta,
+            );
             reduce::axpy(job.isa, -job.structural * list.z[at], &delta, grad);
         }
     }
@@ -257,7 +275,17 @@ fn struct_parent(job: &Job<'_>, list: &ByLatent, p: usize, grad: &mut [f32]) {
     for at in list.latent(p) {
         if list.z[at] > 0.0 {
             let (chunk, row) = job.find(list.at[at]);
-            structural::delta(job.isa, job.params, job.families, job.d, p as u32, row, &chunk.level[0], &chunk.level[1], &mut delta);
+            structural::delta(
+                job.isa,
+                job.params,
+                job.families,
+                job.d,
+                p as u32,
+                row,
+                &chunk.level[0],
+                &chunk.level[1],
+                &mut delta,
+            );
             reduce::axpy(job.isa, job.structural * list.z[at], &delta, grad);
         }
     }
@@ -320,7 +348,12 @@ fn level1(
             }
             if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
-                reduce::axpy(job.isa, job.penalty[0] * sum / job.norms[0][j], &job.params[Id::WDec1][j * d..][..d], dec);
+                reduce::axpy(
+                    job.isa,
+                    job.penalty[0] * sum / job.norms[0][j],
+                    &job.params[Id::WDec1][j * d..][..d],
+                    dec,
+                );
             }
             if two && job.consistency == Consistency::Struct {
                 struct_parent(job, list, j, dec);
@@ -423,7 +456,14 @@ fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[Vec<f32>; 
     sparse::accumulate_rows(job.isa, &index1, &minus(&grads[Id::BEnc1]), &job.params[Id::WEnc1], d, &mut g1);
     sparse::accumulate_rows(job.isa, &index1, &minus(&through2[2]), &job.params[Id::WEnc1], d, &mut g2);
     if two && o.arch.source != Source::Z1 {
-        sparse::accumulate_rows(job.isa, &all(o.arch.f2), &minus(&grads[Id::BEnc2]), &job.params[Id::WEnc2], d, &mut g2);
+        sparse::accumulate_rows(
+            job.isa,
+            &all(o.arch.f2),
+            &minus(&grads[Id::BEnc2]),
+            &job.params[Id::WEnc2],
+            d,
+            &mut g2,
+        );
     }
     mix(job.isa, job.balance, &mut g1, &mut g2);
     grads[Id::BDec].copy_from_slice(&g1);

@@ -94,7 +94,8 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
         seed_cos: &o.seed_cos,
     };
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
-        chunk.sums = super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
+        chunk.sums =
+            super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
         if f.consistency == Consistency::Contain && f.two {
             add_parents(&f, chunk, lane, buffer, slots);
         }
@@ -135,7 +136,8 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
             let p = f.families.parents()[drives.index[at] as usize];
             if p != gate::ROOT && place[p as usize] == u32::MAX {
                 let p = p as usize;
-                let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d]) + f.params[Id::BEnc1][p];
+                let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d])
+                    + f.params[Id::BEnc1][p];
                 place[p] = e1.len() as u32;
                 e1.push(p as u32, u, 0.0, 0.0, u, 0.0);
             }
@@ -163,11 +165,20 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     match f.consistency {
         Consistency::SeedCos => seed_cos(f, 1, e2, range.clone(), b),
         Consistency::Struct => {
-            sums.consistency +=
-                f64::from(f.weight * f.unit) * structural::row(f.isa, f.params, f.families, f.d, i, e1, e2, 2.0 * f.weight * f.unit, lane);
+            sums.consistency += f64::from(f.weight * f.unit)
+                * structural::row(f.isa, f.params, f.families, f.d, i, e1, e2, 2.0 * f.weight * f.unit, lane);
         }
         Consistency::Latent => {
-            let value = latent::row(f.isa, &f.params[Id::WDec2], f.f[0], code_row(e1, i), e2, range.clone(), 2.0 * f.weight / f.n, lane);
+            let value = latent::row(
+                f.isa,
+                &f.params[Id::WDec2],
+                f.f[0],
+                code_row(e1, i),
+                e2,
+                range.clone(),
+                2.0 * f.weight / f.n,
+                lane,
+            );
             sums.consistency += f64::from(f.weight / f.n) * value;
         }
         _ => {}
@@ -263,7 +274,13 @@ fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
 }
 
 /// Sparsity: `lambda/n sum z |D_j|` (relu, topk, batchtopk), `lambda/n sum 1[z > 0]` (jumprelu), `lambda/n sum relu(u)` (gated).
-fn penalise(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<usize>, sums: &mut super::objective::Sums) {
+fn penalise(
+    f: &Factors<'_>,
+    l: usize,
+    e: &mut Entries,
+    range: core::ops::Range<usize>,
+    sums: &mut super::objective::Sums,
+) {
     let penalty = f.penalty[l];
     if penalty == 0.0 {
         return;
@@ -377,7 +394,8 @@ fn activation_backward(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::
                     e.grad_u[1][at] += through;
                 }
                 let bandwidth = f.levels[l].bandwidth as f32;
-                e.grad_p[0][at] = activation::jump_threshold_backward(e.u[at], f.params[theta][j], bandwidth, seen, f.penalty[l]);
+                e.grad_p[0][at] =
+                    activation::jump_threshold_backward(e.u[at], f.params[theta][j], bandwidth, seen, f.penalty[l]);
             }
             Activation::Gated => {
                 if fires {

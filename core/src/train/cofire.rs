@@ -35,7 +35,15 @@ pub struct Cofire {
 impl Cofire {
     /// No counts.
     pub fn new(f1: usize, f2: usize) -> Self {
-        Self { f1, f2, parent: vec![0.0; f1], child: vec![0.0; f2], both: vec![0.0; f1 * f2], energy: vec![0.0; f1], tokens: [0.0, 1.0] }
+        Self {
+            f1,
+            f2,
+            parent: vec![0.0; f1],
+            child: vec![0.0; f2],
+            both: vec![0.0; f1 * f2],
+            energy: vec![0.0; f1],
+            tokens: [0.0, 1.0],
+        }
     }
 
     /// Takes in the batch that `objective` has just seen, and decays what came before.

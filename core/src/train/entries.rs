@@ -160,7 +160,14 @@ pub struct ByLatent {
 
 impl ByLatent {
     /// Transposes the entries of all chunks, `chunk` rows each. For level 2 (`gated`) the encoder's gradient is `grad_a`.
-    pub fn fill<'e>(&mut self, f: usize, chunk: usize, slots: usize, gated: bool, chunks: impl Iterator<Item = &'e Entries> + Clone) {
+    pub fn fill<'e>(
+        &mut self,
+        f: usize,
+        chunk: usize,
+        slots: usize,
+        gated: bool,
+        chunks: impl Iterator<Item = &'e Entries> + Clone,
+    ) {
         self.offsets.clear();
         self.offsets.resize(f + 1, 0);
         for e in chunks.clone() {

@@ -21,7 +21,14 @@ struct LevelRule<'a> {
 }
 
 /// Runs both levels: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`.
-pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, x: &[f32], losses: &mut Losses) {
+pub(super) fn run(
+    o: &mut Objective,
+    params: &Params,
+    families: &Families,
+    knobs: &Knobs,
+    x: &[f32],
+    losses: &mut Losses,
+) {
     let two = o.n_levels() == 2;
     for level in 0..o.n_levels() {
         let activation = [o.arch.activation1, o.arch.activation2][level];
@@ -67,10 +74,19 @@ fn keep_of(k: f64, n: usize) -> usize {
 }
 
 /// Scans the rows of the first `n_chunks` chunks: candidates, AuxK's picks and ungated drives of one level.
-fn collect(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, x: &[f32], level: usize, n_chunks: usize) {
+fn collect(
+    o: &mut Objective,
+    params: &Params,
+    families: &Families,
+    knobs: &Knobs,
+    x: &[f32],
+    level: usize,
+    n_chunks: usize,
+) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
-    let weights = Weights { arch: &arch, params, packed1: &o.packed[0], packed2: &o.packed[1], families, gate: knobs.gate };
+    let weights =
+        Weights { arch: &arch, params, packed1: &o.packed[0], packed2: &o.packed[1], families, gate: knobs.gate };
     let config = &o.config;
     let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, o.floor[l].unwrap_or(0.0)));
     let k_aux = if config.revive.k_aux > 0 { config.revive.k_aux } else { (d / 2).max(1) };
@@ -145,7 +161,9 @@ fn candidates(isa: Isa, rule: &LevelRule<'_>, band: &[f32], u: &[f32], list: &mu
 fn collect_drives(isa: Isa, rule: &LevelRule<'_>, threshold: f32, a: &[f32], list: &mut List) {
     match rule.activation {
         Activation::Relu => select::above(isa, a, 0.0, &mut list.index, &mut list.u),
-        Activation::Topk | Activation::Batchtopk => select::above(isa, a, threshold.max(0.0), &mut list.index, &mut list.u),
+        Activation::Topk | Activation::Batchtopk => {
+            select::above(isa, a, threshold.max(0.0), &mut list.index, &mut list.u)
+        }
         Activation::Jumprelu => select::above_each(isa, a, rule.theta, &mut list.index, &mut list.u),
         Activation::Gated => {
             let first = list.index.len();
@@ -166,7 +184,15 @@ fn collect_drives(isa: Isa, rule: &LevelRule<'_>, threshold: f32, a: &[f32], lis
 }
 
 /// The `k_aux` largest positive pre-activations among the dead latents of a row.
-fn pick_dead(isa: Isa, dead: &[u32], k_aux: usize, u: &[f32], u_dead: &mut Vec<f32>, picked: &mut List, list: &mut List) {
+fn pick_dead(
+    isa: Isa,
+    dead: &[u32],
+    k_aux: usize,
+    u: &[f32],
+    u_dead: &mut Vec<f32>,
+    picked: &mut List,
+    list: &mut List,
+) {
     u_dead.clear();
     u_dead.extend(dead.iter().map(|&j| u[j as usize]));
     picked.clear();
@@ -246,7 +272,13 @@ fn list_keep(list: &mut List, cut: f32, mut ties: usize) {
 }
 
 /// Turns the candidates of a level into entries: values, AuxK's picks, and with `drives` every charged drive.
-fn settle(rule: &LevelRule<'_>, chunk: &mut Chunk, level: usize, lane: &mut Lane, drives: Option<&dyn Fn(usize, usize) -> f32>) {
+fn settle(
+    rule: &LevelRule<'_>,
+    chunk: &mut Chunk,
+    level: usize,
+    lane: &mut Lane,
+    drives: Option<&dyn Fn(usize, usize) -> f32>,
+) {
     let entries = &mut chunk.level[level];
     let list = &chunk.candidates[level];
     let aux = &chunk.aux[level];
@@ -258,7 +290,13 @@ fn settle(rule: &LevelRule<'_>, chunk: &mut Chunk, level: usize, lane: &mut Lane
             let (j, u) = (list.index[at] as usize, list.u[at]);
             let z = match rule.activation {
                 Activation::Relu | Activation::Topk | Activation::Batchtopk => u,
-                Activation::Jumprelu => if u > rule.theta[j] { u } else { 0.0 },
+                Activation::Jumprelu => {
+                    if u > rule.theta[j] {
+                        u
+                    } else {
+                        0.0
+                    }
+                }
                 Activation::Gated => activation::gated(u, rule.r_mag[j], rule.b_mag[j]),
             };
             let z = z.max(0.0);
@@ -349,7 +387,13 @@ fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mu
     }
 }
 
-fn level_rule<'a>(level: usize, arch: &crate::model::Arch, params: &'a Params, knobs: &Knobs, floor: f32) -> LevelRule<'a> {
+fn level_rule<'a>(
+    level: usize,
+    arch: &crate::model::Arch,
+    params: &'a Params,
+    knobs: &Knobs,
+    floor: f32,
+) -> LevelRule<'a> {
     let (activation, theta, r, b) = match level {
         0 => (arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1),
         _ => (arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2),

@@ -51,12 +51,9 @@ pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: 
 /// The seed's layers as a framework would draw them: uniform in `+-1/sqrt(inputs)`.
 fn seed(arch: &Arch, params: &mut Params, rng: &mut Philox) {
     let widths = arch.widths();
-    for (w, b) in [
-        (Id::WEnc1, Id::BEnc1),
-        (Id::GateEnc1, Id::GateBias1),
-        (Id::WEnc2, Id::BEnc2),
-        (Id::GateEnc2, Id::GateBias2),
-    ] {
+    for (w, b) in
+        [(Id::WEnc1, Id::BEnc1), (Id::GateEnc1, Id::GateBias1), (Id::WEnc2, Id::BEnc2), (Id::GateEnc2, Id::GateBias2)]
+    {
         let bound = 1.0 / libm::sqrtf(widths[w as usize].max(1) as f32);
         for id in [w, b] {
             params[id].iter_mut().for_each(|v| *v = (2.0 * rng.uniform_f32() - 1.0) * bound);
@@ -97,7 +94,14 @@ fn thresholds(arch: &Arch, isa: Isa, par: Par, sample: &[f32], params: &mut Para
         }
     }
     let frozen = params.clone();
-    let weights = Weights { arch, params: &frozen, packed1: &packed1, packed2: &packed2, families: &families, gate: GateKind::None };
+    let weights = Weights {
+        arch,
+        params: &frozen,
+        packed1: &packed1,
+        packed2: &packed2,
+        families: &families,
+        gate: GateKind::None,
+    };
     weights.drive1(isa, n, &mut t);
     let cut = quantile(&t.u1[..n * arch.f1], arch.k1, n);
     params[Id::Threshold1].fill(cut);

@@ -311,11 +311,15 @@ impl Objective {
         if !self.composed.is_empty() {
             compose(self.isa, self.par, &self.arch, params, &mut self.composed);
         }
-        for (l, (id, width)) in [(Id::WDec1, self.arch.d), (Id::WDec2, self.arch.widths()[Id::WDec2 as usize])].into_iter().enumerate() {
+        for (l, (id, width)) in
+            [(Id::WDec1, self.arch.d), (Id::WDec2, self.arch.widths()[Id::WDec2 as usize])].into_iter().enumerate()
+        {
             let norms = &mut self.norms[l];
             norms.clear();
             if width > 0 {
-                norms.extend(params[id].chunks(width).map(|row| libm::sqrtf(crate::kernel::reduce::sum_squares(self.isa, row))));
+                norms.extend(
+                    params[id].chunks(width).map(|row| libm::sqrtf(crate::kernel::reduce::sum_squares(self.isa, row))),
+                );
             }
         }
         for lane in &mut self.lanes {

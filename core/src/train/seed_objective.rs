@@ -37,7 +37,8 @@ struct Layer {
 impl SeedObjective {
     /// For the settings of `config`.
     pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Self {
-        let weight = if config.loss.consistency == Consistency::SeedCos { config.loss.consistency_weight as f32 } else { 0.0 };
+        let weight =
+            if config.loss.consistency == Consistency::SeedCos { config.loss.consistency_weight as f32 } else { 0.0 };
         Self {
             arch: Arch::new(config, d),
             lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
@@ -71,7 +72,8 @@ impl SeedObjective {
         losses.l0 = [&l1, &l2].map(|l| l.h.iter().filter(|h| **h > 0.0).count() as f64 / n as f64);
         losses.sparsity = [0, 1].map(|l| {
             let h = if l == 0 { &l1.h } else { &l2.h };
-            f64::from(self.lambda[l]) / n as f64 * h.chunks(1 << 10).map(|c| f64::from(reduce::sum(self.isa, c))).sum::<f64>()
+            f64::from(self.lambda[l]) / n as f64
+                * h.chunks(1 << 10).map(|c| f64::from(reduce::sum(self.isa, c))).sum::<f64>()
         });
         losses.total = squares / (n * d) as f64 + losses.sparsity[0] + losses.sparsity[1];
 
@@ -100,7 +102,11 @@ impl SeedObjective {
         }
         let (da1, dg1) = self.layer_backward(&l1, &dh1);
         self.layer_gradients([Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], &da1, &dg1, f1, x, d, grads);
-        if losses.total.is_finite() { Ok(losses) } else { Err(Error::NotFinite { what: "the loss of the seed".into(), step: 0 }) }
+        if losses.total.is_finite() {
+            Ok(losses)
+        } else {
+            Err(Error::NotFinite { what: "the loss of the seed".into(), step: 0 })
+        }
     }
 
     /// `h = max(a s(g), 0)` and its like.
@@ -148,7 +154,16 @@ impl SeedObjective {
         (da, dg)
     }
 
-    fn layer_gradients(&self, ids: [Id; 4], da: &[f32], dg: &[f32], f: usize, x: &[f32], width: usize, grads: &mut Params) {
+    fn layer_gradients(
+        &self,
+        ids: [Id; 4],
+        da: &[f32],
+        dg: &[f32],
+        f: usize,
+        x: &[f32],
+        width: usize,
+        grads: &mut Params,
+    ) {
         self.outer(da, f, x, width, &mut grads[ids[0]]);
         self.columns(da, f, &mut grads[ids[1]]);
         if !dg.is_empty() {

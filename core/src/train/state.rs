@@ -32,7 +32,10 @@ macro_rules! take {
         pub fn $name(&mut self, name: &str, len: usize) -> Result<Vec<$t>> {
             match self.0.remove(name) {
                 Some(Array::$variant(v)) if v.len() == len => Ok(v),
-                Some(Array::$variant(v)) => Err(Error::format(0, format!("`{name}` of the checkpoint: expected {len} numbers, found {}", v.len()))),
+                Some(Array::$variant(v)) => Err(Error::format(
+                    0,
+                    format!("`{name}` of the checkpoint: expected {len} numbers, found {}", v.len()),
+                )),
                 Some(_) => Err(Error::format(0, format!("`{name}` of the checkpoint has the wrong type"))),
                 None => Err(Error::format(0, format!("`{name}` is missing from the checkpoint"))),
             }

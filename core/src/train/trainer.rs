@@ -3,13 +3,13 @@
 use super::balance::BalanceState;
 use super::cofire::Cofire;
 use super::controller::{LambdaControl, ThresholdTracker};
+use super::init;
 use super::objective::{Knobs, Losses, Objective};
 use super::optim::Adam;
 use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use super::init;
 use crate::config::{Activation, Config, GateKind, ModelKind, Parents};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
@@ -153,9 +153,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
     pub fn step(&mut self, x: &[f32]) -> Result<StepReport> {
-        let train = &self.config.train;
+        let train = self.config.train.clone();
         let done = self.step as f64 / train.steps as f64;
-        let lr = learning_rate(train, self.step);
+        let lr = learning_rate(&train, self.step);
         let mut report = StepReport { step: self.step, lr, ..StepReport::default() };
         self.turn_knobs(done);
         let moved = self.grow_families(done)?;
@@ -171,7 +171,7 @@ impl Trainer {
         losses.total += self.balance.own_loss(train.balance);
         report.grad_norm = self
             .optimiser
-            .update(self.isa, self.par, &self.arch, train, lr, &mut self.params, &mut self.grads)
+            .update(self.isa, self.par, &self.arch, &train, lr, &mut self.params, &mut self.grads)
             .map_err(|e| at(e, self.step))?;
         report.losses = losses;
         report.k = self.knobs.k;
@@ -297,7 +297,8 @@ impl Trainer {
     /// The model that reads normalised rows.
     pub fn model_unfolded(&self) -> Model {
         let mut arch = self.arch;
-        let started = self.step > 0 && ((self.step - 1) as f64 / self.config.train.steps as f64) >= self.config.gate.start;
+        let started =
+            self.step > 0 && ((self.step - 1) as f64 / self.config.train.steps as f64) >= self.config.gate.start;
         if arch.gate.is_hard() && (!started || arch.f2 == 0) {
             arch.gate = GateKind::None;
         }
@@ -388,7 +389,8 @@ impl Trainer {
             t.lambda[l] = LambdaControl { lambda: lambda[2 * l], y: lambda[2 * l + 1] };
         }
         let b = state.take_f64("balance", 10)?;
-        t.balance = BalanceState { w: [b[0], b[1]], norm: [b[2], b[3]], log_var: [[b[4], b[5]], [b[6], b[7]], [b[8], b[9]]] };
+        t.balance =
+            BalanceState { w: [b[0], b[1]], norm: [b[2], b[3]], log_var: [[b[4], b[5]], [b[6], b[7]], [b[8], b[9]]] };
         let clock = state.take_u64("clock", 3)?;
         t.step = clock[0];
         t.optimiser.t = clock[1];
