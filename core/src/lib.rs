@@ -7,7 +7,10 @@ extern crate alloc;
 extern crate std;
 
 pub mod error;
+pub mod metrics;
 pub mod par;
+pub mod rng;
+pub mod synth;
 
 pub use error::{Error, Result};
 pub use par::Par;
