@@ -9,15 +9,18 @@ extern crate std;
 pub mod activation;
 pub mod config;
 pub mod error;
+pub mod format;
 pub mod gate;
 pub mod kernel;
 pub mod loss;
+pub mod metrics;
 pub mod model;
 pub mod normalise;
 pub mod order;
 pub mod par;
 pub mod rng;
 pub mod rows;
+pub mod synth;
 pub mod train;
 
 pub use config::Config;

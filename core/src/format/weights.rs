@@ -172,7 +172,7 @@ fn floats(file: &SafeTensors<'_>, name: &str, expected: u128) -> Result<Vec<f32>
     }
     let n = got as usize;
     let mut out = vec![0.0; n];
-    let stride = n * dtype.size();
+    let stride = n * dtype.size_bytes();
     Rows::new(view.data(), usize::from(n > 0), n, stride, dtype)?.widen(0..usize::from(n > 0), &mut out);
     Ok(out)
 }

@@ -1,0 +1,3 @@
+//! Total parsers on bytes: no I/O, no panic on any input, no allocation beyond the size of the input.
+
+pub mod weights;
