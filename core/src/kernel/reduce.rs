@@ -91,17 +91,6 @@ pub(super) fn zip_into<S: Simd>(simd: S, x: &[f32], y: &mut [f32], op: impl Fn(V
     }
 }
 
-#[inline(always)]
-pub(super) fn dot_body<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    fold2(
-        simd,
-        a,
-        b,
-        #[inline(always)]
-        |acc, x, y| fma(x, y, acc),
-    )
-}
-
 /// [`dot`] of each of `R` rows with `v`.
 #[inline(always)]
 pub(super) fn dots<S: Simd, const R: usize>(simd: S, rows: [&[f32]; R], v: &[f32]) -> [f32; R] {
