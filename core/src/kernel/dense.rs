@@ -7,7 +7,7 @@ use core::ops::Range;
 use fearless_simd::prelude::*;
 
 use super::isa::Inner;
-use super::{Isa, LANES, Vector, fma, load, store_part};
+use super::{Isa, LANES, Vector, fma, load};
 use crate::Par;
 
 /// The rows of weights in one panel of [`Packed`].
@@ -87,14 +87,28 @@ impl Packed {
     }
 }
 
-/// Transposes up to 32 rows of `d` values, eight columns at a time, so that the lines written stay in the cache.
+/// Transposes up to 32 rows of `d` values, eight rows at a time: few enough streams for the prefetcher.
 #[inline(always)]
 fn pack_panel(w: &[f32], d: usize, panel: &mut [Line]) {
-    for (block, lines) in panel.chunks_mut(LANES).enumerate() {
-        for (r, row) in w.chunks_exact(d).enumerate() {
-            let row = &row[block * LANES..][..lines.len()];
-            for (line, &value) in lines.iter_mut().zip(row) {
-                line.0[r / LANES % 2][r % LANES] = value;
+    for (block, rows) in w.chunks(8 * d).enumerate() {
+        let at = block * 8 % PANEL;
+        if rows.len() == 8 * d {
+            let mut row = [&[][..]; 8];
+            for r in 0..8 {
+                row[r] = &rows[r * d..][..panel.len()];
+            }
+            for (c, line) in panel.iter_mut().enumerate() {
+                let mut values = [0.0; 8];
+                for r in 0..8 {
+                    values[r] = row[r][c];
+                }
+                line.0.as_flattened_mut()[at..at + 8].copy_from_slice(&values);
+            }
+        } else {
+            for (r, row) in rows.chunks_exact(d).enumerate() {
+                for (line, &value) in panel.iter_mut().zip(row) {
+                    line.0.as_flattened_mut()[at + r] = value;
+                }
             }
         }
     }
@@ -151,23 +165,52 @@ fn run(isa: Isa, x: &[f32], w: &Packed, bias: Option<&[f32]>, panels: Range<usiz
     assert_eq!(out.len(), n * stride, "affine: out is not a whole number of rows");
     assert_eq!(x.len(), n * w.d, "affine: x is not [n, d]");
     assert!(bias.is_none_or(|b| b.len() == w.f), "affine: the bias is not [f]");
-    for (at, p) in panels.enumerate() {
-        let lines = &w.lines[p * w.d..(p + 1) * w.d];
-        let width = PANEL.min(w.f - p * PANEL);
-        let mut start = [[0.0; LANES]; 2];
-        if let Some(bias) = bias {
-            start.as_flattened_mut()[..width].copy_from_slice(&bias[p * PANEL..][..width]);
+    // Weights in groups that stay in the last level of cache while all rows go over them, rows in groups that stay in
+    // the second one while all panels of a group do.
+    let n_rows = (X_GROUP / w.d.max(1)).next_multiple_of(12);
+    let n_panels = (W_GROUP / (PANEL * w.d.max(1))).max(1);
+    let first = panels.start;
+    for group in panels.clone().step_by(n_panels) {
+        let group = group..panels.end.min(group + n_panels);
+        for (i, out) in out.chunks_mut(n_rows * stride).enumerate() {
+            let x = &x[i * n_rows * w.d..][..out.len() / stride * w.d];
+            for p in group.clone() {
+                run_panel(isa, x, w, bias, p, (p - first) * PANEL, stride, out);
+            }
         }
-        let panel = Panel { lines, start, column: at * PANEL, width, stride };
-        match isa.0 {
-            Inner::Scalar(s) => panel_scalar(s, &panel, x, out),
-            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            Inner::Avx2(s) => panel_avx2(s, &panel, x, out),
-            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-            Inner::Avx512(s) => panel_avx512(s, &panel, x, out),
-            #[cfg(target_arch = "aarch64")]
-            Inner::Neon(s) => panel_neon(s, &panel, x, out),
-        }
+    }
+}
+
+/// The values of `x` that stay in a cache of the second level: 256 KiB.
+const X_GROUP: usize = 1 << 16;
+/// The weights that stay in a cache of the last level: 2 MiB.
+const W_GROUP: usize = 1 << 19;
+
+fn run_panel(
+    isa: Isa,
+    x: &[f32],
+    w: &Packed,
+    bias: Option<&[f32]>,
+    p: usize,
+    column: usize,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let lines = &w.lines[p * w.d..(p + 1) * w.d];
+    let width = PANEL.min(w.f - p * PANEL);
+    let mut start = [[0.0; LANES]; 2];
+    if let Some(bias) = bias {
+        start.as_flattened_mut()[..width].copy_from_slice(&bias[p * PANEL..][..width]);
+    }
+    let panel = Panel { lines, start, column, width, stride };
+    match isa.0 {
+        Inner::Scalar(s) => panel_scalar(s, &panel, x, out),
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Inner::Avx2(s) => panel_avx2(s, &panel, x, out),
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Inner::Avx512(s) => panel_avx512(s, &panel, x, out),
+        #[cfg(target_arch = "aarch64")]
+        Inner::Neon(s) => panel_neon(s, &panel, x, out),
     }
 }
 
@@ -185,10 +228,10 @@ struct Panel<'a> {
     stride: usize,
 }
 
-/// Defines the loop over the rows for one instruction set: tiles of `$max` rows by `$vectors` vectors of latents at most,
-/// what the registers hold. The rows are split evenly, so that no tile is much smaller than the others.
+/// Defines the loop over the rows for one instruction set: tiles of up to `$max` rows, each row count with the vectors of
+/// latents that the registers hold beside it. The rows are split evenly, so that no tile is much smaller than the others.
 macro_rules! panel_loop {
-    ($name:ident, $token:ty, $vectors:literal, $max:literal: $($rows:literal)*) => {
+    ($name:ident, $token:ty, $max:literal: $($rows:literal x $vectors:literal)*) => {
         fn $name(simd: $token, panel: &Panel<'_>, x: &[f32], out: &mut [f32]) {
             let (n, d) = (out.len() / panel.stride, panel.lines.len());
             let tiles = n.div_ceil($max);
@@ -211,13 +254,13 @@ macro_rules! panel_loop {
     };
 }
 
-panel_loop!(panel_scalar, fearless_simd::Fallback, 1, 2: 1 2);
+panel_loop!(panel_scalar, fearless_simd::Fallback, 2: 1 x 1 2 x 1);
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-panel_loop!(panel_avx2, fearless_simd::x86::Avx2, 1, 6: 1 2 3 4 5 6);
+panel_loop!(panel_avx2, fearless_simd::x86::Avx2, 6: 1 x 2 2 x 2 3 x 1 4 x 1 5 x 1 6 x 1);
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-panel_loop!(panel_avx512, fearless_simd::x86::Avx512, 2, 12: 1 2 3 4 5 6 7 8 9 10 11 12);
+panel_loop!(panel_avx512, fearless_simd::x86::Avx512, 12: 1 x 2 2 x 2 3 x 2 4 x 2 5 x 2 6 x 2 7 x 2 8 x 2 9 x 2 10 x 2 11 x 2 12 x 2);
 #[cfg(target_arch = "aarch64")]
-panel_loop!(panel_neon, fearless_simd::aarch64::Neon, 1, 6: 1 2 3 4 5 6);
+panel_loop!(panel_neon, fearless_simd::aarch64::Neon, 6: 1 x 2 2 x 2 3 x 1 4 x 1 5 x 1 6 x 1);
 
 /// `R` rows of `x` by `V` vectors of latents from vector `v` of the panel on, all sums in registers.
 #[inline(always)]
@@ -247,15 +290,21 @@ fn tile<S: Simd, const R: usize, const V: usize>(simd: S, panel: &Panel<'_>, v: 
             }
         }
     }
+    // Through memory: an array of vectors that the general loop below indexes would live there during the sums, too.
+    let mut sums = [[[0.0; LANES]; V]; R];
     for r in 0..R {
-        let out = &mut out[r * panel.stride + panel.column..][..panel.width];
         for k in 0..V {
-            let at = (v + k) * LANES;
-            if let Some(full) = out.get_mut(at..at + LANES) {
-                acc[r][k].store_slice(full);
-            } else if at < out.len() {
-                store_part(acc[r][k], &mut out[at..]);
-            }
+            acc[r][k].store_array(&mut sums[r][k]);
+        }
+    }
+    let at = v * LANES;
+    let width = panel.width.clamp(at, at + V * LANES) - at;
+    for r in 0..R {
+        let out = &mut out[r * panel.stride + panel.column + at.min(panel.width)..][..width];
+        if width == V * LANES {
+            out.copy_from_slice(sums[r].as_flattened());
+        } else {
+            out.copy_from_slice(&sums[r].as_flattened()[..width]);
         }
     }
 }

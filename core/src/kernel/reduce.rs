@@ -23,37 +23,59 @@ fn fold<S: Simd>(simd: S, a: &[f32], step: impl Fn(Vector<S>, Vector<S>) -> Vect
 /// Folds `step` over the pairs of elements in the order of this module.
 #[inline(always)]
 fn fold2<S: Simd>(simd: S, a: &[f32], b: &[f32], step: impl Fn(Vector<S>, Vector<S>, Vector<S>) -> Vector<S>) -> f32 {
-    let zero = Vector::splat(simd, 0.0);
-    let (mut s0, mut s1, mut s2, mut s3) = (zero, zero, zero, zero);
-    let (a, a_tail) = a.as_chunks::<LANES>();
-    let (b, b_tail) = b.as_chunks::<LANES>();
-    let (a4, a_rest) = a.as_chunks::<4>();
-    let (b4, b_rest) = b.as_chunks::<4>();
-    for (x, y) in a4.iter().zip(b4) {
-        s0 = step(s0, load(simd, &x[0]), load(simd, &y[0]));
-        s1 = step(s1, load(simd, &x[1]), load(simd, &y[1]));
-        s2 = step(s2, load(simd, &x[2]), load(simd, &y[2]));
-        s3 = step(s3, load(simd, &x[3]), load(simd, &y[3]));
+    fold_rows(simd, [a], b, step)[0]
+}
+
+/// [`fold2`] of each of `R` rows with `b`, side by side.
+#[inline(always)]
+fn fold_rows<S: Simd, const R: usize>(
+    simd: S,
+    rows: [&[f32]; R],
+    b: &[f32],
+    step: impl Fn(Vector<S>, Vector<S>, Vector<S>) -> Vector<S>,
+) -> [f32; R] {
+    let (b_vectors, b_tail) = b.as_chunks::<LANES>();
+    let (blocks, rest) = (b_vectors.len() / 4, b_vectors.len() % 4);
+    let mut a = [&[][..]; R];
+    for r in 0..R {
+        a[r] = rows[r][..b.len()].as_chunks::<LANES>().0;
     }
-    if let ([x, ..], [y, ..]) = (a_rest, b_rest) {
-        s0 = step(s0, load(simd, x), load(simd, y));
+    let mut acc = [[Vector::splat(simd, 0.0); 4]; R];
+    let mut at = 0;
+    for _ in 0..blocks {
+        for j in 0..4 {
+            let y = load(simd, &b_vectors[at + j]);
+            for r in 0..R {
+                acc[r][j] = step(acc[r][j], load(simd, &a[r][at + j]), y);
+            }
+        }
+        at += 4;
     }
-    if let ([_, x, ..], [_, y, ..]) = (a_rest, b_rest) {
-        s1 = step(s1, load(simd, x), load(simd, y));
-    }
-    if let ([_, _, x], [_, _, y]) = (a_rest, b_rest) {
-        s2 = step(s2, load(simd, x), load(simd, y));
-    }
-    if !a_tail.is_empty() {
-        let (x, y) = (load_part(simd, a_tail), load_part(simd, b_tail));
-        match a_rest.len() {
-            0 => s0 = step(s0, x, y),
-            1 => s1 = step(s1, x, y),
-            2 => s2 = step(s2, x, y),
-            _ => s3 = step(s3, x, y),
+    for j in 0..3 {
+        if j < rest {
+            let y = load(simd, &b_vectors[at + j]);
+            for r in 0..R {
+                acc[r][j] = step(acc[r][j], load(simd, &a[r][at + j]), y);
+            }
         }
     }
-    tree((s0 + s1) + (s2 + s3))
+    if !b_tail.is_empty() {
+        let y = load_part(simd, b_tail);
+        for j in 0..4 {
+            if j == rest {
+                for r in 0..R {
+                    let x = load_part(simd, &rows[r][b.len() - b_tail.len()..b.len()]);
+                    acc[r][j] = step(acc[r][j], x, y);
+                }
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        let [s0, s1, s2, s3] = acc[r];
+        out[r] = tree((s0 + s1) + (s2 + s3));
+    }
+    out
 }
 
 /// `y[c] = op(x[c], y[c])`, sixteen at a time.
@@ -69,12 +91,13 @@ pub(super) fn zip_into<S: Simd>(simd: S, x: &[f32], y: &mut [f32], op: impl Fn(V
     }
 }
 
+/// [`dot`] of each of `R` rows with `v`.
 #[inline(always)]
-pub(super) fn dot_body<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
-    fold2(
+pub(super) fn dots<S: Simd, const R: usize>(simd: S, rows: [&[f32]; R], v: &[f32]) -> [f32; R] {
+    fold_rows(
         simd,
-        a,
-        b,
+        rows,
+        v,
         #[inline(always)]
         |acc, x, y| fma(x, y, acc),
     )
@@ -86,7 +109,7 @@ pub(super) fn dot_body<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
 /// If the lengths differ.
 pub fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len(), "dot: the lengths differ");
-    dispatch!(isa, simd => dot_body(simd, a, b))
+    dispatch!(isa, simd => dots(simd, [a], b)[0])
 }
 
 /// `sum_c a[c]^2`, in the order of this module: the bits of `dot(a, a)`.

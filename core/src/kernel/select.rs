@@ -48,14 +48,19 @@ fn scan<S: Simd>(simd: S, a: &[f32], mut threshold: f32, mut hit: impl FnMut(usi
 ///
 /// Exact, and the same on every [`Isa`]. Fewer than `k` entries are appended when fewer are positive.
 /// Cost: one pass that compares with a running threshold, and O(k) work for each k entries that pass it. The two vectors
-/// also serve as scratch: they may grow by `4 k + 256` entries beyond what is appended, once.
+/// also serve as scratch: room for at most `2 k + 128` indices and twice as many values is reserved in them.
 pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, out_value: &mut Vec<f32>) {
     assert_eq!(out_index.len(), out_value.len(), "topk_row: the lists differ in length");
     if k == 0 {
         return;
     }
     let start = out_index.len();
-    let full = start.saturating_add(k.saturating_add(k.max(64)));
+    let most = k.saturating_add(k.max(64));
+    let full = start.saturating_add(most);
+    // One block of 64 may pass before the list is cut, and cutting needs a copy of the values.
+    let room = scores.len().min(most.saturating_add(64));
+    out_index.reserve(room);
+    out_value.reserve(2 * room);
     dispatch!(isa, simd => {
         let mut threshold = 0.0;
         scan(simd, scores, 0.0, #[inline(always)] |i, value| {
