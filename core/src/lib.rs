@@ -7,6 +7,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod error;
+pub mod format;
 pub mod order;
 pub mod par;
 pub mod rng;

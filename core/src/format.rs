@@ -1,0 +1,4 @@
+//! Total parsers on bytes: no I/O, no panic on any input, no allocation beyond the size of the input.
+
+pub mod dump;
+pub mod npy;
