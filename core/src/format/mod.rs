@@ -1,3 +1,5 @@
 //! Total parsers on bytes: no I/O, no panic on any input, no allocation beyond the size of the input.
 
+pub mod dump;
+pub mod npy;
 pub mod weights;

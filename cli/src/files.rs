@@ -1,0 +1,66 @@
+//! Files that appear whole or not at all, and one sentence for each way in which that fails.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+/// One sentence: what was being done (`reading`, `writing`), to which path, and what came in the way.
+pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
+    let why = match error.kind() {
+        ErrorKind::StorageFull => "the disk is full".into(),
+        ErrorKind::QuotaExceeded => "the disk quota is used up".into(),
+        ErrorKind::NotFound => "no such file or directory".into(),
+        ErrorKind::PermissionDenied => "permission denied".into(),
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only".into(),
+        _ => error.to_string(),
+    };
+    anyhow!("{doing} `{}`: {why}", path.display())
+}
+
+/// A name beside `path` that nothing else uses: hidden, and of this process.
+pub(crate) fn temporary_sibling(path: &Path) -> Result<PathBuf> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let name = path.file_name().with_context(|| format!("writing `{}`: the path has no file name", path.display()))?;
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    temporary.push(format!(".{}-{}.tmp", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+    Ok(path.with_file_name(temporary))
+}
+
+/// The directory that holds `path`.
+pub(crate) fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Makes the names in `directory` last. Only Unix lets a directory be opened for that.
+pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
+    if cfg!(unix) {
+        File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io_error("writing", directory, &e))?;
+    }
+    Ok(())
+}
+
+/// Writes `bytes` to `path`, replacing what is there: temporary file beside it, fsync, rename, fsync of the directory.
+///
+/// # Errors
+/// One sentence with the path; `path` is then as it was before, and the temporary file is gone.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    ensure!(!path.is_dir(), "writing `{}`: it is a directory", path.display());
+    let temporary = temporary_sibling(path)?;
+    let write = || {
+        let mut file = File::create_new(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        io_error("writing", path, &e)
+    })?;
+    sync_directory(parent_of(path))
+}

@@ -1,0 +1,347 @@
+//! What a dump holds, and whether it is fit to train on, from one pass over its rows.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+use strata_core::{Dtype, Par};
+
+use crate::dump::Dump;
+
+/// Rows a chunk of work; fixed, so that the sums do not depend on the number of threads.
+const CHUNK: usize = 1024;
+/// Chunks whose sums are held at once.
+const GROUP: usize = 32;
+/// Norms kept for an exact median: 64 MiB of them.
+const EXACT: u64 = 1 << 24;
+/// Bits of a norm that the histogram leaves out: 2048 bins an octave, 0.05 % wide.
+const DROPPED_BITS: u32 = 12;
+
+/// What [`inspect`] found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The name of the dump.
+    pub name: String,
+    /// Rows of the dump.
+    pub n_rows: u64,
+    /// Numbers in a row.
+    pub d: usize,
+    /// The type they are stored as.
+    pub dtype: Dtype,
+    /// Bytes of all rows.
+    pub n_bytes: u64,
+    /// Files with rows.
+    pub n_shards: usize,
+    /// The model the rows come from.
+    pub model: Option<String>,
+    /// The place in the model.
+    pub hook: Option<String>,
+    /// Whether every row has a token id.
+    pub has_tokens: bool,
+    /// Sequences, where they are known.
+    pub n_sequences: Option<u64>,
+    /// Rows of a sequence, where all have as many.
+    pub context: Option<usize>,
+    /// Texts of token ids, where there are any.
+    pub n_vocab: Option<usize>,
+    /// The first row whose token id has no text, and the id.
+    pub first_token_without_text: Option<(u64, u32)>,
+    /// The rows looked at, the first ones: all of them, or the limit.
+    pub n_inspected: u64,
+    /// Rows with NaN or an infinity. What follows leaves them out.
+    pub n_not_finite: u64,
+    /// The first such number.
+    pub first_not_finite: Option<Location>,
+    /// `mean_i ||x_i||`.
+    pub mean_norm: f64,
+    /// The median of `||x_i||`.
+    pub median_norm: f64,
+    /// Whether the median is exact; else it is the middle of a histogram bin 0.05 % wide.
+    pub median_is_exact: bool,
+    /// The smallest `||x_i||`.
+    pub min_norm: f64,
+    /// The largest `||x_i||`.
+    pub max_norm: f64,
+    /// Rows that are all zeros.
+    pub n_zero: u64,
+    /// Rows longer than ten times the median.
+    pub n_outliers: u64,
+    /// `||mean_i x_i||`, the length of what all rows have in common.
+    pub norm_of_mean: f64,
+    /// `norm_of_mean / median_norm`.
+    pub norm_of_mean_to_median: f64,
+    /// `sum_j var_i(x_ij)`.
+    pub total_variance: f64,
+    /// Whether nothing is wrong.
+    pub is_ready: bool,
+    /// What is wrong, in one sentence, or `ready to train on`.
+    pub verdict: String,
+}
+
+/// A number in a dump.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Location {
+    /// The file.
+    pub shard: String,
+    /// Its row in the file.
+    pub row: usize,
+    /// Its column.
+    pub column: usize,
+}
+
+/// Sums over the finite rows of a chunk.
+struct Chunk {
+    norms: Vec<f32>,
+    sum: Vec<f64>,
+    square: f64,
+    norm: f64,
+    n_not_finite: u64,
+    first_not_finite: Option<Location>,
+}
+
+fn inspect_chunk(dump: &Dump, start: u64, n: usize) -> Result<Chunk> {
+    let d = dump.d();
+    let mut chunk = Chunk {
+        norms: Vec::with_capacity(n),
+        sum: vec![0.0; d],
+        square: 0.0,
+        norm: 0.0,
+        n_not_finite: 0,
+        first_not_finite: None,
+    };
+    let mut row = vec![0.0_f32; d];
+    dump.for_views(start, n, |rows, place| {
+        for i in 0..rows.n() {
+            if let Some((_, column)) = rows.slice(i..i + 1).first_not_finite() {
+                chunk.n_not_finite += 1;
+                chunk.first_not_finite.get_or_insert_with(|| Location {
+                    shard: place.path.display().to_string(),
+                    row: place.first + i,
+                    column,
+                });
+                continue;
+            }
+            rows.widen_row(i, &mut row);
+            let mut square = 0.0;
+            for (sum, &v) in chunk.sum.iter_mut().zip(&row) {
+                let v = f64::from(v);
+                *sum += v;
+                square += v * v;
+            }
+            chunk.square += square;
+            chunk.norm += square.sqrt();
+            chunk.norms.push(square.sqrt() as f32);
+        }
+    })?;
+    Ok(chunk)
+}
+
+/// The norms met: all of them, or a count a bin.
+enum Norms {
+    All(Vec<f32>),
+    Bins(Vec<u64>),
+}
+
+impl Norms {
+    fn add(&mut self, norms: &[f32]) {
+        match self {
+            Self::All(all) => all.extend_from_slice(norms),
+            Self::Bins(bins) => norms.iter().for_each(|n| bins[(n.to_bits() >> DROPPED_BITS) as usize] += 1),
+        }
+    }
+
+    /// The median, and the number of norms above ten times the median.
+    fn median_and_outliers(&mut self) -> (f64, u64) {
+        match self {
+            Self::All(all) if all.is_empty() => (0.0, 0),
+            Self::All(all) => {
+                let middle = all.len() / 2;
+                let is_odd = all.len() % 2 == 1;
+                let (below, &mut upper, _) = all.select_nth_unstable_by(middle, f32::total_cmp);
+                let lower = if is_odd { upper } else { below.iter().copied().fold(0.0, f32::max) };
+                let median = (f64::from(lower) + f64::from(upper)) / 2.0;
+                (median, all.iter().filter(|&&n| f64::from(n) > 10.0 * median).count() as u64)
+            }
+            Self::Bins(bins) => {
+                let total: u64 = bins.iter().sum();
+                let mut seen = 0;
+                let bin = bins.iter().position(|n| {
+                    seen += n;
+                    seen > total / 2
+                });
+                let centre =
+                    |bin: usize| f64::from(f32::from_bits((bin as u32) << DROPPED_BITS | 1 << (DROPPED_BITS - 1)));
+                let median = bin.map_or(0.0, centre);
+                let above = bins.iter().enumerate().filter(|&(b, &n)| n > 0 && centre(b) > 10.0 * median);
+                (median, above.map(|(_, n)| n).sum())
+            }
+        }
+    }
+}
+
+/// Reads the rows of `dump` once, or the first `limit_rows` of them, on the current rayon pool.
+///
+/// Numbers that are not finite are counted, not an error. Memory does not grow with the rows, beyond 64 MiB.
+///
+/// # Errors
+/// If the files can no longer be read.
+pub fn inspect(dump: &Dump, limit_rows: Option<u64>) -> Result<Inspection> {
+    inspect_with(dump, limit_rows, EXACT)
+}
+
+/// [`inspect`] with a median that is exact for at most `most_exact` rows.
+///
+/// # Errors
+/// See there.
+pub fn inspect_with(dump: &Dump, limit_rows: Option<u64>, most_exact: u64) -> Result<Inspection> {
+    let (d, n_inspected) = (dump.d(), limit_rows.unwrap_or(u64::MAX).min(dump.n_rows()));
+    let median_is_exact = n_inspected <= most_exact;
+    let mut norms = match median_is_exact {
+        true => Norms::All(Vec::new()),
+        false => Norms::Bins(vec![0; 1 << (31 - DROPPED_BITS)]),
+    };
+    let (mut sum, mut square, mut norm) = (vec![0.0; d], 0.0, 0.0);
+    let (mut min_norm, mut max_norm, mut n_zero, mut n_finite) = (f32::INFINITY, 0.0_f32, 0, 0_u64);
+    let (mut n_not_finite, mut first_not_finite) = (0, None);
+    let mut start = 0;
+    while start < n_inspected {
+        let n_group = (n_inspected - start).min((CHUNK * GROUP) as u64) as usize;
+        let chunks = Par::Rayon.map(n_group.div_ceil(CHUNK), |c| {
+            inspect_chunk(dump, start + (c * CHUNK) as u64, CHUNK.min(n_group - c * CHUNK))
+        });
+        for chunk in chunks {
+            let chunk = chunk?;
+            norms.add(&chunk.norms);
+            for &n in &chunk.norms {
+                min_norm = min_norm.min(n);
+                max_norm = max_norm.max(n);
+                n_zero += u64::from(n == 0.0);
+            }
+            n_finite += chunk.norms.len() as u64;
+            sum.iter_mut().zip(&chunk.sum).for_each(|(a, b)| *a += b);
+            square += chunk.square;
+            norm += chunk.norm;
+            n_not_finite += chunk.n_not_finite;
+            first_not_finite = first_not_finite.or(chunk.first_not_finite);
+        }
+        start += n_group as u64;
+    }
+
+    let count = n_finite.max(1) as f64;
+    let (median_norm, n_outliers) = norms.median_and_outliers();
+    let square_of_mean: f64 = sum.iter().map(|s| (s / count).powi(2)).sum();
+    let norm_of_mean = square_of_mean.sqrt();
+    let first_token_without_text = dump.tokens().zip(dump.vocab()).and_then(|(tokens, vocab)| {
+        let at = tokens.iter().position(|&t| t as usize >= vocab.len())?;
+        Some((at as u64, tokens[at]))
+    });
+    let mut found = Inspection {
+        name: dump.name().into(),
+        n_rows: dump.n_rows(),
+        d,
+        dtype: dump.dtype(),
+        n_bytes: dump.n_bytes(),
+        n_shards: dump.n_shards(),
+        model: dump.model().map(Into::into),
+        hook: dump.hook().map(Into::into),
+        has_tokens: dump.tokens().is_some(),
+        n_sequences: dump.sequence_starts().map(|s| s.len() as u64),
+        context: dump.context(),
+        n_vocab: dump.vocab().map(<[String]>::len),
+        first_token_without_text,
+        n_inspected,
+        n_not_finite,
+        first_not_finite,
+        mean_norm: norm / count,
+        median_norm,
+        median_is_exact,
+        min_norm: if n_finite == 0 { 0.0 } else { min_norm.into() },
+        max_norm: max_norm.into(),
+        n_zero,
+        n_outliers,
+        norm_of_mean,
+        norm_of_mean_to_median: if median_norm > 0.0 { norm_of_mean / median_norm } else { 0.0 },
+        total_variance: (square / count - square_of_mean).max(0.0),
+        is_ready: false,
+        verdict: String::new(),
+    };
+    let wrong = what_is_wrong(&found);
+    found.is_ready = wrong.is_none();
+    found.verdict = wrong.unwrap_or_else(|| "ready to train on".into());
+    Ok(found)
+}
+
+/// The most serious finding, in one sentence.
+fn what_is_wrong(i: &Inspection) -> Option<String> {
+    let n = i.n_inspected;
+    if let Some(Location { shard, row, column }) = &i.first_not_finite {
+        let count = i.n_not_finite;
+        return Some(format!(
+            "{count} of {n} rows hold NaN or infinity, the first in `{shard}` at row {row}, column {column}: capture \
+             again in bf16 or f32, or leave those rows out"
+        ));
+    }
+    if let Some((row, token)) = i.first_token_without_text {
+        let n_vocab = i.n_vocab.unwrap_or(0);
+        return Some(format!("row {row} has token {token}, but the vocabulary has only {n_vocab} texts"));
+    }
+    // Sums in f64 of numbers with at most 24 bits: what is below this is rounding.
+    if i.total_variance <= 1e-12 * (i.norm_of_mean * i.norm_of_mean) {
+        return Some(format!("all {n} rows are equal, so that there is nothing to learn"));
+    }
+    if i.n_zero * 2 > n {
+        return Some(format!("{} of {n} rows are all zeros: were padding tokens captured?", i.n_zero));
+    }
+    if i.n_outliers * 100 > n {
+        let (count, max, median) = (i.n_outliers, i.max_norm, i.median_norm);
+        return Some(format!(
+            "{count} of {n} rows are over ten times longer than the median ({median:.4}, the longest {max:.4}) and \
+             would dominate the loss: leave those tokens out"
+        ));
+    }
+    if i.n_rows < i.d as u64 {
+        return Some(format!("there are only {} rows for {} dimensions: capture more", i.n_rows, i.d));
+    }
+    None
+}
+
+/// Writes `i` as a table for people.
+///
+/// # Errors
+/// What `out` returns.
+pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
+    let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{value}");
+    let bytes = i.n_bytes as f64;
+    let size = match i.n_bytes {
+        ..1_000_000 => format!("{:.1} kB", bytes / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes / 1e6),
+        _ => format!("{:.1} GB", bytes / 1e9),
+    };
+    line("dump", i.name.clone())?;
+    line("rows x width", format!("{} x {} {}, {size} in {} file(s)", i.n_rows, i.d, i.dtype, i.n_shards))?;
+    if let Some(model) = &i.model {
+        line("from", format!("{model}{}", i.hook.as_ref().map_or(String::new(), |h| format!(", {h}"))))?;
+    }
+    let tokens = match (i.has_tokens, i.n_vocab) {
+        (false, _) => "none".into(),
+        (true, None) => "one a row, without texts".into(),
+        (true, Some(n)) => format!("one a row, {n} texts"),
+    };
+    line("tokens", tokens)?;
+    if let Some(n) = i.n_sequences {
+        line("sequences", format!("{n}{}", i.context.map_or(String::new(), |c| format!(" of {c} rows"))))?;
+    }
+    if i.n_inspected < i.n_rows {
+        line("looked at", format!("the first {} rows", i.n_inspected))?;
+    }
+    line("mean norm", format!("{:.6}", i.mean_norm))?;
+    let note = if i.median_is_exact { "" } else { " (from a histogram, within 0.05 %)" };
+    line("median norm", format!("{:.6}{note}", i.median_norm))?;
+    line("norms from, to", format!("{:.6}, {:.6}", i.min_norm, i.max_norm))?;
+    line("norm of mean", format!("{:.6}, {:.3} of the median norm", i.norm_of_mean, i.norm_of_mean_to_median))?;
+    line("total variance", format!("{:.6}", i.total_variance))?;
+    line("zero rows", i.n_zero.to_string())?;
+    line("outlier rows", format!("{} (over ten times the median norm)", i.n_outliers))?;
+    line("not finite", format!("{} row(s)", i.n_not_finite))?;
+    line("verdict", i.verdict.clone())
+}

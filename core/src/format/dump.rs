@@ -1,0 +1,274 @@
+//! The activation dump: its manifest `dump.json`, and the headers of the safetensors files beside it.
+
+use crate::error::{Error, Result};
+use crate::rows::Dtype;
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::ops::Range;
+use safetensors::tensor::{Dtype as StDtype, Metadata, TensorInfo};
+use serde::{Deserialize, Serialize};
+
+/// The file of a dump directory that names all others.
+pub const MANIFEST_FILE: &str = "dump.json";
+/// The value of [`Manifest::format`].
+pub const FORMAT: &str = "strata-dump";
+/// The value of [`Manifest::version`].
+pub const VERSION: u32 = 1;
+/// The tensor of a shard.
+pub const ACTIVATIONS: &str = "activations";
+/// The tensor of token ids, `[N] u32`.
+pub const TOKENS: &str = "tokens";
+/// The tensor of first rows of sequences, `[S] u64`.
+pub const SEQUENCE_STARTS: &str = "sequence_starts";
+/// The tensor of the mean row in the statistics file, `[D] f32`.
+pub const MEAN: &str = "mean";
+
+/// `dump.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`].
+    pub version: u32,
+    /// Numbers in a row.
+    pub d: usize,
+    /// Rows of all shards.
+    pub rows: u64,
+    /// The type of the numbers.
+    pub dtype: Dtype,
+    /// The shards in order.
+    pub shards: Vec<ShardEntry>,
+    /// The file with the token ids.
+    #[serde(default)]
+    pub tokens: Option<String>,
+    /// The file with the text of each token id: a JSON list of strings.
+    #[serde(default)]
+    pub vocab: Option<String>,
+    /// The model the rows come from.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// The place in the model.
+    #[serde(default)]
+    pub hook: Option<String>,
+    /// Rows of a sequence, where all have as many; the last one may be shorter.
+    #[serde(default)]
+    pub context: Option<usize>,
+    /// Statistics of the rows as stored.
+    #[serde(default)]
+    pub stats: Option<Stats>,
+}
+
+/// A shard, as the manifest names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// A name in the directory of the manifest.
+    pub file: String,
+    /// Its rows.
+    pub rows: u64,
+}
+
+/// Statistics of a dump.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// `mean_i ||x_i||`.
+    pub mean_norm: f64,
+    /// The file with [`MEAN`].
+    #[serde(default)]
+    pub mean: Option<String>,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the field, what was expected and what was found: the format and its version, sizes above
+    /// zero, rows that are the sum of the shards', and file names that are names in the same directory.
+    pub fn parse(json: &[u8]) -> Result<Self> {
+        let manifest: Self = serde_json::from_slice(json).map_err(|e| Error::format(0, format!("{e}")))?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// The checks of [`Manifest::parse`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn check(&self) -> Result<()> {
+        let wrong = |what: String| Err(Error::format(0, what));
+        if self.format != FORMAT {
+            return wrong(format!("`format`: expected \"{FORMAT}\", found {:?}", brief(&self.format)));
+        }
+        if self.version != VERSION {
+            return wrong(format!("`version`: expected {VERSION}, found {}", self.version));
+        }
+        if self.d == 0 {
+            return wrong("`d`: expected at least 1, found 0".into());
+        }
+        if self.context == Some(0) {
+            return wrong("`context`: expected at least 1, found 0".into());
+        }
+        let total = self.shards.iter().try_fold(0_u64, |sum, s| sum.checked_add(s.rows));
+        if total != Some(self.rows) {
+            let total = total.map_or("more than 2^64".into(), |t| format!("{t}"));
+            return wrong(format!("`rows`: expected {total}, the sum of the shards, found {}", self.rows));
+        }
+        if let Some(stats) = &self.stats
+            && !(stats.mean_norm.is_finite() && stats.mean_norm >= 0.0)
+        {
+            return wrong(format!("`stats.mean_norm`: expected a norm, found {}", stats.mean_norm));
+        }
+        let mut names: Vec<&str> = self.shards.iter().map(|s| s.file.as_str()).collect();
+        names.extend([&self.tokens, &self.vocab].into_iter().flatten().map(String::as_str));
+        names.extend(self.stats.iter().filter_map(|s| s.mean.as_deref()));
+        names.sort_unstable();
+        for (i, name) in names.iter().enumerate() {
+            let is_plain = !name.is_empty() && !name.starts_with('.') && !name.contains(['/', '\\', ':', '\0']);
+            if !is_plain {
+                let name = brief(name);
+                return wrong(format!("file names: expected names in the directory of the dump, found {name:?}"));
+            }
+            if i > 0 && names[i - 1] == *name {
+                return wrong(format!("file names: {:?} is there twice", brief(name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The part of a foreign text that goes in a message.
+fn brief(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// A matrix of rows in a file: `bytes` holds exactly `n * d` numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// The type of the numbers.
+    pub dtype: Dtype,
+    /// Rows.
+    pub n: usize,
+    /// Numbers in a row.
+    pub d: usize,
+    /// Where the rows lie in the file.
+    pub bytes: Range<usize>,
+}
+
+/// The tensors of a safetensors file, checked to tile the file to the byte.
+#[derive(Clone, Debug)]
+pub struct TensorTable {
+    data_start: usize,
+    metadata: Metadata,
+}
+
+impl TensorTable {
+    /// Largest header, in bytes; those of real models are below 1 MB.
+    pub const MAX_HEADER: usize = 16 << 20;
+
+    /// Reads the header of `file`, the whole bytes of a safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the field, what was expected and what was found.
+    pub fn parse(file: &[u8]) -> Result<Self> {
+        let Some((length, rest)) = file.split_first_chunk::<8>() else {
+            return Err(Error::format(0, format!("header length: expected 8 bytes, found {}", file.len())));
+        };
+        let length = u64::from_le_bytes(*length);
+        let most = rest.len().min(Self::MAX_HEADER);
+        let Some(header) = usize::try_from(length).ok().filter(|&n| n <= most).map(|n| &rest[..n]) else {
+            let why = format!("header length: expected at most {most} bytes, found {length}");
+            return Err(Error::format(0, why));
+        };
+        // Not `SafeTensors::read_metadata`: it adds sizes of a hostile header without a check for overflow.
+        let metadata: Metadata =
+            serde_json::from_slice(header).map_err(|e| Error::format(8, format!("safetensors header: {e}")))?;
+        let (expected, found) = (metadata.data_len(), rest.len() - header.len());
+        if expected != found {
+            let why = format!("data: expected {expected} bytes by the header, found {found}");
+            return Err(Error::format(8 + header.len(), why));
+        }
+        Ok(Self { data_start: 8 + header.len(), metadata })
+    }
+
+    /// The bytes of the file at which the tensor lies. In the file, since the offsets tile it.
+    fn range(&self, info: &TensorInfo) -> Range<usize> {
+        self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1
+    }
+
+    /// The rows of a shard: the tensor `activations`, or the only tensor with two dimensions.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if there is no such tensor, or if it is no matrix of f32, f16 or bf16.
+    pub fn activations(&self) -> Result<Matrix> {
+        let wrong = |what: String| Err(Error::format(8, what));
+        let (name, info) = match self.metadata.info(ACTIVATIONS) {
+            Some(info) => (ACTIVATIONS.to_owned(), info),
+            None => {
+                let tensors = self.metadata.tensors();
+                let mut matrices: Vec<_> = tensors.into_iter().filter(|(_, info)| info.shape.len() == 2).collect();
+                if matrices.len() != 1 {
+                    let n = matrices.len();
+                    return wrong(format!("tensors: expected `{ACTIVATIONS}` or a single matrix, found {n} matrices"));
+                }
+                matrices.remove(0)
+            }
+        };
+        let name = brief(&name);
+        let dtype = match info.dtype {
+            StDtype::F32 => Dtype::F32,
+            StDtype::F16 => Dtype::F16,
+            StDtype::BF16 => Dtype::Bf16,
+            other => return wrong(format!("tensor `{name}`: dtype: expected F32, F16 or BF16, found {other}")),
+        };
+        match info.shape[..] {
+            [_, 0] => wrong(format!("tensor `{name}`: shape: expected a width of at least 1, found 0")),
+            [n, d] => Ok(Matrix { dtype, n, d, bytes: self.range(info) }),
+            _ => {
+                let dims = info.shape.len();
+                wrong(format!("tensor `{name}`: shape: expected 2 dimensions (rows, width), found {dims}"))
+            }
+        }
+    }
+
+    /// The bytes of the vector `name` of numbers of `dtype`, if it is there.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is there with another type or number of dimensions.
+    pub fn vector(&self, name: &str, dtype: StDtype) -> Result<Option<Range<usize>>> {
+        let Some(info) = self.metadata.info(name) else { return Ok(None) };
+        if info.dtype != dtype || info.shape.len() != 1 {
+            let (found, dims) = (info.dtype, info.shape.len());
+            let why = format!("tensor `{name}`: expected 1 dimension of {dtype}, found {dims} of {found}");
+            return Err(Error::format(8, why));
+        }
+        Ok(Some(self.range(info)))
+    }
+}
+
+/// The bytes before the rows of a shard: a header of always [`SHARD_HEADER`] bytes, so that it can be rewritten in place
+/// once the number of rows is known.
+///
+/// # Errors
+/// [`Error::Shape`] if the size overflows.
+pub fn shard_header(dtype: Dtype, n: u64, d: usize) -> Result<Vec<u8>> {
+    let name = match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::Bf16 => "BF16",
+    };
+    let size = n.checked_mul(d as u64).and_then(|n| n.checked_mul(dtype.size_bytes() as u64));
+    let Some(size) = size else {
+        return Err(Error::Shape { what: "rows of a shard", expected: usize::MAX / d.max(1) / 4, got: n as usize });
+    };
+    let mut header = ((SHARD_HEADER - 8) as u64).to_le_bytes().to_vec();
+    let text =
+        format!("{{\"{ACTIVATIONS}\":{{\"dtype\":\"{name}\",\"shape\":[{n},{d}],\"data_offsets\":[0,{size}]}}}}");
+    header.extend_from_slice(text.as_bytes());
+    assert!(header.len() <= SHARD_HEADER, "three numbers of 20 digits fit in the header");
+    header.resize(SHARD_HEADER, b' ');
+    Ok(header)
+}
+
+/// Bytes before the rows of a shard that we wrote.
+pub const SHARD_HEADER: usize = 256;
