@@ -64,3 +64,71 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     })?;
     sync_directory(parent_of(path))
 }
+
+/// A file that is written a piece at a time and appears under its name when it is finished; dropped before, it leaves
+/// nothing behind.
+#[derive(Debug)]
+pub struct PendingFile {
+    file: File,
+    temporary: PathBuf,
+    path: PathBuf,
+    finished: bool,
+}
+
+impl PendingFile {
+    /// Starts a file that will be called `path`, replacing what is there.
+    ///
+    /// # Errors
+    /// One sentence with the path.
+    pub fn create(path: &Path) -> Result<Self> {
+        ensure!(!path.is_dir(), "writing `{}`: it is a directory", path.display());
+        let temporary = temporary_sibling(path)?;
+        let file = File::create_new(&temporary).map_err(|e| io_error("writing", path, &e))?;
+        Ok(Self { file, temporary, path: path.to_owned(), finished: false })
+    }
+
+    /// Sets the length, so that a full disk shows early where the file system can tell.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    /// Gives the file its name.
+    ///
+    /// # Errors
+    /// One sentence with the path; what was there before is untouched.
+    pub fn finish(mut self) -> Result<()> {
+        self.file
+            .sync_all()
+            .and_then(|()| fs::rename(&self.temporary, &self.path))
+            .map_err(|e| io_error("writing", &self.path, &e))?;
+        self.finished = true;
+        sync_directory(parent_of(&self.path))
+    }
+}
+
+impl Write for PendingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl io::Seek for PendingFile {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        self.file.seek(to)
+    }
+}
+
+impl Drop for PendingFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}

@@ -1,6 +1,57 @@
 //! The `strata` command line: everything that reads or writes files, and the language models that activations come from.
 #![deny(unsafe_code)]
 
+pub mod args;
+pub mod capture;
+pub mod checkpoint;
+pub mod commands;
+pub mod console;
+pub mod contexts;
+pub mod demo;
 pub mod dump;
+pub mod encode;
+pub mod eval;
+pub mod feed;
 pub mod files;
+pub mod heldout;
 pub mod inspect;
+pub mod lm;
+pub mod run;
+pub mod settings;
+pub mod splice;
+pub mod train;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use console::Console;
+use std::ffi::OsString;
+use std::io::{self, Write};
+
+/// Runs the command line `args`, the program's name first. Returns the exit code: 0 done, 1 failed, 2 usage, 130
+/// interrupted.
+pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> u8 {
+    let cli = match args::Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            let text = error.render();
+            // Nothing better to do if the stream is closed.
+            let _ = if shown { write!(out, "{text}") } else { write!(err, "{text}") };
+            return if shown { 0 } else { 2 };
+        }
+    };
+    let mut console = Console { out, err, quiet: cli.global.quiet, json: cli.global.json };
+    match commands::run(cli, &mut console) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) => {
+            let _ = writeln!(console.err, "error: {error:#}");
+            1
+        }
+    }
+}
+
+/// The reader of our output has gone: nobody is left to tell.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
+}

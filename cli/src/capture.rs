@@ -1,0 +1,93 @@
+//! A language model and a text in, rows of the residual stream out.
+
+use anyhow::{Result, bail, ensure};
+
+use crate::lm::{Lm, batches, ordered};
+
+/// What to capture.
+#[derive(Clone, Debug)]
+pub struct CaptureSpec {
+    /// The block whose output is captured, counted from 0.
+    pub layer: usize,
+    /// Tokens a window. The text is cut into windows of this length that do not overlap, in order; the tokens after the
+    /// last whole one are dropped.
+    pub context: usize,
+    /// Rows left out at the start of every window: there the model has seen little.
+    pub skip_first: usize,
+    /// At most this many rows, rounded down to whole windows.
+    pub max_tokens: Option<u64>,
+}
+
+/// What was captured.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct CaptureReport {
+    /// Windows run.
+    pub n_windows: u64,
+    /// Rows given to the sink.
+    pub n_rows: u64,
+    /// Tokens of the text.
+    pub n_tokens: u64,
+}
+
+impl CaptureSpec {
+    /// Whole windows of the model's longest context, every row, to the end of the text.
+    pub fn new(lm: &Lm, layer: usize) -> Self {
+        Self { layer, context: lm.config().n_positions, skip_first: 0, max_tokens: None }
+    }
+}
+
+/// Runs `lm` over `text` and gives `sink` the rows after block `spec.layer` and their tokens, in the order of the text,
+/// a few windows at a time. `progress(done, total)` counts rows.
+///
+/// Windows run on as many threads as the current rayon pool has; the rows are the same bits for any number, and memory
+/// grows with the number of threads and, by 4 bytes a token, with the text.
+///
+/// # Errors
+/// A layer or context out of range, text that cannot be encoded or is shorter than one window, or what `sink` returned.
+pub fn capture(
+    lm: &Lm,
+    text: &str,
+    spec: &CaptureSpec,
+    sink: &mut dyn FnMut(&[f32], &[u32]) -> Result<()>,
+    progress: &dyn Fn(u64, u64),
+) -> Result<CaptureReport> {
+    lm.check_layer(spec.layer)?;
+    let (t, skip, d) = (spec.context, spec.skip_first, lm.config().n_embd);
+    let most = lm.config().n_positions;
+    ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
+    ensure!(skip < t, "the tokens skipped in each window must be fewer than its {t}, found {skip}");
+    let ids = lm.encode_text(text)?;
+    let kept = t - skip;
+    let mut n_windows = ids.len() / t;
+    if n_windows == 0 {
+        bail!("the text has {} tokens, but one window needs {t}", ids.len());
+    }
+    if let Some(max) = spec.max_tokens {
+        n_windows = n_windows.min(usize::try_from(max / kept as u64).unwrap_or(usize::MAX));
+        ensure!(n_windows > 0, "a limit of {max} tokens is less than the {kept} rows of one window");
+    }
+
+    let total = (n_windows * kept) as u64;
+    let batches = batches(n_windows, t);
+    let tokens_of = |i: usize| &ids[batches[i].start * t..batches[i].end * t];
+    let compute = |i: usize| lm.resid_post(tokens_of(i), batches[i].len(), t, spec.layer);
+    progress(0, total);
+    let mut done = 0;
+    let (mut kept_rows, mut kept_tokens) = (Vec::new(), Vec::new());
+    ordered(batches.len(), compute, |i, rows: Vec<f32>| {
+        let tokens = tokens_of(i);
+        if skip == 0 {
+            sink(&rows, tokens)?;
+        } else {
+            kept_rows.clear();
+            kept_tokens.clear();
+            rows.chunks_exact(t * d).for_each(|w| kept_rows.extend_from_slice(&w[skip * d..]));
+            tokens.chunks_exact(t).for_each(|w| kept_tokens.extend_from_slice(&w[skip..]));
+            sink(&kept_rows, &kept_tokens)?;
+        }
+        done += (batches[i].len() * kept) as u64;
+        progress(done, total);
+        Ok(())
+    })?;
+    Ok(CaptureReport { n_windows: n_windows as u64, n_rows: done, n_tokens: ids.len() as u64 })
+}

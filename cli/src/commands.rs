@@ -1,0 +1,183 @@
+//! From what was typed to what is done.
+
+use crate::args::{self, Cli, Command};
+use crate::capture::{CaptureSpec, capture};
+use crate::console::Console;
+use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
+use crate::lm::{EMBEDDED_TEXT, Lm};
+use crate::run::Run;
+use crate::{demo, encode, eval, inspect, train};
+use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
+use strata_core::{Dtype, Isa};
+
+/// Runs one command; returns its exit code.
+///
+/// # Errors
+/// One sentence for whatever went wrong.
+pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
+    let isa = instruction_set()?;
+    let mut pool = rayon::ThreadPoolBuilder::new();
+    if let Some(n) = cli.global.threads {
+        if n == 0 {
+            bail!("--threads: expected at least 1, found 0");
+        }
+        pool = pool.num_threads(n);
+    }
+    let pool = pool.build().context("starting threads")?;
+    pool.install(|| match cli.command {
+        Command::Demo(args) => demo::demo(&args, isa, console),
+        Command::Capture(args) => capture_command(&args, console).map(|()| 0),
+        Command::Inspect(args) => inspect_command(&args, console),
+        Command::Train(args) => train_command(&args, isa, console),
+        Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
+        Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
+    })
+}
+
+/// The best instruction set of this machine, or the one that `STRATA_SIMD` names. The results do not depend on it.
+fn instruction_set() -> Result<Isa> {
+    match std::env::var("STRATA_SIMD") {
+        Ok(name) if !name.is_empty() => Isa::named(&name).context("STRATA_SIMD"),
+        _ => Ok(Isa::detect()),
+    }
+}
+
+fn open(paths: &[PathBuf], raw: &args::RawArgs) -> Result<Dump> {
+    let raw = match (raw.dtype, raw.dim) {
+        (Some(dtype), Some(dim)) => Some(RawSpec { dtype, dim }),
+        _ => None,
+    };
+    Dump::open(paths, raw)
+}
+
+fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
+    let lm = match &args.model {
+        Some(dir) => Lm::from_dir(dir)?,
+        None => Lm::embedded()?,
+    };
+    let read;
+    let text = match &args.text {
+        Some(path) => {
+            read = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            &read
+        }
+        None => EMBEDDED_TEXT,
+    };
+    let mut spec = CaptureSpec::new(&lm, args.layer);
+    spec.max_tokens = args.max_tokens;
+    if let Some(context) = args.context {
+        spec.context = context;
+    }
+    capture_to(&lm, text, &spec, args.dtype, &args.out, console)
+}
+
+/// Captures into a dump at `path`, which appears whole or not at all.
+///
+/// # Errors
+/// As [`capture`] and [`DumpWriter`].
+pub fn capture_to(lm: &Lm, text: &str, spec: &CaptureSpec, dtype: Dtype, path: &Path, console: &mut Console<'_>) -> Result<()> {
+    let mut dump = DumpSpec::new(lm.config().n_embd, dtype);
+    dump.model = Some(lm.name().to_owned());
+    dump.hook = Some(hook_of(spec.layer));
+    dump.context = Some(spec.context - spec.skip_first);
+    dump.vocab = Some(lm.vocab());
+    let mut writer = DumpWriter::create(path, dump)?;
+    let bar = console.bar("capturing", 0, "tokens");
+    let report = capture(lm, text, spec, &mut |rows, tokens| writer.append(rows, Some(tokens)), &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    writer.finish()?;
+    console.note(format!("captured {} rows of width {} after block {} into {}", report.n_rows, lm.config().n_embd, spec.layer, path.display()));
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+/// The name of the residual stream after block `layer`, as the field writes it.
+pub fn hook_of(layer: usize) -> String {
+    format!("blocks.{layer}.hook_resid_post")
+}
+
+/// The block of a hook that [`hook_of`] named.
+pub fn layer_of(hook: &str) -> Option<usize> {
+    hook.strip_prefix("blocks.")?.strip_suffix(".hook_resid_post")?.parse().ok()
+}
+
+fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {
+    let dump = open(&args.dump, &args.raw)?;
+    let found = inspect::inspect(&dump, None)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        inspect::print(&found, &mut console.out)?;
+    }
+    Ok(u8::from(!found.is_ready))
+}
+
+fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+    let dump = open(&args.dump, &args.raw)?;
+    let s = &args.settings;
+    let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
+    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, isa };
+    match train::train(&job, console)? {
+        train::End::Done => {
+            if console.json {
+                let path = args.out.join("final_info.json");
+                let info = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                write!(console.out, "{info}")?;
+            } else {
+                console.note(format!("the model is in {}", args.out.join("sae").display()));
+            }
+            Ok(0)
+        }
+        train::End::Interrupted(step) => {
+            writeln!(
+                console.err,
+                "interrupted: a checkpoint was written after step {step}; go on with the same command and --resume"
+            )?;
+            Ok(130)
+        }
+    }
+}
+
+fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+    let run = Run::open(&args.run)?;
+    let dump = open(&args.dump, &args.raw)?;
+    let splice = match (&args.model, args.splice) {
+        (_, false) => None,
+        (Some(dir), true) => Some(Lm::from_dir(dir)?),
+        (None, true) => Some(embedded_for(&dump)?),
+    };
+    let job = eval::Job { run: &run, dump: &dump, all: args.all, splice: splice.as_ref(), isa };
+    let found = eval::eval(&job, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        eval::print(&found, &mut console.out)?;
+    }
+    Ok(())
+}
+
+/// The embedded model, if the dump came from it.
+fn embedded_for(dump: &Dump) -> Result<Lm> {
+    let lm = Lm::embedded()?;
+    match dump.model() {
+        Some(name) if name == lm.name() => Ok(lm),
+        Some(name) => bail!("{} was captured from `{name}`: name its directory with --model", dump.name()),
+        None => bail!("{} does not say which language model it came from: name its directory with --model", dump.name()),
+    }
+}
+
+fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+    let run = Run::open(&args.run)?;
+    let dump = open(&args.dump, &args.raw)?;
+    let report = encode::encode(&run, &dump, &args.out, args.f16, isa, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}

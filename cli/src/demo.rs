@@ -1,0 +1,88 @@
+//! `strata demo`: capture, train and evaluate on the embedded model and text, and show what was found.
+
+use crate::args;
+use crate::capture::CaptureSpec;
+use crate::commands::capture_to;
+use crate::console::Console;
+use crate::contexts::{self, Shown};
+use crate::dump::Dump;
+use crate::eval::{self, Evaluation};
+use crate::lm::{EMBEDDED_TEXT, Lm};
+use crate::run::Run;
+use crate::settings;
+use crate::train::{self, End};
+use anyhow::{Result, bail};
+use serde_json::json;
+use std::time::Instant;
+use strata_core::{Config, Dtype, Isa};
+
+/// The block whose residual stream the demo takes apart.
+const LAYER: usize = 2;
+
+/// Settings of the demo: the defaults, sized for the embedded model.
+pub fn config() -> Config {
+    let mut config = Config::default();
+    config.level1.latents = 256;
+    config.level1.k = 8.0;
+    config.level2.latents = 2048;
+    config.level2.k = 12.0;
+    config.train.steps = 4000;
+    config.train.batch = 1024;
+    config
+}
+
+/// Runs it; returns the exit code.
+///
+/// # Errors
+/// If something of it is already at `--out`, or the disk is full.
+pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+    let started = Instant::now();
+    let (dump_path, run_path) = (args.out.join("dump"), args.out.join("run"));
+    if run_path.exists() {
+        bail!("{} exists already: choose another --out, or remove it", run_path.display());
+    }
+    let s = &args.settings;
+    let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
+    let lm = Lm::embedded()?;
+    config.validate(lm.config().n_embd)?;
+    std::fs::create_dir_all(&args.out)?;
+    if !dump_path.exists() {
+        console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));
+        capture_to(&lm, EMBEDDED_TEXT, &CaptureSpec::new(&lm, LAYER), Dtype::F16, &dump_path, console)?;
+    }
+    let dump = Dump::open(&[dump_path], None)?;
+    console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
+    let job = train::Job { dump: &dump, run: &run_path, config, resume: false, isa };
+    if let End::Interrupted(step) = train::train(&job, console)? {
+        writeln!(
+            console.err,
+            "interrupted: a checkpoint was written after step {step}; go on with `strata train --dump {} --out {} --resume`",
+            args.out.join("dump").display(),
+            run_path.display()
+        )?;
+        return Ok(130);
+    }
+    console.note("3/3 evaluating on the last tenth, which neither model was trained on");
+    let run = Run::open(&run_path)?;
+    let job = eval::Job { run: &run, dump: &dump, all: false, splice: Some(&lm), isa };
+    let found = eval::eval(&job, console)?;
+    let shown = contexts::most_telling(&run, &dump, &found, isa)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if console.json {
+        let report = json!({ "seconds": seconds, "evaluation": found, "shown": shown });
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        print(&found, shown.as_ref(), console)?;
+        console.note(format!("\n{seconds:.0} seconds in all; the run is in {}", run_path.display()));
+    }
+    Ok(0)
+}
+
+fn print(found: &Evaluation, shown: Option<&Shown>, console: &mut Console<'_>) -> Result<()> {
+    eval::print(found, &mut console.out)?;
+    if let Some(shown) = shown {
+        writeln!(console.out)?;
+        contexts::print(shown, &mut console.out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `strata encode`: the sparse codes of every row, streamed to a safetensors file in CSR form a level.
+//!
+//! `z1.indptr [N+1] u64`, `z1.indices [nnz] u32`, `z1.values [nnz] f32` (or f16), likewise `z2`; the metadata names the
+//! run by the SHA-256 of its weights. Rows are encoded twice, first only to count, so that memory does not grow with N.
+
+use crate::console::Console;
+use crate::dump::Dump;
+use crate::files::PendingFile;
+use crate::run::Run;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use strata_core::{Codes, Encoder, Isa, Par};
+
+/// Rows that are encoded together.
+const BLOCK: u64 = 1 << 14;
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Encoded {
+    /// Rows.
+    pub rows: u64,
+    /// Entries of level 1 and of level 2.
+    pub entries: [u64; 2],
+    /// Mean number of latents that fire.
+    pub l0: [f64; 2],
+}
+
+/// Encodes every row of `dump` into the file `out`, which appears whole or not at all.
+///
+/// # Errors
+/// If the widths differ, a row is not finite, or the file cannot be written.
+pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: &mut Console<'_>) -> Result<Encoded> {
+    run.check_width(dump)?;
+    let encoder = run.encoder(isa)?;
+    let n = dump.n_rows();
+    let bar = console.bar("encoding", 2 * n, "tokens");
+    let mut entries = [0u64; 2];
+    each_block(&encoder, dump, |codes| {
+        for (total, codes) in entries.iter_mut().zip(codes) {
+            *total += codes.index.len() as u64;
+        }
+        bar.inc(codes[0].n() as u64);
+        Ok(())
+    })?;
+
+    let layout = Layout::new(n, entries, f16);
+    let header = layout.header(&run.hash);
+    let mut file = PendingFile::create(out)?;
+    let failed = || format!("writing {}", out.display());
+    file.write_all(&(header.len() as u64).to_le_bytes()).with_context(failed)?;
+    file.write_all(header.as_bytes()).with_context(failed)?;
+    let base = 8 + header.len() as u64;
+    file.set_len(base + layout.end).with_context(failed)?;
+    // Where the next bytes of each tensor go: indptr, indices, values of both levels.
+    let mut at: Vec<u64> = layout.tensors.iter().map(|t| base + t.start).collect();
+    let mut put = |i: usize, bytes: &[u8]| -> Result<()> {
+        file.seek(SeekFrom::Start(at[i])).with_context(failed)?;
+        file.write_all(bytes).with_context(failed)?;
+        at[i] += bytes.len() as u64;
+        Ok(())
+    };
+    let mut so_far = [0u64; 2];
+    for l in 0..2 {
+        put(3 * l, &0u64.to_le_bytes())?;
+    }
+    let mut bytes = Vec::new();
+    each_block(&encoder, dump, |codes| {
+        for (l, codes) in codes.iter().enumerate() {
+            bytes.clear();
+            bytes.extend(codes.offsets[1..].iter().flat_map(|o| (so_far[l] + *o as u64).to_le_bytes()));
+            put(3 * l, &bytes)?;
+            bytes.clear();
+            bytes.extend(codes.index.iter().flat_map(|j| j.to_le_bytes()));
+            put(3 * l + 1, &bytes)?;
+            bytes.clear();
+            layout.dtype.narrow(&codes.value, &mut bytes);
+            put(3 * l + 2, &bytes)?;
+            so_far[l] += codes.index.len() as u64;
+        }
+        bar.inc(codes[0].n() as u64);
+        Ok(())
+    })?;
+    file.finish()?;
+    bar.finish_and_clear();
+    let l0 = entries.map(|e| e as f64 / n.max(1) as f64);
+    console.note(format!("encoded {n} rows into {}: {:.2} latents a row at level 1, {:.2} at level 2", out.display(), l0[0], l0[1]));
+    Ok(Encoded { rows: n, entries, l0 })
+}
+
+fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
+    let d = dump.d();
+    let mut x = Vec::new();
+    let mut codes = [Codes::new(), Codes::new()];
+    let mut start = 0;
+    while start < dump.n_rows() {
+        let n = (dump.n_rows() - start).min(BLOCK) as usize;
+        x.resize(n * d, 0.0);
+        dump.read_range(start, n, &mut x)?;
+        codes.iter_mut().for_each(Codes::clear);
+        let [codes1, codes2] = &mut codes;
+        encoder.encode_par(Par::Rayon, &x, codes1, codes2)?;
+        f(&codes)?;
+        start += n as u64;
+    }
+    Ok(())
+}
+
+/// Where each tensor lies.
+struct Layout {
+    tensors: Vec<Tensor>,
+    end: u64,
+    dtype: strata_core::Dtype,
+}
+
+struct Tensor {
+    name: String,
+    dtype: &'static str,
+    n: u64,
+    start: u64,
+    bytes: u64,
+}
+
+impl Layout {
+    fn new(n: u64, entries: [u64; 2], f16: bool) -> Self {
+        let dtype = if f16 { strata_core::Dtype::F16 } else { strata_core::Dtype::F32 };
+        let mut tensors = Vec::new();
+        for (l, nnz) in entries.into_iter().enumerate() {
+            let values = (if f16 { "F16" } else { "F32" }, dtype.size_bytes() as u64);
+            for (part, n, (name, size)) in [("indptr", n + 1, ("U64", 8)), ("indices", nnz, ("U32", 4)), ("values", nnz, values)] {
+                tensors.push(Tensor { name: format!("z{}.{part}", l + 1), dtype: name, n, start: 0, bytes: n * size });
+            }
+        }
+        // Wider numbers first, so that every tensor of a mapped file is aligned.
+        let mut end = 0;
+        for wide in ["U64", "U32", "F32", "F16"] {
+            for t in tensors.iter_mut().filter(|t| t.dtype == wide) {
+                t.start = end;
+                end += t.bytes;
+            }
+        }
+        Self { tensors, end, dtype }
+    }
+
+    fn header(&self, run: &str) -> String {
+        let mut header = Map::new();
+        header.insert("__metadata__".into(), json!({ "format": "strata-codes", "version": "1", "run": run }));
+        let mut by_start: Vec<&Tensor> = self.tensors.iter().collect();
+        by_start.sort_by_key(|t| (t.start, t.bytes));
+        for t in by_start {
+            header.insert(t.name.clone(), json!({ "dtype": t.dtype, "shape": [t.n], "data_offsets": [t.start, t.start + t.bytes] }));
+        }
+        let mut text = Value::Object(header).to_string();
+        while (text.len() + 8) % 8 != 0 {
+            text.push(' ');
+        }
+        text
+    }
+}

@@ -1,0 +1,233 @@
+//! Language models of the GPT-2 family: text to tokens, tokens to the residual stream, and from there to logits.
+//!
+//! Weights are widened to `f32` and everything is computed in `f32` on the CPU. A row depends on its own window only,
+//! and its bits depend neither on how many windows are given at once nor on the number of threads.
+
+mod config;
+mod net;
+mod ops;
+mod vocab;
+mod weights;
+mod windows;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+
+pub use config::{Activation, Config};
+pub use windows::{batches, ordered};
+
+use vocab::Vocab;
+use weights::Weights;
+
+/// The text that the embedded model was trained on; the last tenth was held out.
+pub const EMBEDDED_TEXT: &str = include_str!("../assets/tinyshakespeare.txt");
+
+/// Rows that the output matrix is applied to at once: logits are wide.
+const HEAD_ROWS: usize = 128;
+
+/// A GPT-2 language model, ready to run.
+pub struct Lm {
+    name: String,
+    config: Config,
+    weights: Weights,
+    vocab: Vocab,
+}
+
+impl Lm {
+    /// Loads a Hugging Face directory: `config.json`, `model.safetensors`, and `tokenizer.json` or else the `"chars"`
+    /// of `meta.json`.
+    ///
+    /// # Errors
+    /// One sentence that names the file, what was expected in it and what was found.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref();
+        let read = |file: &str| {
+            let path = dir.join(file);
+            fs::read(&path).with_context(|| format!("reading {}", path.display()))
+        };
+        let config = read("config.json")?;
+        // The vocabulary comes before the weights, which may be large.
+        let (vocab_file, vocab) = if dir.join("tokenizer.json").exists() {
+            ("tokenizer.json", read("tokenizer.json")?)
+        } else if dir.join("meta.json").exists() {
+            ("meta.json", read("meta.json")?)
+        } else {
+            bail!("{} has neither tokenizer.json nor meta.json, so text cannot be encoded", dir.display());
+        };
+        let weights = read("model.safetensors")?;
+        let name = dir.display().to_string();
+        Self::from_parts(name, &config, &weights, vocab_file, &vocab)
+    }
+
+    /// The model that is part of this program: 4 blocks of width 128 over the 65 characters of [`EMBEDDED_TEXT`].
+    ///
+    /// # Errors
+    /// Never, unless the program was built from damaged files.
+    pub fn embedded() -> Result<Self> {
+        Self::from_parts(
+            "char-gpt".into(),
+            include_bytes!("../assets/char-gpt/config.json"),
+            include_bytes!("../assets/char-gpt/model.safetensors"),
+            "tokenizer.json",
+            include_bytes!("../assets/char-gpt/tokenizer.json"),
+        )
+    }
+
+    fn from_parts(name: String, config: &[u8], weights: &[u8], vocab_file: &str, vocab: &[u8]) -> Result<Self> {
+        let config = Config::parse(config).with_context(|| format!("{name}/config.json"))?;
+        let vocab = match vocab_file {
+            "tokenizer.json" => Vocab::from_tokenizer_json(vocab),
+            _ => Vocab::from_meta_json(vocab),
+        };
+        let vocab = vocab.with_context(|| format!("{name}/{vocab_file}"))?;
+        // Fewer tokens than rows is common: embeddings are padded to a round number.
+        ensure!(
+            vocab.n_ids() <= config.vocab_size,
+            "{name}/{vocab_file}: {} token ids, but \"vocab_size\" in config.json is {}",
+            vocab.n_ids(),
+            config.vocab_size
+        );
+        let weights = Weights::parse(weights, &config).with_context(|| format!("{name}/model.safetensors"))?;
+        Ok(Self { name, config, weights, vocab })
+    }
+
+    /// The directory, or the name of the embedded model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The sizes and switches of the model.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The string of every token id, in order.
+    pub fn vocab(&self) -> Vec<String> {
+        self.vocab.tokens()
+    }
+
+    /// The token ids of `text`, with no special tokens around them.
+    ///
+    /// # Errors
+    /// A character outside a character vocabulary, with its position; what a tokenizer cannot encode.
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        self.vocab.encode(text)
+    }
+
+    /// The residual stream after block `layer`, counted from 0 and before the last layer norm, of `b` windows of `t`
+    /// tokens: `b * t` rows of `n_embd`.
+    ///
+    /// # Errors
+    /// A layer, length or token id out of range.
+    pub fn resid_post(&self, ids: &[u32], b: usize, t: usize, layer: usize) -> Result<Vec<f32>> {
+        self.check(b, t)?;
+        self.check_layer(layer)?;
+        ensure!(ids.len() == b * t, "{b} windows of {t} tokens have {} ids, found {}", b * t, ids.len());
+        let n_vocab = self.config.vocab_size;
+        if let Some(i) = ids.iter().position(|id| *id as usize >= n_vocab) {
+            bail!("token {i} must have an id below {n_vocab}, found {}", ids[i]);
+        }
+        let h = net::embed(&self.weights, ids, t)?;
+        self.blocks(&h, 0..layer + 1, t)?;
+        Ok(h.flatten_all()?.to_vec1()?)
+    }
+
+    /// The logits that the rest of the model makes of `resid`, taken as the residual stream after block `layer`:
+    /// `b * t` rows of `vocab_size`.
+    ///
+    /// # Errors
+    /// A layer or length out of range.
+    pub fn logits_from(&self, layer: usize, resid: &[f32], b: usize, t: usize) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(b * t * self.config.vocab_size);
+        self.for_logits(layer, resid, b, t, |_, row| out.extend_from_slice(row))?;
+        Ok(out)
+    }
+
+    /// The logits of `b` windows of `t` tokens.
+    ///
+    /// # Errors
+    /// As [`Self::resid_post`].
+    pub fn logits(&self, ids: &[u32], b: usize, t: usize) -> Result<Vec<f32>> {
+        let last = self.config.n_layer - 1;
+        self.logits_from(last, &self.resid_post(ids, b, t, last)?, b, t)
+    }
+
+    /// The sum, over the tokens of `b` windows but the first of each, of `-log p(token | those before it)` in nats,
+    /// where `resid` is taken as the residual stream after block `layer`. There are `b * (t - 1)` terms.
+    ///
+    /// # Errors
+    /// A layer or length out of range.
+    pub fn nll_from(&self, layer: usize, resid: &[f32], ids: &[u32], b: usize, t: usize) -> Result<f64> {
+        ensure!(ids.len() == b * t, "{b} windows of {t} tokens have {} ids, found {}", b * t, ids.len());
+        let mut sum = 0.0;
+        self.for_logits(layer, resid, b, t, |i, row| {
+            if (i + 1) % t != 0 {
+                sum += nll(row, ids[i + 1]);
+            }
+        })?;
+        Ok(sum)
+    }
+
+    /// Calls `f(i, row)` with the logits of every row.
+    fn for_logits(
+        &self,
+        layer: usize,
+        resid: &[f32],
+        b: usize,
+        t: usize,
+        mut f: impl FnMut(usize, &[f32]),
+    ) -> Result<()> {
+        self.check(b, t)?;
+        self.check_layer(layer)?;
+        let (n, d) = (b * t, self.config.n_embd);
+        ensure!(resid.len() == n * d, "{n} rows of width {d} have {} numbers, found {}", n * d, resid.len());
+        let h = Tensor::from_slice(resid, (n, d), &Device::Cpu)?;
+        self.blocks(&h, layer + 1..self.config.n_layer, t)?;
+        for from in (0..n).step_by(HEAD_ROWS) {
+            let rows = h.narrow(0, from, HEAD_ROWS.min(n - from))?;
+            let logits: Vec<f32> = net::head(&self.config, &self.weights, &rows)?.flatten_all()?.to_vec1()?;
+            for (i, row) in logits.chunks_exact(self.config.vocab_size).enumerate() {
+                f(from + i, row);
+            }
+        }
+        Ok(())
+    }
+
+    fn blocks(&self, h: &Tensor, layers: std::ops::Range<usize>, t: usize) -> Result<()> {
+        for l in layers {
+            net::block(&self.config, &self.weights.blocks[l], l, h, t)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, b: usize, t: usize) -> Result<()> {
+        let most = self.config.n_positions;
+        ensure!((1..=most).contains(&t), "a window must have 1 to {most} tokens in {}, found {t}", self.name);
+        ensure!(b > 0, "there must be at least one window");
+        Ok(())
+    }
+
+    /// That block `layer` is there.
+    pub(crate) fn check_layer(&self, layer: usize) -> Result<()> {
+        let n = self.config.n_layer;
+        ensure!(layer < n, "the layer must be from 0 to {} in {}, found {layer}", n - 1, self.name);
+        Ok(())
+    }
+}
+
+/// The mean of `-log p(target)` over rows of logits, in nats.
+///
+/// # Panics
+/// If `logits` is not the same whole number of numbers for each target, or a target is not below that number.
+pub fn cross_entropy(logits: &[f32], targets: &[u32]) -> f64 {
+    assert!(!targets.is_empty() && logits.len() % targets.len() == 0, "one row of logits a target");
+    let rows = logits.chunks_exact(logits.len() / targets.len());
+    rows.zip(targets).map(|(row, target)| nll(row, *target)).sum::<f64>() / targets.len() as f64
+}
+
+fn nll(row: &[f32], target: u32) -> f64 {
+    ops::log_sum_exp(row) - f64::from(row[target as usize])
+}

@@ -1,0 +1,128 @@
+//! From text to token ids: `tokenizer.json`, or a plain list of characters.
+
+use std::collections::HashMap;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+/// How text becomes token ids.
+pub enum Vocab {
+    /// One token a character.
+    Chars(Chars),
+    /// Whatever `tokenizer.json` describes.
+    Tokenizer(Box<Tokenizer>),
+}
+
+/// A character vocabulary.
+pub struct Chars {
+    list: Vec<char>,
+    ids: HashMap<char, u32>,
+}
+
+impl Vocab {
+    /// Reads `tokenizer.json`.
+    ///
+    /// One that splits text into single characters and looks each up is read as a character vocabulary: the same ids,
+    /// sooner, and a character that it lacks is an error and not silently some other token.
+    pub fn from_tokenizer_json(json: &[u8]) -> Result<Self> {
+        let v: Value = serde_json::from_slice(json).context("not JSON")?;
+        if let Some(chars) = char_tokenizer(&v) {
+            return Ok(Self::Chars(Chars::new(chars?)?));
+        }
+        let mut t = Tokenizer::from_bytes(json).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
+        t.with_padding(None);
+        t.with_truncation(None).map_err(|e| anyhow!("truncation cannot be turned off: {e}"))?;
+        Ok(Self::Tokenizer(Box::new(t)))
+    }
+
+    /// Reads the string `"chars"` of `meta.json`: the character at place `i` has id `i`.
+    pub fn from_meta_json(json: &[u8]) -> Result<Self> {
+        let v: Value = serde_json::from_slice(json).context("not JSON")?;
+        let Some(chars) = v["chars"].as_str() else { bail!("\"chars\" must be a string with one character a token") };
+        Ok(Self::Chars(Chars::new(chars.chars().collect())?))
+    }
+
+    /// Number of ids, holes included: one more than the largest.
+    pub fn n_ids(&self) -> usize {
+        match self {
+            Self::Chars(c) => c.list.len(),
+            Self::Tokenizer(t) => t.get_vocab(true).values().max().map_or(0, |m| *m as usize + 1),
+        }
+    }
+
+    /// The string of every id, in order; a hole is the empty string.
+    pub fn tokens(&self) -> Vec<String> {
+        match self {
+            Self::Chars(c) => c.list.iter().map(char::to_string).collect(),
+            Self::Tokenizer(t) => {
+                let mut out = vec![String::new(); self.n_ids()];
+                for (token, id) in t.get_vocab(true) {
+                    out[id as usize] = token;
+                }
+                out
+            }
+        }
+    }
+
+    /// The ids of `text`, without the special tokens that a tokenizer would put around it.
+    ///
+    /// # Errors
+    /// A character outside a character vocabulary, with its position.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        match self {
+            Self::Chars(c) => c.encode(text),
+            Self::Tokenizer(t) => {
+                let e = t.encode_fast(text, false).map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
+                Ok(e.get_ids().to_vec())
+            }
+        }
+    }
+}
+
+impl Chars {
+    fn new(list: Vec<char>) -> Result<Self> {
+        let mut ids = HashMap::with_capacity(list.len());
+        for (id, c) in list.iter().enumerate() {
+            if let Some(first) = ids.insert(*c, id as u32) {
+                bail!("the character {c:?} stands twice in the vocabulary, at {first} and at {id}");
+            }
+        }
+        Ok(Self { list, ids })
+    }
+
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let id = |(i, c)| {
+            self.ids
+                .get(&c)
+                .copied()
+                .ok_or_else(|| anyhow!("character {i} of the text, {c:?}, is not in the vocabulary of {}", self.list.len()))
+        };
+        text.chars().enumerate().map(id).collect()
+    }
+}
+
+/// The characters in order of id, if `v` is a word-level tokenizer over single characters and nothing else.
+fn char_tokenizer(v: &Value) -> Option<Result<Vec<char>>> {
+    let pre = &v["pre_tokenizer"];
+    let splits_all = pre["type"] == "Split"
+        && pre["pattern"]["Regex"] == "[\\s\\S]"
+        && pre["behavior"] == "Isolated"
+        && pre["invert"] == false;
+    let bare = v["normalizer"].is_null() && v["added_tokens"].as_array().is_none_or(Vec::is_empty);
+    if !(splits_all && bare && v["model"]["type"] == "WordLevel") {
+        return None;
+    }
+    let vocab = v["model"]["vocab"].as_object()?;
+    let mut list = vec![None; vocab.len()];
+    for (token, id) in vocab {
+        let mut chars = token.chars();
+        let (Some(c), None) = (chars.next(), chars.next()) else { return None };
+        match id.as_u64().and_then(|i| list.get_mut(usize::try_from(i).ok()?)) {
+            Some(place) => *place = Some(c),
+            None => return Some(Err(anyhow!("the id of {token:?} must be below {}, found {id}", vocab.len()))),
+        }
+    }
+    let list: Option<Vec<char>> = list.into_iter().collect();
+    Some(list.ok_or_else(|| anyhow!("two characters of the vocabulary share an id")))
+}

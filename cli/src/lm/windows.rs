@@ -1,0 +1,60 @@
+//! Batches of windows, computed side by side and handed over in order.
+
+use std::ops::Range;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use anyhow::{Context, Result};
+
+/// Tokens a batch: enough rows for a matrix product to run at speed, few enough that what a block computes from them
+/// stays in a core's cache for a small model.
+const BATCH_TOKENS: usize = 512;
+
+/// The batches that `n_windows` windows of `t` tokens are computed in.
+pub fn batches(n_windows: usize, t: usize) -> Vec<Range<usize>> {
+    let size = (BATCH_TOKENS / t).max(1);
+    (0..n_windows).step_by(size).map(|from| from..n_windows.min(from + size)).collect()
+}
+
+/// Calls `emit(i, compute(i))` for `i` in `0..n`: `compute` on as many threads as the current rayon pool has, `emit` in
+/// order on the caller's thread, with at most two results a thread waiting.
+///
+/// Each thread has a rayon pool of one, so that what `compute` calls runs on it alone: products of this size gain
+/// nothing from more threads, and the bits cannot depend on how many there are.
+///
+/// # Errors
+/// The first error in order, of either function; nothing is emitted after it.
+pub fn ordered<T: Send>(
+    n: usize,
+    compute: impl Fn(usize) -> Result<T> + Sync,
+    mut emit: impl FnMut(usize, T) -> Result<()>,
+) -> Result<()> {
+    let n_threads = rayon::current_num_threads().min(n).max(1);
+    let pools: Vec<_> = (0..n_threads)
+        .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build().context("starting a thread"))
+        .collect::<Result<_>>()?;
+    thread::scope(|scope| {
+        let compute = &compute;
+        let mut results = Vec::new();
+        for (first, pool) in pools.iter().enumerate() {
+            let (sender, receiver) = sync_channel(1);
+            results.push(receiver);
+            let work = move || {
+                // A closed channel says that no more is wanted.
+                for i in (first..n).step_by(n_threads) {
+                    let result = compute(i);
+                    let failed = result.is_err();
+                    if sender.send(result).is_err() || failed {
+                        break;
+                    }
+                }
+            };
+            scope.spawn(move || pool.install(work));
+        }
+        for i in 0..n {
+            let result = results[i % n_threads].recv().context("a thread of the language model stopped")?;
+            emit(i, result?)?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,116 @@
+//! What a reconstruction of the residual stream costs the language model that it was taken from.
+
+use anyhow::{Result, ensure};
+
+use crate::lm::{Lm, batches, ordered};
+
+/// The identity, spliced in, must give the clean cross-entropy to this many nats.
+const IDENTITY_BOUND: f64 = 1e-6;
+
+/// Mean cross-entropies, in nats a predicted token.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct SpliceReport {
+    /// The model as it is.
+    pub clean: f64,
+    /// With the reconstruction of level 1 alone in place of the residual stream.
+    pub level1: f64,
+    /// With the reconstruction of both levels.
+    pub level2: f64,
+    /// With the mean row in place of every row.
+    pub mean_ablated: f64,
+    /// `(mean_ablated - level1) / (mean_ablated - clean)`: 1 is no loss, 0 is no better than the mean, and less than 0
+    /// is worse than the mean. NaN (null in JSON) where the mean is no worse than the model as it is: then there is
+    /// nothing to recover.
+    pub recovered1: f64,
+    /// The same of `level2`.
+    pub recovered2: f64,
+    /// Predicted tokens: all of every window but its first.
+    pub n_tokens: u64,
+}
+
+/// Runs windows of `t` tokens, one after the other in `ids`, through `lm`, with the residual stream after block `layer`
+/// replaced. `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level; `mean` is
+/// the row for mean ablation. Tokens after the last whole window are left out.
+///
+/// Windows run on as many threads as the current rayon pool has, `replace` on a pool of one; sums are in the order of
+/// the windows, so that the bits are the same for any number of threads.
+///
+/// # Errors
+/// A layer or length out of range; what `replace` returned; a reconstruction that is not finite, by its level; a model
+/// that does not give its clean cross-entropy when its own activations are spliced in.
+pub fn splice(
+    lm: &Lm,
+    layer: usize,
+    ids: &[u32],
+    t: usize,
+    replace: impl Fn(&[f32], &mut [f32], &mut [f32]) -> Result<()> + Sync,
+    mean: &[f32],
+) -> Result<SpliceReport> {
+    lm.check_layer(layer)?;
+    let most = lm.config().n_positions;
+    ensure!((2..=most).contains(&t), "a window must have 2 to {most} tokens in {}, found {t}", lm.name());
+    let d = lm.config().n_embd;
+    ensure!(mean.len() == d, "the mean row must have the model's width {d}, found {}", mean.len());
+    let n_windows = ids.len() / t;
+    ensure!(n_windows > 0, "the text has {} tokens, but one window needs {t}", ids.len());
+    let batches = batches(n_windows, t);
+    let tokens_of = |i: usize| &ids[batches[i].start * t..batches[i].end * t];
+    check_identity(lm, layer, tokens_of(0), batches[0].len(), t)?;
+
+    let compute = |i: usize| -> Result<[f64; 4]> {
+        let (ids, b) = (tokens_of(i), batches[i].len());
+        let x = lm.resid_post(ids, b, t, layer)?;
+        let (mut x_hat1, mut x_hat2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        replace(&x, &mut x_hat1, &mut x_hat2)?;
+        for (level, x_hat) in [(1, &x_hat1), (2, &x_hat2)] {
+            ensure!(x_hat.iter().all(|v| v.is_finite()), "the reconstruction of level {level} is not finite");
+        }
+        let nll = |rows: &[f32]| lm.nll_from(layer, rows, ids, b, t);
+        Ok([nll(&x)?, nll(&x_hat1)?, nll(&x_hat2)?, nll(&mean.repeat(b * t))?])
+    };
+    let mut sums = [0.0; 4];
+    ordered(batches.len(), compute, |_, part| {
+        sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+        Ok(())
+    })?;
+    let n_tokens = (n_windows * (t - 1)) as u64;
+    Ok(SpliceReport::new(sums.map(|s| s / n_tokens as f64), n_tokens))
+}
+
+impl SpliceReport {
+    /// From the cross-entropies clean, of level 1, of level 2, and of the mean.
+    fn new([clean, level1, level2, mean_ablated]: [f64; 4], n_tokens: u64) -> Self {
+        let span = mean_ablated - clean;
+        let recovered = |ce: f64| if span > 0.0 { (mean_ablated - ce) / span } else { f64::NAN };
+        let (recovered1, recovered2) = (recovered(level1), recovered(level2));
+        Self { clean, level1, level2, mean_ablated, recovered1, recovered2, n_tokens }
+    }
+}
+
+/// That stopping after block `layer` and going on from there gives what one uninterrupted pass does.
+fn check_identity(lm: &Lm, layer: usize, ids: &[u32], b: usize, t: usize) -> Result<()> {
+    let last = lm.config().n_layer - 1;
+    let terms = (b * (t - 1)) as f64;
+    let clean = lm.nll_from(last, &lm.resid_post(ids, b, t, last)?, ids, b, t)? / terms;
+    let spliced = lm.nll_from(layer, &lm.resid_post(ids, b, t, layer)?, ids, b, t)? / terms;
+    ensure!(
+        (clean - spliced).abs() <= IDENTITY_BOUND,
+        "{} gives a cross-entropy of {clean} in one pass, but {spliced} when its own activations are put back after \
+         block {layer}",
+        lm.name()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SpliceReport;
+
+    #[test]
+    fn recovered_is_nan_where_the_mean_is_no_worse_than_clean() {
+        let r = SpliceReport::new([2.0, 3.0, 2.5, 4.0], 1);
+        assert_eq!((r.recovered1, r.recovered2), (0.5, 0.75));
+        let r = SpliceReport::new([2.0, 3.0, 2.5, 2.0], 1);
+        assert!(r.recovered1.is_nan() && r.recovered2.is_nan());
+    }
+}
