@@ -4,7 +4,8 @@
 //! without calls or branches, compiled once for each SIMD level. Rust never contracts `a * b + c`, and sums run in a
 //! fixed number of lanes, so every level gives the same bits.
 
-use fearless_simd::{Level, dispatch};
+use fearless_simd::prelude::*;
+use fearless_simd::{Level, dispatch, f32x16};
 
 /// Lanes of a sum: two registers of the widest level.
 const LANES: usize = 32;
@@ -38,6 +39,19 @@ pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], eps: f32, out: &mut [f3
 /// first `i + 1` columns, and the others become zero.
 pub fn causal_softmax(s: &mut [f32], t: usize, scale: f32) {
     dispatch!(Level::new(), _simd => causal_softmax_body(s, t, scale));
+}
+
+/// `out[i, j] = sum_c a[i, c] * b[c, j]` for `j <= i` only, with `a`, `b` and `out` of shapes (t, n_in), (n_in, n_out) and
+/// (t, n_out), and rows `a_stride`, `n_out` and `n_out` apart. Some later columns are written as well, others are not.
+/// Of the other half a general product would compute everything.
+pub fn causal_scores(a: &[f32], a_stride: usize, n_in: usize, b: &[f32], t: usize, out: &mut [f32]) {
+    dispatch!(Level::new(), simd => causal_scores_body(simd, a, a_stride, n_in, b, t, out));
+}
+
+/// `out[i, c] = sum_j p[i, j] * v[j, c]` over `j <= i`, with `p` of shape (t, t), and rows of `v` and `out` of width `n`
+/// that are `v_stride` and `out_stride` apart.
+pub fn causal_mix(p: &[f32], t: usize, v: &[f32], v_stride: usize, n: usize, out: &mut [f32], out_stride: usize) {
+    dispatch!(Level::new(), simd => causal_mix_body(simd, p, t, v, v_stride, n, out, out_stride));
 }
 
 /// `log(sum(exp(row)))`
@@ -104,6 +118,59 @@ fn causal_softmax_body(s: &mut [f32], t: usize, scale: f32) {
         let r = 1.0 / sum(row, |v| v);
         row.iter_mut().for_each(|v| *v *= r);
         future.fill(0.0);
+    }
+}
+
+#[inline(always)]
+fn causal_scores_body<S: Simd>(simd: S, a: &[f32], a_stride: usize, n_in: usize, b: &[f32], t: usize, out: &mut [f32]) {
+    for i in 0..t {
+        let a = &a[i * a_stride..][..n_in];
+        for from in (0..=i).step_by(LANES) {
+            let to = t.min(from + LANES);
+            weighted_rows(simd, a, &b[from..], t, &mut out[i * t + from..i * t + to]);
+        }
+    }
+}
+
+#[inline(always)]
+fn causal_mix_body<S: Simd>(
+    simd: S,
+    p: &[f32],
+    t: usize,
+    v: &[f32],
+    v_stride: usize,
+    n: usize,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    for i in 0..t {
+        let p = &p[i * t..][..i + 1];
+        for from in (0..n).step_by(LANES) {
+            let to = n.min(from + LANES);
+            weighted_rows(simd, p, &v[from..], v_stride, &mut out[i * out_stride + from..i * out_stride + to]);
+        }
+    }
+}
+
+/// `out[c] = sum_j weights[j] * rows[j * stride + c]`, for at most [`LANES`] columns, which stay in registers.
+#[inline(always)]
+fn weighted_rows<S: Simd>(simd: S, weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+        let (mut lo, mut hi) = (f32x16::splat(simd, 0.0), f32x16::splat(simd, 0.0));
+        for (w, row) in weights.iter().zip(rows.chunks(stride)) {
+            let w = f32x16::splat(simd, *w);
+            lo += w * f32x16::from_slice(simd, &row[..16]);
+            hi += w * f32x16::from_slice(simd, &row[16..32]);
+        }
+        lo.store_slice(&mut out[..16]);
+        hi.store_slice(&mut out[16..]);
+    } else {
+        out.fill(0.0);
+        for (w, row) in weights.iter().zip(rows.chunks(stride)) {
+            for (out, v) in out.iter_mut().zip(row) {
+                *out += w * v;
+            }
+        }
     }
 }
 
