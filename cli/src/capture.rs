@@ -18,6 +18,9 @@ pub struct CaptureSpec {
     pub max_tokens: Option<u64>,
 }
 
+/// Takes rows, `n_embd` numbers each, and the token of each row.
+pub type Sink<'a> = dyn FnMut(&[f32], &[u32]) -> Result<()> + 'a;
+
 /// What was captured.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct CaptureReport {
@@ -48,7 +51,7 @@ pub fn capture(
     lm: &Lm,
     text: &str,
     spec: &CaptureSpec,
-    sink: &mut dyn FnMut(&[f32], &[u32]) -> Result<()>,
+    sink: &mut Sink<'_>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<CaptureReport> {
     lm.check_layer(spec.layer)?;

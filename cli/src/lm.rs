@@ -4,6 +4,7 @@
 //! and its bits depend neither on how many windows are given at once nor on the number of threads.
 
 mod config;
+mod dense;
 mod net;
 mod ops;
 mod vocab;
@@ -223,7 +224,7 @@ impl Lm {
 /// # Panics
 /// If `logits` is not the same whole number of numbers for each target, or a target is not below that number.
 pub fn cross_entropy(logits: &[f32], targets: &[u32]) -> f64 {
-    assert!(!targets.is_empty() && logits.len() % targets.len() == 0, "one row of logits a target");
+    assert!(!targets.is_empty() && logits.len().is_multiple_of(targets.len()), "one row of logits a target");
     let rows = logits.chunks_exact(logits.len() / targets.len());
     rows.zip(targets).map(|(row, target)| nll(row, *target)).sum::<f64>() / targets.len() as f64
 }

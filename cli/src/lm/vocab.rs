@@ -93,10 +93,9 @@ impl Chars {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let id = |(i, c)| {
-            self.ids
-                .get(&c)
-                .copied()
-                .ok_or_else(|| anyhow!("character {i} of the text, {c:?}, is not in the vocabulary of {}", self.list.len()))
+            self.ids.get(&c).copied().ok_or_else(|| {
+                anyhow!("character {i} of the text, {c:?}, is not in the vocabulary of {}", self.list.len())
+            })
         };
         text.chars().enumerate().map(id).collect()
     }
