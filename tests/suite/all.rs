@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary.
 
 mod matching;
+mod metrics;
 mod recovery;
 mod synth;

@@ -3,6 +3,7 @@
 use safetensors::SafeTensors;
 use strata_core::metrics::recovery::{Recovery, Truth, parents_by_lift, recovery};
 use strata_core::metrics::{Codes, ROOT};
+use strata_core::rng::Philox;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::{Error, Result};
 
@@ -264,4 +265,17 @@ fn codes_refuse_bad_offsets_and_indices() {
     assert!(shape(Codes::new(&[0, 1], &[0], &[], 3)));
     assert!(matches!(Codes::new(&[0, 1], &[3], &[1.0], 3).unwrap_err(), Error::Index { index: 3, len: 3, .. }));
     assert_eq!(Codes::new(&[0], &[], &[], 0).unwrap().tokens(), 0);
+}
+
+#[test]
+fn random_directions_have_the_mcc_measured_on_world_a() {
+    // .354 for 200 latents, 160 features, 64 dimensions in the numpy reference.
+    let world = World::new(&WorldConfig::a()).unwrap();
+    let mut rng = Philox::new(1, 0);
+    let decoder: Vec<f32> = (0..200 * 64).map(|_| rng.normal_f32()).collect();
+    let (d1, d2) = decoder.split_at(40 * 64);
+    let (codes1, codes2) = (Codes::new(&[0], &[], &[], 40).unwrap(), Codes::new(&[0], &[], &[], 160).unwrap());
+    let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &[] };
+    let r = recovery(64, d1, d2, &codes1, &codes2, &truth, None).unwrap();
+    assert!((r.mcc - 0.354).abs() < 0.01, "{}", r.mcc);
 }

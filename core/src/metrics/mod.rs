@@ -1,9 +1,13 @@
-//! What a trained model is worth: recovery of a known structure, and the pairing that it rests on.
+//! What a trained model is worth: reconstruction, sparsity, composition, and recovery of a known structure.
 
 use crate::{Error, Result};
 
+pub mod composition;
+pub mod exact;
+pub mod fidelity;
 pub mod matching;
 pub mod recovery;
+pub mod sparsity;
 
 /// The parent index that says "no parent".
 pub const ROOT: u32 = u32::MAX;
@@ -69,5 +73,22 @@ impl<'a> Codes<'a> {
             n[*j as usize] += u64::from(*v > 0.0);
         }
         n
+    }
+}
+
+fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
+    match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {
+        Some(&p) => Err(Error::Index { what, index: p as usize, len }),
+        None => Ok(()),
+    }
+}
+
+/// The middle value, or the mean of the two in the middle; NaN of nothing.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => values[n / 2],
+        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
     }
 }

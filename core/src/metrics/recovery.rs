@@ -9,8 +9,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::composition::pairs;
 use super::matching::{Goal, assign};
-use super::{Codes, ROOT};
+use super::{Codes, ROOT, check_parents, median};
 use crate::{Error, Result};
 
 /// A latent takes part in the structural scores if it fires on this share of the tokens: near-dead duplicates must
@@ -22,8 +23,6 @@ pub const FOUND_COSINE: f64 = 0.7;
 pub const MAIN_COSINE: f64 = 0.5;
 /// A child takes part in containment and lift if it fires on more tokens than this.
 pub const MIN_CHILD_TOKENS: u64 = 20;
-/// The co-firing table of the post-hoc parents may have this many entries (512 MiB).
-const MAX_PAIRS: usize = 1 << 27;
 
 /// What is there to be found.
 #[derive(Clone, Copy, Debug)]
@@ -242,13 +241,7 @@ pub fn parents_by_lift(codes1: &Codes<'_>, codes2: &Codes<'_>) -> Result<Vec<u32
     if codes2.tokens() != tokens {
         return Err(Error::Shape { what: "tokens of the codes of level 2", expected: tokens, got: codes2.tokens() });
     }
-    let size = f1.checked_mul(f2).filter(|n| *n <= MAX_PAIRS).ok_or_else(|| {
-        Error::config(
-            "f1 * f2",
-            alloc::format!("{f1} x {f2} pairs of latents are over the {MAX_PAIRS} that are counted"),
-        )
-    })?;
-    let mut together = vec![0u32; size];
+    let mut together = vec![0u32; pairs(f1, f2)?];
     for t in 0..tokens {
         for (j, _) in codes2.active(t) {
             codes1.active(t).for_each(|(i, _)| together[j * f1 + i] += 1);
@@ -391,13 +384,6 @@ fn cosines(d: usize, decoder1: &[f32], decoder2: &[f32], directions: &[f32]) -> 
     cosine
 }
 
-fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
-    match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {
-        Some(&p) => Err(Error::Index { what, index: p as usize, len }),
-        None => Ok(()),
-    }
-}
-
 fn matched_mean(matrix: &[f64], column: &[Option<usize>], cols: usize) -> f64 {
     let pairs: Vec<f64> = column.iter().enumerate().filter_map(|(i, j)| j.map(|j| matrix[i * cols + j])).collect();
     pairs.iter().sum::<f64>() / pairs.len() as f64
@@ -409,16 +395,6 @@ fn mean(of: &[usize], value: impl Fn(usize) -> f64) -> f64 {
 
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
-}
-
-/// The middle value, or the mean of the two in the middle; NaN of nothing.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
 }
 
 /// The lowest index of the largest value.
