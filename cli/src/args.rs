@@ -53,6 +53,7 @@ pub struct DumpArgs {
     /// The dump, or its shards in order
     #[arg(required = true, value_name = "PATH")]
     pub dump: Vec<PathBuf>,
+    /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
 }
@@ -88,6 +89,7 @@ pub struct Demo {
     /// Where the dump and the run go
     #[arg(long, value_name = "DIR", default_value = "strata-demo")]
     pub out: PathBuf,
+    /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -130,8 +132,10 @@ pub struct Train {
     /// Go on with a run that was stopped, from its last checkpoint
     #[arg(long)]
     pub resume: bool,
+    /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
+    /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
 }
@@ -153,6 +157,7 @@ pub struct Eval {
     /// With --splice: Hugging Face directory of the language model [default: the embedded one, if the dump came from it]
     #[arg(long, value_name = "DIR", requires = "splice")]
     pub model: Option<PathBuf>,
+    /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
 }
@@ -171,6 +176,7 @@ pub struct Encode {
     /// Write values as f16
     #[arg(long)]
     pub f16: bool,
+    /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
 }

@@ -10,9 +10,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// How much is said, and where.
 pub struct Console<'a> {
     /// Results.
-    pub out: &'a mut dyn Write,
+    pub out: &'a mut (dyn Write + Send),
     /// Notes and progress.
-    pub err: &'a mut dyn Write,
+    pub err: &'a mut (dyn Write + Send),
     /// Nothing but results and errors.
     pub quiet: bool,
     /// Results as JSON.

@@ -7,7 +7,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::metrics::ROOT;
+use crate::gate::ROOT;
 use crate::rng::Philox;
 use crate::{Error, Result};
 

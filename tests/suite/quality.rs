@@ -2,7 +2,6 @@
 
 use strata_core::config::{Config, GateKind, ModelKind};
 use strata_core::metrics::recovery::{Recovery, Truth, recovery};
-use strata_core::metrics::Codes as Sparse;
 use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::Normalisation;
 use strata_core::synth::{World, WorldConfig};
@@ -74,8 +73,8 @@ fn score(world: &World, encoder: &Encoder) -> Outcome {
         sse[0] += f64::from(hat1[i] - v).powi(2);
         sse[1] += f64::from(hat2[i] - v).powi(2);
     }
-    let sparse1 = Sparse::new(&codes1.offsets, &codes1.index, &codes1.value, arch.f1).expect("level 1");
-    let sparse2 = Sparse::new(&codes2.offsets, &codes2.index, &codes2.value, arch.f2).expect("level 2");
+    let sparse1 = codes1.view(arch.f1).expect("level 1");
+    let sparse2 = codes2.view(arch.f2).expect("level 2");
     let parents = (!encoder.model().parents.is_empty()).then_some(&encoder.model().parents[..]);
     let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &truth };
     let decoder1 = &encoder.model().params[strata_core::model::Id::WDec1];

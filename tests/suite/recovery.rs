@@ -2,7 +2,9 @@
 
 use safetensors::SafeTensors;
 use strata_core::metrics::recovery::{Recovery, Truth, parents_by_lift, recovery};
-use strata_core::metrics::{Codes, ROOT};
+use strata_core::ROOT;
+use strata_core::model::CodesView;
+use strata_core::rng::Philox;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::{Error, Result};
 
@@ -56,8 +58,8 @@ impl OwnedCodes {
         }
         codes
     }
-    fn view(&self, latents: usize) -> Codes<'_> {
-        Codes::new(&self.offsets, &self.index, &self.value, latents).unwrap()
+    fn view(&self, latents: usize) -> CodesView<'_> {
+        CodesView::new(&self.offsets, &self.index, &self.value, latents).unwrap()
     }
 }
 
@@ -256,12 +258,25 @@ fn recovery_refuses_sizes_and_parents_that_do_not_fit() {
 
 #[test]
 fn codes_refuse_bad_offsets_and_indices() {
-    let shape = |r: Result<Codes<'_>>| matches!(r.unwrap_err(), Error::Shape { .. });
-    assert!(shape(Codes::new(&[], &[], &[], 3)));
-    assert!(shape(Codes::new(&[1, 1], &[0], &[1.0], 3)));
-    assert!(shape(Codes::new(&[0, 2], &[0], &[1.0], 3)));
-    assert!(shape(Codes::new(&[0, 2, 1, 2], &[0, 1], &[1.0, 1.0], 3)));
-    assert!(shape(Codes::new(&[0, 1], &[0], &[], 3)));
-    assert!(matches!(Codes::new(&[0, 1], &[3], &[1.0], 3).unwrap_err(), Error::Index { index: 3, len: 3, .. }));
-    assert_eq!(Codes::new(&[0], &[], &[], 0).unwrap().tokens(), 0);
+    let shape = |r: Result<CodesView<'_>>| matches!(r.unwrap_err(), Error::Shape { .. });
+    assert!(shape(CodesView::new(&[], &[], &[], 3)));
+    assert!(shape(CodesView::new(&[1, 1], &[0], &[1.0], 3)));
+    assert!(shape(CodesView::new(&[0, 2], &[0], &[1.0], 3)));
+    assert!(shape(CodesView::new(&[0, 2, 1, 2], &[0, 1], &[1.0, 1.0], 3)));
+    assert!(shape(CodesView::new(&[0, 1], &[0], &[], 3)));
+    assert!(matches!(CodesView::new(&[0, 1], &[3], &[1.0], 3).unwrap_err(), Error::Index { index: 3, len: 3, .. }));
+    assert_eq!(CodesView::new(&[0], &[], &[], 0).unwrap().tokens(), 0);
+}
+
+#[test]
+fn random_directions_have_the_mcc_measured_on_world_a() {
+    // .354 for 200 latents, 160 features, 64 dimensions in the numpy reference.
+    let world = World::new(&WorldConfig::a()).unwrap();
+    let mut rng = Philox::new(1, 0);
+    let decoder: Vec<f32> = (0..200 * 64).map(|_| rng.normal_f32()).collect();
+    let (d1, d2) = decoder.split_at(40 * 64);
+    let (codes1, codes2) = (CodesView::new(&[0], &[], &[], 40).unwrap(), Codes::new(&[0], &[], &[], 160).unwrap());
+    let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &[] };
+    let r = recovery(64, d1, d2, &codes1, &codes2, &truth, None).unwrap();
+    assert!((r.mcc - 0.354).abs() < 0.01, "{}", r.mcc);
 }

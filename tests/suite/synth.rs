@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use strata_core::Error;
-use strata_core::metrics::ROOT;
+use strata_core::ROOT;
 use strata_core::synth::{World, WorldConfig};
 
 const TOKENS: usize = 40_000;

@@ -9,8 +9,11 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::composition::pairs;
 use super::matching::{Goal, assign};
-use super::{Codes, ROOT};
+use super::{check_parents, median};
+use crate::gate::ROOT;
+use crate::model::CodesView;
 use crate::{Error, Result};
 
 /// A latent takes part in the structural scores if it fires on this share of the tokens: near-dead duplicates must
@@ -22,8 +25,6 @@ pub const FOUND_COSINE: f64 = 0.7;
 pub const MAIN_COSINE: f64 = 0.5;
 /// A child takes part in containment and lift if it fires on more tokens than this.
 pub const MIN_CHILD_TOKENS: u64 = 20;
-/// The co-firing table of the post-hoc parents may have this many entries (512 MiB).
-const MAX_PAIRS: usize = 1 << 27;
 
 /// What is there to be found.
 #[derive(Clone, Copy, Debug)]
@@ -110,8 +111,8 @@ pub fn recovery(
     d: usize,
     decoder1: &[f32],
     decoder2: &[f32],
-    codes1: &Codes<'_>,
-    codes2: &Codes<'_>,
+    codes1: &CodesView<'_>,
+    codes2: &CodesView<'_>,
     truth: &Truth<'_>,
     learned_parent: Option<&[u32]>,
 ) -> Result<Recovery> {
@@ -237,18 +238,12 @@ pub fn recovery(
 ///
 /// # Errors
 /// [`Error::Shape`] if the numbers of tokens differ, [`Error::Config`] for more than 2^27 pairs of latents.
-pub fn parents_by_lift(codes1: &Codes<'_>, codes2: &Codes<'_>) -> Result<Vec<u32>> {
+pub fn parents_by_lift(codes1: &CodesView<'_>, codes2: &CodesView<'_>) -> Result<Vec<u32>> {
     let (f1, f2, tokens) = (codes1.latents(), codes2.latents(), codes1.tokens());
     if codes2.tokens() != tokens {
         return Err(Error::Shape { what: "tokens of the codes of level 2", expected: tokens, got: codes2.tokens() });
     }
-    let size = f1.checked_mul(f2).filter(|n| *n <= MAX_PAIRS).ok_or_else(|| {
-        Error::config(
-            "f1 * f2",
-            alloc::format!("{f1} x {f2} pairs of latents are over the {MAX_PAIRS} that are counted"),
-        )
-    })?;
-    let mut together = vec![0u32; size];
+    let mut together = vec![0u32; pairs(f1, f2)?];
     for t in 0..tokens {
         for (j, _) in codes2.active(t) {
             codes1.active(t).for_each(|(i, _)| together[j * f1 + i] += 1);
@@ -272,8 +267,8 @@ pub fn parents_by_lift(codes1: &Codes<'_>, codes2: &Codes<'_>) -> Result<Vec<u32
 
 /// The codes of both levels as one list of latents.
 struct Firing<'a> {
-    codes1: &'a Codes<'a>,
-    codes2: &'a Codes<'a>,
+    codes1: &'a CodesView<'a>,
+    codes2: &'a CodesView<'a>,
 }
 
 impl Firing<'_> {
@@ -356,7 +351,7 @@ fn absorption(firing: &Firing<'_>, truth: &Truth<'_>, main: &[Main], latents: us
 }
 
 /// The mean of `P(parent | child)` and the median of `P(parent | child) / P(parent)`.
-fn containment(codes1: &Codes<'_>, codes2: &Codes<'_>, fires: &[u64], parent: &[u32]) -> (f64, f64) {
+fn containment(codes1: &CodesView<'_>, codes2: &CodesView<'_>, fires: &[u64], parent: &[u32]) -> (f64, f64) {
     let (f1, tokens) = (codes1.latents(), codes1.tokens());
     let (mut fired, mut with_parent) = (vec![0; f1], vec![0u64; codes2.latents()]);
     for t in 0..tokens {
@@ -391,13 +386,6 @@ fn cosines(d: usize, decoder1: &[f32], decoder2: &[f32], directions: &[f32]) -> 
     cosine
 }
 
-fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
-    match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {
-        Some(&p) => Err(Error::Index { what, index: p as usize, len }),
-        None => Ok(()),
-    }
-}
-
 fn matched_mean(matrix: &[f64], column: &[Option<usize>], cols: usize) -> f64 {
     let pairs: Vec<f64> = column.iter().enumerate().filter_map(|(i, j)| j.map(|j| matrix[i * cols + j])).collect();
     pairs.iter().sum::<f64>() / pairs.len() as f64
@@ -409,16 +397,6 @@ fn mean(of: &[usize], value: impl Fn(usize) -> f64) -> f64 {
 
 fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
-}
-
-/// The middle value, or the mean of the two in the middle; NaN of nothing.
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => values[n / 2],
-        n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
-    }
 }
 
 /// The lowest index of the largest value.

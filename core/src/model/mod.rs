@@ -17,7 +17,7 @@ mod encode;
 mod params;
 pub mod seed;
 
-pub use codes::{CodeRow, Codes};
+pub use codes::{CodeRow, Codes, CodesView};
 pub(crate) use encode::Weights;
 pub use encode::{Encoder, Scratch};
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};

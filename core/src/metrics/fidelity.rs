@@ -1,0 +1,262 @@
+//! How well both levels reconstruct, under the names and definitions in use.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::exact::ExactSum;
+use crate::{Error, Result};
+
+/// Tokens with a norm below this have no cosine, norm ratio or normalised error.
+pub const MIN_NORM: f64 = 1e-6;
+
+/// Streaming sums over blocks of tokens.
+///
+/// Terms are summed in `f64` inside a block, in row order, and blocks are summed exactly ([`ExactSum`]): the report
+/// depends on the blocks alone, not on their order nor on how they are split among accumulators that are merged.
+/// Other block boundaries may change the last bits, and change `fvu_batch`, `fve_var` and `ev_legacy` by definition.
+#[derive(Clone, Debug)]
+pub struct Fidelity {
+    d: usize,
+    tokens: u64,
+    blocks: u64,
+    short_tokens: u64,
+    x: Vec<ExactSum>,
+    x_square: ExactSum,
+    levels: [Level; 2],
+}
+
+#[derive(Clone, Debug, Default)]
+struct Level {
+    sse: ExactSum,
+    nmse: ExactSum,
+    norm_ratio: ExactSum,
+    cosine: ExactSum,
+    cosines: u64,
+    fvu_batch: ExactSum,
+    fve_var: ExactSum,
+    batches: u64,
+    legacy: ExactSum,
+    legacies: u64,
+}
+
+/// The scores of one level, with `e = x_hat - x`. A score with an empty denominator is NaN.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct LevelFidelity {
+    /// `sum ||e||^2 / (sum ||x||^2 - N ||mean x||^2)` over all tokens. 0 and up, lower is better; 1: the mean.
+    pub fvu: f64,
+    /// `1 - fvu` (SAELens `explained_variance`). Up to 1, higher is better.
+    pub ev: f64,
+    /// Mean over blocks of `sum ||e||^2 / sum ||x - mean_block x||^2` (sparsify). 0 and up, lower is better.
+    pub fvu_batch: f64,
+    /// Mean over blocks of `1 - sum_d Var(e) / sum_d Var(x)` (dictionary_learning). Up to 1, higher is better; blind to
+    /// a constant error.
+    pub fve_var: f64,
+    /// Mean over tokens of `1 - ||e||^2 / ||x - mean_block x||^2` (SAELens, legacy). Up to 1, higher is better.
+    pub ev_legacy: f64,
+    /// `sum ||e||^2 / N`. 0 and up, lower is better.
+    pub mse: f64,
+    /// Mean over tokens of `||e||^2 / ||x||^2`. 0 and up, lower is better.
+    pub nmse: f64,
+    /// Mean over tokens of `cos(x, x_hat)`. -1 to 1, higher is better.
+    pub cosine: f64,
+    /// Mean over tokens of `||x_hat|| / ||x||`. 0 and up, 1 is best; below 1: shrinkage.
+    pub norm_ratio: f64,
+    /// Tokens without a cosine: `||x||` under [`MIN_NORM`], or `x_hat = 0`.
+    pub tokens_without_cosine: u64,
+    /// Blocks left out of `fvu_batch` and `fve_var`: all their tokens are equal.
+    pub constant_blocks: u64,
+    /// Tokens left out of `ev_legacy`: equal to the mean of their block.
+    pub tokens_at_mean: u64,
+}
+
+/// The scores of both levels.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct FidelityReport {
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Tokens with `||x||` under [`MIN_NORM`]: left out of `nmse`, `cosine` and `norm_ratio`.
+    pub short_tokens: u64,
+    /// After level 1.
+    pub level1: LevelFidelity,
+    /// After level 2.
+    pub level2: LevelFidelity,
+    /// `(SSE_1 - SSE_2) / SSE_1`: what level 2 adds. Up to 1, higher is better; below 0: it harms.
+    pub gain: f64,
+}
+
+impl Fidelity {
+    /// No tokens yet, of `d` dimensions.
+    pub fn new(d: usize) -> Self {
+        let levels = [Level::default(), Level::default()];
+        let x = vec![ExactSum::default(); d];
+        Self { d, tokens: 0, blocks: 0, short_tokens: 0, x, x_square: ExactSum::default(), levels }
+    }
+
+    /// Adds one block; an empty one changes nothing.
+    ///
+    /// | argument | shape | layout |
+    /// |---|---|---|
+    /// | `x`, `x_hat1`, `x_hat2` | `[n, d]` | row-major |
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for NaN or an
+    /// infinite number; nothing is added then.
+    pub fn add(&mut self, x: &[f32], x_hat1: &[f32], x_hat2: &[f32]) -> Result<()> {
+        let d = self.d;
+        for (what, len, expected) in [
+            ("x (a multiple of d)", x.len(), x.len().checked_div(d).unwrap_or(0) * d),
+            ("reconstruction of level 1", x_hat1.len(), x.len()),
+            ("reconstruction of level 2", x_hat2.len(), x.len()),
+        ] {
+            if len != expected {
+                return Err(Error::Shape { what, expected, got: len });
+            }
+        }
+        for (what, values) in [("x", x), ("reconstruction of level 1", x_hat1), ("reconstruction of level 2", x_hat2)] {
+            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                return Err(Error::NotFinite { what: what.into(), step: self.tokens + (at / d) as u64 });
+            }
+        }
+        if x.is_empty() {
+            return Ok(());
+        }
+        let n = x.len() / d;
+        let mut mean = vec![0.0f64; d];
+        for row in x.chunks_exact(d) {
+            mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x));
+        }
+        self.x.iter_mut().zip(&mean).for_each(|(sum, m)| sum.add(*m));
+        mean.iter_mut().for_each(|m| *m /= n as f64);
+        // Squared distances to the block's mean, and squared norms.
+        let (mut spread, mut norm) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        for row in x.chunks_exact(d) {
+            spread.push(sum_of(row.iter().zip(&mean).map(|(x, m)| square(f64::from(*x) - m))));
+            norm.push(sum_of(row.iter().map(|x| square(f64::from(*x)))));
+        }
+        self.x_square.add(sum_of(norm.iter().copied()));
+        self.short_tokens += norm.iter().filter(|s| libm::sqrt(**s) < MIN_NORM).count() as u64;
+        for (level, hat) in self.levels.iter_mut().zip([x_hat1, x_hat2]) {
+            level.add(d, x, hat, &spread, &norm);
+        }
+        self.tokens += n as u64;
+        self.blocks += 1;
+        Ok(())
+    }
+
+    /// Adds the blocks of `other`.
+    ///
+    /// # Panics
+    /// If the dimensions differ.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(self.d, other.d, "merged accumulators must have one dimension");
+        self.tokens += other.tokens;
+        self.blocks += other.blocks;
+        self.short_tokens += other.short_tokens;
+        self.x_square.merge(&other.x_square);
+        self.x.iter_mut().zip(&other.x).for_each(|(a, b)| a.merge(b));
+        self.levels.iter_mut().zip(&other.levels).for_each(|(a, b)| a.merge(b));
+    }
+
+    /// The scores of all blocks added.
+    pub fn report(&self) -> FidelityReport {
+        let n = self.tokens as f64;
+        let mean_square = sum_of(self.x.iter().map(|s| square(s.value()))) / n;
+        let variance = self.x_square.value() - mean_square;
+        let level = |l: &Level| {
+            let (sse, with_norm) = (l.sse.value(), (self.tokens - self.short_tokens) as f64);
+            // A spread below the rounding of the two sums that it is the difference of is none.
+            let spread = if variance > 1e-14 * self.x_square.value() { variance } else { 0.0 };
+            let fvu = if spread > 0.0 { sse / spread } else { f64::NAN };
+            LevelFidelity {
+                fvu,
+                ev: 1.0 - fvu,
+                fvu_batch: l.fvu_batch.value() / l.batches as f64,
+                fve_var: l.fve_var.value() / l.batches as f64,
+                ev_legacy: l.legacy.value() / l.legacies as f64,
+                mse: sse / n,
+                nmse: l.nmse.value() / with_norm,
+                cosine: l.cosine.value() / l.cosines as f64,
+                norm_ratio: l.norm_ratio.value() / with_norm,
+                tokens_without_cosine: self.tokens - l.cosines,
+                constant_blocks: self.blocks - l.batches,
+                tokens_at_mean: self.tokens - l.legacies,
+            }
+        };
+        let (sse1, sse2) = (self.levels[0].sse.value(), self.levels[1].sse.value());
+        FidelityReport {
+            tokens: self.tokens,
+            short_tokens: self.short_tokens,
+            level1: level(&self.levels[0]),
+            level2: level(&self.levels[1]),
+            gain: (sse1 - sse2) / sse1,
+        }
+    }
+}
+
+impl Level {
+    fn add(&mut self, d: usize, x: &[f32], hat: &[f32], spread: &[f64], norm: &[f64]) {
+        let n = spread.len();
+        let (mut sse, mut nmse, mut ratio, mut cosine, mut legacy) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        let mut mean_error = vec![0.0f64; d];
+        for (t, (x, hat)) in x.chunks_exact(d).zip(hat.chunks_exact(d)).enumerate() {
+            let (mut error, mut hat_square, mut dot) = (0.0, 0.0, 0.0);
+            for ((x, h), m) in x.iter().zip(hat).zip(&mut mean_error) {
+                let (x, h) = (f64::from(*x), f64::from(*h));
+                *m += h - x;
+                error += square(h - x);
+                hat_square += h * h;
+                dot += x * h;
+            }
+            sse += error;
+            let x_norm = libm::sqrt(norm[t]);
+            if x_norm >= MIN_NORM {
+                nmse += error / norm[t];
+                ratio += libm::sqrt(hat_square) / x_norm;
+                if hat_square > 0.0 {
+                    cosine += dot / (x_norm * libm::sqrt(hat_square));
+                    self.cosines += 1;
+                }
+            }
+            if spread[t] > 0.0 {
+                legacy += 1.0 - error / spread[t];
+                self.legacies += 1;
+            }
+        }
+        let total = sum_of(spread.iter().copied());
+        if total > 0.0 {
+            // sum_d Var(e), around the mean error: in a second pass, as a difference of sums would cancel.
+            mean_error.iter_mut().for_each(|m| *m /= n as f64);
+            let rows = x.chunks_exact(d).zip(hat.chunks_exact(d));
+            let around = sum_of(rows.map(|(x, hat)| {
+                let e = x.iter().zip(hat).map(|(x, h)| f64::from(*h) - f64::from(*x));
+                sum_of(e.zip(&mean_error).map(|(e, m)| square(e - m)))
+            }));
+            self.fvu_batch.add(sse / total);
+            self.fve_var.add(1.0 - around / total);
+            self.batches += 1;
+        }
+        let sums = [&mut self.sse, &mut self.nmse, &mut self.norm_ratio, &mut self.cosine, &mut self.legacy];
+        sums.into_iter().zip([sse, nmse, ratio, cosine, legacy]).for_each(|(sum, v)| sum.add(v));
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.sse.merge(&other.sse);
+        self.nmse.merge(&other.nmse);
+        self.norm_ratio.merge(&other.norm_ratio);
+        self.cosine.merge(&other.cosine);
+        self.fvu_batch.merge(&other.fvu_batch);
+        self.fve_var.merge(&other.fve_var);
+        self.legacy.merge(&other.legacy);
+        self.cosines += other.cosines;
+        self.batches += other.batches;
+        self.legacies += other.legacies;
+    }
+}
+
+fn square(x: f64) -> f64 {
+    x * x
+}
+
+fn sum_of(values: impl Iterator<Item = f64>) -> f64 {
+    values.sum()
+}

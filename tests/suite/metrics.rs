@@ -1,0 +1,456 @@
+//! The streaming metrics against their definitions on dense matrices, and merged against whole.
+
+use proptest::prelude::*;
+use strata_core::Error;
+use strata_core::metrics::composition::{Composition, Errors};
+use strata_core::metrics::exact::ExactSum;
+use strata_core::metrics::fidelity::{Fidelity, FidelityReport, LevelFidelity};
+use strata_core::metrics::sparsity::Sparsity;
+use strata_core::ROOT;
+use strata_core::model::CodesView;
+use strata_core::rng::Philox;
+
+#[track_caller]
+fn assert_close(what: &str, got: f64, expected: f64) {
+    let close = (got - expected).abs() <= 1e-9 * expected.abs().max(1.0);
+    assert!(close || got.is_nan() && expected.is_nan(), "{what}: {got}, expected {expected}");
+}
+
+/// Codes of `tokens` x `latents` as CSR and dense; latents fire with very different probabilities, some never.
+struct Case {
+    offsets: Vec<usize>,
+    index: Vec<u32>,
+    value: Vec<f32>,
+    dense: Vec<f32>,
+    latents: usize,
+}
+
+impl Case {
+    fn new(seed: u64, tokens: usize, latents: usize) -> Self {
+        let mut rng = Philox::new(seed, 0);
+        let mut case =
+            Self { offsets: vec![0], index: vec![], value: vec![], dense: vec![0.0; tokens * latents], latents };
+        for t in 0..tokens {
+            for j in 0..latents {
+                // Latent 0 is always on, the last one never.
+                let p = 1.0 / (1.0 + 2.0 * j as f32) * f32::from(u8::from(j + 1 < latents));
+                if rng.uniform_f32() < p {
+                    let z = rng.normal_f32().exp();
+                    case.index.push(j as u32);
+                    case.value.push(z);
+                    case.dense[t * latents + j] = z;
+                } else if rng.below(50) == 0 {
+                    // An entry that is stored but does not fire.
+                    case.index.push(j as u32);
+                    case.value.push(0.0);
+                }
+            }
+            case.offsets.push(case.index.len());
+        }
+        case
+    }
+
+    fn codes(&self) -> CodesView<'_> {
+        CodesView::new(&self.offsets, &self.index, &self.value, self.latents).unwrap()
+    }
+
+    fn with<R>(&self, from: usize, to: usize, f: impl FnOnce(&CodesView<'_>) -> R) -> R {
+        let (a, b) = (self.offsets[from], self.offsets[to]);
+        let offsets: Vec<usize> = self.offsets[from..=to].iter().map(|o| o - a).collect();
+        f(&CodesView::new(&offsets, &self.index[a..b], &self.value[a..b], self.latents).unwrap())
+    }
+
+    fn on(&self, t: usize, j: usize) -> bool {
+        self.dense[t * self.latents + j] > 0.0
+    }
+}
+
+proptest! {
+    #[test]
+    fn exact_sums_do_not_depend_on_order_or_grouping(
+        mut terms in prop::collection::vec(prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO, 0..40),
+        cut in 0usize..40,
+    ) {
+        let sum = |terms: &[f64]| {
+            let mut s = ExactSum::default();
+            terms.iter().for_each(|x| s.add(*x));
+            s
+        };
+        let cut = cut.min(terms.len());
+        let whole = sum(&terms).value();
+        let mut parts = sum(&terms[cut..]);
+        parts.merge(&sum(&terms[..cut]));
+        prop_assert_eq!(parts.value().to_bits(), whole.to_bits());
+        // Every term and its opposite cancel to nothing at all.
+        terms.extend(terms.clone().iter().rev().map(|x| -x));
+        prop_assert_eq!(sum(&terms).value().to_bits(), 0);
+    }
+
+    #[test]
+    fn exact_sums_equal_integer_sums(terms in prop::collection::vec(-1i64 << 52..1 << 52, 0..60), scale in -900i32..900) {
+        let mut s = ExactSum::default();
+        terms.iter().for_each(|x| s.add(*x as f64 * 2f64.powi(scale)));
+        let expected = terms.iter().map(|x| i128::from(*x)).sum::<i128>() as f64 * 2f64.powi(scale);
+        prop_assert_eq!(s.value(), expected);
+    }
+}
+
+#[test]
+fn an_exact_sum_is_rounded_once_and_to_even() {
+    let sum = |terms: &[f64]| {
+        let mut s = ExactSum::default();
+        terms.iter().for_each(|x| s.add(*x));
+        s.value()
+    };
+    let half = 2f64.powi(-53);
+    assert_eq!(sum(&[1.0, half]), 1.0);
+    assert_eq!(sum(&[1.0, half, 5e-324]), 1.0 + 2.0 * half);
+    assert_eq!(sum(&[-1.0, -half, -5e-324]), -1.0 - 2.0 * half);
+    assert_eq!(sum(&[1e308, 1.0, -1e308]), 1.0);
+    assert_eq!(sum(&[f64::MAX, f64::MAX]), f64::INFINITY);
+    assert_eq!(sum(&[5e-324, 5e-324]), 1e-323);
+    assert_eq!(sum(&[f64::MAX; 3].map(|x| x / 4.0)), f64::MAX / 4.0 * 3.0);
+}
+
+/// `x`, and two reconstructions with a bias and shrinkage; token 3 is 0, and `x_hat1` is 0 on token 5.
+fn reconstruction(tokens: usize, d: usize) -> [Vec<f32>; 3] {
+    let mut rng = Philox::new(9, 1);
+    let mut x: Vec<f32> = (0..tokens * d).map(|e| 3.0 + (e % d) as f32 + rng.normal_f32()).collect();
+    x[3 * d..4 * d].fill(0.0);
+    let mut hat = |shrink: f32, noise: f32| -> Vec<f32> {
+        x.iter().map(|x| 0.2 + shrink * x + noise * rng.normal_f32()).collect()
+    };
+    let (mut one, two) = (hat(0.8, 0.5), hat(0.95, 0.1));
+    one[5 * d..6 * d].fill(0.0);
+    [x, one, two]
+}
+
+fn scores(l: &LevelFidelity) -> [f64; 9] {
+    [l.fvu, l.ev, l.fvu_batch, l.fve_var, l.ev_legacy, l.mse, l.nmse, l.cosine, l.norm_ratio]
+}
+
+#[test]
+fn fidelity_equals_its_definitions() {
+    let (d, sizes) = (7, [20usize, 1, 13]);
+    let tokens: usize = sizes.iter().sum();
+    let [x, one, two] = reconstruction(tokens, d);
+    let mut fidelity = Fidelity::new(d);
+    let mut at = 0;
+    for n in sizes {
+        let range = at * d..(at + n) * d;
+        fidelity.add(&x[range.clone()], &one[range.clone()], &two[range]).unwrap();
+        at += n;
+    }
+    let report = fidelity.report();
+    let square = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>();
+    let row = |m: &[f32], t: usize| -> Vec<f64> { m[t * d..(t + 1) * d].iter().map(|v| f64::from(*v)).collect() };
+    let minus = |a: &[f64], b: &[f64]| -> Vec<f64> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+    let mean_of = |rows: &[Vec<f64>]| -> Vec<f64> {
+        (0..d).map(|c| rows.iter().map(|r| r[c]).sum::<f64>() / rows.len() as f64).collect()
+    };
+    let spread = |rows: &[Vec<f64>]| {
+        let m = mean_of(rows);
+        rows.iter().map(|r| square(&minus(r, &m))).sum::<f64>()
+    };
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    let mut all_sse = vec![];
+    for (name, hat, got) in [("level 1", &one, &report.level1), ("level 2", &two, &report.level2)] {
+        let xs: Vec<_> = (0..tokens).map(|t| row(&x, t)).collect();
+        let hats: Vec<_> = (0..tokens).map(|t| row(hat, t)).collect();
+        let errors: Vec<_> = hats.iter().zip(&xs).map(|(h, x)| minus(h, x)).collect();
+        let sse: f64 = errors.iter().map(|e| square(e)).sum();
+        all_sse.push(sse);
+        let (mut batch, mut var, mut legacy, mut at) = (vec![], vec![], vec![], 0);
+        for n in sizes {
+            let (xs, errors) = (&xs[at..at + n], &errors[at..at + n]);
+            at += n;
+            if n == 1 {
+                continue;
+            }
+            batch.push(errors.iter().map(|e| square(e)).sum::<f64>() / spread(xs));
+            var.push(1.0 - spread(errors) / spread(xs));
+            let m = mean_of(xs);
+            legacy.extend(xs.iter().zip(errors).map(|(x, e)| 1.0 - square(e) / square(&minus(x, &m))));
+        }
+        let long: Vec<usize> = (0..tokens).filter(|t| *t != 3).collect();
+        let norm = |v: &[f64]| square(v).sqrt();
+        let nmse: Vec<f64> = long.iter().map(|&t| square(&errors[t]) / square(&xs[t])).collect();
+        let ratio: Vec<f64> = long.iter().map(|&t| norm(&hats[t]) / norm(&xs[t])).collect();
+        let with_cosine = long.iter().filter(|&&t| norm(&hats[t]) > 0.0);
+        let cosine: Vec<f64> = with_cosine
+            .map(|&t| xs[t].iter().zip(&hats[t]).map(|(a, b)| a * b).sum::<f64>() / norm(&xs[t]) / norm(&hats[t]))
+            .collect();
+        let fvu = sse / spread(&xs);
+        let expected = [
+            fvu,
+            1.0 - fvu,
+            mean(&batch),
+            mean(&var),
+            mean(&legacy),
+            sse / tokens as f64,
+            mean(&nmse),
+            mean(&cosine),
+            mean(&ratio),
+        ];
+        for (k, (got, expected)) in scores(got).into_iter().zip(expected).enumerate() {
+            assert_close(&format!("{name}, score {k}"), got, expected);
+        }
+        assert_eq!((got.constant_blocks, got.tokens_at_mean), (1, 1));
+        assert_eq!(got.tokens_without_cosine, (tokens - cosine.len()) as u64);
+    }
+    assert_eq!((report.tokens, report.short_tokens), (tokens as u64, 1));
+    assert_close("gain", report.gain, (all_sse[0] - all_sse[1]) / all_sse[0]);
+}
+
+#[test]
+fn fidelity_of_blocks_in_any_order_and_grouping_has_the_same_bits() {
+    let (d, tokens, size) = (5, 60, 7);
+    let data = reconstruction(tokens, d);
+    let [x, one, two] = &data;
+    let blocks: Vec<_> = (0..tokens).step_by(size).map(|t| t * d..(t + size).min(tokens) * d).collect();
+    let run = |which: &[usize]| {
+        let mut f = Fidelity::new(d);
+        for &b in which {
+            let r = &blocks[b];
+            f.add(&x[r.clone()], &one[r.clone()], &two[r.clone()]).unwrap();
+        }
+        f
+    };
+    let bits = |r: &FidelityReport| [scores(&r.level1), scores(&r.level2)].map(|l| l.map(f64::to_bits));
+    let whole = run(&(0..blocks.len()).collect::<Vec<_>>()).report();
+    let mut merged = run(&[8, 2, 5]);
+    merged.merge(&run(&[0, 7]));
+    merged.merge(&run(&[]));
+    merged.merge(&run(&[6, 1, 4, 3]));
+    assert_eq!(bits(&merged.report()), bits(&whole));
+    assert_eq!(merged.report(), whole);
+}
+
+#[test]
+fn fidelity_of_a_perfect_and_of_a_mean_reconstruction() {
+    let d = 4;
+    let [x, ..] = reconstruction(40, d);
+    let mut mean = vec![0.0f32; d];
+    x.chunks_exact(d).for_each(|r| mean.iter_mut().zip(r).for_each(|(m, x)| *m += x / 40.0));
+    let mut f = Fidelity::new(d);
+    f.add(&x, &mean.repeat(40), &x).unwrap();
+    let r = f.report();
+    assert!((r.level1.fvu - 1.0).abs() < 1e-6 && r.level1.fve_var.abs() < 1e-6, "{r:?}");
+    assert_eq!((r.level2.fvu, r.level2.ev, r.level2.fvu_batch, r.gain), (0.0, 1.0, 0.0, 1.0));
+    assert!((r.level2.cosine - 1.0).abs() < 1e-12 && (r.level2.norm_ratio - 1.0).abs() < 1e-12);
+    // Equal tokens have no variance to explain, and no tokens have nothing at all.
+    let mut f = Fidelity::new(d);
+    f.add(&[0.1; 12], &[0.2; 12], &[0.1; 12]).unwrap();
+    let r = f.report();
+    assert!(r.level1.fvu.is_nan() && r.level1.fvu_batch.is_nan() && r.level1.ev_legacy.is_nan());
+    assert!(Fidelity::new(d).report().level2.mse.is_nan());
+    assert!(serde_json::to_string(&r).unwrap().contains("\"fvu_batch\":null"));
+}
+
+#[test]
+fn fidelity_refuses_wrong_sizes_and_numbers_that_are_not_finite() {
+    let mut f = Fidelity::new(3);
+    assert!(matches!(f.add(&[0.0; 4], &[0.0; 4], &[0.0; 4]), Err(Error::Shape { .. })));
+    assert!(matches!(f.add(&[0.0; 6], &[0.0; 6], &[0.0; 3]), Err(Error::Shape { .. })));
+    f.add(&[1.0; 6], &[0.0; 6], &[0.0; 6]).unwrap();
+    let hat = [0.0, 0.0, 0.0, 0.0, f32::NAN, 0.0];
+    assert!(matches!(f.add(&[0.0; 6], &hat, &[0.0; 6]), Err(Error::NotFinite { step: 3, .. })));
+    assert_eq!(f.report().tokens, 2);
+}
+
+#[test]
+fn sparsity_equals_its_definitions() {
+    let (tokens, m) = (300, 90);
+    let case = Case::new(4, tokens, m);
+    let mut s = Sparsity::new(m);
+    s.add(&case.codes()).unwrap();
+    let r = s.report();
+    let mut l0: Vec<usize> = (0..tokens).map(|t| (0..m).filter(|j| case.on(t, *j)).count()).collect();
+    let fires: Vec<usize> = (0..m).map(|j| (0..tokens).filter(|t| case.on(*t, j)).count()).collect();
+    let n = tokens as f64;
+    let mean = l0.iter().sum::<usize>() as f64 / n;
+    assert_close("mean", r.l0_mean, mean);
+    assert_close("sd", r.l0_sd, (l0.iter().map(|k| (*k as f64 - mean).powi(2)).sum::<f64>() / n).sqrt());
+    l0.sort_unstable();
+    assert_eq!(r.l0_quantiles, Some([5, 25, 50, 75, 95, 99].map(|q: usize| l0[(q * tokens).div_ceil(100) - 1])));
+    assert_eq!(s.fires(), fires.iter().map(|f| *f as u64).collect::<Vec<_>>());
+    let share = |f: &dyn Fn(usize) -> bool| fires.iter().filter(|x| f(**x)).count() as f64 / m as f64;
+    assert_eq!(r.dead, share(&|f| f == 0));
+    assert_eq!(r.dense, share(&|f| f as f64 / n > 0.1));
+    assert_eq!(r.not_alive, share(&|f| f < 10));
+    assert_eq!((r.ultra_rare, r.empty_tokens), (0.0, 0.0));
+    assert!(r.dead > 0.0 && r.dense > 0.0 && r.not_alive > r.dead && r.not_alive < 0.9);
+    let mut alive: Vec<f64> = fires.iter().filter(|f| **f >= 10).map(|f| *f as f64 / n).collect();
+    alive.sort_by(f64::total_cmp);
+    assert_close("median", r.median_density, (alive[(alive.len() - 1) / 2] + alive[alive.len() / 2]) / 2.0);
+    for (b, count) in r.density_histogram.iter().enumerate() {
+        let (low, high) = (-10.0 + b as f64 / 4.0, if b == 39 { 1.0 } else { -9.75 + b as f64 / 4.0 });
+        let inside = fires.iter().filter(|f| (low..high).contains(&(**f as f64 / n).log10())).count();
+        assert_eq!(*count, inside as u64, "bin {b}");
+    }
+    let hoyer = (0..tokens).map(|t| {
+        let z = case.dense[t * m..(t + 1) * m].iter().map(|z| f64::from(*z));
+        let root = (m as f64).sqrt();
+        (root - z.clone().sum::<f64>() / z.map(|z| z * z).sum::<f64>().sqrt()) / (root - 1.0)
+    });
+    assert_close("hoyer", r.hoyer, hoyer.sum::<f64>() / n);
+    // Gini as the mean absolute difference over twice the mean.
+    let pairs = fires.iter().flat_map(|a| fires.iter().map(move |b| a.abs_diff(*b))).sum::<usize>() as f64;
+    assert_close("gini", r.gini, pairs / (2.0 * m as f64 * fires.iter().sum::<usize>() as f64));
+    let mass: Vec<f64> = (0..m).map(|j| (0..tokens).map(|t| f64::from(case.dense[t * m + j])).sum()).collect();
+    let q = mass.iter().map(|a| a / mass.iter().sum::<f64>()).filter(|q| *q > 0.0);
+    let effective = (-q.map(|q| q * q.ln()).sum::<f64>()).exp();
+    assert_close("effective", r.effective_latents, effective);
+    assert_close("utilisation", r.utilisation, effective / m as f64);
+}
+
+#[test]
+fn sparsity_of_equal_latents_of_one_latent_and_of_silence() {
+    let report = |offsets: &[usize], index: &[u32], latents: usize| {
+        let value = vec![0.5; index.len()];
+        let mut s = Sparsity::new(latents);
+        s.add(&CodesView::new(offsets, index, &value, latents).unwrap()).unwrap();
+        s.report()
+    };
+    let equal = report(&[0, 3, 6], &[0, 1, 2, 2, 1, 0], 3);
+    assert_eq!((equal.l0_mean, equal.l0_sd, equal.gini, equal.dense), (3.0, 0.0, 0.0, 1.0));
+    assert!(equal.hoyer.abs() < 1e-12 && (equal.utilisation - 1.0).abs() < 1e-12);
+    assert_eq!(equal.density_histogram[39], 3);
+    let one = report(&[0, 1, 2, 2], &[1, 1], 4);
+    assert_eq!((one.empty_tokens, one.dead, one.effective_latents, one.gini), (1.0 / 3.0, 0.75, 1.0, 0.75));
+    assert!((one.hoyer - 1.0).abs() < 1e-12);
+    let silent = report(&[0, 0], &[], 4);
+    assert!(silent.hoyer.is_nan() && silent.gini.is_nan() && silent.effective_latents.is_nan());
+    assert_eq!((silent.l0_quantiles, silent.empty_tokens), (Some([0; 6]), 1.0));
+    assert!(report(&[0, 1], &[0], 1).hoyer.is_nan());
+    assert_eq!(Sparsity::new(4).report().l0_quantiles, None);
+}
+
+#[test]
+fn sparsity_and_composition_do_not_depend_on_blocks_or_grouping() {
+    let (tokens, f1, f2, d) = (120, 6, 15, 4);
+    let (one, two) = (Case::new(1, tokens, f1), Case::new(2, tokens, f2));
+    let mut rng = Philox::new(3, 0);
+    let error: Vec<f32> = (0..tokens * d).map(|_| rng.normal_f32()).collect();
+    let decoder2: Vec<f32> = (0..f2 * d).map(|_| rng.normal_f32()).collect();
+    let parent: Vec<u32> = (0..f2 as u32).map(|j| if j % 5 == 4 { ROOT } else { j % 6 }).collect();
+    let run = |cuts: &[usize]| {
+        let (mut s, mut c) = (Sparsity::new(f2), Composition::new(f1, &parent).unwrap());
+        for w in cuts.windows(2) {
+            let errors = Errors { error: &error[w[0] * d..w[1] * d], decoder2: &decoder2, d };
+            two.with(w[0], w[1], |b| s.add(b).unwrap());
+            one.with(w[0], w[1], |a| two.with(w[0], w[1], |b| c.add(a, b, Some(errors)).unwrap()));
+        }
+        (s, c)
+    };
+    let whole = run(&[0, tokens]);
+    let (mut s, mut c) = run(&[70, 71, 120]);
+    let rest = run(&[0, 13, 13, 70]);
+    s.merge(&rest.0);
+    c.merge(&rest.1).unwrap();
+    assert_eq!(format!("{:?}", s.report()), format!("{:?}", whole.0.report()));
+    assert_eq!(format!("{:?}", c.report()), format!("{:?}", whole.1.report()));
+}
+
+#[test]
+fn composition_equals_its_definitions() {
+    let (tokens, f1, f2, d) = (400, 7, 24, 5);
+    let (one, two) = (Case::new(5, tokens, f1), Case::new(6, tokens, f2));
+    let mut rng = Philox::new(7, 0);
+    let error: Vec<f32> = (0..tokens * d).map(|_| rng.normal_f32()).collect();
+    let decoder2: Vec<f32> = (0..f2 * d).map(|_| rng.normal_f32()).collect();
+    let parent: Vec<u32> = (0..f2 as u32).map(|j| if j % 6 == 5 { ROOT } else { j % 7 }).collect();
+    let mut c = Composition::new(f1, &parent).unwrap();
+    c.add(&one.codes(), &two.codes(), Some(Errors { error: &error, decoder2: &decoder2, d })).unwrap();
+    let r = c.report();
+    let n = |f: &dyn Fn(usize) -> bool| (0..tokens).filter(|t| f(*t)).count() as f64;
+    let lift = |i: usize, j: usize| {
+        let (ni, nj) = (n(&|t| one.on(t, i)), n(&|t| two.on(t, j)));
+        let both = n(&|t| one.on(t, i) && two.on(t, j));
+        assert_eq!(f64::from(c.together(i, j)), both);
+        let defined = ni > 0.0 && nj > 0.0 && ni < tokens as f64 && nj < tokens as f64;
+        if defined { tokens as f64 * both / (ni * nj) } else { f64::NAN }
+    };
+    for (j, child) in r.child.iter().enumerate() {
+        let fires = n(&|t| two.on(t, j));
+        assert_eq!(child.fires as f64, fires);
+        let given = |i: usize| n(&|t| one.on(t, i) && two.on(t, j)) / fires;
+        let w: Vec<f64> = (0..f1).map(|i| if lift(i, j) > 2.0 { given(i) } else { 0.0 }).collect();
+        let total: f64 = w.iter().sum();
+        assert_close("treeness", child.treeness, w.iter().fold(0.0, |a: f64, b| a.max(*b)) / total);
+        let squares: f64 = w.iter().map(|w| w * w).sum();
+        assert_close("effective parents", child.effective_parents, total * total / squares);
+        let (p, root) = (parent[j] as usize, parent[j] == ROOT);
+        assert_close("containment", child.containment, if root { f64::NAN } else { given(p) });
+        assert_close("lift", child.lift, if root { f64::NAN } else { lift(p, j) });
+        // The gain is the growth of the squared error when z_j D_j is taken away.
+        let mut gain = 0.0;
+        for t in 0..tokens {
+            for k in 0..d {
+                let e = f64::from(error[t * d + k]);
+                let without = e - f64::from(two.dense[t * f2 + j]) * f64::from(decoder2[j * d + k]);
+                gain += without * without - e * e;
+            }
+        }
+        assert_close("gain", child.gain, gain);
+    }
+    for p in &r.parent {
+        let i = p.latent as usize;
+        let kids: Vec<usize> = (0..f2).filter(|j| parent[*j] == p.latent).collect();
+        let active = |t: usize| kids.iter().filter(|j| two.on(t, **j)).count();
+        assert_eq!((p.children, p.fires as f64), (kids.len(), n(&|t| one.on(t, i))));
+        assert_close("coverage", p.coverage, n(&|t| one.on(t, i) && active(t) > 0) / n(&|t| one.on(t, i)));
+        assert_close("exclusivity", p.exclusivity, n(&|t| active(t) == 1) / n(&|t| active(t) > 0));
+    }
+    let alive = || r.child.iter().filter(|c| c.fires >= 10);
+    let edges: Vec<_> = alive().filter(|c| c.parent != ROOT).collect();
+    assert_close("containment", r.containment, edges.iter().map(|c| c.containment).sum::<f64>() / edges.len() as f64);
+    let mut lifts: Vec<f64> = edges.iter().map(|c| c.lift).filter(|l| !l.is_nan()).collect();
+    lifts.sort_by(f64::total_cmp);
+    assert_close("lift", r.median_lift, (lifts[(lifts.len() - 1) / 2] + lifts[lifts.len() / 2]) / 2.0);
+    assert_eq!((r.root_children, r.edges_not_alive), (4, 20 - edges.len()));
+    assert_eq!(r.edges_without_lift, edges.len() - lifts.len());
+    assert!(r.edges_not_alive > 0 && r.edges_without_lift > 0);
+    let harmful = alive().filter(|c| c.gain < 0.0).count() as f64 / alive().count() as f64;
+    assert_close("harmful", r.harmful, harmful);
+    assert_eq!(r.children_without_treeness, alive().filter(|c| c.treeness.is_nan()).count());
+}
+
+#[test]
+fn composition_of_an_exact_tree() {
+    // Parents 0 and 1 with two exclusive children each; a token of nothing in four.
+    let (mut o1, mut i1, mut o2, mut i2) = (vec![0], vec![], vec![0], vec![]);
+    for t in 0..160u32 {
+        if t % 4 != 3 {
+            let p = u32::from(t % 3 == 0);
+            i1.push(p);
+            i2.push(2 * p + t % 2);
+        }
+        o1.push(i1.len());
+        o2.push(i2.len());
+    }
+    let one = vec![1.0; i1.len()];
+    let codes1 = CodesView::new(&o1, &i1, &one, 2).unwrap();
+    let codes2 = CodesView::new(&o2, &i2, &one, 4).unwrap();
+    let mut c = Composition::new(2, &[0, 0, 1, 1]).unwrap();
+    c.add(&codes1, &codes2, None).unwrap();
+    let r = c.report();
+    assert_eq!((r.containment, r.coverage, r.exclusivity), (1.0, 1.0, 1.0));
+    assert_eq!(r.child[2].treeness, 1.0);
+    assert!(r.harmful.is_nan() && r.child[0].gain.is_nan());
+    assert_eq!(r.child[2].lift, 160.0 / f64::from(i1.iter().sum::<u32>()));
+}
+
+#[test]
+fn composition_refuses_tables_that_are_too_large_and_parents_that_are_not_there() {
+    let parent = vec![ROOT; 1 << 14];
+    let err = Composition::new((1 << 13) + 1, &parent).unwrap_err();
+    assert!(matches!(&err, Error::Config { why, .. } if why.contains("pairs")), "{err}");
+    assert!(matches!(Composition::new(3, &[0, 3]), Err(Error::Index { index: 3, len: 3, .. })));
+    let mut c = Composition::new(3, &[0, 1]).unwrap();
+    let codes = CodesView::new(&[0, 1], &[0], &[1.0], 2).unwrap();
+    assert!(matches!(c.add(&codes, &codes, None), Err(Error::Shape { expected: 3, got: 2, .. })));
+    assert!(matches!(Sparsity::new(3).add(&codes), Err(Error::Shape { expected: 3, got: 2, .. })));
+    let infinite = CodesView::new(&[0, 0, 1], &[0], &[f32::INFINITY], 2).unwrap();
+    assert!(matches!(Sparsity::new(2).add(&infinite), Err(Error::NotFinite { step: 1, .. })));
+}
