@@ -90,7 +90,9 @@ impl fmt::Display for Error {
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
             Self::NotFinite { what, step } => write!(f, "{what} is not finite at step {step}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
-            Self::Capacity { what, needed, got } => write!(f, "{what}: {needed} entries are needed, the buffer has {got}"),
+            Self::Capacity { what, needed, got } => {
+                write!(f, "{what}: {needed} entries are needed, the buffer has {got}")
+            }
         }
     }
 }

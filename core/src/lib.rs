@@ -6,14 +6,28 @@ extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod activation;
+pub mod config;
 pub mod error;
 pub mod format;
+pub mod gate;
+pub mod kernel;
+pub mod loss;
+pub mod metrics;
+pub mod model;
+pub mod normalise;
 pub mod order;
 pub mod par;
 pub mod rng;
 pub mod rows;
+pub mod synth;
+pub mod train;
 
+pub use config::Config;
 pub use error::{Error, Result};
+pub use gate::ROOT;
+pub use kernel::Isa;
+pub use model::{Codes, Encoder, Model};
 pub use order::RowOrder;
 pub use par::Par;
 pub use rng::Philox;

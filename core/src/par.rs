@@ -15,14 +15,25 @@ pub enum Par {
 }
 
 impl Par {
-    /// Calls `f(i, &mut items[i])` for every `i`.
-    pub fn for_each<T: Send>(self, items: &mut [T], f: impl Fn(usize, &mut T) + Sync + Send) {
+    /// How many parts can run at once. For the number of scratch spaces only: results must not depend on it.
+    pub fn threads(self) -> usize {
         match self {
-            Self::Seq => items.iter_mut().enumerate().for_each(|(i, t)| f(i, t)),
+            Self::Seq => 1,
+            #[cfg(feature = "rayon")]
+            Self::Rayon => rayon::current_num_threads(),
+        }
+    }
+
+    /// Runs both, possibly at the same time.
+    fn join(self, a: impl FnOnce() + Send, b: impl FnOnce() + Send) {
+        match self {
+            Self::Seq => {
+                a();
+                b();
+            }
             #[cfg(feature = "rayon")]
             Self::Rayon => {
-                use rayon::prelude::*;
-                items.par_iter_mut().enumerate().with_max_len(1).for_each(|(i, t)| f(i, t));
+                rayon::join(a, b);
             }
         }
     }
@@ -38,6 +49,99 @@ impl Par {
                 items.par_chunks_mut(size).enumerate().with_max_len(1).for_each(|(i, c)| f(i, c));
             }
         }
+    }
+
+    /// Calls `f(first_row, [rows of each array])` for every block of `block` rows of `N` arrays that are split alike.
+    ///
+    /// Array `a` has `n_rows` rows of `widths[a]` items; a width of 0 marks an array that is not there. The last block
+    /// may be shorter.
+    pub fn for_rows<const N: usize>(
+        self,
+        n_rows: usize,
+        block: usize,
+        arrays: [&mut [f32]; N],
+        widths: [usize; N],
+        f: impl Fn(usize, [&mut [f32]; N]) + Sync + Send,
+    ) {
+        assert!(block > 0, "blocks of zero rows");
+        for (array, width) in arrays.iter().zip(widths) {
+            assert_eq!(array.len(), n_rows * width, "rows of an array");
+        }
+        if n_rows > 0 {
+            self.split_rows(0, n_rows, block, arrays, &widths, &f);
+        }
+    }
+
+    fn split_rows<const N: usize>(
+        self,
+        first: usize,
+        n_rows: usize,
+        block: usize,
+        arrays: [&mut [f32]; N],
+        widths: &[usize; N],
+        f: &(impl Fn(usize, [&mut [f32]; N]) + Sync + Send),
+    ) {
+        let n_blocks = n_rows.div_ceil(block);
+        if n_blocks == 1 {
+            f(first, arrays);
+            return;
+        }
+        let left_rows = n_blocks / 2 * block;
+        let mut right: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
+        let mut i = 0;
+        let left = arrays.map(|array| {
+            let (l, r) = array.split_at_mut(left_rows * widths[i]);
+            right[i] = r;
+            i += 1;
+            l
+        });
+        self.join(
+            || self.split_rows(first, left_rows, block, left, widths, f),
+            || self.split_rows(first + left_rows, n_rows - left_rows, block, right, widths, f),
+        );
+    }
+
+    /// Calls `f(lane, i, &mut items[i], rows of i)` for every item, where item `i` owns `rows[i * width..][..width]`
+    /// (the last may be shorter) and `lane` is a scratch space that no other call uses at the same time.
+    ///
+    /// Which lane serves which item depends on the number of lanes, so `f` must not let its results depend on what a
+    /// lane held before.
+    pub fn for_items<L: Send, T: Send>(
+        self,
+        lanes: &mut [L],
+        items: &mut [T],
+        rows: &mut [f32],
+        width: usize,
+        f: impl Fn(&mut L, usize, &mut T, &mut [f32]) + Sync + Send,
+    ) {
+        assert!(!lanes.is_empty(), "no lane to compute in");
+        self.split_items(lanes, 0, items, rows, width, &f);
+    }
+
+    fn split_items<L: Send, T: Send>(
+        self,
+        lanes: &mut [L],
+        first: usize,
+        items: &mut [T],
+        rows: &mut [f32],
+        width: usize,
+        f: &(impl Fn(&mut L, usize, &mut T, &mut [f32]) + Sync + Send),
+    ) {
+        if lanes.len() == 1 || items.len() <= 1 {
+            for (i, (item, part)) in items.iter_mut().zip(rows.chunks_mut(width)).enumerate() {
+                f(&mut lanes[0], first + i, item, part);
+            }
+            return;
+        }
+        let half = lanes.len() / 2;
+        let left_items = (items.len() * half / lanes.len()).max(1);
+        let (left_lanes, right_lanes) = lanes.split_at_mut(half);
+        let (left, right) = items.split_at_mut(left_items);
+        let (left_rows, right_rows) = rows.split_at_mut(left_items * width);
+        self.join(
+            || self.split_items(left_lanes, first, left, left_rows, width, f),
+            || self.split_items(right_lanes, first + left_items, right, right_rows, width, f),
+        );
     }
 
     /// Calls `f(i)` for every `i` in `0..n` and returns the results in index order.

@@ -2,7 +2,12 @@
 
 mod dump;
 mod inspect;
+mod kernel;
+mod matching;
 mod npy;
 mod order;
+mod quality;
+mod recovery;
 mod rng;
 mod rows;
+mod synth;

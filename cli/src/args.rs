@@ -1,0 +1,176 @@
+//! The command line, as typed.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+use strata_core::Dtype;
+
+/// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "strata", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Flags of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Threads to compute with [default: one a core]. The results do not depend on it
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print nothing but results and errors
+    #[arg(long, global = true)]
+    pub quiet: bool,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Capture, train and evaluate on the embedded language model and text: nothing else is needed
+    Demo(Demo),
+    /// Run a GPT-2-family language model over a text and write a layer's activations as a dump
+    Capture(Capture),
+    /// Say what is in a dump, and whether it can be trained on
+    Inspect(DumpArgs),
+    /// Train on a dump
+    Train(Train),
+    /// Evaluate a run on the held-out rows of a dump
+    Eval(Eval),
+    /// Write the sparse codes of every row of a dump
+    Encode(Encode),
+}
+
+/// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
+#[derive(Debug, Args)]
+pub struct DumpArgs {
+    /// The dump, or its shards in order
+    #[arg(required = true, value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// How to read a raw `.bin`.
+#[derive(Debug, Args)]
+pub struct RawArgs {
+    /// Raw .bin: type of its numbers (f32, f16, bf16)
+    #[arg(long, value_name = "TYPE", requires = "dim")]
+    pub dtype: Option<Dtype>,
+    /// Raw .bin: numbers a row
+    #[arg(long, value_name = "D", requires = "dtype")]
+    pub dim: Option<usize>,
+}
+
+/// Settings of a run.
+#[derive(Debug, Args)]
+pub struct Settings {
+    /// Settings, as in the config.toml of a run
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, as in `--set train.steps=2000`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Seed of every random choice
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+/// `strata demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where the dump and the run go
+    #[arg(long, value_name = "DIR", default_value = "strata-demo")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `strata capture`.
+#[derive(Debug, Args)]
+pub struct Capture {
+    /// Hugging Face directory of the language model (config.json, model.safetensors, tokenizer.json) [default: the embedded one]
+    #[arg(long, value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Text to run it over [default: the embedded one]
+    #[arg(long, value_name = "FILE")]
+    pub text: Option<PathBuf>,
+    /// Take the residual stream after this block, counted from 0
+    #[arg(long, value_name = "L")]
+    pub layer: usize,
+    /// The dump to write
+    #[arg(long, value_name = "DUMP")]
+    pub out: PathBuf,
+    /// Tokens a window [default: all that the model can attend to]
+    #[arg(long, value_name = "T")]
+    pub context: Option<usize>,
+    /// Stop after this many tokens
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<u64>,
+    /// Type of the numbers written
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub dtype: Dtype,
+}
+
+/// `strata train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// The dump, or its shards in order
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// The run directory to make
+    #[arg(long, value_name = "RUN")]
+    pub out: PathBuf,
+    /// Go on with a run that was stopped, from its last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// `strata eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// The run directory
+    pub run: PathBuf,
+    /// The dump, or its shards in order
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// Evaluate every row, not only those that training held out
+    #[arg(long)]
+    pub all: bool,
+    /// Put the reconstructions back into the language model and measure its cross-entropy
+    #[arg(long)]
+    pub splice: bool,
+    /// With --splice: Hugging Face directory of the language model [default: the embedded one, if the dump came from it]
+    #[arg(long, value_name = "DIR", requires = "splice")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// `strata encode`.
+#[derive(Debug, Args)]
+pub struct Encode {
+    /// The run directory
+    pub run: PathBuf,
+    /// The dump, or its shards in order
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// The file to write: safetensors, in CSR form a level
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Write values as f16
+    #[arg(long)]
+    pub f16: bool,
+    #[command(flatten)]
+    pub raw: RawArgs,
+}

@@ -1,0 +1,139 @@
+//! Checkpoints: everything a run needs to go on to the same bits, checksummed.
+//!
+//! `checkpoints/step-000123/state.safetensors` holds the arrays of [`State`]; `state.sha256` its SHA-256 in hex. A
+//! checkpoint is written into a hidden directory and renamed, so it is there whole or not at all; the last two are kept.
+
+use crate::files;
+use anyhow::{Context, Result, bail};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use strata_core::train::{Array, State};
+
+/// Checkpoints that are kept.
+const KEEP: usize = 2;
+
+/// Lower-case hex of the SHA-256 of `bytes`.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Writes the checkpoint of `step` into `dir` and drops all but the last two.
+///
+/// # Errors
+/// If it cannot be written; older checkpoints are then untouched.
+pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
+    let bytes = to_bytes(state)?;
+    let sum = sha256(&bytes);
+    let name = format!("step-{step:09}");
+    let (hidden, path) = (dir.join(format!(".{name}.tmp")), dir.join(&name));
+    let write = || -> Result<()> {
+        if hidden.exists() {
+            fs::remove_dir_all(&hidden)?;
+        }
+        fs::create_dir_all(&hidden)?;
+        files::write_atomic(&hidden.join("state.safetensors"), &bytes)?;
+        files::write_atomic(&hidden.join("state.sha256"), format!("{sum}\n").as_bytes())?;
+        if path.exists() {
+            retire(dir, &path)?;
+        }
+        fs::rename(&hidden, &path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing the checkpoint {}", path.display()))?;
+    let all = list(dir)?;
+    for (_, old) in all.iter().rev().skip(KEEP) {
+        retire(dir, old).with_context(|| format!("removing the old checkpoint {}", old.display()))?;
+    }
+    Ok(())
+}
+
+/// Removes a checkpoint such that a kill in between leaves no half of it behind under its name.
+fn retire(dir: &Path, path: &Path) -> Result<()> {
+    let hidden = dir.join(format!(".{}.old.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
+    if hidden.exists() {
+        fs::remove_dir_all(&hidden)?;
+    }
+    fs::rename(path, &hidden)?;
+    fs::remove_dir_all(&hidden)?;
+    Ok(())
+}
+
+/// The checkpoints in `dir`, by step.
+///
+/// # Errors
+/// If the directory cannot be read; one that is not there holds none.
+pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    if dir.exists() {
+        for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
+            let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
+            let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+            if let Some(step) = step {
+                found.push((step, path));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads the newest checkpoint in `dir`; `None` if there is none.
+///
+/// # Errors
+/// One sentence naming the file if it is missing, damaged or no checkpoint.
+pub fn load_newest(dir: &Path) -> Result<Option<(u64, State)>> {
+    let all = list(dir)?;
+    let Some((step, path)) = all.last() else { return Ok(None) };
+    let file = path.join("state.safetensors");
+    let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let sum_file = path.join("state.sha256");
+    let expected = fs::read_to_string(&sum_file).with_context(|| format!("reading {}", sum_file.display()))?;
+    let found = sha256(&bytes);
+    if expected.trim() != found {
+        let hint = match all.len() {
+            1 => "remove it to start over".to_owned(),
+            n => format!("remove it to go on from step {}", all[n - 2].0),
+        };
+        bail!(
+            "{} is damaged: expected the SHA-256 {}, found {found}; {hint}",
+            file.display(),
+            expected.trim().chars().take(64).collect::<String>()
+        );
+    }
+    let state = from_bytes(&bytes).with_context(|| format!("reading {}", file.display()))?;
+    Ok(Some((*step, state)))
+}
+
+fn to_bytes(state: &State) -> Result<Vec<u8>> {
+    let mut tensors = Vec::new();
+    for (name, array) in &state.0 {
+        let (dtype, n, bytes): (_, _, &[u8]) = match array {
+            Array::F32(v) => (Dtype::F32, v.len(), bytemuck::cast_slice(v)),
+            Array::F64(v) => (Dtype::F64, v.len(), bytemuck::cast_slice(v)),
+            Array::U32(v) => (Dtype::U32, v.len(), bytemuck::cast_slice(v)),
+            Array::U64(v) => (Dtype::U64, v.len(), bytemuck::cast_slice(v)),
+        };
+        tensors.push((name.as_str(), TensorView::new(dtype, vec![n], bytes).context("checkpoint")?));
+    }
+    safetensors::serialize(tensors, None).context("checkpoint")
+}
+
+fn from_bytes(bytes: &[u8]) -> Result<State> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let mut state = State::default();
+    for (name, view) in file.tensors() {
+        let data = view.data();
+        let array = match view.dtype() {
+            Dtype::F32 => Array::F32(bytemuck::pod_collect_to_vec(data)),
+            Dtype::F64 => Array::F64(bytemuck::pod_collect_to_vec(data)),
+            Dtype::U32 => Array::U32(bytemuck::pod_collect_to_vec(data)),
+            Dtype::U64 => Array::U64(bytemuck::pod_collect_to_vec(data)),
+            other => bail!("tensor `{name}` has the type {other:?}, which no checkpoint holds"),
+        };
+        state.put(name, array);
+    }
+    Ok(state)
+}

@@ -1,0 +1,58 @@
+//! What a person sees: progress bars, notes, interruption. Bars go to standard error, and only to a terminal.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set by the first Ctrl-C.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How much is said, and where.
+pub struct Console<'a> {
+    /// Results.
+    pub out: &'a mut dyn Write,
+    /// Notes and progress.
+    pub err: &'a mut dyn Write,
+    /// Nothing but results and errors.
+    pub quiet: bool,
+    /// Results as JSON.
+    pub json: bool,
+}
+
+impl Console<'_> {
+    /// A line on standard error, unless quiet.
+    pub fn note(&mut self, line: impl AsRef<str>) {
+        if !self.quiet {
+            // A closed standard error must not stop the work.
+            let _ = writeln!(self.err, "{}", line.as_ref());
+        }
+    }
+
+    /// A bar over `total` units, with units a second and the time left.
+    pub fn bar(&self, what: &str, total: u64, unit: &str) -> ProgressBar {
+        let visible = !self.quiet && !self.json && std::io::stderr().is_terminal();
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let template = format!("{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}");
+        if let Ok(style) = ProgressStyle::with_template(&template) {
+            bar.set_style(style);
+        }
+        bar.set_prefix(what.to_owned());
+        bar
+    }
+}
+
+/// Makes the first Ctrl-C ask for a checkpoint, and the second one end the process.
+pub fn listen_for_interrupt() {
+    // A second call in one process (tests) keeps the first handler.
+    let _ = ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Whether Ctrl-C was pressed.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}

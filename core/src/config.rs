@@ -1,0 +1,570 @@
+//! Every setting of a run, with its default. `config.toml` holds exactly these keys.
+//!
+//! The default is the two-level model with the evidence behind it: a parallel level 2 (`source = "x"`), cumulative
+//! decoding, batch-top-k with separate budgets, both reconstructions at weight 1, no gate for two thirds of the
+//! training and then the hard gate over families found by co-firing, with ROOT for children that nobody contains.
+
+use crate::error::{Error, Result};
+use alloc::format;
+use serde::{Deserialize, Serialize};
+
+/// Declares an enum of settings that is written in lower case, with its variants' spellings listed.
+macro_rules! choices {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
+        impl $name {
+            /// Every choice, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// The word that stands for it in `config.toml`.
+            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
+        }
+        impl core::fmt::Display for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.write_str(self.name()) }
+        }
+    };
+}
+
+choices! {
+    /// Which model is trained.
+    ModelKind {
+        /// The two-level SAE of this crate, with every option.
+        Tree = "tree",
+        /// The reference design of the field's first sketch, kept as a baseline with its faults: see [`crate::model::seed`].
+        Seed = "seed",
+    }
+}
+choices! {
+    /// How pre-activations become latents.
+    Activation {
+        /// `z = max(u, 0)`, sparse through the L1 penalty.
+        Relu = "relu",
+        /// The `k` largest positive pre-activations of each row (Gao et al. 2024).
+        Topk = "topk",
+        /// The `k n` largest positive pre-activations of a batch of `n` rows; a tracked threshold at inference (Bussmann et al. 2024).
+        Batchtopk = "batchtopk",
+        /// `z = u 1[u > theta]` with a threshold per latent (Rajamanoharan et al. 2024).
+        Jumprelu = "jumprelu",
+        /// `z = 1[u > 0] max(e^r u + b_mag, 0)`: a tied Gated SAE (Rajamanoharan et al. 2024).
+        Gated = "gated",
+    }
+}
+choices! {
+    /// What level 2 reads.
+    Source {
+        /// The centred activations, beside level 1.
+        X = "x",
+        /// The residual of level 1.
+        Res = "res",
+        /// The latents of level 1.
+        Z1 = "z1",
+    }
+}
+choices! {
+    /// What level 2 adds to.
+    Decoder {
+        /// `x_hat2 = x_hat1 + z2 D2`: children refine their parents.
+        Cum = "cum",
+        /// `x_hat2 = z2 D2 + b_dec`: each level alone.
+        Ind = "ind",
+        /// `x_hat2 = (z2 E2) D1 + b_dec`: level 2 composes decoder directions of level 1.
+        Comp = "comp",
+    }
+}
+choices! {
+    /// How level 1 acts on level 2.
+    GateKind {
+        /// Not at all.
+        None = "none",
+        /// `u2 = a2 sigmoid(z1 G + c)`.
+        Mul = "mul",
+        /// `u2 = a2 + z1 G + c`.
+        Add = "add",
+        /// `u2 = a2 1[z1_parent > 0]`; a child whose parent is ROOT is never masked.
+        Hard = "hard",
+        /// [`GateKind::Hard`], and of each family only the largest child may fire (H-SAE).
+        GroupTop1 = "group-top1",
+    }
+}
+choices! {
+    /// Where the families of a hard gate come from.
+    Parents {
+        /// Co-firing statistics of training: the parent of highest expected log-lift.
+        Cofire = "cofire",
+        /// Drawn at random, once (the rule of Tree SAE, as a baseline).
+        Random = "random",
+    }
+}
+choices! {
+    /// The loss that ties the levels together.
+    Consistency {
+        /// None.
+        None = "none",
+        /// Mean cosine of all pairs of latents over the batch: minimised for a positive weight, maximised for a negative one.
+        SeedCos = "seed-cos",
+        /// `||sg(z1) - z2 E2||^2`, for `decoder = "comp"`.
+        Latent = "latent",
+        /// `||z_p D_p - sum_children z_c D_c||^2` (HSAE).
+        Struct = "struct",
+        /// A child's drive outside of its parent is charged, on both sides.
+        Contain = "contain",
+        /// `cos^2` of a child's decoder direction with its parent's.
+        OffsetOrthogonal = "offset-orthogonal",
+        /// Squared positive cosines between siblings.
+        Sibling = "sibling",
+    }
+}
+choices! {
+    /// How the gradients of the two reconstructions are mixed on the parameters that both reach.
+    Balance {
+        /// Their sum.
+        Sum = "sum",
+        /// Level 1 sees its own reconstruction only.
+        Own = "own",
+        /// Weights that keep the gradient norms at a fixed ratio (GradNorm without second order).
+        Norm = "norm",
+        /// The part of level 2's gradient that opposes level 1's is removed, row by row (PCGrad).
+        Pcgrad = "pcgrad",
+        /// Weights learned as uncertainties (Kendall et al. 2018).
+        Uncert = "uncert",
+    }
+}
+
+/// A run: model, losses, training and data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Which model.
+    pub model: ModelKind,
+    /// Seed of every random choice: initial weights, order of rows, revival.
+    pub seed: u64,
+    /// What level 2 reads.
+    pub source: Source,
+    /// With `source = "res"`: no gradient flows through the residual into level 1.
+    pub source_detach: bool,
+    /// What level 2 adds to.
+    pub decoder: Decoder,
+    /// Level 1, the parents.
+    pub level1: LevelConfig,
+    /// Level 2, the children. `latents = 0` makes a flat SAE.
+    pub level2: LevelConfig,
+    /// The gate between the levels.
+    pub gate: GateConfig,
+    /// Loss weights.
+    pub loss: LossConfig,
+    /// Steps and optimiser.
+    pub train: TrainConfig,
+    /// Dead latents.
+    pub revive: ReviveConfig,
+    /// Rows and their normalisation.
+    pub data: DataConfig,
+}
+
+/// One level.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LevelConfig {
+    /// Number of latents.
+    pub latents: usize,
+    /// Activation.
+    pub activation: Activation,
+    /// Target L0: exact for `topk` (an integer) and `batchtopk`, held by a controller on `lambda` for the others.
+    pub k: f64,
+    /// `topk`, `batchtopk`: training starts at `k_start` times `k`.
+    pub k_start: f64,
+    /// `topk`, `batchtopk`: share of the steps over which k falls linearly to its target.
+    pub anneal: f64,
+    /// First weight of the sparsity penalty (mean per row). Penalised activations only; 0 elsewhere means none.
+    pub lambda: f64,
+    /// `relu`, `jumprelu`, `gated`: hold L0 at `k` by a PI controller on `ln lambda`.
+    pub control: bool,
+    /// `jumprelu`: width of the straight-through kernel, in units of the pre-activations.
+    pub bandwidth: f64,
+}
+
+/// The gate between the levels.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GateConfig {
+    /// Which gate.
+    pub kind: GateKind,
+    /// Hard gates: share of the steps after which they act. 0: from the first step.
+    pub start: f64,
+    /// Where families come from.
+    pub parents: Parents,
+    /// A child whose best parent fires on less than this share of the child's tokens goes to ROOT. 0: no ROOT.
+    pub root_below: f64,
+    /// A child seen on fewer tokens than this (decayed count) goes to ROOT.
+    pub min_count: f64,
+    /// Steps between re-assignments once the gate acts; 0: never.
+    pub reassign_every: u64,
+    /// An alive child moves only if a parent contains it by this much more.
+    pub hysteresis: f64,
+    /// Share of the steps after which the families are frozen.
+    pub freeze: f64,
+    /// A family has at most this many times `latents2 / latents1` children.
+    pub family_cap: f64,
+    /// Decay of the co-firing statistics a step.
+    pub decay: f64,
+}
+
+/// Weights of the loss, in units of the fraction of variance unexplained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LossConfig {
+    /// Weight of level 1's reconstruction.
+    pub w1: f64,
+    /// Weight of level 2's reconstruction.
+    pub w2: f64,
+    /// Weight of AuxK at both levels.
+    pub aux: f64,
+    /// `gated`: weight of the auxiliary reconstruction through a frozen decoder.
+    pub gated_aux: f64,
+    /// Which consistency loss.
+    pub consistency: Consistency,
+    /// Its weight.
+    pub consistency_weight: f64,
+    /// `contain`: weight of the term that trains the child to stay inside.
+    pub contain_down: f64,
+    /// `contain`: weight of the term that trains the parent to cover.
+    pub contain_up: f64,
+    /// `contain`: the parent's pre-activation from which on nothing is charged.
+    pub contain_margin: f64,
+}
+
+/// Steps and optimiser.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Number of steps.
+    pub steps: u64,
+    /// Rows a step.
+    pub batch: usize,
+    /// Learning rate of Adam.
+    pub lr: f64,
+    /// Share of the steps over which the rate rises linearly from 0.
+    pub warmup: f64,
+    /// Share of the steps over which it falls linearly to 0 at the end.
+    pub decay: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Largest global norm of the gradient, after the projection; 0: no limit.
+    pub clip: f64,
+    /// How the two reconstructions' gradients are mixed.
+    pub balance: Balance,
+    /// `norm`: the wanted ratio of level 1's gradient norm to level 2's.
+    pub balance_ratio: f64,
+    /// Steps between lines of `metrics.jsonl`.
+    pub log_every: u64,
+    /// Steps between checkpoints; 0: none but the last.
+    pub checkpoint_every: u64,
+}
+
+/// Dead latents.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReviveConfig {
+    /// A latent that has not fired for this many rows is dead.
+    pub dead_after: u64,
+    /// AuxK uses the `k_aux` largest dead latents of each row; 0: half of `d`.
+    pub k_aux: usize,
+    /// Dead children of a hard gate are moved to the parent with the most error a child and set to a residual.
+    pub reseed: bool,
+}
+
+/// Rows and their normalisation. All of it is folded into the saved weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Subtract the mean row.
+    pub centre: bool,
+    /// Multiply by one number such that the mean squared norm is `d`.
+    pub scale: bool,
+    /// Start the decoder bias at the geometric median.
+    pub geometric_median: bool,
+    /// Leave out of training the rows whose norm is more than this many times the median norm; 0: keep all.
+    pub outlier: f64,
+    /// Share of the rows, at the end of the dump, that is held out.
+    pub holdout: f64,
+    /// Rows that the statistics above are measured on.
+    pub stats_rows: usize,
+    /// Consecutive rows that are read together.
+    pub block: u64,
+    /// Blocks whose rows are mixed.
+    pub window: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: ModelKind::Tree,
+            seed: 0,
+            source: Source::X,
+            source_detach: false,
+            decoder: Decoder::Cum,
+            level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },
+            level2: LevelConfig { latents: 2048, k: 12.0, ..LevelConfig::default() },
+            gate: GateConfig::default(),
+            loss: LossConfig::default(),
+            train: TrainConfig::default(),
+            revive: ReviveConfig::default(),
+            data: DataConfig::default(),
+        }
+    }
+}
+
+impl Default for LevelConfig {
+    fn default() -> Self {
+        Self {
+            latents: 0,
+            activation: Activation::Batchtopk,
+            k: 8.0,
+            k_start: 1.0,
+            anneal: 0.1,
+            lambda: 0.0,
+            control: true,
+            bandwidth: 0.5,
+        }
+    }
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self {
+            kind: GateKind::Hard,
+            start: 2.0 / 3.0,
+            parents: Parents::Cofire,
+            root_below: 0.5,
+            min_count: 30.0,
+            reassign_every: 250,
+            hysteresis: 0.2,
+            freeze: 0.9,
+            family_cap: 4.0,
+            decay: 0.998,
+        }
+    }
+}
+
+impl Default for LossConfig {
+    fn default() -> Self {
+        Self {
+            w1: 1.0,
+            w2: 1.0,
+            aux: 1.0 / 32.0,
+            gated_aux: 1.0,
+            consistency: Consistency::None,
+            consistency_weight: 1e-3,
+            contain_down: 1.0,
+            contain_up: 1.0,
+            contain_margin: 0.5,
+        }
+    }
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            steps: 4000,
+            batch: 1024,
+            lr: 1e-3,
+            warmup: 0.02,
+            decay: 0.2,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            clip: 1.0,
+            balance: Balance::Sum,
+            balance_ratio: 1.0,
+            log_every: 100,
+            checkpoint_every: 1000,
+        }
+    }
+}
+
+impl Default for ReviveConfig {
+    fn default() -> Self {
+        Self { dead_after: 200_000, k_aux: 0, reseed: true }
+    }
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            centre: true,
+            scale: true,
+            geometric_median: true,
+            outlier: 10.0,
+            holdout: 0.1,
+            stats_rows: 1 << 16,
+            block: 256,
+            window: 256,
+        }
+    }
+}
+
+impl Activation {
+    /// Whether a penalty, and not a count, makes it sparse.
+    pub const fn penalised(self) -> bool {
+        matches!(self, Self::Relu | Self::Jumprelu | Self::Gated)
+    }
+}
+
+impl GateKind {
+    /// Whether families decide who may fire.
+    pub const fn is_hard(self) -> bool {
+        matches!(self, Self::Hard | Self::GroupTop1)
+    }
+
+    /// Whether it has weights.
+    pub const fn is_soft(self) -> bool {
+        matches!(self, Self::Mul | Self::Add)
+    }
+}
+
+impl Config {
+    /// Checks every setting alone and with the others, for rows of width `d`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for the first setting that cannot be trained with.
+    pub fn validate(&self, d: usize) -> Result<()> {
+        let bad = |key: &str, why: alloc::string::String| Err(Error::config(key, why));
+        if d == 0 {
+            return bad("d", "rows have no columns".into());
+        }
+        for (name, level, needed) in [("level1", &self.level1, true), ("level2", &self.level2, false)] {
+            if level.latents == 0 {
+                if needed || self.model == ModelKind::Seed {
+                    return bad(&format!("{name}.latents"), "expected at least 1, found 0".into());
+                }
+                continue;
+            }
+            if level.latents > u32::MAX as usize - 1 {
+                return bad(
+                    &format!("{name}.latents"),
+                    format!("expected at most {}, found {}", u32::MAX - 1, level.latents),
+                );
+            }
+            if !(level.k > 0.0) || level.k > level.latents as f64 {
+                return bad(
+                    &format!("{name}.k"),
+                    format!(
+                        "expected more than 0 and at most the number of latents ({}), found {}",
+                        level.latents, level.k
+                    ),
+                );
+            }
+            if level.activation == Activation::Topk && libm::floor(level.k) != level.k {
+                return bad(&format!("{name}.k"), format!("`topk` keeps a whole number of latents, found {}", level.k));
+            }
+            range(&format!("{name}.k_start"), level.k_start, 1.0, 1e6)?;
+            range(&format!("{name}.anneal"), level.anneal, 0.0, 1.0)?;
+            range(&format!("{name}.lambda"), level.lambda, 0.0, 1e6)?;
+            range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
+        }
+        range("gate.start", self.gate.start, 0.0, 1.0)?;
+        range("gate.root_below", self.gate.root_below, 0.0, 1.0)?;
+        range("gate.min_count", self.gate.min_count, 0.0, 1e12)?;
+        range("gate.hysteresis", self.gate.hysteresis, 0.0, 1.0)?;
+        range("gate.freeze", self.gate.freeze, 0.0, 1.0)?;
+        range("gate.family_cap", self.gate.family_cap, 1.0, 1e12)?;
+        range("gate.decay", self.gate.decay, 0.5, 1.0)?;
+        range("loss.w1", self.loss.w1, 0.0, 1e6)?;
+        range("loss.w2", self.loss.w2, 0.0, 1e6)?;
+        range("loss.aux", self.loss.aux, 0.0, 1e6)?;
+        range("loss.gated_aux", self.loss.gated_aux, 0.0, 1e6)?;
+        range("loss.consistency_weight", self.loss.consistency_weight, -1e6, 1e6)?;
+        range("loss.contain_down", self.loss.contain_down, 0.0, 1e6)?;
+        range("loss.contain_up", self.loss.contain_up, 0.0, 1e6)?;
+        range("loss.contain_margin", self.loss.contain_margin, 1e-6, 1e6)?;
+        if self.train.steps == 0 {
+            return bad("train.steps", "expected at least 1, found 0".into());
+        }
+        if self.train.batch == 0 || self.train.batch > 1 << 24 {
+            return bad("train.batch", format!("expected 1 to {}, found {}", 1 << 24, self.train.batch));
+        }
+        range("train.lr", self.train.lr, 0.0, 1e3)?;
+        range("train.warmup", self.train.warmup, 0.0, 1.0)?;
+        range("train.decay", self.train.decay, 0.0, 1.0)?;
+        range("train.beta1", self.train.beta1, 0.0, 0.999_999)?;
+        range("train.beta2", self.train.beta2, 0.0, 0.999_999_9)?;
+        range("train.eps", self.train.eps, 1e-30, 1.0)?;
+        range("train.clip", self.train.clip, 0.0, 1e9)?;
+        range("train.balance_ratio", self.train.balance_ratio, 1e-6, 1e6)?;
+        range("data.outlier", self.data.outlier, 0.0, 1e9)?;
+        range("data.holdout", self.data.holdout, 0.0, 0.9)?;
+        for (key, value) in [
+            ("data.block", self.data.block),
+            ("data.window", self.data.window),
+            ("train.log_every", self.train.log_every),
+        ] {
+            if value == 0 {
+                return bad(key, "expected at least 1, found 0".into());
+            }
+        }
+        if self.data.stats_rows == 0 {
+            return bad("data.stats_rows", "expected at least 1, found 0".into());
+        }
+        self.validate_together()
+    }
+
+    /// Settings that exclude one another.
+    fn validate_together(&self) -> Result<()> {
+        let bad = |key: &str, why: alloc::string::String| Err(Error::config(key, why));
+        if self.model == ModelKind::Seed {
+            if self.gate.kind.is_hard() {
+                return bad(
+                    "gate.kind",
+                    format!("`model = \"seed\"` takes `mul`, `add` or `none`, found `{}`", self.gate.kind),
+                );
+            }
+            return match self.loss.consistency {
+                Consistency::None | Consistency::SeedCos => Ok(()),
+                other => {
+                    bad("loss.consistency", format!("`model = \"seed\"` takes `none` or `seed-cos`, found `{other}`"))
+                }
+            };
+        }
+        if self.level2.latents == 0 {
+            return match self.loss.consistency {
+                Consistency::None => Ok(()),
+                other => bad("loss.consistency", format!("`{other}` ties two levels, and `level2.latents` is 0")),
+            };
+        }
+        let needs_families = matches!(
+            self.loss.consistency,
+            Consistency::Struct | Consistency::Contain | Consistency::OffsetOrthogonal | Consistency::Sibling
+        );
+        if needs_families && !self.gate.kind.is_hard() {
+            return bad(
+                "loss.consistency",
+                format!(
+                    "`{}` needs families: set `gate.kind` to `hard` or `group-top1`, found `{}`",
+                    self.loss.consistency, self.gate.kind
+                ),
+            );
+        }
+        let comp = self.decoder == Decoder::Comp;
+        match self.loss.consistency {
+            Consistency::Latent if !comp => {
+                bad("loss.consistency", format!("`latent` needs `decoder = \"comp\"`, found `{}`", self.decoder))
+            }
+            c @ (Consistency::Struct | Consistency::OffsetOrthogonal | Consistency::Sibling) if comp => bad(
+                "loss.consistency",
+                format!("`{c}` compares decoder directions, and `decoder = \"comp\"` has none at level 2"),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn range(key: &str, value: f64, low: f64, high: f64) -> Result<()> {
+    if value >= low && value <= high {
+        return Ok(());
+    }
+    Err(Error::config(key, format!("expected {low} to {high}, found {value}")))
+}

@@ -1,0 +1,178 @@
+//! A saved model: `cfg.json` and `sae_weights.safetensors`.
+//!
+//! `cfg.json` is `{"format": "strata-sae", "version": 1, "architecture": {...}, "origin": {...}}` with the fields of
+//! [`Arch`] and [`Origin`]. The weights are f32 tensors under the names of [`NAMES`](crate::model::NAMES), plus `parent`
+//! (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where the
+//! activation is `batchtopk`. f16 and bf16 tensors are read too.
+
+use crate::config::Activation;
+use crate::error::{Error, Result};
+use crate::model::{Arch, Id, Model, N_TENSORS, NAMES};
+use crate::rows::{Dtype, Rows};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+
+/// `format` of `cfg.json`.
+const FORMAT: &str = "strata-sae";
+/// Newest version that is written and read.
+const VERSION: u32 = 1;
+
+/// Where a model comes from. Nothing here changes what it computes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Origin {
+    /// The language model whose activations it was trained on.
+    pub model: Option<String>,
+    /// Where in it they were taken.
+    pub hook: Option<String>,
+    /// Tokens of a sequence.
+    pub context: Option<u64>,
+    /// The dump, by name.
+    pub dump: Option<String>,
+    /// Training steps.
+    pub steps: u64,
+    /// Rows seen in training.
+    pub rows: u64,
+    /// Seed of the run.
+    pub seed: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cfg {
+    format: String,
+    version: u32,
+    architecture: Arch,
+    #[serde(default)]
+    origin: Origin,
+}
+
+/// `cfg.json` of a model.
+pub fn write_cfg(arch: &Arch, origin: &Origin) -> Vec<u8> {
+    let cfg = Cfg { format: FORMAT.into(), version: VERSION, architecture: *arch, origin: origin.clone() };
+    let mut bytes = serde_json::to_vec_pretty(&cfg).unwrap_or_default();
+    bytes.push(b'\n');
+    bytes
+}
+
+/// `sae_weights.safetensors` of a model. The bytes depend on the model alone.
+///
+/// # Errors
+/// What [`Model::check`] finds.
+pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
+    model.check()?;
+    let widths = model.arch.widths();
+    let mut tensors: Vec<(&str, TensorView<'_>)> = Vec::new();
+    let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(|e| Error::format(0, format!("weights: {e}")));
+    for i in 0..N_TENSORS {
+        let data = &model.params.tensors[i];
+        if !data.is_empty() {
+            let rows = model.arch.n_rows(i);
+            let shape = if widths[i] == 1 { vec![rows] } else { vec![rows, widths[i]] };
+            tensors.push((NAMES[i], view(safetensors::Dtype::F32, shape, bytemuck::cast_slice(data))?));
+        }
+    }
+    if !model.parents.is_empty() {
+        let shape = vec![model.parents.len()];
+        tensors.push(("parent", view(safetensors::Dtype::U32, shape, bytemuck::cast_slice(&model.parents))?));
+    }
+    for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
+        if has_tau(&model.arch, l) {
+            tensors.push((name, view(safetensors::Dtype::F32, vec![1], bytemuck::bytes_of(&model.tau[l]))?));
+        }
+    }
+    safetensors::serialize(tensors, None).map_err(|e| Error::format(0, format!("weights: {e}")))
+}
+
+fn has_tau(arch: &Arch, level: usize) -> bool {
+    let (act, f) = [(arch.activation1, arch.f1), (arch.activation2, arch.f2)][level];
+    act == Activation::Batchtopk && f > 0
+}
+
+/// Reads a model from the bytes of its two files. Total: any bytes give a model or one clear error, and nothing larger
+/// than the files is allocated.
+///
+/// # Errors
+/// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
+/// [`Error::NotFinite`] for tensors that do not fit the architecture.
+pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
+    let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
+    if cfg.format != FORMAT {
+        return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
+    }
+    if cfg.version != VERSION {
+        return Err(Error::format(0, format!("cfg.json: expected version {VERSION}, found {}", cfg.version)));
+    }
+    let arch = cfg.architecture;
+    for (what, n) in [("d", arch.d), ("f1", arch.f1)] {
+        if n == 0 || n >= u32::MAX as usize {
+            return Err(Error::format(0, format!("cfg.json: `{what}` must be between 1 and {}, found {n}", u32::MAX - 1)));
+        }
+    }
+    if arch.f2 >= u32::MAX as usize || !(arch.k1 > 0.0 && arch.k2 > 0.0) {
+        return Err(Error::format(0, "cfg.json: `f2`, `k1` or `k2` is out of range"));
+    }
+    let file = SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;
+    let widths = arch.widths();
+    let mut model = Model { arch, params: Default::default(), parents: Vec::new(), tau: [0.0; 2] };
+    let mut known: Vec<&str> = Vec::new();
+    for i in 0..N_TENSORS {
+        if widths[i] > 0 && model.arch.n_rows(i) > 0 {
+            known.push(NAMES[i]);
+            let expected = (arch.n_rows(i) as u128) * widths[i] as u128;
+            model.params.tensors[i] = floats(&file, NAMES[i], expected)?;
+        }
+    }
+    if arch.gate.is_hard() && arch.f2 > 0 {
+        known.push("parent");
+        let view = find(&file, "parent")?;
+        if view.dtype() != safetensors::Dtype::U32 {
+            return Err(Error::format(0, format!("tensor `parent`: expected U32, found {:?}", view.dtype())));
+        }
+        model.parents = view.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    }
+    for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
+        if has_tau(&arch, l) {
+            known.push(name);
+            model.tau[l] = floats(&file, name, 1)?[0];
+            if !model.tau[l].is_finite() {
+                return Err(Error::NotFinite { what: name.to_string(), step: 0 });
+            }
+        }
+    }
+    if let Some(extra) = file.names().into_iter().find(|n| !known.contains(n)) {
+        return Err(Error::format(0, format!("sae_weights.safetensors holds a tensor `{extra}` that this architecture does not have")));
+    }
+    model.check()?;
+    if model.params[Id::BDec].len() != arch.d {
+        return Err(Error::Shape { what: "b_dec", expected: arch.d, got: model.params[Id::BDec].len() });
+    }
+    Ok((model, cfg.origin))
+}
+
+fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
+    file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
+}
+
+fn floats(file: &SafeTensors<'_>, name: &str, expected: u128) -> Result<Vec<f32>> {
+    let view = find(file, name)?;
+    let dtype = match view.dtype() {
+        safetensors::Dtype::F32 => Dtype::F32,
+        safetensors::Dtype::F16 => Dtype::F16,
+        safetensors::Dtype::BF16 => Dtype::Bf16,
+        other => return Err(Error::format(0, format!("tensor `{name}`: expected F32, F16 or BF16, found {other:?}"))),
+    };
+    let got: u128 = view.shape().iter().map(|n| *n as u128).product();
+    if got != expected {
+        return Err(Error::format(0, format!("tensor `{name}`: expected {expected} numbers, found {got}")));
+    }
+    let n = got as usize;
+    let mut out = vec![0.0; n];
+    let stride = n * dtype.size_bytes();
+    Rows::new(view.data(), usize::from(n > 0), n, stride, dtype)?.widen(0..usize::from(n > 0), &mut out);
+    Ok(out)
+}

@@ -1,0 +1,77 @@
+//! `mean_ij cos(z1_i, z2_j)` over the batch, the consistency of the seed.
+//!
+//! ```text
+//! n_i = sqrt(sum_b z_bi^2 + e),  h_bi = z_bi / n_i,  p_b = sum_i h1_bi,  q_b = sum_j h2_bj
+//! value = (1 / (f1 f2)) sum_b p_b q_b
+//! dz_bi = (t_b - h_bi (h_i . t)) / n_i      with t = q at level 1, p at level 2, times 1 / (f1 f2)
+//! ```
+//!
+//! Latents are not negative, so the mean over all pairs factorises: it costs one pass over the entries, never
+//! `f1 x f2`. It also means that the loss only sees how much activity each token has in all, not which pairs fire
+//! together: minimised it wants an empty level, maximised it wants every latent dense. Kept as a baseline.
+
+use crate::train::entries::Entries;
+use alloc::vec::Vec;
+
+/// Added to the squared norms.
+const E: f32 = 1e-6;
+
+/// Norms and sums over the batch.
+#[derive(Clone, Debug, Default)]
+pub struct SeedCos {
+    /// `n_i` of both levels.
+    norm: [Vec<f32>; 2],
+    /// `h_i . t` of both levels.
+    along: [Vec<f32>; 2],
+    /// `q_b` for level 1, `p_b` for level 2.
+    target: [Vec<f32>; 2],
+}
+
+impl SeedCos {
+    /// Measures a batch of `n` rows, `chunk` rows an [`Entries`]; returns the value without its weight.
+    pub(crate) fn measure<'e>(
+        &mut self,
+        n: usize,
+        f: [usize; 2],
+        levels: [impl Iterator<Item = &'e Entries> + Clone; 2],
+        chunk: usize,
+    ) -> f64 {
+        let mut sums = [alloc::vec![0.0f32; n], alloc::vec![0.0f32; n]];
+        for l in 0..2 {
+            let norm = &mut self.norm[l];
+            norm.clear();
+            norm.resize(f[l], 0.0);
+            each(levels[l].clone(), chunk, |_, j, z| norm[j] += z * z);
+            norm.iter_mut().for_each(|v| *v = libm::sqrtf(*v + E));
+            each(levels[l].clone(), chunk, |b, j, z| sums[l][b] += z / norm[j]);
+        }
+        let value: f64 = sums[0].iter().zip(&sums[1]).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum();
+        let [p, q] = sums;
+        self.target = [q, p];
+        for l in 0..2 {
+            let (along, target, norm) = (&mut self.along[l], &self.target[l], &self.norm[l]);
+            along.clear();
+            along.resize(f[l], 0.0);
+            each(levels[l].clone(), chunk, |b, j, z| along[j] += z / norm[j] * target[b]);
+        }
+        value / (f[0] as f64 * f[1] as f64)
+    }
+
+    /// `(t_b - h_bj (h_j . t)) / n_j` of an entry of level `l` (0 or 1).
+    pub(crate) fn grad(&self, l: usize, j: usize, b: usize, z: f32) -> f32 {
+        let n = self.norm[l][j];
+        (self.target[l][b] - z / n * self.along[l][j]) / n
+    }
+}
+
+fn each<'e>(chunks: impl Iterator<Item = &'e Entries>, chunk: usize, mut f: impl FnMut(usize, usize, f32)) {
+    for (c, e) in chunks.enumerate() {
+        for i in 0..e.offsets.len() - 1 {
+            for at in e.row(i) {
+                if e.z[at] > 0.0 {
+                    f(c * chunk + i, e.index[at] as usize, e.z[at]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Encode and decode at inference, and the drive of level 2 that training shares with it.
+
+use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
+use crate::config::{Decoder, GateKind, ModelKind, Source};
+use crate::error::{Error, Result};
+use crate::gate::{self, Families};
+use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::par::Par;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Rows that are encoded together. Fixed, so that nothing depends on how a caller cuts its rows.
+pub(crate) const CHUNK: usize = 64;
+
+/// The dense numbers of one chunk of rows; reused from chunk to chunk.
+#[derive(Clone, Debug, Default)]
+pub struct Scratch {
+    /// `(CHUNK, d)` centred rows.
+    pub(crate) xt: Vec<f32>,
+    /// `(CHUNK, source width)` what level 2 reads.
+    pub(crate) s: Vec<f32>,
+    /// `(CHUNK, f1)` pre-activations of level 1.
+    pub(crate) u1: Vec<f32>,
+    /// `(CHUNK, f2)` ungated drives of level 2.
+    pub(crate) a2: Vec<f32>,
+    /// `(f2)` gate of one row.
+    pub(crate) g2: Vec<f32>,
+    /// `(f2)` gated pre-activations of one row.
+    pub(crate) u2: Vec<f32>,
+    codes: [Codes; 2],
+}
+
+impl Scratch {
+    /// For models of this architecture.
+    pub fn new(arch: &Arch) -> Self {
+        let source = if arch.f2 > 0 { CHUNK * arch.source_width() } else { 0 };
+        Self {
+            xt: vec![0.0; CHUNK * arch.d],
+            s: vec![0.0; source],
+            u1: vec![0.0; CHUNK * arch.f1],
+            a2: vec![0.0; CHUNK * arch.f2],
+            g2: vec![0.0; arch.f2],
+            u2: vec![0.0; arch.f2],
+            codes: [Codes::new(), Codes::new()],
+        }
+    }
+}
+
+/// Weights as the forward pass reads them: shared by training and inference.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub arch: &'a Arch,
+    pub params: &'a Params,
+    pub packed1: &'a Packed,
+    pub packed2: &'a Packed,
+    pub families: &'a Families,
+    /// The gate that acts now: a hard gate may not have started yet.
+    pub gate: GateKind,
+}
+
+impl Weights<'_> {
+    /// `u1 = xt W1^T + b1` for the first `n` rows of the scratch.
+    pub fn drive1(&self, isa: Isa, n: usize, t: &mut Scratch) {
+        let (d, f1) = (self.arch.d, self.arch.f1);
+        dense::affine(isa, &t.xt[..n * d], self.packed1, Some(&self.params[Id::BEnc1]), &mut t.u1[..n * f1]);
+    }
+
+    /// `a2 = s W2^T + b2` for the first `n` rows, given the latents of level 1 of each.
+    pub fn drive2<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
+        let Arch { d, f1, f2, .. } = *self.arch;
+        let width = self.arch.source_width();
+        match self.arch.source {
+            Source::X => t.s[..n * d].copy_from_slice(&t.xt[..n * d]),
+            Source::Res => {
+                for i in 0..n {
+                    let row = &mut t.s[i * d..(i + 1) * d];
+                    let code = z1(i);
+                    row.fill(0.0);
+                    sparse::accumulate_rows(isa, code.index, code.value, &self.params[Id::WDec1], d, row);
+                    for (r, &x) in row.iter_mut().zip(&t.xt[i * d..]) {
+                        *r = x - *r;
+                    }
+                }
+            }
+            Source::Z1 => {
+                t.s[..n * f1].fill(0.0);
+                for i in 0..n {
+                    let code = z1(i);
+                    for (&j, &z) in code.index.iter().zip(code.value) {
+                        t.s[i * f1 + j as usize] = z;
+                    }
+                }
+            }
+        }
+        dense::affine(isa, &t.s[..n * width], self.packed2, Some(&self.params[Id::BEnc2]), &mut t.a2[..n * f2]);
+    }
+
+    /// Gated pre-activations of row `i`, from its drive and the latents of level 1. Leaves the gate in `t.g2`.
+    pub fn gate_row<'t>(&self, isa: Isa, i: usize, z1: CodeRow<'_>, t: &'t mut Scratch) -> &'t [f32] {
+        let f2 = self.arch.f2;
+        let a = &t.a2[i * f2..(i + 1) * f2];
+        match self.gate {
+            GateKind::None => return a,
+            GateKind::Mul | GateKind::Add => {
+                gate::soft(isa, z1.index, z1.value, &self.params[Id::GateW], &self.params[Id::GateB], &mut t.g2);
+                if self.gate == GateKind::Mul { gate::mul(a, &t.g2, &mut t.u2) } else { gate::add(a, &t.g2, &mut t.u2) }
+            }
+            GateKind::Hard | GateKind::GroupTop1 => {
+                let active = z1.index.iter().zip(z1.value).filter(|(_, z)| **z > 0.0).map(|(j, _)| *j);
+                gate::hard(self.families, active, self.gate == GateKind::GroupTop1, a, &mut t.u2);
+            }
+        }
+        &t.u2
+    }
+}
+
+/// A model made ready to encode: weights repacked for the kernels. Immutable; share it between threads.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    model: Arc<Model>,
+    isa: Isa,
+    packed1: Packed,
+    packed2: Packed,
+    families: Families,
+    decoder2: Vec<f32>,
+}
+
+impl Encoder {
+    /// Repacks the weights of `model`: one copy of both encoders.
+    ///
+    /// # Errors
+    /// Whatever [`Model::check`] finds.
+    pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
+        model.check()?;
+        let arch = &model.arch;
+        let mut packed1 = Packed::new(arch.f1, arch.d);
+        packed1.pack(isa, par, &model.params[Id::WEnc1]);
+        let mut packed2 = Packed::new(arch.f2, arch.source_width());
+        packed2.pack(isa, par, &model.params[Id::WEnc2]);
+        let families = if arch.gate.is_hard() {
+            Families::new(model.parents.clone(), arch.f1)
+        } else {
+            Families::all_root(arch.f1, arch.f2)
+        };
+        let mut decoder2 = Vec::new();
+        if arch.f2 > 0 && arch.decoder == Decoder::Comp {
+            decoder2 = vec![0.0; arch.f2 * arch.d];
+            compose(isa, par, arch, &model.params, &mut decoder2);
+        }
+        Ok(Self { isa, packed1, packed2, families, decoder2, model })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The instruction set that it computes with.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Decoder directions of level 2 in the space of the activations, `(f2, d)`.
+    pub fn decoder2(&self) -> &[f32] {
+        if self.decoder2.is_empty() { &self.model.params[Id::WDec2] } else { &self.decoder2 }
+    }
+
+    /// Who is whose parent.
+    pub fn families(&self) -> &Families {
+        &self.families
+    }
+
+    /// Appends the codes of `x`, `(n, d)`: each row by itself, so that the codes of a row never depend on its neighbours.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `x` is no whole number of rows, [`Error::NotFinite`] naming the first row that is not finite;
+    /// nothing is appended then.
+    pub fn encode(&self, x: &[f32], scratch: &mut Scratch, codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
+        self.check_rows(x)?;
+        let d = self.model.arch.d;
+        for chunk in x.chunks(CHUNK * d) {
+            self.encode_chunk(chunk, scratch);
+            codes1.append(&scratch.codes[0]);
+            codes2.append(&scratch.codes[1]);
+        }
+        Ok(())
+    }
+
+    /// [`Encoder::encode`] with the chunks of rows spread over the threads of `par`; the same bits.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_par(&self, par: Par, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
+        self.check_rows(x)?;
+        let size = CHUNK * self.model.arch.d;
+        let parts = par.map(x.len().div_ceil(size), |c| {
+            let mut scratch = Scratch::new(&self.model.arch);
+            self.encode_chunk(&x[c * size..x.len().min((c + 1) * size)], &mut scratch);
+            scratch.codes
+        });
+        for [part1, part2] in &parts {
+            codes1.append(part1);
+            codes2.append(part2);
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self, x: &[f32]) -> Result<()> {
+        let d = self.model.arch.d;
+        if !x.len().is_multiple_of(d) {
+            return Err(Error::Shape {
+                what: "numbers in the rows",
+                expected: x.len().next_multiple_of(d),
+                got: x.len(),
+            });
+        }
+        for (i, row) in x.chunks(d).enumerate() {
+            if !reduce::all_finite(self.isa, row) {
+                return Err(Error::NotFinite { what: "a row of activations".into(), step: i as u64 });
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_chunk(&self, x: &[f32], t: &mut Scratch) {
+        let model = &*self.model;
+        let Arch { d, f1, f2, .. } = model.arch;
+        let n = x.len() / d;
+        let [mut codes1, mut codes2] = core::mem::take(&mut t.codes);
+        codes1.clear();
+        codes2.clear();
+        let weights = Weights {
+            arch: &model.arch,
+            params: &model.params,
+            packed1: &self.packed1,
+            packed2: &self.packed2,
+            families: &self.families,
+            gate: model.arch.gate,
+        };
+        if model.arch.model == ModelKind::Seed {
+            seed::encode_rows(self.isa, &model.arch, &model.params, x, &mut codes1, &mut codes2);
+            t.codes = [codes1, codes2];
+            return;
+        }
+        for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
+            reduce::sub_into(self.isa, row, &model.params[Id::BDec], xt);
+        }
+        weights.drive1(self.isa, n, t);
+        let rule = model.rule(1);
+        for i in 0..n {
+            rule.fire(self.isa, &t.u1[i * f1..(i + 1) * f1], &mut codes1.index, &mut codes1.value);
+            codes1.end_row();
+        }
+        if f2 > 0 {
+            weights.drive2(self.isa, n, |i| codes1.row(i), t);
+        }
+        let rule = (f2 > 0).then(|| model.rule(2));
+        for i in 0..n {
+            if let Some(rule) = rule {
+                let u = weights.gate_row(self.isa, i, codes1.row(i), t);
+                rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
+            }
+            codes2.end_row();
+        }
+        t.codes = [codes1, codes2];
+    }
+
+    /// Decodes codes of both levels: `x_hat1 = b_dec + z1 D1` and `x_hat2` as the architecture says, each `(n, d)`.
+    ///
+    /// A flat model has `x_hat2 = x_hat1`. The seed has no level-1 reconstruction of its own; its `x_hat1` is
+    /// `h1 D1 + b_dec`, the reading that its documentation shows to be meaningless.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the four do not have the same number of rows, [`Error::Index`] if a latent is out of range;
+    /// nothing is written then.
+    pub fn decode(&self, codes1: &Codes, codes2: &Codes, x_hat1: &mut [f32], x_hat2: &mut [f32]) -> Result<()> {
+        let Arch { d, f1, f2, .. } = self.model.arch;
+        let n = codes1.n();
+        for (what, got) in
+            [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())]
+        {
+            if got != n * d {
+                return Err(Error::Shape { what, expected: n * d, got });
+            }
+        }
+        for (what, codes, len) in [("latent of level 1", codes1, f1), ("latent of level 2", codes2, f2)] {
+            if let Some(&j) = codes.index.iter().find(|&&j| j as usize >= len) {
+                return Err(Error::Index { what, index: j as usize, len });
+            }
+        }
+        let params = &self.model.params;
+        for (i, (hat1, hat2)) in x_hat1.chunks_mut(d).zip(x_hat2.chunks_mut(d)).enumerate() {
+            let (z1, z2) = (codes1.row(i), codes2.row(i));
+            hat1.copy_from_slice(&params[Id::BDec]);
+            sparse::accumulate_rows(self.isa, z1.index, z1.value, &params[Id::WDec1], d, hat1);
+            let cumulative = f2 == 0 || self.model.arch.decoder == Decoder::Cum;
+            hat2.copy_from_slice(if cumulative { hat1 } else { &params[Id::BDec] });
+            if self.model.arch.model == ModelKind::Seed {
+                for (j, &e) in params[Id::BDec2].iter().enumerate() {
+                    reduce::axpy(self.isa, e, &params[Id::WDec1][j * d..(j + 1) * d], hat2);
+                }
+            }
+            if f2 > 0 {
+                sparse::accumulate_rows(self.isa, z2.index, z2.value, self.decoder2(), d, hat2);
+            }
+        }
+        Ok(())
+    }
+}

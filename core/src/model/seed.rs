@@ -1,0 +1,69 @@
+//! The reference design `model = "seed"`, kept as a baseline exactly as it was first written down.
+//!
+//! ```text
+//! a1 = W1 x + b1,  g1 = V1 x + c1,  h1 = max(a1 s(g1), 0)          (gate mul; add: a1 + s(g1); none: a1)
+//! a2 = W2 h1 + b2, g2 = V2 h1 + c2, h2 = max(a2 s(g2), 0)
+//! y = h2 E2 + e2,  x_hat = y D1 + b_dec
+//! loss = mean (x_hat - x)^2 + l1 mean_b sum h1 + l2 mean_b sum h2 + wc mean_ij |cos_batch(h1_i, h2_j)|
+//! ```
+//!
+//! Its faults, measured in the tests of this crate:
+//! - **The gate gates nothing.** `s > 0`, so `max(a s, 0) = s max(a, 0)`: which latents fire does not depend on it.
+//! - **The L1 penalty is void.** `W1, b1 -> c`, `W2, V2 -> 1/c`, `b2 -> c'`, `E2 -> 1/c'` leave `x_hat` as it is and
+//!   scale both penalties at will.
+//! - **Level 1 is no code of `x`.** `h1` is never decoded, so `D1` is only known up to an invertible matrix.
+//! - **The consistency loss holds no pairwise information.** Latents are not negative, so the sum over all pairs
+//!   factorises into `(sum_i h1_i / |h1_i|) . (sum_j h2_j / |h2_j|)`; minimised it kills level 2, maximised it makes
+//!   every latent dense.
+//!
+//! Tensors: `W = w_enc`, `b = b_enc`, `V = gate_w`, `c = gate_b`, `E2 = level2.w_dec`, `e2 = level2.b_dec`, `D1 = level1.w_dec`.
+
+use super::{Arch, Codes, Id, Params};
+use crate::config::GateKind;
+use crate::gate::sigmoid;
+use crate::kernel::{Isa, reduce};
+
+/// `u = a s(g) | a + s(g) | a` of one latent, with its gate `s` (0 for none).
+pub(crate) fn combine(gate: GateKind, a: f32, g: f32) -> (f32, f32) {
+    match gate {
+        GateKind::Mul => {
+            let s = sigmoid(g);
+            (a * s, s)
+        }
+        GateKind::Add => {
+            let s = sigmoid(g);
+            (a + s, s)
+        }
+        _ => (a, 0.0),
+    }
+}
+
+/// Appends the codes of `x`, `(n, d)`.
+pub(crate) fn encode_rows(isa: Isa, arch: &Arch, params: &Params, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) {
+    let mut h1 = alloc::vec![0.0f32; arch.f1];
+    for row in x.chunks(arch.d) {
+        layer(isa, arch, params, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], row, codes1);
+        h1.fill(0.0);
+        let last = codes1.row(codes1.n() - 1);
+        for (&j, &z) in last.index.iter().zip(last.value) {
+            h1[j as usize] = z;
+        }
+        layer(isa, arch, params, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &h1, codes2);
+    }
+}
+
+fn layer(isa: Isa, arch: &Arch, params: &Params, ids: [Id; 4], x: &[f32], codes: &mut Codes) {
+    let [w, b, v, c] = ids.map(|id| &params[id]);
+    let width = x.len();
+    for j in 0..b.len() {
+        let row = j * width..(j + 1) * width;
+        let a = reduce::dot(isa, &w[row.clone()], x) + b[j];
+        let g = if v.is_empty() { 0.0 } else { reduce::dot(isa, &v[row], x) + c[j] };
+        let (u, _) = combine(arch.gate, a, g);
+        if u > 0.0 {
+            codes.index.push(j as u32);
+            codes.value.push(u);
+        }
+    }
+    codes.end_row();
+}

@@ -1,0 +1,180 @@
+//! From raw rows to the rows that training sees, and back into the weights.
+//!
+//! `x' = (x - mean) * scale`, with `scale = sqrt(d / E||x - mean||^2)` so that `E||x'||^2 = d`: losses, learning rates
+//! and thresholds then mean the same for every layer and data set. A saved model has this folded in:
+//!
+//! ```text
+//! b_dec <- mean + b_dec / scale      b_enc, b_mag, threshold, tau <- the same / scale      gate.w <- gate.w * scale (mul)
+//! ```
+//!
+//! Every activation is positively homogeneous, so the folded model fires the same latents at `1 / scale` times the
+//! value, and decoder rows keep norm 1: latents are in the units of the raw activations. The seed has sigmoids of its
+//! input, so there the encoders take the scale (`W <- W * scale`, `b <- b - scale W mean`) and `D1 <- D1 / scale`.
+
+use crate::config::{Activation, DataConfig, GateKind, ModelKind};
+use crate::error::{Error, Result};
+use crate::kernel::{Isa, reduce};
+use crate::model::{Id, Model};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// What was measured on a sample of rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Normalisation {
+    /// Subtracted from every row, `(d)`; zeros where centring is off.
+    pub mean: Vec<f32>,
+    /// Multiplies every centred row; 1 where scaling is off.
+    pub scale: f32,
+    /// Where the decoder bias starts, `(d)`, in normalised units.
+    pub centre: Vec<f32>,
+    /// Total variance `E||x' - E x'||^2` of normalised rows: the denominator of every loss.
+    pub variance: f32,
+    /// Raw rows with a larger norm are left out of training; infinity keeps all.
+    pub norm_limit: f32,
+}
+
+impl Normalisation {
+    /// Measures `rows`, `(n, d)` raw.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the rows do not vary, so that there is nothing to explain.
+    pub fn measure(isa: Isa, rows: &[f32], d: usize, data: &DataConfig) -> Result<Self> {
+        let mut norms: Vec<f32> = rows.chunks(d).map(|r| libm::sqrtf(reduce::sum_squares(isa, r))).collect();
+        let mut norm_limit = f32::INFINITY;
+        if data.outlier > 0.0 && !norms.is_empty() {
+            let mut sorted = norms.clone();
+            sorted.sort_by(f32::total_cmp);
+            let median = sorted[sorted.len() / 2];
+            if median > 0.0 {
+                norm_limit = median * data.outlier as f32;
+            }
+        }
+        let kept = |norm: f32| norm <= norm_limit;
+        let n = norms.iter().filter(|n| kept(**n)).count();
+        let mut mean = vec![0.0f64; d];
+        for (row, &norm) in rows.chunks(d).zip(&norms) {
+            if kept(norm) {
+                for (m, &x) in mean.iter_mut().zip(row) {
+                    *m += f64::from(x);
+                }
+            }
+        }
+        mean.iter_mut().for_each(|m| *m /= n.max(1) as f64);
+        let mut squares = 0.0f64;
+        let mut about_mean = 0.0f64;
+        for (row, &norm) in rows.chunks(d).zip(&norms) {
+            if kept(norm) {
+                for (&m, &x) in mean.iter().zip(row) {
+                    let x = f64::from(x);
+                    squares += x * x;
+                    about_mean += (x - m) * (x - m);
+                }
+            }
+        }
+        if n < 2 || !(about_mean > 0.0) || !about_mean.is_finite() {
+            return Err(Error::config(
+                "data",
+                alloc::format!("expected rows that vary, found {n} rows of total variance {about_mean}"),
+            ));
+        }
+        let energy = if data.centre { about_mean } else { squares };
+        let scale = if data.scale { libm::sqrt(d as f64 * n as f64 / energy) as f32 } else { 1.0 };
+        let mean: Vec<f32> = if data.centre { mean.iter().map(|&m| m as f32).collect() } else { vec![0.0; d] };
+        let mut out = Self { mean, scale, centre: vec![0.0; d], variance: 0.0, norm_limit };
+        out.variance = (about_mean / n as f64 * f64::from(scale) * f64::from(scale)) as f32;
+        if data.geometric_median {
+            let mut normal = Vec::with_capacity(n * d);
+            for (row, norm) in rows.chunks(d).zip(norms.drain(..)) {
+                if kept(norm) {
+                    let at = normal.len();
+                    normal.extend_from_slice(row);
+                    out.apply(&mut normal[at..]);
+                }
+            }
+            out.centre = geometric_median(isa, &normal, d);
+        }
+        Ok(out)
+    }
+
+    /// `x <- (x - mean) * scale` for whole rows.
+    pub fn apply(&self, rows: &mut [f32]) {
+        for row in rows.chunks_mut(self.mean.len()) {
+            for (x, &m) in row.iter_mut().zip(&self.mean) {
+                *x = (*x - m) * self.scale;
+            }
+        }
+    }
+
+    /// Whether training uses this raw row.
+    pub fn keeps(&self, isa: Isa, row: &[f32]) -> bool {
+        libm::sqrtf(reduce::sum_squares(isa, row)) <= self.norm_limit
+    }
+
+    /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.
+    pub fn fold(&self, isa: Isa, model: &mut Model) {
+        let (s, d) = (self.scale, self.mean.len());
+        let p = &mut model.params;
+        for (b, &m) in p[Id::BDec].iter_mut().zip(&self.mean) {
+            *b = m + *b / s;
+        }
+        if model.arch.model == ModelKind::Seed {
+            for (w, b) in [(Id::WEnc1, Id::BEnc1), (Id::GateEnc1, Id::GateBias1)] {
+                p[w].iter_mut().for_each(|v| *v *= s);
+                for j in 0..p[b].len() {
+                    p[b][j] -= reduce::dot(isa, &p[w][j * d..(j + 1) * d], &self.mean);
+                }
+            }
+            p[Id::WDec1].iter_mut().for_each(|v| *v /= s);
+            return;
+        }
+        for id in [Id::BEnc1, Id::BMag1, Id::Threshold1, Id::BEnc2, Id::BMag2, Id::Threshold2] {
+            p[id].iter_mut().for_each(|v| *v /= s);
+        }
+        match model.arch.gate {
+            GateKind::Mul => p[Id::GateW].iter_mut().for_each(|v| *v *= s),
+            GateKind::Add => p[Id::GateB].iter_mut().for_each(|v| *v /= s),
+            _ => {}
+        }
+        for (tau, act) in model.tau.iter_mut().zip([model.arch.activation1, model.arch.activation2]) {
+            if act == Activation::Batchtopk {
+                *tau /= s;
+            }
+        }
+    }
+}
+
+/// The point that minimises the sum of distances to `rows`, by Weiszfeld's iteration from the mean: at most 100 steps,
+/// until it moves by less than 1e-5 of its scale.
+pub fn geometric_median(isa: Isa, rows: &[f32], d: usize) -> Vec<f32> {
+    let n = rows.len() / d;
+    let mut at = vec![0.0f32; d];
+    if n == 0 {
+        return at;
+    }
+    let mut weights = vec![1.0f64; n];
+    for step in 0..100 {
+        if step > 0 {
+            for (w, row) in weights.iter_mut().zip(rows.chunks(d)) {
+                let distance = libm::sqrt(f64::from(reduce::sum_squares_diff(isa, row, &at)));
+                *w = 1.0 / distance.max(1e-8);
+            }
+        }
+        let total: f64 = weights.iter().sum();
+        let mut next = vec![0.0f64; d];
+        for (&w, row) in weights.iter().zip(rows.chunks(d)) {
+            for (m, &x) in next.iter_mut().zip(row) {
+                *m += w * f64::from(x);
+            }
+        }
+        let mut moved = 0.0f64;
+        for (a, m) in at.iter_mut().zip(&next) {
+            let m = (m / total) as f32;
+            moved += f64::from(m - *a) * f64::from(m - *a);
+            *a = m;
+        }
+        if step > 0 && libm::sqrt(moved) < 1e-5 * libm::sqrt(d as f64) {
+            break;
+        }
+    }
+    at
+}

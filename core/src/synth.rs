@@ -1,0 +1,325 @@
+//! Synthetic tokens with a known two-level structure: the seeded tree world.
+//!
+//! A forest of `roots` trees, each a root with `children` leaves of which at most one is on, plus `flat` features
+//! without a parent. Features are directions in fewer dimensions than there are features; a token is a sparse sum of
+//! them plus noise. What a model finds can then be compared with what is there (see `metrics::recovery`).
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::metrics::ROOT;
+use crate::rng::Philox;
+use crate::{Error, Result};
+
+/// The Philox stream of the directions; the tokens have the streams `0, 1, 2, ...` below it.
+const DIRECTIONS: u64 = u64::MAX;
+/// Steps of `V <- unit(V - RATE (V V^T - I) V)` that spread the directions.
+const SPREAD_STEPS: usize = 300;
+const SPREAD_RATE: f64 = 0.05;
+/// The ends of the geometric series of the children's weights, and of the flat features' probabilities.
+const CHILD_WEIGHT: (f64, f64) = (1.0, 0.4);
+const FLAT_PROBABILITY: (f64, f64) = (0.08, 0.02);
+/// Magnitude `1 + ROOT_SPREAD |N|` of a root or flat feature; a child's is its root's, times `1 + CHILD_SPREAD N`.
+const ROOT_SPREAD: f32 = 0.2;
+const CHILD_SPREAD: f32 = 0.1;
+
+/// The constants of a world.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct WorldConfig {
+    /// Dimensions of a token.
+    pub d: usize,
+    /// Trees.
+    pub roots: usize,
+    /// Children of each root; at most one of them is on.
+    pub children: usize,
+    /// Features without parent and children.
+    pub flat: usize,
+    /// `q`: the probability that some child is on, given that its root is on.
+    pub child_probability: f64,
+    /// The probability of root 0; the others fall geometrically to `p_min`.
+    pub p_max: f64,
+    /// The probability of the last root.
+    pub p_min: f64,
+    /// Standard deviation of the noise on each coordinate.
+    pub noise: f64,
+    /// A child's magnitude relative to its root's.
+    pub child_scale: f64,
+    /// `rho`: the cosine between a child's direction and its root's.
+    pub rho: f64,
+    /// Two worlds with equal constants and seed are equal, directions and tokens.
+    pub seed: u64,
+}
+
+impl WorldConfig {
+    /// World A: 24 roots with 5 children each and 16 flat features in 64 dimensions, children entangled (`rho = .3`).
+    pub fn a() -> Self {
+        Self {
+            d: 64,
+            roots: 24,
+            children: 5,
+            flat: 16,
+            child_probability: 0.8,
+            p_max: 0.25,
+            p_min: 0.03,
+            noise: 0.02,
+            child_scale: 0.8,
+            rho: 0.3,
+            seed: 0,
+        }
+    }
+
+    /// World B is world A: what differs is the budget of the model, 30 % below the true L0.
+    pub fn b() -> Self {
+        Self::a()
+    }
+
+    /// World C: 48 dimensions, children orthogonal to their roots, more noise, fewer tokens with a child.
+    pub fn c() -> Self {
+        Self { d: 48, rho: 0.0, noise: 0.05, child_probability: 0.6, ..Self::a() }
+    }
+
+    fn check(&self) -> Result<usize> {
+        let probability = |key, p: f64, low: f64| {
+            if (low..=1.0).contains(&p) {
+                return Ok(());
+            }
+            Err(Error::config(key, alloc::format!("expected a number from {low} to 1, found {p}")))
+        };
+        probability("child_probability", self.child_probability, 0.0)?;
+        probability("p_max", self.p_max, f64::MIN_POSITIVE)?;
+        probability("p_min", self.p_min, f64::MIN_POSITIVE)?;
+        for (key, v) in [("noise", self.noise), ("child_scale", self.child_scale)] {
+            if !(0.0..f64::INFINITY).contains(&v) {
+                return Err(Error::config(key, alloc::format!("expected a finite number >= 0, found {v}")));
+            }
+        }
+        if !(self.rho > -1.0 && self.rho < 1.0) {
+            return Err(Error::config("rho", alloc::format!("expected a cosine between -1 and 1, found {}", self.rho)));
+        }
+        if self.d < 2 {
+            return Err(Error::config("d", alloc::format!("expected at least 2 dimensions, found {}", self.d)));
+        }
+        let features = self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots));
+        match features.and_then(|n| n.checked_add(self.flat)) {
+            Some(0) => Err(Error::config("roots", "expected at least one feature, found none")),
+            Some(n) if n < ROOT as usize && n.checked_mul(self.d).is_some() => Ok(n),
+            _ => Err(Error::config("roots", "too many features")),
+        }
+    }
+}
+
+/// A world: directions, the forest, and any token on demand.
+///
+/// Features are numbered roots first, then the children of root 0, of root 1, ..., then the flat ones.
+#[derive(Clone, Debug)]
+pub struct World {
+    config: WorldConfig,
+    directions: Vec<f32>,
+    parents: Vec<u32>,
+    p_root: Vec<f32>,
+    p_flat: Vec<f32>,
+    /// `child_below[c]`: the probability that the child is one of `0..=c`, given the root.
+    child_below: Vec<f32>,
+}
+
+impl World {
+    /// Draws the directions of `config.seed`.
+    ///
+    /// Gaussian rows of unit length, then 300 steps of `V <- unit(V - .05 (V V^T - I) V)`, then for a child `c` of `p`
+    /// `v_c <- rho v_p + sqrt(1 - rho^2) w`, with `w` the unit part of `v_c` orthogonal to `v_p`. `f64` throughout, in
+    /// a fixed order without fused operations, so the bits are the same everywhere. Cost: `600 n^2 d`, under a second
+    /// for world A.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a constant out of its range.
+    pub fn new(config: &WorldConfig) -> Result<Self> {
+        let n = config.check()?;
+        let (d, roots, children) = (config.d, config.roots, config.children);
+        let mut rng = Philox::new(config.seed, DIRECTIONS);
+        let mut v: Vec<f64> = (0..n * d).map(|_| rng.normal_f64()).collect();
+        v.chunks_exact_mut(d).for_each(unit);
+        let mut next = v.clone();
+        for _ in 0..SPREAD_STEPS {
+            for (i, row) in next.chunks_exact_mut(d).enumerate() {
+                let own = &v[i * d..(i + 1) * d];
+                for (j, other) in v.chunks_exact(d).enumerate() {
+                    let g = SPREAD_RATE * (dot(own, other) - f64::from(u8::from(i == j)));
+                    row.iter_mut().zip(other).for_each(|(r, o)| *r -= g * o);
+                }
+                unit(row);
+            }
+            v.copy_from_slice(&next);
+        }
+        let mut parents = vec![ROOT; n];
+        let side = libm::sqrt(1.0 - config.rho * config.rho);
+        for c in 0..roots * children {
+            let (above, below) = v.split_at_mut((roots + c) * d);
+            let p = &above[c / children * d..(c / children + 1) * d];
+            let own = &mut below[..d];
+            let along = dot(own, p);
+            own.iter_mut().zip(p).for_each(|(w, p)| *w -= along * p);
+            unit(own);
+            own.iter_mut().zip(p).for_each(|(w, p)| *w = config.rho * p + side * *w);
+            parents[roots + c] = (c / children) as u32;
+        }
+        let weights = geometric(CHILD_WEIGHT.0, CHILD_WEIGHT.1, children);
+        let total: f64 = weights.iter().sum();
+        let mut below = 0.0;
+        let child_below = weights.iter().map(|w| {
+            below += config.child_probability * w / total;
+            below as f32
+        });
+        Ok(Self {
+            child_below: child_below.collect(),
+            p_root: geometric(config.p_max, config.p_min, roots).into_iter().map(|p| p as f32).collect(),
+            p_flat: geometric(FLAT_PROBABILITY.0, FLAT_PROBABILITY.1, config.flat)
+                .into_iter()
+                .map(|p| p as f32)
+                .collect(),
+            directions: v.into_iter().map(|x| x as f32).collect(),
+            parents,
+            config: config.clone(),
+        })
+    }
+
+    /// The constants that the world was made from.
+    pub fn config(&self) -> &WorldConfig {
+        &self.config
+    }
+
+    /// `n = roots (1 + children) + flat`.
+    pub fn n_features(&self) -> usize {
+        self.parents.len()
+    }
+
+    /// The unit directions, `[n_features, d]` row-major.
+    pub fn directions(&self) -> &[f32] {
+        &self.directions
+    }
+
+    /// The root above `feature`; `None` for a root and for a flat feature.
+    ///
+    /// # Panics
+    /// If `feature >= n_features`.
+    pub fn parent(&self, feature: usize) -> Option<usize> {
+        let p = self.parents[feature];
+        (p != ROOT).then_some(p as usize)
+    }
+
+    /// The parent of every feature, [`ROOT`] where there is none.
+    pub fn parents(&self) -> &[u32] {
+        &self.parents
+    }
+
+    /// The probability of a feature being on, on any token.
+    ///
+    /// # Panics
+    /// If `feature >= n_features`.
+    pub fn probability(&self, feature: usize) -> f64 {
+        let (roots, children) = (self.config.roots, self.config.children);
+        if feature < roots {
+            return f64::from(self.p_root[feature]);
+        }
+        if let Some(p) = self.parent(feature) {
+            let c = (feature - roots) % children;
+            let before = if c == 0 { 0.0 } else { self.child_below[c - 1] };
+            return f64::from(self.p_root[p]) * f64::from(self.child_below[c] - before);
+        }
+        f64::from(self.p_flat[feature - roots * (1 + children)])
+    }
+
+    /// `E[L0] = sum_f P(f on)`: in world A about 2.5 roots, 2.0 children and .7 flat features a token.
+    pub fn expected_l0(&self) -> f64 {
+        (0..self.n_features()).map(|f| self.probability(f)).sum()
+    }
+
+    /// Draws tokens: `x[t - start, :] = sum_f a_f v_f + noise N(0, I)` for `t` in `start..start + n`.
+    ///
+    /// | argument | shape | layout |
+    /// |---|---|---|
+    /// | `x` | `[n, d]` | row-major, written |
+    /// | `truth` | `[n, n_features]` | row-major, written: the magnitudes `a`, 0 where a feature is off |
+    ///
+    /// Root `r` is on with `p_r` and magnitude `a_r = 1 + .2 |N|`; then child `c` with its share of `q` and magnitude
+    /// `max(0, child_scale a_r (1 + .1 N))`; a flat feature like a root. Token `t` is a function of the constants, the
+    /// seed and `t` alone (Philox stream `t`), so that ranges may be drawn in any order, by any thread.
+    ///
+    /// # Panics
+    /// If `x` or `truth` does not have its shape, or `start + n` overflows.
+    pub fn sample(&self, start: u64, n: usize, x: &mut [f32], mut truth: Option<&mut [f32]>) {
+        let (d, features) = (self.config.d, self.n_features());
+        assert_eq!(Some(x.len()), n.checked_mul(d), "x must have n * d entries");
+        if let Some(truth) = &truth {
+            assert_eq!(Some(truth.len()), n.checked_mul(features), "truth must have n * n_features entries");
+        }
+        assert!(start.checked_add(n as u64).is_some(), "token numbers must fit in 64 bits");
+        for (i, row) in x.chunks_exact_mut(d).enumerate() {
+            let a = truth.as_deref_mut().map(|a| &mut a[i * features..(i + 1) * features]);
+            self.token(start + i as u64, row, a);
+        }
+    }
+
+    fn token(&self, t: u64, x: &mut [f32], mut truth: Option<&mut [f32]>) {
+        let (d, roots, children) = (self.config.d, self.config.roots, self.config.children);
+        let mut rng = Philox::new(self.config.seed, t);
+        x.fill(0.0);
+        if let Some(a) = truth.as_deref_mut() {
+            a.fill(0.0);
+        }
+        let mut add = |feature: usize, a: f32| {
+            let direction = &self.directions[feature * d..(feature + 1) * d];
+            x.iter_mut().zip(direction).for_each(|(x, v)| *x += a * v);
+            if let Some(truth) = truth.as_deref_mut() {
+                truth[feature] = a;
+            }
+        };
+        for (r, &p) in self.p_root.iter().enumerate() {
+            if rng.uniform_f32() >= p {
+                continue;
+            }
+            let a = 1.0 + ROOT_SPREAD * rng.normal_f32().abs();
+            add(r, a);
+            let u = rng.uniform_f32();
+            if let Some(c) = self.child_below.iter().position(|&below| u < below) {
+                let scale = self.config.child_scale as f32;
+                let child = scale * a * (1.0 + CHILD_SPREAD * rng.normal_f32());
+                if child > 0.0 {
+                    add(roots + r * children + c, child);
+                }
+            }
+        }
+        for (f, &p) in self.p_flat.iter().enumerate() {
+            if rng.uniform_f32() < p {
+                add(roots * (1 + children) + f, 1.0 + ROOT_SPREAD * rng.normal_f32().abs());
+            }
+        }
+        let noise = self.config.noise as f32;
+        if noise > 0.0 {
+            x.iter_mut().for_each(|x| *x += noise * rng.normal_f32());
+        }
+    }
+}
+
+/// `n` numbers from `first` to `last` with a constant ratio; `first` alone for `n = 1`.
+fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
+    let step = |i| if i == 0 { 0.0 } else { i as f64 / (n - 1) as f64 };
+    (0..n).map(|i| first * libm::pow(last / first, step(i))).collect()
+}
+
+/// Eight partial sums, so that the order of additions is fixed and still vectorises.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
+    let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
+    for (a, b) in a8.zip(b8) {
+        for l in 0..8 {
+            sums[l] += a[l] * b[l];
+        }
+    }
+    sums.iter().sum::<f64>() + tail
+}
+
+fn unit(row: &mut [f64]) {
+    let norm = libm::sqrt(dot(row, row));
+    row.iter_mut().for_each(|x| *x /= norm);
+}

@@ -1,0 +1,494 @@
+//! Stage 4: gradients of the parameters, by latent.
+//!
+//! ```text
+//! dW_j = sum_b du_bj s_b      dD_j = -c sum_b z_bj r_b + sum_b v_bj e_b      db_j = sum_b du_bj
+//! ```
+//!
+//! Each latent's row is one chain over its entries in row order, and latents are independent: no partial sums, so the
+//! bits do not depend on threads. Level 1's rows are made in two parts, `g1` from its own terms and `g2` through level
+//! 2, and mixed as `train.balance` says.
+
+use super::entries::ByLatent;
+use super::forward::code_row;
+use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
+use crate::config::{Activation, Balance, Consistency, Decoder, Source};
+use crate::gate::{Families, ROOT};
+use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::loss::directions::{OffsetOrthogonal, Sibling};
+use crate::loss::{latent, structural};
+use crate::model::{Id, Params};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Latents that are summed together by one thread.
+const BLOCK: usize = 16;
+
+/// What a balance needs to know of the two gradients on `D1`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowNorms {
+    /// `|grad_D1 l1|`, without its weight.
+    pub own: f64,
+    /// `|grad_D1 l2|`, without its weight.
+    pub through: f64,
+    /// Their cosine; 0 where one of them is zero.
+    pub cosine: f64,
+}
+
+/// Columns of the table of per-latent statistics: squares of both parts on `D1`, and their product.
+const STATS: usize = 3;
+
+/// Shared by the stages below.
+struct Job<'a> {
+    isa: Isa,
+    d: usize,
+    slots: usize,
+    rows: &'a [f32],
+    chunks: &'a [Chunk],
+    params: &'a Params,
+    families: &'a Families,
+    recon: [f32; 2],
+    penalty: [f32; 2],
+    norms: [&'a [f32]; 2],
+    balance: Balance,
+    consistency: Consistency,
+    /// `2 wc / (n nu)` and `2 wc / n`.
+    structural: f32,
+    latent: f32,
+}
+
+impl Job<'_> {
+    /// Row buffer seen from a slot: place `at` of an entry is then its row's vector in that slot.
+    fn slot(&self, s: usize) -> &[f32] {
+        &self.rows[s * self.d..]
+    }
+
+    /// `out += sum_e coef_e * slot_s(row_e)`.
+    fn gather(&self, list: &ByLatent, j: usize, coef: &[f32], s: usize, out: &mut [f32]) {
+        let range = list.latent(j);
+        sparse::accumulate_rows(self.isa, &list.at[range.clone()], &coef[range], self.slot(s), self.d, out);
+    }
+
+    /// The chunk and the row in it of a place.
+    fn find(&self, at: u32) -> (&Chunk, usize) {
+        let b = at as usize / self.slots;
+        (&self.chunks[b / CHUNK], b % CHUNK)
+    }
+}
+
+/// Writes every gradient, and the balance statistics.
+pub(super) fn run(
+    o: &mut Objective,
+    params: &Params,
+    families: &Families,
+    knobs: &Knobs,
+    grads: &mut Params,
+    losses: &mut Losses,
+) {
+    let n = o.n as f64;
+    let two = o.n_levels() == 2;
+    let unit = 1.0 / (n * f64::from(knobs.variance));
+    let mut by_latent = core::mem::take(&mut o.by_latent);
+    by_latent[0].fill(o.arch.f1, CHUNK, o.slots, false, o.chunks.iter().map(|c| &c.level[0]));
+    if two {
+        by_latent[1].fill(o.arch.f2, CHUNK, o.slots, true, o.chunks.iter().map(|c| &c.level[1]));
+    }
+    let mut grad_composed = core::mem::take(&mut o.grad_composed);
+    let mut through2 = core::mem::take(&mut o.through2);
+    let mut stats = core::mem::take(&mut o.stats);
+    stats.resize(o.arch.f1 * STATS, 0.0);
+    let job = Job {
+        isa: o.isa,
+        d: o.arch.d,
+        slots: o.slots,
+        rows: &o.rows,
+        chunks: &o.chunks,
+        params,
+        families,
+        recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
+        penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
+        norms: [&o.norms[0], &o.norms[1]],
+        balance: o.config.train.balance,
+        consistency: o.config.loss.consistency,
+        structural: (2.0 * o.config.loss.consistency_weight * unit) as f32,
+        latent: (2.0 * o.config.loss.consistency_weight / n) as f32,
+    };
+    let directions = (two && o.config.loss.consistency == Consistency::OffsetOrthogonal).then(|| OffsetOrthogonal {
+        isa: o.isa,
+        d: o.arch.d,
+        d1: &params[Id::WDec1],
+        d2: &params[Id::WDec2],
+        families,
+        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
+    });
+    let sibling = (two && o.config.loss.consistency == Consistency::Sibling).then(|| Sibling {
+        isa: o.isa,
+        d: o.arch.d,
+        d2: &params[Id::WDec2],
+        families,
+        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
+    });
+    losses.consistency +=
+        directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
+    if two {
+        level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
+    }
+    level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats);
+    if two && knobs.gate.is_soft() {
+        soft_gate(o, &job, &by_latent[0], grads);
+    }
+    bias(o, &job, grads, &through2);
+    losses.balance = row_norms(&stats, knobs, job.recon);
+    o.by_latent = by_latent;
+    o.grad_composed = grad_composed;
+    o.through2 = through2;
+    o.stats = stats;
+}
+
+/// Encoder, decoder, bias and activation parameters of level 2, and the soft gate's bias.
+fn level2(
+    o: &Objective,
+    job: &Job<'_>,
+    by_latent: &[ByLatent; 2],
+    directions: Option<&OffsetOrthogonal<'_>>,
+    sibling: Option<&Sibling<'_>>,
+    grads: &mut Params,
+    grad_composed: &mut [f32],
+) {
+    let (d, f2) = (job.d, o.arch.f2);
+    let comp = o.arch.decoder == Decoder::Comp;
+    let list = &by_latent[1];
+    let width = o.arch.source_width();
+    let aux = o.config.loss.aux > 0.0;
+    let penalty = if comp { 0.0 } else { job.penalty[1] };
+    let widths = o.arch.widths();
+    let [_, _, _, _, _, _, _, w_enc, b_enc, w_dec, theta, r_mag, b_mag, _, gate_b, ..] = &mut grads.tensors;
+    let decoder: &mut [f32] = if comp { grad_composed } else { w_dec };
+    let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
+    let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
+    o.par.for_rows(f2, BLOCK, arrays, [width, d, 1, p[0], p[1], p[2], p[3]], |first, [w, dec, b, theta, r, bm, c]| {
+        for (i, dec) in dec.chunks_mut(d).enumerate() {
+            let j = first + i;
+            let range = list.latent(j);
+            dec.fill(0.0);
+            job.gather(list, j, &list.z, slot::R2, dec);
+            reduce::scale(job.isa, -job.recon[1], dec);
+            if aux {
+                job.gather(list, j, &list.v, slot::E2, dec);
+            }
+            if penalty != 0.0 && is_l1(o.arch.activation2) {
+                let sum = reduce::sum(job.isa, &list.z[range.clone()]);
+                reduce::axpy(job.isa, penalty * sum / job.norms[1][j], &job.params[Id::WDec2][j * d..][..d], dec);
+            }
+            if job.consistency == Consistency::Struct {
+                struct_child(job, list, j, dec);
+            }
+            if let Some(loss) = directions {
+                loss.add_child(j, dec);
+            }
+            if let Some(loss) = sibling {
+                loss.add_child(j, dec);
+            }
+            let w = &mut w[i * width..][..width];
+            w.fill(0.0);
+            match o.arch.source {
+                Source::X => job.gather(list, j, &list.grad[0], slot::XT, w),
+                Source::Res => job.gather(list, j, &list.grad[0], slot::R1, w),
+                Source::Z1 => {
+                    for at in range.clone() {
+                        let (chunk, row) = job.find(list.at[at]);
+                        let code = code_row(&chunk.level[0], row);
+                        for (&i1, &z) in code.index.iter().zip(code.value) {
+                            w[i1 as usize] = libm::fmaf(list.grad[0][at], z, w[i1 as usize]);
+                        }
+                    }
+                }
+            }
+            b[i] = reduce::sum(job.isa, &list.grad[0][range.clone()]);
+            write_sums(job.isa, list, range, i, o.arch.activation2, theta, r, bm);
+            if !c.is_empty() {
+                c[i] = reduce::sum(job.isa, &list.grad_g[list.latent(j)]);
+            }
+        }
+    });
+    if comp {
+        composition(o, job, list, widths[Id::WDec2 as usize], grad_composed, w_dec);
+    }
+}
+
+/// `dE2 = dC2 D1^T`, the penalty on rows of `E2`, and the latent consistency.
+fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_composed: &[f32], grad: &mut [f32]) {
+    let d = job.d;
+    let mut packed = Packed::new(f1, d);
+    packed.pack(job.isa, o.par, &job.params[Id::WDec1]);
+    let e2 = &job.params[Id::WDec2];
+    o.par.for_rows(o.arch.f2, BLOCK, [grad], [f1], |first, [grad]| {
+        let n = grad.len() / f1;
+        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &packed, None, grad);
+        let mut miss = vec![0.0f32; f1];
+        for (i, grad) in grad.chunks_mut(f1).enumerate() {
+            let j = first + i;
+            if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
+                let sum = reduce::sum(job.isa, &list.z[list.latent(j)]);
+                reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j], &e2[j * f1..][..f1], grad);
+            }
+            if job.consistency == Consistency::Latent {
+                for at in list.latent(j) {
+                    let (chunk, row) = job.find(list.at[at]);
+                    let (z1, z2) = (code_row(&chunk.level[0], row), code_row(&chunk.level[1], row));
+                    latent::miss(job.isa, e2, f1, z1, z2.index, z2.value, &mut miss);
+                    reduce::axpy(job.isa, job.latent * list.z[at], &miss, grad);
+                }
+            }
+        }
+    });
+}
+
+/// `dD_c -= k sum_b z_bc delta_bp`.
+fn struct_child(job: &Job<'_>, list: &ByLatent, j: usize, grad: &mut [f32]) {
+    let p = job.families.parents()[j];
+    if p == ROOT {
+        return;
+    }
+    let mut delta = vec![0.0f32; job.d];
+    for at in list.latent(j) {
+        if list.z[at] > 0.0 {
+            let (chunk, row) = job.find(list.at[at]);
+            structural::delta(
+                job.isa,
+                job.params,
+                job.families,
+                job.d,
+                p,
+                row,
+                &chunk.level[0],
+                &chunk.level[1],
+                &mut delta,
+            );
+            reduce::axpy(job.isa, -job.structural * list.z[at], &delta, grad);
+        }
+    }
+}
+
+/// `dD_p += k sum_b z_bp delta_bp`.
+fn struct_parent(job: &Job<'_>, list: &ByLatent, p: usize, grad: &mut [f32]) {
+    let mut delta = vec![0.0f32; job.d];
+    for at in list.latent(p) {
+        if list.z[at] > 0.0 {
+            let (chunk, row) = job.find(list.at[at]);
+            structural::delta(
+                job.isa,
+                job.params,
+                job.families,
+                job.d,
+                p as u32,
+                row,
+                &chunk.level[0],
+                &chunk.level[1],
+                &mut delta,
+            );
+            reduce::axpy(job.isa, job.structural * list.z[at], &delta, grad);
+        }
+    }
+}
+
+/// Encoder, decoder, bias and activation parameters of level 1.
+fn level1(
+    o: &Objective,
+    job: &Job<'_>,
+    list: &ByLatent,
+    directions: Option<&OffsetOrthogonal<'_>>,
+    grad_composed: &[f32],
+    grads: &mut Params,
+    through2: &mut [Vec<f32>; 3],
+    stats: &mut [f32],
+) {
+    let (d, f1) = (job.d, o.arch.f1);
+    let two = o.n_levels() == 2;
+    let comp = two && o.arch.decoder == Decoder::Comp;
+    let aux = o.config.loss.aux > 0.0;
+    let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
+    let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
+    let [w2, dec2, b2] = through2;
+    let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
+    let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, w2, dec2, b2, stats];
+    let widths = [d, d, 1, p[0], p[1], p[2], d, d, 1, STATS];
+    let children: Vec<u32> = if comp { (0..o.arch.f2 as u32).collect() } else { Vec::new() };
+    o.par.for_rows(f1, BLOCK, arrays, widths, |first, [w, dec, b, theta, r, bm, w2, dec2, b2, stats]| {
+        let mut column = vec![0.0f32; children.len()];
+        for i in 0..b.len() {
+            let j = first + i;
+            let range = list.latent(j);
+            let dec = &mut dec[i * d..][..d];
+            let dec2 = &mut dec2[i * d..][..d];
+            dec.fill(0.0);
+            job.gather(list, j, &list.z, slot::R1, dec);
+            reduce::scale(job.isa, -job.recon[0], dec);
+            dec2.fill(0.0);
+            if two && o.arch.decoder == Decoder::Cum {
+                job.gather(list, j, &list.z, slot::R2, dec2);
+                reduce::scale(job.isa, -job.recon[1], dec2);
+            }
+            if comp {
+                // D1 takes part in x_hat2 through C2 = E2 D1: dD1 += E2^T dC2.
+                for (c, row) in column.iter_mut().zip(job.params[Id::WDec2].chunks(f1)) {
+                    *c = row[j];
+                }
+                sparse::accumulate_rows(job.isa, &children, &column, grad_composed, d, dec2);
+            }
+            stats[i * STATS] = reduce::sum_squares(job.isa, dec);
+            stats[i * STATS + 1] = reduce::sum_squares(job.isa, dec2);
+            stats[i * STATS + 2] = reduce::dot(job.isa, dec, dec2);
+            if through_residual {
+                reduce::scale(job.isa, -1.0, dec2);
+                job.gather(list, j, &list.z, slot::DS, dec2);
+                reduce::scale(job.isa, -1.0, dec2);
+            }
+            if aux {
+                job.gather(list, j, &list.v, slot::E1, dec);
+            }
+            if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
+                let sum = reduce::sum(job.isa, &list.z[range.clone()]);
+                reduce::axpy(
+                    job.isa,
+                    job.penalty[0] * sum / job.norms[0][j],
+                    &job.params[Id::WDec1][j * d..][..d],
+                    dec,
+                );
+            }
+            if two && job.consistency == Consistency::Struct {
+                struct_parent(job, list, j, dec);
+            }
+            if let Some(loss) = directions {
+                loss.add_parent(j, dec);
+            }
+            mix(job.isa, job.balance, dec, dec2);
+
+            let w = &mut w[i * d..][..d];
+            let w2 = &mut w2[i * d..][..d];
+            w.fill(0.0);
+            job.gather(list, j, &list.grad[0], slot::XT, w);
+            w2.fill(0.0);
+            job.gather(list, j, &list.grad[1], slot::XT, w2);
+            mix(job.isa, job.balance, w, w2);
+            b[i] = reduce::sum(job.isa, &list.grad[0][range.clone()]);
+            b2[i] = reduce::sum(job.isa, &list.grad[1][range.clone()]);
+            write_sums(job.isa, list, range, i, o.arch.activation1, theta, r, bm);
+        }
+    });
+}
+
+/// `g <- g1 + g2` as the balance says; `g2` keeps the part that was added.
+///
+/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other.
+fn mix(isa: Isa, balance: Balance, g1: &mut [f32], g2: &mut [f32]) {
+    match balance {
+        Balance::Own => g2.fill(0.0),
+        Balance::Pcgrad => {
+            let dot = reduce::dot(isa, g1, g2);
+            let norm = reduce::sum_squares(isa, g1);
+            if dot < 0.0 && norm > 0.0 {
+                reduce::axpy(isa, -dot / norm, g1, g2);
+            }
+        }
+        Balance::Sum | Balance::Norm | Balance::Uncert => {}
+    }
+    reduce::axpy(isa, 1.0, g2, g1);
+}
+
+/// Gradients of the activation's own parameters, where there are any.
+fn write_sums(
+    isa: Isa,
+    list: &ByLatent,
+    range: core::ops::Range<usize>,
+    i: usize,
+    activation: Activation,
+    theta: &mut [f32],
+    r: &mut [f32],
+    b: &mut [f32],
+) {
+    match activation {
+        Activation::Jumprelu => theta[i] = reduce::sum(isa, &list.grad_p[0][range]),
+        Activation::Gated => {
+            r[i] = reduce::sum(isa, &list.grad_p[0][range.clone()]);
+            b[i] = reduce::sum(isa, &list.grad_p[1][range]);
+        }
+        _ => {}
+    }
+}
+
+/// `dG_ij = sum_b z1_bi dg_bj`, by parent.
+fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) {
+    let f2 = o.arch.f2;
+    o.par.for_rows(o.arch.f1, BLOCK, [&mut grads[Id::GateW]], [f2], |first, [grad]| {
+        for (i, grad) in grad.chunks_mut(f2).enumerate() {
+            grad.fill(0.0);
+            for at in list.latent(first + i) {
+                let z = list.z[at];
+                if z > 0.0 {
+                    let (chunk, row) = job.find(list.at[at]);
+                    let e2 = &chunk.level[1];
+                    for at2 in e2.row(row) {
+                        let g = &mut grad[e2.index[at2] as usize];
+                        *g = libm::fmaf(z, e2.grad_g[at2], *g);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// `db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j` over both encoders.
+fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[Vec<f32>; 3]) {
+    let d = job.d;
+    let two = o.n_levels() == 2;
+    let mut g = [vec![0.0f32; d], vec![0.0f32; d]];
+    for chunk in &o.chunks {
+        for (g, column) in g.iter_mut().zip(&chunk.columns) {
+            reduce::axpy(job.isa, 1.0, column, g);
+        }
+    }
+    let [mut g1, mut g2] = g;
+    reduce::scale(job.isa, -job.recon[0], &mut g1);
+    reduce::scale(job.isa, -job.recon[1], &mut g2);
+    let all = |n: usize| (0..n as u32).collect::<Vec<u32>>();
+    let minus = |v: &[f32]| v.iter().map(|x| -x).collect::<Vec<f32>>();
+    let index1 = all(o.arch.f1);
+    sparse::accumulate_rows(job.isa, &index1, &minus(&grads[Id::BEnc1]), &job.params[Id::WEnc1], d, &mut g1);
+    sparse::accumulate_rows(job.isa, &index1, &minus(&through2[2]), &job.params[Id::WEnc1], d, &mut g2);
+    if two && o.arch.source != Source::Z1 {
+        sparse::accumulate_rows(
+            job.isa,
+            &all(o.arch.f2),
+            &minus(&grads[Id::BEnc2]),
+            &job.params[Id::WEnc2],
+            d,
+            &mut g2,
+        );
+    }
+    mix(job.isa, job.balance, &mut g1, &mut g2);
+    grads[Id::BDec].copy_from_slice(&g1);
+    // The encoder biases of level 1 are mixed only now: the two parts were needed apart.
+    if !o.own() {
+        for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(&through2[2]) {
+            *b += b2;
+        }
+    }
+}
+
+fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
+    let mut sums = [0.0f64; STATS];
+    for row in stats.chunks(STATS) {
+        for (s, &v) in sums.iter_mut().zip(row) {
+            *s += f64::from(v);
+        }
+    }
+    let weight = |l: usize| if recon[l] > 0.0 { f64::from(knobs.w[l]) } else { 1.0 };
+    let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));
+    let cosine = if own > 0.0 && through > 0.0 { sums[2] / (own * through) } else { 0.0 };
+    RowNorms { own: own / weight(0), through: through / weight(1), cosine }
+}
+
+/// Whether the penalty of this activation is the L1 norm of the latents, weighted by decoder norms.
+fn is_l1(activation: Activation) -> bool {
+    matches!(activation, Activation::Relu | Activation::Topk | Activation::Batchtopk)
+}

@@ -1,0 +1,25 @@
+//! Training: one step forward, backward and update, and everything that is carried from step to step.
+
+mod accumulate;
+mod backward;
+mod balance;
+mod cofire;
+mod controller;
+pub(crate) mod entries;
+mod forward;
+mod init;
+pub mod objective;
+mod optim;
+mod revive;
+mod schedule;
+pub mod seed_objective;
+mod state;
+mod trainer;
+
+pub use accumulate::RowNorms;
+pub use cofire::Cofire;
+pub use controller::{LambdaControl, ThresholdTracker};
+pub use objective::{Knobs, Losses, Objective};
+pub use schedule::{annealed_k, learning_rate};
+pub use state::{Array, State};
+pub use trainer::{StepReport, Trainer};

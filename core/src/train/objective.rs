@@ -1,0 +1,376 @@
+//! The loss of the two-level model and its gradient on one batch.
+//!
+//! ```text
+//! L = w1 l1 + w2 l2 + s1 + s2 + wc cons + alpha1 aux1 + alpha2 aux2 (+ wg gated1 + wg gated2)
+//! l_l = ||X - Xhat_l||^2 / (n nu)
+//! ```
+//!
+//! All in units of the fraction of variance unexplained (`nu` is the total variance of the rows, frozen), so that
+//! weights carry over between layers and data sets; AuxK's weight is `alpha / l_l`, with no gradient through it.
+//!
+//! One call runs in four stages, each parallel over fixed chunks of rows or over latents:
+//! level 1 forward, level 2 forward ([`forward`](super::forward)), backward by row ([`backward`](super::backward)),
+//! gradients by latent ([`accumulate`](super::accumulate)). Everything but the two encoder products touches only the
+//! entries that fire (and those that a gradient needs besides).
+
+use super::accumulate::RowNorms;
+use super::entries::{ByLatent, Entries, List};
+use super::{accumulate, backward, forward};
+use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
+use crate::error::{Error, Result};
+use crate::gate::Families;
+use crate::kernel::{Isa, Packed};
+use crate::loss::seed_cos::SeedCos;
+use crate::model::{Arch, Id, Params, Scratch, compose};
+use crate::par::Par;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Rows of a chunk; fixed, so that bits do not depend on threads.
+pub(crate) const CHUNK: usize = 64;
+
+/// Slots of a row in the row buffer.
+pub(crate) mod slot {
+    /// `xt = x - b_dec`.
+    pub const XT: usize = 0;
+    /// `r1 = x - x_hat1`.
+    pub const R1: usize = 1;
+    /// `r2 = x - x_hat2`.
+    pub const R2: usize = 2;
+    /// `e1`, gradient of AuxK at level 1 with respect to its reconstruction.
+    pub const E1: usize = 3;
+    /// `e2`, at level 2.
+    pub const E2: usize = 4;
+    /// `dL/dS`, for a residual source with gradient.
+    pub const DS: usize = 5;
+}
+
+/// What changes from step to step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Knobs {
+    /// Latents a row that `topk` and `batchtopk` keep, a level.
+    pub k: [f64; 2],
+    /// Weight of the sparsity penalty, a level.
+    pub lambda: [f32; 2],
+    /// Weights of the two reconstructions.
+    pub w: [f32; 2],
+    /// The gate that acts.
+    pub gate: GateKind,
+    /// Total variance of the rows.
+    pub variance: f32,
+    /// Tracked thresholds of `topk` and `batchtopk`, a level. Ungated drives of level 2 above theirs count as firing.
+    pub tau: [f32; 2],
+    /// Collect ungated drives for the co-firing statistics.
+    pub collect_drives: bool,
+    /// Dead latents of each level, ascending.
+    pub dead: [Vec<u32>; 2],
+}
+
+/// The value of every term of the loss, weighted as it enters, and what was counted on the way.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Losses {
+    /// The whole loss.
+    pub total: f64,
+    /// Fraction of variance unexplained, a level.
+    pub fvu: [f64; 2],
+    /// Sparsity penalty, a level.
+    pub sparsity: [f64; 2],
+    /// Consistency loss.
+    pub consistency: f64,
+    /// AuxK, a level.
+    pub aux: [f64; 2],
+    /// Auxiliary reconstruction of gated levels.
+    pub gated: [f64; 2],
+    /// Mean number of latents that fire, a level.
+    pub l0: [f64; 2],
+    /// The smallest selected pre-activation of `topk` and `batchtopk`, a level; 0 if nothing was selected.
+    pub selected_min: [f32; 2],
+    /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, a level.
+    pub above_tau: [usize; 2],
+    /// Norms of the two reconstructions' gradients on `D1`, unweighted, and their cosine.
+    pub balance: RowNorms,
+}
+
+/// One chunk of rows.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Chunk {
+    pub level: [Entries; 2],
+    pub candidates: [List; 2],
+    pub aux: [List; 2],
+    pub drives: List,
+    /// Partial sums in f64: see `backward`.
+    pub sums: Sums,
+    /// Column sums of `r1` and `r2`.
+    pub columns: [Vec<f32>; 2],
+}
+
+/// Partial sums of one chunk.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sums {
+    pub squares: [f64; 2],
+    pub sparsity: [f64; 2],
+    pub consistency: f64,
+    pub aux: [f64; 2],
+    pub gated: [f64; 2],
+    pub fired: [u64; 2],
+}
+
+/// One thread's scratch.
+#[derive(Clone, Debug)]
+pub(crate) struct Lane {
+    pub forward: Scratch,
+    pub u_dead: Vec<f32>,
+    pub picked: List,
+    /// `(d)` vectors.
+    pub vector: [Vec<f32>; 2],
+    /// One place a latent of a level: where its entry stands in the row at hand.
+    pub place: [Vec<u32>; 2],
+    /// Numbers of one row's entries.
+    pub row: Vec<f32>,
+    pub row2: Vec<f32>,
+    /// `(f1)`, for the latent consistency.
+    pub dense1: Vec<f32>,
+    /// `(f)` thresholds less half a bandwidth.
+    pub bands: [Vec<f32>; 2],
+}
+
+/// Everything that a step works in. Sizes settle in the first step.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    pub(crate) arch: Arch,
+    pub(crate) config: Config,
+    pub(crate) isa: Isa,
+    pub(crate) par: Par,
+    pub(crate) slots: usize,
+    pub(crate) rows: Vec<f32>,
+    pub(crate) n: usize,
+    pub(crate) chunks: Vec<Chunk>,
+    pub(crate) lanes: Vec<Lane>,
+    pub(crate) packed: [Packed; 2],
+    /// Decoder directions of level 2 in the space of the rows: `E2 D1` for `comp`, else empty.
+    pub(crate) composed: Vec<f32>,
+    pub(crate) grad_composed: Vec<f32>,
+    /// Norms of the decoder rows of both levels, where a penalty needs them.
+    pub(crate) norms: [Vec<f32>; 2],
+    pub(crate) by_latent: [ByLatent; 2],
+    /// The part of level 1's gradient that comes through level 2: encoder rows, decoder rows, biases.
+    pub(crate) through2: [Vec<f32>; 3],
+    pub(crate) stats: Vec<f32>,
+    pub(crate) seed_cos: SeedCos,
+    /// Lower bound below which no candidate of `batchtopk` is kept, a level; none before the first step.
+    pub(crate) floor: [Option<f32>; 2],
+    pub(crate) values: Vec<f32>,
+}
+
+impl Objective {
+    /// For the model of `config` over rows of width `d`.
+    ///
+    /// # Errors
+    /// What [`Config::validate`] finds.
+    pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
+        config.validate(d)?;
+        let arch = Arch::new(config, d);
+        let mut slots = 3;
+        if config.loss.aux > 0.0 {
+            slots = 5;
+        }
+        if arch.source == Source::Res && !config.source_detach && arch.f2 > 0 {
+            slots = 6;
+        }
+        let comp = arch.decoder == Decoder::Comp && arch.f2 > 0;
+        let composed = vec![0.0; if comp { arch.f2 * d } else { 0 }];
+        let lane = Lane {
+            forward: Scratch::new(&arch),
+            u_dead: Vec::new(),
+            picked: List::default(),
+            vector: [vec![0.0; d], vec![0.0; d]],
+            place: [vec![u32::MAX; arch.f1], vec![u32::MAX; arch.f2]],
+            row: Vec::new(),
+            row2: Vec::new(),
+            dense1: vec![0.0; if config.loss.consistency == Consistency::Latent { arch.f1 } else { 0 }],
+            bands: [Vec::new(), Vec::new()],
+        };
+        Ok(Self {
+            slots,
+            rows: Vec::new(),
+            n: 0,
+            chunks: Vec::new(),
+            lanes: vec![lane; par.threads()],
+            packed: [Packed::new(arch.f1, d), Packed::new(arch.f2, arch.source_width())],
+            grad_composed: composed.clone(),
+            composed,
+            norms: [Vec::new(), Vec::new()],
+            by_latent: [ByLatent::default(), ByLatent::default()],
+            through2: [vec![0.0; arch.f1 * d], vec![0.0; arch.f1 * d], vec![0.0; arch.f1]],
+            stats: Vec::new(),
+            seed_cos: SeedCos::default(),
+            floor: [None, None],
+            values: Vec::new(),
+            config: config.clone(),
+            arch,
+            isa,
+            par,
+        })
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// Loss and gradient on `x`, `(n, d)`: `grads` is written, never read.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming the term of the loss that is not finite.
+    pub fn loss_and_gradient(
+        &mut self,
+        params: &Params,
+        families: &Families,
+        knobs: &Knobs,
+        x: &[f32],
+        grads: &mut Params,
+    ) -> Result<Losses> {
+        self.begin(x);
+        self.pack(params);
+        let mut losses = Losses::default();
+        forward::run(self, params, families, knobs, x, &mut losses);
+        for level in 0..self.n_levels() {
+            let squares: f64 = self.chunks.iter().map(|c| c.sums.squares[level]).sum();
+            losses.fvu[level] = squares / (self.n as f64 * f64::from(knobs.variance));
+            let fired: u64 = self.chunks.iter().map(|c| c.sums.fired[level]).sum();
+            losses.l0[level] = fired as f64 / self.n as f64;
+        }
+        if self.n_levels() == 1 {
+            losses.fvu[1] = losses.fvu[0];
+        }
+        if self.config.loss.consistency == Consistency::SeedCos {
+            let [e1, e2] = [0, 1].map(|l| self.chunks.iter().map(move |c| &c.level[l]));
+            losses.consistency = self.seed_cos.measure(self.n, [self.arch.f1, self.arch.f2], [e1, e2], CHUNK)
+                * self.config.loss.consistency_weight;
+        }
+        backward::run(self, params, families, knobs, &losses);
+        accumulate::run(self, params, families, knobs, grads, &mut losses);
+        self.sum_up(knobs, &mut losses)?;
+        Ok(losses)
+    }
+
+    /// Levels that there are.
+    pub(crate) fn n_levels(&self) -> usize {
+        if self.arch.f2 > 0 { 2 } else { 1 }
+    }
+
+    /// The entries that fire at a level (1 or 2), as `(row, latent, pre-activation, value)`, in order.
+    pub fn fired(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32)> + '_ {
+        self.entries(level).filter(|e| e.3 > 0.0).map(|e| (e.0, e.1, e.2, e.3))
+    }
+
+    /// Every entry of a level as `(row, latent, pre-activation, value, AuxK value)`.
+    pub fn entries(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32, f32)> + '_ {
+        self.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
+            let e = &chunk.level[level - 1];
+            (0..e.offsets.len() - 1).flat_map(move |i| {
+                e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.v[at]))
+            })
+        })
+    }
+
+    /// Ungated drives of level 2 above their threshold, as `(row, latent, drive)`; empty unless they were asked for.
+    pub fn drives(&self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
+        self.chunks.iter().enumerate().flat_map(|(c, chunk)| {
+            let list = &chunk.drives;
+            (0..list.offsets.len().saturating_sub(1))
+                .flat_map(move |i| list.row(i).map(move |at| (c * CHUNK + i, list.index[at] as usize, list.u[at])))
+        })
+    }
+
+    /// `r2 = x - x_hat2` (`r1` for a flat model) of a row of the last batch.
+    pub fn residual(&self, row: usize) -> &[f32] {
+        let s = if self.n_levels() == 2 { slot::R2 } else { slot::R1 };
+        let d = self.arch.d;
+        &self.rows[(row * self.slots + s) * d..][..d]
+    }
+
+    /// Rows of the last batch.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    fn begin(&mut self, x: &[f32]) {
+        let d = self.arch.d;
+        assert!(!x.is_empty() && x.len().is_multiple_of(d), "{} numbers are no whole number of rows of {d}", x.len());
+        self.n = x.len() / d;
+        assert!(self.n * self.slots <= u32::MAX as usize, "a batch of {} rows", self.n);
+        self.rows.resize(self.n * self.slots * d, 0.0);
+        self.chunks.resize_with(self.n.div_ceil(CHUNK), Chunk::default);
+    }
+
+    fn pack(&mut self, params: &Params) {
+        let [packed1, packed2] = &mut self.packed;
+        packed1.pack(self.isa, self.par, &params[Id::WEnc1]);
+        packed2.pack(self.isa, self.par, &params[Id::WEnc2]);
+        if !self.composed.is_empty() {
+            compose(self.isa, self.par, &self.arch, params, &mut self.composed);
+        }
+        for (l, (id, width)) in
+            [(Id::WDec1, self.arch.d), (Id::WDec2, self.arch.widths()[Id::WDec2 as usize])].into_iter().enumerate()
+        {
+            let norms = &mut self.norms[l];
+            norms.clear();
+            if width > 0 {
+                norms.extend(
+                    params[id].chunks(width).map(|row| libm::sqrtf(crate::kernel::reduce::sum_squares(self.isa, row))),
+                );
+            }
+        }
+        for lane in &mut self.lanes {
+            for (l, (act, id, level)) in [
+                (self.arch.activation1, Id::Threshold1, &self.config.level1),
+                (self.arch.activation2, Id::Threshold2, &self.config.level2),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                if act == Activation::Jumprelu {
+                    let half = 0.5 * level.bandwidth as f32;
+                    lane.bands[l].clear();
+                    lane.bands[l].extend(params[id].iter().map(|t| t - half));
+                }
+            }
+        }
+    }
+
+    /// Adds the chunks' partial sums in index order.
+    fn sum_up(&self, knobs: &Knobs, losses: &mut Losses) -> Result<()> {
+        for chunk in &self.chunks {
+            losses.consistency += chunk.sums.consistency;
+        }
+        let mut total = losses.consistency;
+        for l in 0..self.n_levels() {
+            for chunk in &self.chunks {
+                losses.sparsity[l] += chunk.sums.sparsity[l];
+                losses.aux[l] += chunk.sums.aux[l];
+                losses.gated[l] += chunk.sums.gated[l];
+            }
+            total += f64::from(knobs.w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
+        }
+        losses.total = total;
+        for (what, value) in [
+            ("the reconstruction loss of level 1", losses.fvu[0]),
+            ("the reconstruction loss of level 2", losses.fvu[1]),
+            ("the sparsity penalty", losses.sparsity[0] + losses.sparsity[1]),
+            ("the consistency loss", losses.consistency),
+            ("AuxK", losses.aux[0] + losses.aux[1]),
+            ("the auxiliary loss of a gated level", losses.gated[0] + losses.gated[1]),
+        ] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what: what.into(), step: 0 });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the part of the gradient that reaches level 1 through level 2 is dropped.
+    pub(crate) fn own(&self) -> bool {
+        self.config.train.balance == Balance::Own
+    }
+}

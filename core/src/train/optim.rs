@@ -1,0 +1,125 @@
+//! Adam over unit-norm decoder rows: project, clip, update, renormalise.
+
+use crate::config::{ModelKind, TrainConfig};
+use crate::error::{Error, Result};
+use crate::kernel::{Isa, adam, reduce};
+use crate::model::{Arch, Id, NAMES, Params};
+use crate::par::Par;
+
+/// Numbers that one thread handles together.
+const BLOCK: usize = 1 << 14;
+
+/// Adam's moments and its clock.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Adam {
+    /// First moments.
+    pub m: Params,
+    /// Second moments.
+    pub v: Params,
+    /// Updates so far.
+    pub t: u64,
+}
+
+impl Adam {
+    /// Moments of zero.
+    pub fn new(params: &Params) -> Self {
+        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0 }
+    }
+
+    /// Whether the rows of a tensor are kept at norm 1.
+    fn unit_rows(arch: &Arch, id: usize) -> bool {
+        arch.model == ModelKind::Tree && (id == Id::WDec1 as usize || id == Id::WDec2 as usize)
+    }
+
+    /// One update; returns the norm of the gradient before clipping.
+    ///
+    /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. Thresholds
+    /// are kept at 0 or above.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
+    pub fn update(
+        &mut self,
+        isa: Isa,
+        par: Par,
+        arch: &Arch,
+        train: &TrainConfig,
+        lr: f64,
+        params: &mut Params,
+        grads: &mut Params,
+    ) -> Result<f64> {
+        let widths = arch.widths();
+        let mut squares = 0.0f64;
+        for id in 0..NAMES.len() {
+            let (p, g, width) = (&params.tensors[id], &mut grads.tensors[id], widths[id]);
+            if g.is_empty() {
+                continue;
+            }
+            let block = BLOCK.div_ceil(width);
+            if Self::unit_rows(arch, id) {
+                par.for_chunks(g, block * width, |i, part| {
+                    let rows = &p[i * block * width..];
+                    for (g, p) in part.chunks_mut(width).zip(rows.chunks(width)) {
+                        adam::project_out(isa, p, g);
+                    }
+                });
+            }
+            let n_blocks = g.len().div_ceil(block * width);
+            let g = &*g;
+            let parts = par.map(n_blocks, |i| {
+                let part = &g[i * block * width..g.len().min((i + 1) * block * width)];
+                part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>()
+            });
+            let sum: f64 = parts.iter().sum();
+            if !sum.is_finite() {
+                return Err(Error::NotFinite { what: alloc::format!("the gradient of {}", NAMES[id]), step: self.t });
+            }
+            squares += sum;
+        }
+        let norm = libm::sqrt(squares);
+        self.t += 1;
+        let t = self.t as f64;
+        let step = adam::AdamStep {
+            lr: (lr / (1.0 - libm::pow(train.beta1, t))) as f32,
+            beta1: train.beta1 as f32,
+            beta2: train.beta2 as f32,
+            eps: train.eps as f32,
+            correction2: (1.0 / (1.0 - libm::pow(train.beta2, t))) as f32,
+            grad_scale: if train.clip > 0.0 && norm > train.clip { (train.clip / norm) as f32 } else { 1.0 },
+        };
+        for id in 0..NAMES.len() {
+            let width = widths[id];
+            if params.tensors[id].is_empty() {
+                continue;
+            }
+            let unit = Self::unit_rows(arch, id);
+            let not_negative = id == Id::Threshold1 as usize || id == Id::Threshold2 as usize;
+            let n_rows = params.tensors[id].len() / width;
+            let g = &grads.tensors[id];
+            let block = BLOCK.div_ceil(width);
+            par.for_rows(
+                n_rows,
+                block,
+                [&mut params.tensors[id], &mut self.m.tensors[id], &mut self.v.tensors[id]],
+                [width; 3],
+                |first, [p, m, v]| {
+                    adam::adam(isa, &step, &g[first * width..first * width + p.len()], p, m, v);
+                    if unit {
+                        p.chunks_mut(width).for_each(|row| adam::normalise(isa, row));
+                    }
+                    if not_negative {
+                        p.iter_mut().for_each(|v| *v = v.max(0.0));
+                    }
+                },
+            );
+        }
+        Ok(norm)
+    }
+
+    /// Forgets the moments of row `j` of a tensor whose rows are `width` wide.
+    pub fn reset_row(&mut self, id: Id, j: usize, width: usize) {
+        for moments in [&mut self.m, &mut self.v] {
+            moments[id][j * width..(j + 1) * width].fill(0.0);
+        }
+    }
+}

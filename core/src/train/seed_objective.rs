@@ -1,0 +1,251 @@
+//! Loss and gradient of the seed, dense as it was written: see [`crate::model::seed`] for the equations.
+
+use super::objective::Losses;
+use crate::config::{Config, Consistency, GateKind};
+use crate::error::{Error, Result};
+use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::model::seed::combine;
+use crate::model::{Arch, Id, Params};
+use crate::par::Par;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Rows and latents that one thread handles together.
+const BLOCK: usize = 64;
+
+/// Added to squared column norms.
+const E: f32 = 1e-6;
+
+/// The seed's settings and sizes.
+#[derive(Clone, Debug)]
+pub struct SeedObjective {
+    arch: Arch,
+    lambda: [f32; 2],
+    consistency: f32,
+    isa: Isa,
+    par: Par,
+}
+
+/// One gated layer of a batch.
+struct Layer {
+    /// Drives, gates and outputs, `(n, f)` each; gates are empty without a gate.
+    a: Vec<f32>,
+    s: Vec<f32>,
+    h: Vec<f32>,
+}
+
+impl SeedObjective {
+    /// For the settings of `config`.
+    pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Self {
+        let weight =
+            if config.loss.consistency == Consistency::SeedCos { config.loss.consistency_weight as f32 } else { 0.0 };
+        Self {
+            arch: Arch::new(config, d),
+            lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
+            consistency: weight,
+            isa,
+            par,
+        }
+    }
+
+    /// Loss and gradient on `x`, `(n, d)`: `grads` is written. `fvu` holds that of `h1 D1 + b_dec` and of `x_hat`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the loss is not finite.
+    pub fn loss_and_gradient(&self, p: &Params, variance: f32, x: &[f32], grads: &mut Params) -> Result<Losses> {
+        let Arch { d, f1, f2, .. } = self.arch;
+        let n = x.len() / d;
+        let l1 = self.layer(p, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], x, d);
+        let l2 = self.layer(p, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &l1.h, f1);
+        let e2t = self.packed(&p[Id::WDec2], f2, f1, true);
+        let y = self.product(&l2.h, &e2t, Some(&p[Id::BDec2]));
+        let d1t = self.packed(&p[Id::WDec1], f1, d, true);
+        let mut error = self.product(&y, &d1t, Some(&p[Id::BDec]));
+        error.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
+        let mut error1 = self.product(&l1.h, &d1t, Some(&p[Id::BDec]));
+        error1.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
+
+        let mut losses = Losses::default();
+        let squares = self.squares(&error);
+        let per_variance = 1.0 / (n as f64 * f64::from(variance));
+        losses.fvu = [self.squares(&error1) * per_variance, squares * per_variance];
+        losses.l0 = [&l1, &l2].map(|l| l.h.iter().filter(|h| **h > 0.0).count() as f64 / n as f64);
+        losses.sparsity = [0, 1].map(|l| {
+            let h = if l == 0 { &l1.h } else { &l2.h };
+            f64::from(self.lambda[l]) / n as f64
+                * h.chunks(1 << 10).map(|c| f64::from(reduce::sum(self.isa, c))).sum::<f64>()
+        });
+        losses.total = squares / (n * d) as f64 + losses.sparsity[0] + losses.sparsity[1];
+
+        reduce::scale(self.isa, 2.0 / (n * d) as f32, &mut error);
+        self.outer(&y, f1, &error, d, &mut grads[Id::WDec1]);
+        self.columns(&error, d, &mut grads[Id::BDec]);
+        let d1 = self.packed(&p[Id::WDec1], f1, d, false);
+        let dy = self.product(&error, &d1, None);
+        self.outer(&l2.h, f2, &dy, f1, &mut grads[Id::WDec2]);
+        self.columns(&dy, f1, &mut grads[Id::BDec2]);
+        let e2 = self.packed(&p[Id::WDec2], f2, f1, false);
+        let mut dh2 = self.product(&dy, &e2, None);
+        dh2.iter_mut().for_each(|g| *g += self.lambda[1] / n as f32);
+        let mut dh1 = vec![self.lambda[0] / n as f32; n * f1];
+        if self.consistency != 0.0 {
+            losses.consistency = self.consistency(&l1.h, &l2.h, n, &mut dh1, &mut dh2);
+            losses.total += losses.consistency;
+        }
+        let (da2, dg2) = self.layer_backward(&l2, &dh2);
+        self.layer_gradients([Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &da2, &dg2, f2, &l1.h, f1, grads);
+        for (grad, id) in [(&da2, Id::WEnc2), (&dg2, Id::GateEnc2)] {
+            if !grad.is_empty() {
+                let back = self.product(grad, &self.packed(&p[id], f2, f1, true), None);
+                dh1.iter_mut().zip(&back).for_each(|(g, b)| *g += b);
+            }
+        }
+        let (da1, dg1) = self.layer_backward(&l1, &dh1);
+        self.layer_gradients([Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], &da1, &dg1, f1, x, d, grads);
+        if losses.total.is_finite() {
+            Ok(losses)
+        } else {
+            Err(Error::NotFinite { what: "the loss of the seed".into(), step: 0 })
+        }
+    }
+
+    /// `h = max(a s(g), 0)` and its like.
+    fn layer(&self, p: &Params, ids: [Id; 4], x: &[f32], width: usize) -> Layer {
+        let f = p[ids[1]].len();
+        let mut a = self.product(x, &self.packed(&p[ids[0]], f, width, false), Some(&p[ids[1]]));
+        let mut s = Vec::new();
+        if self.arch.gate != GateKind::None {
+            s = self.product(x, &self.packed(&p[ids[2]], f, width, false), Some(&p[ids[3]]));
+        }
+        let mut h = vec![0.0; a.len()];
+        for i in 0..a.len() {
+            let (u, gate) = combine(self.arch.gate, a[i], s.get(i).copied().unwrap_or(0.0));
+            h[i] = u.max(0.0);
+            if let Some(s) = s.get_mut(i) {
+                *s = gate;
+            }
+        }
+        if self.arch.gate != GateKind::Mul {
+            a.clear();
+        }
+        Layer { a, s, h }
+    }
+
+    /// `(da, dg)` from `dh`; `dg` is empty without a gate.
+    fn layer_backward(&self, layer: &Layer, dh: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let mut da = vec![0.0; dh.len()];
+        let mut dg = vec![0.0; layer.s.len()];
+        for i in 0..dh.len() {
+            let du = if layer.h[i] > 0.0 { dh[i] } else { 0.0 };
+            match self.arch.gate {
+                GateKind::Mul => {
+                    let s = layer.s[i];
+                    da[i] = du * s;
+                    dg[i] = du * layer.a[i] * s * (1.0 - s);
+                }
+                GateKind::Add => {
+                    let s = layer.s[i];
+                    da[i] = du;
+                    dg[i] = du * s * (1.0 - s);
+                }
+                _ => da[i] = du,
+            }
+        }
+        (da, dg)
+    }
+
+    fn layer_gradients(
+        &self,
+        ids: [Id; 4],
+        da: &[f32],
+        dg: &[f32],
+        f: usize,
+        x: &[f32],
+        width: usize,
+        grads: &mut Params,
+    ) {
+        self.outer(da, f, x, width, &mut grads[ids[0]]);
+        self.columns(da, f, &mut grads[ids[1]]);
+        if !dg.is_empty() {
+            self.outer(dg, f, x, width, &mut grads[ids[2]]);
+            self.columns(dg, f, &mut grads[ids[3]]);
+        }
+    }
+
+    /// `wc mean_ij cos(h1_i, h2_j)`, by the factorisation of [`crate::loss::seed_cos`], and its gradient.
+    fn consistency(&self, h1: &[f32], h2: &[f32], n: usize, dh1: &mut [f32], dh2: &mut [f32]) -> f64 {
+        let sizes = [self.arch.f1, self.arch.f2];
+        let scale = self.consistency / (sizes[0] as f32 * sizes[1] as f32);
+        let hs = [h1, h2];
+        let norms = [0, 1].map(|l| {
+            let mut norm = vec![0.0f32; sizes[l]];
+            hs[l].chunks(sizes[l]).for_each(|row| norm.iter_mut().zip(row).for_each(|(n, h)| *n += h * h));
+            norm.iter_mut().for_each(|v| *v = libm::sqrtf(*v + E));
+            norm
+        });
+        let sums = [0, 1].map(|l| {
+            let rows = hs[l].chunks(sizes[l]);
+            rows.map(|row| row.iter().zip(&norms[l]).map(|(h, n)| h / n).sum::<f32>()).collect::<Vec<_>>()
+        });
+        for (l, dh) in [dh1, dh2].into_iter().enumerate() {
+            let (target, norm, f) = (&sums[1 - l], &norms[l], sizes[l]);
+            let mut along = vec![0.0f32; f];
+            for (row, t) in hs[l].chunks(f).zip(target) {
+                along.iter_mut().zip(row).zip(norm).for_each(|((a, h), n)| *a += h / n * t);
+            }
+            for b in 0..n {
+                for j in 0..f {
+                    dh[b * f + j] += scale * (target[b] - hs[l][b * f + j] / norm[j] * along[j]) / norm[j];
+                }
+            }
+        }
+        f64::from(scale) * sums[0].iter().zip(&sums[1]).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum::<f64>()
+    }
+
+    /// Rows `(f, width)`, or with `transposed` their transpose, ready for [`SeedObjective::product`].
+    fn packed(&self, w: &[f32], f: usize, width: usize, transposed: bool) -> Packed {
+        if transposed {
+            let mut packed = Packed::new(width, f);
+            packed.pack_transposed(self.isa, self.par, w);
+            return packed;
+        }
+        let mut packed = Packed::new(f, width);
+        packed.pack(self.isa, self.par, w);
+        packed
+    }
+
+    /// `x W^T + bias`, `(n, f)`.
+    fn product(&self, x: &[f32], w: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
+        let n = x.len() / w.d();
+        let mut out = vec![0.0; n * w.f()];
+        self.par.for_rows(n, BLOCK, [&mut out], [w.f()], |first, [out]| {
+            let rows = out.len() / w.f();
+            dense::affine(self.isa, &x[first * w.d()..(first + rows) * w.d()], w, bias, out);
+        });
+        out
+    }
+
+    /// `grad_j = sum_b coef_bj x_b`, `(f, width)`.
+    fn outer(&self, coef: &[f32], f: usize, x: &[f32], width: usize, grad: &mut [f32]) {
+        let n = coef.len() / f;
+        let index: Vec<u32> = (0..n as u32).collect();
+        self.par.for_rows(f, BLOCK, [grad], [width], |first, [grad]| {
+            let mut column = vec![0.0; n];
+            for (i, row) in grad.chunks_mut(width).enumerate() {
+                column.iter_mut().zip(coef.chunks(f)).for_each(|(c, r)| *c = r[first + i]);
+                row.fill(0.0);
+                sparse::accumulate_rows(self.isa, &index, &column, x, width, row);
+            }
+        });
+    }
+
+    /// `grad_j = sum_b coef_bj`.
+    fn columns(&self, coef: &[f32], f: usize, grad: &mut [f32]) {
+        grad.fill(0.0);
+        coef.chunks(f).for_each(|row| reduce::axpy(self.isa, 1.0, row, grad));
+    }
+
+    fn squares(&self, rows: &[f32]) -> f64 {
+        rows.chunks(self.arch.d).map(|r| f64::from(reduce::sum_squares(self.isa, r))).sum()
+    }
+}

@@ -1,0 +1,56 @@
+//! Everything that a checkpoint holds, as named arrays.
+
+use crate::error::{Error, Result};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// One array of a checkpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Array {
+    /// Numbers of training.
+    F32(Vec<f32>),
+    /// Statistics and controllers.
+    F64(Vec<f64>),
+    /// Tables.
+    U32(Vec<u32>),
+    /// Counters.
+    U64(Vec<u64>),
+}
+
+/// Named arrays, in order of their names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State(pub BTreeMap<String, Array>);
+
+macro_rules! take {
+    ($name:ident, $variant:ident, $t:ty) => {
+        /// Takes the array of this name, of `len` numbers.
+        ///
+        /// # Errors
+        /// [`Error::Format`] if it is missing, of another type or of another length.
+        pub fn $name(&mut self, name: &str, len: usize) -> Result<Vec<$t>> {
+            match self.0.remove(name) {
+                Some(Array::$variant(v)) if v.len() == len => Ok(v),
+                Some(Array::$variant(v)) => Err(Error::format(
+                    0,
+                    format!("`{name}` of the checkpoint: expected {len} numbers, found {}", v.len()),
+                )),
+                Some(_) => Err(Error::format(0, format!("`{name}` of the checkpoint has the wrong type"))),
+                None => Err(Error::format(0, format!("`{name}` is missing from the checkpoint"))),
+            }
+        }
+    };
+}
+
+impl State {
+    take!(take_f32, F32, f32);
+    take!(take_f64, F64, f64);
+    take!(take_u32, U32, u32);
+    take!(take_u64, U64, u64);
+
+    /// Adds an array.
+    pub fn put(&mut self, name: impl Into<String>, array: Array) {
+        self.0.insert(name.into(), array);
+    }
+}

@@ -1,0 +1,405 @@
+//! One training run: owns the weights and everything that is carried from step to step.
+
+use super::balance::BalanceState;
+use super::cofire::Cofire;
+use super::controller::{LambdaControl, ThresholdTracker};
+use super::init;
+use super::objective::{Knobs, Losses, Objective};
+use super::optim::Adam;
+use super::revive::{Silence, reseed};
+use super::schedule::{annealed_k, learning_rate};
+use super::seed_objective::SeedObjective;
+use super::state::{Array, State};
+use crate::config::{Activation, Config, GateKind, ModelKind, Parents};
+use crate::error::{Error, Result};
+use crate::gate::{Families, ROOT};
+use crate::kernel::Isa;
+use crate::model::{Arch, Model, NAMES, Params};
+use crate::normalise::Normalisation;
+use crate::par::Par;
+use crate::rng::Philox;
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Stream of the generator of families and revivals.
+const STREAM: u64 = 2;
+
+/// What a step reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepReport {
+    /// The step, from 0.
+    pub step: u64,
+    /// Every term of the loss, L0 and FVU.
+    pub losses: Losses,
+    /// Learning rate.
+    pub lr: f64,
+    /// Weights of the sparsity penalties.
+    pub lambda: [f64; 2],
+    /// Latents a row that top-k activations kept.
+    pub k: [f64; 2],
+    /// Tracked thresholds.
+    pub tau: [f32; 2],
+    /// Weights of the two reconstructions.
+    pub w: [f64; 2],
+    /// Dead latents.
+    pub dead: [usize; 2],
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Whether a hard gate acts.
+    pub gate_on: bool,
+    /// Children that changed their parent, and dead ones that were set anew.
+    pub moved: [usize; 2],
+}
+
+enum Engine {
+    Tree(Box<Objective>),
+    Seed(Box<SeedObjective>),
+}
+
+/// A training run.
+pub struct Trainer {
+    config: Config,
+    arch: Arch,
+    isa: Isa,
+    par: Par,
+    engine: Engine,
+    normalisation: Normalisation,
+    params: Params,
+    grads: Params,
+    optimiser: Adam,
+    parents: Vec<u32>,
+    families: Families,
+    cofire: Option<Cofire>,
+    silence: [Silence; 2],
+    lambda: [LambdaControl; 2],
+    tracker: [ThresholdTracker; 2],
+    balance: BalanceState,
+    knobs: Knobs,
+    rng: Philox,
+    step: u64,
+}
+
+impl Trainer {
+    /// A run before its first step. `sample` are some normalised rows, for thresholds.
+    ///
+    /// # Errors
+    /// What [`Config::validate`] finds.
+    pub fn new(config: &Config, normalisation: Normalisation, sample: &[f32], isa: Isa, par: Par) -> Result<Self> {
+        let d = normalisation.mean.len();
+        config.validate(d)?;
+        let arch = Arch::new(config, d);
+        let params = init::initial(config, &arch, isa, par, &normalisation.centre, sample);
+        let engine = match config.model {
+            ModelKind::Tree => Engine::Tree(Box::new(Objective::new(config, d, isa, par)?)),
+            ModelKind::Seed => Engine::Seed(Box::new(SeedObjective::new(config, d, isa, par))),
+        };
+        let hard = arch.gate.is_hard() && arch.f2 > 0;
+        let mut rng = Philox::new(config.seed, STREAM);
+        let mut parents = vec![ROOT; if hard { arch.f2 } else { 0 }];
+        if config.gate.parents == Parents::Random {
+            parents.iter_mut().for_each(|p| *p = rng.below(arch.f1 as u64) as u32);
+        }
+        Ok(Self {
+            engine,
+            grads: params.zeros_like(),
+            optimiser: Adam::new(&params),
+            families: families(&parents, &arch),
+            parents,
+            cofire: hard.then(|| Cofire::new(arch.f1, arch.f2)),
+            silence: [Silence::new(arch.f1), Silence::new(arch.f2)],
+            lambda: [LambdaControl::new(config.level1.lambda), LambdaControl::new(config.level2.lambda)],
+            tracker: [ThresholdTracker::default(); 2],
+            balance: BalanceState::new(&config.loss),
+            knobs: Knobs {
+                k: [config.level1.k, config.level2.k],
+                lambda: [0.0; 2],
+                w: [config.loss.w1 as f32, config.loss.w2 as f32],
+                gate: GateKind::None,
+                variance: normalisation.variance,
+                tau: [0.0; 2],
+                collect_drives: false,
+                dead: [Vec::new(), Vec::new()],
+            },
+            rng,
+            step: 0,
+            config: config.clone(),
+            arch,
+            isa,
+            par,
+            normalisation,
+            params,
+        })
+    }
+
+    /// Steps taken.
+    pub fn step_count(&self) -> u64 {
+        self.step
+    }
+
+    /// The settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What raw rows go through first.
+    pub fn normalisation(&self) -> &Normalisation {
+        &self.normalisation
+    }
+
+    /// Takes one step on `x`, `(n, d)` normalised rows.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
+    pub fn step(&mut self, x: &[f32]) -> Result<StepReport> {
+        let train = self.config.train.clone();
+        let done = self.step as f64 / train.steps as f64;
+        let lr = learning_rate(&train, self.step);
+        let mut report = StepReport { step: self.step, lr, ..StepReport::default() };
+        self.turn_knobs(done);
+        let moved = self.grow_families(done)?;
+        let at = |e: Error, step: u64| match e {
+            Error::NotFinite { what, .. } => Error::NotFinite { what, step },
+            other => other,
+        };
+        let losses = match &mut self.engine {
+            Engine::Tree(o) => o.loss_and_gradient(&self.params, &self.families, &self.knobs, x, &mut self.grads),
+            Engine::Seed(o) => o.loss_and_gradient(&self.params, self.knobs.variance, x, &mut self.grads),
+        };
+        let mut losses = losses.map_err(|e| at(e, self.step))?;
+        losses.total += self.balance.own_loss(train.balance);
+        report.grad_norm = self
+            .optimiser
+            .update(self.isa, self.par, &self.arch, &train, lr, &mut self.params, &mut self.grads)
+            .map_err(|e| at(e, self.step))?;
+        report.losses = losses;
+        report.k = self.knobs.k;
+        report.w = self.knobs.w.map(f64::from);
+        report.lambda = self.knobs.lambda.map(f64::from);
+        report.dead = [self.knobs.dead[0].len(), self.knobs.dead[1].len()];
+        report.gate_on = self.knobs.gate.is_hard();
+        self.take_in(&losses, done, lr);
+        report.tau = [self.tracker[0].tau, self.tracker[1].tau];
+        report.moved = [moved, self.revive(done)];
+        self.step += 1;
+        Ok(report)
+    }
+
+    /// Sets what this step is run with.
+    fn turn_knobs(&mut self, done: f64) {
+        let levels = [&self.config.level1, &self.config.level2];
+        let activations = [self.arch.activation1, self.arch.activation2];
+        for l in 0..2 {
+            self.knobs.k[l] = annealed_k(levels[l], &self.config.train, self.step);
+            let controlled = activations[l].penalised() && levels[l].control && self.config.model == ModelKind::Tree;
+            self.knobs.lambda[l] = if controlled { self.lambda[l].lambda as f32 } else { levels[l].lambda as f32 };
+            self.knobs.w[l] = self.balance.w[l] as f32;
+            self.knobs.tau[l] = self.tracker[l].tau;
+            self.silence[l].dead(self.config.revive.dead_after, &mut self.knobs.dead[l]);
+        }
+        let gate = self.config.gate.kind;
+        self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
+        self.knobs.collect_drives = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
+    }
+
+    /// Assigns families on the step on which a hard gate starts, and re-assigns them from time to time.
+    fn grow_families(&mut self, done: f64) -> Result<usize> {
+        let gate = &self.config.gate;
+        let Some(cofire) = &self.cofire else { return Ok(0) };
+        if gate.parents == Parents::Random || !self.knobs.gate.is_hard() {
+            return Ok(0);
+        }
+        let first = self.step == 0 || ((self.step - 1) as f64 / self.config.train.steps as f64) < gate.start;
+        let again = gate.reassign_every > 0 && self.step.is_multiple_of(gate.reassign_every) && done < gate.freeze;
+        let moved = if first {
+            self.parents = cofire.assign(gate, &mut self.rng);
+            self.parents.len()
+        } else if again {
+            cofire.reassign(gate, &mut self.parents, &mut self.rng)
+        } else {
+            return Ok(0);
+        };
+        self.families = families(&self.parents, &self.arch);
+        Ok(moved)
+    }
+
+    /// Updates controllers and statistics with what the step saw.
+    fn take_in(&mut self, losses: &Losses, done: f64, lr: f64) {
+        let Engine::Tree(o) = &self.engine else { return };
+        let levels = [&self.config.level1, &self.config.level2];
+        let hold = done < self.config.train.warmup || done >= 0.9;
+        for (l, act) in [self.arch.activation1, self.arch.activation2].into_iter().enumerate() {
+            if levels[l].latents == 0 {
+                continue;
+            }
+            if act.penalised() && levels[l].control {
+                self.lambda[l].update(losses.l0[l], levels[l].k, hold);
+            }
+            match act {
+                Activation::Batchtopk => {
+                    let wanted = self.knobs.k[l] * o.n() as f64;
+                    self.tracker[l].update(losses.above_tau[l], wanted, losses.selected_min[l], done);
+                }
+                Activation::Topk => self.tracker[l].smooth(losses.selected_min[l]),
+                _ => {}
+            }
+            self.silence[l].update(o, l + 1);
+        }
+        let train = &self.config.train;
+        self.balance.update(train.balance, train.balance_ratio, &losses.balance, losses.fvu, lr, self.step);
+        if self.knobs.collect_drives
+            && let Some(cofire) = &mut self.cofire
+        {
+            cofire.update(o, self.config.gate.decay);
+        }
+    }
+
+    /// Sets dead children anew, when families are re-assigned.
+    fn revive(&mut self, done: f64) -> usize {
+        let (gate, revive) = (&self.config.gate, &self.config.revive);
+        let (Engine::Tree(o), Some(cofire)) = (&self.engine, &mut self.cofire) else { return 0 };
+        if !revive.reseed
+            || !self.knobs.gate.is_hard()
+            || gate.reassign_every == 0
+            || !self.step.is_multiple_of(gate.reassign_every)
+            || done >= gate.freeze
+        {
+            return 0;
+        }
+        let mut dead = Vec::new();
+        self.silence[1].dead(revive.dead_after, &mut dead);
+        let set = reseed(
+            o,
+            cofire,
+            &mut self.silence[1],
+            &dead,
+            &mut self.parents,
+            &mut self.params,
+            &mut self.optimiser,
+            &mut self.rng,
+        );
+        if set > 0 {
+            self.families = families(&self.parents, &self.arch);
+        }
+        set
+    }
+
+    /// The model as it stands, with the normalisation folded in: it reads raw rows.
+    ///
+    /// A hard gate that has not started is saved as no gate.
+    pub fn model(&self) -> Model {
+        let mut model = self.model_unfolded();
+        self.normalisation.fold(self.isa, &mut model);
+        model
+    }
+
+    /// The model that reads normalised rows.
+    pub fn model_unfolded(&self) -> Model {
+        let mut arch = self.arch;
+        let started =
+            self.step > 0 && ((self.step - 1) as f64 / self.config.train.steps as f64) >= self.config.gate.start;
+        if arch.gate.is_hard() && (!started || arch.f2 == 0) {
+            arch.gate = GateKind::None;
+        }
+        let parents = if arch.gate.is_hard() { self.parents.clone() } else { Vec::new() };
+        Model { arch, params: self.params.clone(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
+    }
+
+    /// Everything that is needed to go on to the same bits.
+    pub fn state(&self) -> State {
+        let mut s = State::default();
+        for (i, name) in NAMES.iter().enumerate() {
+            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].clone()));
+            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].clone()));
+            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].clone()));
+        }
+        let n = &self.normalisation;
+        s.put("normalisation.mean", Array::F32(n.mean.clone()));
+        s.put("normalisation.centre", Array::F32(n.centre.clone()));
+        s.put("normalisation.scalars", Array::F32(vec![n.scale, n.variance, n.norm_limit]));
+        s.put("parents", Array::U32(self.parents.clone()));
+        if let Some(c) = &self.cofire {
+            s.put("cofire.parent", Array::F64(c.parent.clone()));
+            s.put("cofire.child", Array::F64(c.child.clone()));
+            s.put("cofire.both", Array::F32(c.both.clone()));
+            s.put("cofire.energy", Array::F64(c.energy.clone()));
+            s.put("cofire.tokens", Array::F64(c.tokens.to_vec()));
+        }
+        for l in 0..2 {
+            s.put(format!("silence.{}", l + 1), Array::U64(self.silence[l].since.clone()));
+        }
+        let floors = match &self.engine {
+            Engine::Tree(o) => o.floor.map(|f| f.unwrap_or(-1.0)),
+            Engine::Seed(_) => [-1.0; 2],
+        };
+        s.put("thresholds", Array::F32(vec![self.tracker[0].tau, self.tracker[1].tau, floors[0], floors[1]]));
+        s.put("lambda", Array::F64(self.lambda.iter().flat_map(|c| [c.lambda, c.y]).collect()));
+        let b = &self.balance;
+        s.put("balance", Array::F64([b.w, b.norm, b.log_var[0], b.log_var[1], b.log_var[2]].concat()));
+        s.put("clock", Array::U64(vec![self.step, self.optimiser.t, self.rng.position()]));
+        s
+    }
+
+    /// A run that goes on from `state`, which is consumed array by array.
+    ///
+    /// # Errors
+    /// What [`Config::validate`] finds, and [`Error::Format`] for an array that is missing or of the wrong size: the
+    /// state of another configuration.
+    pub fn restore(config: &Config, d: usize, state: &mut State, isa: Isa, par: Par) -> Result<Self> {
+        let scalars = state.take_f32("normalisation.scalars", 3)?;
+        let normalisation = Normalisation {
+            mean: state.take_f32("normalisation.mean", d)?,
+            centre: state.take_f32("normalisation.centre", d)?,
+            scale: scalars[0],
+            variance: scalars[1],
+            norm_limit: scalars[2],
+        };
+        let mut t = Self::new(config, normalisation, &[], isa, par)?;
+        for (i, name) in NAMES.iter().enumerate() {
+            let len = t.params.tensors[i].len();
+            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?;
+            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?;
+            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?;
+        }
+        t.parents = state.take_u32("parents", t.parents.len())?;
+        if let Some(&p) = t.parents.iter().find(|&&p| p != ROOT && p as usize >= t.arch.f1) {
+            return Err(Error::Index { what: "parent of the checkpoint", index: p as usize, len: t.arch.f1 });
+        }
+        t.families = families(&t.parents, &t.arch);
+        if let Some(c) = &mut t.cofire {
+            c.parent = state.take_f64("cofire.parent", c.parent.len())?;
+            c.child = state.take_f64("cofire.child", c.child.len())?;
+            c.both = state.take_f32("cofire.both", c.both.len())?;
+            c.energy = state.take_f64("cofire.energy", c.energy.len())?;
+            c.tokens.copy_from_slice(&state.take_f64("cofire.tokens", 2)?);
+        }
+        for l in 0..2 {
+            t.silence[l].since = state.take_u64(&format!("silence.{}", l + 1), t.silence[l].since.len())?;
+        }
+        let thresholds = state.take_f32("thresholds", 4)?;
+        for l in 0..2 {
+            t.tracker[l].tau = thresholds[l];
+        }
+        if let Engine::Tree(o) = &mut t.engine {
+            o.floor = [thresholds[2], thresholds[3]].map(|f| (f >= 0.0).then_some(f));
+        }
+        let lambda = state.take_f64("lambda", 4)?;
+        for l in 0..2 {
+            t.lambda[l] = LambdaControl { lambda: lambda[2 * l], y: lambda[2 * l + 1] };
+        }
+        let b = state.take_f64("balance", 10)?;
+        t.balance =
+            BalanceState { w: [b[0], b[1]], norm: [b[2], b[3]], log_var: [[b[4], b[5]], [b[6], b[7]], [b[8], b[9]]] };
+        let clock = state.take_u64("clock", 3)?;
+        t.step = clock[0];
+        t.optimiser.t = clock[1];
+        t.rng.seek(clock[2]);
+        Ok(t)
+    }
+}
+
+/// The families that a hard gate reads; everybody under ROOT without one.
+fn families(parents: &[u32], arch: &Arch) -> Families {
+    if parents.is_empty() { Families::all_root(arch.f1, arch.f2) } else { Families::new(parents.to_vec(), arch.f1) }
+}
