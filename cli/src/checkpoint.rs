@@ -70,7 +70,11 @@ pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     if dir.exists() {
         for entry in fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))? {
             let path = entry.with_context(|| format!("reading {}", dir.display()))?.path();
-            let step = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
+            let step = path
+                .file_name()
+                .and_then(|n| n.to_str())
+                .and_then(|n| n.strip_prefix("step-"))
+                .and_then(|n| n.parse().ok());
             if let Some(step) = step {
                 found.push((step, path));
             }

@@ -76,7 +76,14 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
 ///
 /// # Errors
 /// As [`capture`] and [`DumpWriter`].
-pub fn capture_to(lm: &Lm, text: &str, spec: &CaptureSpec, dtype: Dtype, path: &Path, console: &mut Console<'_>) -> Result<()> {
+pub fn capture_to(
+    lm: &Lm,
+    text: &str,
+    spec: &CaptureSpec,
+    dtype: Dtype,
+    path: &Path,
+    console: &mut Console<'_>,
+) -> Result<()> {
     let mut dump = DumpSpec::new(lm.config().n_embd, dtype);
     dump.model = Some(lm.name().to_owned());
     dump.hook = Some(hook_of(spec.layer));
@@ -90,7 +97,13 @@ pub fn capture_to(lm: &Lm, text: &str, spec: &CaptureSpec, dtype: Dtype, path: &
     })?;
     bar.finish_and_clear();
     writer.finish()?;
-    console.note(format!("captured {} rows of width {} after block {} into {}", report.n_rows, lm.config().n_embd, spec.layer, path.display()));
+    console.note(format!(
+        "captured {} rows of width {} after block {} into {}",
+        report.n_rows,
+        lm.config().n_embd,
+        spec.layer,
+        path.display()
+    ));
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
     }
@@ -168,7 +181,9 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
     match dump.model() {
         Some(name) if name == lm.name() => Ok(lm),
         Some(name) => bail!("{} was captured from `{name}`: name its directory with --model", dump.name()),
-        None => bail!("{} does not say which language model it came from: name its directory with --model", dump.name()),
+        None => {
+            bail!("{} does not say which language model it came from: name its directory with --model", dump.name())
+        }
     }
 }
 

@@ -122,7 +122,8 @@ pub fn most_telling(run: &Run, dump: &Dump, found: &Evaluation, isa: Isa) -> Res
     if scores[parent] <= 0.0 {
         return Ok(None);
     }
-    let mut children: Vec<usize> = (0..arch.f2).filter(|j| run.model.parents[*j] == parent as u32 && alive(*j)).collect();
+    let mut children: Vec<usize> =
+        (0..arch.f2).filter(|j| run.model.parents[*j] == parent as u32 && alive(*j)).collect();
     children.sort_by_key(|j| (std::cmp::Reverse(profiles2.total(*j)), *j));
     children.truncate(CHILDREN);
 
@@ -155,7 +156,8 @@ pub fn most_telling(run: &Run, dump: &Dump, found: &Evaluation, isa: Isa) -> Res
         ShownLatent {
             latent: j as u32,
             fires,
-            top_token: top.map_or_else(|| (String::new(), 0.0), |(t, c)| (text(*t).to_owned(), *c as f64 / fires as f64)),
+            top_token: top
+                .map_or_else(|| (String::new(), 0.0), |(t, c)| (text(*t).to_owned(), *c as f64 / fires as f64)),
             contexts: best[&(level, j)]
                 .iter()
                 .map(|&(activation, at)| {
@@ -201,7 +203,14 @@ pub fn print(shown: &Shown, out: &mut dyn Write) -> std::io::Result<()> {
             visible(&l.top_token.0, true)
         )?;
         for c in &l.contexts {
-            writeln!(out, "  {:>6.2}  {:>24}[{}]{}", c.activation, visible(&c.before, false), visible(&c.token, false), visible(&c.after, false))?;
+            writeln!(
+                out,
+                "  {:>6.2}  {:>24}[{}]{}",
+                c.activation,
+                visible(&c.before, false),
+                visible(&c.token, false),
+                visible(&c.after, false)
+            )?;
         }
         Ok(())
     };

@@ -86,7 +86,12 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
     file.finish()?;
     bar.finish_and_clear();
     let l0 = entries.map(|e| e as f64 / n.max(1) as f64);
-    console.note(format!("encoded {n} rows into {}: {:.2} latents a row at level 1, {:.2} at level 2", out.display(), l0[0], l0[1]));
+    console.note(format!(
+        "encoded {n} rows into {}: {:.2} latents a row at level 1, {:.2} at level 2",
+        out.display(),
+        l0[0],
+        l0[1]
+    ));
     Ok(Encoded { rows: n, entries, l0 })
 }
 
@@ -129,7 +134,9 @@ impl Layout {
         let mut tensors = Vec::new();
         for (l, nnz) in entries.into_iter().enumerate() {
             let values = (if f16 { "F16" } else { "F32" }, dtype.size_bytes() as u64);
-            for (part, n, (name, size)) in [("indptr", n + 1, ("U64", 8)), ("indices", nnz, ("U32", 4)), ("values", nnz, values)] {
+            for (part, n, (name, size)) in
+                [("indptr", n + 1, ("U64", 8)), ("indices", nnz, ("U32", 4)), ("values", nnz, values)]
+            {
                 tensors.push(Tensor { name: format!("z{}.{part}", l + 1), dtype: name, n, start: 0, bytes: n * size });
             }
         }
@@ -150,7 +157,10 @@ impl Layout {
         let mut by_start: Vec<&Tensor> = self.tensors.iter().collect();
         by_start.sort_by_key(|t| (t.start, t.bytes));
         for t in by_start {
-            header.insert(t.name.clone(), json!({ "dtype": t.dtype, "shape": [t.n], "data_offsets": [t.start, t.start + t.bytes] }));
+            header.insert(
+                t.name.clone(),
+                json!({ "dtype": t.dtype, "shape": [t.n], "data_offsets": [t.start, t.start + t.bytes] }),
+            );
         }
         let mut text = Value::Object(header).to_string();
         while (text.len() + 8) % 8 != 0 {

@@ -68,7 +68,8 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Evaluation> {
     let mut fidelity = Fidelity::new(arch.d);
     let mut level1 = Sparsity::new(arch.f1);
     let mut level2 = (arch.f2 > 0).then(|| Sparsity::new(arch.f2));
-    let mut composition = if run.model.parents.is_empty() { None } else { Some(Composition::new(arch.f1, &run.model.parents)?) };
+    let mut composition =
+        if run.model.parents.is_empty() { None } else { Some(Composition::new(arch.f1, &run.model.parents)?) };
     let bar = console.bar("measuring", end - start, "tokens");
     each_batch(&encoder, dump, start, end, |batch| {
         fidelity.merge(&batch.fidelity);
@@ -130,7 +131,13 @@ pub(crate) struct Batch {
 }
 
 /// Encodes and decodes rows `start..end` in batches, in parallel, and hands them over in order.
-pub(crate) fn each_batch(encoder: &Encoder, dump: &Dump, start: u64, end: u64, mut f: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
+pub(crate) fn each_batch(
+    encoder: &Encoder,
+    dump: &Dump,
+    start: u64,
+    end: u64,
+    mut f: impl FnMut(&Batch) -> Result<()>,
+) -> Result<()> {
     let d = dump.d();
     let batches: Vec<u64> = (start..end).step_by(BATCH).collect();
     for some in batches.chunks(TOGETHER) {
@@ -157,9 +164,21 @@ pub(crate) fn each_batch(encoder: &Encoder, dump: &Dump, start: u64, end: u64, m
 }
 
 /// Splices the reconstructions of the rows' tokens back into the model they came from.
-fn splice_rows(job: &Job<'_>, encoder: &Encoder, lm: &Lm, start: u64, end: u64, console: &mut Console<'_>) -> Result<SpliceReport> {
+fn splice_rows(
+    job: &Job<'_>,
+    encoder: &Encoder,
+    lm: &Lm,
+    start: u64,
+    end: u64,
+    console: &mut Console<'_>,
+) -> Result<SpliceReport> {
     let dump = job.dump;
-    let need = |what: &str| anyhow::anyhow!("--splice needs a dump that says {what}, and {} does not: capture it with `strata capture`", dump.name());
+    let need = |what: &str| {
+        anyhow::anyhow!(
+            "--splice needs a dump that says {what}, and {} does not: capture it with `strata capture`",
+            dump.name()
+        )
+    };
     let tokens = dump.tokens().ok_or_else(|| need("its tokens"))?;
     let context = dump.context().ok_or_else(|| need("the length of its sequences"))?;
     let hook = dump.hook().ok_or_else(|| need("where its rows were taken"))?;

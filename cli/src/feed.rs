@@ -60,7 +60,10 @@ impl<'a> Feed<'a> {
                 } else {
                     skipped += 1;
                     if skipped > self.order.n_rows() {
-                        bail!("every row of {} is an outlier: its norm is more than `data.outlier` times the median", self.dump.name());
+                        bail!(
+                            "every row of {} is an outlier: its norm is more than `data.outlier` times the median",
+                            self.dump.name()
+                        );
                     }
                 }
             }

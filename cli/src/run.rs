@@ -37,8 +37,10 @@ impl Run {
             fs::read(&path).with_context(|| format!("reading {}", path.display()))
         };
         let (cfg, bytes) = (read("cfg.json")?, read("sae_weights.safetensors")?);
-        let (model, origin) = weights::read_model(&cfg, &bytes).with_context(|| format!("reading {}", sae.display()))?;
-        let dir = if sae == dir && dir.file_name().is_some_and(|n| n == "sae") { dir.parent().unwrap_or(dir) } else { dir };
+        let (model, origin) =
+            weights::read_model(&cfg, &bytes).with_context(|| format!("reading {}", sae.display()))?;
+        let dir =
+            if sae == dir && dir.file_name().is_some_and(|n| n == "sae") { dir.parent().unwrap_or(dir) } else { dir };
         Ok(Self { dir: dir.to_owned(), model: Arc::new(model), origin, hash: crate::checkpoint::sha256(&bytes) })
     }
 
@@ -56,7 +58,13 @@ impl Run {
     /// One sentence naming both.
     pub fn check_width(&self, dump: &crate::dump::Dump) -> Result<()> {
         if dump.d() != self.model.arch.d {
-            bail!("{} has rows of width {}, and the model of {} reads rows of width {}", dump.name(), dump.d(), self.dir.display(), self.model.arch.d);
+            bail!(
+                "{} has rows of width {}, and the model of {} reads rows of width {}",
+                dump.name(),
+                dump.d(),
+                self.dir.display(),
+                self.model.arch.d
+            );
         }
         Ok(())
     }

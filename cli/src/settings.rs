@@ -85,7 +85,11 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
         (_, value) => value,
     };
     if value.type_str() != old.type_str() {
-        bail!("{origin}: setting `{key}`: expected {}, found {} `{value}`", article(old.type_str()), article(value.type_str()));
+        bail!(
+            "{origin}: setting `{key}`: expected {}, found {} `{value}`",
+            article(old.type_str()),
+            article(value.type_str())
+        );
     }
     let mut at = &mut *table;
     let mut parts = key.split('.').peekable();

@@ -49,13 +49,23 @@ pub enum End {
 ///
 /// # Errors
 /// As [`settings::load`]; and if a resumed run is given settings that differ from its own.
-pub fn settings_of(run: &Path, resume: bool, file: Option<&Path>, sets: &[String], seed: Option<u64>) -> Result<Config> {
+pub fn settings_of(
+    run: &Path,
+    resume: bool,
+    file: Option<&Path>,
+    sets: &[String],
+    seed: Option<u64>,
+) -> Result<Config> {
     let path = run.join("config.toml");
     if resume && path.exists() {
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let own = settings::parse(&text, &path.display().to_string())?;
         if settings::load(own.clone(), file, sets, seed)? != own {
-            bail!("{} goes on with its own settings ({}); leave --config, --set and --seed out, or start another run", run.display(), path.display());
+            bail!(
+                "{} goes on with its own settings ({}); leave --config, --set and --seed out, or start another run",
+                run.display(),
+                path.display()
+            );
         }
         return Ok(own);
     }
@@ -90,12 +100,15 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         Some((_, mut state)) => {
             check_dump(&mut state, dump, run)?;
             feed.cursor = state.take_u64("cursor", 1)?[0];
-            Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon).with_context(|| format!("resuming {}", run.display()))?
+            Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
+                .with_context(|| format!("resuming {}", run.display()))?
         }
         None => {
             let rows = feed::sample(dump, n_train, config.data.stats_rows)?;
-            let normalisation = Normalisation::measure(*isa, &rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
-            let mut sample: Vec<f32> = rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
+            let normalisation =
+                Normalisation::measure(*isa, &rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
+            let mut sample: Vec<f32> =
+                rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
             normalisation.apply(&mut sample);
             Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?
         }
@@ -128,7 +141,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             let elapsed = mark.0.elapsed().as_secs_f64();
             let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
             mark = (Instant::now(), taken);
-            let watch = last || (report.step % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every) == 0);
+            let watch = last
+                || (report.step
+                    % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
+                    == 0);
             let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
             bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
             log.line(&report, taken * batch, speed, fvu)?;
@@ -213,8 +229,15 @@ impl Log {
     /// Keeps the lines of the steps that a resumed run has behind it.
     fn open(run: &Path, first_step: u64) -> Result<Self> {
         let path = run.join("metrics.jsonl");
-        let mut log =
-            Self { path, text: String::new(), last_loss: f64::NAN, best_held_out: None, last_fvu: [f64::NAN; 2], last_l0: [0.0; 2], last_dead: [0; 2] };
+        let mut log = Self {
+            path,
+            text: String::new(),
+            last_loss: f64::NAN,
+            best_held_out: None,
+            last_fvu: [f64::NAN; 2],
+            last_l0: [0.0; 2],
+            last_dead: [0; 2],
+        };
         if first_step > 0 && log.path.exists() {
             let text = fs::read_to_string(&log.path).with_context(|| format!("reading {}", log.path.display()))?;
             for line in text.lines() {

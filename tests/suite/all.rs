@@ -1,9 +1,12 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod dump;
+mod inspect;
 mod kernel;
 mod lm;
 mod matching;
 mod metrics;
+mod npy;
 mod order;
 mod quality;
 mod recovery;

@@ -2,11 +2,11 @@
 
 use proptest::prelude::*;
 use strata_core::Error;
+use strata_core::ROOT;
 use strata_core::metrics::composition::{Composition, Errors};
 use strata_core::metrics::exact::ExactSum;
 use strata_core::metrics::fidelity::{Fidelity, FidelityReport, LevelFidelity};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::ROOT;
 use strata_core::model::CodesView;
 use strata_core::rng::Philox;
 

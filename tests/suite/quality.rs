@@ -1,5 +1,6 @@
 //! The floor of quality: what 1,500 steps of the default must find in the synthetic world A.
 
+use std::sync::Arc;
 use strata_core::config::{Config, GateKind, ModelKind};
 use strata_core::metrics::recovery::{Recovery, Truth, recovery};
 use strata_core::model::{Codes, Encoder};
@@ -7,7 +8,6 @@ use strata_core::normalise::Normalisation;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::train::Trainer;
 use strata_core::{Isa, Par};
-use std::sync::Arc;
 
 /// Rows of world A on which a trained model is judged; training never sees them.
 const TEST_START: u64 = 1 << 40;

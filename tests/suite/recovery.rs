@@ -1,8 +1,8 @@
 //! The scores against the numpy reference, and on models whose scores are known.
 
 use safetensors::SafeTensors;
-use strata_core::metrics::recovery::{Recovery, Truth, parents_by_lift, recovery};
 use strata_core::ROOT;
+use strata_core::metrics::recovery::{Recovery, Truth, parents_by_lift, recovery};
 use strata_core::model::CodesView;
 use strata_core::rng::Philox;
 use strata_core::synth::{World, WorldConfig};

@@ -67,7 +67,9 @@ pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
     model.check()?;
     let widths = model.arch.widths();
     let mut tensors: Vec<(&str, TensorView<'_>)> = Vec::new();
-    let view = |dtype, shape, bytes| TensorView::new(dtype, shape, bytes).map_err(|e| Error::format(0, format!("weights: {e}")));
+    let view = |dtype, shape, bytes| {
+        TensorView::new(dtype, shape, bytes).map_err(|e| Error::format(0, format!("weights: {e}")))
+    };
     for i in 0..N_TENSORS {
         let data = &model.params.tensors[i];
         if !data.is_empty() {
@@ -110,13 +112,17 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     let arch = cfg.architecture;
     for (what, n) in [("d", arch.d), ("f1", arch.f1)] {
         if n == 0 || n >= u32::MAX as usize {
-            return Err(Error::format(0, format!("cfg.json: `{what}` must be between 1 and {}, found {n}", u32::MAX - 1)));
+            return Err(Error::format(
+                0,
+                format!("cfg.json: `{what}` must be between 1 and {}, found {n}", u32::MAX - 1),
+            ));
         }
     }
     if arch.f2 >= u32::MAX as usize || !(arch.k1 > 0.0 && arch.k2 > 0.0) {
         return Err(Error::format(0, "cfg.json: `f2`, `k1` or `k2` is out of range"));
     }
-    let file = SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;
+    let file =
+        SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;
     let widths = arch.widths();
     let mut model = Model { arch, params: Default::default(), parents: Vec::new(), tau: [0.0; 2] };
     let mut known: Vec<&str> = Vec::new();
@@ -145,7 +151,10 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
         }
     }
     if let Some(extra) = file.names().into_iter().find(|n| !known.contains(n)) {
-        return Err(Error::format(0, format!("sae_weights.safetensors holds a tensor `{extra}` that this architecture does not have")));
+        return Err(Error::format(
+            0,
+            format!("sae_weights.safetensors holds a tensor `{extra}` that this architecture does not have"),
+        ));
     }
     model.check()?;
     if model.params[Id::BDec].len() != arch.d {

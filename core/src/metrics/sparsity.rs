@@ -3,8 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::model::CodesView;
 use super::exact::ExactSum;
+use crate::model::CodesView;
 use crate::{Error, Result};
 
 /// A latent is alive if it fires on this many tokens; the median density is over those.

@@ -1,0 +1,154 @@
+use std::path::Path;
+
+use strata_cli::dump::{Dump, DumpSpec};
+use strata_cli::inspect::{Inspection, inspect, inspect_with, print};
+use strata_core::format::npy::NpyHeader;
+use strata_core::{Dtype, Philox};
+use tempfile::TempDir;
+
+use crate::dump::{open, write};
+
+fn normal(n: usize, d: usize, mean: f32) -> Vec<f32> {
+    let mut rng = Philox::new(8, 0);
+    (0..n * d).map(|_| rng.normal_f32() + mean).collect()
+}
+
+fn look(dir: &Path, name: &str, rows: &[f32], d: usize) -> Inspection {
+    let path = dir.join(name);
+    write(&path, DumpSpec { max_shard_bytes: 20_000, ..DumpSpec::new(d, Dtype::F32) }, rows, None);
+    inspect(&open(&path).unwrap(), None).unwrap()
+}
+
+fn assert_near(a: f64, b: f64, relative: f64) {
+    assert!((a - b).abs() <= relative * b.abs(), "{a} is not near {b}");
+}
+
+#[test]
+fn statistics_are_those_of_the_definitions() {
+    let dir = TempDir::new().unwrap();
+    let (n, d) = (3001, 8);
+    let rows = normal(n, d, 2.0);
+    let found = look(dir.path(), "a", &rows, d);
+    let mut norms: Vec<f64> =
+        rows.chunks(d).map(|r| r.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()).collect();
+    norms.sort_by(f64::total_cmp);
+    let mean: Vec<f64> = (0..d).map(|j| rows.chunks(d).map(|r| f64::from(r[j])).sum::<f64>() / n as f64).collect();
+    let variance: f64 =
+        rows.chunks(d).flat_map(|r| r.iter().zip(&mean).map(|(&v, m)| (f64::from(v) - m).powi(2))).sum();
+    let norm_of_mean = mean.iter().map(|m| m * m).sum::<f64>().sqrt();
+    assert_eq!((found.n_rows, found.n_inspected, found.d), (n as u64, n as u64, d));
+    assert_near(found.mean_norm, norms.iter().sum::<f64>() / n as f64, 1e-12);
+    assert!(found.median_is_exact);
+    assert_near(found.median_norm, norms[n / 2], 1e-7);
+    assert_near(found.min_norm, norms[0], 1e-7);
+    assert_near(found.max_norm, norms[n - 1], 1e-7);
+    assert_near(found.norm_of_mean, norm_of_mean, 1e-12);
+    assert_near(found.norm_of_mean_to_median, norm_of_mean / norms[n / 2], 1e-7);
+    assert_near(found.total_variance, variance / n as f64, 1e-10);
+    assert_eq!((found.n_outliers, found.n_zero, found.n_not_finite), (0, 0, 0));
+    assert!(found.is_ready && found.verdict == "ready to train on");
+}
+
+#[test]
+fn the_median_of_an_even_number_of_rows_is_between_the_middle_two() {
+    let dir = TempDir::new().unwrap();
+    assert_eq!(look(dir.path(), "a", &[4.0, 1.0, 2.0, 3.0], 1).median_norm, 2.5);
+    assert_eq!(look(dir.path(), "b", &[4.0, -1.0], 1).median_norm, 2.5);
+    assert_eq!(look(dir.path(), "c", &[4.0], 1).median_norm, 4.0);
+}
+
+#[test]
+fn a_median_from_a_histogram_says_so_and_is_close() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a");
+    let mut rows = normal(5000, 4, 0.0);
+    rows[..4 * 10].iter_mut().for_each(|v| *v *= 1000.0);
+    write(&path, DumpSpec::new(4, Dtype::F32), &rows, None);
+    let dump = open(&path).unwrap();
+    let (exact, near) = (inspect(&dump, None).unwrap(), inspect_with(&dump, None, 100).unwrap());
+    assert!(exact.median_is_exact && !near.median_is_exact);
+    assert_near(near.median_norm, exact.median_norm, 5e-4);
+    assert_eq!((near.n_outliers, exact.n_outliers), (10, 10));
+    let mut text = Vec::new();
+    print(&near, &mut text).unwrap();
+    assert!(String::from_utf8(text).unwrap().contains("(from a histogram, within 0.05 %)"));
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_counted_and_the_first_is_named() {
+    let dir = TempDir::new().unwrap();
+    let mut rows = normal(5000, 4, 0.0);
+    for at in [3100 * 4 + 3, 3100 * 4 + 1, 4999 * 4] {
+        rows[at] = f32::NAN;
+    }
+    let path = dir.path().join("bad.npy");
+    let mut bytes = NpyHeader::bytes(Dtype::F16, 5000, 4).unwrap();
+    Dtype::F16.narrow(&rows, &mut bytes);
+    std::fs::write(&path, bytes).unwrap();
+    let dump = open(&path).unwrap();
+    let found = inspect(&dump, None).unwrap();
+    let first = found.first_not_finite.clone().unwrap();
+    assert_eq!((found.n_not_finite, first.row, first.column), (2, 3100, 1));
+    assert!(first.shard.ends_with("bad.npy"));
+    assert!(!found.is_ready && found.mean_norm.is_finite());
+    assert!(found.verdict.starts_with("2 of 5000 rows hold NaN or infinity, the first in `"), "{}", found.verdict);
+    assert!(found.verdict.contains("at row 3100, column 1"));
+    let limited = inspect(&dump, Some(3100)).unwrap();
+    assert_eq!((limited.n_inspected, limited.n_not_finite, limited.is_ready), (3100, 0, true));
+    let nothing = inspect(&dump, Some(0)).unwrap();
+    assert_eq!((nothing.n_inspected, nothing.is_ready), (0, false));
+}
+
+#[test]
+fn the_verdict_says_what_is_wrong() {
+    let dir = TempDir::new().unwrap();
+    let verdict = |name: &str, rows: &[f32]| look(dir.path(), name, rows, 4).verdict;
+    assert_eq!(
+        verdict("equal", &[0.1, 0.2, 0.3, 0.4].repeat(500)),
+        "all 500 rows are equal, so that there is nothing to learn"
+    );
+    let mut zeros = normal(100, 4, 0.0);
+    zeros[..4 * 60].fill(0.0);
+    assert_eq!(verdict("zeros", &zeros), "60 of 100 rows are all zeros: were padding tokens captured?");
+    let mut long = normal(100, 4, 0.0);
+    long[..4 * 5].iter_mut().for_each(|v| *v *= 1e4);
+    assert!(verdict("long", &long).starts_with("5 of 100 rows are over ten times longer than the median"));
+    assert_eq!(verdict("few", &normal(3, 4, 0.0)), "there are only 3 rows for 4 dimensions: capture more");
+    assert_eq!(verdict("good", &normal(30, 4, 0.0)), "ready to train on");
+}
+
+#[test]
+fn the_table_names_what_the_dump_is() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("acts");
+    let spec = DumpSpec {
+        model: Some("gpt".into()),
+        hook: Some("blocks.1".into()),
+        context: Some(8),
+        vocab: Some(vec!["a".into()]),
+        ..DumpSpec::new(4, Dtype::Bf16)
+    };
+    write(&path, spec, &normal(64, 4, 0.0), Some(&[0; 64]));
+    let found = inspect(&open(&path).unwrap(), None).unwrap();
+    let mut text = Vec::new();
+    print(&found, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    for part in
+        ["64 x 4 bf16, 0.5 kB in 1 file(s)", "gpt, blocks.1", "one a row, 1 texts", "8 of 8 rows", "ready to train on"]
+    {
+        assert!(text.contains(part), "`{part}` is not in\n{text}");
+    }
+    let json = serde_json::to_value(&found).unwrap();
+    assert_eq!((&json["dtype"], &json["n_rows"]), (&"bf16".into(), &64.into()));
+}
+
+#[test]
+fn the_numbers_do_not_depend_on_the_number_of_threads() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("a");
+    write(&path, DumpSpec { max_shard_bytes: 9999, ..DumpSpec::new(4, Dtype::F16) }, &normal(9000, 4, 1.0), None);
+    let dump: Dump = open(&path).unwrap();
+    let on =
+        |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| inspect(&dump, None).unwrap());
+    assert_eq!(on(1), on(4));
+}
