@@ -23,6 +23,9 @@ use alloc::vec::Vec;
 /// Latents that are summed together by one thread.
 const BLOCK: usize = 16;
 
+/// Least norm that a decoder row is divided by: the penalty on a row of zeros has no direction.
+const TINY: f32 = 1e-12;
+
 /// What a balance needs to know of the two gradients on `D1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowNorms {
@@ -177,7 +180,7 @@ fn level2(
             }
             if penalty != 0.0 && is_l1(o.arch.activation2) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
-                reduce::axpy(job.isa, penalty * sum / job.norms[1][j], &job.params[Id::WDec2][j * d..][..d], dec);
+                reduce::axpy(job.isa, penalty * sum / job.norms[1][j].max(TINY), &job.params[Id::WDec2][j * d..][..d], dec);
             }
             if job.consistency == Consistency::Struct {
                 struct_child(job, list, j, dec);
@@ -229,7 +232,7 @@ fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_co
             let j = first + i;
             if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
                 let sum = reduce::sum(job.isa, &list.z[list.latent(j)]);
-                reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j], &e2[j * f1..][..f1], grad);
+                reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j].max(TINY), &e2[j * f1..][..f1], grad);
             }
             if job.consistency == Consistency::Latent {
                 for at in list.latent(j) {
@@ -350,7 +353,7 @@ fn level1(
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
-                    job.penalty[0] * sum / job.norms[0][j],
+                    job.penalty[0] * sum / job.norms[0][j].max(TINY),
                     &job.params[Id::WDec1][j * d..][..d],
                     dec,
                 );
