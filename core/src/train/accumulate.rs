@@ -52,6 +52,8 @@ struct Job<'a> {
     recon: [f32; 2],
     penalty: [f32; 2],
     norms: [&'a [f32]; 2],
+    /// Whether AuxK acts, a level: only then are its slots of the row buffer filled.
+    aux: [bool; 2],
     balance: Balance,
     consistency: Consistency,
     /// `2 wc / (n nu)` and `2 wc / n`.
@@ -110,6 +112,7 @@ pub(super) fn run(
         recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
         penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
         norms: [&o.norms[0], &o.norms[1]],
+        aux: [0, 1].map(|l| super::backward::aux_weight(o, knobs, losses, l) > 0.0),
         balance: o.config.train.balance,
         consistency: o.config.loss.consistency,
         structural: (2.0 * o.config.loss.consistency_weight * unit) as f32,
@@ -161,7 +164,6 @@ fn level2(
     let comp = o.arch.decoder == Decoder::Comp;
     let list = &by_latent[1];
     let width = o.arch.source_width();
-    let aux = o.config.loss.aux > 0.0;
     let penalty = if comp { 0.0 } else { job.penalty[1] };
     let widths = o.arch.widths();
     let [_, _, _, _, _, _, _, w_enc, b_enc, w_dec, theta, r_mag, b_mag, _, gate_b, ..] = &mut grads.tensors;
@@ -175,7 +177,7 @@ fn level2(
             dec.fill(0.0);
             job.gather(list, j, &list.z, slot::R2, dec);
             reduce::scale(job.isa, -job.recon[1], dec);
-            if aux {
+            if job.aux[1] {
                 job.gather(list, j, &list.v, slot::E2, dec);
             }
             if penalty != 0.0 && is_l1(o.arch.activation2) {
@@ -308,7 +310,6 @@ fn level1(
     let (d, f1) = (job.d, o.arch.f1);
     let two = o.n_levels() == 2;
     let comp = two && o.arch.decoder == Decoder::Comp;
-    let aux = o.config.loss.aux > 0.0;
     let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
     let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
     let [w2, dec2, b2] = through2;
@@ -346,7 +347,7 @@ fn level1(
                 job.gather(list, j, &list.z, slot::DS, dec2);
                 reduce::scale(job.isa, -1.0, dec2);
             }
-            if aux {
+            if job.aux[0] {
                 job.gather(list, j, &list.v, slot::E1, dec);
             }
             if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
