@@ -139,7 +139,7 @@ pub(super) fn run(
         level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
     }
     level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats);
-    if two && knobs.gate.is_soft() {
+    if two && !grads[Id::GateW].is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
     bias(o, &job, grads, &through2);
@@ -383,7 +383,8 @@ fn level1(
 
 /// `g <- g1 + g2` as the balance says; `g2` keeps the part that was added.
 ///
-/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other.
+/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other. Parameters of
+/// one number a latent have no direction to remove: under `pcgrad` their two parts are added.
 fn mix(isa: Isa, balance: Balance, g1: &mut [f32], g2: &mut [f32]) {
     match balance {
         Balance::Own => g2.fill(0.0),
