@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary.
 
+mod gradient;
 mod kernel;
 mod order;
 mod rng;

@@ -182,7 +182,12 @@ fn level2(
             }
             if penalty != 0.0 && is_l1(o.arch.activation2) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
-                reduce::axpy(job.isa, penalty * sum / job.norms[1][j].max(TINY), &job.params[Id::WDec2][j * d..][..d], dec);
+                reduce::axpy(
+                    job.isa,
+                    penalty * sum / job.norms[1][j].max(TINY),
+                    &job.params[Id::WDec2][j * d..][..d],
+                    dec,
+                );
             }
             if job.consistency == Consistency::Struct {
                 struct_child(job, list, j, dec);
