@@ -1,1 +1,4 @@
-//! strata-tests
+//! What the tests of the project share: slow, obvious versions of what the engine computes, and bounds on errors.
+
+pub mod oracle;
+pub mod tolerance;

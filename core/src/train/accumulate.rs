@@ -23,6 +23,9 @@ use alloc::vec::Vec;
 /// Latents that are summed together by one thread.
 const BLOCK: usize = 16;
 
+/// Least norm that a decoder row is divided by: the penalty on a row of zeros has no direction.
+const TINY: f32 = 1e-12;
+
 /// What a balance needs to know of the two gradients on `D1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowNorms {
@@ -49,6 +52,8 @@ struct Job<'a> {
     recon: [f32; 2],
     penalty: [f32; 2],
     norms: [&'a [f32]; 2],
+    /// Whether AuxK acts, a level: only then are its slots of the row buffer filled.
+    aux: [bool; 2],
     balance: Balance,
     consistency: Consistency,
     /// `2 wc / (n nu)` and `2 wc / n`.
@@ -107,6 +112,7 @@ pub(super) fn run(
         recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
         penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
         norms: [&o.norms[0], &o.norms[1]],
+        aux: [0, 1].map(|l| super::backward::aux_weight(o, knobs, losses, l) > 0.0),
         balance: o.config.train.balance,
         consistency: o.config.loss.consistency,
         structural: (2.0 * o.config.loss.consistency_weight * unit) as f32,
@@ -133,7 +139,7 @@ pub(super) fn run(
         level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
     }
     level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats);
-    if two && knobs.gate.is_soft() {
+    if two && !grads[Id::GateW].is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
     bias(o, &job, grads, &through2);
@@ -158,7 +164,6 @@ fn level2(
     let comp = o.arch.decoder == Decoder::Comp;
     let list = &by_latent[1];
     let width = o.arch.source_width();
-    let aux = o.config.loss.aux > 0.0;
     let penalty = if comp { 0.0 } else { job.penalty[1] };
     let widths = o.arch.widths();
     let [_, _, _, _, _, _, _, w_enc, b_enc, w_dec, theta, r_mag, b_mag, _, gate_b, ..] = &mut grads.tensors;
@@ -172,12 +177,17 @@ fn level2(
             dec.fill(0.0);
             job.gather(list, j, &list.z, slot::R2, dec);
             reduce::scale(job.isa, -job.recon[1], dec);
-            if aux {
+            if job.aux[1] {
                 job.gather(list, j, &list.v, slot::E2, dec);
             }
             if penalty != 0.0 && is_l1(o.arch.activation2) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
-                reduce::axpy(job.isa, penalty * sum / job.norms[1][j], &job.params[Id::WDec2][j * d..][..d], dec);
+                reduce::axpy(
+                    job.isa,
+                    penalty * sum / job.norms[1][j].max(TINY),
+                    &job.params[Id::WDec2][j * d..][..d],
+                    dec,
+                );
             }
             if job.consistency == Consistency::Struct {
                 struct_child(job, list, j, dec);
@@ -229,7 +239,7 @@ fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_co
             let j = first + i;
             if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
                 let sum = reduce::sum(job.isa, &list.z[list.latent(j)]);
-                reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j], &e2[j * f1..][..f1], grad);
+                reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j].max(TINY), &e2[j * f1..][..f1], grad);
             }
             if job.consistency == Consistency::Latent {
                 for at in list.latent(j) {
@@ -305,7 +315,6 @@ fn level1(
     let (d, f1) = (job.d, o.arch.f1);
     let two = o.n_levels() == 2;
     let comp = two && o.arch.decoder == Decoder::Comp;
-    let aux = o.config.loss.aux > 0.0;
     let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
     let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
     let [w2, dec2, b2] = through2;
@@ -343,14 +352,14 @@ fn level1(
                 job.gather(list, j, &list.z, slot::DS, dec2);
                 reduce::scale(job.isa, -1.0, dec2);
             }
-            if aux {
+            if job.aux[0] {
                 job.gather(list, j, &list.v, slot::E1, dec);
             }
             if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
-                    job.penalty[0] * sum / job.norms[0][j],
+                    job.penalty[0] * sum / job.norms[0][j].max(TINY),
                     &job.params[Id::WDec1][j * d..][..d],
                     dec,
                 );
@@ -379,7 +388,8 @@ fn level1(
 
 /// `g <- g1 + g2` as the balance says; `g2` keeps the part that was added.
 ///
-/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other.
+/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other. Parameters of
+/// one number a latent have no direction to remove: under `pcgrad` their two parts are added.
 fn mix(isa: Isa, balance: Balance, g1: &mut [f32], g2: &mut [f32]) {
     match balance {
         Balance::Own => g2.fill(0.0),

@@ -111,7 +111,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
 }
 
 /// `alpha_l = aux / l_l * min(n_dead / k_aux, 1)`; 0 where nothing is dead or nothing is left to explain.
-fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: usize) -> f64 {
+pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: usize) -> f64 {
     let revive = &o.config.revive;
     let dead = knobs.dead[level].len();
     if dead == 0 || !(losses.fvu[level] > 0.0) || level >= o.n_levels() {

@@ -268,7 +268,7 @@ impl Objective {
     pub fn entries(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32, f32)> + '_ {
         self.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
             let e = &chunk.level[level - 1];
-            (0..e.offsets.len() - 1).flat_map(move |i| {
+            (0..e.offsets.len().saturating_sub(1)).flat_map(move |i| {
                 e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.v[at]))
             })
         })

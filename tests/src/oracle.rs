@@ -1,0 +1,668 @@
+//! The whole loss of the two-level model and of the seed: dense, in f64, straight from the formulas, with every option.
+//!
+//! A [`Problem`] is one batch with its settings. [`Problem::look`] runs it forward once and notes a [`Point`]: which
+//! entries each rule selects there, and the value of everything that the loss detaches. [`Problem::terms`] is then a
+//! smooth function of the parameters around that point, with selections and detached numbers held; its central
+//! differences are the gradient that the engine writes by hand.
+//!
+//! Nothing here is shared with the engine but the types of its arguments.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use strata_core::ROOT;
+use strata_core::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
+use strata_core::model::{Arch, Id, NAMES, Params};
+use strata_core::train::Knobs;
+
+/// A matrix.
+pub type M = Array2<f64>;
+
+/// Half the width of a central difference.
+const H: f64 = 1e-6;
+
+/// Tensors that only level 2 has, and those of level 1, which both reconstructions may reach.
+const LEVEL1: [Id; 7] = [Id::BDec, Id::WEnc1, Id::BEnc1, Id::WDec1, Id::Threshold1, Id::RMag1, Id::BMag1];
+
+/// Parameters in f64, in the order of [`NAMES`].
+#[derive(Clone, Debug)]
+pub struct Tensors(pub Vec<Vec<f64>>);
+
+impl Tensors {
+    /// Widens parameters.
+    pub fn new(params: &Params) -> Self {
+        Self(params.tensors.iter().map(|t| t.iter().map(|&v| f64::from(v)).collect()).collect())
+    }
+
+    fn vector(&self, id: Id) -> ArrayView1<'_, f64> {
+        ArrayView1::from(&self.0[id as usize][..])
+    }
+
+    fn matrix(&self, id: Id, rows: usize) -> ArrayView2<'_, f64> {
+        let t = &self.0[id as usize];
+        let columns = if rows == 0 { 0 } else { t.len() / rows };
+        ArrayView2::from_shape((rows, columns), t).expect("a whole number of rows")
+    }
+}
+
+/// The loss, term by term, weighted as it enters.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// The whole loss.
+    pub total: f64,
+    /// Fraction of variance unexplained, a level.
+    pub fvu: [f64; 2],
+    /// Sparsity penalty, a level.
+    pub sparsity: [f64; 2],
+    /// Consistency loss.
+    pub consistency: f64,
+    /// AuxK, a level.
+    pub aux: [f64; 2],
+    /// Auxiliary reconstruction of gated levels.
+    pub gated: [f64; 2],
+    /// Latents that fire a row, a level.
+    pub l0: [f64; 2],
+}
+
+/// Selections and detached numbers at one point.
+#[derive(Clone, Debug)]
+pub struct Point {
+    p: Tensors,
+    u: [M; 2],
+    a2: M,
+    z: [M; 2],
+    hat: [M; 2],
+    /// Children that the gate lets fire.
+    allowed: M,
+    /// Latents that fire, a level, as 0 and 1.
+    pub fires: [M; 2],
+    /// Dead latents that AuxK lights, a level.
+    pub lit: [M; 2],
+    /// Ungated drives above the threshold of level 2.
+    pub charged: M,
+    /// Distance of the nearest number to a decision that it would change.
+    pub nearest: f64,
+}
+
+/// One batch with its settings.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    /// Settings.
+    pub config: Config,
+    /// Architecture.
+    pub arch: Arch,
+    /// Parent of every child.
+    pub parents: Vec<u32>,
+    /// What changes from step to step.
+    pub knobs: Knobs,
+    /// The rows.
+    pub x: M,
+}
+
+fn hbox(v: f64) -> f64 {
+    (v + 0.5).clamp(0.0, 1.0)
+}
+
+fn sigmoid(g: f64) -> f64 {
+    1.0 / (1.0 + (-g).exp())
+}
+
+fn squares(m: &M) -> f64 {
+    m.iter().map(|v| v * v).sum()
+}
+
+fn norm(v: ArrayView1<'_, f64>) -> f64 {
+    v.dot(&v).sqrt()
+}
+
+/// 1 at the `k` largest positive numbers; finite or minus infinity.
+fn largest(u: &[f64], k: usize, nearest: &mut f64) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..u.len()).collect();
+    order.sort_by(|&a, &b| u[b].total_cmp(&u[a]));
+    let mut mask = vec![0.0; u.len()];
+    for (rank, &i) in order.iter().enumerate() {
+        if rank < k {
+            *nearest = nearest.min(u[i].abs());
+            mask[i] = f64::from(u8::from(u[i] > 0.0));
+        }
+    }
+    if k > 0 && k < u.len() && u[order[k - 1]] > 0.0 {
+        *nearest = nearest.min(u[order[k - 1]] - u[order[k]]);
+    }
+    mask
+}
+
+impl Problem {
+    fn level(&self, l: usize) -> (Activation, Id, Id, Id, &strata_core::config::LevelConfig) {
+        match l {
+            0 => (self.arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1, &self.config.level1),
+            _ => (self.arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2, &self.config.level2),
+        }
+    }
+
+    fn k_aux(&self) -> usize {
+        if self.config.revive.k_aux > 0 { self.config.revive.k_aux } else { (self.arch.d / 2).max(1) }
+    }
+
+    /// Which latents fire, given their pre-activations (minus infinity where the gate is shut).
+    fn select(&self, l: usize, u: &M, p: &Tensors, nearest: &mut f64) -> M {
+        let (activation, theta, r, b, _) = self.level(l);
+        let k = self.knobs.k[l];
+        let mut mask = M::zeros(u.raw_dim());
+        match activation {
+            Activation::Topk => {
+                for (row, mut out) in u.rows().into_iter().zip(mask.rows_mut()) {
+                    out.assign(&Array1::from(largest(&row.to_vec(), k as usize, nearest)));
+                }
+            }
+            Activation::Batchtopk => {
+                let keep = ((k * u.nrows() as f64).round() as usize).max(1);
+                let all: Vec<f64> = u.iter().copied().collect();
+                mask = M::from_shape_vec(u.raw_dim(), largest(&all, keep, nearest)).expect("the same shape");
+            }
+            _ => {
+                for ((i, j), &u) in u.indexed_iter() {
+                    let above = match activation {
+                        Activation::Jumprelu => u - p.vector(theta)[j],
+                        Activation::Gated => {
+                            *nearest = nearest.min(u.abs());
+                            if u > 0.0 { p.vector(r)[j].exp() * u + p.vector(b)[j] } else { u }
+                        }
+                        _ => u,
+                    };
+                    *nearest = nearest.min(above.abs());
+                    mask[(i, j)] = f64::from(u8::from(above > 0.0));
+                }
+            }
+        }
+        mask
+    }
+
+    fn pick_dead(&self, l: usize, u: &M, nearest: &mut f64) -> M {
+        let mut lit = M::zeros(u.raw_dim());
+        let dead = &self.knobs.dead[l];
+        if self.config.loss.aux > 0.0 && !dead.is_empty() {
+            for (row, mut out) in u.rows().into_iter().zip(lit.rows_mut()) {
+                let values: Vec<f64> = dead.iter().map(|&j| row[j as usize]).collect();
+                for (&j, picked) in dead.iter().zip(largest(&values, self.k_aux(), nearest)) {
+                    out[j as usize] = picked;
+                }
+            }
+        }
+        lit
+    }
+
+    /// `z` with the selection of the point; the threshold of jumprelu moves through the integral of its kernel.
+    fn activate(&self, l: usize, u: &M, p: &Tensors, at: &Point) -> M {
+        let (activation, theta, r, b, level) = self.level(l);
+        let fires = &at.fires[l];
+        match activation {
+            Activation::Relu | Activation::Topk | Activation::Batchtopk => u * fires,
+            Activation::Gated => (u * &p.vector(r).mapv(f64::exp) + p.vector(b)) * fires,
+            Activation::Jumprelu => {
+                let mut z = u * fires;
+                for ((i, j), z) in z.indexed_iter_mut() {
+                    *z += at.p.vector(theta)[j] * self.window_moved(l, i, j, p.vector(theta)[j], level.bandwidth, at);
+                }
+                z
+            }
+        }
+    }
+
+    /// `H((u - theta) / eps) - H((u - theta0) / eps)` with `u` and `theta0` of the point, where the gate is open.
+    fn window_moved(&self, l: usize, i: usize, j: usize, theta: f64, eps: f64, at: &Point) -> f64 {
+        if l == 1 && at.allowed[(i, j)] == 0.0 {
+            return 0.0;
+        }
+        let theta0 = at.p.vector(self.level(l).1)[j];
+        let u0 = at.u[l][(i, j)];
+        hbox((u0 - theta) / eps) - hbox((u0 - theta0) / eps)
+    }
+
+    /// Children that a hard gate lets fire, given who fires at level 1.
+    fn gate_mask(&self, fires1: &M, a2: &M, nearest: &mut f64) -> M {
+        let mut allowed = M::ones(a2.raw_dim());
+        if !self.knobs.gate.is_hard() {
+            return allowed;
+        }
+        for i in 0..a2.nrows() {
+            for j in 0..a2.ncols() {
+                let p = self.parents[j];
+                if p == ROOT {
+                    continue;
+                }
+                if fires1[(i, p as usize)] == 0.0 {
+                    allowed[(i, j)] = 0.0;
+                } else if self.knobs.gate == GateKind::GroupTop1 {
+                    for k in 0..a2.ncols() {
+                        if k != j && self.parents[k] == p {
+                            let ahead = a2[(i, j)] - a2[(i, k)];
+                            *nearest = nearest.min(ahead.abs());
+                            if ahead < 0.0 {
+                                allowed[(i, j)] = 0.0;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        allowed
+    }
+
+    /// Runs forward at `params` and notes selections and detached numbers.
+    pub fn look(&self, params: &Params) -> Point {
+        let p = Tensors::new(params);
+        let Arch { f1, f2, .. } = self.arch;
+        let n = self.x.nrows();
+        let none = |f: usize| M::zeros((n, f));
+        let mut at = Point {
+            u: [none(f1), none(f2)],
+            a2: none(f2),
+            z: [none(f1), none(f2)],
+            hat: [none(self.arch.d), none(self.arch.d)],
+            allowed: none(f2),
+            fires: [none(f1), none(f2)],
+            lit: [none(f1), none(f2)],
+            charged: none(f2),
+            nearest: f64::INFINITY,
+            p,
+        };
+        let p = at.p.clone();
+        let mut nearest = f64::INFINITY;
+        let xt = &self.x - &p.vector(Id::BDec);
+        at.u[0] = xt.dot(&p.matrix(Id::WEnc1, f1).t()) + p.vector(Id::BEnc1);
+        at.fires[0] = self.select(0, &at.u[0], &p, &mut nearest);
+        at.lit[0] = self.pick_dead(0, &at.u[0], &mut nearest);
+        at.z[0] = self.activate(0, &at.u[0], &p, &at);
+        let d1 = p.matrix(Id::WDec1, f1);
+        at.hat[0] = at.z[0].dot(&d1) + p.vector(Id::BDec);
+        if f2 > 0 {
+            at.a2 = self.drive2(&p, &xt, &at.z[0], &at.z[0].dot(&d1));
+            at.u[1] = self.gate(&p, &at.a2, &at.z[0]);
+            at.allowed = self.gate_mask(&at.fires[0], &at.a2, &mut nearest);
+            let mut open = at.u[1].clone();
+            Zip::from(&mut open).and(&at.allowed).for_each(|u, &a| {
+                if a == 0.0 {
+                    *u = f64::NEG_INFINITY;
+                }
+            });
+            at.fires[1] = self.select(1, &open, &p, &mut nearest);
+            at.lit[1] = self.pick_dead(1, &open, &mut nearest);
+            at.z[1] = self.activate(1, &at.u[1], &p, &at);
+            at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector(Id::BDec).to_owned(), &at.hat[0]);
+            at.charged = self.charge(&p, &at.a2, &mut nearest);
+        }
+        at.nearest = nearest.min(self.kinks(&at));
+        at
+    }
+
+    /// Drives of level 2 that would fire without a gate and without competition.
+    fn charge(&self, p: &Tensors, a2: &M, nearest: &mut f64) -> M {
+        let (activation, theta, r, b, _) = self.level(1);
+        let mut charged = M::zeros(a2.raw_dim());
+        for ((i, j), &a) in a2.indexed_iter() {
+            let above = match activation {
+                Activation::Relu => a,
+                Activation::Topk | Activation::Batchtopk => a - f64::from(self.knobs.tau[1]).max(0.0),
+                Activation::Jumprelu => a - p.vector(theta)[j],
+                Activation::Gated if a > 0.0 => p.vector(r)[j].exp() * a + p.vector(b)[j],
+                Activation::Gated => a,
+            };
+            *nearest = nearest.min(above.abs());
+            charged[(i, j)] = f64::from(u8::from(above > 0.0));
+        }
+        charged
+    }
+
+    /// Distance to the edges of jumprelu's kernel and of the containment's hinge.
+    fn kinks(&self, at: &Point) -> f64 {
+        let mut nearest = f64::INFINITY;
+        for l in 0..2 {
+            let (activation, theta, _, _, level) = self.level(l);
+            if activation == Activation::Jumprelu && at.u[l].ncols() > 0 {
+                for ((_, j), &u) in at.u[l].indexed_iter() {
+                    let v = (u - at.p.vector(theta)[j]).abs();
+                    nearest = nearest.min((v - 0.5 * level.bandwidth).abs());
+                }
+            }
+        }
+        if self.config.loss.consistency == Consistency::Contain {
+            for &u in &at.u[0] {
+                nearest = nearest.min((u - self.config.loss.contain_margin).abs());
+            }
+        }
+        nearest
+    }
+
+    fn drive2(&self, p: &Tensors, xt: &M, z1: &M, z1d1: &M) -> M {
+        let s = match self.arch.source {
+            Source::X => xt.clone(),
+            Source::Res => xt - z1d1,
+            Source::Z1 => z1.clone(),
+        };
+        s.dot(&p.matrix(Id::WEnc2, self.arch.f2).t()) + p.vector(Id::BEnc2)
+    }
+
+    fn gate(&self, p: &Tensors, a2: &M, z1: &M) -> M {
+        let g = || z1.dot(&p.matrix(Id::GateW, self.arch.f1)) + p.vector(Id::GateB);
+        match self.knobs.gate {
+            GateKind::None | GateKind::Hard | GateKind::GroupTop1 => a2.clone(),
+            GateKind::Mul => a2 * &g().mapv(sigmoid),
+            GateKind::Add => a2 + &g(),
+        }
+    }
+
+    /// Decoder directions of level 2 in the space of the rows, with level 1's as they are seen.
+    fn directions2(&self, p: &Tensors, d1: &M) -> M {
+        let d2 = p.matrix(Id::WDec2, self.arch.f2);
+        if self.arch.decoder == Decoder::Comp { d2.dot(d1) } else { d2.to_owned() }
+    }
+
+    fn decode2(&self, p: &Tensors, z2: &M, d1: &M, bd: &Array1<f64>, hat1: &M) -> M {
+        let own = z2.dot(&self.directions2(p, d1));
+        if self.arch.decoder == Decoder::Cum { hat1 + &own } else { own + bd }
+    }
+
+    /// The loss at `p`, near the point `at`. Without `through`, level 2 sees level 1 as it was at the point.
+    pub fn terms(&self, p: &Tensors, at: &Point, through: bool) -> Terms {
+        let Arch { f1, f2, .. } = self.arch;
+        let (loss, knobs) = (&self.config.loss, &self.knobs);
+        let n = self.x.nrows() as f64;
+        let unit = 1.0 / (n * f64::from(knobs.variance));
+        let mut out = Terms::default();
+
+        let bd = p.vector(Id::BDec).to_owned();
+        let d1 = p.matrix(Id::WDec1, f1).to_owned();
+        let xt = &self.x - &bd;
+        let u1 = xt.dot(&p.matrix(Id::WEnc1, f1).t()) + p.vector(Id::BEnc1);
+        let z1 = self.activate(0, &u1, p, at);
+        let hat1 = z1.dot(&d1) + &bd;
+        out.fvu[0] = squares(&(&hat1 - &self.x)) * unit;
+        let d1_at = at.p.matrix(Id::WDec1, f1).to_owned();
+        let bd_at = at.p.vector(Id::BDec).to_owned();
+        self.level_terms(0, p, at, &u1, &z1, &p.matrix(Id::WDec1, f1).to_owned(), &d1, &mut out);
+        if loss.gated_aux > 0.0 && self.arch.activation1 == Activation::Gated {
+            out.gated[0] =
+                loss.gated_aux * unit * squares(&(positive(&u1, &at.u[0], None).dot(&d1_at) + &bd_at - &self.x));
+        }
+        if f2 == 0 {
+            out.fvu[1] = out.fvu[0];
+            out.total = f64::from(knobs.w[0]) * out.fvu[0] + out.sparsity[0] + out.aux[0] + out.gated[0];
+            return out;
+        }
+
+        // Level 1 as level 2 sees it.
+        let (xt2, z1s, d1s, bds, hat1s) = if through {
+            (xt.clone(), z1.clone(), d1.clone(), bd.clone(), hat1.clone())
+        } else {
+            (&self.x - &bd_at, at.z[0].clone(), d1_at.clone(), bd_at.clone(), at.hat[0].clone())
+        };
+        let z1d1 = if self.config.source_detach { at.z[0].dot(&d1_at) } else { z1s.dot(&d1s) };
+        let a2 = self.drive2(p, &xt2, &z1s, &z1d1);
+        let u2 = self.gate(p, &a2, &z1s);
+        let z2 = self.activate(1, &u2, p, at);
+        let hat2 = self.decode2(p, &z2, &d1s, &bds, &hat1s);
+        out.fvu[1] = squares(&(&hat2 - &self.x)) * unit;
+        let directions = self.directions2(p, &d1s);
+        self.level_terms(1, p, at, &u2, &z2, &p.matrix(Id::WDec2, f2).to_owned(), &directions, &mut out);
+        if loss.gated_aux > 0.0 && self.arch.activation2 == Activation::Gated {
+            let frozen = self.directions2(&at.p, &d1_at);
+            let base =
+                if self.arch.decoder == Decoder::Cum { at.hat[0].clone() } else { M::zeros(self.x.raw_dim()) + &bd_at };
+            let relu = positive(&u2, &at.u[1], Some(&at.allowed));
+            out.gated[1] = loss.gated_aux * unit * squares(&(relu.dot(&frozen) + base - &self.x));
+        }
+        out.consistency = loss.consistency_weight * self.consistency(p, at, &u1, &z1, &d1, &a2, &z2, unit);
+        out.total = out.consistency;
+        for l in 0..2 {
+            out.total += f64::from(knobs.w[l]) * out.fvu[l] + out.sparsity[l] + out.aux[l] + out.gated[l];
+        }
+        out
+    }
+
+    /// Sparsity and AuxK of a level. `rows` are its decoder parameters, `directions` those in the space of the rows.
+    fn level_terms(&self, l: usize, p: &Tensors, at: &Point, u: &M, z: &M, rows: &M, directions: &M, out: &mut Terms) {
+        let (activation, theta, _, _, level) = self.level(l);
+        let n = self.x.nrows() as f64;
+        let lambda = f64::from(self.knobs.lambda[l]) / n;
+        let fired: f64 = at.fires[l].sum();
+        out.l0[l] = fired / n;
+        out.sparsity[l] = lambda
+            * match activation {
+                Activation::Relu | Activation::Topk | Activation::Batchtopk => {
+                    let norms: Array1<f64> = rows.rows().into_iter().map(norm).collect();
+                    (z * &norms).sum()
+                }
+                Activation::Gated => positive(u, &at.u[l], (l == 1).then_some(&at.allowed)).sum(),
+                Activation::Jumprelu => {
+                    let mut sum = fired;
+                    for i in 0..z.nrows() {
+                        for j in 0..z.ncols() {
+                            sum += self.window_moved(l, i, j, p.vector(theta)[j], level.bandwidth, at);
+                        }
+                    }
+                    sum
+                }
+            };
+        let dead = self.knobs.dead[l].len();
+        let error = &at.hat[l] - &self.x;
+        let unit = 1.0 / (n * f64::from(self.knobs.variance));
+        let fvu = squares(&error) * unit;
+        if self.config.loss.aux > 0.0 && dead > 0 && fvu > 0.0 {
+            let weight = self.config.loss.aux / fvu * (dead as f64 / self.k_aux() as f64).min(1.0);
+            let v = u * &at.lit[l];
+            out.aux[l] = weight * unit * squares(&(v.dot(directions) + &error));
+        }
+    }
+
+    /// The consistency loss without its weight; level 1 is live here.
+    fn consistency(&self, p: &Tensors, at: &Point, u1: &M, z1: &M, d1: &M, a2: &M, z2: &M, unit: f64) -> f64 {
+        let Arch { f1, f2, d, .. } = self.arch;
+        let n = self.x.nrows() as f64;
+        let loss = &self.config.loss;
+        let d2 = p.matrix(Id::WDec2, f2);
+        let family = |j: usize| (self.parents[j] != ROOT).then(|| self.parents[j] as usize);
+        match loss.consistency {
+            Consistency::None => 0.0,
+            Consistency::SeedCos => mean_cosine(z1, z2),
+            Consistency::Latent => squares(&(&at.z[0] - &z2.dot(&d2))) / n,
+            Consistency::Struct => {
+                let mut sum = 0.0;
+                for i in 0..z1.nrows() {
+                    for q in 0..f1 {
+                        let mut delta = &d1.row(q) * z1[(i, q)];
+                        for j in (0..f2).filter(|&j| family(j) == Some(q)) {
+                            delta = delta - &d2.row(j) * z2[(i, j)];
+                        }
+                        assert_eq!(delta.len(), d);
+                        sum += delta.dot(&delta);
+                    }
+                }
+                sum * unit
+            }
+            Consistency::Contain => {
+                let mut sum = 0.0;
+                let psi = |u: f64| (loss.contain_margin - u).max(0.0) / loss.contain_margin;
+                for i in 0..z1.nrows() {
+                    for j in 0..f2 {
+                        if let Some(q) = family(j)
+                            && at.charged[(i, j)] > 0.0
+                        {
+                            let down = a2[(i, j)] * psi(at.u[0][(i, q)]);
+                            let up = at.a2[(i, j)] * psi(u1[(i, q)]);
+                            sum += loss.contain_down * down + loss.contain_up * up;
+                        }
+                    }
+                }
+                sum / n
+            }
+            Consistency::OffsetOrthogonal => {
+                let mut sum = 0.0;
+                for j in 0..f2 {
+                    if let Some(q) = family(j) {
+                        sum += (d2.row(j).dot(&d1.row(q)) / (norm(d2.row(j)) * norm(d1.row(q)))).powi(2);
+                    }
+                }
+                sum / f2 as f64
+            }
+            Consistency::Sibling => {
+                let mut sum = 0.0;
+                for j in 0..f2 {
+                    for k in 0..j {
+                        if family(j).is_some() && family(j) == family(k) {
+                            let cos = d2.row(j).dot(&d2.row(k)) / (norm(d2.row(j)) * norm(d2.row(k)));
+                            sum += cos.max(0.0).powi(2);
+                        }
+                    }
+                }
+                sum / f2 as f64
+            }
+        }
+    }
+
+    /// Central differences of the whole loss in one tensor.
+    fn differences(&self, at: &Point, id: Id, through: bool) -> Vec<f64> {
+        let mut p = at.p.clone();
+        (0..p.0[id as usize].len())
+            .map(|i| {
+                let value = p.0[id as usize][i];
+                let [high, low] = [value + H, value - H].map(|v| {
+                    p.0[id as usize][i] = v;
+                    self.terms(&p, at, through).total
+                });
+                p.0[id as usize][i] = value;
+                (high - low) / (2.0 * H)
+            })
+            .collect()
+    }
+
+    /// The gradient of every tensor, mixed as the settings say.
+    pub fn gradient(&self, at: &Point) -> Vec<Vec<f64>> {
+        let widths = self.arch.widths();
+        (0..NAMES.len())
+            .map(|i| {
+                let Some(&id) = LEVEL1.iter().find(|id| **id as usize == i) else {
+                    return self.differences_of(at, i);
+                };
+                match self.config.train.balance {
+                    Balance::Sum | Balance::Norm | Balance::Uncert => self.differences(at, id, true),
+                    Balance::Own => self.differences(at, id, false),
+                    Balance::Pcgrad => {
+                        let own = self.differences(at, id, false);
+                        let all = self.differences(at, id, true);
+                        let width = match id {
+                            Id::BDec => self.arch.d,
+                            Id::WEnc1 | Id::WDec1 => widths[i],
+                            // One number a latent has no direction: its two parts are added.
+                            _ => return all,
+                        };
+                        own.chunks(width).zip(all.chunks(width)).flat_map(|(own, all)| surgery(own, all)).collect()
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn differences_of(&self, at: &Point, i: usize) -> Vec<f64> {
+        const LEVEL2: [Id; 8] =
+            [Id::WEnc2, Id::BEnc2, Id::WDec2, Id::Threshold2, Id::RMag2, Id::BMag2, Id::GateW, Id::GateB];
+        LEVEL2.iter().find(|id| **id as usize == i).map_or(Vec::new(), |&id| self.differences(at, id, true))
+    }
+}
+
+/// `max(u, 0)` with the signs of `u0`, where the gate is open.
+fn positive(u: &M, u0: &M, allowed: Option<&M>) -> M {
+    let sign = u0.mapv(|v| f64::from(u8::from(v > 0.0)));
+    match allowed {
+        Some(a) => u * &sign * a,
+        None => u * &sign,
+    }
+}
+
+/// Of two parts of a row's gradient, given the first and their sum: the second loses what opposes the first.
+fn surgery(own: &[f64], all: &[f64]) -> Vec<f64> {
+    let through: Vec<f64> = own.iter().zip(all).map(|(o, a)| a - o).collect();
+    let dot: f64 = own.iter().zip(&through).map(|(o, t)| o * t).sum();
+    let square: f64 = own.iter().map(|o| o * o).sum();
+    let away = if dot < 0.0 && square > 0.0 { dot / square } else { 0.0 };
+    own.iter().zip(&through).map(|(o, t)| o + t - away * o).collect()
+}
+
+/// Mean over all pairs of the cosine of two latents over the batch; every pair by itself.
+fn mean_cosine(h1: &M, h2: &M) -> f64 {
+    const E: f64 = 1e-6;
+    let mut sum = 0.0;
+    for a in h1.axis_iter(Axis(1)) {
+        for b in h2.axis_iter(Axis(1)) {
+            sum += a.dot(&b) / ((a.dot(&a) + E).sqrt() * (b.dot(&b) + E).sqrt());
+        }
+    }
+    sum / (h1.ncols() * h2.ncols()) as f64
+}
+
+/// The seed on one batch.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// Settings.
+    pub config: Config,
+    /// Architecture.
+    pub arch: Arch,
+    /// The rows.
+    pub x: M,
+}
+
+impl Seed {
+    fn layer(&self, p: &Tensors, ids: [Id; 4], x: &M, f: usize, nearest: &mut f64) -> M {
+        let a = x.dot(&p.matrix(ids[0], f).t()) + p.vector(ids[1]);
+        let s = || (x.dot(&p.matrix(ids[2], f).t()) + p.vector(ids[3])).mapv(sigmoid);
+        let u = match self.arch.gate {
+            GateKind::Mul => a * s(),
+            GateKind::Add => a + s(),
+            _ => a,
+        };
+        *nearest = u.iter().fold(*nearest, |m, v| m.min(v.abs()));
+        u.mapv(|v| v.max(0.0))
+    }
+
+    /// Squared error, sparsity of both levels, consistency; and the distance to the nearest kink.
+    pub fn terms(&self, p: &Tensors) -> ([f64; 4], f64) {
+        let Arch { f1, f2, .. } = self.arch;
+        let n = self.x.nrows() as f64;
+        let mut nearest = f64::INFINITY;
+        let h1 = self.layer(p, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], &self.x, f1, &mut nearest);
+        let h2 = self.layer(p, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &h1, f2, &mut nearest);
+        let y = h2.dot(&p.matrix(Id::WDec2, f2)) + p.vector(Id::BDec2);
+        let hat = y.dot(&p.matrix(Id::WDec1, f1)) + p.vector(Id::BDec);
+        let mse = squares(&(&hat - &self.x)) / self.x.len() as f64;
+        let weight = if self.config.loss.consistency == Consistency::SeedCos {
+            self.config.loss.consistency_weight
+        } else {
+            0.0
+        };
+        let terms = [
+            mse,
+            self.config.level1.lambda * h1.sum() / n,
+            self.config.level2.lambda * h2.sum() / n,
+            weight * mean_cosine(&h1, &h2),
+        ];
+        (terms, nearest)
+    }
+
+    /// Central differences in every tensor.
+    pub fn gradient(&self, p: &Tensors) -> Vec<Vec<f64>> {
+        let mut p = p.clone();
+        (0..NAMES.len())
+            .map(|id| {
+                (0..p.0[id].len())
+                    .map(|i| {
+                        let value = p.0[id][i];
+                        let [high, low] = [value + H, value - H].map(|v| {
+                            p.0[id][i] = v;
+                            self.terms(&p).0.iter().sum::<f64>()
+                        });
+                        p.0[id][i] = value;
+                        (high - low) / (2.0 * H)
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+}
