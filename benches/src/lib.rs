@@ -1,1 +1,61 @@
-//! strata-benches
+//! What the benches share: shapes, inputs, and the limit that a kernel is held against.
+
+use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x16};
+use strata_core::Philox;
+
+/// Sizes of one measurement: rows, width of a row, latents.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Rows.
+    pub n: usize,
+    /// Width of a row.
+    pub d: usize,
+    /// Latents.
+    pub f: usize,
+}
+
+impl Shape {
+    /// For the names of benches.
+    pub fn name(&self) -> String {
+        format!("n={} d={} f={}", self.n, self.d, self.f)
+    }
+
+    /// Fused multiply-adds of the dense product, two operations each.
+    pub fn flops(&self) -> u64 {
+        2 * (self.n * self.d * self.f) as u64
+    }
+}
+
+/// Shapes that a user meets: the embedded model, MiniLM, a small decoder.
+pub const SHAPES: [Shape; 3] =
+    [Shape { n: 64, d: 128, f: 2048 }, Shape { n: 64, d: 384, f: 12288 }, Shape { n: 64, d: 768, f: 24576 }];
+
+/// `len` numbers of a normal distribution.
+pub fn normal(len: usize, stream: u64) -> Vec<f32> {
+    let mut rng = Philox::new(7, stream);
+    (0..len).map(|_| rng.normal_f32()).collect()
+}
+
+/// Fused multiply-adds a call of [`fma_peak`] makes, two operations each.
+pub const PEAK_FLOPS: u64 = 2 * 16 * 24 * 4096;
+
+/// Fused multiply-adds in registers alone: the limit of the dense kernel.
+pub fn fma_peak(level: Level) -> f32 {
+    dispatch!(level, simd => peak(simd))
+}
+
+#[inline(always)]
+fn peak<S: Simd>(simd: S) -> f32 {
+    let mut acc = [f32x16::splat(simd, 0.5); 24];
+    let (a, b) = (f32x16::splat(simd, core::hint::black_box(0.999)), f32x16::splat(simd, core::hint::black_box(1e-3)));
+    for _ in 0..4096 {
+        for x in &mut acc {
+            *x = x.mul_add(a, b);
+        }
+    }
+    let mut sum = f32x16::splat(simd, 0.0);
+    for x in acc {
+        sum = sum + x;
+    }
+    sum.as_slice().iter().sum()
+}

@@ -275,7 +275,7 @@ fn random_directions_have_the_mcc_measured_on_world_a() {
     let mut rng = Philox::new(1, 0);
     let decoder: Vec<f32> = (0..200 * 64).map(|_| rng.normal_f32()).collect();
     let (d1, d2) = decoder.split_at(40 * 64);
-    let (codes1, codes2) = (CodesView::new(&[0], &[], &[], 40).unwrap(), Codes::new(&[0], &[], &[], 160).unwrap());
+    let (codes1, codes2) = (CodesView::new(&[0], &[], &[], 40).unwrap(), CodesView::new(&[0], &[], &[], 160).unwrap());
     let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &[] };
     let r = recovery(64, d1, d2, &codes1, &codes2, &truth, None).unwrap();
     assert!((r.mcc - 0.354).abs() < 0.01, "{}", r.mcc);
