@@ -38,7 +38,7 @@ impl Tensors {
 
     fn matrix(&self, id: Id, rows: usize) -> ArrayView2<'_, f64> {
         let t = &self.0[id as usize];
-        let columns = if rows == 0 { 0 } else { t.len() / rows };
+        let columns = t.len().checked_div(rows).unwrap_or(0);
         ArrayView2::from_shape((rows, columns), t).expect("a whole number of rows")
     }
 }

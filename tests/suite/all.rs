@@ -1,6 +1,8 @@
 //! The tests of the project, in one binary: a module a subject.
 
 mod dump;
+mod fold;
+mod golden;
 mod gradient;
 mod inspect;
 mod kernel;
@@ -14,3 +16,4 @@ mod recovery;
 mod rng;
 mod rows;
 mod synth;
+mod training;

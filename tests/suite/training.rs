@@ -1,0 +1,222 @@
+//! Short runs of the trainer: losses fall, nothing breaks, and a run that was interrupted goes on to the same bits.
+
+use strata_core::config::{
+    Activation, Balance, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source,
+};
+use strata_core::normalise::Normalisation;
+use strata_core::train::{StepReport, Trainer};
+use strata_core::{Config, Isa, Par, Philox};
+
+const D: usize = 12;
+const BATCH: usize = 96;
+
+/// Rows of two to four directions out of 24, with a mean and some noise.
+fn rows(n: usize, seed: u64) -> Vec<f32> {
+    let mut fixed = Philox::new(5, 5);
+    let directions: Vec<f32> = (0..24 * D).map(|_| fixed.normal_f32()).collect();
+    let mut rng = Philox::new(seed, 9);
+    let mut out = Vec::with_capacity(n * D);
+    for _ in 0..n {
+        let mut row = [0.5f32; D];
+        for _ in 0..2 + rng.below(3) {
+            let (at, size) = (rng.below(24) as usize, 1.0 + rng.uniform_f32());
+            row.iter_mut().zip(&directions[at * D..]).for_each(|(r, v)| *r += size * v);
+        }
+        out.extend(row.map(|r| r + 0.05 * rng.normal_f32()));
+    }
+    out
+}
+
+fn settings(activation: Activation, steps: u64) -> Config {
+    let mut c = Config::default();
+    (c.level1.latents, c.level2.latents) = (12, 30);
+    (c.level1.k, c.level2.k) = (2.0, 3.0);
+    (c.level1.activation, c.level2.activation) = (activation, activation);
+    c.gate.kind = GateKind::None;
+    c.gate.reassign_every = 7;
+    c.gate.min_count = 3.0;
+    c.train.steps = steps;
+    c.train.batch = BATCH;
+    c.train.lr = 1e-2;
+    c.revive.dead_after = 300;
+    c
+}
+
+fn trainer(c: &Config) -> (Trainer, Normalisation) {
+    let sample = rows(512, 1);
+    let n = Normalisation::measure(Isa::default(), &sample, D, &c.data).expect("rows that vary");
+    let mut normal = sample;
+    n.apply(&mut normal);
+    let t = Trainer::new(c, n.clone(), &normal, Isa::default(), Par::Seq).unwrap_or_else(|e| panic!("{e}"));
+    (t, n)
+}
+
+fn step(t: &mut Trainer, n: &Normalisation, seed: u64) -> StepReport {
+    let mut x = rows(BATCH, 100 + seed);
+    n.apply(&mut x);
+    let report = t.step(&x).unwrap_or_else(|e| panic!("step {}: {e}; {:?}", t.step_count(), t.config()));
+    assert!(report.losses.total.is_finite() && report.grad_norm.is_finite(), "{report:?}");
+    report
+}
+
+#[test]
+fn the_loss_falls_for_every_activation() {
+    for &activation in Activation::ALL {
+        let mut c = settings(activation, 200);
+        // Held: a controller that raises the penalty would hide what the weights learn.
+        (c.level1.control, c.level2.control) = (false, false);
+        (c.level1.lambda, c.level2.lambda) = (1e-3, 1e-3);
+        let (mut t, n) = trainer(&c);
+        let reports: Vec<StepReport> = (0..200).map(|i| step(&mut t, &n, i)).collect();
+        let mean =
+            |part: &[StepReport], l: usize| part.iter().map(|r| r.losses.fvu[l]).sum::<f64>() / part.len() as f64;
+        for l in 0..2 {
+            let (first, last) = (mean(&reports[..10], l), mean(&reports[190..], l));
+            assert!(last < 0.8 * first, "{activation}, level {}: from {first} to {last}", l + 1);
+        }
+        let total = |part: &[StepReport]| part.iter().map(|r| r.losses.total).sum::<f64>() / part.len() as f64;
+        assert!(total(&reports[190..]) < 0.9 * total(&reports[..10]), "{activation}");
+    }
+}
+
+#[test]
+fn the_loss_of_the_seed_falls_for_every_gate() {
+    for gate in [GateKind::None, GateKind::Mul, GateKind::Add] {
+        let mut c = settings(Activation::Relu, 200);
+        c.model = ModelKind::Seed;
+        c.gate.kind = gate;
+        let (mut t, n) = trainer(&c);
+        let reports: Vec<StepReport> = (0..200).map(|i| step(&mut t, &n, i)).collect();
+        assert!(reports[199].losses.fvu[1] < 0.8 * reports[0].losses.fvu[1], "{gate}: {:?}", reports[199]);
+    }
+}
+
+#[test]
+fn every_balance_and_gate_trains_for_thirty_steps() {
+    let mut turn = 0;
+    for &balance in Balance::ALL {
+        for &gate in GateKind::ALL {
+            for &decoder in Decoder::ALL {
+                let mut c = settings(Activation::ALL[turn % 5], 30);
+                c.level2.activation = Activation::ALL[turn / 5 % 5];
+                c.gate.kind = gate;
+                c.gate.start = 0.3;
+                c.gate.parents = Parents::ALL[turn % 2];
+                c.source = Source::ALL[turn % 3];
+                c.decoder = decoder;
+                c.train.balance = balance;
+                c.level1.k_start = 2.0;
+                c.loss.consistency = Consistency::ALL[turn % 7];
+                if c.validate(D).is_err() {
+                    c.loss.consistency = Consistency::None;
+                }
+                turn += 1;
+                let (mut t, n) = trainer(&c);
+                let last = (0..30).map(|i| step(&mut t, &n, i)).last().expect("thirty steps");
+                assert_eq!(last.gate_on, gate.is_hard());
+                t.model().check().expect("a sound model");
+                t.model_unfolded().check().expect("a sound model");
+                for row in t.model_unfolded().params[strata_core::model::Id::WDec1].chunks(D) {
+                    let norm: f64 = row.iter().map(|v| f64::from(*v).powi(2)).sum();
+                    assert!((norm - 1.0).abs() < 1e-5, "a decoder row of squared norm {norm}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bits() {
+    let mut turn = 0;
+    for &gate in GateKind::ALL {
+        for &activation in Activation::ALL {
+            for at in [0, 10, 19] {
+                let mut c = settings(activation, 40);
+                c.level2.activation = Activation::ALL[(turn + 1) % 5];
+                c.gate.kind = gate;
+                c.gate.start = 0.4;
+                c.gate.parents = Parents::ALL[turn / 3 % 2];
+                c.train.balance = Balance::ALL[turn % 5];
+                c.level2.k_start = 2.0;
+                turn += 1;
+                compare_interrupted(&c, at);
+            }
+        }
+    }
+    for gate in [GateKind::None, GateKind::Mul] {
+        let mut c = settings(Activation::Relu, 40);
+        c.model = ModelKind::Seed;
+        c.gate.kind = gate;
+        compare_interrupted(&c, 10);
+    }
+}
+
+/// Twenty steps after an interruption at step `at`, against a run without one.
+fn compare_interrupted(c: &Config, at: u64) {
+    let (mut whole, n) = trainer(c);
+    for i in 0..at {
+        step(&mut whole, &n, i);
+    }
+    let mut state = whole.state();
+    let mut again = Trainer::restore(c, D, &mut state, Isa::default(), Par::Seq).expect("its own state");
+    assert!(state.0.is_empty(), "left over: {:?}", state.0.keys());
+    assert_eq!(again.state(), whole.state(), "as restored at {at}: {c:?}");
+    for i in at..at + 20 {
+        assert_eq!(step(&mut again, &n, i), step(&mut whole, &n, i), "interrupted at {at}, step {i}: {c:?}");
+    }
+    assert_eq!(again.state(), whole.state(), "interrupted at {at}: {c:?}");
+    assert_eq!(again.model(), whole.model());
+}
+
+#[test]
+fn a_state_of_other_settings_is_refused() {
+    let (t, _) = trainer(&settings(Activation::Topk, 40));
+    let mut other = settings(Activation::Topk, 40);
+    other.level2.latents += 1;
+    assert!(Trainer::restore(&other, D, &mut t.state(), Isa::default(), Par::Seq).is_err());
+    for name in t.state().0.keys() {
+        let mut state = t.state();
+        state.0.remove(name);
+        let same = settings(Activation::Topk, 40);
+        assert!(Trainer::restore(&same, D, &mut state, Isa::default(), Par::Seq).is_err(), "without {name}");
+    }
+}
+
+#[test]
+fn a_step_that_is_not_finite_leaves_the_weights_alone() {
+    let c = settings(Activation::Batchtopk, 40);
+    let (mut t, n) = trainer(&c);
+    step(&mut t, &n, 0);
+    let before = t.state();
+    let mut x = rows(BATCH, 3);
+    x[17] = f32::NAN;
+    let error = t.step(&x).expect_err("NaN in, error out").to_string();
+    assert!(error.contains('1'), "names the step: {error}");
+    for name in before.0.keys().filter(|k| k.starts_with("params") || k.starts_with("adam")) {
+        assert_eq!(t.state().0[name], before.0[name], "{name}");
+    }
+}
+
+#[test]
+fn normalised_rows_have_the_mean_and_the_energy_that_they_should() {
+    let x = rows(700, 4);
+    for (centre, scale) in [(true, true), (true, false), (false, true), (false, false)] {
+        let data = DataConfig { centre, scale, outlier: 0.0, ..DataConfig::default() };
+        let n = Normalisation::measure(Isa::default(), &x, D, &data).expect("rows that vary");
+        let mut y = x.clone();
+        n.apply(&mut y);
+        let mut mean = [0.0f64; D];
+        y.chunks(D).for_each(|r| mean.iter_mut().zip(r).for_each(|(m, v)| *m += f64::from(*v) / 700.0));
+        let energy: f64 = y.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / 700.0;
+        let around: f64 = energy - mean.iter().map(|m| m * m).sum::<f64>();
+        if centre {
+            assert!(mean.iter().all(|m| m.abs() < 1e-4), "{mean:?}");
+        }
+        if scale {
+            assert!((energy - D as f64).abs() < 1e-3, "{energy}");
+        } else {
+            assert_eq!(n.scale, 1.0);
+        }
+        assert!((f64::from(n.variance) - around).abs() < 1e-3 * around, "{} and {around}", n.variance);
+    }
+}
