@@ -47,7 +47,8 @@ fn encode(c: &mut Criterion) {
     for (shape, f1, f2) in SHAPES {
         let (mut trainer, x) = trainer(&shape, f1, f2);
         trainer.step(&x).expect("finite rows");
-        let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Isa::detect(), Par::Rayon).expect("a valid model");
+        let encoder =
+            Encoder::new(Arc::new(trainer.model_unfolded()), Isa::detect(), Par::Rayon).expect("a valid model");
         let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
         group.throughput(Throughput::Elements(shape.n as u64));
         group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {

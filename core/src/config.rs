@@ -449,7 +449,7 @@ impl Config {
                     format!("expected at most {}, found {}", u32::MAX - 1, level.latents),
                 );
             }
-            if !(level.k > 0.0) || level.k > level.latents as f64 {
+            if level.k.is_nan() || level.k <= 0.0 || level.k > level.latents as f64 {
                 return bad(
                     &format!("{name}.k"),
                     format!(

@@ -71,7 +71,7 @@ impl Normalisation {
                 }
             }
         }
-        if n < 2 || !(about_mean > 0.0) || !about_mean.is_finite() {
+        if n < 2 || about_mean <= 0.0 || !about_mean.is_finite() {
             return Err(Error::config(
                 "data",
                 alloc::format!("expected rows that vary, found {n} rows of total variance {about_mean}"),

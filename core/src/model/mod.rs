@@ -201,11 +201,14 @@ impl Model {
     }
 
     /// The rule by which latents of a level (1 or 2) fire at inference.
+    ///
+    /// # Panics
+    /// If `level` is neither.
     pub fn rule(&self, level: usize) -> Rule<'_> {
+        assert!(level == 1 || level == 2, "level {level} of two");
         let (act, k, theta, r, b) = match level {
             1 => (self.arch.activation1, self.arch.k1, Id::Threshold1, Id::RMag1, Id::BMag1),
-            2 => (self.arch.activation2, self.arch.k2, Id::Threshold2, Id::RMag2, Id::BMag2),
-            _ => panic!("level {level} of two"),
+            _ => (self.arch.activation2, self.arch.k2, Id::Threshold2, Id::RMag2, Id::BMag2),
         };
         match act {
             Activation::Relu => Rule::Above(0.0),

@@ -114,7 +114,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
 pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: usize) -> f64 {
     let revive = &o.config.revive;
     let dead = knobs.dead[level].len();
-    if dead == 0 || !(losses.fvu[level] > 0.0) || level >= o.n_levels() {
+    if dead == 0 || losses.fvu[level].is_nan() || losses.fvu[level] <= 0.0 || level >= o.n_levels() {
         return 0.0;
     }
     let k_aux = if revive.k_aux > 0 { revive.k_aux } else { (o.arch.d / 2).max(1) };
@@ -129,7 +129,7 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
     let place = &mut lane.place[0];
     for (i, row) in buffer.chunks(slots * f.d).enumerate() {
         for at in old.row(i) {
-            place[old.index[at] as usize] = e1.len() as u32;
+            place[old.index[at] as usize] = e1.count() as u32;
             e1.push(old.index[at], old.u[at], old.z[at], old.v[at], old.a[at], old.g[at]);
         }
         for at in drives.row(i) {
@@ -138,7 +138,7 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
                 let p = p as usize;
                 let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d])
                     + f.params[Id::BEnc1][p];
-                place[p] = e1.len() as u32;
+                place[p] = e1.count() as u32;
                 e1.push(p as u32, u, 0.0, 0.0, u, 0.0);
             }
         }
@@ -223,7 +223,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
             let ds = &mut tail[2 * d..3 * d];
             ds.fill(0.0);
             sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad_a[range], &f.params[Id::WEnc2], d, ds);
-            lane.row.resize(range1.len(), 0.0);
+            lane.row.resize(range1.count(), 0.0);
             sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params[Id::WDec1], d, ds, &mut lane.row);
             for (at1, dot) in range1.zip(&lane.row) {
                 e1.grad_z[1][at1] -= dot;

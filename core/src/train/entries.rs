@@ -48,13 +48,8 @@ impl Entries {
     }
 
     /// Number of entries.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.index.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.index.is_empty()
     }
 
     /// Appends an entry to the row that is being built.
@@ -79,7 +74,7 @@ impl Entries {
 
     /// Sizes the gradients to the entries and zeroes them.
     pub fn zero_gradients(&mut self) {
-        let n = self.len();
+        let n = self.count();
         let [z0, z1] = &mut self.grad_z;
         let [u0, u1] = &mut self.grad_u;
         let [p0, p1] = &mut self.grad_p;

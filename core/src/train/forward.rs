@@ -302,7 +302,7 @@ fn settle(
             let z = z.max(0.0);
             fired += u64::from(z > 0.0);
             let (a, g) = list.soft(at);
-            place[j] = entries.len() as u32;
+            place[j] = entries.count() as u32;
             entries.push(j as u32, u, z, 0.0, a, g);
         }
         if aux.offsets.len() > 1 {
@@ -311,7 +311,7 @@ fn settle(
                 match place[j as usize] {
                     u32::MAX => {
                         let (a, g) = aux.soft(at);
-                        place[j as usize] = entries.len() as u32;
+                        place[j as usize] = entries.count() as u32;
                         entries.push(j, aux.u[at], 0.0, aux.u[at], a, g);
                     }
                     e => entries.v[e as usize] = aux.u[at],
@@ -322,7 +322,7 @@ fn settle(
             for at in chunk.drives.row(i) {
                 let j = chunk.drives.index[at];
                 if place[j as usize] == u32::MAX {
-                    place[j as usize] = entries.len() as u32;
+                    place[j as usize] = entries.count() as u32;
                     entries.push(j, charged(i, at), 0.0, 0.0, chunk.drives.u[at], 0.0);
                 }
             }
