@@ -223,7 +223,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
             let ds = &mut tail[2 * d..3 * d];
             ds.fill(0.0);
             sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad_a[range], &f.params[Id::WEnc2], d, ds);
-            lane.row.resize(range1.count(), 0.0);
+            lane.row.resize(range1.len(), 0.0);
             sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params[Id::WDec1], d, ds, &mut lane.row);
             for (at1, dot) in range1.zip(&lane.row) {
                 e1.grad_z[1][at1] -= dot;
