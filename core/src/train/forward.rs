@@ -234,7 +234,8 @@ fn choose(o: &mut Objective, knobs: &Knobs, level: usize, losses: &mut Losses) {
         list_keep(list, cut, equal);
     }
     let least = if least.is_finite() { least } else { 0.0 };
-    o.floor[level] = Some(0.5 * least);
+    // Where everything positive was kept, the next batch is scanned from 0 at once.
+    o.floor[level] = Some(if o.values.len() > keep { 0.5 * least } else { 0.0 });
     losses.selected_min[level] = least;
 }
 
