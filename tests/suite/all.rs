@@ -11,6 +11,7 @@ mod matching;
 mod metrics;
 mod npy;
 mod order;
+mod procedure;
 mod quality;
 mod recovery;
 mod rng;
