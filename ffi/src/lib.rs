@@ -133,7 +133,10 @@ pub unsafe extern "C" fn strata_model_free(model: *mut strata_model) {
 
 /// The sizes of a model. out: struct_size must be set; only the fields within it are written. Any thread.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_model_info(model: *const strata_model, out: *mut strata_model_info) -> strata_status {
+pub unsafe extern "C" fn strata_model_get_info(
+    model: *const strata_model,
+    out: *mut strata_model_info,
+) -> strata_status {
     boundary(|| {
         // SAFETY: see the crate.
         let model = unsafe { get(model) }?;
