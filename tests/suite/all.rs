@@ -1,6 +1,7 @@
 //! The tests of the project, in one binary: a module a subject.
 
 mod dump;
+mod ffi;
 mod fold;
 mod golden;
 mod gradient;
