@@ -12,4 +12,5 @@ mod quality;
 mod recovery;
 mod rng;
 mod rows;
+mod stability;
 mod synth;
