@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod coherence;
 mod dump;
 mod inspect;
 mod kernel;
@@ -12,5 +13,6 @@ mod quality;
 mod recovery;
 mod rng;
 mod rows;
+mod similarity;
 mod stability;
 mod synth;

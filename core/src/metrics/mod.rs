@@ -5,11 +5,13 @@ use crate::gate::ROOT;
 use crate::{Error, Result};
 
 pub mod bootstrap;
+pub mod coherence;
 pub mod composition;
 pub mod exact;
 pub mod fidelity;
 pub mod matching;
 pub mod recovery;
+pub mod similarity;
 pub mod sparsity;
 pub mod stability;
 
