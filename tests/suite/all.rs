@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod coherence;
 mod dump;
 mod ffi;
 mod fold;
@@ -17,5 +18,7 @@ mod quality;
 mod recovery;
 mod rng;
 mod rows;
+mod similarity;
+mod stability;
 mod synth;
 mod training;
