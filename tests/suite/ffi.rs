@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "calls of exported functions, and an allocator that counts")]
 #![allow(
     clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
     reason = "every pointer comes from a reference on the same line or two up"
 )]
 
