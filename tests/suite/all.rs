@@ -1,5 +1,7 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod bad_input;
+mod cli;
 mod dump;
 mod fold;
 mod golden;
@@ -13,6 +15,8 @@ mod npy;
 mod order;
 mod quality;
 mod recovery;
+#[cfg(unix)]
+mod resume;
 mod rng;
 mod rows;
 mod synth;
