@@ -6,7 +6,7 @@ use strata_core::Dtype;
 
 /// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "strata", version, max_term_width = 110)]
+#[command(name = "strata", bin_name = "strata", version, max_term_width = 110)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

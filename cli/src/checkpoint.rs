@@ -42,9 +42,20 @@ pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
         fs::rename(&hidden, &path)?;
         Ok(())
     };
-    write().with_context(|| format!("writing the checkpoint {}", path.display()))?;
-    let all = list(dir)?;
-    for (_, old) in all.iter().rev().skip(KEEP) {
+    if let Err(error) = write() {
+        let _ = fs::remove_dir_all(&hidden);
+        return Err(error.context(format!("writing the checkpoint {}", path.display())));
+    }
+    files::sync_directory(dir)?;
+    prune(dir)
+}
+
+/// Drops all checkpoints but the last two.
+///
+/// # Errors
+/// If one cannot be removed.
+pub fn prune(dir: &Path) -> Result<()> {
+    for (_, old) in list(dir)?.iter().rev().skip(KEEP) {
         retire(dir, old).with_context(|| format!("removing the old checkpoint {}", old.display()))?;
     }
     Ok(())
@@ -98,8 +109,8 @@ pub fn load_newest(dir: &Path) -> Result<Option<(u64, State)>> {
     let found = sha256(&bytes);
     if expected.trim() != found {
         let hint = match all.len() {
-            1 => "remove it to start over".to_owned(),
-            n => format!("remove it to go on from step {}", all[n - 2].0),
+            1 => format!("remove {} to start over", path.display()),
+            n => format!("remove {} to go on from step {}", path.display(), all[n - 2].0),
         };
         bail!(
             "{} is damaged: expected the SHA-256 {}, found {found}; {hint}",

@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{demo, encode, eval, inspect, train};
+use crate::{INTERRUPTED, console, demo, encode, eval, inspect, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -25,6 +25,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         pool = pool.num_threads(n);
     }
     let pool = pool.build().context("starting threads")?;
+    console::listen_for_interrupt();
     pool.install(|| match cli.command {
         Command::Demo(args) => demo::demo(&args, isa, console),
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
@@ -91,7 +92,11 @@ pub fn capture_to(
     dump.vocab = Some(lm.vocab());
     let mut writer = DumpWriter::create(path, dump)?;
     let bar = console.bar("capturing", 0, "tokens");
-    let report = capture(lm, text, spec, &mut |rows, tokens| writer.append(rows, Some(tokens)), &|done, total| {
+    let mut sink = |rows: &[f32], tokens: &[u32]| {
+        console::check_interrupt()?;
+        writer.append(rows, Some(tokens))
+    };
+    let report = capture(lm, text, spec, &mut sink, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
@@ -122,7 +127,12 @@ pub fn layer_of(hook: &str) -> Option<usize> {
 
 fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {
     let dump = open(&args.dump, &args.raw)?;
-    let found = inspect::inspect(&dump, None)?;
+    let bar = console.bar("reading", dump.n_rows(), "rows");
+    let found = inspect::inspect_with_progress(&dump, |rows| {
+        bar.inc(rows);
+        Ok(console::check_interrupt()?)
+    })?;
+    bar.finish_and_clear();
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {
@@ -148,11 +158,10 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
             Ok(0)
         }
         train::End::Interrupted(step) => {
-            writeln!(
-                console.err,
+            console.error(format!(
                 "interrupted: a checkpoint was written after step {step}; go on with the same command and --resume"
-            )?;
-            Ok(130)
+            ));
+            Ok(INTERRUPTED)
         }
     }
 }
@@ -190,9 +199,21 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
     let run = Run::open(&args.run)?;
     let dump = open(&args.dump, &args.raw)?;
+    refuse_own_input(&args.dump, &args.out)?;
     let report = encode::encode(&run, &dump, &args.out, args.f16, isa, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+/// Refuses to replace a file of the dump by what is made from it.
+fn refuse_own_input(dump: &[PathBuf], out: &Path) -> Result<()> {
+    let Ok(out) = out.canonicalize() else { return Ok(()) };
+    for path in dump.iter().filter_map(|p| p.canonicalize().ok()) {
+        if out.starts_with(&path) {
+            bail!("--out {}: it is a part of the dump; choose another name", out.display());
+        }
     }
     Ok(())
 }

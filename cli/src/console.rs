@@ -1,8 +1,10 @@
 //! What a person sees: progress bars, notes, interruption. Bars go to standard error, and only to a terminal.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Set by the first Ctrl-C.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -28,11 +30,27 @@ impl Console<'_> {
         }
     }
 
+    /// A line on standard error, quiet or not.
+    pub fn error(&mut self, line: impl AsRef<str>) {
+        let _ = writeln!(self.err, "{}", line.as_ref());
+    }
+
+    /// A sign of life for work whose length is not known.
+    pub fn spinner(&self, what: &'static str) -> ProgressBar {
+        let spinner = ProgressBar::with_draw_target(None, self.target());
+        spinner.set_message(what);
+        spinner.enable_steady_tick(Duration::from_millis(100));
+        spinner
+    }
+
+    fn target(&self) -> ProgressDrawTarget {
+        let visible = !self.quiet && !self.json && std::io::stderr().is_terminal();
+        if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+    }
+
     /// A bar over `total` units, with units a second and the time left.
     pub fn bar(&self, what: &str, total: u64, unit: &str) -> ProgressBar {
-        let visible = !self.quiet && !self.json && std::io::stderr().is_terminal();
-        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        let bar = ProgressBar::with_draw_target(Some(total), target);
+        let bar = ProgressBar::with_draw_target(Some(total), self.target());
         let template = format!(
             "{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}"
         );
@@ -44,7 +62,19 @@ impl Console<'_> {
     }
 }
 
-/// Makes the first Ctrl-C ask for a checkpoint, and the second one end the process.
+/// The error of work that Ctrl-C stopped.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted: nothing was written")
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Makes the first Ctrl-C ask for an orderly end, and the second one end the process.
 pub fn listen_for_interrupt() {
     // A second call in one process (tests) keeps the first handler.
     let _ = ctrlc::set_handler(|| {
@@ -57,4 +87,12 @@ pub fn listen_for_interrupt() {
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Stops work that leaves nothing behind.
+///
+/// # Errors
+/// [`Interrupted`] once Ctrl-C was pressed.
+pub fn check_interrupt() -> Result<(), Interrupted> {
+    if interrupted() { Err(Interrupted) } else { Ok(()) }
 }

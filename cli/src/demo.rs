@@ -1,5 +1,6 @@
 //! `strata demo`: capture, train and evaluate on the embedded model and text, and show what was found.
 
+use crate::INTERRUPTED;
 use crate::args;
 use crate::capture::CaptureSpec;
 use crate::commands::capture_to;
@@ -7,6 +8,7 @@ use crate::console::Console;
 use crate::contexts::{self, Shown};
 use crate::dump::Dump;
 use crate::eval::{self, Evaluation};
+use crate::files::io_error;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings;
@@ -45,7 +47,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
     let lm = Lm::embedded()?;
     config.validate(lm.config().n_embd)?;
-    std::fs::create_dir_all(&args.out)?;
+    std::fs::create_dir_all(&args.out).map_err(|e| io_error("making", &args.out, &e))?;
     if !dump_path.exists() {
         console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));
         capture_to(&lm, EMBEDDED_TEXT, &CaptureSpec::new(&lm, LAYER), Dtype::F16, &dump_path, console)?;
@@ -54,13 +56,12 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
     let job = train::Job { dump: &dump, run: &run_path, config, resume: false, isa };
     if let End::Interrupted(step) = train::train(&job, console)? {
-        writeln!(
-            console.err,
+        console.error(format!(
             "interrupted: a checkpoint was written after step {step}; go on with `strata train --dump {} --out {} --resume`",
             args.out.join("dump").display(),
             run_path.display()
-        )?;
-        return Ok(130);
+        ));
+        return Ok(INTERRUPTED);
     }
     console.note("3/3 evaluating on the last tenth, which neither model was trained on");
     let run = Run::open(&run_path)?;

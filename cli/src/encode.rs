@@ -3,19 +3,21 @@
 //! `z1.indptr [N+1] u64`, `z1.indices [nnz] u32`, `z1.values [nnz] f32` (or f16), likewise `z2`; the metadata names the
 //! run by the SHA-256 of its weights. Rows are encoded twice, first only to count, so that memory does not grow with N.
 
-use crate::console::Console;
+use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
-use crate::files::PendingFile;
+use crate::files::{PendingFile, io_error};
 use crate::run::Run;
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
 const BLOCK: u64 = 1 << 14;
+/// The largest number of f16; what is above it by less than half a step is rounded to it.
+const F16_MAX: f32 = 65519.996;
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,6 +38,7 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
     run.check_width(dump)?;
     let encoder = run.encoder(isa)?;
     let n = dump.n_rows();
+    let mut file = PendingFile::create(out)?;
     let bar = console.bar("encoding", 2 * n, "tokens");
     let mut entries = [0u64; 2];
     each_block(&encoder, dump, |codes| {
@@ -48,17 +51,16 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
 
     let layout = Layout::new(n, entries, f16);
     let header = layout.header(&run.hash);
-    let mut file = PendingFile::create(out)?;
-    let failed = || format!("writing {}", out.display());
-    file.write_all(&(header.len() as u64).to_le_bytes()).with_context(failed)?;
-    file.write_all(header.as_bytes()).with_context(failed)?;
+    let failed = |e: io::Error| io_error("writing", out, &e);
+    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+    file.write_all(header.as_bytes()).map_err(failed)?;
     let base = 8 + header.len() as u64;
-    file.set_len(base + layout.end).with_context(failed)?;
+    file.set_len(base + layout.end).map_err(failed)?;
     // Where the next bytes of each tensor go: indptr, indices, values of both levels.
     let mut at: Vec<u64> = layout.tensors.iter().map(|t| base + t.start).collect();
     let mut put = |i: usize, bytes: &[u8]| -> Result<()> {
-        file.seek(SeekFrom::Start(at[i])).with_context(failed)?;
-        file.write_all(bytes).with_context(failed)?;
+        file.seek(SeekFrom::Start(at[i])).map_err(failed)?;
+        file.write_all(bytes).map_err(failed)?;
         at[i] += bytes.len() as u64;
         Ok(())
     };
@@ -67,6 +69,7 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
         put(3 * l, &0u64.to_le_bytes())?;
     }
     let mut bytes = Vec::new();
+    let most = if f16 { F16_MAX } else { f32::INFINITY };
     each_block(&encoder, dump, |codes| {
         for (l, codes) in codes.iter().enumerate() {
             bytes.clear();
@@ -76,6 +79,9 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
             bytes.extend(codes.index.iter().flat_map(|j| j.to_le_bytes()));
             put(3 * l + 1, &bytes)?;
             bytes.clear();
+            if let Some(large) = codes.value.iter().find(|v| **v > most) {
+                bail!("--f16: a code of level {} is {large}, beyond the range of f16; leave --f16 out", l + 1);
+            }
             layout.dtype.narrow(&codes.value, &mut bytes);
             put(3 * l + 2, &bytes)?;
             so_far[l] += codes.index.len() as u64;
@@ -108,6 +114,7 @@ fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> 
         let [codes1, codes2] = &mut codes;
         encoder.encode_par(Par::Rayon, &x, codes1, codes2)?;
         f(&codes)?;
+        check_interrupt()?;
         start += n as u64;
     }
     Ok(())

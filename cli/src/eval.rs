@@ -1,7 +1,7 @@
 //! `strata eval`: what a run does on rows that it never saw. One pass, memory that does not grow with the rows.
 
 use crate::commands::layer_of;
-use crate::console::Console;
+use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::feed;
 use crate::files::write_atomic;
@@ -159,6 +159,7 @@ pub(crate) fn each_batch(
         for batch in made {
             f(&batch?)?;
         }
+        check_interrupt()?;
     }
     Ok(())
 }
@@ -202,6 +203,7 @@ fn splice_rows(
         ids,
         context,
         |x, hat1, hat2| {
+            check_interrupt()?;
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Seq, x, &mut codes1, &mut codes2)?;
             encoder.decode(&codes1, &codes2, hat1, hat2)?;

@@ -6,17 +6,13 @@ use strata_core::config::DataConfig;
 use strata_core::normalise::Normalisation;
 use strata_core::{Isa, RowOrder};
 
-/// Rows that are held out: the last ones, at whole sequences where the dump has them.
+/// Rows to train on, and all rows: the last ones are held out, whole sequences of them where the dump has any.
 pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
     let n = dump.n_rows();
-    let mut train = n - (n as f64 * holdout) as u64;
-    if let Some(context) = dump.context().filter(|c| *c > 0) {
-        let context = context as u64;
-        if train > context {
-            train -= train % context;
-        }
-    }
-    (train, n)
+    let train = n - (n as f64 * holdout) as u64;
+    let Some(starts) = dump.sequence_starts().filter(|_| train < n) else { return (train, n) };
+    let whole = starts[..starts.partition_point(|s| *s <= train)].last().copied().unwrap_or(0);
+    (if whole > 0 { whole } else { train }, n)
 }
 
 /// Batches of normalised rows.

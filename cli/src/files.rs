@@ -1,13 +1,13 @@
 //! Files that appear whole or not at all, and one sentence for each way in which that fails.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 /// One sentence: what was being done (`reading`, `writing`), to which path, and what came in the way.
 pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
@@ -41,6 +41,36 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io_error("writing", directory, &e))?;
+    }
+    Ok(())
+}
+
+/// Keeps `directory` for this process as long as the result lives; the system lets go of it however the process ends.
+/// Only Unix lets a directory be opened for that; a file system without locks keeps nothing.
+///
+/// # Errors
+/// If another process has it.
+pub(crate) fn lock(directory: &Path) -> Result<Option<File>> {
+    if !cfg!(unix) {
+        return Ok(None);
+    }
+    let file = File::open(directory).map_err(|e| io_error("reading", directory, &e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => bail!("`{}` is in use by another process", directory.display()),
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+/// Removes what a killed process left unfinished in `directory`, which must be locked.
+pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for path in entries.filter_map(|e| e.ok().map(|e| e.path())) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(|e| io_error("removing", &path, &e))?;
+        }
     }
     Ok(())
 }

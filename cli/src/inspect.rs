@@ -189,11 +189,28 @@ pub fn inspect(dump: &Dump, limit_rows: Option<u64>) -> Result<Inspection> {
     inspect_with(dump, limit_rows, EXACT)
 }
 
+/// [`inspect`] of every row, with the rows of each piece told to `progress`.
+///
+/// # Errors
+/// See there, and what `progress` returns.
+pub fn inspect_with_progress(dump: &Dump, progress: impl FnMut(u64) -> Result<()>) -> Result<Inspection> {
+    look(dump, None, EXACT, progress)
+}
+
 /// [`inspect`] with a median that is exact for at most `most_exact` rows.
 ///
 /// # Errors
 /// See there.
 pub fn inspect_with(dump: &Dump, limit_rows: Option<u64>, most_exact: u64) -> Result<Inspection> {
+    look(dump, limit_rows, most_exact, |_| Ok(()))
+}
+
+fn look(
+    dump: &Dump,
+    limit_rows: Option<u64>,
+    most_exact: u64,
+    mut progress: impl FnMut(u64) -> Result<()>,
+) -> Result<Inspection> {
     let (d, n_inspected) = (dump.d(), limit_rows.unwrap_or(u64::MAX).min(dump.n_rows()));
     let median_is_exact = n_inspected <= most_exact;
     let mut norms = match median_is_exact {
@@ -225,6 +242,7 @@ pub fn inspect_with(dump: &Dump, limit_rows: Option<u64>, most_exact: u64) -> Re
             first_not_finite = first_not_finite.or(chunk.first_not_finite);
         }
         start += n_group as u64;
+        progress(n_group as u64)?;
     }
 
     let count = n_finite.max(1) as f64;

@@ -23,9 +23,12 @@ pub mod train;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use console::Console;
+use console::{Console, Interrupted};
 use std::ffi::OsString;
 use std::io::{self, Write};
+
+/// Exit code after Ctrl-C.
+pub const INTERRUPTED: u8 = 130;
 
 /// Runs the command line `args`, the program's name first. Returns the exit code: 0 done, 1 failed, 2 usage, 130
 /// interrupted.
@@ -44,6 +47,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
     match commands::run(cli, &mut console) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) if error.chain().any(|e| e.is::<Interrupted>()) => {
+            let _ = writeln!(console.err, "{Interrupted}");
+            INTERRUPTED
+        }
         Err(error) => {
             let _ = writeln!(console.err, "error: {error:#}");
             1

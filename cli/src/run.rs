@@ -26,7 +26,7 @@ impl Run {
     /// One sentence naming the file that is missing or damaged.
     pub fn open(dir: &Path) -> Result<Self> {
         let sae = if dir.join("cfg.json").exists() { dir.to_owned() } else { dir.join("sae") };
-        if !sae.join("cfg.json").exists() {
+        if !sae.join("cfg.json").exists() && !sae.join("sae_weights.safetensors").exists() {
             if dir.join("checkpoints").exists() {
                 bail!("{} has not finished training: go on with `strata train --resume`", dir.display());
             }

@@ -1,6 +1,6 @@
 //! From `config.toml` and `--set` to a [`Config`], and back.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
 use strata_core::Config;
 use toml::{Table, Value};
@@ -58,7 +58,10 @@ fn to_table(config: &Config) -> Result<Table> {
 }
 
 fn merge(table: &mut Table, text: &str, name: &str) -> Result<()> {
-    let given: Table = text.parse().with_context(|| name.to_owned())?;
+    let given: Table = text.parse().map_err(|e: toml::de::Error| {
+        let line = e.span().map_or(1, |at| text[..at.start.min(text.len())].lines().count().max(1));
+        anyhow!("{name}: line {line}: {}", one_line(e.message()))
+    })?;
     let mut leaves = Vec::new();
     flatten("", &Value::Table(given), &mut leaves);
     for (key, value) in leaves {
@@ -71,10 +74,18 @@ fn merge(table: &mut Table, text: &str, name: &str) -> Result<()> {
 fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     let mut known = Vec::new();
     flatten("", &Value::Table(table.clone()), &mut known);
+    let section = format!("{key}.");
+    if matches!(&value, Value::Table(empty) if empty.is_empty()) && known.iter().any(|(k, _)| k.starts_with(&section)) {
+        return Ok(());
+    }
     let Some((_, old)) = known.iter().find(|(k, _)| k == key) else {
-        let near = known.iter().map(|(k, _)| (strsim::damerau_levenshtein(k, key), k)).min();
-        match near {
-            Some((distance, near)) if distance <= near.len().max(key.len()) / 2 => {
+        let near = known.iter().map(|(k, _)| {
+            // Its section may have been forgotten.
+            let last = k.rsplit('.').next().unwrap_or(k);
+            (strsim::damerau_levenshtein(k, key).min(1 + strsim::damerau_levenshtein(last, key)), k)
+        });
+        match near.min() {
+            Some((distance, near)) if distance <= key.len().div_ceil(2) => {
                 bail!("{origin}: unknown setting `{key}`; did you mean `{near}`?")
             }
             _ => bail!("{origin}: unknown setting `{key}`; every setting stands in the config.toml of a run"),
@@ -105,13 +116,15 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     }
     // Checked at once, so that a bad choice is reported with its key.
     if let Err(error) = Value::Table(table.clone()).try_into::<Config>() {
-        bail!("{origin}: setting `{key}`: {}", error.message().trim());
+        bail!("{origin}: setting `{key}`: {}", one_line(error.message()));
     }
     Ok(())
 }
 
 fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
-    if let Value::Table(table) = value {
+    if let Value::Table(table) = value
+        && (prefix.is_empty() || !table.is_empty())
+    {
         for (key, value) in table {
             let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             flatten(&key, value, out);
@@ -119,6 +132,20 @@ fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
     } else {
         out.push((prefix.to_owned(), value.clone()));
     }
+}
+
+/// Words of a message that has several lines, in one.
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The first setting in which two differ, with its values in both.
+pub fn difference(a: &Config, b: &Config) -> Result<Option<(String, Value, Value)>> {
+    let (mut all_a, mut all_b) = (Vec::new(), Vec::new());
+    flatten("", &Value::Table(to_table(a)?), &mut all_a);
+    flatten("", &Value::Table(to_table(b)?), &mut all_b);
+    let pairs = all_a.into_iter().zip(all_b);
+    Ok(pairs.map(|((key, a), (_, b))| (key, a, b)).find(|(_, a, b)| a != b))
 }
 
 fn article(kind: &str) -> String {

@@ -4,12 +4,13 @@ use crate::checkpoint;
 use crate::console::{self, Console};
 use crate::dump::Dump;
 use crate::feed::{self, Feed};
-use crate::files::write_atomic;
+use crate::files::{self, io_error, write_atomic};
 use crate::heldout::{self, HeldOut};
 use crate::settings;
-use anyhow::{Context, Result, bail};
-use serde_json::json;
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
 use std::fs;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use strata_core::format::weights::{self, Origin};
@@ -28,7 +29,7 @@ pub struct Job<'a> {
     pub dump: &'a Dump,
     /// The run directory.
     pub run: &'a Path,
-    /// Settings: those of the run when it is resumed.
+    /// Settings: those of the run when it is resumed, see [`settings_of`].
     pub config: Config,
     /// Go on where the run stopped.
     pub resume: bool,
@@ -60,9 +61,9 @@ pub fn settings_of(
     if resume && path.exists() {
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
         let own = settings::parse(&text, &path.display().to_string())?;
-        if settings::load(own.clone(), file, sets, seed)? != own {
+        if let Some((key, own, asked)) = settings::difference(&own, &settings::load(own.clone(), file, sets, seed)?)? {
             bail!(
-                "{} goes on with its own settings ({}); leave --config, --set and --seed out, or start another run",
+                "{} goes on with its own settings: `{key}`: expected {own} by {}, found {asked}",
                 run.display(),
                 path.display()
             );
@@ -80,55 +81,82 @@ pub fn settings_of(
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let Job { dump, run, config, resume, isa } = job;
     config.validate(dump.d())?;
-    let checkpoints = run.join("checkpoints");
-    if run.exists() && !resume {
-        let empty = fs::read_dir(run).with_context(|| format!("reading {}", run.display()))?.next().is_none();
-        if !empty {
-            bail!("{} exists already: pass --resume to go on with it, or choose another --out", run.display());
-        }
-    }
-    fs::create_dir_all(run).with_context(|| format!("making {}", run.display()))?;
-    write_atomic(&run.join("config.toml"), settings::to_toml(config)?.as_bytes())?;
-
     let (n_train, n_rows) = feed::split(dump, config.data.holdout);
     if n_train == 0 {
         bail!("{} has {n_rows} rows, and `data.holdout` leaves none to train on", dump.name());
     }
-    let saved = if *resume { checkpoint::load_newest(&checkpoints)? } else { None };
+    let checkpoints = run.join("checkpoints");
+    let mut lock = if run.exists() { files::lock(run)? } else { None };
+    let mut saved = None;
+    if *resume {
+        saved = checkpoint::load_newest(&checkpoints)?;
+        if let Some((_, state)) = &mut saved {
+            check_origin(state, job, n_train)?;
+        }
+        if run.join("final_info.json").exists() {
+            console.note(format!("{} is finished already", run.display()));
+            return Ok(End::Done);
+        }
+        if saved.is_none() {
+            console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
+        }
+    } else if run.exists() && fs::read_dir(run).map_err(|e| io_error("reading", run, &e))?.next().is_some() {
+        return Err(exists_already(run));
+    }
     let mut feed = Feed::new(dump, n_train, &config.data, config.seed, *isa);
     let mut trainer = match saved {
         Some((_, mut state)) => {
-            check_dump(&mut state, dump, run)?;
             feed.cursor = state.take_u64("cursor", 1)?[0];
             Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
                 .with_context(|| format!("resuming {}", run.display()))?
         }
         None => {
+            let spinner = console.spinner("measuring the rows");
             let rows = feed::sample(dump, n_train, config.data.stats_rows)?;
             let normalisation =
                 Normalisation::measure(*isa, &rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
             let mut sample: Vec<f32> =
                 rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
             normalisation.apply(&mut sample);
-            Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?
+            let trainer = Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?;
+            spinner.finish_and_clear();
+            trainer
         }
     };
+
+    // Nothing was written so far: what cannot be trained leaves no run behind.
+    if run.exists() {
+        [run, checkpoints.as_path(), &run.join("sae")].into_iter().try_for_each(files::remove_leftovers)?;
+        checkpoint::prune(&checkpoints)?;
+    } else {
+        fs::create_dir_all(files::parent_of(run)).map_err(|e| io_error("making", run, &e))?;
+        fs::create_dir(run).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => exists_already(run),
+            _ => io_error("making", run, &e),
+        })?;
+        lock = files::lock(run)?;
+    }
+    if !run.join("config.toml").exists() {
+        write_atomic(&run.join("config.toml"), settings::to_toml(config)?.as_bytes())?;
+    }
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;
     let held_out = HeldOut::watched(dump, n_train, n_rows, WATCHED_ROWS);
 
-    console::listen_for_interrupt();
     let steps = config.train.steps;
     let batch = config.train.batch as u64;
     let bar = console.bar("training", steps * batch, "tokens");
     bar.set_position(first_step * batch);
+    bar.reset_eta();
     let started = Instant::now();
     let mut x = vec![0.0f32; config.train.batch * dump.d()];
     let mut mark = (Instant::now(), first_step);
     let save = |trainer: &Trainer, feed: &Feed<'_>| -> Result<()> {
         let mut state = trainer.state();
         state.put("cursor", Array::U64(vec![feed.cursor]));
-        state.put("dump", Array::U64(fingerprint(dump)));
+        for (name, text) in origin_of(job, n_train)? {
+            state.put(name, Array::U64(text.bytes().map(u64::from).collect()));
+        }
         checkpoint::save(&checkpoints, trainer.step_count(), &state)
     };
     while trainer.step_count() < steps {
@@ -147,20 +175,19 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                     == 0);
             let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
             bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
-            log.line(&report, taken * batch, speed, fvu)?;
+            log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
         }
         let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
-        if (due || last) && !last {
+        let stop = !last && console::interrupted();
+        if due || stop || last {
             save(&trainer, &feed)?;
         }
-        if !last && console::interrupted() {
-            save(&trainer, &feed)?;
-            bar.abandon();
+        if stop {
+            bar.finish_and_clear();
             return Ok(End::Interrupted(taken));
         }
     }
     bar.finish_and_clear();
-    save(&trainer, &feed)?;
     let seconds = started.elapsed().as_secs_f64();
     let origin = Origin {
         model: dump.model().map(str::to_owned),
@@ -174,88 +201,117 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     write_model(run, &trainer.model(), &origin)?;
     let speed = heldout::encode_speed(dump, n_train, n_rows, run, *isa)?;
     let info = json!({ dump.name(): { "means": {
-        "final_train_loss_mean": log.last_loss,
+        "final_train_loss_mean": log.last["loss"],
         "best_val_loss_mean": log.best_held_out,
-        "total_train_time_mean": seconds,
+        "total_train_time_mean": log.seconds,
         "avg_inference_tokens_per_second_mean": speed,
-        "fvu1_mean": log.last_fvu[0],
-        "fvu2_mean": log.last_fvu[1],
-        "l0_1_mean": log.last_l0[0],
-        "l0_2_mean": log.last_l0[1],
-        "dead1_mean": log.last_dead[0],
-        "dead2_mean": log.last_dead[1],
+        "fvu1_mean": log.last["fvu"][0],
+        "fvu2_mean": log.last["fvu"][1],
+        "l0_1_mean": log.last["l0"][0],
+        "l0_2_mean": log.last["l0"][1],
+        "dead1_mean": log.last["dead"][0],
+        "dead2_mean": log.last["dead"][1],
     }}});
-    write_atomic(&run.join("final_info.json"), format!("{:#}\n", info).as_bytes())?;
+    write_atomic(&run.join("final_info.json"), format!("{info:#}\n").as_bytes())?;
+    let taken = steps - first_step;
     console.note(format!(
-        "trained {steps} steps of {batch} tokens in {seconds:.1} s ({:.0} tokens/s)",
-        (steps - first_step) as f64 * batch as f64 / seconds.max(1e-9)
+        "trained {taken} steps of {batch} tokens in {seconds:.1} s ({:.0} tokens/s)",
+        taken as f64 * batch as f64 / seconds.max(1e-9)
     ));
+    drop(lock);
     Ok(End::Done)
 }
 
 /// Writes `RUN/sae`.
 fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Result<()> {
     let dir = run.join("sae");
-    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    fs::create_dir_all(&dir).map_err(|e| io_error("making", &dir, &e))?;
     write_atomic(&dir.join("sae_weights.safetensors"), &weights::write_weights(model)?)?;
     write_atomic(&dir.join("cfg.json"), &weights::write_cfg(&model.arch, origin))
 }
 
-/// The dump's fingerprint as numbers of a checkpoint.
-fn fingerprint(dump: &Dump) -> Vec<u64> {
-    dump.fingerprint().bytes().map(u64::from).collect()
+fn exists_already(run: &Path) -> anyhow::Error {
+    anyhow!("{} exists already: pass --resume to go on with it, or choose another --out", run.display())
 }
 
-fn check_dump(state: &mut State, dump: &Dump, run: &Path) -> Result<()> {
-    match state.0.remove("dump") {
-        Some(Array::U64(saved)) if saved == fingerprint(dump) => Ok(()),
-        Some(_) => bail!("{} was trained on another dump than {}: expected the same rows", run.display(), dump.name()),
-        None => bail!("the checkpoint of {} names no dump", run.display()),
+/// What a checkpoint must go on with: texts, kept as the numbers of their bytes.
+fn origin_of(job: &Job<'_>, n_train: u64) -> Result<[(&'static str, String); 2]> {
+    // Where rows are held out depends on the sequences, which the fingerprint does not know.
+    let dump = format!("{} {n_train}", job.dump.fingerprint());
+    Ok([("dump", dump), ("config", settings::to_toml(&job.config)?)])
+}
+
+fn check_origin(state: &mut State, job: &Job<'_>, n_train: u64) -> Result<()> {
+    let run = job.run.display();
+    for (name, expected) in origin_of(job, n_train)? {
+        let Some(Array::U64(saved)) = state.0.remove(name) else {
+            bail!("the checkpoint of {run} does not say its {name}");
+        };
+        let saved = String::from_utf8(saved.into_iter().map(|b| b as u8).collect())?;
+        if saved == expected {
+            continue;
+        }
+        if name == "dump" {
+            bail!("{run} was trained on another dump than {}: expected the same rows", job.dump.name());
+        }
+        let saved = settings::parse(&saved, "the checkpoint")?;
+        if let Some((key, saved, found)) = settings::difference(&saved, &job.config)? {
+            bail!("{run} was trained with other settings: `{key}`: expected {saved}, found {found} in its config.toml");
+        }
     }
+    Ok(())
 }
 
 /// `metrics.jsonl`, and what the summary needs of it.
 struct Log {
     path: PathBuf,
-    text: String,
-    last_loss: f64,
+    /// The newest line.
+    last: Value,
     best_held_out: Option<f64>,
-    last_fvu: [f64; 2],
-    last_l0: [f64; 2],
-    last_dead: [usize; 2],
+    /// Seconds of training, those before the run was resumed included.
+    seconds: f64,
+    seconds_before: f64,
 }
 
 impl Log {
     /// Keeps the lines of the steps that a resumed run has behind it.
     fn open(run: &Path, first_step: u64) -> Result<Self> {
         let path = run.join("metrics.jsonl");
-        let mut log = Self {
-            path,
-            text: String::new(),
-            last_loss: f64::NAN,
-            best_held_out: None,
-            last_fvu: [f64::NAN; 2],
-            last_l0: [0.0; 2],
-            last_dead: [0; 2],
-        };
+        let mut log = Self { path, last: Value::Null, best_held_out: None, seconds: 0.0, seconds_before: 0.0 };
+        let mut kept = String::new();
         if first_step > 0 && log.path.exists() {
-            let text = fs::read_to_string(&log.path).with_context(|| format!("reading {}", log.path.display()))?;
-            for line in text.lines() {
-                let Ok(value) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+            let text = fs::read(&log.path).map_err(|e| io_error("reading", &log.path, &e))?;
+            for line in String::from_utf8_lossy(&text).lines() {
+                // A line that the end of the process cut short belongs to a step that is taken again.
+                let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
                 if value["step"].as_u64().is_some_and(|s| s < first_step) {
-                    log.text.push_str(line);
-                    log.text.push('\n');
-                    if let Some(fvu) = value["held_out_fvu"][1].as_f64() {
-                        log.best_held_out = Some(log.best_held_out.map_or(fvu, |b| b.min(fvu)));
-                    }
+                    kept.push_str(line);
+                    kept.push('\n');
+                    log.take_in(value);
                 }
             }
         }
-        write_atomic(&log.path, log.text.as_bytes())?;
+        log.seconds_before = log.seconds;
+        write_atomic(&log.path, kept.as_bytes())?;
         Ok(log)
     }
 
-    fn line(&mut self, r: &StepReport, tokens: u64, tokens_per_s: f64, held_out: Option<[f64; 2]>) -> Result<()> {
+    fn take_in(&mut self, line: Value) {
+        if let Some(fvu) = line["held_out_fvu"][1].as_f64() {
+            self.best_held_out = Some(self.best_held_out.map_or(fvu, |b| b.min(fvu)));
+        }
+        self.seconds = line["seconds"].as_f64().unwrap_or(self.seconds);
+        self.last = line;
+    }
+
+    fn line(
+        &mut self,
+        r: &StepReport,
+        tokens: u64,
+        speed: f64,
+        seconds: f64,
+        held_out: Option<[f64; 2]>,
+    ) -> Result<()> {
         let l = &r.losses;
         let line = json!({
             "step": r.step, "tokens": tokens, "loss": l.total, "fvu": l.fvu, "l0": l.l0, "dead": r.dead,
@@ -263,21 +319,18 @@ impl Log {
             "lr": r.lr, "lambda": r.lambda, "k": r.k, "tau": r.tau, "w": r.w, "grad_norm": r.grad_norm,
             "balance": { "n1": l.balance.own, "n2": l.balance.through, "cosine": l.balance.cosine },
             "gate_on": r.gate_on, "moved": r.moved[0], "reseeded": r.moved[1],
-            "tokens_per_s": tokens_per_s, "held_out_fvu": held_out,
+            "tokens_per_s": speed, "seconds": self.seconds_before + seconds, "held_out_fvu": held_out,
         });
-        self.last_loss = l.total;
-        self.last_fvu = l.fvu;
-        self.last_l0 = l.l0;
-        self.last_dead = r.dead;
-        if let Some([_, fvu]) = held_out {
-            self.best_held_out = Some(self.best_held_out.map_or(fvu, |b| b.min(fvu)));
-        }
-        use std::io::Write;
-        let mut file = fs::OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(&self.path)
-            .with_context(|| format!("opening {}", self.path.display()))?;
-        writeln!(file, "{line}").with_context(|| format!("writing {}", self.path.display()))
+        let text = format!("{line}\n");
+        self.take_in(line);
+        let append = || {
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let before = file.metadata()?.len();
+            file.write_all(text.as_bytes()).inspect_err(|_| {
+                // No half of a line stays.
+                let _ = file.set_len(before);
+            })
+        };
+        append().map_err(|e| io_error("writing", &self.path, &e))
     }
 }

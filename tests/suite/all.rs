@@ -1,5 +1,7 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod bad_input;
+mod cli;
 mod coherence;
 mod dump;
 mod ffi;
@@ -16,6 +18,8 @@ mod order;
 mod procedure;
 mod quality;
 mod recovery;
+#[cfg(unix)]
+mod resume;
 mod rng;
 mod rows;
 mod similarity;

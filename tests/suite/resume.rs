@@ -1,0 +1,293 @@
+//! The same bits whatever happens: any number of threads, any instruction set, killed and resumed at any moment.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use strata_core::{Isa, Philox};
+use tempfile::TempDir;
+
+use super::cli::{
+    D, args, assert_no_leftovers, command, finish, metrics, read_json, rows, strata, train, train_args, tree, weights,
+    write_dump,
+};
+
+const SIGKILL: i32 = 9;
+
+/// A checkpoint after every step: most of the time of such a run is spent writing them.
+const EVERY_STEP: &[&str] = &["train.checkpoint_every=1", "train.log_every=1"];
+
+/// One of each kind of state that is carried from step to step.
+const KINDS: &[&[&str]] = &[
+    &[],
+    &["level1.activation=topk", "level2.activation=topk", "gate.kind=group-top1", "level1.k_start=3"],
+    &["level1.activation=jumprelu", "level2.activation=jumprelu", "gate.kind=none", "train.balance=norm"],
+    &["level1.activation=gated", "level2.activation=gated", "gate.kind=mul", "train.balance=uncert"],
+    &["level1.activation=relu", "level2.activation=relu", "gate.kind=add", "source=res", "train.balance=pcgrad"],
+    &["decoder=comp", "source=z1", "gate.kind=none", "loss.consistency=latent"],
+    &["loss.consistency=contain", "gate.parents=random", "gate.start=0", "train.balance=own"],
+    &["model=seed", "gate.kind=mul", "level1.activation=relu", "level2.activation=relu", "loss.consistency=seed-cos"],
+];
+
+/// A dump in which some rows are outliers, so that the cursor runs ahead of the steps.
+fn dump_with_outliers(path: &Path) {
+    let mut all = rows(700);
+    for i in [3, 60, 61, 62, 200, 333, 400, 555] {
+        all[i * D..(i + 1) * D].iter_mut().for_each(|v| *v = *v * 100.0 + 50.0);
+    }
+    write_dump(path, &all, D);
+}
+
+fn with(mut all: Vec<OsString>, more: Vec<OsString>) -> Vec<OsString> {
+    all.extend(more);
+    all
+}
+
+/// Checkpoints of a run, seen from outside.
+fn newest_checkpoint(run: &Path) -> Option<u64> {
+    let names = fs::read_dir(run.join("checkpoints")).ok()?;
+    names.filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max()
+}
+
+/// Starts `all` and kills it as soon as `now` says so. Whether it was still alive.
+fn killed(all: &[OsString], mut now: impl FnMut() -> bool) -> bool {
+    let mut child = command(all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().unwrap().is_none() && !now() {
+        assert!(Instant::now() < limit, "a run that never ends");
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    let done = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&done.stderr);
+    let was_killed = done.status.signal() == Some(SIGKILL);
+    assert!(was_killed || done.status.success(), "{}: {err}", done.status);
+    assert!(!err.contains("panicked at"), "{err}");
+    was_killed
+}
+
+#[track_caller]
+fn assert_same_run(run: &Path, reference: &Path) {
+    assert_eq!(weights(run), weights(reference));
+    let lines = |run: &Path| {
+        let mut lines = metrics(run);
+        for line in &mut lines {
+            line.as_object_mut().unwrap().retain(|key, _| key != "seconds" && key != "tokens_per_s");
+        }
+        lines
+    };
+    assert_eq!(lines(run), lines(reference));
+    let names = |run: &Path| tree(run).into_keys().collect::<Vec<_>>();
+    assert_eq!(names(run), names(reference));
+    let (found, expected) = (read_json(&run.join("final_info.json")), read_json(&reference.join("final_info.json")));
+    for name in ["final_train_loss_mean", "best_val_loss_mean", "fvu2_mean", "l0_1_mean", "dead2_mean"] {
+        assert_eq!(found["dump"]["means"][name], expected["dump"]["means"][name], "{name}");
+    }
+}
+
+#[test]
+fn threads_and_instruction_sets_do_not_change_the_bits() {
+    let dir = TempDir::new().unwrap();
+    let dump = dir.path().join("dump");
+    dump_with_outliers(&dump);
+    for (i, sets) in KINDS.iter().enumerate() {
+        let reference = dir.path().join(format!("{i}-reference"));
+        train(&dump, &reference, sets);
+        let isas = Isa::all_available();
+        for (threads, isa) in (1..=3).map(|t| (t, isas[t % isas.len()])).chain(isas.iter().map(|i| (2, *i))) {
+            let run = dir.path().join(format!("{i}-{threads}-{}", isa.name()));
+            if run.exists() {
+                continue;
+            }
+            let all = with(train_args(&dump, &run, sets), args!["--threads", threads.to_string()]);
+            let mut command = command(&all);
+            command.env("STRATA_SIMD", isa.name());
+            finish(command).ok();
+            assert_eq!(weights(&run), weights(&reference), "{sets:?}: {threads} threads, {}", isa.name());
+        }
+    }
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_gives_the_same_bits() {
+    let dir = TempDir::new().unwrap();
+    let dump = dir.path().join("dump");
+    dump_with_outliers(&dump);
+    let reference = dir.path().join("reference");
+    let started = Instant::now();
+    train(&dump, &reference, EVERY_STEP);
+    let whole = started.elapsed();
+
+    let (mut kills, mut resumed) = (0, 0);
+    for seed in 0..4 {
+        let mut rng = Philox::new(seed, 0);
+        let run = dir.path().join(format!("killed-{seed}"));
+        let mut all = train_args(&dump, &run, EVERY_STEP);
+        for _ in 0..5 {
+            let after = whole.mul_f64(0.5 * f64::from(rng.uniform_f32()));
+            let from = newest_checkpoint(&run);
+            let started = Instant::now();
+            if !killed(&all, || started.elapsed() >= after) {
+                break;
+            }
+            kills += 1;
+            resumed += usize::from(from.is_some());
+            let other = (rng.below(3) + 1).to_string();
+            all = with(train_args(&dump, &run, EVERY_STEP), args!["--resume", "--threads", other]);
+        }
+        strata(&with(train_args(&dump, &run, EVERY_STEP), args!["--resume"])).ok();
+        assert_same_run(&run, &reference);
+    }
+    assert!(kills >= 6 && resumed >= 2, "{kills} kills, {resumed} of them of a resumed run: nothing was tested");
+}
+
+#[test]
+fn a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let reference = dir.path().join("reference");
+    train(&dump, &reference, EVERY_STEP);
+    let run = dir.path().join("run");
+    let mut all = train_args(&dump, &run, EVERY_STEP);
+    let mut inside = 0;
+    for _ in 0..8 {
+        let half_written = || {
+            let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten();
+            entries.filter_map(|e| e.ok()).any(|e| e.file_name().to_string_lossy().ends_with(".tmp"))
+        };
+        // Each time some checkpoints later, so that something is gained in between.
+        let from = newest_checkpoint(&run).unwrap_or(0);
+        let finished = !killed(&all, || newest_checkpoint(&run).unwrap_or(0) > from + 1 && half_written());
+        if finished {
+            break;
+        }
+        inside += usize::from(half_written());
+        all = with(train_args(&dump, &run, EVERY_STEP), args!["--resume"]);
+    }
+    assert!(inside > 0, "no kill met a checkpoint that was being written");
+    strata(&all).ok();
+    assert_same_run(&run, &reference);
+}
+
+#[test]
+fn a_run_that_is_killed_before_its_first_checkpoint_starts_over() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let sets = ["train.checkpoint_every=0", "train.steps=300"];
+    let (reference, run) = (dir.path().join("reference"), dir.path().join("run"));
+    train(&dump, &reference, &sets);
+    let all = train_args(&dump, &run, &sets);
+    let is_training = || fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|t| t.lines().count() > 2);
+    assert!(killed(&all, is_training));
+    assert_eq!(newest_checkpoint(&run), None);
+    // The run knows its settings: none have to be said again.
+    strata(&args!["train", "--dump", dump, "--out", run, "--resume"]).ok();
+    assert_same_run(&run, &reference);
+}
+
+#[test]
+fn every_kind_of_run_goes_on_to_the_same_bits() {
+    let dir = TempDir::new().unwrap();
+    let dump = dir.path().join("dump");
+    dump_with_outliers(&dump);
+    for (i, sets) in KINDS.iter().enumerate() {
+        let (reference, run) = (dir.path().join(format!("{i}-reference")), dir.path().join(format!("{i}-run")));
+        let sets = &[EVERY_STEP, sets].concat();
+        train(&dump, &reference, sets);
+        let mut all = train_args(&dump, &run, sets);
+        // Before and after the gate starts (at step 12), and at the very end.
+        for stop in [4 + i as u64, 14, 25] {
+            assert!(
+                killed(&all, || newest_checkpoint(&run).is_some_and(|s| s >= stop)),
+                "{sets:?} ended before {stop}"
+            );
+            all = with(train_args(&dump, &run, sets), args!["--resume"]);
+        }
+        strata(&all).ok();
+        assert_same_run(&run, &reference);
+    }
+}
+
+#[test]
+fn ctrl_c_writes_a_checkpoint_and_says_how_to_go_on() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let sets = ["train.checkpoint_every=0", "train.steps=2000"];
+    let (reference, run) = (dir.path().join("reference"), dir.path().join("run"));
+    train(&dump, &reference, &sets);
+    let mut all = train_args(&dump, &run, &sets);
+    for signal in ["INT", "TERM"] {
+        let lines = || fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |t| t.lines().count());
+        let before = lines();
+        let mut child = command(&all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        while lines() < before + 3 {
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            sleep(Duration::from_millis(1));
+        }
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args([format!("-{signal}").as_str(), &pid]).status().unwrap().success());
+        let status = child.wait().unwrap();
+        let err = std::io::read_to_string(child.stderr.unwrap()).unwrap();
+        assert_eq!(status.code(), Some(130), "{err}");
+        let step = newest_checkpoint(&run).unwrap();
+        assert!((1..2000).contains(&step));
+        assert!(err.contains(&format!("checkpoint was written after step {step}; go on with")), "{err}");
+        assert!(err.contains("--resume"), "{err}");
+        assert!(!run.join("sae").exists());
+        assert_no_leftovers(&run);
+        all = args!["train", "--dump", dump, "--out", run, "--resume"];
+    }
+    strata(&all).ok();
+    assert_eq!(weights(&run), weights(&reference));
+    assert_eq!(metrics(&run).len(), metrics(&reference).len());
+}
+
+#[test]
+fn a_finished_run_is_left_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let run = dir.path().join("run");
+    train(&dump, &run, &[]);
+    let before = tree(&run);
+    let ran = strata(&args!["train", "--dump", dump, "--out", run, "--resume"]).ok();
+    assert!(ran.err.contains("finished already"), "{}", ran.err);
+    assert_eq!(tree(&run), before);
+    fs::remove_dir_all(run.join("checkpoints")).unwrap();
+    let before = tree(&run);
+    strata(&args!["train", "--dump", dump, "--out", run, "--resume"]).ok();
+    assert_eq!(tree(&run), before);
+}
+
+#[test]
+fn a_run_killed_after_its_last_step_still_gets_its_summary() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let (reference, run) = (dir.path().join("reference"), dir.path().join("run"));
+    train(&dump, &reference, &[]);
+    train(&dump, &run, &[]);
+    fs::remove_file(run.join("final_info.json")).unwrap();
+    fs::remove_dir_all(run.join("sae")).unwrap();
+    strata(&args!["train", "--dump", dump, "--out", run, "--resume"]).ok();
+    assert_same_run(&run, &reference);
+}
+
+#[test]
+fn two_processes_do_not_train_one_run() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let run = dir.path().join("run");
+    let all = train_args(&dump, &run, &["train.steps=100000"]);
+    let mut child = command(&all).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while newest_checkpoint(&run).is_none() {
+        assert!(child.try_wait().unwrap().is_none());
+        sleep(Duration::from_millis(1));
+    }
+    let second = strata(&args!["train", "--dump", dump, "--out", run, "--resume"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    second.fails(&["run", "in use by another process"]);
+}
