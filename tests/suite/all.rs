@@ -1,6 +1,8 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod coherence;
 mod dump;
+mod ffi;
 mod fold;
 mod golden;
 mod gradient;
@@ -11,9 +13,12 @@ mod matching;
 mod metrics;
 mod npy;
 mod order;
+mod procedure;
 mod quality;
 mod recovery;
 mod rng;
 mod rows;
+mod similarity;
+mod stability;
 mod synth;
 mod training;

@@ -261,7 +261,9 @@ fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut 
         list_keep(list, cut, equal);
     }
     let least = if least.is_finite() { least } else { 0.0 };
-    o.floor[levels.clone()].fill(Some(0.5 * least));
+    // Where everything positive was kept, the next batch is scanned from 0 at once.
+    let floor = if o.values.len() > keep { 0.5 * least } else { 0.0 };
+    o.floor[levels.clone()].fill(Some(floor));
     losses.selected_min[levels.clone()].fill(least);
     losses.above_tau[levels.clone()].fill(above);
 }
