@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{demo, encode, eval, inspect, train};
+use crate::{ablate, demo, encode, eval, inspect, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -28,10 +28,15 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     pool.install(|| match cli.command {
         Command::Demo(args) => demo::demo(&args, isa, console),
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
+        Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),
         Command::Train(args) => train_command(&args, isa, console),
         Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
+        Command::Ablate(args) => {
+            let dump = open(&args.dump, &args.raw)?;
+            ablate::ablate(&args, &dump, isa, console)
+        }
     })
 }
 
@@ -118,6 +123,14 @@ pub fn hook_of(layer: usize) -> String {
 /// The block of a hook that [`hook_of`] named.
 pub fn layer_of(hook: &str) -> Option<usize> {
     hook.strip_prefix("blocks.")?.strip_suffix(".hook_resid_post")?.parse().ok()
+}
+
+fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {
+    let summary = synth::synth(args, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&summary)?)?;
+    }
+    Ok(())
 }
 
 fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {

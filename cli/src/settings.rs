@@ -110,7 +110,8 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     Ok(())
 }
 
-fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
+/// Appends every value that is no table under its dotted key.
+pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
     if let Value::Table(table) = value {
         for (key, value) in table {
             let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };

@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod ablate;
 mod coherence;
 mod dump;
 mod ffi;
@@ -21,4 +22,5 @@ mod rows;
 mod similarity;
 mod stability;
 mod synth;
+mod synth_cli;
 mod training;
