@@ -121,7 +121,8 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     Ok(())
 }
 
-fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
+/// Appends every value that is no table, or an empty one, under its dotted key.
+pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
     if let Value::Table(table) = value
         && (prefix.is_empty() || !table.is_empty())
     {

@@ -1,5 +1,6 @@
 //! The tests of the project, in one binary: a module a subject.
 
+mod ablate;
 mod bad_input;
 mod cli;
 mod coherence;
@@ -25,4 +26,5 @@ mod rows;
 mod similarity;
 mod stability;
 mod synth;
+mod synth_cli;
 mod training;
