@@ -227,5 +227,12 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             }
         }
     }
-    writeln!(out, "* rows of reference: same budget and number of latents; nothing holds the L0 of the seed model")
+    let references: Vec<&RowReport> = report.suites.iter().flat_map(|s| &s.rows).filter(|r| r.reference).collect();
+    if !references.is_empty() {
+        writeln!(out, "* a row of reference: the same budget and number of latents")?;
+    }
+    if references.iter().any(|r| r.set.iter().any(|s| s == "model=\"seed\"")) {
+        writeln!(out, "  but nothing holds the L0 of the seed model")?;
+    }
+    Ok(())
 }

@@ -60,7 +60,7 @@ impl WorldConfig {
             children: 4,
             flat: 5504,
             child_probability: 0.8,
-            p_max: 0.25,
+            p_max: 0.23,
             p_min: 5e-4,
             noise: 0.0,
             child_scale: 1.0,
