@@ -1,4 +1,5 @@
 //! The tests of the project, in one binary: a module a subject.
+#![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
 mod ablate;
 mod bad_input;

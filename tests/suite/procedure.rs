@@ -120,7 +120,7 @@ fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
         let x = batch(&world, &t, step);
         let report = t.step(&x).expect("a finite step");
         assert_eq!(report.gate_on, step >= 400, "step {step}");
-        if step < 400 || step >= 540 {
+        if !(400..540).contains(&step) {
             assert_eq!(report.moved, [0, 0], "step {step}");
         }
         if step > 400 {
