@@ -500,6 +500,12 @@ fn a_directory_without_its_files_is_said_in_one_sentence() {
     assert!(err().contains("/tokenizer.json: not a tokenizer: "), "{}", err());
     fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
     assert!(err().contains("/tokenizer.json: not JSON: "), "{}", err());
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert!(err().starts_with(&format!("reading {}: ", dir.path().join("model.safetensors").display())), "{}", err());
+    let index = dir.path().join("model.safetensors.index.json");
+    fs::write(&index, "{}").unwrap();
+    let want = "says that the weights are in several files, but they must be in one, model.safetensors";
+    assert_eq!(err(), format!("{} {want}", index.display()));
 }
 
 #[test]
