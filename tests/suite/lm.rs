@@ -54,8 +54,9 @@ fn in_pool<R: Send>(n_threads: usize, f: impl FnOnce() -> R + Send) -> R {
 
 /// Both sides compute in f32 and differ in the order of sums only. A sum of up to 512 terms is off by a few ULP
 /// (6e-8), and four blocks add up eight of them; the largest of 32,768 values is then some 1e-6 of the typical one,
-/// and a little more where the stream has a few large entries, since the share is of the root mean square.
-const GOLDEN_BOUND: f64 = 1e-5;
+/// and a little more where the stream has a few large entries, since the share is of the root mean square. With
+/// candle's order of sums it is at most 9e-6; twice that leaves room for those of other instruction sets.
+const GOLDEN_BOUND: f64 = 2e-5;
 
 #[test]
 fn residual_stream_after_every_block_is_that_of_transformers() {
