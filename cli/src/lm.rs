@@ -1,17 +1,16 @@
 //! Language models of the GPT-2 family: text to tokens, tokens to the residual stream, and from there to logits.
 //!
-//! Weights are widened to `f32` and everything is computed in `f32` on the CPU. A row depends on its own window only,
-//! and its bits depend neither on how many windows are given at once nor on the number of threads.
+//! Weights are widened to `f32` and everything is computed in `f32` on the CPU, by candle, one window at a time: the bits
+//! of a row depend neither on the windows given with its own nor on the number of threads.
 
 mod config;
-mod dense;
 mod net;
-mod ops;
 mod vocab;
 mod weights;
 mod windows;
 
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -58,6 +57,13 @@ impl Lm {
         } else {
             bail!("{} has neither tokenizer.json nor meta.json, so text cannot be encoded", dir.display());
         };
+        let index = dir.join("model.safetensors.index.json");
+        if index.exists() && !dir.join("model.safetensors").exists() {
+            bail!(
+                "{} says that the weights are in several files, but they must be in one, model.safetensors",
+                index.display()
+            );
+        }
         let weights = read("model.safetensors")?;
         let name = dir.display().to_string();
         Self::from_parts(name, &config, &weights, vocab_file, &vocab)
@@ -131,9 +137,12 @@ impl Lm {
         if let Some(i) = ids.iter().position(|id| *id as usize >= n_vocab) {
             bail!("token {i} must have an id below {n_vocab}, found {}", ids[i]);
         }
-        let h = net::embed(&self.weights, ids, t)?;
-        self.blocks(&h, 0..layer + 1, t)?;
-        Ok(h.flatten_all()?.to_vec1()?)
+        let mut out = Vec::with_capacity(b * t * self.config.n_embd);
+        for window in ids.chunks_exact(t) {
+            let h = self.blocks(net::embed(&self.weights, window)?, 0..layer + 1)?;
+            out.extend(h.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(out)
     }
 
     /// The logits that the rest of the model makes of `resid`, taken as the residual stream after block `layer`:
@@ -185,23 +194,27 @@ impl Lm {
         self.check_layer(layer)?;
         let (n, d) = (b * t, self.config.n_embd);
         ensure!(resid.len() == n * d, "{n} rows of width {d} have {} numbers, found {}", n * d, resid.len());
-        let h = Tensor::from_slice(resid, (n, d), &Device::Cpu)?;
-        self.blocks(&h, layer + 1..self.config.n_layer, t)?;
-        for from in (0..n).step_by(HEAD_ROWS) {
-            let rows = h.narrow(0, from, HEAD_ROWS.min(n - from))?;
-            let logits: Vec<f32> = net::head(&self.config, &self.weights, &rows)?.flatten_all()?.to_vec1()?;
-            for (i, row) in logits.chunks_exact(self.config.vocab_size).enumerate() {
-                f(from + i, row);
+        for (w, rows) in resid.chunks_exact(t * d).enumerate() {
+            let h = Tensor::from_slice(rows, (t, d), &Device::Cpu)?;
+            let h = self.blocks(h, layer + 1..self.config.n_layer)?;
+            for from in (0..t).step_by(HEAD_ROWS) {
+                let rows = h.narrow(0, from, HEAD_ROWS.min(t - from))?;
+                let logits: Vec<f32> = net::head(&self.weights, &rows)?.flatten_all()?.to_vec1()?;
+                for (i, row) in logits.chunks_exact(self.config.vocab_size).enumerate() {
+                    f(w * t + from + i, row);
+                }
             }
         }
         Ok(())
     }
 
-    fn blocks(&self, h: &Tensor, layers: std::ops::Range<usize>, t: usize) -> Result<()> {
+    /// The residual stream of one window after blocks `layers`, from the one before.
+    fn blocks(&self, mut h: Tensor, layers: Range<usize>) -> Result<Tensor> {
+        let mask = net::causal_mask(h.dim(0)?)?;
         for l in layers {
-            net::block(&self.config, &self.weights.blocks[l], l, h, t)?;
+            h = net::block(&self.config, &self.weights.blocks[l], l, &h, &mask)?;
         }
-        Ok(())
+        Ok(h)
     }
 
     fn check(&self, b: usize, t: usize) -> Result<()> {
@@ -230,5 +243,7 @@ pub fn cross_entropy(logits: &[f32], targets: &[u32]) -> f64 {
 }
 
 fn nll(row: &[f32], target: u32) -> f64 {
-    ops::log_sum_exp(row) - f64::from(row[target as usize])
+    let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = row.iter().map(|v| f64::from(v - top).exp()).sum();
+    f64::from(top) + total.ln() - f64::from(row[target as usize])
 }

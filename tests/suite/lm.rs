@@ -54,8 +54,9 @@ fn in_pool<R: Send>(n_threads: usize, f: impl FnOnce() -> R + Send) -> R {
 
 /// Both sides compute in f32 and differ in the order of sums only. A sum of up to 512 terms is off by a few ULP
 /// (6e-8), and four blocks add up eight of them; the largest of 32,768 values is then some 1e-6 of the typical one,
-/// and a little more where the stream has a few large entries, since the share is of the root mean square.
-const GOLDEN_BOUND: f64 = 1e-5;
+/// and a little more where the stream has a few large entries, since the share is of the root mean square. With
+/// candle's order of sums it is at most 9e-6; twice that leaves room for those of other instruction sets.
+const GOLDEN_BOUND: f64 = 2e-5;
 
 #[test]
 fn residual_stream_after_every_block_is_that_of_transformers() {
@@ -500,6 +501,12 @@ fn a_directory_without_its_files_is_said_in_one_sentence() {
     assert!(err().contains("/tokenizer.json: not a tokenizer: "), "{}", err());
     fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
     assert!(err().contains("/tokenizer.json: not JSON: "), "{}", err());
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    assert!(err().starts_with(&format!("reading {}: ", dir.path().join("model.safetensors").display())), "{}", err());
+    let index = dir.path().join("model.safetensors.index.json");
+    fs::write(&index, "{}").unwrap();
+    let want = "says that the weights are in several files, but they must be in one, model.safetensors";
+    assert_eq!(err(), format!("{} {want}", index.display()));
 }
 
 #[test]

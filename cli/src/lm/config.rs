@@ -30,7 +30,7 @@ pub struct Config {
     /// Number of token ids.
     pub vocab_size: usize,
     /// Added to the variance in every layer norm.
-    pub layer_norm_epsilon: f32,
+    pub layer_norm_epsilon: f64,
     /// The nonlinearity.
     pub activation: Activation,
     /// Attention scores are divided by `sqrt(n_embd / n_head)`.
@@ -77,7 +77,7 @@ impl Config {
             n_inner: if v["n_inner"].is_null() { 4 * n_embd } else { size(&v, "n_inner")? },
             n_positions: size(&v, "n_positions")?,
             vocab_size: size(&v, "vocab_size")?,
-            layer_norm_epsilon: layer_norm_epsilon as f32,
+            layer_norm_epsilon,
             activation,
             scale_attn_weights: switch(&v, "scale_attn_weights", true)?,
             scale_attn_by_inverse_layer_idx: switch(&v, "scale_attn_by_inverse_layer_idx", false)?,

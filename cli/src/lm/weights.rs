@@ -2,28 +2,23 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device, Tensor};
+use candle_nn::LayerNorm;
 use safetensors::{Dtype, SafeTensors};
 
 use super::config::Config;
 
-/// The weights of one layer norm.
-pub struct Norm {
-    pub gain: Vec<f32>,
-    pub bias: Vec<f32>,
-}
-
 /// An affine map `x W + b`, with `W` of shape (in, out).
 pub struct Affine {
     pub w: Tensor,
-    pub b: Vec<f32>,
+    pub b: Tensor,
 }
 
 /// The weights of one block.
 pub struct Block {
-    pub ln_1: Norm,
+    pub ln_1: LayerNorm,
     pub attn_in: Affine,
     pub attn_out: Affine,
-    pub ln_2: Norm,
+    pub ln_2: LayerNorm,
     pub mlp_in: Affine,
     pub mlp_out: Affine,
 }
@@ -35,7 +30,7 @@ pub struct Weights {
     /// Position embedding, (n_positions, d).
     pub wpe: Tensor,
     pub blocks: Vec<Block>,
-    pub ln_f: Norm,
+    pub ln_f: LayerNorm,
     /// Output matrix, (d, vocab), laid out for a product from the left.
     pub head: Tensor,
 }
@@ -52,10 +47,10 @@ impl Weights {
         let (d, inner) = (config.n_embd, config.n_inner);
         let block = |l: usize| -> Result<Block> {
             Ok(Block {
-                ln_1: src.norm(&format!("h.{l}.ln_1"), d)?,
+                ln_1: src.norm(&format!("h.{l}.ln_1"), config)?,
                 attn_in: src.affine(&format!("h.{l}.attn.c_attn"), d, 3 * d)?,
                 attn_out: src.affine(&format!("h.{l}.attn.c_proj"), d, d)?,
-                ln_2: src.norm(&format!("h.{l}.ln_2"), d)?,
+                ln_2: src.norm(&format!("h.{l}.ln_2"), config)?,
                 mlp_in: src.affine(&format!("h.{l}.mlp.c_fc"), d, inner)?,
                 mlp_out: src.affine(&format!("h.{l}.mlp.c_proj"), inner, d)?,
             })
@@ -69,7 +64,7 @@ impl Weights {
         Ok(Self {
             wpe: src.tensor(&src.name("wpe.weight"), &[config.n_positions, d])?,
             blocks: (0..config.n_layer).map(block).collect::<Result<_>>()?,
-            ln_f: src.norm("ln_f", d)?,
+            ln_f: src.norm("ln_f", config)?,
             wte,
             head: head.t()?.contiguous()?,
         })
@@ -106,16 +101,13 @@ impl Source<'_> {
         Ok(tensor)
     }
 
-    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
-        Ok(self.tensor(&self.name(name), &[len])?.to_vec1()?)
-    }
-
-    fn norm(&self, name: &str, d: usize) -> Result<Norm> {
-        Ok(Norm { gain: self.vector(&format!("{name}.weight"), d)?, bias: self.vector(&format!("{name}.bias"), d)? })
+    fn norm(&self, name: &str, config: &Config) -> Result<LayerNorm> {
+        let part = |part: &str| self.tensor(&self.name(&format!("{name}.{part}")), &[config.n_embd]);
+        Ok(LayerNorm::new(part("weight")?, part("bias")?, config.layer_norm_epsilon))
     }
 
     fn affine(&self, name: &str, n_in: usize, n_out: usize) -> Result<Affine> {
-        let w = self.tensor(&self.name(&format!("{name}.weight")), &[n_in, n_out])?;
-        Ok(Affine { w, b: self.vector(&format!("{name}.bias"), n_out)? })
+        let part = |part: &str, shape: &[usize]| self.tensor(&self.name(&format!("{name}.{part}")), shape);
+        Ok(Affine { w: part("weight", &[n_in, n_out])?, b: part("bias", &[n_out])? })
     }
 }

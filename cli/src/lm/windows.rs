@@ -6,8 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Tokens a batch: enough rows for a matrix product to run at speed, few enough that what a block computes from them
-/// stays in a core's cache for a small model.
+/// Tokens a batch, which one thread computes: a few milliseconds for a small model, so that handing it over costs nothing.
 const BATCH_TOKENS: usize = 512;
 
 /// The batches that `n_windows` windows of `t` tokens are computed in.
