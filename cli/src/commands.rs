@@ -11,6 +11,9 @@ use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
 
+/// More threads than any machine has cores for; the system takes minutes to start many more.
+const MOST_THREADS: usize = 1024;
+
 /// Runs one command; returns its exit code.
 ///
 /// # Errors
@@ -19,8 +22,8 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     let isa = instruction_set()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(n) = cli.global.threads {
-        if n == 0 {
-            bail!("--threads: expected at least 1, found 0");
+        if !(1..=MOST_THREADS).contains(&n) {
+            bail!("--threads: expected 1 to {MOST_THREADS}, found {n}");
         }
         pool = pool.num_threads(n);
     }

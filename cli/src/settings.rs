@@ -59,7 +59,9 @@ fn to_table(config: &Config) -> Result<Table> {
 
 fn merge(table: &mut Table, text: &str, name: &str) -> Result<()> {
     let given: Table = text.parse().map_err(|e: toml::de::Error| {
-        let line = e.span().map_or(1, |at| text[..at.start.min(text.len())].lines().count().max(1));
+        let line = e
+            .span()
+            .map_or(1, |at| 1 + text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
         anyhow!("{name}: line {line}: {}", one_line(e.message()))
     })?;
     let mut leaves = Vec::new();
