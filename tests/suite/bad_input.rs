@@ -158,6 +158,7 @@ fn settings_are_checked_before_anything_is_written() {
         ("loss.consistency=latent", &["`loss.consistency`", "decoder"]),
         ("model=seed", &["`gate.kind`", "seed"]),
         ("train.batch=0", &["`train.batch`", "found 0"]),
+        ("level2.latents=4000000000", &["`level2.latents`", "4000000000", "GB of memory", "width 16"]),
         ("seed", &["--set seed", "expected key=value"]),
         ("=", &["unknown setting ``"]),
     ];
@@ -344,7 +345,8 @@ fn flags_that_make_no_sense_are_refused() {
     let dir = TempDir::new().unwrap();
     let dump = write_dump(&dir.path().join("dump"), &rows(100), D);
     let out = dir.path().join("out");
-    strata(&args!["inspect", dump, "--threads", "0"]).fails(&["--threads", "at least 1", "found 0"]);
+    strata(&args!["inspect", dump, "--threads", "0"]).fails(&["--threads", "expected 1 to", "found 0"]);
+    strata(&args!["inspect", dump, "--threads", "100000"]).fails(&["--threads", "found 100000"]);
     let capture = |more: &[&str]| {
         let mut all = args!["capture", "--out", out];
         all.extend(more.iter().map(OsString::from));
