@@ -55,7 +55,12 @@ impl Console<'_> {
 
     /// A bar over `total` units, with units a second and the time left.
     pub fn bar(&self, what: &str, total: u64, unit: &str) -> ProgressBar {
-        let bar = ProgressBar::with_draw_target(Some(total), self.target());
+        self.bar_from(what, 0, total, unit)
+    }
+
+    /// A bar that starts at `from`: the rate counts what comes after.
+    pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let template =
             format!("{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}}  {{rate}} {unit}/s  {{eta}} left  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
@@ -65,6 +70,9 @@ impl Console<'_> {
             bar.set_style(style.with_key("rate", rate));
         }
         bar.set_prefix(what.to_owned());
+        bar.set_position(from);
+        bar.reset_eta();
+        bar.set_draw_target(self.target());
         bar
     }
 }

@@ -170,7 +170,7 @@ impl Layout {
             );
         }
         let mut text = Value::Object(header).to_string();
-        while (text.len() + 8) % 8 != 0 {
+        while !text.len().is_multiple_of(8) {
             text.push(' ');
         }
         text

@@ -146,8 +146,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
 
     let steps = config.train.steps;
     let batch = config.train.batch as u64;
-    let bar = console.bar("training", steps * batch, "tokens").with_position(first_step * batch);
-    bar.reset_eta();
+    let bar = console.bar_from("training", first_step * batch, steps * batch, "tokens");
     let started = Instant::now();
     let mut x = vec![0.0f32; config.train.batch * dump.d()];
     let mut mark = (Instant::now(), first_step);

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::format::npy::NpyHeader;
@@ -63,9 +64,9 @@ fn dumps_that_cannot_be_read_are_named() {
     let text = file("notes.txt", b"hello");
     refused_by_all(dir, &run, &[text], &[], &["notes.txt", "txt"]);
     let raw = file("raw.bin", &bytes[..1000]);
-    refused_by_all(dir, &run, &[raw.clone()], &[], &["raw.bin", "--dtype", "--dim"]);
+    refused_by_all(dir, &run, from_ref(&raw), &[], &["raw.bin", "--dtype", "--dim"]);
     let wide = ["--dtype", "f32", "--dim", "16"];
-    refused_by_all(dir, &run, &[raw.clone()], &wide, &["raw.bin", "multiple of 64", "found 1000"]);
+    refused_by_all(dir, &run, from_ref(&raw), &wide, &["raw.bin", "multiple of 64", "found 1000"]);
     refused_by_all(dir, &run, &[raw], &["--dtype", "f32", "--dim", "0"], &["--dim", "found 0"]);
     refused_by_all(dir, &run, &[good], &wide, &["good.npy", ".bin"]);
     fs::create_dir(dir.join("empty")).unwrap();
@@ -75,9 +76,9 @@ fn dumps_that_cannot_be_read_are_named() {
     let lying = write_dump(&dir.join("lying"), &rows(300), D);
     let manifest = fs::read_to_string(lying.join("dump.json")).unwrap();
     fs::write(lying.join("dump.json"), manifest.replace("300", "301")).unwrap();
-    refused_by_all(dir, &run, &[lying.clone()], &[], &["acts-00000.safetensors", "rows", "expected 301", "found 300"]);
+    refused_by_all(dir, &run, from_ref(&lying), &[], &["acts-00000.safetensors", "rows", "expected 301", "found 300"]);
     fs::write(lying.join("dump.json"), &manifest[..manifest.len() / 2]).unwrap();
-    refused_by_all(dir, &run, &[lying.clone()], &[], &["dump.json"]);
+    refused_by_all(dir, &run, from_ref(&lying), &[], &["dump.json"]);
     fs::write(lying.join("dump.json"), &manifest).unwrap();
     let shard = fs::read(lying.join("acts-00000.safetensors")).unwrap();
     fs::write(lying.join("acts-00000.safetensors"), &shard[..shard.len() - 8]).unwrap();
