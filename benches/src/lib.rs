@@ -55,7 +55,7 @@ fn peak<S: Simd>(simd: S) -> f32 {
     }
     let mut sum = f32x16::splat(simd, 0.0);
     for x in acc {
-        sum = sum + x;
+        sum += x;
     }
     sum.as_slice().iter().sum()
 }

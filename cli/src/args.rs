@@ -1,6 +1,6 @@
 //! The command line, as typed.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use strata_core::Dtype;
 
@@ -37,6 +37,8 @@ pub enum Command {
     Demo(Demo),
     /// Run a GPT-2-family language model over a text and write a layer's activations as a dump
     Capture(Capture),
+    /// Draw a dump from a synthetic world whose features and hierarchy are known
+    Synth(Synth),
     /// Say what is in a dump, and whether it can be trained on
     Inspect(DumpArgs),
     /// Train on a dump
@@ -45,6 +47,8 @@ pub enum Command {
     Eval(Eval),
     /// Write the sparse codes of every row of a dump
     Encode(Encode),
+    /// Train and evaluate many runs on one dump, and compare them seed by seed
+    Ablate(Ablate),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -120,6 +124,42 @@ pub struct Capture {
     pub dtype: Dtype,
 }
 
+/// `strata synth`.
+#[derive(Debug, Args)]
+pub struct Synth {
+    /// Which world: the tree worlds A, B and C, or one of the sizes of SynthSAEBench-16k
+    #[arg(long, value_name = "NAME")]
+    pub world: WorldName,
+    /// Rows to draw
+    #[arg(long, value_name = "N")]
+    pub rows: u64,
+    /// Seed of the world [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// One constant of the world, as in `--set roots=12`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Type of the numbers written
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub dtype: Dtype,
+    /// The dump to write
+    #[arg(long, value_name = "DUMP")]
+    pub out: PathBuf,
+}
+
+/// A synthetic world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WorldName {
+    /// 24 roots with 5 exclusive children each and 16 flat features in 64 dimensions
+    A,
+    /// World A; models get a budget 30 % below its L0
+    B,
+    /// 48 dimensions, children orthogonal to their roots, more noise
+    C,
+    /// 16,384 features in trees of depth 3, correlated, by Zipf's law
+    SaeBench,
+}
+
 /// `strata train`.
 #[derive(Debug, Args)]
 pub struct Train {
@@ -179,4 +219,47 @@ pub struct Encode {
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
+}
+
+/// `strata ablate`.
+#[derive(Debug, Args)]
+pub struct Ablate {
+    /// The dump, or its shards in order
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// Where the runs and the comparison go; what is there already is not done again
+    #[arg(long, visible_alias = "out-dir", value_name = "DIR")]
+    pub out: PathBuf,
+    /// Settings that all runs share, as in the config.toml of a run, and runs of your own: `[[run]]` or `[grid]`
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Built-in runs; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub suite: Vec<SuiteName>,
+    /// Seeds a row, from `seed` on [default: 3; 1 for the suite `experiment`]
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u64>,
+    /// One setting that all runs share, as in `--set train.steps=2000`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// How to read a raw `.bin`.
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// Built-in runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SuiteName {
+    /// Every consistency loss, from no weight to a strong one
+    Consistency,
+    /// Every gate between the levels
+    Gates,
+    /// One budget divided between the levels from 4:1 to 1:4, and shared
+    SparsityRatio,
+    /// Weight of level 1's reconstruction, and how gradients are mixed
+    Balance,
+    /// All of the above
+    All,
+    /// Five runs in run_1 to run_5, each with its final_info.json
+    Experiment,
 }

@@ -6,12 +6,12 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{INTERRUPTED, console, demo, encode, eval, inspect, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
 
-/// More threads than any machine has cores for; the system takes minutes to start many more.
+/// More threads than any machine has use for.
 const MOST_THREADS: usize = 1024;
 
 /// Runs one command; returns its exit code.
@@ -22,7 +22,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     let isa = instruction_set()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     if let Some(n) = cli.global.threads {
-        if !(1..=MOST_THREADS).contains(&n) {
+        if n == 0 || n > MOST_THREADS {
             bail!("--threads: expected 1 to {MOST_THREADS}, found {n}");
         }
         pool = pool.num_threads(n);
@@ -32,10 +32,15 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     pool.install(|| match cli.command {
         Command::Demo(args) => demo::demo(&args, isa, console),
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
+        Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),
         Command::Train(args) => train_command(&args, isa, console),
         Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
+        Command::Ablate(args) => {
+            let dump = open(&args.dump, &args.raw)?;
+            ablate::ablate(&args, &dump, isa, console)
+        }
     })
 }
 
@@ -126,6 +131,14 @@ pub fn hook_of(layer: usize) -> String {
 /// The block of a hook that [`hook_of`] named.
 pub fn layer_of(hook: &str) -> Option<usize> {
     hook.strip_prefix("blocks.")?.strip_suffix(".hook_resid_post")?.parse().ok()
+}
+
+fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {
+    let summary = synth::synth(args, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&summary)?)?;
+    }
+    Ok(())
 }
 
 fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {

@@ -227,6 +227,12 @@ impl Dump {
         &self.name
     }
 
+    /// The directory of a dump that is one, as it was named.
+    pub fn directory(&self) -> Option<&Path> {
+        self.manifest.as_ref()?;
+        self.shards.first()?.path.parent()
+    }
+
     /// The token id of every row. Not checked against the vocabulary: look up with `get`.
     pub fn tokens(&self) -> Option<&[u32]> {
         self.tokens.as_ref().map(Numbers::get)

@@ -9,11 +9,13 @@ use crate::lm::Lm;
 use crate::run::Run;
 use crate::settings;
 use crate::splice::{SpliceReport, splice};
+use crate::truth;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::Write;
 use strata_core::metrics::composition::{Composition, CompositionReport, Errors};
 use strata_core::metrics::fidelity::{Fidelity, FidelityReport};
+use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::sparsity::{Sparsity, SparsityReport};
 use strata_core::{Codes, Encoder, Isa, Par};
 
@@ -51,6 +53,8 @@ pub struct Evaluation {
     pub level2: Option<SparsityReport>,
     /// How the levels hang together, with a row a child and a row a parent; none without families.
     pub composition: Option<CompositionReport>,
+    /// How much of the dump's truth was found, on the last of the rows; none for a dump without one.
+    pub recovery: Option<Recovery>,
     /// What the reconstructions cost the language model, where it was asked for.
     pub splice: Option<SpliceReport>,
 }
@@ -70,6 +74,9 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Evaluation> {
     let mut level2 = (arch.f2 > 0).then(|| Sparsity::new(arch.f2));
     let mut composition =
         if run.model.parents.is_empty() { None } else { Some(Composition::new(arch.f1, &run.model.parents)?) };
+    let world = truth::open(dump)?;
+    let first_scored = world.as_ref().map_or(end, |w| truth::first_scored(w, start, end, BATCH as u64));
+    let mut scored = [Codes::new(), Codes::new()];
     let bar = console.bar("measuring", end - start, "tokens");
     each_batch(&encoder, dump, start, end, |batch| {
         fidelity.merge(&batch.fidelity);
@@ -81,6 +88,10 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Evaluation> {
         if let Some(composition) = &mut composition {
             let errors = Errors { error: &batch.error, decoder2: encoder.decoder2(), d: arch.d };
             composition.add(&codes1.view(arch.f1)?, &codes2.view(arch.f2)?, Some(errors))?;
+        }
+        if batch.start >= first_scored {
+            scored[0].append(codes1);
+            scored[1].append(codes2);
         }
         bar.inc(codes1.n() as u64);
         Ok(())
@@ -94,6 +105,9 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Evaluation> {
         level1: level1.report(),
         level2: level2.as_ref().map(Sparsity::report),
         composition: composition.as_ref().map(Composition::report),
+        recovery: world
+            .map(|world| truth::score(&world, &encoder, first_scored, &scored[0], &scored[1]))
+            .transpose()?,
         splice,
     };
     let path = run.dir.join("eval.json");
@@ -254,6 +268,20 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             ("children under ROOT", c.root_children as f64, 0),
         ] {
             writeln!(out, "{name:<34}{:>10}", number(value, digits))?;
+        }
+    }
+    if let Some(r) = &e.recovery {
+        writeln!(out)?;
+        for (name, value) in [
+            ("true features: cosine (MCC)", r.mcc),
+            ("true features: firing F1", r.f1),
+            ("true edges found", r.edge_recall),
+            ("edges that are true", r.edge_precision),
+            ("true roots in level 1", r.root_in_level1),
+            ("true children in level 2", r.leaf_in_level2),
+            ("roots absorbed by their children", r.absorption),
+        ] {
+            writeln!(out, "{name:<34}{:>10}", number(value, 4))?;
         }
     }
     Ok(())

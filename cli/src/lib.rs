@@ -1,6 +1,7 @@
 //! The `strata` command line: everything that reads or writes files, and the language models that activations come from.
 #![deny(unsafe_code)]
 
+pub mod ablate;
 pub mod args;
 pub mod capture;
 pub mod checkpoint;
@@ -19,7 +20,9 @@ pub mod lm;
 pub mod run;
 pub mod settings;
 pub mod splice;
+pub mod synth;
 pub mod train;
+pub mod truth;
 
 use clap::Parser;
 use clap::error::ErrorKind;

@@ -59,9 +59,7 @@ fn to_table(config: &Config) -> Result<Table> {
 
 fn merge(table: &mut Table, text: &str, name: &str) -> Result<()> {
     let given: Table = text.parse().map_err(|e: toml::de::Error| {
-        let line = e
-            .span()
-            .map_or(1, |at| 1 + text.as_bytes()[..at.start.min(text.len())].iter().filter(|b| **b == b'\n').count());
+        let line = e.span().map_or(1, |at| text.bytes().take(at.start).filter(|b| *b == b'\n').count() + 1);
         anyhow!("{name}: line {line}: {}", one_line(e.message()))
     })?;
     let mut leaves = Vec::new();
@@ -123,7 +121,8 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     Ok(())
 }
 
-fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
+/// Appends every value that is no table, or an empty one, under its dotted key.
+pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
     if let Value::Table(table) = value
         && (prefix.is_empty() || !table.is_empty())
     {

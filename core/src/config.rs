@@ -73,6 +73,17 @@ choices! {
     }
 }
 choices! {
+    /// How the budgets of two `batchtopk` levels are spent.
+    Budget {
+        /// `k1` a row at level 1 and `k2` at level 2.
+        Separate = "separate",
+        /// `k1 + k2` a row, wherever the largest pre-activations of both levels are, with one threshold at inference.
+        /// With `source = "x"`, `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann
+        /// et al. 2025).
+        Shared = "shared",
+    }
+}
+choices! {
     /// How level 1 acts on level 2.
     GateKind {
         /// Not at all.
@@ -145,6 +156,8 @@ pub struct Config {
     pub source_detach: bool,
     /// What level 2 adds to.
     pub decoder: Decoder,
+    /// How the budgets of the levels are spent.
+    pub budget: Budget,
     /// Level 1, the parents.
     pub level1: LevelConfig,
     /// Level 2, the children. `latents = 0` makes a flat SAE.
@@ -307,6 +320,7 @@ impl Default for Config {
             source: Source::X,
             source_detach: false,
             decoder: Decoder::Cum,
+            budget: Budget::Separate,
             level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },
             level2: LevelConfig { latents: 2048, k: 12.0, ..LevelConfig::default() },
             gate: GateConfig::default(),
@@ -515,6 +529,28 @@ impl Config {
     /// Settings that exclude one another.
     fn validate_together(&self) -> Result<()> {
         let bad = |key: &str, why: alloc::string::String| Err(Error::config(key, why));
+        if self.budget == Budget::Shared {
+            let batchtopk = [&self.level1, &self.level2].map(|l| l.activation == Activation::Batchtopk);
+            let need = |what: &str, found: &dyn core::fmt::Display| {
+                bad("budget", format!("`shared` needs {what}, found {found}"))
+            };
+            if self.model == ModelKind::Seed {
+                return need("`model = \"tree\"`", &"`seed`");
+            }
+            if self.level2.latents == 0 {
+                return need("two levels", &"`level2.latents = 0`");
+            }
+            if batchtopk != [true; 2] {
+                let found = if batchtopk[0] { self.level2.activation } else { self.level1.activation };
+                return need("`batchtopk` at both levels", &format!("`{found}`"));
+            }
+            if self.source != Source::X {
+                return need("`source = \"x\"`", &format!("`{}`", self.source));
+            }
+            if self.gate.kind != GateKind::None {
+                return need("`gate.kind = \"none\"`", &format!("`{}`", self.gate.kind));
+            }
+        }
         if self.model == ModelKind::Seed {
             if self.gate.kind.is_hard() {
                 return bad(

@@ -34,6 +34,15 @@ pub enum Error {
         /// What is wrong there.
         what: String,
     },
+    /// A format of another version than this build reads.
+    Version {
+        /// The format.
+        what: &'static str,
+        /// The version that is read.
+        expected: u32,
+        /// The version that was found.
+        got: u32,
+    },
     /// A setting that is out of range or does not go with another one.
     Config {
         /// The setting, as it is written in `config.toml`.
@@ -87,6 +96,7 @@ impl fmt::Display for Error {
             Self::Shape { what, expected, got } => write!(f, "{what}: expected {expected}, found {got}"),
             Self::Index { what, index, len } => write!(f, "{what}: index {index} is outside of 0..{len}"),
             Self::Format { offset, what } => write!(f, "{what} (at byte {offset})"),
+            Self::Version { what, expected, got } => write!(f, "{what}: expected version {expected}, found {got}"),
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
             Self::NotFinite { what, step } => write!(f, "{what} is not finite at step {step}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),

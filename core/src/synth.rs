@@ -2,10 +2,14 @@
 //!
 //! A forest of `roots` trees, each a root with `children` leaves of which at most one is on, plus `flat` features
 //! without a parent. Features are directions in fewer dimensions than there are features; a token is a sparse sum of
-//! them plus noise. What a model finds can then be compared with what is there (see `metrics::recovery`).
+//! them plus noise. [`BenchOptions`] make the trees deeper and the features correlated. What a model finds can then be compared with what is there (see `metrics::recovery`).
 
-use alloc::vec;
+mod bench;
+
+pub use bench::BenchOptions;
+
 use alloc::vec::Vec;
+use bench::Bench;
 
 use crate::gate::ROOT;
 use crate::rng::Philox;
@@ -48,6 +52,11 @@ pub struct WorldConfig {
     pub rho: f64,
     /// Two worlds with equal constants and seed are equal, directions and tokens.
     pub seed: u64,
+    /// Deeper trees, correlations and the rest of SynthSAEBench; none in worlds A, B and C. With it, `p_min` is the
+    /// least probability of any feature before its parent's, and `child_probability` the most that the children of a
+    /// feature (each child, where they are not exclusive) have, given their parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bench: Option<BenchOptions>,
 }
 
 impl WorldConfig {
@@ -65,6 +74,7 @@ impl WorldConfig {
             child_scale: 0.8,
             rho: 0.3,
             seed: 0,
+            bench: None,
         }
     }
 
@@ -99,7 +109,13 @@ impl WorldConfig {
         if self.d < 2 {
             return Err(Error::config("d", alloc::format!("expected at least 2 dimensions, found {}", self.d)));
         }
-        let features = self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots));
+        let features = match &self.bench {
+            Some(bench) => {
+                bench.check()?;
+                bench.n_tree(self)
+            }
+            None => self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots)),
+        };
         match features.and_then(|n| n.checked_add(self.flat)) {
             Some(0) => Err(Error::config("roots", "expected at least one feature, found none")),
             Some(n) if n < ROOT as usize && n.checked_mul(self.d).is_some() => Ok(n),
@@ -120,6 +136,7 @@ pub struct World {
     p_flat: Vec<f32>,
     /// `child_below[c]`: the probability that the child is one of `0..=c`, given the root.
     child_below: Vec<f32>,
+    bench: Option<Bench>,
 }
 
 impl World {
@@ -139,7 +156,10 @@ impl World {
         let mut v: Vec<f64> = (0..n * d).map(|_| rng.normal_f64()).collect();
         v.chunks_exact_mut(d).for_each(unit);
         let mut next = v.clone();
-        for _ in 0..SPREAD_STEPS {
+        if let Some(bench) = &config.bench {
+            bench.spread(&mut v, d);
+        }
+        for _ in 0..if config.bench.is_some() { 0 } else { SPREAD_STEPS } {
             for (i, row) in next.chunks_exact_mut(d).enumerate() {
                 let own = &v[i * d..(i + 1) * d];
                 for (j, other) in v.chunks_exact(d).enumerate() {
@@ -150,17 +170,29 @@ impl World {
             }
             v.copy_from_slice(&next);
         }
-        let mut parents = vec![ROOT; n];
+        let parents =
+            match &config.bench {
+                Some(bench) => bench.parents(config, n),
+                None => (0..n)
+                    .map(|f| {
+                        if (roots..roots * (1 + children)).contains(&f) {
+                            ((f - roots) / children) as u32
+                        } else {
+                            ROOT
+                        }
+                    })
+                    .collect(),
+            };
         let side = libm::sqrt(1.0 - config.rho * config.rho);
-        for c in 0..roots * children {
-            let (above, below) = v.split_at_mut((roots + c) * d);
-            let p = &above[c / children * d..(c / children + 1) * d];
+        for c in (0..n).filter(|&f| parents[f] != ROOT) {
+            // A parent's number is below its children's.
+            let (above, below) = v.split_at_mut(c * d);
+            let p = &above[parents[c] as usize * d..][..d];
             let own = &mut below[..d];
             let along = dot(own, p);
             own.iter_mut().zip(p).for_each(|(w, p)| *w -= along * p);
             unit(own);
             own.iter_mut().zip(p).for_each(|(w, p)| *w = config.rho * p + side * *w);
-            parents[roots + c] = (c / children) as u32;
         }
         let weights = geometric(CHILD_WEIGHT.0, CHILD_WEIGHT.1, children);
         let total: f64 = weights.iter().sum();
@@ -170,6 +202,7 @@ impl World {
             below as f32
         });
         Ok(Self {
+            bench: config.bench.as_ref().map(|options| Bench::new(config, options, &parents)),
             child_below: child_below.collect(),
             p_root: geometric(config.p_max, config.p_min, roots).into_iter().map(|p| p as f32).collect(),
             p_flat: geometric(FLAT_PROBABILITY.0, FLAT_PROBABILITY.1, config.flat)
@@ -211,11 +244,14 @@ impl World {
         &self.parents
     }
 
-    /// The probability of a feature being on, on any token.
+    /// The probability of a feature being on, on any token; with correlated children, as if they were not.
     ///
     /// # Panics
     /// If `feature >= n_features`.
     pub fn probability(&self, feature: usize) -> f64 {
+        if let Some(bench) = &self.bench {
+            return bench.probability[feature];
+        }
         let (roots, children) = (self.config.roots, self.config.children);
         if feature < roots {
             return f64::from(self.p_root[feature]);
@@ -260,7 +296,7 @@ impl World {
     }
 
     fn token(&self, t: u64, x: &mut [f32], mut truth: Option<&mut [f32]>) {
-        let (d, roots, children) = (self.config.d, self.config.roots, self.config.children);
+        let d = self.config.d;
         let mut rng = Philox::new(self.config.seed, t);
         x.fill(0.0);
         if let Some(a) = truth.as_deref_mut() {
@@ -273,6 +309,22 @@ impl World {
                 truth[feature] = a;
             }
         };
+        match &self.bench {
+            Some(bench) => bench.token(&mut rng, &mut add),
+            None => self.two_levels(&mut rng, &mut add),
+        }
+        if let Some(bench) = &self.bench {
+            x.iter_mut().zip(&bench.bias).for_each(|(x, b)| *x += b);
+        }
+        let noise = self.config.noise as f32;
+        if noise > 0.0 {
+            x.iter_mut().for_each(|x| *x += noise * rng.normal_f32());
+        }
+    }
+
+    /// Calls `add(feature, magnitude)` for every feature that is on.
+    fn two_levels(&self, rng: &mut Philox, add: &mut dyn FnMut(usize, f32)) {
+        let (roots, children) = (self.config.roots, self.config.children);
         for (r, &p) in self.p_root.iter().enumerate() {
             if rng.uniform_f32() >= p {
                 continue;
@@ -292,10 +344,6 @@ impl World {
             if rng.uniform_f32() < p {
                 add(roots * (1 + children) + f, 1.0 + ROOT_SPREAD * rng.normal_f32().abs());
             }
-        }
-        let noise = self.config.noise as f32;
-        if noise > 0.0 {
-            x.iter_mut().for_each(|x| *x += noise * rng.normal_f32());
         }
     }
 }

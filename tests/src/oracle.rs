@@ -9,7 +9,7 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use strata_core::ROOT;
-use strata_core::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
+use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, Source};
 use strata_core::model::{Arch, Id, NAMES, Params};
 use strata_core::train::Knobs;
 
@@ -176,6 +176,15 @@ impl Problem {
         mask
     }
 
+    /// Who fires where both levels share a budget: the largest of all pre-activations of both.
+    fn select_shared(&self, u: [&M; 2], nearest: &mut f64) -> [M; 2] {
+        let keep = ((self.knobs.k[0] + self.knobs.k[1]) * u[0].nrows() as f64).round() as usize;
+        let all: Vec<f64> = u[0].iter().chain(u[1]).copied().collect();
+        let mut mask = largest(&all, keep.max(1), nearest);
+        let second = mask.split_off(u[0].len());
+        [(u[0], mask), (u[1], second)].map(|(u, m)| M::from_shape_vec(u.raw_dim(), m).expect("the same shape"))
+    }
+
     fn pick_dead(&self, l: usize, u: &M, nearest: &mut f64) -> M {
         let mut lit = M::zeros(u.raw_dim());
         let dead = &self.knobs.dead[l];
@@ -269,7 +278,14 @@ impl Problem {
         let mut nearest = f64::INFINITY;
         let xt = &self.x - &p.vector(Id::BDec);
         at.u[0] = xt.dot(&p.matrix(Id::WEnc1, f1).t()) + p.vector(Id::BEnc1);
-        at.fires[0] = self.select(0, &at.u[0], &p, &mut nearest);
+        let shared = (self.config.budget == Budget::Shared).then(|| {
+            let u2 = self.drive2(&p, &xt, &none(f1), &none(self.arch.d));
+            self.select_shared([&at.u[0], &u2], &mut nearest)
+        });
+        at.fires[0] = match &shared {
+            Some([first, _]) => first.clone(),
+            None => self.select(0, &at.u[0], &p, &mut nearest),
+        };
         at.lit[0] = self.pick_dead(0, &at.u[0], &mut nearest);
         at.z[0] = self.activate(0, &at.u[0], &p, &at);
         let d1 = p.matrix(Id::WDec1, f1);
@@ -284,7 +300,10 @@ impl Problem {
                     *u = f64::NEG_INFINITY;
                 }
             });
-            at.fires[1] = self.select(1, &open, &p, &mut nearest);
+            at.fires[1] = match shared {
+                Some([_, second]) => second,
+                None => self.select(1, &open, &p, &mut nearest),
+            };
             at.lit[1] = self.pick_dead(1, &open, &mut nearest);
             at.z[1] = self.activate(1, &at.u[1], &p, &at);
             at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector(Id::BDec).to_owned(), &at.hat[0]);

@@ -2,7 +2,7 @@
 
 use ndarray::Array2;
 use proptest::prelude::*;
-use strata_core::config::{Activation, Balance, Consistency, Decoder, GateKind, ModelKind, Source};
+use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, GateKind, ModelKind, Source};
 use strata_core::gate::Families;
 use strata_core::model::{Arch, NAMES, Params};
 use strata_core::train::seed_objective::SeedObjective;
@@ -260,6 +260,50 @@ fn check(d: &Draw, worst: &mut Worst) -> bool {
         )
     });
     true
+}
+
+#[test]
+fn a_shared_budget_keeps_the_largest_of_both_levels_and_its_gradients_are_those_of_the_formulas() {
+    let mut worst = Worst::default();
+    let mut uneven = 0;
+    for seed in 0..60 {
+        let mut c = settings([Activation::Batchtopk; 2], GateKind::None, Source::X, Decoder::ALL[seed % 3]);
+        c.budget = Budget::Shared;
+        c.train.balance = Balance::ALL[seed / 3 % 5];
+        c.loss.consistency = if seed % 2 == 0 { Consistency::None } else { Consistency::SeedCos };
+        let mut d = small(c, seed as u64);
+        // More than one chunk of rows, now and then.
+        d.n = if seed % 5 == 0 { 70 } else { 7 };
+        assert!(check(&d, &mut worst), "valid settings");
+        let (_, at) = draw(&d).expect("drawn before");
+        uneven += usize::from(at.fires[0].sum() != (2.0 * d.n as f64));
+    }
+    assert!(uneven > 30, "the budget was spent as if it were two, but for {uneven} of 60");
+    worst.assert();
+}
+
+#[test]
+fn a_shared_budget_is_refused_where_the_levels_cannot_be_chosen_from_together() {
+    let shared = || {
+        let mut c = settings([Activation::Batchtopk; 2], GateKind::None, Source::X, Decoder::Cum);
+        c.budget = Budget::Shared;
+        c
+    };
+    shared().validate(6).expect("a Matryoshka of two prefixes");
+    let mut gated = shared();
+    gated.gate.kind = GateKind::Hard;
+    let mut residual = shared();
+    residual.source = Source::Res;
+    let mut flat = shared();
+    flat.level2.latents = 0;
+    let mut relu = shared();
+    relu.level2.activation = Activation::Relu;
+    let mut seed = shared();
+    seed.model = ModelKind::Seed;
+    for c in [gated, residual, flat, relu, seed] {
+        let error = c.validate(6).expect_err("a shared budget").to_string();
+        assert!(error.contains("budget") && error.contains("shared"), "{error}");
+    }
 }
 
 /// Sources, the residual with and without its gradient.

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use strata_core::Error;
 use strata_core::ROOT;
-use strata_core::synth::{World, WorldConfig};
+use strata_core::synth::{BenchOptions, World, WorldConfig};
 
 const TOKENS: usize = 40_000;
 
@@ -150,6 +150,89 @@ fn worlds_of_equal_constants_are_equal_and_of_other_seeds_are_not() {
     let other = World::new(&WorldConfig { seed: 1, ..small }).unwrap();
     assert_ne!(a.directions(), other.directions());
     assert_ne!(draw(&a, 5, 20).1, draw(&other, 5, 20).1);
+}
+
+/// A small world with every option of SynthSAEBench.
+fn bench() -> WorldConfig {
+    let options = WorldConfig::sae_bench().bench.unwrap();
+    WorldConfig { d: 16, roots: 4, children: 2, flat: 6, noise: 0.01, bench: Some(options), ..WorldConfig::sae_bench() }
+}
+
+#[test]
+fn the_bench_world_has_deep_trees_whose_rates_are_those_of_its_law() {
+    let world = World::new(&bench()).unwrap();
+    let n = world.n_features();
+    assert_eq!(n, 4 * (1 + 2 + 4 + 8) + 6);
+    let (x, a) = draw(&world, 0, TOKENS);
+    for f in 0..n {
+        let on = (0..TOKENS).filter(|t| a[t * n + f] > 0.0).count() as f64;
+        let (p, share) = (world.probability(f), on / TOKENS as f64);
+        // Magnitudes of spread deviations are cut at 0 now and then: off by that much.
+        assert!((share - p).abs() < 5.0 * (p / TOKENS as f64).sqrt() + 0.01 * p, "feature {f}: {share}, expected {p}");
+    }
+    let depth = |mut f: usize| std::iter::from_fn(|| world.parent(f).inspect(|&p| f = p)).count();
+    assert_eq!((0..n).filter(|&f| depth(f) == 3).count(), 4 * 8);
+    for row in a.chunks_exact(n) {
+        let mut children = vec![0; n];
+        for f in (0..n).filter(|&f| row[f] > 0.0) {
+            if let Some(p) = world.parent(f) {
+                assert!(row[p] > 0.0, "child {f} without its parent {p}");
+                children[p] += 1;
+            }
+        }
+        assert!(children.iter().all(|c| *c <= 1), "two children of one parent");
+    }
+    // A bias of length 1 stays when everything else averages to where it should.
+    let (n_on, d) = (world.expected_l0(), 16);
+    assert!(n_on > 0.5 && x.chunks_exact(d).all(|r| r.iter().all(|v| v.is_finite())), "{n_on}");
+    assert_eq!(draw(&world, 31, 5), (x[31 * d..36 * d].to_vec(), a[31 * n..36 * n].to_vec()));
+}
+
+#[test]
+fn correlated_features_of_the_bench_world_fire_together_and_children_may_share_a_parent() {
+    let mut config = bench();
+    config.bench = Some(BenchOptions { exclusive: false, correlation: 0.15, ..config.bench.unwrap() });
+    let world = World::new(&config).unwrap();
+    let n = world.n_features();
+    let (_, a) = draw(&world, 0, TOKENS);
+    let on = |t: usize, f: usize| a[t * n + f] > 0.0;
+    let shared = (0..TOKENS).filter(|&t| on(t, 4) && on(t, 5)).count();
+    assert!(shared > 0, "both children of the first root at once");
+    // Roots and flat features: the largest lift of a pair is far from that of independent features.
+    let free: Vec<usize> = (0..4).chain(n - 6..n).collect();
+    let mut largest = 0.0f64;
+    for (i, &f) in free.iter().enumerate() {
+        for &g in &free[..i] {
+            let both = (0..TOKENS).filter(|&t| on(t, f) && on(t, g)).count() as f64 / TOKENS as f64;
+            largest = largest.max((both / (world.probability(f) * world.probability(g))).ln().abs());
+        }
+    }
+    assert!(largest > 0.3, "{largest}");
+}
+
+#[test]
+fn the_preset_of_the_bench_world_has_its_published_size_and_mean_l0() {
+    // Without directions: those of 16,384 features take a while to draw.
+    let world = World::new(&WorldConfig { d: 2, ..WorldConfig::sae_bench() }).unwrap();
+    assert_eq!(world.n_features(), 16_384);
+    let l0 = world.expected_l0();
+    assert!((30.0..38.0).contains(&l0), "{l0}");
+}
+
+#[test]
+fn spreading_the_bench_world_lowers_the_cosines() {
+    let largest = |steps| {
+        let mut config = bench();
+        config.bench = Some(BenchOptions { spread_steps: steps, ..config.bench.unwrap() });
+        let world = World::new(&config).unwrap();
+        // Roots and flat features: children are turned away from their parents afterwards.
+        let v: Vec<&[f32]> = world.directions().chunks_exact(16).collect();
+        let free: Vec<usize> = (0..4).chain(v.len() - 6..v.len()).collect();
+        free.iter()
+            .map(|&f| free.iter().filter(|g| **g != f).map(|&g| cos(v[f], v[g]).powi(2)).sum::<f64>())
+            .sum::<f64>()
+    };
+    assert!(largest(400) < largest(0), "{} and {}", largest(400), largest(0));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Short runs of the trainer: losses fall, nothing breaks, and a run that was interrupted goes on to the same bits.
 
 use strata_core::config::{
-    Activation, Balance, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source,
+    Activation, Balance, Budget, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source,
 };
 use strata_core::normalise::Normalisation;
 use strata_core::train::{StepReport, Trainer};
@@ -77,6 +77,23 @@ fn the_loss_falls_for_every_activation() {
         let total = |part: &[StepReport]| part.iter().map(|r| r.losses.total).sum::<f64>() / part.len() as f64;
         assert!(total(&reports[190..]) < 0.9 * total(&reports[..10]), "{activation}");
     }
+}
+
+#[test]
+fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
+    let mut c = settings(Activation::Batchtopk, 60);
+    c.budget = Budget::Shared;
+    c.level1.k_start = 2.0;
+    let (mut t, n) = trainer(&c);
+    for i in 0..60 {
+        let r = step(&mut t, &n, i);
+        assert_eq!(r.tau[0], r.tau[1], "step {i}");
+        let l0 = r.losses.l0[0] + r.losses.l0[1];
+        assert!((l0 - (r.k[0] + r.k[1])).abs() < 1.0 / BATCH as f64, "step {i}: {l0} of {:?}", r.k);
+    }
+    let model = t.model();
+    assert!(model.tau[0] == model.tau[1] && model.tau[0] > 0.0, "{:?}", model.tau);
+    compare_interrupted(&c, 10);
 }
 
 #[test]

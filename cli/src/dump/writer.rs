@@ -340,6 +340,14 @@ impl DumpWriter {
         padded_header(&serde_json::to_string(&tensors)?, Some(SHARD_HEADER))
     }
 
+    /// Puts a file of another kind beside the rows. Readers of dumps leave it alone.
+    ///
+    /// # Errors
+    /// If there is a file of that name, or it cannot be written.
+    pub fn attach(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_file(name, bytes)
+    }
+
     fn write_file(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.directory.join(name);
         let write = || {

@@ -91,6 +91,15 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// The bytes of `dump.json`.
+    ///
+    /// # Errors
+    /// What [`Manifest::check`] finds.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        self.check()?;
+        serde_json::to_vec_pretty(self).map_err(|e| Error::format(0, format!("{e}")))
+    }
+
     /// The checks of [`Manifest::parse`].
     ///
     /// # Errors
@@ -261,13 +270,21 @@ pub fn shard_header(dtype: Dtype, n: u64, d: usize) -> Result<Vec<u8>> {
     let Some(size) = size else {
         return Err(Error::Shape { what: "rows of a shard", expected: usize::MAX / d.max(1) / 4, got: n as usize });
     };
+    Ok(header(ACTIVATIONS, name, &format!("{n},{d}"), size))
+}
+
+/// The same for a file with one vector of `n` numbers of four bytes, whose type safetensors calls `dtype`.
+pub fn vector_header(name: &str, dtype: &str, n: u64) -> Vec<u8> {
+    header(name, dtype, &format!("{n}"), n.saturating_mul(4))
+}
+
+fn header(name: &str, dtype: &str, shape: &str, size: u64) -> Vec<u8> {
     let mut header = ((SHARD_HEADER - 8) as u64).to_le_bytes().to_vec();
-    let text =
-        format!("{{\"{ACTIVATIONS}\":{{\"dtype\":\"{name}\",\"shape\":[{n},{d}],\"data_offsets\":[0,{size}]}}}}");
+    let text = format!("{{\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[0,{size}]}}}}");
     header.extend_from_slice(text.as_bytes());
-    assert!(header.len() <= SHARD_HEADER, "three numbers of 20 digits fit in the header");
+    assert!(header.len() <= SHARD_HEADER, "two short names and three numbers of 20 digits fit in the header");
     header.resize(SHARD_HEADER, b' ');
-    Ok(header)
+    header
 }
 
 /// Bytes before the rows of a shard that we wrote.

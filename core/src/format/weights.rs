@@ -5,7 +5,7 @@
 //! (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where the
 //! activation is `batchtopk`. f16 and bf16 tensors are read too.
 
-use crate::config::Activation;
+use crate::config::{Activation, Decoder, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::model::{Arch, Id, Model, N_TENSORS, NAMES};
 use crate::rows::{Dtype, Rows};
@@ -107,7 +107,7 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
     }
     if cfg.version != VERSION {
-        return Err(Error::format(0, format!("cfg.json: expected version {VERSION}, found {}", cfg.version)));
+        return Err(Error::Version { what: "cfg.json", expected: VERSION, got: cfg.version });
     }
     let arch = cfg.architecture;
     for (what, n) in [("d", arch.d), ("f1", arch.f1)] {
@@ -120,6 +120,9 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     }
     if arch.f2 >= u32::MAX as usize || !(arch.k1 > 0.0 && arch.k2 > 0.0) {
         return Err(Error::format(0, "cfg.json: `f2`, `k1` or `k2` is out of range"));
+    }
+    if arch.model == ModelKind::Seed && (arch.source, arch.decoder) != (Source::Z1, Decoder::Comp) {
+        return Err(Error::format(0, "cfg.json: the model `seed` has the source `z1` and the decoder `comp`"));
     }
     let file =
         SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;

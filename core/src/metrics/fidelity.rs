@@ -23,6 +23,20 @@ pub struct Fidelity {
     x: Vec<ExactSum>,
     x_square: ExactSum,
     levels: [Level; 2],
+    scratch: Block,
+}
+
+/// The numbers of one block, kept so that no block but the largest allocates.
+#[derive(Clone, Debug, Default)]
+struct Block {
+    /// `[d]` mean row.
+    mean: Vec<f64>,
+    /// `[n]` squared distances to it.
+    spread: Vec<f64>,
+    /// `[n]` squared norms.
+    norm: Vec<f64>,
+    /// `[d]` mean error of a level.
+    mean_error: Vec<f64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,7 +103,8 @@ impl Fidelity {
     pub fn new(d: usize) -> Self {
         let levels = [Level::default(), Level::default()];
         let x = vec![ExactSum::default(); d];
-        Self { d, tokens: 0, blocks: 0, short_tokens: 0, x, x_square: ExactSum::default(), levels }
+        let scratch = Block { mean: vec![0.0; d], mean_error: vec![0.0; d], ..Block::default() };
+        Self { d, tokens: 0, blocks: 0, short_tokens: 0, x, x_square: ExactSum::default(), levels, scratch }
     }
 
     /// Adds one block; an empty one changes nothing.
@@ -121,22 +136,23 @@ impl Fidelity {
             return Ok(());
         }
         let n = x.len() / d;
-        let mut mean = vec![0.0f64; d];
+        let Block { mean, spread, norm, mean_error } = &mut self.scratch;
+        mean.fill(0.0);
         for row in x.chunks_exact(d) {
             mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x));
         }
-        self.x.iter_mut().zip(&mean).for_each(|(sum, m)| sum.add(*m));
+        self.x.iter_mut().zip(&*mean).for_each(|(sum, m)| sum.add(*m));
         mean.iter_mut().for_each(|m| *m /= n as f64);
-        // Squared distances to the block's mean, and squared norms.
-        let (mut spread, mut norm) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        spread.clear();
+        norm.clear();
         for row in x.chunks_exact(d) {
-            spread.push(sum_of(row.iter().zip(&mean).map(|(x, m)| square(f64::from(*x) - m))));
+            spread.push(sum_of(row.iter().zip(&*mean).map(|(x, m)| square(f64::from(*x) - m))));
             norm.push(sum_of(row.iter().map(|x| square(f64::from(*x)))));
         }
         self.x_square.add(sum_of(norm.iter().copied()));
         self.short_tokens += norm.iter().filter(|s| libm::sqrt(**s) < MIN_NORM).count() as u64;
         for (level, hat) in self.levels.iter_mut().zip([x_hat1, x_hat2]) {
-            level.add(d, x, hat, &spread, &norm);
+            level.add(d, x, hat, spread, norm, mean_error);
         }
         self.tokens += n as u64;
         self.blocks += 1;
@@ -194,13 +210,13 @@ impl Fidelity {
 }
 
 impl Level {
-    fn add(&mut self, d: usize, x: &[f32], hat: &[f32], spread: &[f64], norm: &[f64]) {
+    fn add(&mut self, d: usize, x: &[f32], hat: &[f32], spread: &[f64], norm: &[f64], mean_error: &mut [f64]) {
         let n = spread.len();
         let (mut sse, mut nmse, mut ratio, mut cosine, mut legacy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        let mut mean_error = vec![0.0f64; d];
+        mean_error.fill(0.0);
         for (t, (x, hat)) in x.chunks_exact(d).zip(hat.chunks_exact(d)).enumerate() {
             let (mut error, mut hat_square, mut dot) = (0.0, 0.0, 0.0);
-            for ((x, h), m) in x.iter().zip(hat).zip(&mut mean_error) {
+            for ((x, h), m) in x.iter().zip(hat).zip(&mut *mean_error) {
                 let (x, h) = (f64::from(*x), f64::from(*h));
                 *m += h - x;
                 error += square(h - x);
@@ -229,7 +245,7 @@ impl Level {
             let rows = x.chunks_exact(d).zip(hat.chunks_exact(d));
             let around = sum_of(rows.map(|(x, hat)| {
                 let e = x.iter().zip(hat).map(|(x, h)| f64::from(*h) - f64::from(*x));
-                sum_of(e.zip(&mean_error).map(|(e, m)| square(e - m)))
+                sum_of(e.zip(&*mean_error).map(|(e, m)| square(e - m)))
             }));
             self.fvu_batch.add(sse / total);
             self.fve_var.add(1.0 - around / total);

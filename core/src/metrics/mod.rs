@@ -1,14 +1,19 @@
-//! What a trained model is worth: reconstruction, sparsity, composition, and recovery of a known structure.
+//! What a trained model is worth: reconstruction, sparsity, composition, coherence, stability, and recovery of a known
+//! structure.
 
 use crate::gate::ROOT;
 use crate::{Error, Result};
 
+pub mod bootstrap;
+pub mod coherence;
 pub mod composition;
 pub mod exact;
 pub mod fidelity;
 pub mod matching;
 pub mod recovery;
+pub mod similarity;
 pub mod sparsity;
+pub mod stability;
 
 fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
     match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {

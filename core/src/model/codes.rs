@@ -119,6 +119,12 @@ impl<'a> CodesView<'a> {
         self.latents
     }
 
+    /// Everything that is stored for token `t`.
+    pub fn row(&self, t: usize) -> CodeRow<'a> {
+        let range = self.offsets[t]..self.offsets[t + 1];
+        CodeRow { index: &self.index[range.clone()], value: &self.value[range] }
+    }
+
     /// The active latents of token `t` with their values, in stored order.
     pub fn active(&self, t: usize) -> impl Iterator<Item = (usize, f32)> + 'a {
         let range = self.offsets[t]..self.offsets[t + 1];

@@ -1,6 +1,7 @@
 //! Encode and decode at inference, and the drive of level 2 that training shares with it.
 
 use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
+use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::{self, Families};
@@ -28,6 +29,7 @@ pub struct Scratch {
     pub(crate) g2: Vec<f32>,
     /// `(f2)` gated pre-activations of one row.
     pub(crate) u2: Vec<f32>,
+    /// Of the chunk that was encoded last.
     codes: [Codes; 2],
 }
 
@@ -44,6 +46,31 @@ impl Scratch {
             u2: vec![0.0; arch.f2],
             codes: [Codes::new(), Codes::new()],
         }
+    }
+
+    /// Makes room for the most codes that a block of rows can give: encoding with `model` then never allocates. The
+    /// operating system backs only what is used.
+    #[must_use]
+    pub fn reserved(mut self, model: &Model) -> Self {
+        for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
+            let f = [model.arch.f1, model.arch.f2][level - 1];
+            // Selecting the k largest uses the end of the lists as scratch.
+            let spare = if let Rule::Topk(k) = model.rule(level) {
+                2 * f.min(k.saturating_mul(2).saturating_add(128))
+            } else {
+                0
+            };
+            let room = CHUNK * model.max_active(level) + spare;
+            codes.offsets.reserve(CHUNK);
+            codes.index.reserve(room);
+            codes.value.reserve(room);
+        }
+        self
+    }
+
+    /// The codes of both levels of the block that was encoded last.
+    pub fn codes(&self) -> &[Codes; 2] {
+        &self.codes
     }
 }
 
@@ -206,6 +233,24 @@ impl Encoder {
         Ok(())
     }
 
+    /// The most rows of a block.
+    pub const BLOCK: usize = CHUNK;
+
+    /// Encodes up to [`Encoder::BLOCK`] rows and leaves their codes in the scratch: the bits of [`Encoder::encode`].
+    /// Allocates nothing if the scratch is [`Scratch::reserved`].
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`], and [`Error::Shape`] for more rows.
+    pub fn encode_block(&self, x: &[f32], scratch: &mut Scratch) -> Result<()> {
+        self.check_rows(x)?;
+        let most = CHUNK * self.model.arch.d;
+        if x.len() > most {
+            return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
+        }
+        self.encode_chunk(x, scratch);
+        Ok(())
+    }
+
     fn check_rows(&self, x: &[f32]) -> Result<()> {
         let d = self.model.arch.d;
         if !x.len().is_multiple_of(d) {
@@ -239,7 +284,8 @@ impl Encoder {
             gate: model.arch.gate,
         };
         if model.arch.model == ModelKind::Seed {
-            seed::encode_rows(self.isa, &model.arch, &model.params, x, &mut codes1, &mut codes2);
+            let h1 = &mut t.u1[..f1];
+            seed::encode_rows(self.isa, &model.arch, &model.params, x, h1, &mut codes1, &mut codes2);
             t.codes = [codes1, codes2];
             return;
         }
@@ -289,22 +335,30 @@ impl Encoder {
                 return Err(Error::Index { what, index: j as usize, len });
             }
         }
-        let params = &self.model.params;
         for (i, (hat1, hat2)) in x_hat1.chunks_mut(d).zip(x_hat2.chunks_mut(d)).enumerate() {
-            let (z1, z2) = (codes1.row(i), codes2.row(i));
-            hat1.copy_from_slice(&params[Id::BDec]);
-            sparse::accumulate_rows(self.isa, z1.index, z1.value, &params[Id::WDec1], d, hat1);
-            let cumulative = f2 == 0 || self.model.arch.decoder == Decoder::Cum;
-            hat2.copy_from_slice(if cumulative { hat1 } else { &params[Id::BDec] });
-            if self.model.arch.model == ModelKind::Seed {
-                for (j, &e) in params[Id::BDec2].iter().enumerate() {
-                    reduce::axpy(self.isa, e, &params[Id::WDec1][j * d..(j + 1) * d], hat2);
-                }
-            }
-            if f2 > 0 {
-                sparse::accumulate_rows(self.isa, z2.index, z2.value, self.decoder2(), d, hat2);
-            }
+            self.decode_row(codes1.row(i), codes2.row(i), hat1, hat2);
         }
         Ok(())
+    }
+
+    /// [`Encoder::decode`] of one row.
+    ///
+    /// # Panics
+    /// If a latent is out of range, or if an output is not `(d)`.
+    pub fn decode_row(&self, z1: CodeRow<'_>, z2: CodeRow<'_>, x_hat1: &mut [f32], x_hat2: &mut [f32]) {
+        let Arch { d, f2, model, decoder, .. } = self.model.arch;
+        let params = &self.model.params;
+        x_hat1.copy_from_slice(&params[Id::BDec]);
+        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params[Id::WDec1], d, x_hat1);
+        let cumulative = f2 == 0 || decoder == Decoder::Cum;
+        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params[Id::BDec] });
+        if model == ModelKind::Seed {
+            for (j, &e) in params[Id::BDec2].iter().enumerate() {
+                reduce::axpy(self.isa, e, &params[Id::WDec1][j * d..(j + 1) * d], x_hat2);
+            }
+        }
+        if f2 > 0 {
+            sparse::accumulate_rows(self.isa, z2.index, z2.value, self.decoder2(), d, x_hat2);
+        }
     }
 }

@@ -219,6 +219,29 @@ impl Model {
         }
     }
 
+    /// The most latents of a level (1 or 2) that one row can fire: `k` for topk, and no more children than the families
+    /// of the largest possible set of parents have.
+    pub fn max_active(&self, level: usize) -> usize {
+        let f = [self.arch.f1, self.arch.f2][level - 1];
+        if self.arch.model == ModelKind::Seed || f == 0 {
+            return f;
+        }
+        let most = if let Rule::Topk(k) = self.rule(level) { k.min(f) } else { f };
+        if level == 1 || !self.arch.gate.is_hard() {
+            return most;
+        }
+        let mut families = alloc::vec![0; self.arch.f1];
+        let mut roots = 0;
+        for &p in &self.parents {
+            *if p == ROOT { &mut roots } else { &mut families[p as usize] } += 1;
+        }
+        if self.arch.gate == GateKind::GroupTop1 {
+            families.iter_mut().for_each(|n| *n = 1.min(*n));
+        }
+        families.sort_unstable_by(|a, b| b.cmp(a));
+        most.min(roots + families.iter().take(self.max_active(1)).sum::<usize>())
+    }
+
     /// The decoder directions of level 2 in the space of the activations, `(f2, d)`: `D2`, or `E2 D1` for `comp`.
     pub fn decoder2(&self, isa: Isa, par: Par) -> Vec<f32> {
         if self.arch.f2 == 0 || self.arch.decoder != Decoder::Comp {

@@ -38,9 +38,16 @@ pub(crate) fn combine(gate: GateKind, a: f32, g: f32) -> (f32, f32) {
     }
 }
 
-/// Appends the codes of `x`, `(n, d)`.
-pub(crate) fn encode_rows(isa: Isa, arch: &Arch, params: &Params, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) {
-    let mut h1 = alloc::vec![0.0f32; arch.f1];
+/// Appends the codes of `x`, `(n, d)`, with `h1`, `(f1)`, as scratch.
+pub(crate) fn encode_rows(
+    isa: Isa,
+    arch: &Arch,
+    params: &Params,
+    x: &[f32],
+    h1: &mut [f32],
+    codes1: &mut Codes,
+    codes2: &mut Codes,
+) {
     for row in x.chunks(arch.d) {
         layer(isa, arch, params, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], row, codes1);
         h1.fill(0.0);
@@ -48,7 +55,7 @@ pub(crate) fn encode_rows(isa: Isa, arch: &Arch, params: &Params, x: &[f32], cod
         for (&j, &z) in last.index.iter().zip(last.value) {
             h1[j as usize] = z;
         }
-        layer(isa, arch, params, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &h1, codes2);
+        layer(isa, arch, params, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], h1, codes2);
     }
 }
 

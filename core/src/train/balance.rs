@@ -28,7 +28,9 @@ impl BalanceState {
 
     /// Takes in a step.
     ///
-    /// - `norm`, every 10 steps: `w1 <- clip(w1 (rho n2 / n1)^.1, .1, 10)` with smoothed norms on `D1`, `w2 = 1`.
+    /// - `norm`, every 10 steps: `w1 <- clip(w1 (rho w2 n2 / (w1 n1))^.1, .1, 10)` with smoothed norms `n` of the
+    ///   unweighted losses' gradients on `D1`, and `w2 = 1`: at rest `w1 n1 = rho w2 n2`. (Without the weights in the
+    ///   ratio there is no rest: `w1` would run into its limit.)
     /// - `uncert`: `L = sum_l e^-eta_l l_l / 2 + eta_l / 2`, Adam on `eta` at the rate of the weights.
     pub fn update(&mut self, balance: Balance, ratio: f64, norms: &RowNorms, fvu: [f64; 2], lr: f64, step: u64) {
         match balance {
@@ -39,8 +41,9 @@ impl BalanceState {
                     *n = if step == 0 { s } else { 0.9 * *n + 0.1 * s };
                 }
                 if step % EVERY == EVERY - 1 && self.norm[0] > 0.0 && self.norm[1] > 0.0 {
-                    self.w[0] = (self.w[0] * libm::pow(ratio * self.norm[1] / self.norm[0], 0.1)).clamp(0.1, 10.0);
                     self.w[1] = 1.0;
+                    let gap = ratio * self.norm[1] / (self.w[0] * self.norm[0]);
+                    self.w[0] = (self.w[0] * libm::pow(gap, 0.1)).clamp(0.1, 10.0);
                 }
             }
             Balance::Uncert => {

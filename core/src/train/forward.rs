@@ -3,11 +3,12 @@
 use super::entries::{Entries, List};
 use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
 use crate::activation;
-use crate::config::{Activation, Consistency, Decoder, GateKind};
+use crate::config::{Activation, Budget, Consistency, Decoder, GateKind};
 use crate::gate::Families;
 use crate::kernel::{Isa, reduce, select, sparse};
 use crate::model::{CodeRow, Id, Params, Weights};
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// How a level is read, for one call.
 #[derive(Clone, Copy)]
@@ -30,42 +31,66 @@ pub(super) fn run(
     losses: &mut Losses,
 ) {
     let two = o.n_levels() == 2;
-    for level in 0..o.n_levels() {
-        let activation = [o.arch.activation1, o.arch.activation2][level];
-        if o.floor[level].is_none() && activation == Activation::Batchtopk {
-            o.floor[level] = Some(first_floor(o, params, families, knobs, x, level));
+    let shared = o.config.budget == Budget::Shared;
+    let mut first = 0;
+    while first < o.n_levels() {
+        // Levels that share a budget are chosen from together; their settings say that level 2 does not read level 1.
+        let levels = &(first..if shared { 2 } else { first + 1 });
+        let batchtopk = [o.arch.activation1, o.arch.activation2][first] == Activation::Batchtopk;
+        if batchtopk && o.floor[first].is_none() {
+            let floor = first_floor(o, params, families, knobs, x, levels);
+            o.floor[levels.clone()].fill(Some(floor));
         }
         loop {
-            collect(o, params, families, knobs, x, level, usize::MAX);
-            if activation != Activation::Batchtopk || !lower_floor(o, knobs, level) {
+            for level in levels.clone() {
+                collect(o, params, families, knobs, x, level, usize::MAX);
+            }
+            if !batchtopk || !lower_floor(o, knobs, levels) {
                 break;
             }
         }
-        choose(o, knobs, level, losses);
+        choose(o, knobs, levels, losses);
+        first = levels.end;
     }
-    finish(o, params, knobs, two);
+    finish(o, params, knobs, two, shared);
 }
 
 /// A floor for the first batch, from its first chunk: half of that chunk's own cut.
-fn first_floor(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, x: &[f32], level: usize) -> f32 {
-    o.floor[level] = Some(0.0);
-    collect(o, params, families, knobs, x, level, 1);
+fn first_floor(
+    o: &mut Objective,
+    params: &Params,
+    families: &Families,
+    knobs: &Knobs,
+    x: &[f32],
+    levels: &Range<usize>,
+) -> f32 {
+    o.floor[levels.clone()].fill(Some(0.0));
+    for level in levels.clone() {
+        collect(o, params, families, knobs, x, level, 1);
+    }
     o.values.clear();
-    o.values.extend_from_slice(&o.chunks[0].candidates[level].u);
+    for level in levels.clone() {
+        o.values.extend_from_slice(&o.chunks[0].candidates[level].u);
+    }
     let rows = o.n.min(CHUNK) as f64;
-    let want = libm::ceil(knobs.k[level] * rows) as usize;
+    let want = libm::ceil(budget(knobs, levels) * rows) as usize;
     if o.values.len() < want { 0.0 } else { 0.5 * select::kth_largest(&mut o.values, want.max(1)) }
 }
 
 /// Whether too few candidates lie above the floor while there may be more below: lowers it then.
-fn lower_floor(o: &mut Objective, knobs: &Knobs, level: usize) -> bool {
-    let found: usize = o.chunks.iter().map(|c| c.candidates[level].u.len()).sum();
-    let floor = o.floor[level].unwrap_or(0.0);
-    if found >= keep_of(knobs.k[level], o.n) || floor <= 0.0 {
+fn lower_floor(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>) -> bool {
+    let found: usize = o.chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
+    let floor = o.floor[levels.start].unwrap_or(0.0);
+    if found >= keep_of(budget(knobs, levels), o.n) || floor <= 0.0 {
         return false;
     }
-    o.floor[level] = Some(if floor < 1e-6 { 0.0 } else { 0.25 * floor });
+    o.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.25 * floor }));
     true
+}
+
+/// Latents a row that the levels may have between them.
+fn budget(knobs: &Knobs, levels: &Range<usize>) -> f64 {
+    knobs.k[levels.clone()].iter().sum()
 }
 
 /// Entries that `batchtopk` keeps of `n` rows.
@@ -203,23 +228,26 @@ fn pick_dead(
     }
 }
 
-/// Decides over the batch which candidates of a level are kept, and notes the smallest one that is.
-fn choose(o: &mut Objective, knobs: &Knobs, level: usize, losses: &mut Losses) {
-    let activation = [o.arch.activation1, o.arch.activation2][level];
+/// Decides over the batch which candidates of the levels are kept, and notes the smallest one that is.
+///
+/// Ties go to the lower chunk, then to the lower level, row and latent.
+fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut Losses) {
+    let first = levels.start;
+    let activation = [o.arch.activation1, o.arch.activation2][first];
     let values = &mut o.values;
     if activation == Activation::Topk {
-        let least = o.chunks.iter().flat_map(|c| c.candidates[level].u.iter().copied()).fold(f32::INFINITY, f32::min);
-        losses.selected_min[level] = if least.is_finite() { least } else { 0.0 };
+        let least = o.chunks.iter().flat_map(|c| c.candidates[first].u.iter().copied()).fold(f32::INFINITY, f32::min);
+        losses.selected_min[first] = if least.is_finite() { least } else { 0.0 };
     }
     if activation != Activation::Batchtopk {
         return;
     }
     values.clear();
-    for chunk in &o.chunks {
-        values.extend_from_slice(&chunk.candidates[level].u);
+    for list in o.chunks.iter().flat_map(|c| &c.candidates[levels.clone()]) {
+        values.extend_from_slice(&list.u);
     }
-    losses.above_tau[level] = values.iter().filter(|v| **v > knobs.tau[level]).count();
-    let keep = keep_of(knobs.k[level], o.n);
+    let above = values.iter().filter(|v| **v > knobs.tau[first]).count();
+    let keep = keep_of(budget(knobs, levels), o.n);
     let mut cut = f32::NEG_INFINITY;
     let mut ties = usize::MAX;
     if values.len() > keep {
@@ -227,16 +255,17 @@ fn choose(o: &mut Objective, knobs: &Knobs, level: usize, losses: &mut Losses) {
         ties = keep - values.iter().filter(|v| **v > cut).count();
     }
     let least = if values.len() > keep { cut } else { values.iter().copied().fold(f32::INFINITY, f32::min) };
-    for chunk in &mut o.chunks {
-        let list = &mut chunk.candidates[level];
+    for list in o.chunks.iter_mut().flat_map(|c| &mut c.candidates[levels.clone()]) {
         let equal = list.u.iter().filter(|v| **v == cut).count().min(ties);
         ties -= equal;
         list_keep(list, cut, equal);
     }
     let least = if least.is_finite() { least } else { 0.0 };
     // Where everything positive was kept, the next batch is scanned from 0 at once.
-    o.floor[level] = Some(if o.values.len() > keep { 0.5 * least } else { 0.0 });
-    losses.selected_min[level] = least;
+    let floor = if o.values.len() > keep { 0.5 * least } else { 0.0 };
+    o.floor[levels.clone()].fill(Some(floor));
+    losses.selected_min[levels.clone()].fill(least);
+    losses.above_tau[levels.clone()].fill(above);
 }
 
 /// Keeps the candidates above the cut, and the first `ties` of those that equal it.
@@ -342,14 +371,18 @@ pub(super) fn code_row(entries: &Entries, i: usize) -> CodeRow<'_> {
     CodeRow { index: &entries.index[range.clone()], value: &entries.z[range] }
 }
 
-/// Settles the last level and writes the residuals `r1`, `r2` and their sums of squares.
-fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool) {
+/// Settles the last level, or both that share a budget, and writes the residuals `r1`, `r2` and their sums of squares.
+fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: bool) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
     let decoder2: &[f32] = if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed };
     let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, 0.0));
     let contain = two && o.config.loss.consistency == Consistency::Contain;
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
+        if shared {
+            // What level 2 saw of it were all its candidates: level 2 had to be scanned before the choice.
+            settle(&rules[0], chunk, 0, lane, None);
+        }
         if two {
             // A masked drive has no pre-activation of its own; it never fires, so any value below 0 will do.
             let silent: &dyn Fn(usize, usize) -> f32 = &|_, _| f32::NEG_INFINITY;

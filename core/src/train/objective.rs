@@ -83,7 +83,8 @@ pub struct Losses {
     pub gated: [f64; 2],
     /// Mean number of latents that fire, a level.
     pub l0: [f64; 2],
-    /// The smallest selected pre-activation of `topk` and `batchtopk`, a level; 0 if nothing was selected.
+    /// The smallest selected pre-activation of `topk` and `batchtopk`, a level; 0 if nothing was selected. Of both levels
+    /// together where they share a budget, as is the next.
     pub selected_min: [f32; 2],
     /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, a level.
     pub above_tau: [usize; 2],

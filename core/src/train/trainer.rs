@@ -10,7 +10,7 @@ use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use crate::config::{Activation, Config, GateKind, ModelKind, Parents};
+use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
@@ -238,7 +238,10 @@ impl Trainer {
             }
             match act {
                 Activation::Batchtopk => {
-                    let wanted = self.knobs.k[l] * o.n() as f64;
+                    // Levels that share a budget see the same counts, so that their thresholds stay one.
+                    let shared = self.config.budget == Budget::Shared;
+                    let k = if shared { self.knobs.k.iter().sum() } else { self.knobs.k[l] };
+                    let wanted = k * o.n() as f64;
                     self.tracker[l].update(losses.above_tau[l], wanted, losses.selected_min[l], done);
                 }
                 Activation::Topk => self.tracker[l].smooth(losses.selected_min[l]),

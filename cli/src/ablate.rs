@@ -1,0 +1,237 @@
+//! `strata ablate`: many runs on one dump, compared seed by seed.
+//!
+//! Every run is what `strata train` and `strata eval` make of its settings, in a directory of its own:
+//! `DIR/runs/HASH/seed-S` (`DIR/run_I` for the suite `experiment`), where HASH stands for settings and dump, so that
+//! rows with equal settings share their runs and what is there already is never done again. `DIR/ablation.json` and
+//! `DIR/ablation.csv` hold every metric of every run; the former also the means and the paired differences.
+
+mod compare;
+mod suites;
+mod sweep;
+
+pub use compare::{Difference, METRICS, Report};
+
+use crate::args;
+use crate::checkpoint::sha256;
+use crate::console::Console;
+use crate::dump::Dump;
+use crate::eval;
+use crate::files::write_atomic;
+use crate::run::Run;
+use crate::settings;
+use crate::train::{self, End};
+use anyhow::{Context, Result, anyhow, bail};
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+use strata_core::{Config, Isa};
+
+/// Rows that are compared with one of them.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// Its name.
+    pub name: String,
+    /// The rows; names are unique.
+    pub rows: Vec<Row>,
+    /// The row that the others are compared with.
+    pub base: usize,
+}
+
+/// One row of a table: settings, run with several seeds.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Its settings, with the first seed.
+    pub config: Config,
+    /// Whether it is there to compare with: flat, Matryoshka, the seed model.
+    pub is_reference: bool,
+}
+
+/// One run.
+struct Job {
+    config: Config,
+    dir: PathBuf,
+    name: String,
+}
+
+/// Runs what is not there yet, and compares; returns the exit code.
+///
+/// # Errors
+/// One sentence for settings that cannot be run, or the first run that failed; what has been run stays.
+pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+    let experiment = args.suite.contains(&args::SuiteName::Experiment);
+    let seeds = args.seeds.unwrap_or(if experiment { 1 } else { 3 });
+    if seeds == 0 {
+        bail!("--seeds: expected at least 1, found 0");
+    }
+    if experiment && (seeds > 1 || args.suite.len() > 1) {
+        bail!("--suite experiment leaves one run in each run_i: expected one seed and no other suite");
+    }
+    let (base, own) = sweep::read(args.config.as_deref(), &args.sets)?;
+    let mut suites = Vec::from_iter(own);
+    for &name in &args.suite {
+        suites.extend(suites::built_in(name, &base)?);
+    }
+    if suites.is_empty() {
+        bail!("nothing to run: name a --suite, or give a --config with `[[run]]` or `[grid]`");
+    }
+    let fingerprint = dump.fingerprint();
+    let dir_of = |suite: &Suite, row: &Row, seed: u64| -> Result<PathBuf> {
+        if suite.name == suites::EXPERIMENT {
+            return Ok(PathBuf::from(&row.name));
+        }
+        let any_seed = Config { seed: 0, ..row.config.clone() };
+        let hash = sha256(format!("{fingerprint}\n{}", settings::to_toml(&any_seed)?).as_bytes());
+        Ok(Path::new("runs").join(&hash[..12]).join(format!("seed-{seed}")))
+    };
+    let mut planned = BTreeSet::new();
+    let mut jobs = Vec::new();
+    for suite in &suites {
+        for row in &suite.rows {
+            row.config.validate(dump.d()).with_context(|| format!("{}, {}", suite.name, row.name))?;
+            for seed in seeds_of(row, seeds) {
+                let dir = args.out.join(dir_of(suite, row, seed)?);
+                let config = Config { seed, ..row.config.clone() };
+                let name = format!("{}: {}, seed {seed}", suite.name, row.name);
+                if planned.insert(dir.clone()) {
+                    jobs.push(Job { config, dir, name });
+                }
+            }
+        }
+    }
+    if let Some(code) = run_all(&jobs, dump, isa, console)? {
+        return Ok(code);
+    }
+    let report = compare::report(dump.name(), &args.out, &base, &suites, |suite, row| {
+        seeds_of(row, seeds).map(|seed| Ok((seed, dir_of(suite, row, seed)?))).collect()
+    })?;
+    write_atomic(&args.out.join("ablation.json"), format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
+    write_atomic(&args.out.join("ablation.csv"), compare::csv(&report).as_bytes())?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        compare::print(&report, &mut console.out)?;
+    }
+    console.note(format!("every metric of every run is in {}", args.out.join("ablation.json").display()));
+    Ok(0)
+}
+
+fn seeds_of(row: &Row, n: u64) -> impl Iterator<Item = u64> + use<> {
+    let first = row.config.seed;
+    (0..n).map(move |s| first + s)
+}
+
+/// Runs what is not there yet; the exit code if it was interrupted.
+///
+/// Runs are dealt to as many workers as there are threads, each with a pool of its own: with more runs than threads
+/// every run has one thread. Nothing a run computes depends on that.
+fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<Option<u8>> {
+    let mut pending = Vec::new();
+    for job in jobs {
+        if !is_finished(job, dump)? {
+            pending.push(job);
+        }
+    }
+    let there = jobs.len() - pending.len();
+    if there > 0 {
+        console.note(format!("{there} of {} runs are there already", jobs.len()));
+    }
+    if pending.is_empty() {
+        return Ok(None);
+    }
+    let threads = rayon::current_num_threads();
+    let workers = threads.min(pending.len());
+    let bar = console.bar("ablating", pending.len() as u64, "runs");
+    bar.tick();
+    let started = Instant::now();
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (done, finished) = mpsc::channel::<(&Job, Result<End>)>();
+    let mut failed = None;
+    let mut interrupted = false;
+    std::thread::scope(|scope| -> Result<()> {
+        for w in 0..workers {
+            let own = threads / workers + usize::from(w < threads % workers);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build().context("starting threads")?;
+            let (done, next, stop, pending) = (done.clone(), &next, &stop, &pending);
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let Some(&job) = pending.get(next.fetch_add(1, Ordering::SeqCst)) else { break };
+                    let end = pool.install(|| run_one(job, dump, isa));
+                    if !matches!(end, Ok(End::Done)) {
+                        stop.store(true, Ordering::SeqCst);
+                    }
+                    // The receiver outlives the scope.
+                    let _ = done.send((job, end));
+                }
+            });
+        }
+        drop(done);
+        for (n, (job, end)) in finished.iter().enumerate() {
+            match end {
+                Ok(End::Done) => {
+                    bar.inc(1);
+                    let left = started.elapsed().as_secs_f64() / (n + 1) as f64 * (pending.len() - n - 1) as f64;
+                    let line = format!("{}/{} {}; about {left:.0} s left", n + 1, pending.len(), job.name);
+                    bar.suspend(|| console.note(line));
+                }
+                Ok(End::Interrupted(_)) => interrupted = true,
+                Err(error) => failed = failed.take().or(Some(error.context(job.name.clone()))),
+            }
+        }
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if interrupted {
+        writeln!(console.err, "interrupted: the same command goes on where it stopped")?;
+        return Ok(Some(130));
+    }
+    Ok(None)
+}
+
+/// Whether a run was trained and evaluated, on this dump and with these settings.
+fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
+    let path = job.dir.join("config.toml");
+    if path.exists() {
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        if settings::parse(&text, &path.display().to_string())? != job.config {
+            bail!("{} holds a run with other settings: choose another --out, or remove it", job.dir.display());
+        }
+    }
+    if !job.dir.join("final_info.json").exists() || !job.dir.join("eval.json").exists() {
+        return Ok(false);
+    }
+    match read_json(&job.dir.join("eval.json"))?["dump"].as_str() {
+        Some(name) if name == dump.name() => Ok(true),
+        _ => bail!("{} holds a run on another dump: choose another --out, or remove it", job.dir.display()),
+    }
+}
+
+/// Trains what is left to train, and evaluates.
+fn run_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
+    let (mut out, mut err) = (io::sink(), io::sink());
+    let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
+    // It is the last file of a training.
+    if !job.dir.join("final_info.json").exists() {
+        fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
+        let job = train::Job { dump, run: &job.dir, config: job.config.clone(), resume: true, isa };
+        if let End::Interrupted(step) = train::train(&job, &mut console)? {
+            return Ok(End::Interrupted(step));
+        }
+    }
+    let run = Run::open(&job.dir)?;
+    eval::eval(&eval::Job { run: &run, dump, all: false, splice: None, isa }, &mut console)?;
+    Ok(End::Done)
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).map_err(|e| anyhow!("reading {}: {e}", path.display()))
+}

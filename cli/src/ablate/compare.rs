@@ -1,0 +1,238 @@
+//! Tables of runs: means over seeds, and differences to a base row, paired by seed.
+
+use super::{Row, Suite, read_json};
+use crate::settings;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use strata_core::Config;
+use strata_core::metrics::bootstrap::{self, Resamples};
+use toml::Value;
+
+/// The metrics of a run: name, place in its `eval.json`, and what is printed above its column, if it has one.
+pub const METRICS: [(&str, &str, Option<&str>); 17] = [
+    ("fvu1", "/fidelity/level1/fvu", Some("FVU1")),
+    ("fvu2", "/fidelity/level2/fvu", Some("FVU2")),
+    ("l0_1", "/level1/l0_mean", Some("L0_1")),
+    ("l0_2", "/level2/l0_mean", Some("L0_2")),
+    ("dead1", "/level1/dead", None),
+    ("dead2", "/level2/dead", None),
+    ("containment", "/composition/containment", Some("P(p|c)")),
+    ("median_lift", "/composition/median_lift", None),
+    ("coverage", "/composition/coverage", None),
+    ("mcc", "/recovery/mcc", Some("MCC")),
+    ("f1", "/recovery/f1", Some("F1")),
+    ("edge_recall", "/recovery/edge_recall", Some("edges")),
+    ("edge_precision", "/recovery/edge_precision", None),
+    ("root_in_level1", "/recovery/root_in_level1", None),
+    ("leaf_in_level2", "/recovery/leaf_in_level2", None),
+    ("absorption", "/recovery/absorption", None),
+    ("uniqueness", "/recovery/uniqueness", None),
+];
+
+/// `ablation.json`. Metrics are those of each run's `eval.json`; undefined ones are null.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The dump.
+    pub dump: String,
+    /// The tables.
+    pub suites: Vec<SuiteReport>,
+}
+
+/// One table.
+#[derive(Clone, Debug, Serialize)]
+pub struct SuiteReport {
+    /// Its name.
+    pub name: String,
+    /// The row that the others are compared with.
+    pub base: String,
+    /// Its rows, in order.
+    pub rows: Vec<RowReport>,
+}
+
+/// One row.
+#[derive(Clone, Debug, Serialize)]
+pub struct RowReport {
+    /// Its name.
+    pub name: String,
+    /// Whether it is one of the rows that stand in every table.
+    pub reference: bool,
+    /// Settings in which it differs from those that all rows share, as `key=value`.
+    pub set: Vec<String>,
+    /// Its runs, a seed each.
+    pub runs: Vec<RunReport>,
+    /// `mean_s m_s` over the runs in which the metric is defined.
+    pub mean: BTreeMap<&'static str, f64>,
+    /// Each metric against the base row; empty for the base row.
+    pub difference: BTreeMap<&'static str, Difference>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Its seed.
+    pub seed: u64,
+    /// Its directory, in that of the ablation.
+    pub dir: PathBuf,
+    /// Its metrics.
+    pub metrics: BTreeMap<&'static str, f64>,
+}
+
+/// A difference to the base row, paired by seed: what the seeds have in common (order of rows, initial draws) is out.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// `mean_s (m_s - base_s)` over the seeds in which both are defined.
+    pub mean: f64,
+    /// The 2.5 % quantile of that mean over 1,000 resamples of the seeds with replacement ([`bootstrap::ratio`]).
+    /// Undefined for one seed; with three it spans their extremes at best, so read it as their scatter.
+    pub low: f64,
+    /// The 97.5 % quantile.
+    pub high: f64,
+    /// How many seeds.
+    pub pairs: usize,
+}
+
+/// Reads the runs of all rows, in their directories in `out`, and compares them.
+///
+/// # Errors
+/// If an `eval.json` cannot be read.
+pub fn report(
+    dump: &str,
+    out: &Path,
+    shared: &Config,
+    suites: &[Suite],
+    runs_of: impl Fn(&Suite, &Row) -> Result<Vec<(u64, PathBuf)>>,
+) -> Result<Report> {
+    let mut found = Vec::new();
+    for suite in suites {
+        let mut rows = Vec::new();
+        for row in &suite.rows {
+            let mut runs = Vec::new();
+            for (seed, dir) in runs_of(suite, row)? {
+                let eval = read_json(&out.join(&dir).join("eval.json"))?;
+                let metric = |at: &str| eval.pointer(at).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
+                runs.push(RunReport { seed, metrics: METRICS.map(|(name, at, _)| (name, metric(at))).into(), dir });
+            }
+            rows.push(RowReport {
+                name: row.name.clone(),
+                reference: row.is_reference,
+                set: changes(shared, &row.config)?,
+                mean: METRICS.map(|(name, ..)| (name, mean(runs.iter().map(|r| r.metrics[name])))).into(),
+                difference: BTreeMap::new(),
+                runs,
+            });
+        }
+        let base = rows[suite.base].clone();
+        for (i, row) in rows.iter_mut().enumerate() {
+            if i != suite.base {
+                row.difference = METRICS.map(|(name, ..)| (name, difference(row, &base, name))).into();
+            }
+        }
+        found.push(SuiteReport { name: suite.name.clone(), base: base.name, rows });
+    }
+    Ok(Report { dump: dump.to_owned(), suites: found })
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let defined: Vec<f64> = values.filter(|v| v.is_finite()).collect();
+    defined.iter().sum::<f64>() / defined.len() as f64
+}
+
+fn difference(row: &RowReport, base: &RowReport, name: &str) -> Difference {
+    let pairs = row.runs.iter().zip(&base.runs).map(|(a, b)| a.metrics[name] - b.metrics[name]);
+    paired(&pairs.filter(|d| d.is_finite()).collect::<Vec<_>>())
+}
+
+/// The mean of `differences` and its bootstrap interval.
+pub fn paired(differences: &[f64]) -> Difference {
+    let pairs = differences.len();
+    let rows: Vec<f64> = differences.iter().flat_map(|d| [*d, 1.0]).collect();
+    match bootstrap::ratio(&rows, Resamples::default()) {
+        Ok(i) if pairs > 1 => Difference { mean: i.value, low: i.low, high: i.high, pairs },
+        Ok(i) => Difference { mean: i.value, low: f64::NAN, high: f64::NAN, pairs },
+        Err(_) => Difference { mean: f64::NAN, low: f64::NAN, high: f64::NAN, pairs },
+    }
+}
+
+/// Settings of `config` that are not those of `shared`; the seed aside.
+fn changes(shared: &Config, config: &Config) -> Result<Vec<String>> {
+    let leaves = |config: &Config| -> Result<Vec<(String, Value)>> {
+        let mut leaves = Vec::new();
+        settings::flatten("", &Value::try_from(config).context("settings as TOML")?, &mut leaves);
+        Ok(leaves)
+    };
+    let (old, new) = (leaves(shared)?, leaves(config)?);
+    let changed = new.iter().zip(&old).filter(|((key, v), (_, was))| key != "seed" && v != was);
+    Ok(changed.map(|((key, v), _)| format!("{key}={v}")).collect())
+}
+
+/// `ablation.csv`: a line a run and suite, undefined metrics left empty.
+pub fn csv(report: &Report) -> String {
+    let mut text = String::from("suite,row,reference,seed,dir");
+    for (name, ..) in METRICS {
+        text.push(',');
+        text.push_str(name);
+    }
+    text.push('\n');
+    let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
+    for suite in &report.suites {
+        for row in &suite.rows {
+            for run in &row.runs {
+                let dir = quoted(&run.dir.display().to_string());
+                // Writing to a string does not fail.
+                let _ = write!(text, "{},{},{},{},{dir}", suite.name, quoted(&row.name), row.reference, run.seed);
+                for (name, ..) in METRICS {
+                    let value = run.metrics[name];
+                    let _ = if value.is_finite() { write!(text, ",{value}") } else { write!(text, ",") };
+                }
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
+
+/// The tables that a person reads.
+///
+/// # Errors
+/// If `out` cannot be written to.
+pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
+    for (i, suite) in report.suites.iter().enumerate() {
+        if i > 0 {
+            writeln!(out)?;
+        }
+        let defined = |name: &str| suite.rows.iter().any(|r| r.mean[name].is_finite());
+        let shown = || METRICS.iter().filter(|m| defined(m.0)).filter_map(|m| Some((m.0, m.2?)));
+        let width = suite.rows.iter().map(|r| r.name.chars().count() + 2).max().unwrap_or(0).max(suite.name.len() + 2);
+        write!(out, "{:<width$}", suite.name)?;
+        for (_, title) in shown() {
+            write!(out, "{title:>8}")?;
+        }
+        writeln!(out, "  FVU2 less that of {} [95 %]", suite.base)?;
+        for row in &suite.rows {
+            write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
+            for (name, _) in shown() {
+                let value = row.mean[name];
+                let digits = if name.starts_with("l0") { 2 } else { 4 };
+                let text = if value.is_finite() { format!("{value:.digits$}") } else { "-".into() };
+                write!(out, "{text:>8}")?;
+            }
+            match row.difference.get("fvu2").filter(|d| d.pairs > 0) {
+                Some(d) if d.low.is_finite() => writeln!(out, "  {:+.4} [{:+.4}, {:+.4}]", d.mean, d.low, d.high)?,
+                Some(d) => writeln!(out, "  {:+.4}", d.mean)?,
+                None => writeln!(out)?,
+            }
+        }
+    }
+    let references: Vec<&RowReport> = report.suites.iter().flat_map(|s| &s.rows).filter(|r| r.reference).collect();
+    if !references.is_empty() {
+        writeln!(out, "* a row of reference: the same budget and number of latents")?;
+    }
+    if references.iter().any(|r| r.set.iter().any(|s| s == "model=\"seed\"")) {
+        writeln!(out, "  but nothing holds the L0 of the seed model")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,215 @@
+//! The built-in suites, at matched L0: every row has the budget of the settings that they start from.
+
+use super::{Row, Suite};
+use crate::args::SuiteName;
+use anyhow::{Result, bail};
+use strata_core::Config;
+use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, GateKind, ModelKind, Parents, Source};
+
+/// The suite whose runs lie in `run_1` to `run_5`.
+pub const EXPERIMENT: &str = "experiment";
+/// Weights of a consistency loss, beside none.
+const WEIGHTS: [f64; 5] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2];
+/// `k1 : k2`.
+const RATIOS: [(f64, f64); 5] = [(4.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (1.0, 4.0)];
+/// Weights of level 1's reconstruction.
+const W1: [f64; 4] = [0.1, 0.3, 0.75, 1.0];
+
+/// The suites behind a name.
+///
+/// # Errors
+/// If the settings are not those of a two-level model.
+pub fn built_in(name: SuiteName, base: &Config) -> Result<Vec<Suite>> {
+    if base.model == ModelKind::Seed || base.level2.latents == 0 {
+        bail!("the built-in suites vary a two-level model: `model` must be `tree` and `level2.latents` at least 1");
+    }
+    let base = &Config { budget: Budget::Separate, ..base.clone() };
+    Ok(match name {
+        SuiteName::Consistency => vec![consistency(base)],
+        SuiteName::Gates => vec![gates(base)],
+        SuiteName::SparsityRatio => vec![sparsity_ratio(base)],
+        SuiteName::Balance => vec![balance(base)],
+        SuiteName::All => vec![consistency(base), gates(base), sparsity_ratio(base), balance(base)],
+        SuiteName::Experiment => vec![experiment(base)],
+    })
+}
+
+fn row(name: impl Into<String>, base: &Config, change: impl FnOnce(&mut Config)) -> Row {
+    let mut config = base.clone();
+    change(&mut config);
+    Row { name: name.into(), config, is_reference: false }
+}
+
+fn suite(name: &str, base_row: &str, base: &Config, mut rows: Vec<Row>) -> Suite {
+    rows.extend(references(base));
+    let at = rows.iter().position(|r| r.name == base_row).unwrap_or(0);
+    Suite { name: name.into(), rows, base: at }
+}
+
+/// The rows that stand in every table: a flat SAE and a Matryoshka of the same budget and size, and the seed model.
+fn references(base: &Config) -> Vec<Row> {
+    let plain = |c: &mut Config| {
+        c.gate.kind = GateKind::None;
+        c.loss.consistency = Consistency::None;
+        c.source = Source::X;
+        c.decoder = Decoder::Cum;
+        (c.level1.activation, c.level2.activation) = (Activation::Batchtopk, Activation::Batchtopk);
+    };
+    let mut rows = vec![
+        row("flat batchtopk", base, |c| {
+            plain(c);
+            c.level1.latents += c.level2.latents;
+            c.level1.k += c.level2.k;
+            c.level2.latents = 0;
+        }),
+        row("matryoshka", base, |c| {
+            plain(c);
+            c.budget = Budget::Shared;
+        }),
+        // Its levels the other way round, as it means them: fine first, then groups. Nothing holds its L0; the penalty
+        // is the one of its best measured setting.
+        row("seed model", base, |c| {
+            plain(c);
+            c.model = ModelKind::Seed;
+            c.gate.kind = GateKind::Mul;
+            let (f1, f2) = (c.level1.latents, c.level2.latents);
+            (c.level1.latents, c.level2.latents) = (f1.max(f2), f1.min(f2));
+            for level in [&mut c.level1, &mut c.level2] {
+                level.k = level.k.min(level.latents as f64);
+                level.lambda = 0.3 / level.latents as f64;
+            }
+        }),
+    ];
+    rows.iter_mut().for_each(|r| r.is_reference = true);
+    rows
+}
+
+fn consistency(base: &Config) -> Suite {
+    let hard = &row("", base, |c| {
+        c.loss.consistency = Consistency::None;
+        if !c.gate.kind.is_hard() {
+            c.gate.kind = GateKind::Hard;
+        }
+        if c.decoder == Decoder::Comp {
+            c.decoder = Decoder::Cum;
+        }
+    })
+    .config;
+    let mut rows = vec![row("none", hard, |_| {})];
+    for (kind, decoder) in [
+        (Consistency::SeedCos, None),
+        (Consistency::Contain, None),
+        (Consistency::OffsetOrthogonal, None),
+        (Consistency::Struct, Some(Decoder::Ind)),
+        (Consistency::Latent, Some(Decoder::Comp)),
+    ] {
+        let from = &row("", hard, |c| c.decoder = decoder.unwrap_or(c.decoder)).config;
+        let name = decoder.map_or_else(|| kind.to_string(), |d| format!("{kind} ({d})"));
+        if let Some(decoder) = decoder {
+            rows.push(row(format!("none ({decoder})"), from, |_| {}));
+        }
+        for weight in WEIGHTS {
+            rows.push(row(format!("{name} {weight:.0e}"), from, |c| {
+                c.loss.consistency = kind;
+                c.loss.consistency_weight = weight;
+            }));
+        }
+    }
+    suite("consistency", "none", base, rows)
+}
+
+fn gates(base: &Config) -> Suite {
+    // A loss over families would exclude the rows without them.
+    let plain = &row("", base, |c| c.loss.consistency = Consistency::None).config;
+    let gate = |name: &str, kind, change: fn(&mut Config)| {
+        row(name, plain, |c| {
+            c.gate.kind = kind;
+            c.gate.parents = Parents::Cofire;
+            change(c);
+        })
+    };
+    let late = |c: &mut Config| {
+        if c.gate.start == 0.0 {
+            c.gate.start = 2.0 / 3.0;
+        }
+    };
+    let rows = vec![
+        gate("none", GateKind::None, |_| {}),
+        gate("mul", GateKind::Mul, |_| {}),
+        gate("add", GateKind::Add, |_| {}),
+        gate("hard, random parents", GateKind::Hard, |c| {
+            c.gate.parents = Parents::Random;
+            c.gate.start = 0.0;
+        }),
+        row("hard late", plain, |c| {
+            (c.gate.kind, c.gate.parents, c.gate.root_below) = (GateKind::Hard, Parents::Cofire, 0.0);
+            late(c);
+        }),
+        row("hard late, ROOT", plain, |c| {
+            (c.gate.kind, c.gate.parents) = (GateKind::Hard, Parents::Cofire);
+            late(c);
+            if c.gate.root_below == 0.0 {
+                c.gate.root_below = 0.5;
+            }
+        }),
+        gate("group-top1", GateKind::GroupTop1, |_| {}),
+    ];
+    suite("gates", "none", base, rows)
+}
+
+fn sparsity_ratio(base: &Config) -> Suite {
+    let total = base.level1.k + base.level2.k;
+    let mut rows = Vec::new();
+    for (a, b) in RATIOS {
+        rows.push(row(format!("{a}:{b}"), base, |c| {
+            // `topk` keeps whole latents.
+            let whole = [c.level1.activation, c.level2.activation].contains(&Activation::Topk);
+            let k1 = total * a / (a + b);
+            let k1 = if whole { k1.round().max(1.0) } else { k1 };
+            c.level1.k = k1.min(c.level1.latents as f64);
+            c.level2.k = (total - c.level1.k).min(c.level2.latents as f64);
+        }));
+    }
+    suite("sparsity-ratio", "1:1", base, rows)
+}
+
+fn balance(base: &Config) -> Suite {
+    let mut rows = Vec::new();
+    for w1 in W1 {
+        rows.push(row(format!("sum, w1 {w1}"), base, |c| {
+            c.train.balance = Balance::Sum;
+            (c.loss.w1, c.loss.w2) = (w1, 1.0);
+        }));
+    }
+    for &kind in Balance::ALL.iter().filter(|b| **b != Balance::Sum) {
+        rows.push(row(kind.name(), base, |c| {
+            c.train.balance = kind;
+            (c.loss.w1, c.loss.w2) = (1.0, 1.0);
+        }));
+    }
+    suite("balance", "sum, w1 1", base, rows)
+}
+
+/// The default, without its gate, with a soft one, with containment, and the Matryoshka.
+fn experiment(base: &Config) -> Suite {
+    let mut rows = vec![
+        row("run_1", base, |_| {}),
+        row("run_2", base, |c| {
+            c.gate.kind = GateKind::None;
+            c.loss.consistency = Consistency::None;
+        }),
+        row("run_3", base, |c| {
+            c.gate.kind = GateKind::Mul;
+            c.loss.consistency = Consistency::None;
+        }),
+        row("run_4", base, |c| {
+            if !c.gate.kind.is_hard() {
+                c.gate.kind = GateKind::Hard;
+            }
+            c.loss.consistency = Consistency::Contain;
+        }),
+    ];
+    let matryoshka = references(base).into_iter().find(|r| r.config.budget == Budget::Shared);
+    rows.extend(matryoshka.map(|r| Row { name: "run_5".into(), ..r }));
+    Suite { name: EXPERIMENT.into(), rows, base: 0 }
+}

@@ -1,0 +1,139 @@
+//! What a synthetic dump knows about itself: `truth.json` and `truth.safetensors` beside its rows.
+//!
+//! `truth.json` is `{"format": "strata-truth", "version": 1, "rows": n, "stored": [first, n], "world": {...}}`: the
+//! constants and the seed of the world, of which row `t` is token `t`, so that the truth of any row can be made again.
+//! `truth.safetensors` holds, for readers without the generator, `directions` (f32, features x d), `parents` (u32,
+//! 4294967295 for none), and the magnitudes of the last rows in CSR form: `indptr` (u64), `index` (u32), `value` (f32).
+
+use crate::dump::{Dump, DumpWriter};
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use strata_core::metrics::recovery::{Recovery, Truth, recovery};
+use strata_core::model::Id;
+use strata_core::synth::{World, WorldConfig};
+use strata_core::{Codes, Encoder};
+
+/// The description.
+const DESCRIPTION: &str = "truth.json";
+/// The arrays.
+const ARRAYS: &str = "truth.safetensors";
+/// Rows whose magnitudes are stored, at most; and of them no more than the tenth that a run holds out by default.
+const STORED: u64 = 10_000;
+/// Rows that a model is scored on, at most.
+const SCORED: u64 = 20_000;
+/// Magnitudes that are made at once when a model is scored, at most, where that leaves a batch of rows.
+const MAGNITUDES: u64 = 1 << 27;
+
+/// `truth.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Description {
+    format: String,
+    version: u32,
+    /// Rows of the dump.
+    pub rows: u64,
+    /// First row whose magnitudes are stored, and how many are.
+    pub stored: [u64; 2],
+    /// The world.
+    pub world: WorldConfig,
+}
+
+/// Puts the truth of `rows` tokens of `world` into a dump that is being written.
+///
+/// # Errors
+/// If a file cannot be written.
+pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
+    let n = (rows / 10).clamp(1, STORED);
+    let (first, d, features) = (rows - n, world.config().d, world.n_features());
+    let (mut x, mut a) = (vec![0.0; d], vec![0.0; features]);
+    let (mut indptr, mut index, mut value) = (vec![0u64], Vec::<u32>::new(), Vec::<f32>::new());
+    for t in first..rows {
+        world.sample(t, 1, &mut x, Some(&mut a));
+        for (f, &v) in a.iter().enumerate().filter(|(_, v)| **v > 0.0) {
+            index.push(f as u32);
+            value.push(v);
+        }
+        indptr.push(index.len() as u64);
+    }
+    let arrays: [(&str, Dtype, Vec<usize>, &[u8]); 5] = [
+        ("directions", Dtype::F32, vec![features, d], bytemuck::cast_slice(world.directions())),
+        ("parents", Dtype::U32, vec![features], bytemuck::cast_slice(world.parents())),
+        ("indptr", Dtype::U64, vec![indptr.len()], bytemuck::cast_slice(&indptr)),
+        ("index", Dtype::U32, vec![index.len()], bytemuck::cast_slice(&index)),
+        ("value", Dtype::F32, vec![value.len()], bytemuck::cast_slice(&value)),
+    ];
+    let views = arrays.into_iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)));
+    let views: Vec<_> = views.collect::<Result<_>>().context(ARRAYS)?;
+    writer.attach(ARRAYS, &safetensors::serialize(views, None).context(ARRAYS)?)?;
+    let description = Description {
+        format: "strata-truth".into(),
+        version: 1,
+        rows,
+        stored: [first, n],
+        world: world.config().clone(),
+    };
+    writer.attach(DESCRIPTION, format!("{}\n", serde_json::to_string_pretty(&description)?).as_bytes())
+}
+
+/// The world of a dump that has a truth; `None` for any other dump.
+///
+/// # Errors
+/// One sentence if `truth.json` is damaged or belongs to another dump.
+pub fn open(dump: &Dump) -> Result<Option<World>> {
+    let Some(path) = dump.directory().map(|d| d.join(DESCRIPTION)).filter(|p| p.exists()) else { return Ok(None) };
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let read = || -> Result<Description> { Ok(serde_json::from_str(&text)?) };
+    let found = read().with_context(|| format!("reading {}", path.display()))?;
+    ensure!(
+        found.format == "strata-truth" && found.version == 1,
+        "{}: expected strata-truth of version 1, found {} of version {}",
+        path.display(),
+        found.format,
+        found.version
+    );
+    if (found.rows, found.world.d) != (dump.n_rows(), dump.d()) {
+        bail!(
+            "{} is the truth of {} rows of width {}, and {} has {} of width {}",
+            path.display(),
+            found.rows,
+            found.world.d,
+            dump.name(),
+            dump.n_rows(),
+            dump.d()
+        );
+    }
+    Ok(Some(World::new(&found.world).with_context(|| path.display().to_string())?))
+}
+
+/// First of the rows `start..end` that a model is scored on: the last ones, from a whole batch on.
+pub fn first_scored(world: &World, start: u64, end: u64, batch: u64) -> u64 {
+    let most = SCORED.min(MAGNITUDES / world.n_features().max(1) as u64).max(batch);
+    let rows = end - start;
+    start + rows.saturating_sub(most).next_multiple_of(batch)
+}
+
+/// Scores a model against the world, given its codes of the tokens from `first` on.
+///
+/// # Errors
+/// As [`recovery`].
+pub fn score(world: &World, encoder: &Encoder, first: u64, codes1: &Codes, codes2: &Codes) -> Result<Recovery> {
+    let arch = encoder.model().arch;
+    let n = codes1.n();
+    let mut magnitude = vec![0.0; n * world.n_features()];
+    let mut x = vec![0.0; n * arch.d];
+    world.sample(first, n, &mut x, Some(&mut magnitude));
+    let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &magnitude };
+    let parents = &encoder.model().parents;
+    Ok(recovery(
+        arch.d,
+        &encoder.model().params[Id::WDec1],
+        encoder.decoder2(),
+        &codes1.view(arch.f1)?,
+        &codes2.view(arch.f2)?,
+        &truth,
+        (!parents.is_empty()).then_some(&parents[..]),
+    )?)
+}

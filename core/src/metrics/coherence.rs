@@ -1,0 +1,245 @@
+//! Whether families are clusters: of directions, of firings, of words.
+//!
+//! Raw scores of a high-dimensional dictionary are near 0 even for good clusters, so every score comes with its null
+//! ([`Score`]): the same score of random families of the same sizes, with the same densities.
+//!
+//! | part | question |
+//! |---|---|
+//! | [`geometry`] | are siblings closer to each other than to other families? |
+//! | [`cofiring`] | do siblings fire together, or apart, also given their parent? |
+//! | [`topics`] | do the words of a family belong together? |
+//! | [`discover`] | what clusters does an unsupervised method find, and |
+//! | [`agreement`] | how far do they agree with the families? |
+//!
+//! Latents under [`ROOT`] are in no family and take no part; neither do latents that are not alive.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::sparsity::ALIVE_TOKENS;
+use crate::gate::ROOT;
+use crate::par::Par;
+use crate::rng::Philox;
+
+pub mod agreement;
+pub mod cofiring;
+pub mod discover;
+pub mod geometry;
+pub mod topics;
+
+/// Random partitions keep the number of latents that each family has in each of so many classes of density (deciles).
+pub const DENSITY_CLASSES: usize = 10;
+/// There are fewer classes, down to one, where they would have fewer latents than this: in smaller ones a random
+/// partition is too often the one it is drawn from.
+pub const CLASS_LATENTS: usize = 8;
+/// The random streams of this module: this, plus the number of the draw.
+const STREAM: u64 = 0x636f_6865 << 32;
+
+/// Latents in clusters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Partition {
+    latent: Vec<u32>,
+    label: Vec<u32>,
+    size: Vec<u32>,
+    name: Vec<u32>,
+    root: usize,
+    not_alive: usize,
+}
+
+impl Partition {
+    /// The families of the latents that are alive and not under [`ROOT`]; `fires` has their firing counts.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn families(parent: &[u32], fires: &[u64]) -> Self {
+        assert_eq!(parent.len(), fires.len(), "a parent and a firing count for each latent");
+        let root = parent.iter().filter(|p| **p == ROOT).count();
+        let latent: Vec<u32> =
+            (0..parent.len()).filter(|&j| parent[j] != ROOT && fires[j] >= ALIVE_TOKENS).map(|j| j as u32).collect();
+        let not_alive = parent.len() - root - latent.len();
+        Self::named(latent.iter().map(|&j| parent[j as usize]).collect(), latent, root, not_alive)
+    }
+
+    /// Latents `0..names.len()`, those of equal names in one cluster.
+    pub fn of(names: &[u32]) -> Self {
+        Self::named(names.to_vec(), (0..names.len() as u32).collect(), 0, 0)
+    }
+
+    fn named(names: Vec<u32>, latent: Vec<u32>, root: usize, not_alive: usize) -> Self {
+        let mut name = names.clone();
+        name.sort_unstable();
+        name.dedup();
+        let label: Vec<u32> = names.iter().map(|n| name.partition_point(|m| m < n) as u32).collect();
+        let size = sizes(&label, name.len());
+        Self { latent, label, size, name, root, not_alive }
+    }
+
+    /// The latents for which `keep` holds, in the clusters that are left.
+    fn retain(&self, keep: impl Fn(usize) -> bool) -> Self {
+        let kept = || (0..self.len()).filter(|&i| keep(self.latent[i] as usize));
+        let names = kept().map(|i| self.name[self.label[i] as usize]).collect();
+        Self::named(names, kept().map(|i| self.latent[i]).collect(), self.root, self.not_alive)
+    }
+
+    /// The number of latents that take part.
+    pub fn len(&self) -> usize {
+        self.latent.len()
+    }
+
+    /// Whether none does.
+    pub fn is_empty(&self) -> bool {
+        self.latent.is_empty()
+    }
+
+    /// The number of clusters, none of them empty.
+    pub fn clusters(&self) -> usize {
+        self.size.len()
+    }
+
+    /// The latents, ascending.
+    pub fn latents(&self) -> &[u32] {
+        &self.latent
+    }
+
+    /// The cluster of each of them, in `0..clusters()`.
+    pub fn labels(&self) -> &[u32] {
+        &self.label
+    }
+
+    /// What each cluster was called: the parent, for families. Ascending.
+    pub fn names(&self) -> &[u32] {
+        &self.name
+    }
+
+    /// Latents left out because they are under [`ROOT`].
+    pub fn root(&self) -> usize {
+        self.root
+    }
+
+    /// Other latents left out because they fire on fewer than [`ALIVE_TOKENS`] tokens.
+    pub fn not_alive(&self) -> usize {
+        self.not_alive
+    }
+
+    /// Whether the clusters have other clusters and pairs to be compared with: `2 <= K < n`.
+    fn is_proper(&self) -> bool {
+        self.clusters() > 1 && self.clusters() < self.len()
+    }
+}
+
+fn sizes(label: &[u32], clusters: usize) -> Vec<u32> {
+    let mut size = vec![0; clusters];
+    label.iter().for_each(|&c| size[c as usize] += 1);
+    size
+}
+
+/// The members of each cluster: `member[offset[c]..offset[c + 1]]`, ascending.
+fn members(label: &[u32], clusters: usize) -> (Vec<usize>, Vec<usize>) {
+    let mut offset = vec![0; clusters + 1];
+    label.iter().for_each(|&c| offset[c as usize + 1] += 1);
+    (0..clusters).for_each(|c| offset[c + 1] += offset[c]);
+    let (mut next, mut member) = (offset.clone(), vec![0; label.len()]);
+    for (i, &c) in label.iter().enumerate() {
+        member[next[c as usize]] = i;
+        next[c as usize] += 1;
+    }
+    (offset, member)
+}
+
+/// How many random partitions a score is compared with, and which ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draws {
+    /// How many; 0 for no null.
+    pub n: usize,
+    /// Of the random numbers.
+    pub seed: u64,
+}
+
+impl Default for Draws {
+    fn default() -> Self {
+        Self { n: 100, seed: 0 }
+    }
+}
+
+/// A score, and the same score of random partitions: the labels are permuted inside of each of [`DENSITY_CLASSES`]
+/// classes of density (equal numbers of latents, ranked by how often they fire; fewer classes under [`CLASS_LATENTS`]).
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Score {
+    /// The score itself.
+    pub value: f64,
+    /// Mean over the draws; NaN without one.
+    pub null_mean: f64,
+    /// Standard deviation over the draws (divisor `draws - 1`); NaN with fewer than two.
+    pub null_sd: f64,
+    /// `value - null_mean`. 0: as good as random families.
+    pub excess: f64,
+    /// `excess / null_sd`. About standard normal for random families; NaN if all draws score the same.
+    pub z: f64,
+    /// Draws with a defined score.
+    pub draws: usize,
+    /// Draws without.
+    pub undefined_draws: usize,
+}
+
+impl Score {
+    /// `value` against the scores of the draws, of which NaN are left out.
+    pub fn new(value: f64, null: impl Iterator<Item = f64> + Clone) -> Self {
+        let drawn = null.clone().count();
+        let defined = || null.clone().filter(|v| !v.is_nan());
+        let draws = defined().count();
+        let null_mean = defined().sum::<f64>() / draws as f64;
+        let null_sd = match draws {
+            0 | 1 => f64::NAN,
+            n => libm::sqrt(defined().map(|v| (v - null_mean) * (v - null_mean)).sum::<f64>() / (n - 1) as f64),
+        };
+        let excess = value - null_mean;
+        // Draws that differ by rounding alone say nothing about the spread.
+        let same = null_sd <= 1e-12 * null_mean.abs();
+        let z = if same { f64::NAN } else { excess / null_sd };
+        Self { value, null_mean, null_sd, excess, z, draws, undefined_draws: drawn - draws }
+    }
+
+    /// The `N` scores that `f` gives to a labelling, of `label` and of the draws.
+    fn of<const N: usize>(
+        par: Par,
+        draws: Draws,
+        fires: &[u64],
+        label: &[u32],
+        f: impl Fn(&[u32]) -> [f64; N] + Sync + Send,
+    ) -> [Self; N] {
+        let value = f(label);
+        let class = density_classes(fires);
+        let null = par.map(draws.n, |draw| f(&shuffled(label, &class, draws.seed, draw as u64)));
+        core::array::from_fn(|k| Self::new(value[k], null.iter().map(|s| s[k])))
+    }
+}
+
+/// The class of density of each latent: its rank among all (ties by index), in equal parts.
+pub(super) fn density_classes(fires: &[u64]) -> Vec<u32> {
+    let n = fires.len();
+    let classes = (n / CLASS_LATENTS).clamp(1, DENSITY_CLASSES);
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_by_key(|&i| fires[i]);
+    let mut class = vec![0; n];
+    order.iter().enumerate().for_each(|(rank, &i)| class[i] = (rank * classes / n) as u32);
+    class
+}
+
+/// `label`, permuted inside of each class.
+pub(super) fn shuffled(label: &[u32], class: &[u32], seed: u64, draw: u64) -> Vec<u32> {
+    let mut rng = Philox::new(seed, STREAM + draw);
+    let mut out = label.to_vec();
+    let (offset, member) = members(class, DENSITY_CLASSES);
+    for w in offset.windows(2) {
+        let places = &member[w[0]..w[1]];
+        let mut labels: Vec<u32> = places.iter().map(|&i| label[i]).collect();
+        rng.shuffle(&mut labels);
+        places.iter().zip(labels).for_each(|(&i, l)| out[i] = l);
+    }
+    out
+}
+
+/// The firing counts of the latents of a partition.
+fn counts_of(partition: &Partition, fires: &[u64]) -> Vec<u64> {
+    partition.latent.iter().map(|&j| fires[j as usize]).collect()
+}

@@ -1,0 +1,226 @@
+//! Whether the words of a family belong together, as topics are judged (Roeder, Both and Hinneburg 2015).
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::super::composition::MAX_PAIRS;
+use super::super::similarity::{NO_WORD, Profiles};
+use super::super::sparsity::ALIVE_TOKENS;
+use super::cofiring::{Mean, pairs_of, triangle};
+use super::{Draws, Partition, Score, counts_of};
+use crate::par::Par;
+use crate::{Error, Result};
+
+/// Words of a topic.
+pub const TOP_WORDS: usize = 10;
+
+/// Streaming counts of the words that share a window: a whole context, or every run of `length` tokens of it (the whole
+/// context if it is shorter). A word counts once a window.
+///
+/// Integer counts: merged parts equal the whole. Memory: 4 bytes for each of the `words (words - 1) / 2` pairs, at most
+/// 512 MiB; larger vocabularies need fewer words, such as the most frequent ones, with [`NO_WORD`] for the others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Windows {
+    length: Option<usize>,
+    windows: u64,
+    /// `[words]`: windows with the word.
+    with: Vec<u64>,
+    both: Vec<u32>,
+}
+
+impl Windows {
+    /// No windows yet, of words `0..words`. `length` is that of a window, `None` for whole contexts.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more than 2^27 pairs of words, and for windows of no tokens.
+    pub fn new(words: usize, length: Option<usize>) -> Result<Self> {
+        let too_many = || Error::config("words", alloc::format!("{words} words have over {MAX_PAIRS} pairs"));
+        let pairs = pairs_of(words).ok_or_else(too_many)?;
+        if length == Some(0) {
+            return Err(Error::config("window", "0 tokens"));
+        }
+        Ok(Self { length, windows: 0, with: vec![0; words], both: vec![0; pairs] })
+    }
+
+    /// Adds one whole context, the words of its tokens in order. [`NO_WORD`] takes a place and is no word.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a word that there is not, [`Error::Capacity`] for more than `2^32 - 1` windows; nothing is
+    /// added then.
+    pub fn add(&mut self, context: &[u32]) -> Result<()> {
+        let words = self.with.len();
+        if let Some(&w) = context.iter().find(|w| **w != NO_WORD && **w as usize >= words) {
+            return Err(Error::Index { what: "words", index: w as usize, len: words });
+        }
+        if context.is_empty() {
+            return Ok(());
+        }
+        let length = self.length.unwrap_or(usize::MAX).min(context.len());
+        self.check_room((context.len() - length + 1) as u64)?;
+        let mut distinct: Vec<u32> = Vec::new();
+        for window in context.windows(length) {
+            distinct.clear();
+            distinct.extend(window.iter().filter(|w| **w != NO_WORD));
+            distinct.sort_unstable();
+            distinct.dedup();
+            for (k, &w) in distinct.iter().enumerate() {
+                self.with[w as usize] += 1;
+                distinct[..k].iter().for_each(|&v| self.both[triangle(v as usize, w as usize)] += 1);
+            }
+            self.windows += 1;
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, more: u64) -> Result<()> {
+        let windows = self.windows + more;
+        if windows > u64::from(u32::MAX) {
+            let (needed, got) = (usize::try_from(windows).unwrap_or(usize::MAX), u32::MAX as usize);
+            return Err(Error::Capacity { what: "windows in a table of words", needed, got });
+        }
+        Ok(())
+    }
+
+    /// Adds the windows of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] for more than `2^32 - 1` windows together; nothing is added then.
+    ///
+    /// # Panics
+    /// If words or windows differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let same = self.length == other.length && self.with.len() == other.with.len();
+        assert!(same, "merged accumulators must have the same words and windows");
+        self.check_room(other.windows)?;
+        self.windows += other.windows;
+        self.with.iter_mut().zip(&other.with).for_each(|(a, b)| *a += b);
+        self.both.iter_mut().zip(&other.both).for_each(|(a, b)| *a += b);
+        Ok(())
+    }
+
+    /// Windows counted.
+    pub fn windows(&self) -> u64 {
+        self.windows
+    }
+
+    /// `ln(p_vw / (p_v p_w)) / -ln p_vw`, `p` shares of windows. -1 (never together) to 1 (only together), 0:
+    /// independent, and by convention if every window has both; NaN if a word is in no window.
+    pub fn npmi(&self, v: u32, w: u32) -> f64 {
+        let (v, w) = (v as usize, w as usize);
+        let (n, both) = (self.windows as f64, f64::from(self.both[triangle(v, w)]));
+        if self.with[v] == 0 || self.with[w] == 0 {
+            f64::NAN
+        } else if both == 0.0 {
+            -1.0
+        } else if both == n {
+            0.0
+        } else {
+            libm::log(both * n / (self.with[v] as f64 * self.with[w] as f64)) / -libm::log(both / n)
+        }
+    }
+
+    /// `ln((D_vw + 1) / D_w)`, `D` numbers of windows, `w` the word of the higher rank. Up to `ln 2`, higher is better;
+    /// NaN if `w` is in no window.
+    pub fn umass(&self, v: u32, w: u32) -> f64 {
+        let with = self.with[w as usize] as f64;
+        let both = f64::from(self.both[triangle(v as usize, w as usize)]);
+        if with > 0.0 { libm::log((both + 1.0) / with) } else { f64::NAN }
+    }
+}
+
+/// The words of one family.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Topic {
+    /// The parent.
+    pub parent: u32,
+    /// Its top words, at most [`TOP_WORDS`], best first.
+    pub word: Vec<u32>,
+    /// Mean [`Windows::npmi`] of their pairs. -1 to 1, higher is better; NaN for fewer than two words.
+    pub npmi: f64,
+    /// Mean [`Windows::umass`] of their pairs. Up to `ln 2`, higher is better; NaN for fewer than two words.
+    pub umass: f64,
+}
+
+/// The words of the families. Means over families that have at least two words.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct TopicReport {
+    /// Windows counted.
+    pub windows: u64,
+    /// Families with an alive child.
+    pub families: usize,
+    /// Of them, families without a pair of words: left out of the means.
+    pub without_topic: usize,
+    /// Mean [`Topic::npmi`]. -1 to 1, higher is better.
+    pub npmi: Score,
+    /// Mean [`Topic::umass`]. Up to `ln 2`, higher is better.
+    pub umass: Score,
+    /// Every family with an alive child, by parent.
+    pub topic: Vec<Topic>,
+}
+
+/// Scores the top words of each family of `partition`: the [`TOP_WORDS`] words `w` with the largest mean activation
+/// `sum_{j in C} a_j(w) / n(w)` (ties to the lowest), of those on at least [`ALIVE_TOKENS`] tokens and with `a > 0`.
+/// `profiles` has the current words of level 2.
+///
+/// Cost: one pass over the profiles for the families and for each draw.
+///
+/// # Errors
+/// [`Error::Shape`] if profiles and windows have other words, [`Error::Index`] if a latent has no profile.
+pub fn topics(
+    par: Par,
+    profiles: &Profiles,
+    windows: &Windows,
+    partition: &Partition,
+    draws: Draws,
+) -> Result<TopicReport> {
+    let words = windows.with.len();
+    if profiles.words() != words {
+        return Err(Error::Shape { what: "words of the profiles", expected: words, got: profiles.words() });
+    }
+    let len = profiles.latents();
+    if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
+        return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
+    }
+    let of = |label: &[u32]| -> Vec<(Vec<u32>, f64, f64)> {
+        let mut mass = vec![0u64; partition.clusters() * words];
+        for (&j, &c) in partition.latents().iter().zip(label) {
+            let row = &mut mass[c as usize * words..][..words];
+            // The sum of all masses of a word fits: see `Profiles::add`.
+            row.iter_mut().zip(profiles.mass(j as usize)).for_each(|(m, a)| *m += a);
+        }
+        mass.chunks_exact(words.max(1)).map(|mass| topic(profiles, windows, mass)).collect()
+    };
+    let scores = |topics: &[(Vec<u32>, f64, f64)]| {
+        let (mut npmi, mut umass) = (Mean::default(), Mean::default());
+        topics.iter().for_each(|t| {
+            npmi.add(t.1);
+            umass.add(t.2);
+        });
+        [npmi.mean(), umass.mean()]
+    };
+    let fires = counts_of(partition, profiles.fires());
+    let [npmi, umass] = Score::of(par, draws, &fires, partition.labels(), |label| scores(&of(label)));
+    let found = of(partition.labels());
+    let without_topic = partition.clusters() - found.iter().filter(|t| !t.1.is_nan()).count();
+    let named = partition.names().iter().zip(found);
+    let topic = named.map(|(&parent, (word, npmi, umass))| Topic { parent, word, npmi, umass }).collect();
+    let families = partition.clusters();
+    Ok(TopicReport { windows: windows.windows, families, without_topic, npmi, umass, topic })
+}
+
+fn topic(profiles: &Profiles, windows: &Windows, mass: &[u64]) -> (Vec<u32>, f64, f64) {
+    let mean = |w: usize| mass[w] as f64 / profiles.seen()[w] as f64;
+    let candidates = (0..mass.len()).filter(|&w| mass[w] > 0 && profiles.seen()[w] >= ALIVE_TOKENS);
+    let mut ranked: Vec<(f64, u32)> = candidates.map(|w| (mean(w), w as u32)).collect();
+    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    ranked.truncate(TOP_WORDS);
+    let word: Vec<u32> = ranked.into_iter().map(|r| r.1).collect();
+    let (mut npmi, mut umass) = (Mean::default(), Mean::default());
+    for (k, &v) in word.iter().enumerate() {
+        for &w in &word[..k] {
+            npmi.add(windows.npmi(v, w));
+            umass.add(windows.umass(v, w));
+        }
+    }
+    (word, npmi.mean(), umass.mean())
+}

@@ -1,0 +1,195 @@
+//! Which words a latent fires on.
+
+use super::*;
+
+/// A token without a word: there is none before the first token of a context, nor after the last one.
+pub const NO_WORD: u32 = u32::MAX;
+/// Latents times words, at most (1 GiB).
+pub const MAX_CELLS: usize = 1 << 27;
+/// A value counts in units of `2^-24`.
+const UNIT: f64 = 16_777_216.0;
+
+/// Streaming profiles of the latents of one level over words: the current token, the one before or after, or whatever
+/// numbers in `0..words` the caller gives to tokens.
+///
+/// Values are counted in whole units of `2^-24` (so those below `2^-25` count as fired with no weight): integers, of
+/// which merged parts equal the whole to the bit, in any order.
+/// Memory: 8 bytes a latent and word, at most 1 GiB; large vocabularies need fewer words ([`Profiles::bucket`]).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profiles {
+    words: usize,
+    /// `[latents]`: tokens with a word on which the latent fires.
+    fires: Vec<u64>,
+    /// `[latents]`: the sums of the rows of `mass`.
+    total: Vec<u64>,
+    /// `[latents, words]`.
+    mass: Vec<u64>,
+    /// `[words]`: tokens with the word.
+    seen: Vec<u64>,
+    /// The sum of `total`: bounds every sum of masses.
+    all: u64,
+}
+
+impl Profiles {
+    /// No tokens yet.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for more than [`MAX_CELLS`] cells.
+    pub fn new(latents: usize, words: usize) -> Result<Self> {
+        let cells = latents.checked_mul(words).filter(|n| *n <= MAX_CELLS).ok_or_else(|| {
+            let why = alloc::format!("{latents} latents x {words} words, over the {MAX_CELLS} cells that are counted");
+            Error::config("words", why)
+        })?;
+        Ok(Self {
+            words,
+            fires: vec![0; latents],
+            total: vec![0; latents],
+            mass: vec![0; cells],
+            seen: vec![0; words],
+            all: 0,
+        })
+    }
+
+    /// A word in `0..words` for a token of a larger vocabulary: the token itself if that fits, else a hash. Tokens that
+    /// share a bucket make profiles more alike, never less.
+    ///
+    /// # Panics
+    /// If there are no words.
+    pub fn bucket(token: u32, vocabulary: usize, words: usize) -> u32 {
+        assert!(words > 0, "a bucket of no words");
+        if vocabulary <= words {
+            return token;
+        }
+        // The finaliser of splitmix64, then the high part of a product: uniform over the buckets.
+        let mut x = u64::from(token).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((u128::from(x ^ (x >> 31)) * words as u128) >> 64) as u32
+    }
+
+    /// Adds a block of codes, and the word of each of its tokens; tokens of [`NO_WORD`] are left out.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a word that there is not, [`Error::NotFinite`] (its
+    /// step is the token of the block) for an infinite value, [`Error::Capacity`] if all values together reach `2^40`;
+    /// nothing is added then.
+    pub fn add(&mut self, codes: &CodesView<'_>, words: &[u32]) -> Result<()> {
+        for (what, expected, got) in [
+            ("latents of the codes", self.fires.len(), codes.latents()),
+            ("words of the tokens", codes.tokens(), words.len()),
+        ] {
+            if expected != got {
+                return Err(Error::Shape { what, expected, got });
+            }
+        }
+        if let Some(&w) = words.iter().find(|w| **w != NO_WORD && **w as usize >= self.words) {
+            return Err(Error::Index { what: "words", index: w as usize, len: self.words });
+        }
+        let mut all = self.all;
+        for (t, _) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
+            for (_, z) in codes.active(t) {
+                if z.is_infinite() {
+                    return Err(Error::NotFinite { what: "codes".into(), step: t as u64 });
+                }
+                all = all.checked_add(units(z)).ok_or_else(full)?;
+            }
+        }
+        for (t, &w) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
+            let w = w as usize;
+            self.seen[w] += 1;
+            for (j, z) in codes.active(t) {
+                self.fires[j] += 1;
+                self.total[j] += units(z);
+                self.mass[j * self.words + w] += units(z);
+            }
+        }
+        self.all = all;
+        Ok(())
+    }
+
+    /// Adds the tokens of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] if all values together reach `2^40`; nothing is added then.
+    ///
+    /// # Panics
+    /// If latents or words differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let same = self.words == other.words && self.fires.len() == other.fires.len();
+        assert!(same, "merged profiles must be of the same latents and words");
+        self.all = self.all.checked_add(other.all).ok_or_else(full)?;
+        for (a, b) in [
+            (&mut self.fires, &other.fires),
+            (&mut self.total, &other.total),
+            (&mut self.mass, &other.mass),
+            (&mut self.seen, &other.seen),
+        ] {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        }
+        Ok(())
+    }
+
+    /// The number of latents.
+    pub fn latents(&self) -> usize {
+        self.fires.len()
+    }
+
+    /// The number of words.
+    pub fn words(&self) -> usize {
+        self.words
+    }
+
+    /// `n_j`: tokens with a word on which each latent fires.
+    pub fn fires(&self) -> &[u64] {
+        &self.fires
+    }
+
+    /// Tokens with each word, whatever fires.
+    pub fn seen(&self) -> &[u64] {
+        &self.seen
+    }
+
+    /// `a_j(v)`: the sum of the values of latent `j` on tokens with each word, in units of `2^-24`.
+    pub fn mass(&self, j: usize) -> &[u64] {
+        &self.mass[j * self.words..(j + 1) * self.words]
+    }
+
+    /// `q_j(v) = (n_j a_j(v) / a_j + alpha / V) / (n_j + alpha)`: the share of word `v` in the activation of latent `j`,
+    /// with `alpha` tokens of a uniform prior. Scaling the values of a latent does not change it. NaN if `a_j = 0`.
+    ///
+    /// | argument | shape | layout |
+    /// |---|---|---|
+    /// | `q` | `[words]` | written, never read |
+    ///
+    /// # Panics
+    /// If `q` has another length.
+    pub fn profile(&self, j: usize, alpha: f64, q: &mut [f64]) {
+        assert_eq!(q.len(), self.words, "a share for each word");
+        let (n, total) = (self.fires[j] as f64, self.total[j] as f64);
+        for (q, a) in q.iter_mut().zip(self.mass(j)) {
+            *q = (n * (*a as f64 / total) + alpha / self.words as f64) / (n + alpha);
+        }
+    }
+
+    /// The share of each word among all tokens.
+    pub(super) fn base(&self) -> Vec<f64> {
+        let all = self.seen.iter().sum::<u64>() as f64;
+        self.seen.iter().map(|n| *n as f64 / all).collect()
+    }
+
+    /// `(V' - 1) / (8 ln 2) (1 / n_i + 1 / n_j)`: the mean JSD of two samples of one distribution.
+    pub(super) fn floor(&self, i: usize, other: &Self, j: usize) -> f64 {
+        let met = self.mass(i).iter().zip(other.mass(j)).filter(|(a, b)| **a > 0 || **b > 0).count();
+        let inverse = 1.0 / self.fires[i] as f64 + 1.0 / other.fires[j] as f64;
+        met.saturating_sub(1) as f64 / (8.0 * core::f64::consts::LN_2) * inverse
+    }
+}
+
+fn units(z: f32) -> u64 {
+    // Saturates: over 2^40 the sum does not fit either.
+    libm::round(f64::from(z) * UNIT) as u64
+}
+
+fn full() -> Error {
+    Error::Capacity { what: "activation in a table of profiles", needed: usize::MAX, got: 1 << 40 }
+}

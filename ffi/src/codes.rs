@@ -1,0 +1,118 @@
+//! Codes in the caller's buffers: filled a block at a time, or read in place.
+
+use crate::params::{self, items, params, strata_codes};
+use crate::status::{Failure, Outcome, STRATA_STATUS_CAPACITY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_SHAPE};
+use std::ptr;
+use strata_core::model::{CodeRow, Codes, CodesView};
+
+/// [`strata_codes`] being filled.
+pub(crate) struct CodesOut {
+    to: *mut strata_codes,
+    at: strata_codes,
+    rows: usize,
+    n: usize,
+}
+
+impl CodesOut {
+    /// Room for the codes of `n_rows` rows; `None` for NULL, where that is `optional`.
+    ///
+    /// # Safety
+    /// `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the result
+    /// is used nobody else touches any of them.
+    pub unsafe fn new(to: *mut strata_codes, n_rows: usize, optional: bool) -> Outcome<Option<Self>> {
+        if to.is_null() && optional {
+            return Ok(None);
+        }
+        // SAFETY: as the caller promises.
+        let at = unsafe { params::read(to) }?;
+        if at.struct_size < size_of::<strata_codes>() {
+            return Err(params("struct_size: strata_codes has no room for `n`"));
+        }
+        if at.offsets_len <= n_rows {
+            return Err(Failure::new(STRATA_STATUS_CAPACITY, "offsets_len: n_rows + 1 places are needed"));
+        }
+        let buffers = at.capacity == 0 || !(at.index.is_null() || at.value.is_null());
+        if at.offsets.is_null() || !buffers {
+            return Err(Failure::null());
+        }
+        if !(at.offsets.is_aligned() && at.index.is_aligned() && at.value.is_aligned()) {
+            return Err(params("a buffer of the codes does not lie at its alignment"));
+        }
+        Ok(Some(Self { to, at, rows: 0, n: 0 }))
+    }
+
+    /// Adds the rows of a block. Beyond the capacity entries are only counted.
+    pub fn append(&mut self, codes: &Codes) {
+        for &end in &codes.offsets[1..] {
+            self.rows += 1;
+            assert!(self.rows < self.at.offsets_len, "more rows than were announced");
+            // SAFETY: `rows < offsets_len`.
+            let place = unsafe { self.at.offsets.add(self.rows) };
+            // SAFETY: the place is the caller's to write.
+            unsafe { place.write(self.n + end) };
+        }
+        let n = codes.index.len();
+        assert_eq!(n, codes.value.len(), "as many values as latents");
+        if n > 0 && self.n + n <= self.at.capacity {
+            let (index, value) = (self.at.index.wrapping_add(self.n), self.at.value.wrapping_add(self.n));
+            // SAFETY: `n` of the `capacity` places are left from here on, and they are not ours.
+            unsafe { ptr::copy_nonoverlapping(codes.index.as_ptr(), index, n) };
+            // SAFETY: the same.
+            unsafe { ptr::copy_nonoverlapping(codes.value.as_ptr(), value, n) };
+        }
+        self.n += n;
+    }
+
+    /// Says how many entries there are; whether they fit.
+    pub fn finish(self) -> bool {
+        // SAFETY: `new` has found at least one place.
+        unsafe { self.at.offsets.write(0) };
+        // SAFETY: `new` has found the struct to be long enough.
+        unsafe { (*self.to).n = self.n };
+        self.n <= self.at.capacity
+    }
+}
+
+pub(crate) fn too_small() -> Failure {
+    Failure::new(STRATA_STATUS_CAPACITY, "capacity: `n` entries are needed")
+}
+
+/// [`strata_codes`] being read: the codes of `n_rows` rows, or none where it is NULL.
+pub(crate) struct CodesIn<'a>(Option<CodesView<'a>>);
+
+impl CodesIn<'_> {
+    /// Codes of `n_rows` rows over `latents` latents; NULL is right where there are no latents.
+    ///
+    /// # Safety
+    /// `from` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the
+    /// result is used nobody writes any of them.
+    pub unsafe fn new(from: *const strata_codes, n_rows: usize, latents: usize) -> Outcome<Self> {
+        if from.is_null() {
+            return if latents == 0 { Ok(Self(None)) } else { Err(Failure::null()) };
+        }
+        // SAFETY: as the caller promises.
+        let at = unsafe { params::read(from) }?;
+        if at.offsets_len <= n_rows {
+            return Err(Failure::new(STRATA_STATUS_SHAPE, "offsets_len: n_rows + 1 places are needed"));
+        }
+        // SAFETY: there are more places than rows.
+        let offsets = unsafe { items(at.offsets, n_rows + 1) }?;
+        let n = offsets[n_rows];
+        if n > at.capacity {
+            return Err(Failure::new(STRATA_STATUS_SHAPE, "offsets: beyond the capacity of the codes"));
+        }
+        // SAFETY: `n <= capacity`, which the buffer has.
+        let index = unsafe { items(at.index, n) }?;
+        // SAFETY: the same.
+        let value = unsafe { items(at.value, n) }?;
+        let view = CodesView::new(offsets, index, value, latents)?;
+        if value.iter().any(|v| !v.is_finite()) {
+            return Err(Failure::new(STRATA_STATUS_NOT_FINITE, "a code is NaN or infinite"));
+        }
+        Ok(Self(Some(view)))
+    }
+
+    pub fn row(&self, i: usize) -> CodeRow<'_> {
+        self.0.map_or(CodeRow { index: &[], value: &[] }, |view| view.row(i))
+    }
+}

@@ -1,0 +1,306 @@
+//! What the opaque types are, and the work: rows in blocks, each encoded in a lane of its own.
+
+use crate::codes::{CodesIn, CodesOut, too_small};
+use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
+use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
+use crate::rows::{RowsIn, RowsOut};
+use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_INDEX, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use strata_core::format::weights;
+use strata_core::kernel::reduce;
+use strata_core::metrics::fidelity::Fidelity;
+use strata_core::model::{Arch, Codes, Id, Scratch};
+use strata_core::{Encoder, Isa, Par};
+
+/// A model, ready to encode. Immutable: any number of threads may use it at the same time.
+pub struct strata_model {
+    encoder: Arc<Encoder>,
+    max_active: [usize; 2],
+}
+
+/// What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
+pub struct strata_ctx(pub(crate) Guarded<Ctx>);
+
+impl strata_model {
+    /// From a run directory, or its `sae/`.
+    pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
+        let dir = if path.join("cfg.json").exists() { path.to_owned() } else { path.join("sae") };
+        let read = |name: &str| {
+            let path = dir.join(name);
+            fs::read(&path).map_err(|e| Failure::io("reading", &path, &e))
+        };
+        Self::parse(&read("cfg.json")?, &read("sae_weights.safetensors")?, settings)
+    }
+
+    pub(crate) fn parse(cfg: &[u8], weights: &[u8], settings: &strata_model_params) -> Outcome<Self> {
+        check_reserved(settings.reserved)?;
+        // As float, twice; in the file they may be f16.
+        check_memory(weights.len().saturating_mul(4))?;
+        let (model, _) = weights::read_model(cfg, weights).map_err(Failure::reading)?;
+        let max_active = [model.max_active(1), model.max_active(2)];
+        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).map_err(Failure::reading)?;
+        Ok(Self { encoder: Arc::new(encoder), max_active })
+    }
+
+    pub(crate) fn info(&self) -> strata_model_info {
+        let Arch { d, f1, f2, .. } = self.encoder.model().arch;
+        let [max_active1, max_active2] = self.max_active;
+        strata_model_info { struct_size: 0, d, f1, f2, max_active1, max_active2, reserved: 0 }
+    }
+
+    pub(crate) fn parent(&self, latent2: u32) -> Outcome<u32> {
+        let parents = self.encoder.families().parents();
+        parents.get(latent2 as usize).copied().ok_or_else(no_such_latent)
+    }
+
+    pub(crate) fn decoder_row(&self, level: u32, latent: u32) -> Outcome<&[f32]> {
+        decoder_row(&self.encoder, level, latent)
+    }
+}
+
+fn decoder_row(encoder: &Encoder, level: u32, latent: u32) -> Outcome<&[f32]> {
+    let model = encoder.model();
+    let rows = match level {
+        1 => &model.params[Id::WDec1][..],
+        2 => encoder.decoder2(),
+        _ => &[],
+    };
+    rows.chunks_exact(model.arch.d).nth(latent as usize).ok_or_else(no_such_latent)
+}
+
+#[cold]
+fn no_such_latent() -> Failure {
+    Failure::new(STRATA_STATUS_INDEX, "the model has no such level or latent")
+}
+
+/// Whether the system promises as many bytes: asked at once, as allocations one by one abort where it does not.
+fn check_memory(bytes: usize) -> Outcome {
+    let mut probe = Vec::<u8>::new();
+    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "the system gives no more memory"))
+}
+
+/// The most threads of a context.
+const MOST_THREADS: u32 = 1024;
+
+/// The inside of a context.
+pub(crate) struct Ctx {
+    engine: Engine,
+    /// `(2, d)`: reconstructions of a row; for statistics `(2, BLOCK, d)`.
+    decoded: Vec<f32>,
+    /// A row on its way to the caller.
+    bytes: Vec<u8>,
+    stats: Option<Stats>,
+}
+
+struct Engine {
+    encoder: Arc<Encoder>,
+    pool: Option<ThreadPool>,
+    lanes: Vec<Lane>,
+}
+
+/// A block of rows and what is computed of it.
+struct Lane {
+    x: Vec<f32>,
+    n: usize,
+    scratch: Scratch,
+}
+
+struct Stats {
+    fidelity: Fidelity,
+    rows: u64,
+    fires: [Vec<u64>; 2],
+}
+
+impl Ctx {
+    pub fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
+        check_reserved(settings.reserved.into())?;
+        if settings.n_threads > MOST_THREADS {
+            return Err(params("n_threads: expected at most 1024"));
+        }
+        let n_threads = settings.n_threads.max(1) as usize;
+        let encoder = model.encoder.clone();
+        let Arch { d, f1, f2, .. } = encoder.model().arch;
+        let [max1, max2] = model.max_active;
+        let a_row = 2 * d + 2 * f1 + f2 + 2 * (max1 + max2);
+        check_memory(a_row.saturating_mul(4 * Encoder::BLOCK * n_threads))?;
+        let pool = (n_threads > 1).then(|| ThreadPoolBuilder::new().num_threads(n_threads).build()).transpose();
+        let pool = pool.map_err(|e| Failure::new(STRATA_STATUS_MEMORY, format!("starting threads: {e}")))?;
+        let lane = |_| Lane {
+            x: vec![0.0; Encoder::BLOCK * d],
+            n: 0,
+            scratch: Scratch::new(&encoder.model().arch).reserved(encoder.model()),
+        };
+        let lanes = (0..n_threads).map(lane).collect();
+        let (decoded, bytes) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d));
+        Ok(Self { engine: Engine { encoder, pool, lanes }, decoded, bytes, stats: None })
+    }
+
+    pub fn arch(&self) -> Arch {
+        self.engine.encoder.model().arch
+    }
+
+    pub fn encode(&mut self, x: &RowsIn, mut out: [Option<CodesOut>; 2]) -> Outcome {
+        x.check_finite()?;
+        self.engine.blocks(x, |_, _, lane| {
+            for (out, codes) in out.iter_mut().zip(lane.scratch.codes()) {
+                if let Some(out) = out {
+                    out.append(codes);
+                }
+            }
+            Ok(())
+        })?;
+        // Both say what they need before either complains.
+        let fit = out.map(|out| out.is_none_or(CodesOut::finish));
+        if fit == [true; 2] { Ok(()) } else { Err(too_small()) }
+    }
+
+    pub fn decode(&mut self, codes: [&CodesIn<'_>; 2], out: &mut RowsOut) -> Outcome {
+        let d = self.arch().d;
+        let (hat1, hat2) = self.decoded[..2 * d].split_at_mut(d);
+        for i in 0..out.rows.n {
+            self.engine.encoder.decode_row(codes[0].row(i), codes[1].row(i), hat1, hat2);
+            out.store(i, hat2, &mut self.bytes);
+        }
+        Ok(())
+    }
+
+    pub fn steer(&mut self, x: &mut RowsOut, edits: &[strata_edit]) -> Outcome {
+        self.check_edits(edits)?;
+        let rows = x.rows;
+        rows.check_finite()?;
+        let Self { engine, bytes, .. } = self;
+        let d = engine.encoder.model().arch.d;
+        let mut store = |i, lane: &mut Lane, codes: Option<usize>, encoder: &Encoder| {
+            let row = codes.unwrap_or(0);
+            let values = &mut lane.x[row * d..(row + 1) * d];
+            let codes = codes.map(|i| lane.scratch.codes().each_ref().map(|codes| codes.row(i)));
+            for edit in edits {
+                let mut alpha = edit.strength;
+                if edit.mode == STRATA_EDIT_SET
+                    && let Some(codes) = codes
+                {
+                    let code = codes[edit.level as usize - 1];
+                    alpha -= code.index.binary_search(&edit.latent).map_or(0.0, |e| code.value[e]);
+                }
+                reduce::axpy(encoder.isa(), alpha, decoder_row(encoder, edit.level, edit.latent)?, values);
+            }
+            x.store(i, values, bytes);
+            Ok(())
+        };
+        if edits.iter().any(|edit| edit.mode == STRATA_EDIT_SET) {
+            return engine.blocks(&rows, |encoder, first, lane| {
+                (0..lane.n).try_for_each(|i| store(first + i, lane, Some(i), encoder))
+            });
+        }
+        let lane = &mut engine.lanes[0];
+        (0..if edits.is_empty() { 0 } else { rows.n }).try_for_each(|i| {
+            rows.widen(i, &mut lane.x[..d]);
+            store(i, lane, None, &engine.encoder)
+        })
+    }
+
+    fn check_edits(&self, edits: &[strata_edit]) -> Outcome {
+        for (e, edit) in edits.iter().enumerate() {
+            decoder_row(&self.engine.encoder, edit.level, edit.latent)?;
+            if !edit.strength.is_finite() {
+                return Err(Failure::new(STRATA_STATUS_NOT_FINITE, "strength: not finite"));
+            }
+            let same = |other: &strata_edit| (other.level, other.latent) == (edit.level, edit.latent);
+            match edit.mode {
+                STRATA_EDIT_ADD => {}
+                STRATA_EDIT_SET if !edits.iter().enumerate().any(|(o, other)| o != e && same(other)) => {}
+                STRATA_EDIT_SET => return Err(params("edits: a latent that is set has another edit")),
+                _ => return Err(params("mode: expected STRATA_EDIT_ADD or STRATA_EDIT_SET")),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn update_stats(&mut self, x: &RowsIn) -> Outcome {
+        x.check_finite()?;
+        let Arch { d, f1, f2, .. } = self.arch();
+        let Self { engine, decoded, stats, .. } = self;
+        decoded.resize(2 * Encoder::BLOCK * d, 0.0);
+        let (hats1, hats2) = decoded.split_at_mut(Encoder::BLOCK * d);
+        let stats = stats.get_or_insert_with(|| Stats {
+            fidelity: Fidelity::new(d),
+            rows: 0,
+            fires: [vec![0; f1], vec![0; f2]],
+        });
+        engine.blocks(x, |encoder, _, lane| {
+            let [codes1, codes2] = lane.scratch.codes();
+            let (hats1, hats2) = (&mut hats1[..lane.n * d], &mut hats2[..lane.n * d]);
+            encoder.decode(codes1, codes2, hats1, hats2)?;
+            stats.fidelity.add(&lane.x[..lane.n * d], hats1, hats2)?;
+            stats.rows += lane.n as u64;
+            for (fires, codes) in stats.fires.iter_mut().zip([codes1, codes2]) {
+                count_fires(fires, codes);
+            }
+            Ok(())
+        })
+    }
+
+    pub fn stats(&self) -> strata_stats {
+        let Arch { f1, f2, .. } = self.arch();
+        let Some(stats) = &self.stats else {
+            let nan = f64::NAN;
+            let (dead1, dead2) = (f1 as u64, f2 as u64);
+            return strata_stats {
+                struct_size: 0,
+                rows: 0,
+                fvu1: nan,
+                fvu2: nan,
+                l0_1: nan,
+                l0_2: nan,
+                dead1,
+                dead2,
+                reserved: 0,
+            };
+        };
+        let report = stats.fidelity.report();
+        let [l0_1, l0_2] = stats.fires.each_ref().map(|fires| fires.iter().sum::<u64>() as f64 / stats.rows as f64);
+        let [dead1, dead2] = stats.fires.each_ref().map(|fires| fires.iter().filter(|n| **n == 0).count() as u64);
+        let (fvu1, fvu2) = (report.level1.fvu, report.level2.fvu);
+        strata_stats { struct_size: 0, rows: stats.rows, fvu1, fvu2, l0_1, l0_2, dead1, dead2, reserved: 0 }
+    }
+}
+
+fn count_fires(fires: &mut [u64], codes: &Codes) {
+    for (&j, &z) in codes.index.iter().zip(&codes.value) {
+        fires[j as usize] += u64::from(z > 0.0);
+    }
+}
+
+impl Engine {
+    /// Encodes the rows, as many blocks at a time as there are lanes, and hands over each block in order:
+    /// `each(encoder, its first row, its lane)`.
+    fn blocks(&mut self, x: &RowsIn, mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome) -> Outcome {
+        let Self { encoder, pool, lanes } = self;
+        let (d, encoder) = (encoder.model().arch.d, &**encoder);
+        let mut first = 0;
+        while first < x.n {
+            let used = (x.n - first).div_ceil(Encoder::BLOCK).min(lanes.len());
+            let lanes = &mut lanes[..used];
+            let encode = |l: usize, lane: &mut [Lane]| {
+                let Lane { x: values, n, scratch } = &mut lane[0];
+                let start = first + l * Encoder::BLOCK;
+                *n = (x.n - start).min(Encoder::BLOCK);
+                let values = &mut values[..*n * d];
+                x.widen(start, values);
+                encoder.encode_block(values, scratch).expect("finite rows, at most a block of them");
+            };
+            match pool {
+                None => Par::Seq.for_chunks(lanes, 1, encode),
+                Some(pool) => pool.install(|| Par::Rayon.for_chunks(lanes, 1, encode)),
+            }
+            for lane in lanes {
+                each(encoder, first, lane)?;
+                first += lane.n;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,390 @@
+//! The structs of the header, and the rule by which structs of other versions are read and written.
+
+use crate::status::{Failure, Outcome, STRATA_STATUS_PARAMS, strata_status};
+use std::ffi::{c_char, c_void};
+use std::{ptr, slice};
+
+/// The type of the numbers of rows: STRATA_DTYPE_...
+pub type strata_dtype = u32;
+
+/// float
+pub const STRATA_DTYPE_F32: strata_dtype = 0;
+/// IEEE binary16 (ggml: GGML_TYPE_F16)
+pub const STRATA_DTYPE_F16: strata_dtype = 1;
+/// The upper half of a float (ggml: GGML_TYPE_BF16)
+pub const STRATA_DTYPE_BF16: strata_dtype = 2;
+
+/// The parent of a latent that belongs to no family.
+pub const STRATA_ROOT: u32 = 0xFFFF_FFFF;
+
+/// Mode of an edit: x += strength * decoder row.
+pub const STRATA_EDIT_ADD: u32 = 0;
+/// Mode of an edit: the activation of the latent becomes strength; the error of the SAE is kept.
+pub const STRATA_EDIT_SET: u32 = 1;
+
+/// What went wrong, in words. Zero it and set struct_size; written only by a call that fails.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct strata_error {
+    /// sizeof(strata_error); a smaller one gets a shorter message.
+    pub struct_size: usize,
+    /// What the function returned.
+    pub status: strata_status,
+    /// 0
+    pub reserved: u32,
+    /// One sentence in UTF-8, ended by a zero.
+    pub message: [c_char; 256],
+}
+
+/// n_rows rows of d numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are not touched.
+/// In a ggml hook: data, ne[1], ne[0], nb[1].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_rows {
+    /// sizeof(strata_rows)
+    pub struct_size: usize,
+    /// May be NULL where n_rows is 0.
+    pub data: *const c_void,
+    /// Rows, usually tokens.
+    pub n_rows: usize,
+    /// Numbers in a row; must be the width of the model.
+    pub d: usize,
+    /// From the start of a row to the start of the next: at least the bytes of a row.
+    pub row_stride_bytes: usize,
+    /// The type of the numbers.
+    pub dtype: strata_dtype,
+    /// 0
+    pub reserved: u32,
+}
+
+/// strata_rows that are written.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_rows_mut {
+    /// sizeof(strata_rows_mut)
+    pub struct_size: usize,
+    /// May be NULL where n_rows is 0.
+    pub data: *mut c_void,
+    /// Rows, usually tokens.
+    pub n_rows: usize,
+    /// Numbers in a row; must be the width of the model.
+    pub d: usize,
+    /// From the start of a row to the start of the next: at least the bytes of a row.
+    pub row_stride_bytes: usize,
+    /// The type of the numbers.
+    pub dtype: strata_dtype,
+    /// 0
+    pub reserved: u32,
+}
+
+/// Which latents fire on each row, and how strongly, in buffers of the caller. CSR: row i has the entries
+/// offsets[i] to offsets[i + 1] - 1, latents ascending.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_codes {
+    /// sizeof(strata_codes)
+    pub struct_size: usize,
+    /// n_rows + 1 places at least.
+    pub offsets: *mut usize,
+    /// Places of offsets.
+    pub offsets_len: usize,
+    /// Latents; capacity places.
+    pub index: *mut u32,
+    /// Their activations; capacity places.
+    pub value: *mut f32,
+    /// Places of index and of value. n_rows * max_active of the model is always enough.
+    pub capacity: usize,
+    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
+    pub n: usize,
+}
+
+/// One change of the activations: see strata_steer.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_edit {
+    /// 1 or 2
+    pub level: u32,
+    /// Below f1 or f2.
+    pub latent: u32,
+    /// In units of the activations: decoder rows have norm 1.
+    pub strength: f32,
+    /// STRATA_EDIT_ADD or STRATA_EDIT_SET
+    pub mode: u32,
+}
+
+/// How a model is loaded.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_model_params {
+    /// sizeof(strata_model_params)
+    pub struct_size: usize,
+    /// 0
+    pub reserved: u64,
+}
+
+/// How a context computes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_ctx_params {
+    /// sizeof(strata_ctx_params)
+    pub struct_size: usize,
+    /// 0 or 1: compute in the caller's thread, start none. More: as many threads of the context's own. At most 1024.
+    pub n_threads: u32,
+    /// 0
+    pub reserved: u32,
+}
+
+/// What a dump is, besides its rows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_dump_params {
+    /// sizeof(strata_dump_params)
+    pub struct_size: usize,
+    /// Numbers in a row; must be set.
+    pub d: usize,
+    /// The type they are stored as, whatever they are appended as.
+    pub dtype: strata_dtype,
+    /// Rows of a sequence where all have as many (the last may be shorter), else 0.
+    pub context: u32,
+    /// Files are closed before they would be larger, with at least one row each; 0: 1 GiB.
+    pub max_shard_bytes: u64,
+    /// The model the rows come from, in UTF-8, or NULL.
+    pub model: *const c_char,
+    /// The place in the model, in UTF-8, or NULL.
+    pub hook: *const c_char,
+    /// 0
+    pub reserved: u64,
+}
+
+/// The sizes of a model.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_model_info {
+    /// sizeof(strata_model_info), set by the caller.
+    pub struct_size: usize,
+    /// Numbers in a row.
+    pub d: usize,
+    /// Latents of level 1.
+    pub f1: usize,
+    /// Latents of level 2; 0 for a model of one level.
+    pub f2: usize,
+    /// The most codes that one row can give at level 1.
+    pub max_active1: usize,
+    /// The most codes that one row can give at level 2.
+    pub max_active2: usize,
+    /// 0
+    pub reserved: u64,
+}
+
+/// What a model is worth on the rows seen by a context. NaN where there is nothing to divide by.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_stats {
+    /// sizeof(strata_stats), set by the caller.
+    pub struct_size: usize,
+    /// Rows seen.
+    pub rows: u64,
+    /// Fraction of variance that level 1 leaves unexplained: 0 is perfect, 1 is no better than the mean row.
+    pub fvu1: f64,
+    /// The same of the whole model.
+    pub fvu2: f64,
+    /// Mean number of latents of level 1 that fire on a row.
+    pub l0_1: f64,
+    /// The same at level 2.
+    pub l0_2: f64,
+    /// Latents of level 1 that fired on no row.
+    pub dead1: u64,
+    /// The same at level 2.
+    pub dead2: u64,
+    /// 0
+    pub reserved: u64,
+}
+
+/// A struct that begins with its size and may grow at its end.
+///
+/// # Safety
+/// `repr(C)`, the first field is `struct_size: usize`, and every bit pattern is a value.
+pub(crate) unsafe trait Versioned: Copy {
+    /// What fields are that the caller's version does not have.
+    const DEFAULT: Self;
+}
+
+// SAFETY: `repr(C)`, integers and raw pointers only, the size first; so for the ones below.
+unsafe impl Versioned for strata_rows {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        data: ptr::null(),
+        n_rows: 0,
+        d: 0,
+        row_stride_bytes: 0,
+        dtype: STRATA_DTYPE_F32,
+        reserved: 0,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_codes {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        offsets: ptr::null_mut(),
+        offsets_len: 0,
+        index: ptr::null_mut(),
+        value: ptr::null_mut(),
+        capacity: 0,
+        n: 0,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_model_params {
+    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), reserved: 0 };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_ctx_params {
+    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), n_threads: 0, reserved: 0 };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_dump_params {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        d: 0,
+        dtype: STRATA_DTYPE_F32,
+        context: 0,
+        max_shard_bytes: 0,
+        model: ptr::null(),
+        hook: ptr::null(),
+        reserved: 0,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_model_info {
+    const DEFAULT: Self =
+        Self { struct_size: size_of::<Self>(), d: 0, f1: 0, f2: 0, max_active1: 0, max_active2: 0, reserved: 0 };
+}
+
+// SAFETY: see `strata_rows`; every bit pattern is an `f64` too.
+unsafe impl Versioned for strata_stats {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        rows: 0,
+        fvu1: f64::NAN,
+        fvu2: f64::NAN,
+        l0_1: f64::NAN,
+        l0_2: f64::NAN,
+        dead1: 0,
+        dead2: 0,
+        reserved: 0,
+    };
+}
+
+/// No struct will ever be larger; a size above it was not initialised.
+const LARGEST: usize = 4096;
+
+/// The size that the caller's struct has, if what we do not know of it is zero.
+///
+/// # Safety
+/// `at` is NULL or points to a struct of `struct_size` bytes.
+unsafe fn size_of_callers<T: Versioned>(at: *const T) -> Outcome<usize> {
+    if at.is_null() {
+        return Err(Failure::null());
+    }
+    if !at.is_aligned() {
+        return Err(params("a struct does not lie at its alignment"));
+    }
+    // SAFETY: not NULL, aligned, and every such struct begins with its size.
+    let size = unsafe { at.cast::<usize>().read() };
+    if size < size_of::<usize>() || size > LARGEST || !size.is_multiple_of(align_of::<T>()) {
+        return Err(params("struct_size is not the size of a struct of this library: was it set?"));
+    }
+    if let Some(unknown) = size.checked_sub(size_of::<T>()) {
+        // SAFETY: the struct has `size` bytes.
+        let tail = unsafe { at.cast::<u8>().add(size_of::<T>()) };
+        // SAFETY: `unknown` bytes remain of it.
+        if unsafe { slice::from_raw_parts(tail, unknown) }.iter().any(|b| *b != 0) {
+            return Err(params("a struct sets fields that this version of the library does not know"));
+        }
+    }
+    Ok(size)
+}
+
+/// The caller's struct: up to its size as it is there, defaults beyond.
+///
+/// # Safety
+/// `from` is NULL or points to a struct of `struct_size` bytes.
+pub(crate) unsafe fn read<T: Versioned>(from: *const T) -> Outcome<T> {
+    // SAFETY: as the caller promises.
+    let size = unsafe { size_of_callers(from) }?;
+    let mut value = T::DEFAULT;
+    // SAFETY: both have as many bytes, and every bit pattern is a `T`.
+    unsafe { ptr::copy_nonoverlapping(from.cast::<u8>(), (&raw mut value).cast::<u8>(), size.min(size_of::<T>())) };
+    Ok(value)
+}
+
+/// [`read`], with NULL for the defaults.
+///
+/// # Safety
+/// As [`read`].
+pub(crate) unsafe fn read_or_default<T: Versioned>(from: *const T) -> Outcome<T> {
+    if from.is_null() {
+        return Ok(T::DEFAULT);
+    }
+    // SAFETY: as the caller promises.
+    unsafe { read(from) }
+}
+
+/// Fills the caller's struct up to its size, which stays as it is.
+///
+/// # Safety
+/// `to` is NULL or points to a struct of `struct_size` bytes.
+pub(crate) unsafe fn write<T: Versioned>(to: *mut T, value: T) -> Outcome {
+    const FIRST: usize = size_of::<usize>();
+    // SAFETY: as the caller promises.
+    let size = unsafe { size_of_callers(to) }?;
+    let value = (&raw const value).cast::<u8>();
+    let (from, to) = (value.wrapping_add(FIRST), to.cast::<u8>().wrapping_add(FIRST));
+    // SAFETY: both have `size` bytes, less the first field.
+    unsafe { ptr::copy_nonoverlapping(from, to, size.min(size_of::<T>()) - FIRST) };
+    Ok(())
+}
+
+/// A struct for the caller to change.
+///
+/// # Safety
+/// `to` is NULL or has room for a `T`.
+pub(crate) unsafe fn init<T: Versioned>(to: *mut T) {
+    if !to.is_null() {
+        // SAFETY: as the caller promises.
+        unsafe { to.write(T::DEFAULT) };
+    }
+}
+
+/// `len` items at `at`, which may be NULL if there are none.
+///
+/// # Safety
+/// If `len > 0` and `at` is not NULL, `len` items lie there and nobody writes them during `'a`.
+pub(crate) unsafe fn items<'a, T>(at: *const T, len: usize) -> Outcome<&'a [T]> {
+    if len == 0 {
+        return Ok(&[]);
+    }
+    if at.is_null() {
+        return Err(Failure::null());
+    }
+    if !at.is_aligned() || len.checked_mul(size_of::<T>()).is_none_or(|bytes| bytes > isize::MAX as usize) {
+        return Err(params("an array does not lie at its alignment, or is larger than the memory"));
+    }
+    // SAFETY: neither NULL nor misaligned nor too long; the rest as the caller promises.
+    Ok(unsafe { slice::from_raw_parts(at, len) })
+}
+
+#[cold]
+pub(crate) fn params(why: &'static str) -> Failure {
+    Failure::new(STRATA_STATUS_PARAMS, why)
+}
+
+/// Fields that later versions may use.
+pub(crate) fn check_reserved(reserved: u64) -> Outcome {
+    if reserved == 0 { Ok(()) } else { Err(params("a reserved field is not 0")) }
+}

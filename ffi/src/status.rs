@@ -1,0 +1,210 @@
+//! Status codes, failures on their way to the caller, and the boundary that no panic crosses.
+
+use crate::params::strata_error;
+use std::borrow::Cow;
+use std::ffi::CStr;
+use std::mem::offset_of;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::{io, ptr};
+use strata_core::Error;
+
+/// What a function returns: 0, or what went wrong. Numbers are pinned and never reused; callers must be ready for ones
+/// that they do not know. 10 to 19: an argument; 20 to 29: data; 30 to 39: a resource; 40 to 49: a device.
+pub type strata_status = i32;
+
+/// Done.
+pub const STRATA_STATUS_OK: strata_status = 0;
+/// A pointer that must not be NULL is.
+pub const STRATA_STATUS_NULL: strata_status = 10;
+/// A size is not the one that the other arguments call for.
+pub const STRATA_STATUS_SHAPE: strata_status = 12;
+/// A level or a latent that the model does not have.
+pub const STRATA_STATUS_INDEX: strata_status = 14;
+/// A field of a struct has a value that it cannot have, its struct_size or a reserved field included.
+pub const STRATA_STATUS_PARAMS: strata_status = 16;
+/// A buffer of the caller is too small; where there is a field for it, it says what is needed.
+pub const STRATA_STATUS_CAPACITY: strata_status = 18;
+/// Bytes that are not what their format says.
+pub const STRATA_STATUS_FORMAT: strata_status = 20;
+/// A type of numbers that is not known.
+pub const STRATA_STATUS_DTYPE: strata_status = 22;
+/// A file of another version than this library reads.
+pub const STRATA_STATUS_VERSION: strata_status = 24;
+/// A number that is NaN or infinite.
+pub const STRATA_STATUS_NOT_FINITE: strata_status = 26;
+/// A file that cannot be read or written.
+pub const STRATA_STATUS_IO: strata_status = 30;
+/// Memory or threads that the system does not give.
+pub const STRATA_STATUS_MEMORY: strata_status = 32;
+/// A device failed, or is not there.
+pub const STRATA_STATUS_DEVICE: strata_status = 40;
+/// A bug of the library. The handle that was passed can only be freed from now on.
+pub const STRATA_STATUS_PANIC: strata_status = 99;
+
+/// The name of a status, `"STRATA_STATUS_..."`.
+pub(crate) fn name(status: strata_status) -> &'static CStr {
+    match status {
+        STRATA_STATUS_OK => c"STRATA_STATUS_OK",
+        STRATA_STATUS_NULL => c"STRATA_STATUS_NULL",
+        STRATA_STATUS_SHAPE => c"STRATA_STATUS_SHAPE",
+        STRATA_STATUS_INDEX => c"STRATA_STATUS_INDEX",
+        STRATA_STATUS_PARAMS => c"STRATA_STATUS_PARAMS",
+        STRATA_STATUS_CAPACITY => c"STRATA_STATUS_CAPACITY",
+        STRATA_STATUS_FORMAT => c"STRATA_STATUS_FORMAT",
+        STRATA_STATUS_DTYPE => c"STRATA_STATUS_DTYPE",
+        STRATA_STATUS_VERSION => c"STRATA_STATUS_VERSION",
+        STRATA_STATUS_NOT_FINITE => c"STRATA_STATUS_NOT_FINITE",
+        STRATA_STATUS_IO => c"STRATA_STATUS_IO",
+        STRATA_STATUS_MEMORY => c"STRATA_STATUS_MEMORY",
+        STRATA_STATUS_DEVICE => c"STRATA_STATUS_DEVICE",
+        STRATA_STATUS_PANIC => c"STRATA_STATUS_PANIC",
+        _ => c"STRATA_STATUS_UNKNOWN",
+    }
+}
+
+/// A status with the sentence that explains it.
+#[derive(Debug)]
+pub struct Failure {
+    /// The status.
+    pub status: strata_status,
+    /// The sentence.
+    pub message: Cow<'static, str>,
+}
+
+/// What the body of an exported function gives.
+pub type Outcome<T = ()> = Result<T, Failure>;
+
+impl Failure {
+    #[cold]
+    pub(crate) fn new(status: strata_status, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into() }
+    }
+
+    #[cold]
+    pub(crate) fn null() -> Self {
+        Self::new(STRATA_STATUS_NULL, "a pointer that must not be NULL is NULL")
+    }
+
+    /// `doing` is `reading` or `writing`.
+    #[cold]
+    pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Self {
+        Self::new(STRATA_STATUS_IO, format!("{doing} `{}`: {error}", path.display()))
+    }
+
+    /// For errors about bytes that were read: whatever does not fit is a fault of the format.
+    #[cold]
+    pub(crate) fn reading(error: Error) -> Self {
+        let failure = Self::from(error);
+        let data = (STRATA_STATUS_FORMAT..STRATA_STATUS_IO).contains(&failure.status);
+        Self { status: if data { failure.status } else { STRATA_STATUS_FORMAT }, ..failure }
+    }
+}
+
+impl From<Error> for Failure {
+    #[cold]
+    fn from(error: Error) -> Self {
+        let status = match error {
+            Error::Shape { .. } => STRATA_STATUS_SHAPE,
+            Error::Index { .. } => STRATA_STATUS_INDEX,
+            Error::Format { .. } => STRATA_STATUS_FORMAT,
+            Error::Version { .. } => STRATA_STATUS_VERSION,
+            Error::NotFinite { .. } => STRATA_STATUS_NOT_FINITE,
+            Error::Capacity { .. } => STRATA_STATUS_CAPACITY,
+            _ => STRATA_STATUS_PARAMS,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// Runs the body of an exported function. A panic ends here.
+pub fn boundary(body: impl FnOnce() -> Outcome) -> strata_status {
+    run(body).map_or_else(|failure| failure.status, |()| STRATA_STATUS_OK)
+}
+
+/// [`boundary`], with the explanation of a failure in `err`.
+///
+/// # Safety
+/// `err` is NULL or points to a struct of `struct_size` bytes.
+pub(crate) unsafe fn boundary_with(err: *mut strata_error, body: impl FnOnce() -> Outcome) -> strata_status {
+    run(body).map_or_else(
+        |failure| {
+            // SAFETY: as the caller promises.
+            unsafe { explain(err, &failure) };
+            failure.status
+        },
+        |()| STRATA_STATUS_OK,
+    )
+}
+
+fn run(body: impl FnOnce() -> Outcome) -> Outcome {
+    // Unwind safe: what a panic leaves half done is behind a `Guarded`, which stays closed then.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        Err(Failure::new(STRATA_STATUS_PANIC, format!("a bug in strata: {}", text.unwrap_or("a panic"))))
+    })
+}
+
+/// Writes as much of the message as the struct of the caller has room for.
+///
+/// # Safety
+/// As [`boundary_with`].
+unsafe fn explain(err: *mut strata_error, failure: &Failure) {
+    const MESSAGE: usize = offset_of!(strata_error, message);
+    if err.is_null() {
+        return;
+    }
+    // SAFETY: not NULL, and every such struct begins with its size.
+    let size = unsafe { err.cast::<usize>().read() }.min(size_of::<strata_error>());
+    if size <= MESSAGE {
+        return;
+    }
+    // SAFETY: the struct reaches beyond its `status`.
+    unsafe { (*err).status = failure.status };
+    let mut end = failure.message.len().min(size - MESSAGE - 1);
+    while !failure.message.is_char_boundary(end) {
+        end -= 1;
+    }
+    let message = err.cast::<u8>().wrapping_add(MESSAGE);
+    // SAFETY: `end` bytes and a zero fit between `MESSAGE` and `size`.
+    unsafe { ptr::copy_nonoverlapping(failure.message.as_ptr(), message, end) };
+    // SAFETY: `MESSAGE + end < size`.
+    unsafe { message.wrapping_add(end).write(0) };
+}
+
+/// Something that a panic may leave half done, and that nobody may use then.
+#[derive(Debug)]
+pub struct Guarded<T> {
+    value: T,
+    closed: bool,
+}
+
+impl<T> Guarded<T> {
+    /// Open.
+    pub fn new(value: T) -> Self {
+        Self { value, closed: false }
+    }
+
+    /// Uses the value; if `f` panics, for the last time.
+    ///
+    /// # Errors
+    /// Those of `f`, and [`STRATA_STATUS_PANIC`] if an earlier call has panicked.
+    pub fn with<R>(&mut self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
+        self.get()?;
+        self.closed = true;
+        let outcome = f(&mut self.value);
+        self.closed = false;
+        outcome
+    }
+
+    /// The value, to look at.
+    ///
+    /// # Errors
+    /// [`STRATA_STATUS_PANIC`] if an earlier call has panicked.
+    pub fn get(&self) -> Outcome<&T> {
+        if self.closed {
+            return Err(Failure::new(STRATA_STATUS_PANIC, "a bug in strata ended an earlier call: free this handle"));
+        }
+        Ok(&self.value)
+    }
+}

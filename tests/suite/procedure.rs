@@ -1,0 +1,229 @@
+//! The training procedure: schedules, controllers of L0, families and revival, each by what it is for.
+
+use crate::quality::{run, world_a_config};
+use strata_core::config::{Activation, Balance, Config, GateConfig, LevelConfig, TrainConfig};
+use strata_core::normalise::{Normalisation, geometric_median};
+use strata_core::synth::{World, WorldConfig};
+use strata_core::train::{LambdaControl, ThresholdTracker, Trainer, annealed_k, learning_rate};
+use strata_core::{Isa, Par, Philox, ROOT};
+
+/// A trainer over world A with its first rows measured.
+fn trainer(world: &World, config: &Config) -> Trainer {
+    let d = world.config().d;
+    let mut sample = vec![0.0; 4096 * d];
+    world.sample(0, 4096, &mut sample, None);
+    let n = Normalisation::measure(Isa::detect(), &sample, d, &config.data).expect("the world varies");
+    let mut rows = sample[..256 * d].to_vec();
+    n.apply(&mut rows);
+    Trainer::new(config, n, &rows, Isa::detect(), Par::Rayon).expect("a valid configuration")
+}
+
+fn batch(world: &World, trainer: &Trainer, step: u64) -> Vec<f32> {
+    let n = trainer.config().train.batch;
+    let mut x = vec![0.0; n * world.config().d];
+    world.sample(4096 + step * n as u64, n, &mut x, None);
+    trainer.normalisation().apply(&mut x);
+    x
+}
+
+#[test]
+fn the_learning_rate_warms_up_stays_and_falls_to_zero() {
+    let train = TrainConfig { steps: 1000, lr: 2.0, warmup: 0.1, decay: 0.2, ..TrainConfig::default() };
+    assert!((learning_rate(&train, 0) - 0.02).abs() < 1e-12);
+    assert!((learning_rate(&train, 49) - 1.0).abs() < 1e-12);
+    assert_eq!(learning_rate(&train, 100), 2.0);
+    assert_eq!(learning_rate(&train, 800), 2.0);
+    assert!((learning_rate(&train, 900) - 1.0).abs() < 1e-12);
+    assert_eq!(learning_rate(&train, 1000), 0.0);
+}
+
+#[test]
+fn the_number_of_kept_latents_falls_linearly_to_its_target() {
+    let train = TrainConfig { steps: 1000, ..TrainConfig::default() };
+    let level = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
+    assert_eq!(annealed_k(&level, &train, 0), 20.0);
+    assert_eq!(annealed_k(&level, &train, 100), 12.5);
+    assert_eq!(annealed_k(&level, &train, 200), 5.0);
+    assert_eq!(annealed_k(&level, &train, 999), 5.0);
+    let narrow = LevelConfig { latents: 12, ..level };
+    assert_eq!(annealed_k(&narrow, &train, 0), 12.0);
+}
+
+#[test]
+fn the_lambda_controller_brings_a_lagging_plant_to_its_target() {
+    // ln L0 = c - ln lambda with a lag of 100 steps: the plant that the gains are designed for.
+    for start in [1e-4, 1e-1] {
+        let (target, mut control, mut ln_l0) = (5.0, LambdaControl::new(start), 3.0f64);
+        for _ in 0..4000 {
+            let settled = (0.05f64).ln() - control.lambda.ln();
+            ln_l0 += (settled - ln_l0) / 100.0;
+            control.update(ln_l0.exp(), target, false);
+        }
+        assert!((ln_l0.exp() / target - 1.0).abs() < 0.02, "from {start}: L0 {}", ln_l0.exp());
+    }
+}
+
+#[test]
+fn a_held_lambda_controller_changes_nothing_but_its_smoothing() {
+    let mut control = LambdaControl::new(0.01);
+    control.update(50.0, 5.0, true);
+    assert_eq!(control.lambda, 0.01);
+    assert!(control.y > 0.0);
+}
+
+#[test]
+fn the_threshold_tracker_lets_the_wanted_number_through() {
+    // Half-normal scores: P(u > tau) = erfc(tau / sqrt 2), of which 2 % are wanted.
+    let mut rng = Philox::new(3, 0);
+    let mut tracker = ThresholdTracker::default();
+    let (n, wanted) = (20_000, 400.0);
+    let mut above = 0;
+    for step in 0..300 {
+        let u: Vec<f32> = (0..n).map(|_| rng.normal_f32().abs()).collect();
+        above = u.iter().filter(|u| **u > tracker.tau).count();
+        let mut sorted = u.clone();
+        sorted.sort_by(f32::total_cmp);
+        // A first guess that is far off.
+        let selected_min = if step == 0 { 0.1 } else { sorted[n - 400] };
+        tracker.update(above, wanted, selected_min, f64::from(step) / 300.0);
+    }
+    assert!((above as f64 / wanted - 1.0).abs() < 0.2, "{above} above {}", tracker.tau);
+}
+
+#[test]
+fn penalised_activations_are_held_at_their_target_l0() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    for activation in [Activation::Relu, Activation::Jumprelu, Activation::Gated] {
+        let mut config = world_a_config(2500, 1);
+        config.level1.activation = activation;
+        config.level2.activation = activation;
+        let out = run(&world, &config);
+        println!("{activation}: L0 {:?} FVU {:?}", out.l0, out.fvu);
+        for (l0, k) in out.l0.into_iter().zip([config.level1.k, config.level2.k]) {
+            assert!((l0 / k - 1.0).abs() < 0.25, "{activation}: L0 {l0}, wanted {k}");
+        }
+        // L1 shrinks what it keeps, so relu pays for its sparsity.
+        let bound = if activation == Activation::Relu { 0.45 } else { 0.25 };
+        assert!(out.fvu[1] < bound, "{activation}: FVU2 {}", out.fvu[1]);
+    }
+}
+
+#[test]
+fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let mut config = world_a_config(600, 2);
+    config.gate.reassign_every = 20;
+    config.revive.dead_after = 20 * 256;
+    let mut t = trainer(&world, &config);
+    let (mut moved, mut reseeded) = (0, 0);
+    for step in 0..600 {
+        let x = batch(&world, &t, step);
+        let report = t.step(&x).expect("a finite step");
+        assert_eq!(report.gate_on, step >= 400, "step {step}");
+        if !(400..540).contains(&step) {
+            assert_eq!(report.moved, [0, 0], "step {step}");
+        }
+        if step > 400 {
+            moved += report.moved[0];
+        }
+        reseeded += report.moved[1];
+        if step == 399 {
+            assert!(t.model().parents.is_empty(), "a gate that has not started is saved as none");
+        }
+    }
+    let parents = t.model().parents;
+    let adopted = parents.iter().filter(|p| **p != ROOT).count();
+    assert!(adopted > 20 && adopted < 200, "{adopted} of 200 children have a parent");
+    assert!(moved > 0, "nobody was re-assigned");
+    assert!(reseeded > 0, "no dead child was set anew");
+    let cap = GateConfig::default().family_cap * 200.0 / 40.0;
+    for p in 0..40u32 {
+        assert!(parents.iter().filter(|q| **q == p).count() as f64 <= cap + reseeded as f64);
+    }
+}
+
+#[test]
+fn without_root_every_child_has_a_parent() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let mut config = world_a_config(60, 3);
+    config.train.warmup = 0.1;
+    config.gate.start = 0.5;
+    config.gate.root_below = 0.0;
+    let mut t = trainer(&world, &config);
+    for step in 0..60 {
+        let x = batch(&world, &t, step);
+        t.step(&x).expect("a finite step");
+    }
+    assert!(t.model().parents.iter().all(|p| *p != ROOT));
+}
+
+#[test]
+fn balance_by_norm_brings_the_gradient_norms_together() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let ratio_at_the_end = |balance: Balance| {
+        let mut config = world_a_config(400, 4);
+        config.train.balance = balance;
+        let mut t = trainer(&world, &config);
+        let mut last = 0.0;
+        for step in 0..400 {
+            let x = batch(&world, &t, step);
+            let report = t.step(&x).expect("a finite step");
+            assert!(report.losses.balance.cosine.abs() <= 1.0 + 1e-6);
+            if step >= 350 {
+                let b = &report.losses.balance;
+                last += (report.w[0] * b.own / (report.w[1] * b.through)).ln() / 50.0;
+            }
+        }
+        last.abs()
+    };
+    let (free, balanced) = (ratio_at_the_end(Balance::Sum), ratio_at_the_end(Balance::Norm));
+    assert!(balanced < 0.5 * free, "|ln ratio| {balanced} against {free} without balance");
+}
+
+#[test]
+fn learned_uncertainties_approach_the_losses() {
+    // At the optimum e^eta = l, so that w = 1 / (2 l).
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let mut config = world_a_config(1500, 5);
+    config.train.balance = Balance::Uncert;
+    let mut t = trainer(&world, &config);
+    let mut report = Default::default();
+    for step in 0..1500 {
+        let x = batch(&world, &t, step);
+        report = t.step(&x).expect("a finite step");
+    }
+    for l in 0..2 {
+        let product = 2.0 * report.w[l] * report.losses.fvu[l];
+        assert!((0.5..2.0).contains(&product), "level {}: 2 w l = {product}", l + 1);
+    }
+}
+
+#[test]
+fn the_geometric_median_shrugs_off_outliers() {
+    let d = 6;
+    let mut rng = Philox::new(9, 0);
+    let mut rows: Vec<f32> = (0..400 * d).map(|_| 1.0 + 0.1 * rng.normal_f32()).collect();
+    for row in rows.chunks_mut(d).take(40) {
+        row.fill(1e4);
+    }
+    let median = geometric_median(Isa::detect(), &rows, d);
+    assert!(median.iter().all(|m| (m - 1.0).abs() < 0.05), "{median:?}");
+}
+
+#[test]
+fn outliers_are_measured_and_left_out() {
+    let d = 5;
+    let mut rng = Philox::new(10, 0);
+    let mut rows: Vec<f32> = (0..500 * d).map(|_| rng.normal_f32()).collect();
+    rows[7 * d..8 * d].fill(500.0);
+    let config = Config::default();
+    let isa = Isa::detect();
+    let n = Normalisation::measure(isa, &rows, d, &config.data).expect("rows vary");
+    assert!(!n.keeps(isa, &rows[7 * d..8 * d]) && n.keeps(isa, &rows[..d]));
+    let mut kept: Vec<f32> = rows.chunks(d).filter(|r| n.keeps(isa, r)).flatten().copied().collect();
+    n.apply(&mut kept);
+    let count = (kept.len() / d) as f64;
+    let energy = kept.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>() / count;
+    assert!((energy / d as f64 - 1.0).abs() < 1e-4, "E||x'||^2 = {energy}, expected {d}");
+    assert!((f64::from(n.variance) / energy - 1.0).abs() < 1e-4, "total variance {}", n.variance);
+}
