@@ -1,13 +1,15 @@
 //! What a person sees: progress bars, notes, interruption. Bars go to standard error, and only to a terminal.
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
-/// Set by the first Ctrl-C.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// When Ctrl-C was first pressed.
+static INTERRUPTED: OnceLock<Instant> = OnceLock::new();
+/// What comes sooner than this after the first Ctrl-C is the same one: some programs signal a process and its group.
+const SAME: Duration = Duration::from_millis(500);
 
 /// How much is said, and where.
 pub struct Console<'a> {
@@ -38,6 +40,9 @@ impl Console<'_> {
     /// A sign of life for work whose length is not known.
     pub fn spinner(&self, what: &'static str) -> ProgressBar {
         let spinner = ProgressBar::with_draw_target(None, self.target());
+        if let Ok(style) = ProgressStyle::with_template("{msg} {elapsed} {spinner}") {
+            spinner.set_style(style);
+        }
         spinner.set_message(what);
         spinner.enable_steady_tick(Duration::from_millis(100));
         spinner
@@ -50,14 +55,24 @@ impl Console<'_> {
 
     /// A bar over `total` units, with units a second and the time left.
     pub fn bar(&self, what: &str, total: u64, unit: &str) -> ProgressBar {
-        let bar = ProgressBar::with_draw_target(Some(total), self.target());
-        let template = format!(
-            "{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}} {unit}  {{per_sec}}  {{eta}} left  {{msg}}"
-        );
+        self.bar_from(what, 0, total, unit)
+    }
+
+    /// A bar that starts at `from`: the rate counts what comes after.
+    pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        let template =
+            format!("{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}}  {{rate}} {unit}/s  {{eta}} left  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
-            bar.set_style(style);
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+            };
+            bar.set_style(style.with_key("rate", rate));
         }
         bar.set_prefix(what.to_owned());
+        bar.set_position(from);
+        bar.reset_eta();
+        bar.set_draw_target(self.target());
         bar
     }
 }
@@ -78,7 +93,7 @@ impl std::error::Error for Interrupted {}
 pub fn listen_for_interrupt() {
     // A second call in one process (tests) keeps the first handler.
     let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        if INTERRUPTED.get_or_init(Instant::now).elapsed() > SAME {
             std::process::exit(130);
         }
     });
@@ -86,7 +101,7 @@ pub fn listen_for_interrupt() {
 
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
+    INTERRUPTED.get().is_some()
 }
 
 /// Stops work that leaves nothing behind.

@@ -81,6 +81,7 @@ pub fn settings_of(
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let Job { dump, run, config, resume, isa } = job;
     config.validate(dump.d())?;
+    check_memory(config, dump.d())?;
     let (n_train, n_rows) = feed::split(dump, config.data.holdout);
     if n_train == 0 {
         bail!("{} has {n_rows} rows, and `data.holdout` leaves none to train on", dump.name());
@@ -145,9 +146,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
 
     let steps = config.train.steps;
     let batch = config.train.batch as u64;
-    let bar = console.bar("training", steps * batch, "tokens");
-    bar.set_position(first_step * batch);
-    bar.reset_eta();
+    let bar = console.bar_from("training", first_step * batch, steps * batch, "tokens");
     let started = Instant::now();
     let mut x = vec![0.0f32; config.train.batch * dump.d()];
     let mut mark = (Instant::now(), first_step);
@@ -228,6 +227,22 @@ fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Resul
     fs::create_dir_all(&dir).map_err(|e| io_error("making", &dir, &e))?;
     write_atomic(&dir.join("sae_weights.safetensors"), &weights::write_weights(model)?)?;
     write_atomic(&dir.join("cfg.json"), &weights::write_cfg(&model.arch, origin))
+}
+
+/// Refuses sizes whose memory the system would not give, before anything is allocated for good.
+fn check_memory(config: &Config, d: usize) -> Result<()> {
+    let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
+    // Weights, gradients and two moments of the encoders and decoders; co-firing; the rows of a step.
+    let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + f1 * f2 + batch * d as u128);
+    let is_given = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
+    if !is_given {
+        bail!(
+            "`level1.latents`, `level2.latents`, `train.batch`: {f1}, {f2} and {batch} need at least {} GB of memory \
+             for rows of width {d}",
+            bytes >> 30
+        );
+    }
+    Ok(())
 }
 
 fn exists_already(run: &Path) -> anyhow::Error {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::format::npy::NpyHeader;
@@ -63,9 +64,9 @@ fn dumps_that_cannot_be_read_are_named() {
     let text = file("notes.txt", b"hello");
     refused_by_all(dir, &run, &[text], &[], &["notes.txt", "txt"]);
     let raw = file("raw.bin", &bytes[..1000]);
-    refused_by_all(dir, &run, std::slice::from_ref(&raw), &[], &["raw.bin", "--dtype", "--dim"]);
+    refused_by_all(dir, &run, from_ref(&raw), &[], &["raw.bin", "--dtype", "--dim"]);
     let wide = ["--dtype", "f32", "--dim", "16"];
-    refused_by_all(dir, &run, std::slice::from_ref(&raw), &wide, &["raw.bin", "multiple of 64", "found 1000"]);
+    refused_by_all(dir, &run, from_ref(&raw), &wide, &["raw.bin", "multiple of 64", "found 1000"]);
     refused_by_all(dir, &run, &[raw], &["--dtype", "f32", "--dim", "0"], &["--dim", "found 0"]);
     refused_by_all(dir, &run, &[good], &wide, &["good.npy", ".bin"]);
     fs::create_dir(dir.join("empty")).unwrap();
@@ -75,15 +76,9 @@ fn dumps_that_cannot_be_read_are_named() {
     let lying = write_dump(&dir.join("lying"), &rows(300), D);
     let manifest = fs::read_to_string(lying.join("dump.json")).unwrap();
     fs::write(lying.join("dump.json"), manifest.replace("300", "301")).unwrap();
-    refused_by_all(
-        dir,
-        &run,
-        std::slice::from_ref(&lying),
-        &[],
-        &["acts-00000.safetensors", "rows", "expected 301", "found 300"],
-    );
+    refused_by_all(dir, &run, from_ref(&lying), &[], &["acts-00000.safetensors", "rows", "expected 301", "found 300"]);
     fs::write(lying.join("dump.json"), &manifest[..manifest.len() / 2]).unwrap();
-    refused_by_all(dir, &run, std::slice::from_ref(&lying), &[], &["dump.json"]);
+    refused_by_all(dir, &run, from_ref(&lying), &[], &["dump.json"]);
     fs::write(lying.join("dump.json"), &manifest).unwrap();
     let shard = fs::read(lying.join("acts-00000.safetensors")).unwrap();
     fs::write(lying.join("acts-00000.safetensors"), &shard[..shard.len() - 8]).unwrap();
@@ -164,6 +159,7 @@ fn settings_are_checked_before_anything_is_written() {
         ("loss.consistency=latent", &["`loss.consistency`", "decoder"]),
         ("model=seed", &["`gate.kind`", "seed"]),
         ("train.batch=0", &["`train.batch`", "found 0"]),
+        ("level2.latents=4000000000", &["`level2.latents`", "4000000000", "GB of memory", "width 16"]),
         ("seed", &["--set seed", "expected key=value"]),
         ("=", &["unknown setting ``"]),
     ];
@@ -351,6 +347,7 @@ fn flags_that_make_no_sense_are_refused() {
     let dump = write_dump(&dir.path().join("dump"), &rows(100), D);
     let out = dir.path().join("out");
     strata(&args!["inspect", dump, "--threads", "0"]).fails(&["--threads", "expected 1 to", "found 0"]);
+    strata(&args!["inspect", dump, "--threads", "100000"]).fails(&["--threads", "found 100000"]);
     let capture = |more: &[&str]| {
         let mut all = args!["capture", "--out", out];
         all.extend(more.iter().map(OsString::from));

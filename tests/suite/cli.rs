@@ -56,7 +56,7 @@ pub fn write_dump(path: &Path, rows: &[f32], d: usize) -> PathBuf {
 
 /// A command line.
 macro_rules! args {
-    ($($a:expr),* $(,)?) => { vec![$(std::ffi::OsString::from(&$a)),*] };
+    ($($a:expr),* $(,)?) => { Vec::from([$(std::ffi::OsString::from(&$a)),*]) };
 }
 pub(crate) use args;
 

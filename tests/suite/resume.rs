@@ -118,31 +118,38 @@ fn a_run_that_is_killed_again_and_again_gives_the_same_bits() {
     let dump = dir.path().join("dump");
     dump_with_outliers(&dump);
     let reference = dir.path().join("reference");
-    let started = Instant::now();
-    train(&dump, &reference, EVERY_STEP);
-    let whole = started.elapsed();
+    let sets = &[EVERY_STEP, &["train.steps=60"]].concat();
+    train(&dump, &reference, sets);
 
     let (mut kills, mut resumed) = (0, 0);
     for seed in 0..4 {
         let mut rng = Philox::new(seed, 0);
         let run = dir.path().join(format!("killed-{seed}"));
-        let mut all = train_args(&dump, &run, EVERY_STEP);
+        let mut all = train_args(&dump, &run, sets);
         for _ in 0..5 {
-            let after = whole.mul_f64(0.5 * f64::from(rng.uniform_f32()));
+            // At any moment some milliseconds after any of the next steps, the first time also before all of them.
             let from = newest_checkpoint(&run);
-            let started = Instant::now();
-            if !killed(&all, || started.elapsed() >= after) {
+            let step = from.unwrap_or(0) + rng.below(10);
+            let after = Duration::from_micros(rng.below(10_000));
+            let mut reached = None;
+            let now = || {
+                if newest_checkpoint(&run).unwrap_or(0) >= step {
+                    reached.get_or_insert_with(Instant::now);
+                }
+                reached.is_some_and(|at| at.elapsed() >= after)
+            };
+            if !killed(&all, now) {
                 break;
             }
             kills += 1;
             resumed += usize::from(from.is_some());
             let other = (rng.below(3) + 1).to_string();
-            all = with(train_args(&dump, &run, EVERY_STEP), args!["--resume", "--threads", other]);
+            all = with(train_args(&dump, &run, sets), args!["--resume", "--threads", other]);
         }
-        strata(&with(train_args(&dump, &run, EVERY_STEP), args!["--resume"])).ok();
+        strata(&with(train_args(&dump, &run, sets), args!["--resume"])).ok();
         assert_same_run(&run, &reference);
     }
-    assert!(kills >= 6 && resumed >= 2, "{kills} kills, {resumed} of them of a resumed run: nothing was tested");
+    assert!(kills >= 12 && resumed >= 8, "{kills} kills, {resumed} of them of a resumed run: nothing was tested");
 }
 
 #[test]
@@ -194,22 +201,24 @@ fn every_kind_of_run_goes_on_to_the_same_bits() {
     let dir = TempDir::new().unwrap();
     let dump = dir.path().join("dump");
     dump_with_outliers(&dump);
+    let mut kills = 0;
     for (i, sets) in KINDS.iter().enumerate() {
         let (reference, run) = (dir.path().join(format!("{i}-reference")), dir.path().join(format!("{i}-run")));
-        let sets = &[EVERY_STEP, sets].concat();
+        let sets = &[EVERY_STEP, &["train.steps=60"], sets].concat();
         train(&dump, &reference, sets);
         let mut all = train_args(&dump, &run, sets);
-        // Before and after the gate starts (at step 12), and at the very end.
-        for stop in [4 + i as u64, 14, 25] {
-            assert!(
-                killed(&all, || newest_checkpoint(&run).is_some_and(|s| s >= stop)),
-                "{sets:?} ended before {stop}"
-            );
+        // Before and after the gate starts (at step 24), and near the end.
+        for stop in [4 + i as u64, 28, 40] {
+            if !killed(&all, || newest_checkpoint(&run).is_some_and(|s| s >= stop)) {
+                break;
+            }
+            kills += 1;
             all = with(train_args(&dump, &run, sets), args!["--resume"]);
         }
-        strata(&all).ok();
+        strata(&with(train_args(&dump, &run, sets), args!["--resume"])).ok();
         assert_same_run(&run, &reference);
     }
+    assert!(kills >= 2 * KINDS.len(), "{kills} kills: nothing was tested");
 }
 
 #[test]
@@ -290,4 +299,31 @@ fn two_processes_do_not_train_one_run() {
     child.kill().unwrap();
     child.wait().unwrap();
     second.fails(&["run", "in use by another process"]);
+}
+
+#[test]
+fn ctrl_c_leaves_no_half_of_a_file() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let run = dir.path().join("run");
+    train(&dump, &run, &[]);
+    let large = write_dump(&dir.path().join("large"), &rows(600).repeat(500), D);
+    let all = args!["encode", run, "--dump", large, "--out", dir.path().join("codes")];
+    let mut child = command(&all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let is_writing =
+        || fs::read_dir(dir.path()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().ends_with(".tmp"));
+    while !is_writing() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        sleep(Duration::from_millis(1));
+    }
+    // Twice, as `timeout` does: a process and its group.
+    for _ in 0..2 {
+        let pid = child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    }
+    let status = child.wait().unwrap();
+    let err = std::io::read_to_string(child.stderr.unwrap()).unwrap();
+    assert_eq!((status.code(), err.trim_end()), (Some(130), "interrupted: nothing was written"));
+    assert!(!dir.path().join("codes").exists());
+    assert_no_leftovers(dir.path());
 }
