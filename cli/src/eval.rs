@@ -19,6 +19,8 @@ use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::sparsity::{Sparsity, SparsityReport};
 use strata_core::{Codes, Encoder, Isa, Par};
 
+pub mod latents;
+
 /// Rows of a batch of the metrics that are defined over batches.
 const BATCH: usize = 1024;
 /// Batches that are encoded together.
