@@ -188,7 +188,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
-        (None, false) => embedded_for(&dump).ok(),
+        (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().n_embd == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
     let job = eval::Job {
