@@ -98,9 +98,10 @@ impl Profiles {
             let w = w as usize;
             self.seen[w] += 1;
             for (j, z) in codes.active(t) {
+                let units = units(z);
                 self.fires[j] += 1;
-                self.total[j] += units(z);
-                self.mass[j * self.words + w] += units(z);
+                self.total[j] += units;
+                self.mass[j * self.words + w] += units;
             }
         }
         self.all = all;
@@ -186,8 +187,9 @@ impl Profiles {
 }
 
 fn units(z: f32) -> u64 {
-    // Saturates: over 2^40 the sum does not fit either.
-    libm::round(f64::from(z) * UNIT) as u64
+    // To the nearest, half up: the product and the sum are exact, as `z` has 24 bits. Saturates: over 2^40 the sum does
+    // not fit either.
+    (f64::from(z) * UNIT + 0.5) as u64
 }
 
 fn full() -> Error {
