@@ -189,8 +189,9 @@ fn level2(
                     dec,
                 );
             }
-            if job.consistency == Consistency::Struct {
-                struct_child(job, list, j, dec);
+            let p = job.families.parents()[j];
+            if job.consistency == Consistency::Struct && p != ROOT {
+                struct_latent(job, list, j, p, -job.structural, dec);
             }
             if let Some(loss) = directions {
                 loss.add_child(j, dec);
@@ -253,51 +254,15 @@ fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_co
     });
 }
 
-/// `dD_c -= k sum_b z_bc delta_bp`.
-fn struct_child(job: &Job<'_>, list: &ByLatent, j: usize, grad: &mut [f32]) {
-    let p = job.families.parents()[j];
-    if p == ROOT {
-        return;
-    }
+/// `dD_j += k sum_b z_bj delta_bp`, `p` the parent of the family of `j`: with the structural weight for the parent itself,
+/// with its negative for a child.
+fn struct_latent(job: &Job<'_>, list: &ByLatent, j: usize, p: u32, k: f32, grad: &mut [f32]) {
     let mut delta = vec![0.0f32; job.d];
-    for at in list.latent(j) {
-        if list.z[at] > 0.0 {
-            let (chunk, row) = job.find(list.at[at]);
-            structural::delta(
-                job.isa,
-                job.params,
-                job.families,
-                job.d,
-                p,
-                row,
-                &chunk.level[0],
-                &chunk.level[1],
-                &mut delta,
-            );
-            reduce::axpy(job.isa, -job.structural * list.z[at], &delta, grad);
-        }
-    }
-}
-
-/// `dD_p += k sum_b z_bp delta_bp`.
-fn struct_parent(job: &Job<'_>, list: &ByLatent, p: usize, grad: &mut [f32]) {
-    let mut delta = vec![0.0f32; job.d];
-    for at in list.latent(p) {
-        if list.z[at] > 0.0 {
-            let (chunk, row) = job.find(list.at[at]);
-            structural::delta(
-                job.isa,
-                job.params,
-                job.families,
-                job.d,
-                p as u32,
-                row,
-                &chunk.level[0],
-                &chunk.level[1],
-                &mut delta,
-            );
-            reduce::axpy(job.isa, job.structural * list.z[at], &delta, grad);
-        }
+    for at in list.latent(j).filter(|at| list.z[*at] > 0.0) {
+        let (chunk, row) = job.find(list.at[at]);
+        let [level1, level2] = &chunk.level;
+        structural::delta(job.isa, job.params, job.families, job.d, p, row, level1, level2, &mut delta);
+        reduce::axpy(job.isa, k * list.z[at], &delta, grad);
     }
 }
 
@@ -365,7 +330,7 @@ fn level1(
                 );
             }
             if two && job.consistency == Consistency::Struct {
-                struct_parent(job, list, j, dec);
+                struct_latent(job, list, j, j as u32, job.structural, dec);
             }
             if let Some(loss) = directions {
                 loss.add_parent(j, dec);

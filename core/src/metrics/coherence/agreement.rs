@@ -9,7 +9,7 @@ use super::geometry::Directions;
 use super::{Draws, Partition, Score, counts_of};
 use crate::kernel::Isa;
 use crate::par::Par;
-use crate::{Error, Result};
+use crate::Result;
 
 /// Restarts of k-means.
 pub const RESTARTS: usize = 10;
@@ -181,10 +181,7 @@ pub fn agreement(
     fires: &[u64],
     draws: Draws,
 ) -> Result<AgreementReport> {
-    let (directions, kept) = Directions::new(rows, d, partition)?;
-    if fires.len() != rows.len() / d {
-        return Err(Error::Shape { what: "firing counts", expected: rows.len() / d, got: fires.len() });
-    }
+    let (directions, kept) = Directions::with_counts(rows, d, partition, fires)?;
     let kmeans =
         (!kept.is_empty()).then(|| spherical_kmeans(isa, par, &directions, kept.clusters(), RESTARTS, draws.seed));
     let graph = Graph::mutual_neighbours(isa, par, &directions, NEIGHBOURS);

@@ -123,6 +123,20 @@ impl Directions {
         Ok((Self { unit, d }, kept))
     }
 
+    /// [`Directions::new`], where there must be a firing count for each row too.
+    pub(super) fn with_counts(
+        rows: &[f32],
+        d: usize,
+        partition: &Partition,
+        fires: &[u64],
+    ) -> Result<(Self, Partition)> {
+        let made = Self::new(rows, d, partition)?;
+        if fires.len() != rows.len() / d {
+            return Err(Error::Shape { what: "firing counts", expected: rows.len() / d, got: fires.len() });
+        }
+        Ok(made)
+    }
+
     /// The number of vectors.
     pub fn n(&self) -> usize {
         self.unit.len() / self.d
@@ -265,10 +279,7 @@ pub fn geometry(
     fires: &[u64],
     draws: Draws,
 ) -> Result<GeometryReport> {
-    let (directions, kept) = Directions::new(rows, d, partition)?;
-    if fires.len() != rows.len() / d {
-        return Err(Error::Shape { what: "firing counts", expected: rows.len() / d, got: fires.len() });
-    }
+    let (directions, kept) = Directions::with_counts(rows, d, partition, fires)?;
     let (clusters, label) = (kept.clusters(), kept.labels());
     let draws = if kept.is_proper() { draws } else { Draws { n: 0, ..draws } };
     let [silhouette, silhouette_of_pairs, calinski_harabasz, davies_bouldin, intra_cosine, inter_cosine] =
