@@ -131,7 +131,7 @@ impl Ctx {
         let lane = |_| Lane {
             x: vec![0.0; Encoder::BLOCK * d],
             n: 0,
-            scratch: Scratch::new(&encoder.model().arch).reserved(encoder.model()),
+            scratch: Scratch::new(&encoder.model().arch).reserved(&encoder),
         };
         let lanes = (0..n_threads).map(lane).collect();
         let (decoded, bytes) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d));

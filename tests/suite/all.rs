@@ -11,6 +11,7 @@ mod ffi;
 mod fold;
 mod golden;
 mod gradient;
+mod hierarchy;
 mod inspect;
 mod kernel;
 mod lm;

@@ -15,6 +15,7 @@ pub mod reduce;
 pub mod scalar;
 pub mod select;
 pub mod sparse;
+pub mod strips;
 
 pub use dense::Packed;
 pub use isa::Isa;

@@ -1,5 +1,6 @@
 //! Encode and decode at inference, and the drive of level 2 that training shares with it.
 
+use super::hierarchy::{self, Hierarchy};
 use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
 use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
@@ -7,19 +8,23 @@ use crate::error::{Error, Result};
 use crate::gate::{self, Families};
 use crate::kernel::{Isa, Packed, dense, reduce, sparse};
 use crate::par::Par;
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-/// Rows that are encoded together. Fixed, so that nothing depends on how a caller cuts its rows.
+/// Rows of a dense product.
 pub(crate) const CHUNK: usize = 64;
+/// Rows of level 2 behind a hard gate: the more there are, the more of them share a family.
+const BLOCK: usize = 4 * CHUNK;
 
 /// The dense numbers of one chunk of rows; reused from chunk to chunk.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    /// `(CHUNK, d)` centred rows.
+    /// `(BLOCK, d)` centred rows.
     pub(crate) xt: Vec<f32>,
-    /// `(CHUNK, source width)` what level 2 reads.
+    /// `(BLOCK, source width)` what level 2 reads.
     pub(crate) s: Vec<f32>,
     /// `(CHUNK, f1)` pre-activations of level 1.
     pub(crate) u1: Vec<f32>,
@@ -29,29 +34,46 @@ pub struct Scratch {
     pub(crate) g2: Vec<f32>,
     /// `(f2)` gated pre-activations of one row.
     pub(crate) u2: Vec<f32>,
-    /// Of the chunk that was encoded last.
+    /// What a hard gate needs.
+    hierarchy: hierarchy::Scratch,
+    /// Of the block that was encoded last.
     codes: [Codes; 2],
 }
 
 impl Scratch {
-    /// For models of this architecture.
+    /// For encoding with models of this architecture.
     pub fn new(arch: &Arch) -> Self {
-        let source = if arch.f2 > 0 { CHUNK * arch.source_width() } else { 0 };
+        let dense = if arch.gate.is_hard() { 0 } else { arch.f2 };
+        Self::with_drives(arch, BLOCK, dense)
+    }
+
+    /// For the forward pass of training, which needs the drive of every latent of a chunk.
+    pub(crate) fn of_chunk(arch: &Arch) -> Self {
+        Self::with_drives(arch, CHUNK, arch.f2)
+    }
+
+    fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
+        let source = if arch.f2 > 0 { rows * arch.source_width() } else { 0 };
         Self {
-            xt: vec![0.0; CHUNK * arch.d],
+            xt: vec![0.0; rows * arch.d],
             s: vec![0.0; source],
             u1: vec![0.0; CHUNK * arch.f1],
-            a2: vec![0.0; CHUNK * arch.f2],
-            g2: vec![0.0; arch.f2],
-            u2: vec![0.0; arch.f2],
+            a2: vec![0.0; CHUNK * f2],
+            g2: vec![0.0; f2],
+            u2: vec![0.0; f2],
+            hierarchy: hierarchy::Scratch::default(),
             codes: [Codes::new(), Codes::new()],
         }
     }
 
-    /// Makes room for the most codes that a block of rows can give: encoding with `model` then never allocates. The
+    /// Makes room for the most codes that a block of rows can give: encoding with `encoder` then never allocates. The
     /// operating system backs only what is used.
     #[must_use]
-    pub fn reserved(mut self, model: &Model) -> Self {
+    pub fn reserved(mut self, encoder: &Encoder) -> Self {
+        let model = encoder.model();
+        if let Level2::ByFamily(hierarchy) = &encoder.level2 {
+            hierarchy.reserve(&mut self.hierarchy, BLOCK, model.max_active(1), model.max_open());
+        }
         for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
             let f = [model.arch.f1, model.arch.f2][level - 1];
             // Selecting the k largest uses the end of the lists as scratch.
@@ -60,8 +82,8 @@ impl Scratch {
             } else {
                 0
             };
-            let room = CHUNK * model.max_active(level) + spare;
-            codes.offsets.reserve(CHUNK);
+            let room = BLOCK * model.max_active(level) + spare;
+            codes.offsets.reserve(BLOCK);
             codes.index.reserve(room);
             codes.value.reserve(room);
         }
@@ -80,23 +102,23 @@ pub(crate) struct Weights<'a> {
     pub arch: &'a Arch,
     pub params: &'a Params,
     pub packed1: &'a Packed,
-    pub packed2: &'a Packed,
     pub families: &'a Families,
     /// The gate that acts now: a hard gate may not have started yet.
     pub gate: GateKind,
 }
 
 impl Weights<'_> {
-    /// `u1 = xt W1^T + b1` for the first `n` rows of the scratch.
-    pub fn drive1(&self, isa: Isa, n: usize, t: &mut Scratch) {
+    /// `u1 = xt W1^T + b1` for rows `rows` of the scratch, in its first rows.
+    pub fn drive1(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
         let (d, f1) = (self.arch.d, self.arch.f1);
-        dense::affine(isa, &t.xt[..n * d], self.packed1, Some(&self.params[Id::BEnc1]), &mut t.u1[..n * f1]);
+        let n = rows.len();
+        let xt = &t.xt[rows.start * d..rows.end * d];
+        dense::affine(isa, xt, self.packed1, Some(&self.params[Id::BEnc1]), &mut t.u1[..n * f1]);
     }
 
-    /// `a2 = s W2^T + b2` for the first `n` rows, given the latents of level 1 of each.
-    pub fn drive2<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
-        let Arch { d, f1, f2, .. } = *self.arch;
-        let width = self.arch.source_width();
+    /// `s`, what level 2 reads, for the first `n` rows, given the latents of level 1 of each.
+    pub fn source<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
+        let Arch { d, f1, .. } = *self.arch;
         match self.arch.source {
             Source::X => t.s[..n * d].copy_from_slice(&t.xt[..n * d]),
             Source::Res => {
@@ -120,7 +142,14 @@ impl Weights<'_> {
                 }
             }
         }
-        dense::affine(isa, &t.s[..n * width], self.packed2, Some(&self.params[Id::BEnc2]), &mut t.a2[..n * f2]);
+    }
+
+    /// `a2 = s W2^T + b2` for rows `rows` of the scratch, in its first rows.
+    pub fn drive2(&self, isa: Isa, packed2: &Packed, rows: Range<usize>, t: &mut Scratch) {
+        let (width, f2) = (self.arch.source_width(), self.arch.f2);
+        let n = rows.len();
+        let s = &t.s[rows.start * width..rows.end * width];
+        dense::affine(isa, s, packed2, Some(&self.params[Id::BEnc2]), &mut t.a2[..n * f2]);
     }
 
     /// Gated pre-activations of row `i`, from its drive and the latents of level 1. Leaves the gate in `t.g2`.
@@ -148,9 +177,18 @@ pub struct Encoder {
     model: Arc<Model>,
     isa: Isa,
     packed1: Packed,
-    packed2: Packed,
+    level2: Level2,
     families: Families,
     decoder2: Vec<f32>,
+}
+
+/// The weights of level 2 as its gate lets them be read.
+#[derive(Clone, Debug)]
+enum Level2 {
+    /// All of them for every row.
+    Dense(Packed),
+    /// Behind a hard gate.
+    ByFamily(Box<Hierarchy>),
 }
 
 impl Encoder {
@@ -163,19 +201,28 @@ impl Encoder {
         let arch = &model.arch;
         let mut packed1 = Packed::new(arch.f1, arch.d);
         packed1.pack(isa, par, &model.params[Id::WEnc1]);
-        let mut packed2 = Packed::new(arch.f2, arch.source_width());
-        packed2.pack(isa, par, &model.params[Id::WEnc2]);
         let families = if arch.gate.is_hard() {
             Families::new(model.parents.clone(), arch.f1)
         } else {
             Families::all_root(arch.f1, arch.f2)
+        };
+        let (w, width) = (&model.params[Id::WEnc2], arch.source_width());
+        let level2 = if arch.gate.is_hard() {
+            let top1 = arch.gate == GateKind::GroupTop1;
+            let bias = &model.params[Id::BEnc2];
+            let rule = model.rule(2);
+            Level2::ByFamily(Box::new(Hierarchy::new(isa, par, w, bias, width, &families, arch.f1, rule, top1)))
+        } else {
+            let mut packed2 = Packed::new(arch.f2, width);
+            packed2.pack(isa, par, w);
+            Level2::Dense(packed2)
         };
         let mut decoder2 = Vec::new();
         if arch.f2 > 0 && arch.decoder == Decoder::Comp {
             decoder2 = vec![0.0; arch.f2 * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, packed1, packed2, families, decoder2, model })
+        Ok(Self { isa, packed1, level2, families, decoder2, model })
     }
 
     /// The model.
@@ -206,8 +253,8 @@ impl Encoder {
     pub fn encode(&self, x: &[f32], scratch: &mut Scratch, codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
         self.check_rows(x)?;
         let d = self.model.arch.d;
-        for chunk in x.chunks(CHUNK * d) {
-            self.encode_chunk(chunk, scratch);
+        for block in x.chunks(BLOCK * d) {
+            self.encode_rows(block, scratch);
             codes1.append(&scratch.codes[0]);
             codes2.append(&scratch.codes[1]);
         }
@@ -220,11 +267,18 @@ impl Encoder {
     /// As [`Encoder::encode`].
     pub fn encode_par(&self, par: Par, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
         self.check_rows(x)?;
-        let size = CHUNK * self.model.arch.d;
-        let parts = par.map(x.len().div_ceil(size), |c| {
+        // A few blocks share a scratch; what they share has no part in the codes.
+        let (size, blocks) = (BLOCK * self.model.arch.d, x.len().div_ceil(BLOCK * self.model.arch.d));
+        let together = (blocks / (4 * par.threads())).max(1);
+        let parts = par.map(blocks.div_ceil(together), |c| {
             let mut scratch = Scratch::new(&self.model.arch);
-            self.encode_chunk(&x[c * size..x.len().min((c + 1) * size)], &mut scratch);
-            scratch.codes
+            let mut codes = [Codes::new(), Codes::new()];
+            let from = c * together * size;
+            for block in x[from..x.len().min(from + together * size)].chunks(size) {
+                self.encode_rows(block, &mut scratch);
+                codes.iter_mut().zip(&scratch.codes).for_each(|(all, some)| all.append(some));
+            }
+            codes
         });
         for [part1, part2] in &parts {
             codes1.append(part1);
@@ -234,7 +288,7 @@ impl Encoder {
     }
 
     /// The most rows of a block.
-    pub const BLOCK: usize = CHUNK;
+    pub const BLOCK: usize = BLOCK;
 
     /// Encodes up to [`Encoder::BLOCK`] rows and leaves their codes in the scratch: the bits of [`Encoder::encode`].
     /// Allocates nothing if the scratch is [`Scratch::reserved`].
@@ -243,11 +297,11 @@ impl Encoder {
     /// As [`Encoder::encode`], and [`Error::Shape`] for more rows.
     pub fn encode_block(&self, x: &[f32], scratch: &mut Scratch) -> Result<()> {
         self.check_rows(x)?;
-        let most = CHUNK * self.model.arch.d;
+        let most = BLOCK * self.model.arch.d;
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }
-        self.encode_chunk(x, scratch);
+        self.encode_rows(x, scratch);
         Ok(())
     }
 
@@ -268,46 +322,58 @@ impl Encoder {
         Ok(())
     }
 
-    fn encode_chunk(&self, x: &[f32], t: &mut Scratch) {
+    fn encode_rows(&self, x: &[f32], t: &mut Scratch) {
         let model = &*self.model;
         let Arch { d, f1, f2, .. } = model.arch;
         let n = x.len() / d;
         let [mut codes1, mut codes2] = core::mem::take(&mut t.codes);
         codes1.clear();
         codes2.clear();
-        let weights = Weights {
-            arch: &model.arch,
-            params: &model.params,
-            packed1: &self.packed1,
-            packed2: &self.packed2,
-            families: &self.families,
-            gate: model.arch.gate,
-        };
         if model.arch.model == ModelKind::Seed {
             let h1 = &mut t.u1[..f1];
             seed::encode_rows(self.isa, &model.arch, &model.params, x, h1, &mut codes1, &mut codes2);
             t.codes = [codes1, codes2];
             return;
         }
+        let weights = Weights {
+            arch: &model.arch,
+            params: &model.params,
+            packed1: &self.packed1,
+            families: &self.families,
+            gate: model.arch.gate,
+        };
         for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
             reduce::sub_into(self.isa, row, &model.params[Id::BDec], xt);
         }
-        weights.drive1(self.isa, n, t);
+        let chunks = || (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK));
         let rule = model.rule(1);
-        for i in 0..n {
-            rule.fire(self.isa, &t.u1[i * f1..(i + 1) * f1], &mut codes1.index, &mut codes1.value);
-            codes1.end_row();
+        for rows in chunks() {
+            weights.drive1(self.isa, rows.clone(), t);
+            for u in t.u1.chunks_exact(f1).take(rows.len()) {
+                rule.fire(self.isa, u, &mut codes1.index, &mut codes1.value);
+                codes1.end_row();
+            }
         }
         if f2 > 0 {
-            weights.drive2(self.isa, n, |i| codes1.row(i), t);
+            weights.source(self.isa, n, |i| codes1.row(i), t);
         }
-        let rule = (f2 > 0).then(|| model.rule(2));
-        for i in 0..n {
-            if let Some(rule) = rule {
-                let u = weights.gate_row(self.isa, i, codes1.row(i), t);
-                rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
+        match &self.level2 {
+            _ if f2 == 0 => (0..n).for_each(|_| codes2.end_row()),
+            Level2::ByFamily(hierarchy) => {
+                let width = model.arch.source_width();
+                hierarchy.encode(self.isa, &t.s[..n * width], &codes1, &mut t.hierarchy, &mut codes2);
             }
-            codes2.end_row();
+            Level2::Dense(packed2) => {
+                let rule = model.rule(2);
+                for rows in chunks() {
+                    weights.drive2(self.isa, packed2, rows.clone(), t);
+                    for (i, row) in rows.enumerate() {
+                        let u = weights.gate_row(self.isa, i, codes1.row(row), t);
+                        rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
+                        codes2.end_row();
+                    }
+                }
+            }
         }
         t.codes = [codes1, codes2];
     }

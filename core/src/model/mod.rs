@@ -14,6 +14,7 @@
 
 mod codes;
 mod encode;
+mod hierarchy;
 mod params;
 pub mod seed;
 
@@ -240,6 +241,11 @@ impl Model {
         }
         families.sort_unstable_by(|a, b| b.cmp(a));
         most.min(roots + families.iter().take(self.max_active(1)).sum::<usize>())
+    }
+
+    /// As [`Model::max_active`] of level 2, before top-k chooses.
+    pub(crate) fn max_open(&self) -> usize {
+        if let Rule::Topk(_) = self.rule(2) { self.arch.f2 } else { self.max_active(2) }
     }
 
     /// The decoder directions of level 2 in the space of the activations, `(f2, d)`: `D2`, or `E2 D1` for `comp`.

@@ -110,8 +110,8 @@ fn collect(
 ) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
-    let weights =
-        Weights { arch: &arch, params, packed1: &o.packed[0], packed2: &o.packed[1], families, gate: knobs.gate };
+    let weights = Weights { arch: &arch, params, packed1: &o.packed[0], families, gate: knobs.gate };
+    let packed2 = &o.packed[1];
     let config = &o.config;
     let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, o.floor[l].unwrap_or(0.0)));
     let k_aux = if config.revive.k_aux > 0 { config.revive.k_aux } else { (d / 2).max(1) };
@@ -134,11 +134,12 @@ fn collect(
             lane.forward.xt[i * d..(i + 1) * d].copy_from_slice(&buffer[(i * slots + slot::XT) * d..][..d]);
         }
         if level == 0 {
-            weights.drive1(isa, n, &mut lane.forward);
+            weights.drive1(isa, 0..n, &mut lane.forward);
         } else {
             settle(&rules[0], chunk, 0, lane, None);
             let entries = &chunk.level[0];
-            weights.drive2(isa, n, |i| code_row(entries, i), &mut lane.forward);
+            weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
+            weights.drive2(isa, packed2, 0..n, &mut lane.forward);
         }
         chunk.candidates[level].clear();
         chunk.aux[level].clear();

@@ -87,22 +87,15 @@ fn thresholds(arch: &Arch, isa: Isa, par: Par, sample: &[f32], params: &mut Para
     let mut packed2 = Packed::new(arch.f2, arch.source_width());
     packed2.pack(isa, par, &params[Id::WEnc2]);
     let families = Families::all_root(arch.f1, arch.f2);
-    let mut t = Scratch::new(arch);
+    let mut t = Scratch::of_chunk(arch);
     for (i, row) in sample.chunks(d).take(n).enumerate() {
         for (c, (x, b)) in row.iter().zip(&params[Id::BDec]).enumerate() {
             t.xt[i * d + c] = x - b;
         }
     }
     let frozen = params.clone();
-    let weights = Weights {
-        arch,
-        params: &frozen,
-        packed1: &packed1,
-        packed2: &packed2,
-        families: &families,
-        gate: GateKind::None,
-    };
-    weights.drive1(isa, n, &mut t);
+    let weights = Weights { arch, params: &frozen, packed1: &packed1, families: &families, gate: GateKind::None };
+    weights.drive1(isa, 0..n, &mut t);
     let cut = quantile(&t.u1[..n * arch.f1], arch.k1, n);
     params[Id::Threshold1].fill(cut);
     if arch.f2 > 0 {
@@ -112,7 +105,8 @@ fn thresholds(arch: &Arch, isa: Isa, par: Par, sample: &[f32], params: &mut Para
             select::above(isa, u, cut, &mut code.0, &mut code.1);
             codes.push(code);
         }
-        weights.drive2(isa, n, |i| CodeRow { index: &codes[i].0, value: &codes[i].1 }, &mut t);
+        weights.source(isa, n, |i| CodeRow { index: &codes[i].0, value: &codes[i].1 }, &mut t);
+        weights.drive2(isa, &packed2, 0..n, &mut t);
         params[Id::Threshold2].fill(quantile(&t.a2[..n * arch.f2], arch.k2, n));
     }
 }

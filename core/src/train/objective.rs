@@ -181,7 +181,7 @@ impl Objective {
         let comp = arch.decoder == Decoder::Comp && arch.f2 > 0;
         let composed = vec![0.0; if comp { arch.f2 * d } else { 0 }];
         let lane = Lane {
-            forward: Scratch::new(&arch),
+            forward: Scratch::of_chunk(&arch),
             u_dead: Vec::new(),
             picked: List::default(),
             vector: [vec![0.0; d], vec![0.0; d]],

@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use super::discover::{Graph, spherical_kmeans};
 use super::geometry::Directions;
 use super::{Draws, Partition, Score, counts_of};
+use crate::Result;
 use crate::kernel::Isa;
 use crate::par::Par;
-use crate::Result;
 
 /// Restarts of k-means.
 pub const RESTARTS: usize = 10;

@@ -1,0 +1,137 @@
+//! Level 2 behind a hard gate against the dense product behind the same gate: the same bits.
+
+use proptest::prelude::*;
+use std::sync::Arc;
+use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
+use strata_core::gate::{self, Families};
+use strata_core::kernel::{Packed, dense, reduce, sparse};
+use strata_core::model::{Arch, Codes, Encoder, Id, Model, Scratch};
+use strata_core::rng::Philox;
+use strata_core::{Isa, Par, ROOT};
+
+/// A model with random weights; families of very different sizes, some empty, some children under ROOT.
+fn model(arch: Arch, seed: u64, roots: u64) -> Model {
+    let mut rng = Philox::new(seed, 0);
+    let mut params = arch.zeros();
+    params.tensors.iter_mut().flatten().for_each(|v| *v = 0.4 * rng.normal_f32());
+    let parents = (0..arch.f2)
+        .map(|_| {
+            let under_root = rng.below(10) < roots;
+            // The lower of two draws: the first families are the largest.
+            let p = rng.below(arch.f1 as u64).min(rng.below(arch.f1 as u64)) as u32;
+            if under_root { ROOT } else { p }
+        })
+        .collect();
+    Model { arch, params, parents, tau: [0.2, 0.3] }
+}
+
+/// Codes by the definition: every pre-activation of level 2, then the gate, then the rule.
+fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
+    let Arch { d, f1, f2, .. } = model.arch;
+    let width = model.arch.source_width();
+    let pack = |w: &[f32], f: usize, width: usize| {
+        let mut packed = Packed::new(f, width);
+        packed.pack(isa, Par::Seq, w);
+        packed
+    };
+    let (packed1, packed2) = (pack(&model.params[Id::WEnc1], f1, d), pack(&model.params[Id::WEnc2], f2, width));
+    let families = Families::new(model.parents.clone(), f1);
+    let mut codes = [Codes::new(), Codes::new()];
+    for row in x.chunks(d) {
+        let (mut xt, mut u1, mut a2, mut u2) = (vec![0.0; d], vec![0.0; f1], vec![0.0; f2], vec![0.0; f2]);
+        reduce::sub_into(isa, row, &model.params[Id::BDec], &mut xt);
+        dense::affine(isa, &xt, &packed1, Some(&model.params[Id::BEnc1]), &mut u1);
+        let (mut index, mut value) = (Vec::new(), Vec::new());
+        model.rule(1).fire(isa, &u1, &mut index, &mut value);
+        let mut s = vec![0.0; width];
+        match model.arch.source {
+            Source::X => s.copy_from_slice(&xt),
+            Source::Res => {
+                sparse::accumulate_rows(isa, &index, &value, &model.params[Id::WDec1], d, &mut s);
+                s.iter_mut().zip(&xt).for_each(|(s, x)| *s = x - *s);
+            }
+            Source::Z1 => index.iter().zip(&value).for_each(|(j, z)| s[*j as usize] = *z),
+        }
+        dense::affine(isa, &s, &packed2, Some(&model.params[Id::BEnc2]), &mut a2);
+        // A negative threshold of jumprelu lets a latent fire below 0: such a parent lets nothing through.
+        let active = index.iter().zip(&value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p);
+        gate::hard(&families, active, model.arch.gate == GateKind::GroupTop1, &a2, &mut u2);
+        let [one, two] = &mut codes;
+        model.rule(2).fire(isa, &u2, &mut two.index, &mut two.value);
+        one.index.extend(index);
+        one.value.extend(value);
+        one.end_row();
+        two.end_row();
+    }
+    codes
+}
+
+fn any_arch() -> impl Strategy<Value = Arch> {
+    use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
+    let activation = || prop::sample::select(vec![Relu, Topk, Batchtopk, Jumprelu, Gated]);
+    let gate = prop::sample::select(vec![GateKind::Hard, GateKind::GroupTop1]);
+    let source = prop::sample::select(vec![Source::X, Source::Res, Source::Z1]);
+    (1usize..40, 1usize..20, 1usize..200, activation(), activation(), gate, source).prop_map(
+        |(d, f1, f2, activation1, activation2, gate, source)| Arch {
+            model: ModelKind::Tree,
+            d,
+            f1,
+            f2,
+            activation1,
+            activation2,
+            k1: f1.min(3) as f64,
+            k2: f2.min(5) as f64,
+            source,
+            decoder: Decoder::Cum,
+            gate,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn codes_are_those_of_the_dense_product(arch in any_arch(), n in 0usize..80, seed in 0u64..1000, roots in 0u64..11) {
+        let model = Arc::new(model(arch, seed, roots));
+        let mut rng = Philox::new(seed, 1);
+        let x: Vec<f32> = (0..n * arch.d).map(|_| rng.normal_f32()).collect();
+        let want = by_definition(&model, Isa::all_available()[0], &x);
+        for isa in Isa::all_available() {
+            let encoder = Encoder::new(model.clone(), isa, Par::Seq).expect("a model");
+            let [mut one, mut two] = [Codes::new(), Codes::new()];
+            encoder.encode(&x, &mut Scratch::new(&arch), &mut one, &mut two).expect("finite rows");
+            prop_assert_eq!(&one, &want[0]);
+            prop_assert_eq!(&two, &want[1], "{:?}", isa);
+        }
+    }
+}
+
+/// More rows than a block, a family of many strips, and one of exactly one.
+#[test]
+fn codes_of_many_rows_are_those_of_each_row() {
+    let arch = Arch {
+        model: ModelKind::Tree,
+        d: 24,
+        f1: 12,
+        f2: 700,
+        activation1: Activation::Batchtopk,
+        activation2: Activation::Batchtopk,
+        k1: 3.0,
+        k2: 5.0,
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::Hard,
+    };
+    let mut model = model(arch, 3, 1);
+    model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = if j < 16 { 5 } else { 7 * u32::from(j % 3 > 0) });
+    let model = Arc::new(model);
+    let mut rng = Philox::new(4, 1);
+    let x: Vec<f32> = (0..777 * arch.d).map(|_| rng.normal_f32()).collect();
+    let want = by_definition(&model, Isa::detect(), &x);
+    assert!(want[1].index.len() > 5000, "{}", want[1].index.len());
+    let encoder = Encoder::new(model, Isa::detect(), Par::Seq).expect("a model");
+    let mut all = [Codes::new(), Codes::new()];
+    let [one, two] = &mut all;
+    encoder.encode_par(Par::Rayon, &x, one, two).expect("finite rows");
+    assert_eq!(all, want);
+}
