@@ -371,7 +371,6 @@ fn flags_that_make_no_sense_are_refused() {
         args!["train", "--dump", dump, "--out", out, "--seed", "-1"],
         args!["inspect", dump, "--dtype", "f32"],
         args!["inspect", dump, "--dtype", "f64", "--dim", "3"],
-        args!["eval", out, "--dump", dump, "--model", out],
         args!["capture", "--out", out, "--layer", "-1"],
     ] {
         let ran = strata(&usage);
@@ -456,8 +455,8 @@ mod full_disk {
         let capture = args!["capture", "--layer", "0", "--max-tokens", "1024", "--out", out];
         limited(&capture, 4).fails(&["writing", "codes"]);
         let eval = args!["eval", run, "--dump", dump];
-        limited(&eval, 0).fails(&["writing", "eval.json"]);
-        assert!(!out.exists() && !run.join("eval.json").exists());
+        limited(&eval, 0).fails(&["writing", "latents.jsonl"]);
+        assert!(!out.exists() && !run.join("eval.json").exists() && !run.join("latents.jsonl").exists());
         assert_no_leftovers(dir);
         // The same commands without the limit.
         for all in [encode, eval] {
