@@ -10,6 +10,7 @@ pub mod composition;
 pub mod exact;
 pub mod fidelity;
 pub mod matching;
+pub mod probe;
 pub mod recovery;
 pub mod similarity;
 pub mod sparsity;
