@@ -4,6 +4,7 @@
 use crate::gate::ROOT;
 use crate::{Error, Result};
 
+pub mod absorption;
 pub mod bootstrap;
 pub mod coherence;
 pub mod composition;
@@ -15,6 +16,7 @@ pub mod recovery;
 pub mod similarity;
 pub mod sparsity;
 pub mod stability;
+pub mod structure;
 
 fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
     match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {
