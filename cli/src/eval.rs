@@ -19,7 +19,10 @@ use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::sparsity::{Sparsity, SparsityReport};
 use strata_core::{Codes, Encoder, Isa, Par};
 
+pub mod classes;
 pub mod latents;
+pub mod meta;
+pub mod sample;
 
 /// Rows of a batch of the metrics that are defined over batches.
 const BATCH: usize = 1024;

@@ -195,7 +195,11 @@ pub fn pool(x: &[f32], d: usize, codes: &CodesView<'_>, starts: &[usize]) -> Res
     let ascending = starts.first().is_none_or(|s| *s == 0) && starts.windows(2).all(|w| w[0] < w[1]);
     if !ascending || starts.last().is_some_and(|s| *s >= n) || starts.is_empty() != (n == 0) {
         let got = starts.last().copied().unwrap_or(0);
-        return Err(Error::Shape { what: "first rows of sequences (ascending from 0, below the rows)", expected: n, got });
+        return Err(Error::Shape {
+            what: "first rows of sequences (ascending from 0, below the rows)",
+            expected: n,
+            got,
+        });
     }
     let (mut rows, mut pooled) = (Vec::with_capacity(starts.len() * d), Codes::new());
     let (mut sum, mut latent, mut touched) = (vec![0.0f64; d], vec![0.0f64; codes.latents()], Vec::new());

@@ -104,7 +104,12 @@ pub fn on_latents(
 ///
 /// # Errors
 /// As [`logistic::fit`].
-pub fn dense_probe(x: &[f32], d: usize, task: &Binary, settings: &Settings) -> Result<(logistic::Logistic, DenseProbe)> {
+pub fn dense_probe(
+    x: &[f32],
+    d: usize,
+    task: &Binary,
+    settings: &Settings,
+) -> Result<(logistic::Logistic, DenseProbe)> {
     let probe = logistic::fit(x, d, &task.train, settings)?;
     check_rows(&task.test, x.len() / d)?;
     let called = task.test.row.iter().map(|&r| probe.margin(&x[r as usize * d..][..d]) > 0.0);
