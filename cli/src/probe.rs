@@ -111,7 +111,7 @@ pub struct NamedAbsorption {
     pub name: String,
     /// Names of its members, by number.
     pub members: Vec<String>,
-    /// What was found. Scopes: level 1 with absorbers of either level, level 2 by itself, both as one dictionary.
+    /// What was found, with the scopes of [`Scope::of_levels`].
     pub found: ClassAbsorption,
 }
 
@@ -196,7 +196,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
             Unit::Sequences => [None, None],
         },
         absorption: match job.labels.as_os_str() == labels::CHARS {
-            true => absorbed(dump, &encoder, &decoder, &sampled, seed)?,
+            true => character_absorption(dump, &encoder, &sampled, seed)?,
             false => Vec::new(),
         },
     };
@@ -306,19 +306,23 @@ fn length(codes: &CodesView<'_>, sampled: &Sampled) -> Result<Option<MdlReport>>
     Ok(Some(mdl.report()))
 }
 
-/// Absorption of every class of tokens with enough examples.
-fn absorbed(
+/// Absorption of every class of tokens of [`TokenClasses::hierarchies`] with enough examples in a sample of rows; none for
+/// a dump without tokens or their texts.
+///
+/// # Errors
+/// If Ctrl-C was pressed.
+pub fn character_absorption(
     dump: &Dump,
     encoder: &Encoder,
-    decoder: &[f32],
     sampled: &Sampled,
     seed: u64,
 ) -> Result<Vec<NamedAbsorption>> {
     let (Some(tokens), Some(vocab)) = (dump.tokens(), dump.vocab()) else { return Ok(Vec::new()) };
     let arch = encoder.model().arch;
-    let scopes = Scope::of_levels(arch.f1, arch.f2);
+    let scopes = Scope::of_levels(arch.f1, arch.f2, arch.decoder == Decoder::Cum);
     let thresholds = Thresholds { seed, ..Thresholds::default() };
-    let dictionary = dictionary(sampled, encoder, decoder)?;
+    let decoder = both_decoders(encoder);
+    let dictionary = dictionary(sampled, encoder, &decoder)?;
     let mut found = Vec::new();
     for class in TokenClasses::new(vocab).hierarchies() {
         let of = |row: &u64| class.member.get(tokens[*row as usize] as usize).copied().unwrap_or(OUTSIDE);

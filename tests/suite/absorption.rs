@@ -80,7 +80,7 @@ impl World {
 
     /// The class latent alone in level 1, and either level may absorb.
     fn score(&self) -> Absorption {
-        self.score_in(1, Scope::of_levels(1, LATENTS - 1).swap_remove(0))
+        self.score_in(1, Scope::of_levels(1, LATENTS - 1, true).swap_remove(0))
     }
 
     fn score_in(&self, f1: usize, scope: Scope) -> Absorption {
@@ -202,7 +202,7 @@ fn absorption_refuses_what_does_not_fit() {
     let world = World::new(200, |_, _| false);
     let codes = world.codes();
     let t = Thresholds::default();
-    let scopes = Scope::of_levels(1, 4);
+    let scopes = Scope::of_levels(1, 4, true);
     let run = |dictionary: &Dictionary<'_>, member: &[u32], is_test: &[bool], scopes: &[Scope]| {
         absorption(Par::Seq, dictionary, member, is_test, scopes, &t).unwrap_err()
     };
@@ -218,7 +218,10 @@ fn absorption_refuses_what_does_not_fit() {
     assert!(shape(run(&dictionary, member, &[false; 200], &scopes)), "nothing to test on");
     let far = [Scope { main: 0..1, absorbers: 0..6 }];
     assert!(matches!(run(&dictionary, member, is_test, &far), Error::Index { index: 6, len: 5, .. }));
-    assert_eq!(Scope::of_levels(3, 0), [Scope { main: 0..3, absorbers: 0..3 }]);
+    let scope = |main, absorbers| Scope { main, absorbers };
+    assert_eq!(Scope::of_levels(3, 0, true), [scope(0..3, 0..3)]);
+    assert_eq!(Scope::of_levels(3, 4, true), [scope(0..3, 0..7), scope(3..7, 3..7), scope(0..7, 0..7)]);
+    assert_eq!(Scope::of_levels(3, 4, false), [scope(0..3, 0..3), scope(3..7, 3..7)]);
 }
 
 #[test]

@@ -102,7 +102,13 @@ fn planted_compositions_are_found_and_random_directions_are_the_null() {
     assert!(found.r2.iter().all(|s| s.z > 50.0 && s.null_mean < 0.5 && s.draws == 10), "{found:?}");
     assert_eq!(found, composed(Isa::detect(), Par::Seq, &rows, &atoms, d, draws).unwrap());
     let random = composed(Isa::detect(), Par::Rayon, &normal(9, n * d), &atoms, d, draws).unwrap();
-    assert!(random.r2.iter().all(|s| s.z.abs() < 4.0), "{random:?}");
+    assert!(random.r2.iter().chain(&random.r2_mixed).all(|s| s.z.abs() < 4.0), "{random:?}");
+    // Directions of few dimensions, the same as the atoms': better than isotropic ones, no better than mixtures.
+    let flat: Vec<f32> = normal(10, n * d).iter().enumerate().map(|(i, w)| if i % d < 12 { *w } else { 0.0 }).collect();
+    let narrow: Vec<f32> = atoms.iter().enumerate().map(|(i, w)| if i % d < 12 { *w } else { 0.1 * w }).collect();
+    let flat = composed(Isa::detect(), Par::Rayon, &flat, &narrow, d, draws).unwrap();
+    assert!(flat.r2[2].z > 20.0 && flat.r2_mixed[2].z.abs() < 4.0, "{flat:?}");
+    assert!(found.r2_mixed.iter().all(|s| s.z > 50.0), "{found:?}");
 }
 
 #[test]

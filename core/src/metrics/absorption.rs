@@ -66,14 +66,16 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Level 1 alone stands for classes, and either level may absorb; level 2 by itself; both levels as one dictionary,
-    /// which is what SAEBench measures. Without a level 2, level 1 by itself.
-    pub fn of_levels(f1: usize, f2: usize) -> Vec<Self> {
+    /// Where level 2 `adds` to level 1 (`decoder = "cum"`): level 1 alone stands for classes and either level may absorb;
+    /// level 2 by itself; both levels as one dictionary, which is what SAEBench measures. Else, as each level then is a
+    /// reconstruction of its own: level 1 by itself, and level 2 by itself. Without a level 2, level 1 by itself.
+    pub fn of_levels(f1: usize, f2: usize, adds: bool) -> Vec<Self> {
         let all = f1 + f2;
         let scope = |main: Range<usize>, absorbers: Range<usize>| Self { main, absorbers };
-        match f2 {
-            0 => vec![scope(0..f1, 0..f1)],
-            _ => vec![scope(0..f1, 0..all), scope(f1..all, f1..all), scope(0..all, 0..all)],
+        match (f2, adds) {
+            (0, _) => vec![scope(0..f1, 0..f1)],
+            (_, true) => vec![scope(0..f1, 0..all), scope(f1..all, f1..all), scope(0..all, 0..all)],
+            (_, false) => vec![scope(0..f1, 0..f1), scope(f1..all, f1..all)],
         }
     }
 }

@@ -96,9 +96,10 @@ impl Binary {
     /// | `most` | | rows of an answer to fit on; a quarter of it to test on |
     ///
     /// # Panics
-    /// If the lengths differ.
+    /// If the lengths differ, or there are more than `2^32` rows.
     pub fn one_against_rest(of: &[Option<u32>], class: u32, is_test: &[bool], most: usize, seed: u64) -> Self {
         assert_eq!(of.len(), is_test.len(), "a side of the split for each row");
+        assert!(u32::try_from(of.len()).is_ok(), "rows are counted in 32 bits: take a sample");
         let mut rng = Philox::new(seed, STREAM + u64::from(class));
         let mut side = |test: bool, most| {
             let rows = (0..of.len()).filter(|&i| is_test[i] == test);

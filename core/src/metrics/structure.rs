@@ -21,6 +21,8 @@ use crate::{Error, Result};
 pub const ATOMS: usize = 3;
 /// Directions that are fitted, at most: more are thinned out evenly.
 pub const MAX_FITTED: usize = 4096;
+/// Rows that a random direction of the rows' covariance is mixed from: enough that it is near to Gaussian.
+pub const MIXED: usize = 32;
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 64;
 /// A row that is shorter than this after the chosen ones are taken out of it is one of them.
@@ -80,6 +82,9 @@ pub struct Composed {
     /// matching pursuit picks, of either sign. 0 to 1, 1: nothing but compositions. The null are random directions, the
     /// same number of them in each draw; a positive `z` is better than those.
     pub r2: [Score; ATOMS],
+    /// The same values against random directions of the rows' own covariance: each the sum of [`MIXED`] of them, drawn at
+    /// random, with random signs. What both levels share only because activations lie in few dimensions is in this null.
+    pub r2_mixed: [Score; ATOMS],
 }
 
 /// How far the rows of `rows` are composed of up to [`ATOMS`] rows of `atoms`. Rows of norm 0 are left out of both.
@@ -89,9 +94,8 @@ pub struct Composed {
 /// | `rows` | `[n, d]` | row-major: the directions of level 2, or [`effective_children`] |
 /// | `atoms` | `[m, d]` | row-major: the directions of level 1 |
 ///
-/// An effective child holds its parent's direction by construction: look at the bare directions too. Random directions are
-/// isotropic, so what both levels share because activations lie in few dimensions also counts as composed.
-/// Cost: `3 (1 + draws) n m d` multiplications, `n` at most [`MAX_FITTED`].
+/// An effective child holds its parent's direction by construction: look at the bare directions too.
+/// Cost: `3 (1 + 2 draws) n m d` multiplications, `n` at most [`MAX_FITTED`].
 ///
 /// # Errors
 /// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (its step is the row).
@@ -107,9 +111,23 @@ pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws
     let null = par.map(draws.n, |draw| {
         let mut rng = Philox::new(draws.seed, STREAM + draw as u64);
         let random: Vec<f32> = (0..n * d).map(|_| rng.normal_f32()).collect();
-        pursuit.mean(isa, Par::Seq, &directions("random directions", &random, d).unwrap_or_default())
+        let mut mixed = vec![0.0; n * d];
+        for out in mixed.chunks_exact_mut(d) {
+            for _ in 0..MIXED {
+                let (sign, i) = (if rng.below(2) == 0 { 1.0 } else { -1.0 }, rng.below(n as u64) as usize);
+                out.iter_mut().zip(&thinned[i * d..]).for_each(|(o, w)| *o += sign * w);
+            }
+        }
+        // Random rows have a norm; of very few rows a mixture may have none, and is left out.
+        [random, mixed]
+            .map(|rows| pursuit.mean(isa, Par::Seq, &directions("random directions", &rows, d).unwrap_or_default()))
     });
-    Ok(Composed { directions: n, r2: core::array::from_fn(|s| Score::new(value[s], null.iter().map(|r| r[s]))) })
+    let score = |s: usize, kind: usize| Score::new(value[s], null.iter().map(|r| r[kind][s]));
+    Ok(Composed {
+        directions: n,
+        r2: core::array::from_fn(|s| score(s, 0)),
+        r2_mixed: core::array::from_fn(|s| score(s, 1)),
+    })
 }
 
 /// Orthogonal matching pursuit over one set of unit atoms.

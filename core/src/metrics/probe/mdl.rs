@@ -60,10 +60,10 @@ impl Mdl {
     /// No tokens yet; `step` is the width of the finest bins.
     ///
     /// # Errors
-    /// [`Error::Config`] for a step that is not above 0 and finite.
+    /// [`Error::Config`] for a step that is not above 0 and at most 1e30.
     pub fn new(latents: usize, step: f64) -> Result<Self> {
-        if !(step > 0.0 && step.is_finite()) {
-            return Err(Error::config("step", alloc::format!("expected more than 0, found {step}")));
+        if !(step > 0.0 && step <= 1e30) {
+            return Err(Error::config("step", alloc::format!("expected more than 0, up to 1e30, found {step}")));
         }
         Ok(Self { step, tokens: 0, bins: vec![BTreeMap::new(); latents], error: Default::default() })
     }
