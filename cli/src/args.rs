@@ -45,6 +45,8 @@ pub enum Command {
     Train(Train),
     /// Evaluate a run on the held-out rows of a dump
     Eval(Eval),
+    /// Ask what labels can be read from a run's codes, and what removing a class's latents does
+    Probe(Probe),
     /// Write the sparse codes of every row of a dump
     Encode(Encode),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
@@ -201,6 +203,33 @@ pub struct Eval {
     /// Another run on such rows, for instance of another seed: how far it has found the same
     #[arg(long, value_name = "RUN")]
     pub against: Option<PathBuf>,
+    /// How to read a raw `.bin`.
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// `strata probe`.
+#[derive(Debug, Args)]
+pub struct Probe {
+    /// The run directory
+    pub run: PathBuf,
+    /// The dump, or its shards in order; every row may be used
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// Labels: `chars` for the kinds of the dump's own tokens (and absorption); or a .npy with one dimension of integers,
+    /// or a .safetensors with a tensor `labels` of them, one a row or one a sequence (whose rows are then averaged). A
+    /// negative label leaves its row out. A second tensor `attributes` of 0 and 1 asks for spurious correlation removal
+    #[arg(long, value_name = "LABELS")]
+    pub labels: PathBuf,
+    /// Where the report goes [default: RUN/probe.json]
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Work on at most this many rows or sequences
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    pub sample: usize,
+    /// Seed of the sample, the split and whatever is drawn
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,

@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, probe, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -36,6 +36,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Inspect(args) => inspect_command(&args, console),
         Command::Train(args) => train_command(&args, isa, console),
         Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
+        Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.raw)?;
@@ -219,6 +220,22 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
             bail!("{} does not say which language model it came from: name its directory with --model", dump.name())
         }
     }
+}
+
+fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+    let run = Run::open(&args.run)?;
+    let dump = open(&args.dump, &args.raw)?;
+    let out = args.out.clone().unwrap_or_else(|| run.dir.join("probe.json"));
+    refuse_own_input(&[args.dump.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
+    let job = probe::Job { run: &run, dump: &dump, labels, sample, seed, out: &out, isa };
+    let found = probe::probe(&job, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+    } else {
+        probe::print(&found, &mut console.out)?;
+    }
+    Ok(())
 }
 
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {

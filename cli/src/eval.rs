@@ -6,6 +6,7 @@ use crate::dump::Dump;
 use crate::feed;
 use crate::files::write_atomic;
 use crate::lm::Lm;
+use crate::probe::{NamedAbsorption, character_absorption, description_length};
 use crate::run::Run;
 use crate::settings;
 use crate::splice::{SpliceReport, splice};
@@ -13,28 +14,39 @@ use crate::truth;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::ops::Range;
+use strata_core::metrics::absorption::SAMPLE;
 use strata_core::metrics::bootstrap::{self, Interval, Resamples};
 use strata_core::metrics::composition::CompositionReport;
 use strata_core::metrics::fidelity::FidelityReport;
+use strata_core::metrics::probe::mdl::MdlReport;
 use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::similarity::SimilarityReport;
 use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
+use strata_core::metrics::structure::StructureReport;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 mod batches;
+pub mod classes;
 mod collect;
 mod families;
 pub mod latents;
+pub mod meta;
+pub mod sample;
 mod strongest;
 mod table;
 mod words;
 
-pub use families::{Coherence, Dictionaries};
+pub use families::Coherence;
 pub use table::print;
 
 use collect::{Collector, TERMS};
 use latents::LatentRecord;
+use meta::{Meta, meta_sae};
+use sample::Sampled;
+
+/// Of what an evaluation draws at random.
+const SEED: u64 = 0;
 
 /// What to evaluate on what.
 pub struct Job<'a> {
@@ -75,8 +87,15 @@ pub struct Evaluation {
     pub coherence: Option<Coherence>,
     /// Whether children mean something like their parents; none without families.
     pub similarity: Option<SimilarityReport>,
-    /// The decoders by themselves.
-    pub dictionaries: Dictionaries,
+    /// The decoders by themselves and against each other.
+    pub structure: StructureReport,
+    /// A sparse autoencoder of the directions of level 2; none where those are few.
+    pub meta: Option<Meta>,
+    /// Bits to describe the codes of each level, on a sample of the rows; none for a level that never fires.
+    pub description_length: [Option<MdlReport>; 2],
+    /// Classes of tokens that latents fail to fire on because others fire in their place, on the same sample; empty for a
+    /// dump without tokens and their texts.
+    pub absorption: Vec<NamedAbsorption>,
     /// How far another run agrees, where one was named.
     pub stability: Option<StabilityReport>,
     /// How much of the dump's truth was found, on the last of the rows; none for a dump without one.
@@ -155,6 +174,8 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         unembedding: unembedding.as_deref(),
     })?;
     let [scored1, scored2] = &seen.scored;
+    let sampled = Sampled::rows(&encoder, dump, rows.start, rows.end, SAMPLE, SEED)?;
+    let views = sampled.views(&encoder)?;
     let evaluation = Evaluation {
         dump: dump.name().to_owned(),
         rows: [rows.start, rows.end - rows.start],
@@ -163,7 +184,10 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         level2: seen.level2.as_ref().map(|l| l.report()),
         coherence: seen.tree.as_ref().map(|t| families::coherence(&encoder, t, text)).transpose()?,
         similarity: composition.as_ref().map(|_| similar()).transpose()?,
-        dictionaries: families::dictionaries(&encoder)?,
+        structure: families::structure(&encoder, seen.tree.as_ref())?,
+        meta: meta_sae(encoder.decoder2(), encoder.model().arch.d, SEED, *isa)?,
+        description_length: [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?],
+        absorption: character_absorption(dump, &encoder, &sampled, SEED)?,
         stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
         recovery: world.map(|w| truth::score(&w, &encoder, first_scored, scored1, scored2)).transpose()?,
         composition,

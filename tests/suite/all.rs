@@ -2,6 +2,7 @@
 #![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
 mod ablate;
+mod absorption;
 mod bad_input;
 mod cli;
 mod coherence;
@@ -19,6 +20,8 @@ mod matching;
 mod metrics;
 mod npy;
 mod order;
+mod probe;
+mod probe_cli;
 mod procedure;
 mod quality;
 mod recovery;
@@ -28,6 +31,7 @@ mod rng;
 mod rows;
 mod similarity;
 mod stability;
+mod structure;
 mod synth;
 mod synth_cli;
 mod training;

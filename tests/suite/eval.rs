@@ -214,7 +214,7 @@ fn what_a_dump_does_not_say_is_null() {
     for part in ["level2", "composition", "coherence", "similarity"] {
         assert!(found[part].is_null(), "{part}");
     }
-    assert!(found["dictionaries"]["level2"].is_null() && found["dictionaries"]["level1"]["c_dec"].is_number());
+    assert!(found["structure"]["level2"].is_null() && found["structure"]["level1"]["c_dec"].is_number());
     let read = read_json(&flat.join("eval.json"));
     assert_eq!(read, found);
 }

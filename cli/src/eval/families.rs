@@ -10,12 +10,15 @@ use strata_core::metrics::coherence::geometry::{GeometryReport, effective_childr
 use strata_core::metrics::coherence::topics::{TopicReport, topics};
 use strata_core::metrics::coherence::{Draws, Partition};
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
-use strata_core::metrics::stability::{self, DictionaryReport, LevelsReport, StabilityReport};
+use strata_core::metrics::stability::{self, StabilityReport};
+use strata_core::metrics::structure::{self, Decoders, StructureReport};
 use strata_core::model::Id;
 use strata_core::{Encoder, Par, ROOT};
 
 /// Random partitions that each score of families is compared with.
 const DRAWS: Draws = Draws { n: 100, seed: 0 };
+/// Random dictionaries that compositions are compared with.
+const STRUCTURE_DRAWS: Draws = Draws { n: 20, seed: 0 };
 /// Random pairs that the edges of a tree are compared with, about.
 const MATCHED_PAIRS: usize = 20_000;
 
@@ -109,31 +112,19 @@ impl Words2 {
     }
 }
 
-/// The decoders by themselves.
-#[derive(Clone, Debug, Serialize)]
-pub struct Dictionaries {
-    /// Of level 1.
-    pub level1: DictionaryReport,
-    /// Of level 2, in the space of the activations; none for a flat model.
-    pub level2: Option<DictionaryReport>,
-    /// Of both against each other; none without families.
-    pub levels: Option<LevelsReport>,
-}
-
-/// Measures the decoders.
+/// What the decoders look like by themselves and against each other.
 ///
 /// # Errors
 /// If a weight is not finite.
-pub fn dictionaries(encoder: &Encoder) -> Result<Dictionaries> {
-    let (model, isa, par) = (encoder.model(), encoder.isa(), Par::Rayon);
-    let d = model.arch.d;
-    let (one, two) = (&model.params[Id::WDec1], encoder.decoder2());
-    let levels = || stability::levels(isa, par, one, two, d, &model.parents);
-    Ok(Dictionaries {
-        level1: stability::dictionary(isa, par, one, d)?,
-        level2: (model.arch.f2 > 0).then(|| stability::dictionary(isa, par, two, d)).transpose()?,
-        levels: (!model.parents.is_empty()).then(levels).transpose()?,
-    })
+pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureReport> {
+    let model = encoder.model();
+    let (d, level1) = (model.arch.d, &model.params[Id::WDec1]);
+    let effective =
+        tree.map(|t| effective_children(d, level1, encoder.decoder2(), &model.parents, &t.cofiring.ratios()));
+    let effective = effective.transpose()?;
+    let decoders =
+        Decoders { d, level1, level2: encoder.decoder2(), parent: &model.parents, effective: effective.as_deref() };
+    Ok(structure::structure(encoder.isa(), Par::Rayon, &decoders, STRUCTURE_DRAWS)?)
 }
 
 /// How far another run of the same width has found the same dictionary and tree.

@@ -4,16 +4,19 @@
 use crate::gate::ROOT;
 use crate::{Error, Result};
 
+pub mod absorption;
 pub mod bootstrap;
 pub mod coherence;
 pub mod composition;
 pub mod exact;
 pub mod fidelity;
 pub mod matching;
+pub mod probe;
 pub mod recovery;
 pub mod similarity;
 pub mod sparsity;
 pub mod stability;
+pub mod structure;
 
 fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
     match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {

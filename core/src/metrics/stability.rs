@@ -86,7 +86,7 @@ pub struct StabilityReport {
 }
 
 /// Unit rows in `f32`, zeros where there is no direction, and which have one.
-fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f32>, Vec<bool>)> {
+pub(super) fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f32>, Vec<bool>)> {
     if d == 0 || !rows.len().is_multiple_of(d) {
         return Err(Error::Shape { what, expected: d, got: rows.len() });
     }
@@ -105,7 +105,7 @@ fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f32>, Vec<boo
 }
 
 /// `f(i, [cos(a_i, b_j)]_j)` for each row of `a`, results in order.
-fn for_cosines<R: Send>(
+pub(super) fn for_cosines<R: Send>(
     isa: Isa,
     par: Par,
     a: &[f32],

@@ -1,0 +1,435 @@
+//! `strata probe`: what labels can be read from the codes, and what removing a class's latents does.
+//!
+//! Sparse probing and targeted probe perturbation on every class of the labels, spurious correlation removal where there
+//! is a second attribute, description length, and, for the character classes of a dump, absorption. Everything on one
+//! bounded, seeded sample of examples; tested on whole stretches of sequences that nothing was fitted on.
+
+use crate::console::{Console, check_interrupt};
+use crate::dump::Dump;
+use crate::eval::classes::TokenClasses;
+use crate::eval::sample::{Sampled, both_decoders, dictionary};
+use crate::files::write_atomic;
+use crate::run::Run;
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use std::io::Write;
+use std::path::Path;
+use strata_core::config::Decoder;
+use strata_core::metrics::absorption::{ClassAbsorption, OUTSIDE, Scope, Thresholds, absorption};
+use strata_core::metrics::probe::erase::{self, Examples, ScrReport, ScrTasks, TppReport};
+use strata_core::metrics::probe::logistic::Settings;
+use strata_core::metrics::probe::mdl::{Mdl, MdlReport, step_for};
+use strata_core::metrics::probe::sparse::{DenseProbe, KS, SparseProbe, dense_probe, sparse_probes};
+use strata_core::metrics::probe::{Binary, Labelled};
+use strata_core::model::CodesView;
+use strata_core::rng::Philox;
+use strata_core::{Encoder, Isa, Par};
+
+pub mod labels;
+
+use labels::{Labels, Unit};
+
+/// Examples of an answer that a probe is fitted on, at most; a quarter of it to test on.
+const EXAMPLES: usize = 2000;
+/// A class takes part if it has as many examples of either answer on either side of the split.
+const FEWEST: usize = 10;
+/// Classes that take part, at most: those with the most examples.
+const MOST_CLASSES: usize = 50;
+/// The share of the variance that the finest bins of the description length add to the error.
+const FINEST: f64 = 1e-4;
+/// The random stream of the biased rows.
+const STREAM: u64 = 0x6269_6173 << 32;
+
+/// What to probe.
+pub struct Job<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The rows.
+    pub dump: &'a Dump,
+    /// A file, or [`labels::CHARS`].
+    pub labels: &'a Path,
+    /// Examples to work on, at most.
+    pub sample: usize,
+    /// Of the sample, the split and whatever is drawn.
+    pub seed: u64,
+    /// Where the report goes.
+    pub out: &'a Path,
+    /// Instruction set.
+    pub isa: Isa,
+}
+
+/// `probe.json`. NaN is written as null: see each metric for when it is undefined.
+#[derive(Clone, Debug, Serialize)]
+pub struct Probed {
+    /// The dump.
+    pub dump: String,
+    /// The labels.
+    pub labels: String,
+    /// What an example is.
+    pub unit: Unit,
+    /// Examples, and those that are tested on.
+    pub examples: [usize; 2],
+    /// Sparse probing, a class at a time against the rest, balanced: chance is an accuracy of 1/2.
+    pub classes: Vec<ClassProbes>,
+    /// Classes without enough examples of either answer on either side of the split, or beyond the limit: left out.
+    pub left_out: Vec<String>,
+    /// Targeted probe perturbation, over the classes above.
+    pub tpp: Option<TppReport>,
+    /// Spurious correlation removal, where there are attributes.
+    pub scr: Option<ScrReport>,
+    /// Description length of level 1 and of level 2; none for a level that is never on. Over rows, not sequences.
+    pub mdl: [Option<MdlReport>; 2],
+    /// Absorption of the character classes.
+    pub absorption: Vec<NamedAbsorption>,
+}
+
+/// One class.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClassProbes {
+    /// Its number.
+    pub class: u32,
+    /// Its name.
+    pub name: String,
+    /// Examples of it in the sample.
+    pub examples: usize,
+    /// Rows that the probes are fitted on, and tested on.
+    pub rows: [usize; 2],
+    /// A probe on the rows: what can be read at all.
+    pub dense: DenseProbe,
+    /// On latents of level 1, of level 2 (empty for a flat model), and of both.
+    pub level1: Vec<SparseProbe>,
+    /// See `level1`.
+    pub level2: Vec<SparseProbe>,
+    /// See `level1`.
+    pub both: Vec<SparseProbe>,
+}
+
+/// Absorption of one class.
+#[derive(Clone, Debug, Serialize)]
+pub struct NamedAbsorption {
+    /// The class.
+    pub name: String,
+    /// Names of its members, by number.
+    pub members: Vec<String>,
+    /// What was found, with the scopes of [`Scope::of_levels`].
+    pub found: ClassAbsorption,
+}
+
+/// Probes, and writes the report.
+///
+/// # Errors
+/// If the widths differ, a row is not finite, or the labels do not fit.
+pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
+    let Job { run, dump, isa, seed, .. } = *job;
+    run.check_width(dump)?;
+    ensure!(job.sample > 0, "--sample: expected at least 1, found 0");
+    ensure!(!job.out.is_dir(), "writing `{}`: it is a directory", job.out.display());
+    let labels = Labels::open(job.labels, dump)?;
+    let encoder = run.encoder(isa)?;
+    console.note(format!("encoding up to {} {}", job.sample, unit_name(labels.unit)));
+    let (sampled, label_of) = match labels.unit {
+        Unit::Rows => {
+            let sampled = Sampled::rows(&encoder, dump, 0, dump.n_rows(), job.sample, seed)?;
+            let rows = sampled.row.clone();
+            (sampled, rows)
+        }
+        Unit::Sequences => {
+            let starts = dump.sequence_starts().context("labels a sequence, of a dump without sequences")?;
+            Sampled::sequences(&encoder, dump, starts, job.sample, seed)?
+        }
+    };
+    let of = |all: &[Option<u32>]| -> Vec<Option<u32>> { label_of.iter().map(|i| all[*i as usize]).collect() };
+    let class = of(&labels.class);
+    let decoder = both_decoders(&encoder);
+    let (tasks, left_out) = tasks(&class, &sampled.is_test, &labels, seed);
+    if tasks.len() < 2 {
+        bail!(
+            "the labels leave {} class(es) with at least {FEWEST} examples of it and of the others on either side of the split, \
+             and probing needs 2: label more {}",
+            tasks.len(),
+            unit_name(labels.unit)
+        );
+    }
+    let settings = Settings::default();
+    let views = sampled.views(&encoder)?;
+    let flat = encoder.model().arch.f2 == 0;
+    let bar = console.bar("probing", tasks.len() as u64, "classes");
+    let mut classes = Vec::with_capacity(tasks.len());
+    for (c, task) in &tasks {
+        let (_, dense) = dense_probe(&sampled.x, dump.d(), task, &settings)?;
+        let of = |codes: &CodesView<'_>| sparse_probes(Par::Rayon, codes, task, &KS, &settings);
+        classes.push(ClassProbes {
+            class: *c,
+            name: labels.names[*c as usize].clone(),
+            examples: class.iter().filter(|of| **of == Some(*c)).count(),
+            rows: [task.train.len(), task.test.len()],
+            dense,
+            level1: of(&views[0])?,
+            level2: if flat { Vec::new() } else { of(&views[1])? },
+            both: of(&views[2])?,
+        });
+        bar.inc(1);
+        check_interrupt()?;
+    }
+    bar.finish_and_clear();
+    let examples = examples(&sampled, &encoder, &decoder)?;
+    let only: Vec<Binary> = tasks.iter().map(|(_, t)| t.clone()).collect();
+    let tpp = Some(erase::tpp(Par::Rayon, &examples, &only, &erase::NS, &settings)?);
+    let scr = match &labels.attribute {
+        None => None,
+        Some(attribute) => {
+            let tasks = scr_tasks(&class, &of(attribute), &sampled.is_test, seed)?;
+            Some(erase::scr(Par::Rayon, &examples, &tasks, &erase::NS, &settings)?)
+        }
+    };
+    let found = Probed {
+        dump: dump.name().to_owned(),
+        labels: job.labels.display().to_string(),
+        unit: labels.unit,
+        examples: [sampled.len(), sampled.is_test.iter().filter(|t| **t).count()],
+        classes,
+        left_out,
+        tpp,
+        scr,
+        mdl: match labels.unit {
+            Unit::Rows => [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?],
+            Unit::Sequences => [None, None],
+        },
+        absorption: match job.labels.as_os_str() == labels::CHARS {
+            true => character_absorption(dump, &encoder, &sampled, seed)?,
+            false => Vec::new(),
+        },
+    };
+    write_atomic(job.out, format!("{}\n", serde_json::to_string_pretty(&found)?).as_bytes())?;
+    console.note(format!("every probe is in {}", job.out.display()));
+    Ok(found)
+}
+
+fn unit_name(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Rows => "rows",
+        Unit::Sequences => "sequences",
+    }
+}
+
+/// A task a class that has enough examples, the most frequent classes first to be kept, in order of class; and the names
+/// of the others.
+fn tasks(class: &[Option<u32>], is_test: &[bool], labels: &Labels, seed: u64) -> (Vec<(u32, Binary)>, Vec<String>) {
+    let mut count = vec![0usize; labels.names.len()];
+    class.iter().flatten().for_each(|c| count[*c as usize] += 1);
+    let mut order: Vec<u32> = (0..count.len() as u32).filter(|c| count[*c as usize] > 0).collect();
+    order.sort_by_key(|c| (std::cmp::Reverse(count[*c as usize]), *c));
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    for c in order {
+        let task = (kept.len() < MOST_CLASSES).then(|| Binary::one_against_rest(class, c, is_test, EXAMPLES, seed));
+        match task.filter(|t| t.train.positives() >= FEWEST && t.test.positives() >= FEWEST) {
+            Some(task) => kept.push((c, task)),
+            None => left_out.push(labels.names[c as usize].clone()),
+        }
+    }
+    kept.sort_by_key(|k| k.0);
+    (kept, left_out)
+}
+
+/// The dictionary whose sum is the reconstruction: both levels where they add up, else level 2 alone.
+fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> Result<Examples<'a>> {
+    let arch = encoder.model().arch;
+    let [_, level2, both] = sampled.views(encoder)?;
+    let alone = arch.f2 > 0 && arch.decoder != Decoder::Cum;
+    let (codes, decoder) = if alone { (level2, &decoder[arch.f1 * arch.d..]) } else { (both, decoder) };
+    Ok(Examples { x: &sampled.x, d: arch.d, codes, decoder })
+}
+
+/// The two attributes, which have to be binary, with as many examples in each of the four cells.
+fn scr_tasks(class: &[Option<u32>], attribute: &[Option<u32>], is_test: &[bool], seed: u64) -> Result<ScrTasks> {
+    let mut cells: [[Vec<u32>; 4]; 2] = Default::default();
+    for (i, (a, b)) in class.iter().zip(attribute).enumerate() {
+        match (a, b) {
+            (Some(a @ 0..=1), Some(b @ 0..=1)) => {
+                cells[usize::from(is_test[i])][(2 * a + b) as usize].push(i as u32);
+            }
+            (Some(_), Some(_)) => bail!(
+                "spurious correlation removal needs labels and attributes of 0 and 1, found {} and {}",
+                a.unwrap_or(0),
+                b.unwrap_or(0)
+            ),
+            _ => {}
+        }
+    }
+    let mut tasks = ScrTasks::default();
+    for (side, most) in [(0, EXAMPLES), (1, EXAMPLES / 4)] {
+        let each = cells[side].iter().map(Vec::len).min().unwrap_or(0).min(most / 2);
+        ensure!(
+            each >= FEWEST,
+            "spurious correlation removal needs {FEWEST} examples of each pair of label and attribute on either side of the \
+             split, found {each}"
+        );
+        let mut rng = Philox::new(seed, STREAM + side as u64);
+        for cell in &mut cells[side] {
+            rng.shuffle(cell);
+        }
+        let of = |kinds: &[usize], each: usize, positive: fn(usize) -> bool| {
+            let of_kind = |k: usize| cells[side][k].iter().take(each).map(move |r| (*r, positive(k)));
+            let mut rows: Vec<(u32, bool)> = kinds.iter().flat_map(|k| of_kind(*k)).collect();
+            rows.sort_unstable();
+            Labelled { row: rows.iter().map(|r| r.0).collect(), label: rows.iter().map(|r| r.1).collect() }
+        };
+        let a = of(&[0, 1, 2, 3], each, |cell| cell >= 2);
+        let b = of(&[0, 1, 2, 3], each, |cell| cell % 2 == 1);
+        if side == 0 {
+            let both = cells[0][3].len().min(cells[0][0].len()).min(most);
+            tasks.biased = of(&[0, 3], both, |cell| cell == 3);
+            (tasks.a.train, tasks.b.train) = (a, b);
+        } else {
+            (tasks.a.test, tasks.b.test) = (a, b);
+        }
+    }
+    Ok(tasks)
+}
+
+/// Description length of a level on a sample; none if it is never on.
+///
+/// # Errors
+/// If a code is not finite.
+pub fn description_length(codes: &CodesView<'_>, sampled: &Sampled) -> Result<Option<MdlReport>> {
+    let n = sampled.len();
+    let d = sampled.x.len() / n.max(1);
+    let on: usize = (0..n).map(|t| codes.active(t).count()).sum();
+    if on == 0 {
+        return Ok(None);
+    }
+    let mut mean = vec![0.0f64; d];
+    sampled.x.chunks(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x)));
+    mean.iter_mut().for_each(|m| *m /= n as f64);
+    let squares: f64 =
+        sampled.x.chunks(d).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2))).sum();
+    let step = step_for(FINEST, squares / n as f64, on as f64 / n as f64);
+    let mut mdl = Mdl::new(codes.latents(), step)?;
+    mdl.add(codes)?;
+    Ok(Some(mdl.report()))
+}
+
+/// Absorption of every class of tokens of [`TokenClasses::hierarchies`] with enough examples in a sample of rows; none for
+/// a dump without tokens or their texts.
+///
+/// # Errors
+/// If Ctrl-C was pressed.
+pub fn character_absorption(
+    dump: &Dump,
+    encoder: &Encoder,
+    sampled: &Sampled,
+    seed: u64,
+) -> Result<Vec<NamedAbsorption>> {
+    let (Some(tokens), Some(vocab)) = (dump.tokens(), dump.vocab()) else { return Ok(Vec::new()) };
+    let arch = encoder.model().arch;
+    let scopes = Scope::of_levels(arch.f1, arch.f2, arch.decoder == Decoder::Cum);
+    let thresholds = Thresholds { seed, ..Thresholds::default() };
+    let decoder = both_decoders(encoder);
+    let dictionary = dictionary(sampled, encoder, &decoder)?;
+    let mut found = Vec::new();
+    for class in TokenClasses::new(vocab).hierarchies() {
+        let of = |row: &u64| class.member.get(tokens[*row as usize] as usize).copied().unwrap_or(OUTSIDE);
+        let member: Vec<u32> = sampled.row.iter().map(of).collect();
+        let count = |test: bool, inside: bool| {
+            let is = |i: &usize| sampled.is_test[*i] == test && (member[*i] != OUTSIDE) == inside;
+            (0..member.len()).filter(is).count()
+        };
+        if [(false, false), (false, true), (true, false), (true, true)].iter().any(|(t, i)| count(*t, *i) < FEWEST) {
+            continue;
+        }
+        let of = absorption(Par::Rayon, &dictionary, &member, &sampled.is_test, &scopes, &thresholds)?;
+        found.push(NamedAbsorption { name: class.name, members: class.members, found: of });
+        check_interrupt()?;
+    }
+    Ok(found)
+}
+
+/// The table that a person reads.
+///
+/// # Errors
+/// If `out` cannot be written to.
+pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(out, "{} {} of {}, {} to test on", p.examples[0], unit_name(p.unit), p.dump, p.examples[1])?;
+    writeln!(out)?;
+    writeln!(out, "accuracy on balanced rows (chance .5), from k latents of level 1, of level 2, and from the rows")?;
+    writeln!(
+        out,
+        "{:<16}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
+        "class", "n", "1: k=1", "k=5", "k=20", "2: k=1", "k=5", "k=20", "rows"
+    )?;
+    for c in &p.classes {
+        write!(out, "{:<16}{:>8}", c.name, c.examples)?;
+        for probes in [&c.level1, &c.level2] {
+            for k in [1, 5, 20] {
+                let at = probes.iter().find(|s| s.k == k).map_or(f64::NAN, |s| s.accuracy);
+                write!(out, "{:>8}", number(at))?;
+            }
+        }
+        writeln!(out, "{:>8}", number(c.dense.accuracy))?;
+    }
+    let row = |out: &mut dyn Write, name: &str, values: &mut dyn Iterator<Item = f64>| -> std::io::Result<()> {
+        write!(out, "{name:<24}")?;
+        for v in values {
+            write!(out, "{:>8}", number(v))?;
+        }
+        writeln!(out)
+    };
+    if p.tpp.is_some() || p.scr.is_some() {
+        writeln!(out)?;
+        row(out, "latents removed", &mut erase::NS.iter().map(|n| *n as f64))?;
+    }
+    if let Some(t) = &p.tpp {
+        row(out, "TPP", &mut t.points.iter().map(|p| p.tpp))?;
+    }
+    if let Some(s) = &p.scr {
+        row(out, "SCR", &mut s.points.iter().map(|p| p.scr))?;
+    }
+    if p.mdl.iter().any(Option::is_some) {
+        writeln!(out)?;
+        for (level, mdl) in p.mdl.iter().enumerate() {
+            if let Some(m) = mdl {
+                let point = &m.points[3];
+                writeln!(
+                    out,
+                    "level {}: {:.1} bits a token, {:.1} to say which latents are on",
+                    level + 1,
+                    point.bits,
+                    m.on_off_bits
+                )?;
+            }
+        }
+    }
+    if !p.absorption.is_empty() {
+        writeln!(out)?;
+        writeln!(out, "absorption: share of the class's tokens on which its main latents of level 1 are silent")?;
+        writeln!(
+            out,
+            "{:<16}{:>8}{:>8}{:>8}{:>10}{:>10}{:>10}{:>10}",
+            "class", "tokens", "main", "F1", "silent", "absorbed", "missed", "fraction"
+        )?;
+        for a in &p.absorption {
+            let s = &a.found.scope[0];
+            writeln!(
+                out,
+                "{:<16}{:>8}{:>8}{:>8}{:>10}{:>10}{:>10}{:>10}",
+                a.name,
+                a.found.found,
+                s.main.len(),
+                number(s.main_f1),
+                number(s.silent),
+                number(s.absorbed),
+                number(s.missed),
+                number(s.fraction)
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn number(value: f64) -> String {
+    match value {
+        v if !v.is_finite() => "-".into(),
+        v if v >= 2.0 => format!("{v:.0}"),
+        v => format!("{v:.3}"),
+    }
+}

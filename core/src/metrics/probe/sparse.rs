@@ -1,0 +1,152 @@
+//! Probes on a few latents.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::logistic::{self, Settings};
+use super::{Answers, Binary, Labelled, check_rows, mean_difference};
+use crate::model::CodesView;
+use crate::par::Par;
+use crate::{Error, Result};
+
+/// The numbers of latents that are probed.
+pub const KS: [usize; 5] = [1, 2, 5, 10, 20];
+
+/// A probe on `k` latents, tested.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct SparseProbe {
+    /// Latents asked for.
+    pub k: usize,
+    /// The latents, those of the largest difference first; fewer than `k` if fewer tell the classes apart at all.
+    pub latents: Vec<u32>,
+    /// Accuracy on the test rows. 0 to 1, higher is better; chance is 1/2 on balanced rows.
+    pub accuracy: f64,
+    /// `2 tp / (2 tp + fp + fn)` on the test rows. 0 to 1, higher is better; NaN if nothing is positive or called so.
+    pub f1: f64,
+    /// Whether the fit converged.
+    pub converged: bool,
+}
+
+/// A probe on the rows themselves: what can be told at all.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct DenseProbe {
+    /// As in [`SparseProbe`].
+    pub accuracy: f64,
+    /// As in [`SparseProbe`].
+    pub f1: f64,
+    /// As in [`SparseProbe`].
+    pub converged: bool,
+}
+
+/// The latents in the order of `|mean_pos - mean_neg|`, largest first, ties to the lower index; those of no difference
+/// are left out.
+pub fn ranked(difference: &[f64]) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..difference.len() as u32).filter(|&j| difference[j as usize].abs() > 0.0).collect();
+    let size = |j: u32| difference[j as usize].abs();
+    order.sort_by(|&a, &b| size(b).total_cmp(&size(a)).then(a.cmp(&b)));
+    order
+}
+
+/// Probes on the `k` latents that differ most between the answers of the training rows, for each of `ks`.
+///
+/// For each `k` a [`logistic::fit`] on those latents alone, tested on the other rows.
+///
+/// # Errors
+/// As [`logistic::fit`].
+pub fn sparse_probes(
+    par: Par,
+    codes: &CodesView<'_>,
+    task: &Binary,
+    ks: &[usize],
+    settings: &Settings,
+) -> Result<Vec<SparseProbe>> {
+    check_rows(&task.test, codes.tokens())?;
+    let order = ranked(&mean_difference(codes, &task.train)?);
+    par.map(ks.len(), |i| {
+        let latents = &order[..ks[i].min(order.len())];
+        let (answers, converged) = on_latents(codes, latents, task, settings)?;
+        Ok(SparseProbe {
+            k: ks[i],
+            latents: latents.to_vec(),
+            accuracy: answers.accuracy(),
+            f1: answers.f1(),
+            converged,
+        })
+    })
+    .into_iter()
+    .collect()
+}
+
+/// A probe on `latents`: its answers on the test rows, and whether its fit converged. Without a latent every row is
+/// called by the more frequent answer of training, positive in a tie.
+///
+/// # Errors
+/// As [`logistic::fit`].
+pub fn on_latents(
+    codes: &CodesView<'_>,
+    latents: &[u32],
+    task: &Binary,
+    settings: &Settings,
+) -> Result<(Answers, bool)> {
+    if latents.is_empty() {
+        let positive = 2 * task.train.positives() >= task.train.len();
+        return Ok((Answers::of(task.test.label.iter().map(|l| (*l, positive))), true));
+    }
+    let columns = Columns::new(codes.latents(), latents)?;
+    let (x, on) = columns.gather(codes, &task.train);
+    let probe = logistic::fit(&x, latents.len(), &on, settings)?;
+    let (x, on) = columns.gather(codes, &task.test);
+    let called = x.chunks_exact(latents.len()).map(|x| probe.margin(x) > 0.0);
+    Ok((Answers::of(on.label.iter().copied().zip(called)), probe.converged))
+}
+
+/// A probe on all of `x`, `[n, d]`.
+///
+/// # Errors
+/// As [`logistic::fit`].
+pub fn dense_probe(
+    x: &[f32],
+    d: usize,
+    task: &Binary,
+    settings: &Settings,
+) -> Result<(logistic::Logistic, DenseProbe)> {
+    let probe = logistic::fit(x, d, &task.train, settings)?;
+    check_rows(&task.test, x.len() / d)?;
+    let called = task.test.row.iter().map(|&r| probe.margin(&x[r as usize * d..][..d]) > 0.0);
+    let answers = Answers::of(task.test.label.iter().copied().zip(called));
+    let found = DenseProbe { accuracy: answers.accuracy(), f1: answers.f1(), converged: probe.converged };
+    Ok((probe, found))
+}
+
+/// Where each chosen latent stands in a dense row.
+struct Columns {
+    column: Vec<u32>,
+    width: usize,
+}
+
+impl Columns {
+    fn new(len: usize, latents: &[u32]) -> Result<Self> {
+        let mut column = vec![u32::MAX; len];
+        for (c, &j) in latents.iter().enumerate() {
+            match column.get_mut(j as usize) {
+                Some(place) => *place = c as u32,
+                None => return Err(Error::Index { what: "latents of a probe", index: j as usize, len }),
+            }
+        }
+        Ok(Self { column, width: latents.len() })
+    }
+
+    /// The rows of `on` as `[rows, width]`, and the labels of those rows in their new places.
+    fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> (Vec<f32>, Labelled) {
+        let mut x = vec![0.0; on.len() * self.width];
+        for (i, &row) in on.row.iter().enumerate() {
+            for (j, z) in codes.active(row as usize) {
+                let c = self.column[j];
+                if c != u32::MAX {
+                    x[i * self.width + c as usize] = z;
+                }
+            }
+        }
+        (x, Labelled { row: (0..on.len() as u32).collect(), label: on.label.clone() })
+    }
+}

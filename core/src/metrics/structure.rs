@@ -1,0 +1,343 @@
+//! What the decoders look like by themselves: how far directions are alike within a level, and how far the directions of
+//! level 2 are composed of those of level 1.
+//!
+//! [`stability::dictionary`](super::stability::dictionary) and [`stability::levels`](super::stability::levels) have the
+//! means; here are the quantiles and the compositions, each against its null.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::check_parents;
+use super::coherence::{Draws, Score};
+use super::stability::{DictionaryReport, LevelsReport, dictionary, for_cosines, levels, unit};
+use crate::gate::ROOT;
+use crate::kernel::Isa;
+use crate::kernel::dense::{self, Packed};
+use crate::par::Par;
+use crate::rng::Philox;
+use crate::{Error, Result};
+
+/// Atoms that a direction is composed of, at most.
+pub const ATOMS: usize = 3;
+/// Directions that are fitted, at most: more are thinned out evenly.
+pub const MAX_FITTED: usize = 4096;
+/// Rows that a random direction of the rows' covariance is mixed from: enough that it is near to Gaussian.
+pub const MIXED: usize = 32;
+/// Rows that are multiplied at a time.
+const BLOCK: usize = 64;
+/// A row that is shorter than this after the chosen ones are taken out of it is one of them.
+const DEPENDENT: f64 = 1e-5;
+/// The random streams of this module: this, plus the number of the draw.
+const STREAM: u64 = 0x7374_7275 << 32;
+
+/// `max_{j != i} cos(D_i, D_j)` over the directions of a level: -1 to 1, lower is better, high where features are split or
+/// composed. NaN with fewer than two directions. Quantiles are the values at rank `ceil(q n)`.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Nearest {
+    /// Mean.
+    pub mean: f64,
+    /// The 10 % quantile.
+    pub q10: f64,
+    /// The median.
+    pub q50: f64,
+    /// The 90 % quantile.
+    pub q90: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// Each level's nearest directions; rows of norm 0 are left out.
+///
+/// Cosines in `f32`. Cost: `latents^2 d` multiplications.
+///
+/// # Errors
+/// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (its step is the row).
+pub fn nearest(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<Nearest> {
+    let rows = directions("decoder", decoder, d)?;
+    let mut closest = for_cosines(isa, par, &rows, &rows, d, |i, cosine| {
+        let others = cosine[..i].iter().chain(&cosine[i + 1..]);
+        f64::from(others.copied().fold(f32::NEG_INFINITY, f32::max))
+    });
+    closest.sort_unstable_by(f64::total_cmp);
+    let n = closest.len();
+    if n < 2 {
+        return Ok(Nearest { mean: f64::NAN, q10: f64::NAN, q50: f64::NAN, q90: f64::NAN, max: f64::NAN });
+    }
+    let at = |percent: usize| closest[(percent * n).div_ceil(100).clamp(1, n) - 1];
+    Ok(Nearest { mean: closest.iter().sum::<f64>() / n as f64, q10: at(10), q50: at(50), q90: at(90), max: at(100) })
+}
+
+/// The unit rows that are not 0.
+fn directions(what: &'static str, rows: &[f32], d: usize) -> Result<Vec<f32>> {
+    let (rows, has) = unit(what, rows, d)?;
+    Ok(rows.chunks_exact(d).zip(&has).filter(|(_, h)| **h).flat_map(|(r, _)| r.iter().copied()).collect())
+}
+
+/// How well directions are composed of a few atoms.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Composed {
+    /// Directions fitted.
+    pub directions: usize,
+    /// `mean_j R^2_j(s)` for `s` of 1 to [`ATOMS`]: the share of `||v_j||^2` in the span of the `s` atoms that orthogonal
+    /// matching pursuit picks, of either sign. 0 to 1, 1: nothing but compositions. The null are random directions, the
+    /// same number of them in each draw; a positive `z` is better than those.
+    pub r2: [Score; ATOMS],
+    /// The same values against random directions of the rows' own covariance: each the sum of [`MIXED`] of them, drawn at
+    /// random, with random signs. What both levels share only because activations lie in few dimensions is in this null.
+    pub r2_mixed: [Score; ATOMS],
+}
+
+/// How far the rows of `rows` are composed of up to [`ATOMS`] rows of `atoms`. Rows of norm 0 are left out of both.
+///
+/// | argument | shape | layout |
+/// |---|---|---|
+/// | `rows` | `[n, d]` | row-major: the directions of level 2, or [`effective_children`] |
+/// | `atoms` | `[m, d]` | row-major: the directions of level 1 |
+///
+/// An effective child holds its parent's direction by construction: look at the bare directions too.
+/// Cost: `3 (1 + 2 draws) n m d` multiplications, `n` at most [`MAX_FITTED`].
+///
+/// # Errors
+/// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (its step is the row).
+///
+/// [`effective_children`]: super::coherence::geometry::effective_children
+pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {
+    let atoms = directions("decoder of level 1", atoms, d)?;
+    let all = directions("directions of level 2", rows, d)?;
+    let n = (all.len() / d).min(MAX_FITTED);
+    let thinned: Vec<f32> = (0..n).flat_map(|i| all[i * (all.len() / d) / n * d..][..d].iter().copied()).collect();
+    let pursuit = Pursuit::new(isa, par, &atoms, d);
+    let value = pursuit.mean(isa, par, &thinned);
+    let null = par.map(draws.n, |draw| {
+        let mut rng = Philox::new(draws.seed, STREAM + draw as u64);
+        let random: Vec<f32> = (0..n * d).map(|_| rng.normal_f32()).collect();
+        let mut mixed = vec![0.0; n * d];
+        for out in mixed.chunks_exact_mut(d) {
+            for _ in 0..MIXED {
+                let (sign, i) = (if rng.below(2) == 0 { 1.0 } else { -1.0 }, rng.below(n as u64) as usize);
+                out.iter_mut().zip(&thinned[i * d..]).for_each(|(o, w)| *o += sign * w);
+            }
+        }
+        // Random rows have a norm; of very few rows a mixture may have none, and is left out.
+        [random, mixed]
+            .map(|rows| pursuit.mean(isa, Par::Seq, &directions("random directions", &rows, d).unwrap_or_default()))
+    });
+    let score = |s: usize, kind: usize| Score::new(value[s], null.iter().map(|r| r[kind][s]));
+    Ok(Composed {
+        directions: n,
+        r2: core::array::from_fn(|s| score(s, 0)),
+        r2_mixed: core::array::from_fn(|s| score(s, 1)),
+    })
+}
+
+/// Orthogonal matching pursuit over one set of unit atoms.
+struct Pursuit<'a> {
+    atoms: &'a [f32],
+    packed: Packed,
+    d: usize,
+}
+
+impl<'a> Pursuit<'a> {
+    fn new(isa: Isa, par: Par, atoms: &'a [f32], d: usize) -> Self {
+        let mut packed = Packed::new(atoms.len() / d, d);
+        packed.pack(isa, par, atoms);
+        Self { atoms, packed, d }
+    }
+
+    /// Mean `R^2(s)` of the unit rows of `rows`; NaN without rows.
+    fn mean(&self, isa: Isa, par: Par, rows: &[f32]) -> [f64; ATOMS] {
+        let blocks: Vec<&[f32]> = rows.chunks(BLOCK * self.d).collect();
+        let parts = par.map(blocks.len(), |b| self.block(isa, blocks[b]));
+        let mut sum = [0.0; ATOMS];
+        for r2 in parts.iter().flatten() {
+            sum.iter_mut().zip(r2).for_each(|(s, r)| *s += r);
+        }
+        sum.map(|s| s / (rows.len() / self.d) as f64)
+    }
+
+    /// `R^2(s)` of each row of a block.
+    fn block(&self, isa: Isa, rows: &[f32]) -> Vec<[f64; ATOMS]> {
+        let (d, m) = (self.d, self.packed.f());
+        let n = rows.len() / d;
+        let mut residual = rows.to_vec();
+        let mut product = vec![0.0f32; n * m];
+        // The chosen atoms of each row, made orthonormal.
+        let mut basis: Vec<Vec<Vec<f64>>> = vec![Vec::new(); n];
+        let mut r2 = vec![[0.0f64; ATOMS]; n];
+        for s in 0..ATOMS {
+            dense::affine(isa, &residual, &self.packed, None, &mut product);
+            for i in 0..n {
+                let before = if s > 0 { r2[i][s - 1] } else { 0.0 };
+                r2[i][s] = before;
+                let scores = &product[i * m..(i + 1) * m];
+                let best = (0..m).reduce(|a, b| if scores[b].abs() > scores[a].abs() { b } else { a });
+                let Some(next) = best.and_then(|j| self.orthonormal(j, &basis[i])) else { continue };
+                let left = &mut residual[i * d..(i + 1) * d];
+                let along: f64 = left.iter().zip(&next).map(|(r, q)| f64::from(*r) * q).sum();
+                left.iter_mut().zip(&next).for_each(|(r, q)| *r = (f64::from(*r) - along * q) as f32);
+                r2[i][s] = (before + along * along).min(1.0);
+                basis[i].push(next);
+            }
+        }
+        r2
+    }
+
+    /// Atom `j` without its part along `basis`, of norm 1; none if nothing is left of it.
+    fn orthonormal(&self, j: usize, basis: &[Vec<f64>]) -> Option<Vec<f64>> {
+        remainder(&self.atoms[j * self.d..(j + 1) * self.d], basis)
+    }
+}
+
+/// `row` without its part along the orthonormal `basis`, of norm 1; none if nothing is left.
+fn remainder(row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
+    let mut v: Vec<f64> = row.iter().map(|w| f64::from(*w)).collect();
+    // Twice, since what is left after once may be of the size of its rounding.
+    for _ in 0..2 {
+        for q in basis {
+            let along: f64 = v.iter().zip(q).map(|(v, q)| v * q).sum();
+            v.iter_mut().zip(q).for_each(|(v, q)| *v -= along * q);
+        }
+    }
+    let norm = libm::sqrt(v.iter().map(|v| v * v).sum());
+    (norm > DEPENDENT).then(|| v.iter().map(|v| v / norm).collect())
+}
+
+/// How much of level 2's directions level 1 explains.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Explained {
+    /// `mean_j ||P D2_j||^2`, `P` the projection on the span of level 1's rows. 0 to 1; compare with `span_chance`. 1 as
+    /// soon as level 1 has `d` independent rows.
+    pub span: f64,
+    /// `rank / d`: what random directions have.
+    pub span_chance: f64,
+    /// Mean over edges of `cos^2(D1_p, D2_c)`: the share of the child's direction that is its parent's. 0 to 1. The null
+    /// are the same children with the parents of others.
+    pub by_parent: Score,
+    /// Edges: children with a parent, both with a direction.
+    pub edges: usize,
+}
+
+/// See [`Explained`]; the arguments are those of [`levels`].
+///
+/// Cost: `rank f2 d` multiplications, at most.
+///
+/// # Errors
+/// As [`levels`].
+pub fn explained(decoder1: &[f32], decoder2: &[f32], d: usize, parent: &[u32], draws: Draws) -> Result<Explained> {
+    let (one, has1) = unit("decoder of level 1", decoder1, d)?;
+    let (two, has2) = unit("decoder of level 2", decoder2, d)?;
+    if parent.len() != has2.len() {
+        return Err(Error::Shape { what: "learned parents", expected: has2.len(), got: parent.len() });
+    }
+    check_parents("learned parents", parent, has1.len())?;
+    let mut basis: Vec<Vec<f64>> = Vec::new();
+    for row in one.chunks_exact(d) {
+        if basis.len() < d
+            && let Some(next) = remainder(row, &basis)
+        {
+            basis.push(next);
+        }
+    }
+    let kept = || two.chunks_exact(d).zip(&has2).filter(|(_, h)| **h).map(|(r, _)| r);
+    let dot = |a: &[f32], q: &[f64]| -> f64 { a.iter().zip(q).map(|(a, q)| f64::from(*a) * q).sum() };
+    let square = |v: f64| v * v;
+    let shares = kept().map(|row| basis.iter().map(|q| square(dot(row, q))).sum::<f64>().min(1.0));
+    let span = shares.sum::<f64>() / kept().count() as f64;
+    let edges: Vec<(usize, usize)> = (0..parent.len())
+        .filter(|&j| parent[j] != ROOT && has2[j] && has1[parent[j] as usize])
+        .map(|j| (j, parent[j] as usize))
+        .collect();
+    let cosine = |j: usize, p: usize| -> f64 {
+        let (a, b) = (&two[j * d..(j + 1) * d], &one[p * d..(p + 1) * d]);
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let mean = |parents: &mut dyn Iterator<Item = usize>| {
+        edges.iter().zip(parents).map(|((j, _), p)| square(cosine(*j, p))).sum::<f64>() / edges.len() as f64
+    };
+    let value = mean(&mut edges.iter().map(|e| e.1));
+    let null: Vec<f64> = (0..draws.n)
+        .map(|draw| {
+            let mut parents: Vec<usize> = edges.iter().map(|e| e.1).collect();
+            Philox::new(draws.seed, STREAM + (1 << 31) + draw as u64).shuffle(&mut parents);
+            mean(&mut parents.into_iter())
+        })
+        .collect();
+    Ok(Explained {
+        span,
+        span_chance: basis.len() as f64 / d as f64,
+        by_parent: Score::new(value, null.iter().copied()),
+        edges: edges.len(),
+    })
+}
+
+/// Everything of this module and the two of [`stability`](super::stability), of one model.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct StructureReport {
+    /// Level 1 by itself.
+    pub level1: DictionaryReport,
+    /// Its nearest directions.
+    pub nearest1: Nearest,
+    /// The rest; none for a flat model.
+    pub level2: Option<Level2Structure>,
+}
+
+/// Level 2, and level 2 against level 1.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Level2Structure {
+    /// Level 2 by itself.
+    pub dictionary: DictionaryReport,
+    /// Its nearest directions.
+    pub nearest: Nearest,
+    /// Duplicates and hedging.
+    pub levels: LevelsReport,
+    /// What level 1 explains of it.
+    pub explained: Explained,
+    /// Its directions as compositions of level 1.
+    pub composed: Composed,
+    /// The same of effective children; none if they were not given.
+    pub effective: Option<Composed>,
+}
+
+/// The decoders of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoders<'a> {
+    /// Numbers a row, not 0.
+    pub d: usize,
+    /// `[f1, d]` row-major.
+    pub level1: &'a [f32],
+    /// `[f2, d]` row-major, in the space of the activations; empty for a flat model.
+    pub level2: &'a [f32],
+    /// `[f2]`: latents of level 1, or [`ROOT`]; empty for a model without families, which is all [`ROOT`].
+    pub parent: &'a [u32],
+    /// `[f2, d]`: [`effective_children`](super::coherence::geometry::effective_children), if they are known.
+    pub effective: Option<&'a [f32]>,
+}
+
+/// The structure of a model's decoders.
+///
+/// # Errors
+/// As [`dictionary`], [`levels`], [`explained`] and [`composed`].
+pub fn structure(isa: Isa, par: Par, of: &Decoders<'_>, draws: Draws) -> Result<StructureReport> {
+    let Decoders { d, level1, level2, .. } = *of;
+    let (report, nearest1) = (dictionary(isa, par, level1, d)?, nearest(isa, par, level1, d)?);
+    let mut found = StructureReport { level1: report, nearest1, level2: None };
+    if level2.is_empty() {
+        return Ok(found);
+    }
+    let root;
+    let parent = if of.parent.is_empty() {
+        root = vec![ROOT; level2.len() / d];
+        &root
+    } else {
+        of.parent
+    };
+    found.level2 = Some(Level2Structure {
+        dictionary: dictionary(isa, par, level2, d)?,
+        nearest: nearest(isa, par, level2, d)?,
+        levels: levels(isa, par, level1, level2, d, parent)?,
+        explained: explained(level1, level2, d, parent, draws)?,
+        composed: composed(isa, par, level2, level1, d, draws)?,
+        effective: of.effective.map(|rows| composed(isa, par, rows, level1, d, draws)).transpose()?,
+    });
+    Ok(found)
+}
