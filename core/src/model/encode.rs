@@ -233,6 +233,51 @@ impl Encoder {
         Ok(())
     }
 
+    /// [`Encoder::encode_par`], and besides what level 2 would fire without its gate: `open2` takes the same rule on the
+    /// same thresholds, of the drive `a2` in place of `u2`. With topk children then compete with all others, not only
+    /// with those of active parents. Without a gate `open2` equals `codes2`.
+    ///
+    /// The drive is there already, so this costs one more selection a row.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`], and [`Error::Config`] for the seed, whose level 2 is no drive behind a gate; nothing is
+    /// appended then.
+    pub fn encode_open_par(
+        &self,
+        par: Par,
+        x: &[f32],
+        codes1: &mut Codes,
+        codes2: &mut Codes,
+        open2: &mut Codes,
+    ) -> Result<()> {
+        let Arch { d, f2, model, .. } = self.model.arch;
+        if model == ModelKind::Seed {
+            return Err(Error::config("model", "expected a model with a drive before its gate, found the seed"));
+        }
+        self.check_rows(x)?;
+        let size = CHUNK * d;
+        let parts = par.map(x.len().div_ceil(size), |c| {
+            let mut scratch = Scratch::new(&self.model.arch);
+            let chunk = &x[c * size..x.len().min((c + 1) * size)];
+            self.encode_chunk(chunk, &mut scratch);
+            let mut open = Codes::new();
+            for i in 0..chunk.len() / d {
+                if f2 > 0 {
+                    let drive = &scratch.a2[i * f2..(i + 1) * f2];
+                    self.model.rule(2).fire(self.isa, drive, &mut open.index, &mut open.value);
+                }
+                open.end_row();
+            }
+            (scratch.codes, open)
+        });
+        for ([part1, part2], open) in &parts {
+            codes1.append(part1);
+            codes2.append(part2);
+            open2.append(open);
+        }
+        Ok(())
+    }
+
     /// The most rows of a block.
     pub const BLOCK: usize = CHUNK;
 
