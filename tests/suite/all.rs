@@ -2,9 +2,11 @@
 #![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
 mod ablate;
+mod attribution;
 mod bad_input;
 mod cli;
 mod coherence;
+mod condition;
 mod dump;
 mod ffi;
 mod fold;
@@ -17,6 +19,7 @@ mod matching;
 mod metrics;
 mod npy;
 mod order;
+mod patterns;
 mod procedure;
 mod quality;
 mod recovery;

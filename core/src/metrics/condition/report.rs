@@ -125,6 +125,10 @@ impl Condition {
         let fires: Vec<u64> = with.iter().map(|&e| self.fires2[edge[e].child as usize]).collect();
         let [s_res] = Score::of(par, draws, &fires, &label, |label| {
             let of = label.iter().zip(&with).map(|(&p, &e)| {
+                // The two products have different orders of summation: a learned edge keeps the bits of its own.
+                if p == edge[e].parent {
+                    return edge[e].s_res;
+                }
                 let (row, along) = (&rows[p as usize * d..][..d], &direction[e * d..(e + 1) * d]);
                 edge[e].cos_child.min(f64::from(reduce::dot(isa, row, along)))
             });
