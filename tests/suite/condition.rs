@@ -33,7 +33,7 @@ impl World {
         for at in (from..to).step_by(block) {
             let end = to.min(at + block);
             let x = &self.x[at * self.d..end * self.d];
-            self.one.with(at, end, |one| self.two.with(at, end, |two| c.add(one, two, x).unwrap()));
+            self.one.with(at, end, |one| self.two.with(at, end, |two| c.add(Par::Rayon, one, two, x).unwrap()));
         }
         c
     }
@@ -182,7 +182,7 @@ fn planted(children_of: [u32; 6]) -> (Condition, Vec<f32>, Vec<f32>) {
     let (v1, v2) = (vec![1.0; i1.len()], vec![1.0; i2.len()]);
     let mut c = Condition::new(3, &children_of, d, &x).unwrap();
     let one = CodesView::new(&o1, &i1, &v1, 3).unwrap();
-    c.add(&one, &CodesView::new(&o2, &i2, &v2, 6).unwrap(), &x).unwrap();
+    c.add(Par::Seq, &one, &CodesView::new(&o2, &i2, &v2, 6).unwrap(), &x).unwrap();
     (c, decoder1.to_vec(), decoder2.to_vec())
 }
 
@@ -210,7 +210,7 @@ fn means_of_four_tokens_by_hand() {
     let mut c = Condition::new(1, &[0, 0, 0], 2, &x).unwrap();
     // 3 is under 2^2, so HEADROOM of it is under 2^8, and a unit is 2^(8 - 31).
     assert_eq!((c.resolution(), HEADROOM), (2f64.powi(-23), 64.0));
-    c.add(&one, &two, &x).unwrap();
+    c.add(Par::Seq, &one, &two, &x).unwrap();
     let mut out = [0.0; 2];
     assert!(c.direction(0, &mut out));
     assert_eq!(out, [0.0 - 1.5, 1.0 - 1.0]);
@@ -229,20 +229,21 @@ fn values_over_the_headroom_are_refused_and_those_below_it_are_exact() {
     let codes = CodesView::new(&[0, 1], &[0], &[1.0], 1).unwrap();
     let none = CodesView::new(&[0, 0], &[], &[], 1).unwrap();
     let mut c = Condition::new(1, &[0], 1, &[0.75, -0.5]).unwrap();
-    // 0.75 is under 1, so 64 is the most there may be, in units of 2^-25.
-    assert!(matches!(c.add(&codes, &codes, &[64.01]), Err(Error::Config { .. })));
-    assert!(matches!(c.add(&codes, &codes, &[f32::NAN]), Err(Error::NotFinite { step: 0, .. })));
-    assert!(matches!(c.add(&codes, &codes, &[f32::NEG_INFINITY]), Err(Error::NotFinite { step: 0, .. })));
-    assert!(matches!(c.add(&codes, &codes, &[]), Err(Error::Shape { .. })));
+    let most = 64f32.next_down();
+    // 0.75 is under 1, so values are under 64, in units of 2^-25.
+    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[64.0]), Err(Error::Config { .. })));
+    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NAN]), Err(Error::NotFinite { step: 0, .. })));
+    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NEG_INFINITY]), Err(Error::NotFinite { step: 0, .. })));
+    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[]), Err(Error::Shape { .. })));
     let mut out = [0.0];
     assert!(!c.direction(0, &mut out));
-    c.add(&codes, &codes, &[-64.0]).unwrap();
-    c.add(&codes, &none, &[2f32.powi(-25)]).unwrap();
+    c.add(Par::Seq, &codes, &codes, &[-most]).unwrap();
+    c.add(Par::Seq, &codes, &none, &[2f32.powi(-25)]).unwrap();
     assert!(c.direction(0, &mut out));
-    assert_eq!(out, [-64.0 - 2f64.powi(-25)]);
+    assert_eq!(out, [-f64::from(most) - 2f64.powi(-25)]);
     // The most there can be of tokens, all at the limit, by merging with itself: no sum overflows.
     let mut full = Condition::new(1, &[0], 1, &[0.75]).unwrap();
-    full.add(&codes, &codes, &[64.0]).unwrap();
+    full.add(Par::Seq, &codes, &codes, &[most]).unwrap();
     let mut part = full.clone();
     for _ in 0..31 {
         let copy = part.clone();

@@ -427,8 +427,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
         }
     }
     let err = {
-        let mut config = Config::default();
-        config.model = ModelKind::Seed;
+        let mut config = Config { model: ModelKind::Seed, ..Config::default() };
         (config.level1.latents, config.level2.latents) = (4, 4);
         let arch = Arch::new(&config, 9);
         let parents = if arch.gate.is_hard() { vec![ROOT; 4] } else { vec![] };

@@ -7,6 +7,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::fidelity::MIN_NORM;
 use super::fixed::{self, FixedSum};
@@ -15,7 +16,11 @@ use super::{check_parents, defined_mean};
 use crate::gate::ROOT;
 use crate::kernel::{Isa, reduce};
 use crate::model::CodesView;
+use crate::par::Par;
 use crate::{Error, Result};
+
+/// Tokens that one thread does at a time.
+const TOKENS: usize = 64;
 
 mod paths;
 
@@ -32,7 +37,8 @@ pub struct Attribution {
     short_tokens: u64,
     parts: Parts,
     subtree: Vec<Subtree>,
-    scratch: Scratch,
+    /// `[f1]`: which latents of level 1 fire on the current token, all false between tokens.
+    on: Vec<bool>,
 }
 
 /// Sums over tokens.
@@ -53,16 +59,13 @@ struct Subtree {
     children: FixedSum,
 }
 
+/// The shares of [`TOKENS`] tokens.
 #[derive(Clone, Debug, Default)]
-struct Scratch {
-    /// `[d]`: `x - b_dec`.
-    centred: Vec<f32>,
-    /// The shares of the tokens of a block: of each active latent of level 1, of level 2, and of the error.
-    shares: Vec<f64>,
-    /// `[n]`: tokens without shares.
+struct Shares {
+    /// Of each token that is not short: of each active latent of level 1, of level 2, and of the error.
+    share: Vec<f64>,
+    /// Tokens without shares.
     short: Vec<bool>,
-    /// `[f1]`: which latents of level 1 fire on the current token.
-    on: Vec<bool>,
 }
 
 /// What the shares are taken of.
@@ -134,7 +137,7 @@ impl Attribution {
             short_tokens: 0,
             parts: Parts::default(),
             subtree: vec![Subtree::default(); f1],
-            scratch: Scratch { on: vec![false; f1], ..Scratch::default() },
+            on: vec![false; f1],
         })
     }
 
@@ -145,6 +148,7 @@ impl Attribution {
     /// [`Error::Capacity`] for a share that is not finite or over [`fixed::LIMIT`]; nothing is added then.
     pub fn add(
         &mut self,
+        par: Par,
         isa: Isa,
         codes1: &CodesView<'_>,
         codes2: &CodesView<'_>,
@@ -168,11 +172,17 @@ impl Attribution {
                 return Err(Error::Shape { what, expected, got });
             }
         }
-        self.shares(isa, codes1, codes2, x, error, decoders)?;
-        let mut shares = self.scratch.shares.iter().copied();
-        let mut next = || shares.next().expect("a share for each term of a token that is not short");
+        let parts: Vec<Shares> = par
+            .map(n.div_ceil(TOKENS), |c| {
+                let tokens = c * TOKENS..n.min((c + 1) * TOKENS);
+                shares(isa, tokens, self.tokens, codes1, codes2, x, error, decoders)
+            })
+            .into_iter()
+            .collect::<Result<_>>()?;
+        let mut next = parts.iter().flat_map(|part| &part.share);
+        let mut next = || *next.next().expect("a share for each term of a token that is not short");
         for t in 0..n {
-            if self.scratch.short[t] {
+            if parts[t / TOKENS].short[t % TOKENS] {
                 self.short_tokens += 1;
                 continue;
             }
@@ -181,13 +191,13 @@ impl Attribution {
                 self.parts.parents.add(share);
                 self.subtree[i].fires += 1;
                 self.subtree[i].own.add(share);
-                self.scratch.on[i] = true;
+                self.on[i] = true;
             }
             for (j, _) in codes2.active(t) {
                 let share = next();
                 match self.parent[j] {
                     ROOT => self.parts.root.add(share),
-                    p if self.scratch.on[p as usize] => {
+                    p if self.on[p as usize] => {
                         self.parts.children.add(share);
                         self.subtree[p as usize].children.add(share);
                     }
@@ -195,54 +205,9 @@ impl Attribution {
                 }
             }
             self.parts.error.add(next());
-            codes1.active(t).for_each(|(i, _)| self.scratch.on[i] = false);
+            codes1.active(t).for_each(|(i, _)| self.on[i] = false);
         }
         self.tokens += n as u64;
-        Ok(())
-    }
-
-    /// Fills the scratch with the shares of a block.
-    fn shares(
-        &mut self,
-        isa: Isa,
-        codes1: &CodesView<'_>,
-        codes2: &CodesView<'_>,
-        x: &[f32],
-        error: &[f32],
-        Decoders { d, decoder1, decoder2, b_dec }: Decoders<'_>,
-    ) -> Result<()> {
-        let Scratch { centred, shares, short, .. } = &mut self.scratch;
-        centred.resize(d, 0.0);
-        shares.clear();
-        short.clear();
-        for t in 0..codes1.tokens() {
-            let step = self.tokens + t as u64;
-            reduce::sub_into(isa, &x[t * d..(t + 1) * d], b_dec, centred);
-            let square = f64::from(reduce::sum_squares(isa, centred));
-            if !square.is_finite() {
-                return Err(Error::NotFinite { what: "x".into(), step });
-            }
-            short.push(libm::sqrt(square) < MIN_NORM);
-            if short[t] {
-                continue;
-            }
-            let mut push = |z: f32, row: &[f32]| {
-                let share = f64::from(z) * (f64::from(reduce::dot(isa, row, centred)) / square);
-                fixed::check("share of a reconstruction", share, step)?;
-                shares.push(share);
-                Ok(())
-            };
-            for (i, z) in codes1.active(t) {
-                match decoder1 {
-                    Some(rows) => push(z, &rows[i * d..(i + 1) * d])?,
-                    None => push(0.0, centred)?,
-                }
-            }
-            for (j, z) in codes2.active(t) {
-                push(z, &decoder2[j * d..(j + 1) * d])?;
-            }
-            push(-1.0, &error[t * d..(t + 1) * d])?;
-        }
         Ok(())
     }
 
@@ -303,4 +268,49 @@ impl Attribution {
             subtree,
         }
     }
+}
+
+/// The shares of some tokens of a block; `before` tokens came before the block.
+fn shares(
+    isa: Isa,
+    tokens: Range<usize>,
+    before: u64,
+    codes1: &CodesView<'_>,
+    codes2: &CodesView<'_>,
+    x: &[f32],
+    error: &[f32],
+    Decoders { d, decoder1, decoder2, b_dec }: Decoders<'_>,
+) -> Result<Shares> {
+    let mut out = Shares::default();
+    let mut centred = vec![0.0; d];
+    for t in tokens {
+        let step = before + t as u64;
+        reduce::sub_into(isa, &x[t * d..(t + 1) * d], b_dec, &mut centred);
+        let square = f64::from(reduce::sum_squares(isa, &centred));
+        if !square.is_finite() {
+            return Err(Error::NotFinite { what: "x".into(), step });
+        }
+        let short = libm::sqrt(square) < MIN_NORM;
+        out.short.push(short);
+        if short {
+            continue;
+        }
+        let mut push = |z: f32, row: &[f32]| {
+            let share = f64::from(z) * (f64::from(reduce::dot(isa, row, &centred)) / square);
+            fixed::check("share of a reconstruction", share, step)?;
+            out.share.push(share);
+            Ok(())
+        };
+        for (i, z) in codes1.active(t) {
+            match decoder1 {
+                Some(rows) => push(z, &rows[i * d..(i + 1) * d])?,
+                None => push(0.0, &centred)?,
+            }
+        }
+        for (j, z) in codes2.active(t) {
+            push(z, &decoder2[j * d..(j + 1) * d])?;
+        }
+        push(-1.0, &error[t * d..(t + 1) * d])?;
+    }
+    Ok(out)
 }

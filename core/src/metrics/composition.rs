@@ -137,12 +137,16 @@ impl Composition {
     fn gains(&self, codes2: &CodesView<'_>, errors: Option<Errors<'_>>) -> Result<Vec<(usize, f64)>> {
         let Some(Errors { error, decoder2, d }) = errors else { return Ok(Vec::new()) };
         let mut gains = Vec::new();
+        let mut squares = vec![f64::NAN; self.parent.len()];
         for t in 0..codes2.tokens() {
             let e = &error[t * d..(t + 1) * d];
             for (j, z) in codes2.active(t) {
-                let (along, square) = along_and_square(e, &decoder2[j * d..(j + 1) * d]);
+                let row = &decoder2[j * d..(j + 1) * d];
+                if squares[j].is_nan() {
+                    squares[j] = dot(row, row);
+                }
                 let z = f64::from(z);
-                let gain = z * (z * square - 2.0 * along);
+                let gain = z * (z * squares[j] - 2.0 * dot(e, row));
                 fixed::check("gain of a child", gain, self.tokens + t as u64)?;
                 gains.push((j, gain));
             }
@@ -195,20 +199,18 @@ impl Composition {
     }
 }
 
-/// `(e . w, w . w)`, in eight chains: one is bound by the latency of its additions.
-fn along_and_square(e: &[f32], w: &[f32]) -> (f64, f64) {
-    let (mut along, mut square) = ([0.0; 8], [0.0; 8]);
-    let mut step = |e: &[f32], w: &[f32]| {
-        for (k, (e, w)) in e.iter().zip(w).enumerate() {
-            let w = f64::from(*w);
-            along[k] += f64::from(*e) * w;
-            square[k] += w * w;
+/// `a . b` in `f64`, in eight chains: a single one waits for each of its additions.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let mut sums = [0.0; 8];
+    let mut step = |a: &[f32], b: &[f32]| {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f64::from(*a) * f64::from(*b);
         }
     };
-    let ((e, e_rest), (w, w_rest)) = (e.as_chunks::<8>(), w.as_chunks::<8>());
-    e.iter().zip(w).for_each(|(e, w)| step(e, w));
-    step(e_rest, w_rest);
-    (along.iter().sum(), square.iter().sum())
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    a.iter().zip(b).for_each(|(a, b)| step(a, b));
+    step(a_rest, b_rest);
+    sums.iter().sum()
 }
 
 /// The size of a co-firing table.

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use super::check_parents;
 use crate::gate::ROOT;
 use crate::model::CodesView;
+use crate::par::Par;
 use crate::{Error, Result};
 
 mod report;
@@ -15,6 +16,8 @@ pub use report::{ConditionReport, EdgeCondition, TOP};
 
 /// Values may be up to this many times as large as the largest one of the sample.
 pub const HEADROOM: f64 = 64.0;
+/// Rows of sums, or of tokens, that one thread does at a time.
+const ROWS: usize = 64;
 /// No row of sums.
 const NONE: u32 = u32::MAX;
 
@@ -22,9 +25,12 @@ const NONE: u32 = u32::MAX;
 ///
 /// Activations are rounded to whole numbers of a unit `2^-e`, chosen so that [`HEADROOM`] times the largest of a sample
 /// is `2^30` to `2^31` units: a resolution of at least `2^-24` of that largest one, so a mean is off by at most half
-/// a unit, `2^-25` of it. A value is at most `2^31` units and there are fewer than `2^32` tokens, so no sum reaches
+/// a unit, `2^-25` of it. A value is under `2^31` units and there are fewer than `2^32` tokens, so no sum reaches
 /// `2^63`: 64 bits hold all of them exactly, and merged parts equal the whole to the bit, in any order. Larger values
 /// are refused.
+///
+/// A block is added latent by latent, so that a row of sums is read and written once a block: blocks of a thousand
+/// tokens and more are fast, and small ones pay for a pass over the latents.
 ///
 /// Memory: `8 d` bytes for each latent of level 2 and each one of level 1 that has children (28 MB for 9,216 of them and
 /// `d` = 384), and for each child that ever fires without its parent: none behind a hard gate, else at most as much
@@ -50,10 +56,50 @@ pub struct Condition {
     fires2: Vec<u64>,
     /// `[f2]`: tokens on which the child fires and its parent does not.
     fires_alone: Vec<u64>,
-    /// `[d]`: the current token in units.
-    units: Vec<i64>,
-    /// `[f1]`: which latents of level 1 fire on it.
+    /// `[f1]`: which latents of level 1 fire on the current token, all false between tokens.
     on: Vec<bool>,
+    /// `[n, d]`: the block in units.
+    units: Vec<i32>,
+    /// Which tokens go to which rows of `child`, `of_parent` and `without_parent`.
+    plans: [Plan; 3],
+}
+
+/// The tokens of a block by the row of sums that they are added to; reused from block to block.
+#[derive(Clone, Debug, Default)]
+struct Plan {
+    /// Pairs of a row and a token, in the order of tokens.
+    pair: Vec<[u32; 2]>,
+    /// Where the tokens of each row end, once they are sorted.
+    end: Vec<u32>,
+    token: Vec<u32>,
+}
+
+impl Plan {
+    /// Adds to each row of `sums` its tokens of `units`, and forgets them.
+    fn run(&mut self, par: Par, d: usize, units: &[i32], sums: &mut [i64]) {
+        self.end.clear();
+        self.end.resize(sums.len() / d + 1, 0);
+        // Counts, one place further on; then where each row starts, which filling moves to where it ends.
+        self.pair.iter().for_each(|[row, _]| self.end[*row as usize + 1] += 1);
+        (1..self.end.len()).for_each(|r| self.end[r] += self.end[r - 1]);
+        self.token.resize(self.pair.len(), 0);
+        for [row, token] in self.pair.drain(..) {
+            let at = &mut self.end[row as usize];
+            self.token[*at as usize] = token;
+            *at += 1;
+        }
+        let (end, token) = (&self.end, &self.token);
+        par.for_chunks(sums, ROWS * d, |c, sums| {
+            for (r, sum) in sums.chunks_mut(d).enumerate() {
+                let row = c * ROWS + r;
+                let start = if row == 0 { 0 } else { end[row - 1] };
+                for &t in &token[start as usize..end[row] as usize] {
+                    let units = &units[t as usize * d..(t as usize + 1) * d];
+                    sum.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
+                }
+            }
+        });
+    }
 }
 
 impl Condition {
@@ -100,8 +146,9 @@ impl Condition {
             fires1: vec![0; f1],
             fires2: vec![0; f2],
             fires_alone: vec![0; f2],
-            units: vec![0; d],
             on: vec![false; f1],
+            units: Vec::new(),
+            plans: Default::default(),
         })
     }
 
@@ -114,9 +161,9 @@ impl Condition {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for an
-    /// activation that is not finite, [`Error::Config`] for one over [`HEADROOM`] times the largest of the sample (up to
-    /// the next power of two), [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
-    pub fn add(&mut self, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
+    /// activation that is not finite, [`Error::Config`] for one that is not under [`HEADROOM`] times the largest of the
+    /// sample (up to the next power of two), [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
+    pub fn add(&mut self, par: Par, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
         let (n, d) = (codes1.tokens(), self.d);
         for (what, expected, got) in [
             ("latents of the codes of level 1", self.on.len(), codes1.latents()),
@@ -131,30 +178,39 @@ impl Condition {
         self.check_values(x)?;
         self.check_room(self.tokens + n as u64)?;
         let scale = libm::ldexp(1.0, self.exponent);
-        for t in 0..n {
-            for (q, x) in self.units.iter_mut().zip(&x[t * d..(t + 1) * d]) {
+        self.units.resize(x.len(), 0);
+        par.for_chunks(&mut self.units, ROWS * d, |c, units| {
+            for (q, x) in units.iter_mut().zip(&x[c * ROWS * d..]) {
                 let y = f64::from(*x) * scale;
-                *q = (y + 0.5f64.copysign(y)) as i64;
+                *q = (y + 0.5f64.copysign(y)) as i32;
             }
-            add_row(&mut self.all, &self.units);
+        });
+        for t in 0..n {
             for (i, _) in codes1.active(t) {
                 self.fires1[i] += 1;
                 self.on[i] = true;
                 if self.row[i] != NONE {
-                    add_row(row_of(&mut self.of_parent, self.row[i] as usize, d), &self.units);
+                    self.plans[1].pair.push([self.row[i], t as u32]);
                 }
             }
             for (j, _) in codes2.active(t) {
                 self.fires2[j] += 1;
-                add_row(row_of(&mut self.child, j, d), &self.units);
+                self.plans[0].pair.push([j as u32, t as u32]);
                 let p = self.parent[j];
                 if p != ROOT && !self.on[p as usize] {
                     self.fires_alone[j] += 1;
-                    let row = self.row_alone(j);
-                    add_row(row_of(&mut self.without_parent, row, d), &self.units);
+                    let row = self.row_alone(j) as u32;
+                    self.plans[2].pair.push([row, t as u32]);
                 }
             }
             codes1.active(t).for_each(|(i, _)| self.on[i] = false);
+        }
+        for units in self.units.chunks(d) {
+            self.all.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
+        }
+        let sums = [&mut self.child, &mut self.of_parent, &mut self.without_parent];
+        for (plan, sums) in self.plans.iter_mut().zip(sums) {
+            plan.run(par, d, &self.units, sums);
         }
         self.tokens += n as u64;
         Ok(())
@@ -162,12 +218,17 @@ impl Condition {
 
     fn check_values(&self, x: &[f32]) -> Result<()> {
         let limit = libm::ldexp(1.0, 31 - self.exponent);
-        // A NaN is not under the limit either.
-        let Some(at) = x.iter().position(|x| f64::from(x.abs()) > limit || x.is_nan()) else { return Ok(()) };
+        // Magnitudes compare like their bits, and NaN is over all of them.
+        let bits = |x: f32| x.to_bits() & 0x7fff_ffff;
+        let over = bits(limit as f32);
+        if x.iter().fold(0, |top, x| top.max(bits(*x))) < over {
+            return Ok(());
+        }
+        let Some(at) = x.iter().position(|x| bits(*x) >= over) else { return Ok(()) };
         if !x[at].is_finite() {
             return Err(Error::NotFinite { what: "x".into(), step: self.tokens + (at / self.d) as u64 });
         }
-        let why = alloc::format!("expected activations up to {limit} ({HEADROOM} times its largest), found {}", x[at]);
+        let why = alloc::format!("expected activations under {limit} ({HEADROOM} times its largest), found {}", x[at]);
         Err(Error::config("sample", why))
     }
 
