@@ -3,9 +3,11 @@
 
 mod ablate;
 mod absorption;
+mod attribution;
 mod bad_input;
 mod cli;
 mod coherence;
+mod condition;
 mod dump;
 mod eval;
 mod ffi;
@@ -20,6 +22,7 @@ mod matching;
 mod metrics;
 mod npy;
 mod order;
+mod patterns;
 mod probe;
 mod probe_cli;
 mod procedure;

@@ -1,32 +1,32 @@
 //! The streaming metrics against their definitions on dense matrices, and merged against whole.
 
 use proptest::prelude::*;
-use strata_core::Error;
-use strata_core::ROOT;
-use strata_core::metrics::composition::{Composition, Errors};
+use strata_core::metrics::coherence::Draws;
+use strata_core::metrics::composition::{Child, Composition, Errors, Parent};
 use strata_core::metrics::exact::ExactSum;
 use strata_core::metrics::fidelity::{Fidelity, FidelityReport, LevelFidelity};
 use strata_core::metrics::sparsity::Sparsity;
 use strata_core::model::CodesView;
 use strata_core::rng::Philox;
+use strata_core::{Error, Par, ROOT};
 
 #[track_caller]
-fn assert_close(what: &str, got: f64, expected: f64) {
+pub fn assert_close(what: &str, got: f64, expected: f64) {
     let close = (got - expected).abs() <= 1e-9 * expected.abs().max(1.0);
     assert!(close || got.is_nan() && expected.is_nan(), "{what}: {got}, expected {expected}");
 }
 
 /// Codes of `tokens` x `latents` as CSR and dense; latents fire with very different probabilities, some never.
-struct Case {
+pub struct Case {
     offsets: Vec<usize>,
     index: Vec<u32>,
     value: Vec<f32>,
-    dense: Vec<f32>,
-    latents: usize,
+    pub dense: Vec<f32>,
+    pub latents: usize,
 }
 
 impl Case {
-    fn new(seed: u64, tokens: usize, latents: usize) -> Self {
+    pub fn new(seed: u64, tokens: usize, latents: usize) -> Self {
         let mut rng = Philox::new(seed, 0);
         let mut case =
             Self { offsets: vec![0], index: vec![], value: vec![], dense: vec![0.0; tokens * latents], latents };
@@ -50,17 +50,17 @@ impl Case {
         case
     }
 
-    fn codes(&self) -> CodesView<'_> {
+    pub fn codes(&self) -> CodesView<'_> {
         CodesView::new(&self.offsets, &self.index, &self.value, self.latents).unwrap()
     }
 
-    fn with<R>(&self, from: usize, to: usize, f: impl FnOnce(&CodesView<'_>) -> R) -> R {
+    pub fn with<R>(&self, from: usize, to: usize, f: impl FnOnce(&CodesView<'_>) -> R) -> R {
         let (a, b) = (self.offsets[from], self.offsets[to]);
         let offsets: Vec<usize> = self.offsets[from..=to].iter().map(|o| o - a).collect();
         f(&CodesView::new(&offsets, &self.index[a..b], &self.value[a..b], self.latents).unwrap())
     }
 
-    fn on(&self, t: usize, j: usize) -> bool {
+    pub fn on(&self, t: usize, j: usize) -> bool {
         self.dense[t * self.latents + j] > 0.0
     }
 }
@@ -383,6 +383,19 @@ fn composition_equals_its_definitions() {
         let (p, root) = (parent[j] as usize, parent[j] == ROOT);
         assert_close("containment", child.containment, if root { f64::NAN } else { given(p) });
         assert_close("lift", child.lift, if root { f64::NAN } else { lift(p, j) });
+        if root {
+            assert!(child.phi.is_nan() && child.jaccard.is_nan() && child.npmi.is_nan());
+        } else {
+            let (ni, both) = (n(&|t| one.on(t, p)), n(&|t| one.on(t, p) && two.on(t, j)));
+            let (p1, p2) = (ni / tokens as f64, fires / tokens as f64);
+            let over = both / tokens as f64 - p1 * p2;
+            let defined = !lift(p, j).is_nan();
+            let or_nan = |v: f64| if defined { v } else { f64::NAN };
+            assert_close("phi", child.phi, or_nan(over / (p1 * (1.0 - p1) * p2 * (1.0 - p2)).sqrt()));
+            assert_close("jaccard", child.jaccard, both / n(&|t| one.on(t, p) || two.on(t, j)));
+            let npmi = if both == 0.0 { -1.0 } else { lift(p, j).ln() / -(both / tokens as f64).ln() };
+            assert_close("npmi", child.npmi, or_nan(npmi));
+        }
         // The gain is the growth of the squared error when z_j D_j is taken away.
         let mut gain = 0.0;
         for t in 0..tokens {
@@ -401,6 +414,15 @@ fn composition_equals_its_definitions() {
         assert_eq!((p.children, p.fires as f64), (kids.len(), n(&|t| one.on(t, i))));
         assert_close("coverage", p.coverage, n(&|t| one.on(t, i) && active(t) > 0) / n(&|t| one.on(t, i)));
         assert_close("exclusivity", p.exclusivity, n(&|t| active(t) == 1) / n(&|t| active(t) > 0));
+        let with: Vec<f64> = kids.iter().map(|&j| n(&|t| one.on(t, i) && two.on(t, j))).collect();
+        assert_close("purity", p.purity, with.iter().fold(0.0, |a: f64, b| a.max(*b)) / n(&|t| one.on(t, i)));
+        let all: f64 = with.iter().sum();
+        let bits = -with.iter().map(|k| k / all).filter(|q| *q > 0.0).map(|q| q * q.log2()).sum::<f64>();
+        let bits = if all > 0.0 { bits } else { f64::NAN };
+        assert_close("entropy", p.child_entropy_bits, bits);
+        assert_close("its share", p.child_entropy, bits / (kids.len() as f64).log2());
+        assert_close("effective children", p.effective_children, bits.exp2());
+        assert_close("hamming", p.or_hamming, n(&|t| one.on(t, i) != (active(t) > 0)) / tokens as f64);
     }
     let alive = || r.child.iter().filter(|c| c.fires >= 10);
     let edges: Vec<_> = alive().filter(|c| c.parent != ROOT).collect();
@@ -411,6 +433,54 @@ fn composition_equals_its_definitions() {
     assert_eq!((r.root_children, r.edges_not_alive), (4, 20 - edges.len()));
     assert_eq!(r.edges_without_lift, edges.len() - lifts.len());
     assert!(r.edges_not_alive > 0 && r.edges_without_lift > 0);
+    let mean = |of: Vec<f64>| {
+        let of: Vec<f64> = of.into_iter().filter(|v| !v.is_nan()).collect();
+        of.iter().sum::<f64>() / of.len() as f64
+    };
+    assert_close("phi", r.phi, mean(edges.iter().map(|c| c.phi).collect()));
+    assert_close("jaccard", r.jaccard, mean(edges.iter().map(|c| c.jaccard).collect()));
+    assert_close("npmi", r.npmi, mean(edges.iter().map(|c| c.npmi).collect()));
+    let parents: Vec<_> = r.parent.iter().filter(|p| p.fires >= 10).collect();
+    let of = |f: &dyn Fn(&Parent) -> f64| mean(parents.iter().map(|p| f(p)).collect());
+    assert_close("purity", r.purity, of(&|p| p.purity));
+    assert_close(
+        "entropy",
+        r.child_entropy_bits,
+        of(&|p| if p.children > 1 { p.child_entropy_bits } else { f64::NAN }),
+    );
+    assert_close("its share", r.child_entropy, of(&|p| p.child_entropy));
+    assert_close(
+        "children",
+        r.effective_children,
+        of(&|p| if p.children > 1 { p.effective_children } else { f64::NAN }),
+    );
+    let wrong = |t: usize, i: usize| one.on(t, i) != (0..f2).any(|j| parent[j] == i as u32 && two.on(t, j));
+    let hamming: usize = (0..tokens).map(|t| (0..f1).filter(|i| wrong(t, *i)).count()).sum();
+    assert_close("hamming", r.or_hamming, hamming as f64 / tokens as f64);
+    let given = |c: &Child| (c.containment, c.containment * c.fires as f64 / n(&|t| one.on(t, c.parent as usize)));
+    let asymmetric: Vec<_> = edges.iter().map(|c| given(c)).filter(|g| !g.1.is_nan()).collect();
+    let inverted = asymmetric.iter().filter(|(up, down)| down > up).count() as f64 / asymmetric.len() as f64;
+    assert_close("inverted", r.inverted_edges, inverted);
+    assert!(inverted > 0.0 && inverted < 1.0);
+    let density = |case: &Case| {
+        let mut fires: Vec<f64> = (0..case.latents).map(|j| n(&|t| case.on(t, j))).filter(|k| *k >= 10.0).collect();
+        fires.sort_by(f64::total_cmp);
+        (fires[(fires.len() - 1) / 2] + fires[fires.len() / 2]) / 2.0
+    };
+    assert_close("densities", r.density_ratio, density(&two) / density(&one));
+    let null = c.null(Par::Rayon, Draws { n: 20, seed: 1 });
+    for (score, value) in [
+        (null.containment, r.containment),
+        (null.median_lift, r.median_lift),
+        (null.real_edges, r.real_edges),
+        (null.phi, r.phi),
+    ] {
+        assert_close("value of a null", score.value, value);
+        // The edges mean nothing, so they are as good as shuffled ones.
+        assert!(score.draws == 20 && (score.z.is_nan() || score.z.abs() < 4.0), "{score:?}");
+    }
+    let again = c.null(Par::Seq, Draws { n: 20, seed: 1 });
+    assert_eq!(format!("{again:?}"), format!("{null:?}"));
     let harmful = alive().filter(|c| c.gain < 0.0).count() as f64 / alive().count() as f64;
     assert_close("harmful", r.harmful, harmful);
     assert_eq!(r.children_without_treeness, alive().filter(|c| c.treeness.is_nan()).count());
@@ -439,6 +509,46 @@ fn composition_of_an_exact_tree() {
     assert_eq!(r.child[2].treeness, 1.0);
     assert!(r.harmful.is_nan() && r.child[0].gain.is_nan());
     assert_eq!(r.child[2].lift, 160.0 / f64::from(i1.iter().sum::<u32>()));
+    assert_eq!((r.or_hamming, r.inverted_edges, r.child[2].containment), (0.0, 0.0, 1.0));
+    assert!(r.child[2].npmi > 0.3 && r.child[2].phi > 0.3, "{:?}", r.child[2]);
+    let null = c.null(Par::Seq, Draws::default());
+    assert_eq!(null.containment.value, 1.0);
+    assert!(null.containment.excess > 0.2 && null.phi.excess > 0.2 && null.median_lift.excess > 0.2, "{null:?}");
+}
+
+#[test]
+fn composition_of_nothing_and_of_an_only_child() {
+    let none = Composition::new(2, &[0, ROOT]).unwrap();
+    let r = none.report();
+    assert!(r.phi.is_nan() && r.inverted_edges.is_nan() && r.density_ratio.is_nan() && r.or_hamming.is_nan());
+    assert!(r.parent[0].purity.is_nan() && r.parent[0].child_entropy_bits.is_nan());
+    let null = none.null(Par::Seq, Draws { n: 3, seed: 0 });
+    assert!(null.phi.value.is_nan() && null.real_edges.z.is_nan());
+    // No families at all.
+    let r = Composition::new(2, &[ROOT; 3]).unwrap().report();
+    assert!(r.parent.is_empty() && r.purity.is_nan() && r.containment.is_nan());
+    // The parent on 1 token of 4, its only child on 3 of them: an edge upside down.
+    let one = CodesView::new(&[0, 1, 1, 1, 1], &[0], &[1.0], 1).unwrap();
+    let two = CodesView::new(&[0, 1, 2, 3, 3], &[0; 3], &[1.0; 3], 1).unwrap();
+    let mut c = Composition::new(1, &[0]).unwrap();
+    (0..4).for_each(|_| c.add(&one, &two, None).unwrap());
+    let r = c.report();
+    assert_eq!((r.inverted_edges, r.or_hamming, r.child[0].jaccard), (1.0, 0.5, 1.0 / 3.0));
+    assert_eq!((r.parent[0].purity, r.parent[0].child_entropy_bits, r.parent[0].effective_children), (1.0, 0.0, 1.0));
+    assert!(r.parent[0].child_entropy.is_nan() && r.child_entropy.is_nan());
+    assert!(r.parent[0].child_entropy_bits.is_sign_positive());
+    // Three children of one parent, on 2, 1 and 1 of its tokens: q = (1/2, 1/4, 1/4) has 1.5 bits.
+    let one = CodesView::new(&[0, 1, 2, 3, 4], &[0; 4], &[1.0; 4], 1).unwrap();
+    let two = CodesView::new(&[0, 1, 2, 3, 4], &[0, 1, 0, 2], &[1.0; 4], 3).unwrap();
+    let mut three = Composition::new(1, &[0; 3]).unwrap();
+    three.add(&one, &two, None).unwrap();
+    let p = &three.report().parent[0];
+    assert_eq!((p.purity, p.child_entropy_bits, p.or_hamming), (0.5, 1.5, 0.0));
+    assert_close("effective children", p.effective_children, 8f64.sqrt());
+    assert_close("of log2 3", p.child_entropy, 1.5 / 3f64.log2());
+    // phi of (4 * 1 - 1 * 3) / sqrt(1 * 3 * 3 * 1).
+    assert_close("phi", r.child[0].phi, 1.0 / 3.0);
+    assert_close("npmi", r.child[0].npmi, (4.0f64 / 3.0).ln() / 4f64.ln());
 }
 
 #[test]
@@ -453,4 +563,10 @@ fn composition_refuses_tables_that_are_too_large_and_parents_that_are_not_there(
     assert!(matches!(Sparsity::new(3).add(&codes), Err(Error::Shape { expected: 3, got: 2, .. })));
     let infinite = CodesView::new(&[0, 0, 1], &[0], &[f32::INFINITY], 2).unwrap();
     assert!(matches!(Sparsity::new(2).add(&infinite), Err(Error::NotFinite { step: 1, .. })));
+    let huge = CodesView::new(&[0, 1], &[0], &[1e15], 2).unwrap();
+    assert!(matches!(Sparsity::new(2).add(&huge), Err(Error::Capacity { .. })));
+    let errors = Errors { error: &[0.0], decoder2: &[1.0, 1.0], d: 1 };
+    let one = CodesView::new(&[0, 0], &[], &[], 3).unwrap();
+    assert!(matches!(c.add(&one, &huge, Some(errors)), Err(Error::Capacity { .. })));
+    assert_eq!(c.report().tokens, 0);
 }

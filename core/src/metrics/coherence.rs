@@ -200,7 +200,7 @@ impl Score {
     }
 
     /// The `N` scores that `f` gives to a labelling, of `label` and of the draws.
-    fn of<const N: usize>(
+    pub(super) fn of<const N: usize>(
         par: Par,
         draws: Draws,
         fires: &[u64],

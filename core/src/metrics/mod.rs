@@ -5,12 +5,17 @@ use crate::gate::ROOT;
 use crate::{Error, Result};
 
 pub mod absorption;
+pub mod attribution;
 pub mod bootstrap;
 pub mod coherence;
 pub mod composition;
+pub mod condition;
 pub mod exact;
 pub mod fidelity;
+pub mod fixed;
+pub mod leak;
 pub mod matching;
+pub mod patterns;
 pub mod probe;
 pub mod recovery;
 pub mod similarity;
@@ -33,4 +38,13 @@ fn median(values: &mut [f64]) -> f64 {
         n if n % 2 == 1 => values[n / 2],
         n => (values[n / 2 - 1] + values[n / 2]) / 2.0,
     }
+}
+
+/// The mean of what is not NaN; NaN of nothing.
+fn defined_mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut n) = (0.0, 0usize);
+    for v in values.filter(|v| !v.is_nan()) {
+        (sum, n) = (sum + v, n + 1);
+    }
+    sum / n as f64
 }

@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::exact::ExactSum;
+use super::fixed::{self, FixedSum};
 use crate::model::CodesView;
 use crate::{Error, Result};
 
@@ -14,15 +15,15 @@ pub const DENSITY_BINS: usize = 40;
 
 /// Streaming counts over the codes of one level.
 ///
-/// Integer counts and exact sums of per-token terms: the report depends on the tokens alone, not on their order, nor on
-/// blocks, nor on how they are split among accumulators that are merged.
+/// Integer counts, exact sums of per-token terms, and values in fixed point ([`FixedSum`]): the report depends on the
+/// tokens alone, not on their order, nor on blocks, nor on how they are split among accumulators that are merged.
 #[derive(Clone, Debug)]
 pub struct Sparsity {
     tokens: u64,
     /// `[latents]`: tokens on which the latent fires.
     fires: Vec<u64>,
     /// `[latents]`: the sum of its values.
-    mass: Vec<ExactSum>,
+    mass: Vec<FixedSum>,
     /// `[latents + 1]`: tokens with that many active latents.
     l0: Vec<u64>,
     hoyer: ExactSum,
@@ -71,7 +72,7 @@ pub struct SparsityReport {
 impl Sparsity {
     /// No tokens yet, of a level with `latents` latents.
     pub fn new(latents: usize) -> Self {
-        let mass = vec![ExactSum::default(); latents];
+        let mass = vec![FixedSum::default(); latents];
         Self { tokens: 0, fires: vec![0; latents], mass, l0: vec![0; latents + 1], hoyer: ExactSum::default() }
     }
 
@@ -79,7 +80,7 @@ impl Sparsity {
     ///
     /// # Errors
     /// [`Error::Shape`] if the number of latents differs; [`Error::NotFinite`] (its step is the number of the token)
-    /// for an infinite value, [`Error::Index`] if a token has more entries than there are latents; nothing is added
+    /// for an infinite value, [`Error::Capacity`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are latents; nothing is added
     /// then.
     pub fn add(&mut self, codes: &CodesView<'_>) -> Result<()> {
         let latents = self.fires.len();
@@ -87,10 +88,11 @@ impl Sparsity {
             return Err(Error::Shape { what: "latents of the codes", expected: latents, got: codes.latents() });
         }
         for t in 0..codes.tokens() {
-            if codes.active(t).any(|(_, z)| z.is_infinite()) {
-                return Err(Error::NotFinite { what: "codes".into(), step: self.tokens + t as u64 });
+            let mut active = 0;
+            for (_, z) in codes.active(t) {
+                fixed::check("value of the codes", f64::from(z), self.tokens + t as u64)?;
+                active += 1;
             }
-            let active = codes.active(t).count();
             if active > latents {
                 return Err(Error::Index { what: "active latents of a token", index: active, len: latents + 1 });
             }
@@ -153,7 +155,7 @@ impl Sparsity {
         let total: u128 = sorted.iter().map(|f| u128::from(*f)).sum();
         let ranked: i128 =
             sorted.iter().enumerate().map(|(i, f)| (2 * i as i128 + 1 - m as i128) * i128::from(*f)).sum();
-        let mass: Vec<f64> = self.mass.iter().map(ExactSum::value).collect();
+        let mass: Vec<f64> = self.mass.iter().map(FixedSum::value).collect();
         let all: f64 = mass.iter().sum();
         let entropy: f64 = mass.iter().filter(|a| **a > 0.0).map(|a| -(a / all) * libm::log(a / all)).sum();
         let effective_latents = if all > 0.0 { libm::exp(entropy) } else { f64::NAN };

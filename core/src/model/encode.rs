@@ -254,7 +254,7 @@ impl Encoder {
         self.check_rows(x)?;
         let d = self.model.arch.d;
         for block in x.chunks(BLOCK * d) {
-            self.encode_rows(block, scratch);
+            self.encode_rows(block, scratch, None);
             codes1.append(&scratch.codes[0]);
             codes2.append(&scratch.codes[1]);
         }
@@ -267,24 +267,60 @@ impl Encoder {
     /// As [`Encoder::encode`].
     pub fn encode_par(&self, par: Par, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
         self.check_rows(x)?;
-        // A few blocks share a scratch; what they share has no part in the codes.
-        let (size, blocks) = (BLOCK * self.model.arch.d, x.len().div_ceil(BLOCK * self.model.arch.d));
-        let together = (blocks / (4 * par.threads())).max(1);
-        let parts = par.map(blocks.div_ceil(together), |c| {
-            let mut scratch = Scratch::new(&self.model.arch);
-            let mut codes = [Codes::new(), Codes::new()];
-            let from = c * together * size;
-            for block in x[from..x.len().min(from + together * size)].chunks(size) {
-                self.encode_rows(block, &mut scratch);
-                codes.iter_mut().zip(&scratch.codes).for_each(|(all, some)| all.append(some));
-            }
-            codes
-        });
-        for [part1, part2] in &parts {
+        for [part1, part2, _] in &self.encode_parts(par, x, false) {
             codes1.append(part1);
             codes2.append(part2);
         }
         Ok(())
+    }
+
+    /// [`Encoder::encode_par`], and besides what level 2 would fire without its gate: `open2` takes the same rule on the
+    /// same thresholds, of the drive `a2` in place of `u2`. With topk children then compete with all others, not only
+    /// with those of active parents. Without a gate `open2` equals `codes2`.
+    ///
+    /// Cost: behind a hard gate the drive of every child, which [`Encoder::encode`] leaves out; else one more selection a
+    /// row.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`], and [`Error::Config`] for the seed, whose level 2 is no drive behind a gate; nothing is
+    /// appended then.
+    pub fn encode_open_par(
+        &self,
+        par: Par,
+        x: &[f32],
+        codes1: &mut Codes,
+        codes2: &mut Codes,
+        open2: &mut Codes,
+    ) -> Result<()> {
+        if self.model.arch.model == ModelKind::Seed {
+            return Err(Error::config("model", "expected a model with a drive before its gate, found the seed"));
+        }
+        self.check_rows(x)?;
+        for [part1, part2, open] in &self.encode_parts(par, x, true) {
+            codes1.append(part1);
+            codes2.append(part2);
+            open2.append(open);
+        }
+        Ok(())
+    }
+
+    /// The codes of both levels and, with `open`, those of level 2 without its gate, of `x` in parts.
+    fn encode_parts(&self, par: Par, x: &[f32], open: bool) -> Vec<[Codes; 3]> {
+        // A few blocks share a scratch; what they share has no part in the codes.
+        let size = BLOCK * self.model.arch.d;
+        let blocks = x.len().div_ceil(size);
+        let together = (blocks / (4 * par.threads())).max(1);
+        par.map(blocks.div_ceil(together), |c| {
+            let mut scratch = Scratch::new(&self.model.arch);
+            let [mut codes1, mut codes2, mut open2] = [Codes::new(), Codes::new(), Codes::new()];
+            let from = c * together * size;
+            for block in x[from..x.len().min(from + together * size)].chunks(size) {
+                self.encode_rows(block, &mut scratch, open.then_some(&mut open2));
+                codes1.append(&scratch.codes[0]);
+                codes2.append(&scratch.codes[1]);
+            }
+            [codes1, codes2, open2]
+        })
     }
 
     /// The most rows of a block.
@@ -301,7 +337,7 @@ impl Encoder {
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }
-        self.encode_rows(x, scratch);
+        self.encode_rows(x, scratch, None);
         Ok(())
     }
 
@@ -322,7 +358,8 @@ impl Encoder {
         Ok(())
     }
 
-    fn encode_rows(&self, x: &[f32], t: &mut Scratch) {
+    /// Encodes up to a block of rows; `open` gets what level 2 would fire without its gate.
+    fn encode_rows(&self, x: &[f32], t: &mut Scratch, mut open: Option<&mut Codes>) {
         let model = &*self.model;
         let Arch { d, f1, f2, .. } = model.arch;
         let n = x.len() / d;
@@ -358,16 +395,27 @@ impl Encoder {
             weights.source(self.isa, n, |i| codes1.row(i), t);
         }
         match &self.level2 {
-            _ if f2 == 0 => (0..n).for_each(|_| codes2.end_row()),
+            _ if f2 == 0 => {
+                for codes in [&mut codes2].into_iter().chain(open) {
+                    (0..n).for_each(|_| codes.end_row());
+                }
+            }
             Level2::ByFamily(hierarchy) => {
-                let width = model.arch.source_width();
-                hierarchy.encode(self.isa, &t.s[..n * width], &codes1, &mut t.hierarchy, &mut codes2);
+                let s = &t.s[..n * model.arch.source_width()];
+                hierarchy.encode(self.isa, s, n, Some(&codes1), &mut t.hierarchy, &mut codes2);
+                if let Some(open) = open {
+                    hierarchy.encode(self.isa, s, n, None, &mut t.hierarchy, open);
+                }
             }
             Level2::Dense(packed2) => {
                 let rule = model.rule(2);
                 for rows in chunks() {
                     weights.drive2(self.isa, packed2, rows.clone(), t);
                     for (i, row) in rows.enumerate() {
+                        if let Some(open) = &mut open {
+                            rule.fire(self.isa, &t.a2[i * f2..(i + 1) * f2], &mut open.index, &mut open.value);
+                            open.end_row();
+                        }
                         let u = weights.gate_row(self.isa, i, codes1.row(row), t);
                         rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
                         codes2.end_row();

@@ -149,15 +149,20 @@ impl Hierarchy {
         t.value.reserve(4 * active2 + 256);
     }
 
-    /// Appends the codes of level 2 of the rows `s`, `(n, width)`, whose codes of level 1 are `codes1`.
-    pub fn encode(&self, isa: Isa, s: &[f32], codes1: &Codes, t: &mut Scratch, codes2: &mut Codes) {
-        let n = codes1.n();
+    /// Appends the codes of level 2 of the `n` rows `s`, `(n, width)`, whose codes of level 1 are `codes1`; without them,
+    /// as if every parent fired and its children did not exclude each other.
+    pub fn encode(&self, isa: Isa, s: &[f32], n: usize, codes1: Option<&Codes>, t: &mut Scratch, codes2: &mut Codes) {
         t.hits.clear();
         t.active.clear();
         for i in 0..n {
-            let code = codes1.row(i);
-            let active = code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0);
-            t.active.extend(active.map(|(p, _)| u64::from(*p) << 32 | i as u64));
+            let key = |p: u32| u64::from(p) << 32 | i as u64;
+            if let Some(codes1) = codes1 {
+                let code = codes1.row(i);
+                let active = code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0);
+                t.active.extend(active.map(|(p, _)| key(*p)));
+            } else {
+                t.active.extend((0..self.start.len() as u32 - 1).map(key));
+            }
         }
         t.active.sort_unstable();
         t.pairs.clear();
@@ -165,7 +170,7 @@ impl Hierarchy {
             let (p, row) = ((t.active[at] >> 32) as usize, t.active[at] as u32);
             t.pairs.extend((self.start[p]..self.start[p + 1]).map(|strip| Pair { row, strip }));
             if t.pairs.len() >= PAIRS || at + 1 == t.active.len() {
-                self.fire_pairs(isa, s, t);
+                self.fire_pairs(isa, s, self.top1 && codes1.is_some(), t);
                 t.pairs.clear();
             }
         }
@@ -186,11 +191,11 @@ impl Hierarchy {
     }
 
     /// Computes the pairs, and notes which of their children fire.
-    fn fire_pairs(&self, isa: Isa, s: &[f32], t: &mut Scratch) {
+    fn fire_pairs(&self, isa: Isa, s: &[f32], top1: bool, t: &mut Scratch) {
         let Scratch { pairs, u, hits, index, value, .. } = t;
         u.resize(pairs.len() * STRIP, 0.0);
         strips::affine(isa, s, &self.strips, &self.bias, pairs, u);
-        if self.top1 {
+        if top1 {
             let mut from = 0;
             while from < pairs.len() {
                 let end = from + self.strips_of_family(pairs[from].strip);

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::super::check_parents;
 use super::super::composition::MAX_PAIRS;
-use super::super::exact::ExactSum;
+use super::super::fixed::{self, FixedSum};
 use super::{Draws, Partition, Score, counts_of, members};
 use crate::gate::Families;
 use crate::model::CodesView;
@@ -14,10 +14,10 @@ use crate::{Error, ROOT, Result};
 
 /// Streaming counts of which latents of level 2 fire together: siblings, or all of them.
 ///
-/// Integer counts and exact sums: the report depends on the tokens alone, not on their order, nor on blocks, nor on how
-/// they are split among accumulators that are merged.
+/// Integer counts, and sums in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
+/// nor on blocks, nor on how they are split among accumulators that are merged.
 /// Memory: 8 bytes for each pair of siblings, at most `4 sum_C n_C^2`; with all pairs, 4 bytes for each of the
-/// `f2 (f2 - 1) / 2`; 1.1 kB a latent of level 2 for the ratios.
+/// `f2 (f2 - 1) / 2`; 32 bytes a latent of level 2 for the ratios.
 #[derive(Clone, Debug)]
 pub struct Cofiring {
     families: Families,
@@ -37,8 +37,8 @@ pub struct Cofiring {
     /// The triangle of all latents of level 2, or nothing.
     all: Option<Vec<u32>>,
     /// `[f2]`: sums of the latent's values, and of its parent's where the latent fires.
-    mass: Vec<ExactSum>,
-    parent_mass: Vec<ExactSum>,
+    mass: Vec<FixedSum>,
+    parent_mass: Vec<FixedSum>,
 }
 
 /// One family with at least two alive children; means over its pairs of alive siblings.
@@ -128,8 +128,8 @@ impl Cofiring {
             siblings: vec![0; pairs],
             siblings_with_parent: vec![0; pairs],
             all: None,
-            mass: vec![ExactSum::default(); f2],
-            parent_mass: vec![ExactSum::default(); f2],
+            mass: vec![FixedSum::default(); f2],
+            parent_mass: vec![FixedSum::default(); f2],
         })
     }
 
@@ -147,7 +147,8 @@ impl Cofiring {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens, [`Error::NotFinite`]
-    /// (its step is the number of the token) for an infinite value; nothing is added then.
+    /// (its step is the number of the token) for an infinite value, [`Error::Capacity`] for one over [`fixed::LIMIT`];
+    /// nothing is added then.
     pub fn add(&mut self, codes1: &CodesView<'_>, codes2: &CodesView<'_>) -> Result<()> {
         let (n, f2) = (codes1.tokens(), self.rank.len());
         for (what, expected, got) in [
@@ -160,9 +161,10 @@ impl Cofiring {
             }
         }
         check_room(self.tokens + n as u64)?;
-        let infinite = |t: usize| codes1.active(t).chain(codes2.active(t)).any(|(_, z)| z.is_infinite());
-        if let Some(t) = (0..n).find(|&t| infinite(t)) {
-            return Err(Error::NotFinite { what: "codes".into(), step: self.tokens + t as u64 });
+        for t in 0..n {
+            for (_, z) in codes1.active(t).chain(codes2.active(t)) {
+                fixed::check("value of the codes", f64::from(z), self.tokens + t as u64)?;
+            }
         }
         let mut z1 = vec![0.0f32; self.f1];
         let mut active: Vec<(u32, u32)> = Vec::new();

@@ -1,0 +1,338 @@
+//! Whether a child is a part of its parent in the reconstruction too, not only where it fires: the reconstruction
+//! condition of Cao et al. 2026 (Tree SAE, Eq. 5), with class means in place of trained probes.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::check_parents;
+use crate::gate::ROOT;
+use crate::model::CodesView;
+use crate::par::Par;
+use crate::{Error, Result};
+
+mod report;
+
+pub use report::{ConditionReport, EdgeCondition, TOP};
+
+/// Values may be up to this many times as large as the largest one of the sample.
+pub const HEADROOM: f64 = 64.0;
+/// Rows of sums, or of tokens, that one thread does at a time.
+const ROWS: usize = 64;
+/// No row of sums.
+const NONE: u32 = u32::MAX;
+
+/// Streaming sums of the activations over the tokens on which each latent fires.
+///
+/// Activations are rounded to whole numbers of a unit `2^-e`, chosen so that [`HEADROOM`] times the largest of a sample
+/// is `2^30` to `2^31` units: a resolution of at least `2^-24` of that largest one, so a mean is off by at most half
+/// a unit, `2^-25` of it. A value is under `2^31` units and there are fewer than `2^32` tokens, so no sum reaches
+/// `2^63`: 64 bits hold all of them exactly, and merged parts equal the whole to the bit, in any order. Larger values
+/// are refused.
+///
+/// A block is added latent by latent, so that a row of sums is read and written once a block: blocks of a thousand
+/// tokens and more are fast, and small ones pay for a pass over the latents.
+///
+/// Memory: `8 d` bytes for each latent of level 2 and each one of level 1 that has children (28 MB for 9,216 of them and
+/// `d` = 384), and for each child that ever fires without its parent: none behind a hard gate, else at most as much
+/// again. Cost: `O((L0_1 + L0_2) d)` integer additions a token, of 64 bits.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    parent: Vec<u32>,
+    d: usize,
+    /// `e`: a unit is `2^-e`.
+    exponent: i32,
+    tokens: u64,
+    /// `[d]`: of all tokens.
+    all: Vec<i64>,
+    /// `[f2, d]`: of the tokens on which each child fires.
+    child: Vec<i64>,
+    /// `[f1]`: the row of each parent in `of_parent`, [`NONE`] without children.
+    row: Vec<u32>,
+    of_parent: Vec<i64>,
+    /// `[f2]`: the row of each child in `without_parent`, [`NONE`] as long as it never fires without its parent.
+    alone: Vec<u32>,
+    without_parent: Vec<i64>,
+    fires1: Vec<u64>,
+    fires2: Vec<u64>,
+    /// `[f2]`: tokens on which the child fires and its parent does not.
+    fires_alone: Vec<u64>,
+    /// `[f1]`: which latents of level 1 fire on the current token, all false between tokens.
+    on: Vec<bool>,
+    /// `[n, d]`: the block in units.
+    units: Vec<i32>,
+    /// Which tokens go to which rows of `child`, `of_parent` and `without_parent`.
+    plans: [Plan; 3],
+}
+
+/// The tokens of a block by the row of sums that they are added to; reused from block to block.
+#[derive(Clone, Debug, Default)]
+struct Plan {
+    /// Pairs of a row and a token, in the order of tokens.
+    pair: Vec<[u32; 2]>,
+    /// Where the tokens of each row end, once they are sorted.
+    end: Vec<u32>,
+    token: Vec<u32>,
+}
+
+impl Plan {
+    /// Adds to each row of `sums` its tokens of `units`, and forgets them.
+    fn run(&mut self, par: Par, d: usize, units: &[i32], sums: &mut [i64]) {
+        self.end.clear();
+        self.end.resize(sums.len() / d + 1, 0);
+        // Counts, one place further on; then where each row starts, which filling moves to where it ends.
+        self.pair.iter().for_each(|[row, _]| self.end[*row as usize + 1] += 1);
+        (1..self.end.len()).for_each(|r| self.end[r] += self.end[r - 1]);
+        self.token.resize(self.pair.len(), 0);
+        for [row, token] in self.pair.drain(..) {
+            let at = &mut self.end[row as usize];
+            self.token[*at as usize] = token;
+            *at += 1;
+        }
+        let (end, token) = (&self.end, &self.token);
+        par.for_chunks(sums, ROWS * d, |c, sums| {
+            for (r, sum) in sums.chunks_mut(d).enumerate() {
+                let row = c * ROWS + r;
+                let start = if row == 0 { 0 } else { end[row - 1] };
+                for &t in &token[start as usize..end[row] as usize] {
+                    let units = &units[t as usize * d..(t as usize + 1) * d];
+                    sum.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
+                }
+            }
+        });
+    }
+}
+
+impl Condition {
+    /// No tokens yet. `parent` has an entry for each latent of level 2; `sample` has some rows of activations, whole or
+    /// not, from which the unit is taken: parts that are to be merged need one sample.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`], [`Error::NotFinite`] for a sample that is
+    /// not finite, [`Error::Shape`] for no dimensions, [`Error::Config`] for one without any number but 0.
+    pub fn new(f1: usize, parent: &[u32], d: usize, sample: &[f32]) -> Result<Self> {
+        check_parents("learned parents", parent, f1)?;
+        if let Some(at) = sample.iter().position(|x| !x.is_finite()) {
+            let step = (at / d.max(1)) as u64;
+            return Err(Error::NotFinite { what: "sample of the activations".into(), step });
+        }
+        if d == 0 {
+            return Err(Error::Shape { what: "dimensions of a row", expected: 1, got: 0 });
+        }
+        let largest = largest(sample);
+        if largest == 0.0 {
+            return Err(Error::config("sample", "expected activations that are not all 0, found none"));
+        }
+        // largest < 2^power, so HEADROOM times it is under 2^(power + 6).
+        let (_, power) = libm::frexp(f64::from(largest));
+        let (mut row, mut parents) = (vec![NONE; f1], 0);
+        for &p in parent.iter().filter(|p| **p != ROOT) {
+            if row[p as usize] == NONE {
+                row[p as usize] = parents;
+                parents += 1;
+            }
+        }
+        let f2 = parent.len();
+        Ok(Self {
+            parent: parent.to_vec(),
+            d,
+            exponent: 31 - 6 - power,
+            tokens: 0,
+            all: vec![0; d],
+            child: vec![0; f2 * d],
+            row,
+            of_parent: vec![0; parents as usize * d],
+            alone: vec![NONE; f2],
+            without_parent: Vec::new(),
+            fires1: vec![0; f1],
+            fires2: vec![0; f2],
+            fires_alone: vec![0; f2],
+            on: vec![false; f1],
+            units: Vec::new(),
+            plans: Default::default(),
+        })
+    }
+
+    /// The unit that activations are rounded to.
+    pub fn resolution(&self) -> f64 {
+        libm::ldexp(1.0, -self.exponent)
+    }
+
+    /// Adds a block; `x` is `[n, d]` row-major.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for an
+    /// activation that is not finite, [`Error::Config`] for one that is not under [`HEADROOM`] times the largest of the
+    /// sample (up to the next power of two), [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
+    pub fn add(&mut self, par: Par, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
+        let (n, d) = (codes1.tokens(), self.d);
+        for (what, expected, got) in [
+            ("latents of the codes of level 1", self.on.len(), codes1.latents()),
+            ("latents of the codes of level 2", self.parent.len(), codes2.latents()),
+            ("tokens of the codes of level 2", n, codes2.tokens()),
+            ("x", n.saturating_mul(d), x.len()),
+        ] {
+            if expected != got {
+                return Err(Error::Shape { what, expected, got });
+            }
+        }
+        self.check_values(x)?;
+        self.check_room(self.tokens + n as u64)?;
+        let scale = libm::ldexp(1.0, self.exponent);
+        self.units.resize(x.len(), 0);
+        par.for_chunks(&mut self.units, ROWS * d, |c, units| {
+            for (q, x) in units.iter_mut().zip(&x[c * ROWS * d..]) {
+                let y = f64::from(*x) * scale;
+                *q = (y + 0.5f64.copysign(y)) as i32;
+            }
+        });
+        for t in 0..n {
+            for (i, _) in codes1.active(t) {
+                self.fires1[i] += 1;
+                self.on[i] = true;
+                if self.row[i] != NONE {
+                    self.plans[1].pair.push([self.row[i], t as u32]);
+                }
+            }
+            for (j, _) in codes2.active(t) {
+                self.fires2[j] += 1;
+                self.plans[0].pair.push([j as u32, t as u32]);
+                let p = self.parent[j];
+                if p != ROOT && !self.on[p as usize] {
+                    self.fires_alone[j] += 1;
+                    let row = self.row_alone(j) as u32;
+                    self.plans[2].pair.push([row, t as u32]);
+                }
+            }
+            codes1.active(t).for_each(|(i, _)| self.on[i] = false);
+        }
+        for units in self.units.chunks(d) {
+            self.all.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
+        }
+        let sums = [&mut self.child, &mut self.of_parent, &mut self.without_parent];
+        for (plan, sums) in self.plans.iter_mut().zip(sums) {
+            plan.run(par, d, &self.units, sums);
+        }
+        self.tokens += n as u64;
+        Ok(())
+    }
+
+    fn check_values(&self, x: &[f32]) -> Result<()> {
+        let limit = libm::ldexp(1.0, 31 - self.exponent);
+        // Magnitudes compare like their bits, and NaN is over all of them.
+        let bits = |x: f32| x.to_bits() & 0x7fff_ffff;
+        let over = bits(limit as f32);
+        if x.iter().fold(0, |top, x| top.max(bits(*x))) < over {
+            return Ok(());
+        }
+        let Some(at) = x.iter().position(|x| bits(*x) >= over) else { return Ok(()) };
+        if !x[at].is_finite() {
+            return Err(Error::NotFinite { what: "x".into(), step: self.tokens + (at / self.d) as u64 });
+        }
+        let why = alloc::format!("expected activations under {limit} ({HEADROOM} times its largest), found {}", x[at]);
+        Err(Error::config("sample", why))
+    }
+
+    /// 64 bits hold the sums of this many.
+    fn check_room(&self, tokens: u64) -> Result<()> {
+        if tokens > u64::from(u32::MAX) {
+            let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
+            return Err(Error::Capacity { what: "tokens in a table of class means", needed, got });
+        }
+        Ok(())
+    }
+
+    /// The row of a child that fires without its parent: a new one the first time.
+    fn row_alone(&mut self, j: usize) -> usize {
+        if self.alone[j] == NONE {
+            self.alone[j] = (self.without_parent.len() / self.d) as u32;
+            self.without_parent.resize(self.without_parent.len() + self.d, 0);
+        }
+        self.alone[j] as usize
+    }
+
+    /// Adds the tokens of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] for more than `2^32 - 1` tokens together; nothing is added then.
+    ///
+    /// # Panics
+    /// If the levels, parents, dimensions or units differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let same = self.on.len() == other.on.len() && self.parent == other.parent && self.d == other.d;
+        assert!(same && self.exponent == other.exponent, "merged accumulators must be of one tree and one sample");
+        self.check_room(self.tokens + other.tokens)?;
+        self.tokens += other.tokens;
+        for (a, b) in
+            [(&mut self.all, &other.all), (&mut self.child, &other.child), (&mut self.of_parent, &other.of_parent)]
+        {
+            add_row(a, b);
+        }
+        for j in (0..other.alone.len()).filter(|&j| other.alone[j] != NONE) {
+            let (from, to) = (other.alone[j] as usize, self.row_alone(j));
+            let d = self.d;
+            add_row(row_of(&mut self.without_parent, to, d), &other.without_parent[from * d..(from + 1) * d]);
+        }
+        for (a, b) in [
+            (&mut self.fires1, &other.fires1),
+            (&mut self.fires2, &other.fires2),
+            (&mut self.fires_alone, &other.fires_alone),
+        ] {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        }
+        Ok(())
+    }
+
+    /// `d*_j = mean(x | j on) - mean(x | j off)`, `[d]`, written; whether there is one: `j` fires, but not always.
+    ///
+    /// # Panics
+    /// If `out` is not of length `d`.
+    pub fn direction(&self, j: usize, out: &mut [f64]) -> bool {
+        let (on, off) = (self.fires2[j], self.tokens - self.fires2[j]);
+        let child = &self.child[j * self.d..(j + 1) * self.d];
+        self.difference(child, on, |c| self.all[c] - child[c], off, out)
+    }
+
+    /// `d**_j = mean(x | j on) - mean(x | parent on, j off)`, `[d]`, written; whether there is one: `j` fires, and its
+    /// parent also does without it. There is none under [`ROOT`].
+    ///
+    /// # Panics
+    /// If `out` is not of length `d`.
+    pub fn strict_direction(&self, j: usize, out: &mut [f64]) -> bool {
+        let (d, p) = (self.d, self.parent[j]);
+        if p == ROOT {
+            return false;
+        }
+        let child = &self.child[j * d..(j + 1) * d];
+        let parent = &self.of_parent[self.row[p as usize] as usize * d..][..d];
+        let alone = (self.alone[j] != NONE).then(|| &self.without_parent[self.alone[j] as usize * d..][..d]);
+        let both = self.fires2[j] - self.fires_alone[j];
+        let off = self.fires1[p as usize] - both;
+        // Of tokens with both: what the child fires on, less what it fires on alone.
+        let parent_only = |c: usize| parent[c] - (child[c] - alone.map_or(0, |a| a[c]));
+        self.difference(child, self.fires2[j], parent_only, off, out)
+    }
+
+    fn difference(&self, on: &[i64], n_on: u64, off: impl Fn(usize) -> i64, n_off: u64, out: &mut [f64]) -> bool {
+        assert_eq!(out.len(), self.d, "a number for each dimension");
+        if n_on == 0 || n_off == 0 {
+            return false;
+        }
+        let unit = self.resolution();
+        for (c, out) in out.iter_mut().enumerate() {
+            *out = unit * (on[c] as f64 / n_on as f64 - off(c) as f64 / n_off as f64);
+        }
+        true
+    }
+}
+
+fn largest(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |m, x| m.max(x.abs()))
+}
+
+fn row_of(rows: &mut [i64], row: usize, d: usize) -> &mut [i64] {
+    &mut rows[row * d..(row + 1) * d]
+}
+
+fn add_row(sum: &mut [i64], row: &[i64]) {
+    sum.iter_mut().zip(row).for_each(|(a, b)| *a += b);
+}
