@@ -15,9 +15,14 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::ops::Range;
 use strata_core::metrics::absorption::SAMPLE;
+use strata_core::metrics::attribution::{AttributionReport, PathReport};
 use strata_core::metrics::bootstrap::{self, Interval, Resamples};
-use strata_core::metrics::composition::CompositionReport;
+use strata_core::metrics::composition::{CompositionNull, CompositionReport};
+use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::fidelity::FidelityReport;
+use strata_core::metrics::leak::LeakReport;
+use strata_core::metrics::patterns::PatternReport;
+use strata_core::metrics::patterns::across::AcrossReport;
 use strata_core::metrics::probe::mdl::MdlReport;
 use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::similarity::SimilarityReport;
@@ -41,6 +46,7 @@ pub use families::Coherence;
 pub use table::print;
 
 use collect::{Collector, TERMS};
+use families::DRAWS;
 use latents::LatentRecord;
 use meta::{Meta, meta_sae};
 use sample::Sampled;
@@ -81,8 +87,23 @@ pub struct Evaluation {
     pub level1: SparsityReport,
     /// Activation sparsity of level 2; none for a flat model.
     pub level2: Option<SparsityReport>,
+    /// Where latents fire: places in a sequence, kinds of tokens, runs; none for a dump that does not say where its
+    /// sequences begin.
+    pub patterns: Option<PlacesReport>,
     /// How the levels hang together, with a row a child and a row a parent; none without families.
     pub composition: Option<CompositionReport>,
+    /// The same of random families of the same sizes and densities.
+    pub composition_null: Option<CompositionNull>,
+    /// How many fire together across the levels; none without families.
+    pub across: Option<AcrossReport>,
+    /// What the gate has to cut, on one batch in eight; none without families.
+    pub leak: Option<LeakReport>,
+    /// Shares of the subtrees in a row; none without families.
+    pub attribution: Option<AttributionReport>,
+    /// The paths from children to parents; none but for composing decoders.
+    pub paths: Option<PathReport>,
+    /// Whether the rows on which a child fires are what its parent and it stand for; none without families.
+    pub condition: Option<ConditionReport>,
     /// Whether families are clusters; none without families.
     pub coherence: Option<Coherence>,
     /// Whether children mean something like their parents; none without families.
@@ -102,6 +123,17 @@ pub struct Evaluation {
     pub recovery: Option<Recovery>,
     /// What the reconstructions cost the language model, where it was asked for.
     pub splice: Option<SpliceReport>,
+}
+
+/// Where the latents of both levels fire.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlacesReport {
+    /// Names of the kinds of tokens, by number; empty where the dump has no texts.
+    pub classes: Vec<String>,
+    /// Of level 1.
+    pub level1: PatternReport,
+    /// Of level 2; none for a flat model.
+    pub level2: Option<PatternReport>,
 }
 
 /// Intervals of 95 % by a bootstrap over 32 blocks of sequences, as tokens of one sequence depend on each other.
@@ -182,6 +214,17 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         intervals: intervals(&seen, encoder.model().arch.d)?,
         level1: seen.level1.report(),
         level2: seen.level2.as_ref().map(|l| l.report()),
+        patterns: seen.places.as_ref().map(|p| PlacesReport {
+            classes: p.classes.iter().flat_map(|c| c.names()).map(|n| (*n).to_owned()).collect(),
+            level1: p.level1.report(),
+            level2: (f2 > 0).then(|| p.level2.report()),
+        }),
+        composition_null: seen.tree.as_ref().map(|t| t.composition.null(Par::Rayon, DRAWS)),
+        across: seen.tree.as_ref().map(|t| t.across.report()),
+        leak: seen.tree.as_ref().map(|t| t.leak.report()),
+        attribution: seen.tree.as_ref().map(|t| t.attribution.report()),
+        paths: families::paths(&encoder)?,
+        condition: seen.tree.as_ref().map(|t| families::condition(&encoder, t)).transpose()?,
         coherence: seen.tree.as_ref().map(|t| families::coherence(&encoder, t, text)).transpose()?,
         similarity: composition.as_ref().map(|_| similar()).transpose()?,
         structure: families::structure(&encoder, seen.tree.as_ref())?,

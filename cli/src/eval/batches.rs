@@ -11,6 +11,8 @@ use strata_core::{Codes, Encoder, Par};
 const ROWS: u64 = 1024;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
+/// Of so many batches, one is encoded without the gate too.
+const OPEN_EVERY: usize = 8;
 /// Batches that are in memory together; as many again are being encoded.
 const TOGETHER: usize = 8;
 
@@ -81,6 +83,8 @@ pub struct Batch {
     pub x: Vec<f32>,
     /// Codes of both levels.
     pub codes: [Codes; 2],
+    /// Codes of level 2 without its gate, of one batch in eight where families gate it: they cost the drive of every child.
+    pub open: Option<Codes>,
     /// `x_hat1`, `(n, d)`.
     pub hat1: Vec<f32>,
     /// `x_hat2 - x`, `(n, d)`.
@@ -95,6 +99,11 @@ impl Batch {
         self.codes[0].n()
     }
 
+    /// The place of each of its rows in its sequence.
+    pub fn positions(&self) -> Vec<u32> {
+        self.sequences().flat_map(|(_, rows)| 0..rows.len() as u32).collect()
+    }
+
     /// Its sequences, as ranges of its rows, with their numbers among all.
     pub fn sequences(&self) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
         self.bounds.windows(2).enumerate().map(|(i, w)| (self.sequence + i as u64, w[0]..w[1]))
@@ -103,6 +112,7 @@ impl Batch {
 
 /// Where a batch lies.
 struct Place {
+    number: usize,
     start: u64,
     sequence: u64,
     bounds: Vec<usize>,
@@ -110,13 +120,13 @@ struct Place {
 
 fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
     let mut left = sequences.of(start, end).enumerate().peekable();
-    std::iter::from_fn(move || {
-        let (number, (from, to)) = left.next()?;
+    (0..).map_while(move |number| {
+        let (sequence, (from, to)) = left.next()?;
         let mut bounds = vec![0, (to - from) as usize];
         while let Some((_, (_, to))) = left.next_if(|(_, (_, to))| to - from <= ROWS) {
             bounds.push((to - from) as usize);
         }
-        Some(Place { start: from, sequence: number as u64, bounds })
+        Some(Place { number, start: from, sequence: sequence as u64, bounds })
     })
 }
 
@@ -157,12 +167,16 @@ fn made(encoder: &Encoder, dump: &Dump, place: &Place) -> Result<Batch> {
     dump.read_range(place.start, n, &mut x)?;
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
-    encoder.encode_par(Par::Seq, &x, codes1, codes2)?;
+    let mut open = (place.number.is_multiple_of(OPEN_EVERY) && !encoder.model().parents.is_empty()).then(Codes::new);
+    match &mut open {
+        Some(open) => encoder.encode_open_par(Par::Seq, &x, codes1, codes2, open)?,
+        None => encoder.encode_par(Par::Seq, &x, codes1, codes2)?,
+    }
     let (mut hat1, mut error) = (vec![0.0; n * d], vec![0.0; n * d]);
     encoder.decode(codes1, codes2, &mut hat1, &mut error)?;
     let mut fidelity = Fidelity::new(d);
     fidelity.add(&x, &hat1, &error)?;
     error.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
-    let Place { start, sequence, ref bounds } = *place;
-    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, hat1, error, fidelity })
+    let Place { start, sequence, ref bounds, .. } = *place;
+    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, open, hat1, error, fidelity })
 }

@@ -1,24 +1,34 @@
 //! Everything that one pass over the rows adds up.
 
 use super::batches::{Batch, Sequences};
+use super::classes::TokenClasses;
 use super::strongest::Strongest;
 use super::words::Words;
 use crate::dump::Dump;
+use crate::feed;
 use anyhow::Result;
 use std::ops::Range;
+use strata_core::config::Decoder;
+use strata_core::metrics::attribution::{self, Attribution};
 use strata_core::metrics::bootstrap::BlockSums;
 use strata_core::metrics::coherence::cofiring::Cofiring;
 use strata_core::metrics::coherence::topics::Windows;
 use strata_core::metrics::composition::{Composition, Errors};
+use strata_core::metrics::condition::Condition;
 use strata_core::metrics::fidelity::Fidelity;
+use strata_core::metrics::leak::Leak;
+use strata_core::metrics::patterns::Patterns;
+use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::model::Arch;
-use strata_core::{Codes, Encoder};
+use strata_core::model::{Arch, Id};
+use strata_core::{Codes, Encoder, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
 /// siblings that fire together.
 const ALL_PAIRS: usize = 1 << 26;
+/// Rows from which the unit of sums of rows is taken.
+const UNIT_ROWS: usize = 4096;
 /// Tokens of a short window of a topic.
 const WINDOW: usize = 10;
 /// Terms of [`Collector::sums`] before the sums of the rows: tokens, `||e1||^2`, `||e2||^2`, active latents of both levels,
@@ -55,6 +65,24 @@ pub struct Tree {
     pub composition: Composition,
     /// Firing of siblings.
     pub cofiring: Cofiring,
+    /// How many fire together across the levels.
+    pub across: Across,
+    /// What the gate has to cut, of one batch in eight.
+    pub leak: Leak,
+    /// Shares of the subtrees in a row.
+    pub attribution: Attribution,
+    /// What the rows are like on which a child fires.
+    pub condition: Condition,
+}
+
+/// Where latents fire: of both levels.
+pub struct Places {
+    /// Of level 1.
+    pub level1: Patterns,
+    /// Of level 2.
+    pub level2: Patterns,
+    /// Kinds of tokens, where the dump has their texts.
+    pub classes: Option<TokenClasses>,
 }
 
 /// The accumulators of a pass. Memory, with `V` words of a profile and `T` of a topic at most:
@@ -74,6 +102,8 @@ pub struct Collector<'a> {
     pub level2: Option<Sparsity>,
     /// With learned families.
     pub tree: Option<Tree>,
+    /// Where the dump says where its sequences begin.
+    pub places: Option<Places>,
     /// With tokens.
     pub text: Option<Text>,
     /// Of both levels.
@@ -96,7 +126,19 @@ impl<'a> Collector<'a> {
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
         let tree = || -> Result<Tree> {
             let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
-            Ok(Tree { composition: Composition::new(f1, parents)?, cofiring: cofiring(f1, parents)? })
+            Ok(Tree {
+                composition: Composition::new(f1, parents)?,
+                cofiring: cofiring(f1, parents)?,
+                across: Across::new(f1, parents)?,
+                leak: Leak::new(f1, parents)?,
+                attribution: Attribution::new(f1, parents)?,
+                condition: Condition::new(f1, parents, d, &feed::sample(dump, dump.n_rows(), UNIT_ROWS)?)?,
+            })
+        };
+        let places = || -> Result<Places> {
+            let classes = dump.vocab().filter(|_| dump.tokens().is_some()).map(TokenClasses::new);
+            let n = classes.as_ref().map_or(0, |c| c.names().len());
+            Ok(Places { level1: Patterns::new(f1, n)?, level2: Patterns::new(f2, n)?, classes })
         };
         let text = |words: &Words<'_>| -> Result<Text> {
             let v = words.profile_words();
@@ -112,15 +154,16 @@ impl<'a> Collector<'a> {
                 sequences: Windows::new(t, None)?,
             })
         };
-        let sequences = Sequences::new(dump).count(rows.start, rows.end);
+        let sequences = Sequences::new(dump);
         Ok(Self {
             encoder,
             tokens: dump.tokens(),
             fidelity: Fidelity::new(d),
-            sums: BlockSums::new(TERMS + d, sequences),
+            sums: BlockSums::new(TERMS + d, sequences.count(rows.start, rows.end)),
             level1: Sparsity::new(f1),
             level2: (f2 > 0).then(|| Sparsity::new(f2)),
             tree: (!parents.is_empty()).then(tree).transpose()?,
+            places: sequences.known().then(places).transpose()?,
             text: words.as_ref().map(text).transpose()?,
             words,
             rows,
@@ -146,12 +189,43 @@ impl<'a> Collector<'a> {
         if let Some(level2) = &mut self.level2 {
             jobs.push(Box::new(move |b| Ok(level2.add(&b.codes[1].view(f2)?)?)));
         }
-        if let Some(Tree { composition, cofiring }) = &mut self.tree {
+        if let Some(Tree { composition, cofiring, across, leak, attribution, condition }) = &mut self.tree {
+            let model = encoder.model();
+            let cumulative = model.arch.decoder == Decoder::Cum;
+            let decoders = attribution::Decoders {
+                d,
+                decoder1: cumulative.then(|| &model.params[Id::WDec1][..]),
+                decoder2: encoder.decoder2(),
+                b_dec: &model.params[Id::BDec],
+            };
+            jobs.push(Box::new(move |b| Ok(across.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
+            jobs.push(Box::new(move |b| match &b.open {
+                Some(open) => Ok(leak.add(&b.codes[0].view(f1)?, &open.view(f2)?)?),
+                None => Ok(()),
+            }));
+            jobs.push(Box::new(move |b| {
+                let [one, two] = [b.codes[0].view(f1)?, b.codes[1].view(f2)?];
+                Ok(attribution.add(Par::Seq, encoder.isa(), &one, &two, &b.x, &b.error, decoders)?)
+            }));
+            jobs.push(Box::new(move |b| {
+                Ok(condition.add(Par::Seq, &b.codes[0].view(f1)?, &b.codes[1].view(f2)?, &b.x)?)
+            }));
             jobs.push(Box::new(move |b| {
                 let errors = Errors { error: &b.error, decoder2: encoder.decoder2(), d };
                 Ok(composition.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?, Some(errors))?)
             }));
             jobs.push(Box::new(move |b| Ok(cofiring.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
+        }
+        if let Some(Places { level1, level2, classes }) = &mut self.places {
+            let classes = &*classes;
+            for (patterns, level, f) in [(level1, 0, f1), (level2, 1, f2)] {
+                jobs.push(Box::new(move |b| {
+                    let rows = b.start as usize..b.start as usize + b.n();
+                    let of_rows = classes.as_ref().zip(tokens);
+                    let class = of_rows.map(|(c, t)| t[rows].iter().map(|t| c.of(*t)).collect::<Vec<u32>>());
+                    Ok(patterns.add(&b.codes[level].view(f)?, &b.positions(), class.as_deref())?)
+                }));
+            }
         }
         if let (Some(text), Some(words)) = (&mut self.text, words) {
             let Text { current, previous, next, topic, windows, sequences } = text;

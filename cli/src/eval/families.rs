@@ -3,20 +3,22 @@
 use super::collect::{Text, Tree, Words2};
 use anyhow::Result;
 use serde::Serialize;
-use strata_core::config::Source;
+use strata_core::config::{Decoder, Source};
+use strata_core::metrics::attribution::{self, PathReport};
 use strata_core::metrics::coherence::agreement::{AgreementReport, agreement};
 use strata_core::metrics::coherence::cofiring::CofiringReport;
 use strata_core::metrics::coherence::geometry::{GeometryReport, effective_children, geometry};
 use strata_core::metrics::coherence::topics::{TopicReport, topics};
 use strata_core::metrics::coherence::{Draws, Partition};
+use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
-use strata_core::model::Id;
+use strata_core::model::{Arch, Id};
 use strata_core::{Encoder, Par, ROOT};
 
 /// Random partitions that each score of families is compared with.
-const DRAWS: Draws = Draws { n: 100, seed: 0 };
+pub const DRAWS: Draws = Draws { n: 100, seed: 0 };
 /// Random dictionaries that compositions are compared with.
 const STRUCTURE_DRAWS: Draws = Draws { n: 20, seed: 0 };
 /// Random pairs that the edges of a tree are compared with, about.
@@ -125,6 +127,28 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
     let decoders =
         Decoders { d, level1, level2: encoder.decoder2(), parent: &model.parents, effective: effective.as_deref() };
     Ok(structure::structure(encoder.isa(), Par::Rayon, &decoders, STRUCTURE_DRAWS)?)
+}
+
+/// What the rows are like on which children fire.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
+    let level1 = &encoder.model().params[Id::WDec1];
+    Ok(tree.condition.report(encoder.isa(), Par::Rayon, level1, encoder.decoder2(), DRAWS)?)
+}
+
+/// The paths of a decoder that composes level 1.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn paths(encoder: &Encoder) -> Result<Option<PathReport>> {
+    let model = encoder.model();
+    let Arch { d, f1, f2, decoder, .. } = model.arch;
+    if f2 == 0 || decoder != Decoder::Comp {
+        return Ok(None);
+    }
+    Ok(Some(attribution::paths(Par::Rayon, &model.params[Id::WDec2], &model.params[Id::WDec1], f1, d)?))
 }
 
 /// How far another run of the same width has found the same dictionary and tree.
