@@ -22,11 +22,11 @@ use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::{Codes, Encoder, Isa, Par};
 
-mod batches;
+pub(crate) mod batches;
 mod collect;
 mod families;
 pub mod latents;
-mod strongest;
+pub(crate) mod strongest;
 mod table;
 mod words;
 
