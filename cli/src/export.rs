@@ -7,11 +7,11 @@ use crate::args::ExportFormat;
 use crate::console::Console;
 use crate::dump::Dump;
 use crate::run::Run;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use pending::PendingDirectory;
 use serde::Serialize;
 use std::path::Path;
-use strata_core::{Codes, Isa};
+use strata_core::Isa;
 
 pub mod delphi;
 mod histogram;
@@ -86,16 +86,4 @@ fn tokens(dump: &Dump) -> Result<&[u32]> {
 fn lacks(dump: &Dump, what: &str) -> String {
     let name = dump.name();
     format!("an export needs a dump that says {what}, and {name} does not: capture it with `strata capture`")
-}
-
-/// Refuses activations that are not numbers: no tool could show them. `start` is the row of the first codes.
-fn check_finite(codes: &[Codes; 2], start: u64) -> Result<()> {
-    for (level, codes) in codes.iter().enumerate() {
-        if let Some(at) = codes.value.iter().position(|v| !v.is_finite()) {
-            let (row, level) = (start + codes.offsets.partition_point(|o| *o <= at) as u64 - 1, level + 1);
-            let (latent, value) = (codes.index[at], codes.value[at]);
-            bail!("row {row}, latent {latent} of level {level}: expected a finite activation, found {value}");
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod cli;
 mod coherence;
 mod dump;
+mod export;
 mod ffi;
 mod fold;
 mod golden;

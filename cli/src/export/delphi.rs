@@ -15,13 +15,14 @@
 //! SHA-256 of the weights. Files for neighbours are not written: delphi makes them itself.
 //!
 //! delphi reads sequences of one length: rows at the end of the dump that are no whole one are left out. A file is read as
-//! a whole, so more files need less memory there.
+//! a whole, so more files need less memory there. The length should be a multiple of delphi's `example_ctx_len` (32 unless it
+//! is set), or its windows reach from one sequence into the next.
 //!
 //! Rows are encoded twice, first only to count, and every entry goes to its place in its file: memory holds one block of
 //! rows and its codes, 2^14 rows, and 1 MiB of tokens.
 
 use super::pending::PendingDirectory;
-use super::{Exported, Job, check_finite, lacks, tokens};
+use super::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;
@@ -163,6 +164,18 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
     bar.finish_and_clear();
     let entries = counts.map(|c| c.iter().sum());
     Ok(Exported { format: "delphi", rows: shape.rows(), left_out: dump.n_rows() - shape.rows(), entries, directories })
+}
+
+/// Refuses activations that are not numbers: delphi cannot rank them. `start` is the row of the first codes.
+fn check_finite(codes: &[Codes; 2], start: u64) -> Result<()> {
+    for (level, codes) in codes.iter().enumerate() {
+        if let Some(at) = codes.value.iter().position(|v| !v.is_finite()) {
+            let (row, level) = (start + codes.offsets.partition_point(|o| *o <= at) as u64 - 1, level + 1);
+            let (latent, value) = (codes.index[at], codes.value[at]);
+            bail!("row {row}, latent {latent} of level {level}: expected a finite activation, found {value}");
+        }
+    }
+    Ok(())
 }
 
 /// The directory of a level. It is a plain name whatever the dump calls its hook.

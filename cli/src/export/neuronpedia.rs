@@ -24,7 +24,7 @@
 
 use super::histogram::Histograms;
 use super::pending::PendingDirectory;
-use super::{Exported, Job, check_finite, lacks, tokens};
+use super::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;
@@ -163,9 +163,6 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
     let Arch { f1, f2, .. } = encoder.model().arch;
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
     each_group(encoder, dump, 0, dump.n_rows(), |batches| {
-        for batch in batches {
-            check_finite(&batch.codes, batch.start)?;
-        }
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| {
             for batch in batches {
