@@ -49,6 +49,12 @@ pub enum Command {
     Probe(Probe),
     /// Write the sparse codes of every row of a dump
     Encode(Encode),
+    /// Write what latents do on a dump in the format of another tool
+    ///
+    /// Each level is a sparse autoencoder of its own there. Every row of the dump is exported, which has to say its tokens
+    /// and where its sequences begin, as one by `strata capture` does. The rows are read twice; memory does not grow with
+    /// them.
+    Export(Export),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
 }
@@ -252,6 +258,42 @@ pub struct Encode {
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
+}
+
+/// `strata export`.
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The run directory
+    pub run: PathBuf,
+    /// The dump, or its shards in order
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// For which tool
+    #[arg(long, value_name = "TOOL")]
+    pub format: ExportFormat,
+    /// The directory to make
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// delphi: files a level, from 1 to 256, at most one a latent; it reads one at a time as a whole [default: 5]
+    #[arg(long, value_name = "N")]
+    pub splits: Option<usize>,
+    /// How to read a raw `.bin`.
+    #[command(flatten)]
+    pub raw: RawArgs,
+}
+
+/// A tool to export for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Feature dashboards as SAEDashboard writes them, in level1/ and level2/: density, histogram of activations, strongest
+    /// places, and the strongest logits that `strata eval` found. Empty, as they need more than activations and tokens:
+    /// the histogram of all logits, correlations of latents, neurons and attention heads (a residual stream has none),
+    /// vectors (the weights are in RUN/sae). Left out: attribution, groups of weaker activations
+    Neuronpedia,
+    /// The cache of activations that LatentDataset reads, a module a level, named by the hook of the dump: locations,
+    /// activations, tokens, config.json. Sequences have to be of one length; rows after the last whole one are left out.
+    /// Left out of config.json: the data set that delphi would load the tokens from, as they are in the files
+    Delphi,
 }
 
 /// `strata ablate`.

@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, probe, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -38,6 +38,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
         Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
+        Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.raw)?;
             ablate::ablate(&args, &dump, isa, console)
@@ -243,6 +244,17 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     let dump = open(&args.dump, &args.raw)?;
     refuse_own_input(&args.dump, &args.out)?;
     let report = encode::encode(&run, &dump, &args.out, args.f16, isa, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+    let run = Run::open(&args.run)?;
+    let dump = open(&args.dump, &args.raw)?;
+    let job = export::Job { run: &run, dump: &dump, format: args.format, out: &args.out, splits: args.splits, isa };
+    let report = export::export(&job, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
     }

@@ -101,7 +101,11 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
     Ok(Encoded { rows: n, entries, l0 })
 }
 
-fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
+/// Encodes all rows, and hands their codes to `f` in order, a block at a time.
+///
+/// # Errors
+/// If a row is not finite; whatever `f` returns.
+pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
     let d = dump.d();
     let mut x = Vec::new();
     let mut codes = [Codes::new(), Codes::new()];

@@ -31,14 +31,14 @@ use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
 use strata_core::{Codes, Encoder, Isa, Par};
 
-mod batches;
+pub(crate) mod batches;
 pub mod classes;
 mod collect;
 mod families;
 pub mod latents;
 pub mod meta;
 pub mod sample;
-mod strongest;
+pub(crate) mod strongest;
 mod table;
 mod words;
 

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod dump;
 pub mod encode;
 pub mod eval;
+pub mod export;
 pub mod feed;
 pub mod files;
 pub mod heldout;

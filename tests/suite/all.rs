@@ -10,6 +10,7 @@ mod coherence;
 mod condition;
 mod dump;
 mod eval;
+mod export;
 mod ffi;
 mod fold;
 mod golden;

@@ -1,0 +1,271 @@
+//! The cache of activations that delphi explains latents from: a directory a level, named by the hook of the dump as in
+//! `blocks.3.hook_resid_post.level1` (what is no letter, digit, `.`, `-` or `_` becomes `_`; `level1` alone where the dump
+//! does not say its hook), with files `FIRST_LAST.safetensors`, a range of latents each, and `config.json`. Give the
+//! directory that holds them to `LatentDataset` as `raw_dir`.
+//!
+//! A file holds, in the order of rows and, of one row, of latents:
+//!
+//! - `locations [nnz, 3]`: sequence, row within it, latent less `FIRST`; u16 where all of them fit, else u32;
+//! - `activations [nnz]`: f32, all that are above 0 (delphi writes f16, but reads both);
+//! - `tokens [sequences, length]`: u32, in every file, as delphi takes them from whichever it reads first.
+//!
+//! `config.json` has the keys of delphi that are known. `dataset_repo` is the name of the dump, and the other `dataset_*`
+//! are empty: delphi would need them only for files without tokens. `model_name` is the model that the dump names, or
+//! null: delphi loads a tokenizer by that name unless it is given one. Besides those it says `hook`, `level` and `run`, the
+//! SHA-256 of the weights. Files for neighbours are not written: delphi makes them itself.
+//!
+//! delphi reads sequences of one length: rows at the end of the dump that are no whole one are left out. A file is read as
+//! a whole, so more files need less memory there. The length should be a multiple of delphi's `example_ctx_len` (32 unless it
+//! is set), or its windows reach from one sequence into the next.
+//!
+//! Rows are encoded twice, first only to count, and every entry goes to its place in its file: memory holds one block of
+//! rows and its codes, 2^14 rows, and 1 MiB of tokens.
+
+use super::pending::PendingDirectory;
+use super::{Exported, Job, lacks, tokens};
+use crate::console::{Console, check_interrupt};
+use crate::dump::Dump;
+use crate::encode::each_block;
+use crate::files::{io_error, write_atomic};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use strata_core::Codes;
+use strata_core::model::Arch;
+
+/// Files a level, where nothing else is asked for; as in delphi.
+const SPLITS: usize = 5;
+/// The most: all files are open together.
+const MOST_SPLITS: usize = 256;
+/// Tokens that are written together.
+const TOKENS: usize = 1 << 18;
+
+/// The rows that are exported: `sequences` times `length`, from the first on.
+#[derive(Clone, Copy)]
+struct Shape {
+    sequences: u64,
+    length: u64,
+}
+
+impl Shape {
+    /// The whole sequences of `dump`, which must be of one length.
+    fn of(dump: &Dump) -> Result<Self> {
+        let (n, name) = (dump.n_rows(), dump.name());
+        let starts = dump.sequence_starts().with_context(|| lacks(dump, "where its sequences begin"))?;
+        let length = dump.context().map(|t| t as u64).or(starts.get(1).copied()).unwrap_or(n);
+        let ends = starts.iter().skip(1).chain([&n]);
+        let other = starts.iter().zip(ends).map(|(start, end)| end - start).enumerate();
+        // The last one may be cut.
+        let mut other = other.filter(|(i, rows)| *rows > length || (*rows < length && i + 1 < starts.len()));
+        if let Some((i, rows)) = other.next() {
+            bail!("{name}: delphi reads sequences of one length: expected {length} rows in sequence {i}, found {rows}");
+        }
+        let sequences = n / length;
+        ensure!(sequences > 0, "{name}: expected at least one whole sequence of {length} rows, found {n} rows");
+        ensure!(
+            sequences.max(length) <= u64::from(u32::MAX),
+            "{name}: delphi counts up to 2^32 sequences and rows of a sequence, found {sequences} of {length}"
+        );
+        Ok(Self { sequences, length })
+    }
+
+    fn rows(self) -> u64 {
+        self.sequences * self.length
+    }
+}
+
+/// One activation, where it is.
+struct Entry {
+    sequence: u32,
+    position: u32,
+    latent: u32,
+    value: f32,
+}
+
+impl Shape {
+    /// The activations above 0 of a level in a block of rows that begins at `start`, as far as they are exported.
+    fn entries(self, codes: &Codes, start: u64) -> impl Iterator<Item = Entry> {
+        let rows = (self.rows().saturating_sub(start) as usize).min(codes.n());
+        (0..rows).flat_map(move |i| {
+            let row = start + i as u64;
+            let (sequence, position) = ((row / self.length) as u32, (row % self.length) as u32);
+            let code = codes.row(i);
+            let fires = code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0);
+            fires.map(move |(j, z)| Entry { sequence, position, latent: *j, value: *z })
+        })
+    }
+}
+
+/// Writes and finishes `out`.
+///
+/// # Errors
+/// As [`super::export`]; if sequences have several lengths, or `--splits` is out of range.
+pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) -> Result<Exported> {
+    let Job { run, dump, isa, .. } = job;
+    let splits = job.splits.unwrap_or(SPLITS);
+    ensure!((1..=MOST_SPLITS).contains(&splits), "--splits: expected 1 to {MOST_SPLITS}, found {splits}");
+    let tokens = tokens(dump)?;
+    let shape = Shape::of(dump)?;
+    let tokens = &tokens[..shape.rows() as usize];
+    let encoder = run.encoder(*isa)?;
+    let Arch { f1, f2, .. } = encoder.model().arch;
+    let bar = console.bar("exporting", 2 * dump.n_rows(), "tokens");
+
+    let mut counts = [vec![0u64; f1], vec![0u64; f2]];
+    let mut start = 0;
+    each_block(&encoder, dump, |codes| {
+        check_finite(codes, start)?;
+        for (counts, codes) in counts.iter_mut().zip(codes) {
+            shape.entries(codes, start).for_each(|e| counts[e.latent as usize] += 1);
+        }
+        start += codes[0].n() as u64;
+        bar.inc(codes[0].n() as u64);
+        Ok(())
+    })?;
+
+    let mut directories = Vec::new();
+    let mut levels = [Vec::new(), Vec::new()];
+    for (level, counts) in counts.iter().enumerate().filter(|(_, counts)| !counts.is_empty()) {
+        let name = directory_name(dump.hook(), level + 1);
+        let (inner, shown) = (out.directory(&name)?, job.out.join(&name));
+        let n = splits.min(counts.len());
+        for i in 0..n {
+            let range = i * counts.len() / n..(i + 1) * counts.len() / n;
+            let entries = counts[range.clone()].iter().sum();
+            levels[level].push(Split::create(range, entries, shape, tokens, &inner, &shown)?);
+        }
+        let config = json!({
+            "dataset_repo": dump.name(), "dataset_split": "", "dataset_name": "", "dataset_column": "",
+            "cache_ctx_len": shape.length, "ctx_len": shape.length, "n_tokens": shape.rows(), "n_splits": n,
+            "model_name": dump.model(), "hook": dump.hook(), "level": level + 1, "run": run.hash,
+        });
+        write_atomic(&inner.join("config.json"), format!("{}\n", serde_json::to_string_pretty(&config)?).as_bytes())?;
+        directories.push(name);
+    }
+
+    let mut start = 0;
+    each_block(&encoder, dump, |codes| {
+        for (splits, codes) in levels.iter_mut().zip(codes) {
+            for entry in shape.entries(codes, start) {
+                let at = splits.partition_point(|s| s.range.end <= entry.latent as usize);
+                splits[at].push(&entry);
+            }
+            splits.iter_mut().try_for_each(Split::flush)?;
+        }
+        start += codes[0].n() as u64;
+        bar.inc(codes[0].n() as u64);
+        Ok(())
+    })?;
+    levels.into_iter().flatten().try_for_each(Split::close)?;
+    out.finish()?;
+    bar.finish_and_clear();
+    let entries = counts.map(|c| c.iter().sum());
+    Ok(Exported { format: "delphi", rows: shape.rows(), left_out: dump.n_rows() - shape.rows(), entries, directories })
+}
+
+/// Refuses activations that are not numbers: delphi cannot rank them. `start` is the row of the first codes.
+fn check_finite(codes: &[Codes; 2], start: u64) -> Result<()> {
+    for (level, codes) in codes.iter().enumerate() {
+        if let Some(at) = codes.value.iter().position(|v| !v.is_finite()) {
+            let (row, level) = (start + codes.offsets.partition_point(|o| *o <= at) as u64 - 1, level + 1);
+            let (latent, value) = (codes.index[at], codes.value[at]);
+            bail!("row {row}, latent {latent} of level {level}: expected a finite activation, found {value}");
+        }
+    }
+    Ok(())
+}
+
+/// The directory of a level. It is a plain name whatever the dump calls its hook.
+fn directory_name(hook: Option<&str>, level: usize) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
+    match hook {
+        Some(hook) => format!("{}.level{level}", hook.chars().map(plain).collect::<String>()),
+        None => format!("level{level}"),
+    }
+}
+
+/// The file of a range of latents, being filled.
+struct Split {
+    range: Range<usize>,
+    file: File,
+    /// Where it will be, for errors.
+    path: PathBuf,
+    /// Bytes of a number of `locations`.
+    wide: usize,
+    /// Where the next bytes of `activations` and of `locations` go.
+    at: [u64; 2],
+    /// Those bytes.
+    pending: [Vec<u8>; 2],
+}
+
+impl Split {
+    /// Makes the file with its header and tokens, and room for so many entries.
+    fn create(
+        range: Range<usize>,
+        entries: u64,
+        shape: Shape,
+        tokens: &[u32],
+        directory: &Path,
+        shown: &Path,
+    ) -> Result<Self> {
+        let name = format!("{}_{}.safetensors", range.start, range.end - 1);
+        let most = shape.sequences.max(shape.length).max(range.len() as u64);
+        let (kind, wide) = if most <= 1 << 16 { ("U16", 2) } else { ("U32", 4) };
+        let tokens_end = 4 * tokens.len() as u64;
+        let activations_end = tokens_end + 4 * entries;
+        let end = activations_end + 3 * wide as u64 * entries;
+        let mut header = json!({
+            "tokens": { "dtype": "U32", "shape": [shape.sequences, shape.length], "data_offsets": [0, tokens_end] },
+            "activations": { "dtype": "F32", "shape": [entries], "data_offsets": [tokens_end, activations_end] },
+            "locations": { "dtype": kind, "shape": [entries, 3], "data_offsets": [activations_end, end] },
+        })
+        .to_string();
+        // Numbers of a mapped file are aligned.
+        while !header.len().is_multiple_of(8) {
+            header.push(' ');
+        }
+        let path = shown.join(&name);
+        let failed = |e: io::Error| io_error("writing", &path, &e);
+        let mut file = File::create_new(directory.join(&name)).map_err(failed)?;
+        let base = 8 + header.len() as u64;
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        file.write_all(header.as_bytes()).map_err(failed)?;
+        let mut bytes = Vec::new();
+        for some in tokens.chunks(TOKENS) {
+            check_interrupt()?;
+            bytes.clear();
+            bytes.extend(some.iter().flat_map(|t| t.to_le_bytes()));
+            file.write_all(&bytes).map_err(failed)?;
+        }
+        // A full disk shows early where the file system can tell.
+        file.set_len(base + end).map_err(failed)?;
+        let at = [base + tokens_end, base + activations_end];
+        Ok(Self { range, file, path, wide, at, pending: [Vec::new(), Vec::new()] })
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        let [activations, locations] = &mut self.pending;
+        activations.extend(entry.value.to_le_bytes());
+        for number in [entry.sequence, entry.position, entry.latent - self.range.start as u32] {
+            locations.extend(&number.to_le_bytes()[..self.wide]);
+        }
+    }
+
+    /// Writes what was pushed.
+    fn flush(&mut self) -> Result<()> {
+        for (at, bytes) in self.at.iter_mut().zip(&mut self.pending).filter(|(_, bytes)| !bytes.is_empty()) {
+            let written = self.file.seek(SeekFrom::Start(*at)).and_then(|_| self.file.write_all(bytes));
+            written.map_err(|e| io_error("writing", &self.path, &e))?;
+            *at += bytes.len() as u64;
+            bytes.clear();
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Result<()> {
+        self.file.sync_all().map_err(|e| io_error("writing", &self.path, &e))
+    }
+}
