@@ -13,7 +13,7 @@ use strata_core::metrics::bootstrap::{self, Resamples};
 use toml::Value;
 
 /// The metrics of a run: name, place in its `eval.json`, and what is printed above its column, if it has one.
-pub const METRICS: [(&str, &str, Option<&str>); 17] = [
+pub const METRICS: [(&str, &str, Option<&str>); 28] = [
     ("fvu1", "/fidelity/level1/fvu", Some("FVU1")),
     ("fvu2", "/fidelity/level2/fvu", Some("FVU2")),
     ("l0_1", "/level1/l0_mean", Some("L0_1")),
@@ -23,6 +23,17 @@ pub const METRICS: [(&str, &str, Option<&str>); 17] = [
     ("containment", "/composition/containment", Some("P(p|c)")),
     ("median_lift", "/composition/median_lift", None),
     ("coverage", "/composition/coverage", None),
+    ("root_children", "/composition/root_children", Some("ROOT")),
+    ("exclusivity", "/composition/exclusivity", None),
+    ("harmful", "/composition/harmful", None),
+    ("leak", "/leak/leak", Some("leak")),
+    ("s_res", "/condition/s_res/value", None),
+    ("children_share", "/attribution/children", None),
+    ("silhouette_z", "/coherence/decoder/silhouette/z", None),
+    ("npmi_z", "/coherence/topics/npmi/z", None),
+    ("token_auc", "/similarity/token_corrected/auc", Some("AUC")),
+    ("c_dec1", "/structure/level1/c_dec", None),
+    ("c_dec2", "/structure/level2/dictionary/c_dec", None),
     ("mcc", "/recovery/mcc", Some("MCC")),
     ("f1", "/recovery/f1", Some("F1")),
     ("edge_recall", "/recovery/edge_recall", Some("edges")),

@@ -34,14 +34,46 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(c) = &e.composition {
         writeln!(out)?;
         for (name, value, digits) in [
+            ("children under ROOT", c.root_children as f64, 0),
             ("P(parent | child)", c.containment, 4),
-            ("median lift of an edge", c.median_lift, 1),
-            ("edges with P > .8 and lift > 2", c.real_edges, 4),
+            ("  without the gate", e.leak.as_ref().map_or(f64::NAN, |l| 1.0 - l.leak), 4),
             ("P(some child | parent)", c.coverage, 4),
             ("P(one child | some child)", c.exclusivity, 4),
-            ("children under ROOT", c.root_children as f64, 0),
+            ("children that harm", c.harmful, 4),
         ] {
             writeln!(out, "{name:<34}{:>10}", number(value, digits))?;
+        }
+        if let Some(a) = &e.attribution {
+            let shares = [a.parents, a.children + a.orphans, a.root, a.error].map(|s| number(100.0 * s, 1));
+            let [parents, children, root, error] = shares;
+            writeln!(out, "of a row: parents {parents} %, children {children} %, ROOT's {root} %, error {error} %")?;
+        }
+    }
+    if let (Some(null), Some(c), Some(s)) = (&e.composition_null, &e.coherence, &e.similarity) {
+        writeln!(out)?;
+        writeln!(out, "{:<34}{:>10}{:>10}{:>10}", "families against random ones", "", "random", "z")?;
+        let mut scores = vec![
+            ("median lift of an edge", null.median_lift),
+            ("cosine silhouette of directions", c.decoder.silhouette),
+            ("agreement with k-means (AMI)", c.agreement.kmeans_ami),
+        ];
+        scores.extend(e.condition.as_ref().map(|c| ("rows are parent and child (S_res)", c.s_res)));
+        scores.extend(c.topics.as_ref().map(|t| ("words of a family (NPMI)", t.npmi)));
+        for (name, s) in scores {
+            let z = number(s.z, 1);
+            writeln!(out, "{name:<34}{:>10}{:>10}{z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
+        }
+        writeln!(out, "{:<34}{:>10}{:>10}{:>20}", "edges against random pairs", "", "random", "AUC")?;
+        for (name, s) in [
+            ("decoder directions (cosine)", &s.decoder),
+            ("tokens (1 - JSD)", &s.token_corrected),
+            ("effects on logits (cosine)", &s.logit),
+            ("the parent's tokens subsume", &s.subsumed),
+        ] {
+            if s.connected.is_finite() {
+                let auc = format!("{:.3} [{:.2}, {:.2}]", s.auc, s.auc_low, s.auc_high);
+                writeln!(out, "{name:<34}{:>10}{:>10}{auc:>20}", number(s.connected, 3), number(s.matched, 3))?;
+            }
         }
     }
     if let Some(r) = &e.recovery {
