@@ -194,9 +194,13 @@ pub struct Eval {
     /// Put the reconstructions back into the language model and measure its cross-entropy
     #[arg(long)]
     pub splice: bool,
-    /// With --splice: Hugging Face directory of the language model [default: the embedded one, if the dump came from it]
-    #[arg(long, value_name = "DIR", requires = "splice")]
+    /// Hugging Face directory of the language model that the rows come from, for --splice and for what latents do to its
+    /// logits [default: the embedded one, if the dump came from it]
+    #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// Another run on such rows, for instance of another seed: how far it has found the same
+    #[arg(long, value_name = "RUN")]
+    pub against: Option<PathBuf>,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,

@@ -185,13 +185,22 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<()> {
     let run = Run::open(&args.run)?;
     let dump = open(&args.dump, &args.raw)?;
-    let splice = match (&args.model, args.splice) {
-        (_, false) => None,
-        (Some(dir), true) => Some(Lm::from_dir(dir)?),
+    let lm = match (&args.model, args.splice) {
+        (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
+        (None, false) => embedded_for(&dump).ok(),
     };
-    let job = eval::Job { run: &run, dump: &dump, all: args.all, splice: splice.as_ref(), isa };
-    let found = eval::eval(&job, console)?;
+    let against = args.against.as_deref().map(Run::open).transpose()?;
+    let job = eval::Job {
+        run: &run,
+        dump: &dump,
+        all: args.all,
+        lm: lm.as_ref(),
+        splice: args.splice,
+        against: against.as_ref(),
+        isa,
+    };
+    let found = eval::eval(&job, console)?.evaluation;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {

@@ -7,7 +7,7 @@ use crate::commands::capture_to;
 use crate::console::Console;
 use crate::contexts::{self, Shown};
 use crate::dump::Dump;
-use crate::eval::{self, Evaluation};
+use crate::eval::{self, Evaluation, Found};
 use crate::files::io_error;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
@@ -65,12 +65,12 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     console.note("3/3 evaluating on the last tenth, which neither model was trained on");
     let run = Run::open(&run_path)?;
-    let job = eval::Job { run: &run, dump: &dump, all: false, splice: Some(&lm), isa };
-    let found = eval::eval(&job, console)?;
-    let shown = contexts::most_telling(&run, &dump, &found, isa)?;
+    let job = eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, isa };
+    let Found { evaluation: found, latents } = eval::eval(&job, console)?;
+    let shown = contexts::most_telling(&latents);
     let seconds = started.elapsed().as_secs_f64();
     if console.json {
-        let report = json!({ "seconds": seconds, "evaluation": found, "shown": shown });
+        let report = json!({ "seconds": seconds, "evaluation": found, "shown": shown.as_ref().map(|s| json!({ "parent": s.parent, "children": s.children })) });
         writeln!(console.out, "{}", serde_json::to_string_pretty(&report)?)?;
     } else {
         print(&found, shown.as_ref(), console)?;
@@ -79,7 +79,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     Ok(0)
 }
 
-fn print(found: &Evaluation, shown: Option<&Shown>, console: &mut Console<'_>) -> Result<()> {
+fn print(found: &Evaluation, shown: Option<&Shown<'_>>, console: &mut Console<'_>) -> Result<()> {
     eval::print(found, &mut console.out)?;
     if let Some(shown) = shown {
         writeln!(console.out)?;

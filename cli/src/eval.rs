@@ -12,19 +12,29 @@ use crate::splice::{SpliceReport, splice};
 use crate::truth;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::io::Write;
-use strata_core::metrics::composition::{Composition, CompositionReport, Errors};
-use strata_core::metrics::fidelity::{Fidelity, FidelityReport};
+use std::ops::Range;
+use strata_core::metrics::bootstrap::{self, Interval, Resamples};
+use strata_core::metrics::composition::CompositionReport;
+use strata_core::metrics::fidelity::FidelityReport;
 use strata_core::metrics::recovery::Recovery;
-use strata_core::metrics::sparsity::{Sparsity, SparsityReport};
+use strata_core::metrics::similarity::SimilarityReport;
+use strata_core::metrics::sparsity::SparsityReport;
+use strata_core::metrics::stability::StabilityReport;
 use strata_core::{Codes, Encoder, Isa, Par};
 
+mod batches;
+mod collect;
+mod families;
 pub mod latents;
+mod strongest;
+mod table;
+mod words;
 
-/// Rows of a batch of the metrics that are defined over batches.
-const BATCH: usize = 1024;
-/// Batches that are encoded together.
-const TOGETHER: usize = 16;
+pub use families::{Coherence, Dictionaries};
+pub use table::print;
+
+use collect::{Collector, TERMS};
+use latents::LatentRecord;
 
 /// What to evaluate on what.
 pub struct Job<'a> {
@@ -34,8 +44,12 @@ pub struct Job<'a> {
     pub dump: &'a Dump,
     /// Every row, not only those that training held out.
     pub all: bool,
-    /// The language model to splice into.
-    pub splice: Option<&'a Lm>,
+    /// The language model that the rows come from, for what latents do to its logits.
+    pub lm: Option<&'a Lm>,
+    /// Put the reconstructions back into it.
+    pub splice: bool,
+    /// Another run to compare with, such as another seed.
+    pub against: Option<&'a Run>,
     /// Instruction set.
     pub isa: Isa,
 }
@@ -49,135 +63,153 @@ pub struct Evaluation {
     pub rows: [u64; 2],
     /// Reconstruction, both levels.
     pub fidelity: FidelityReport,
+    /// How sure the headline is.
+    pub intervals: Intervals,
     /// Activation sparsity of level 1.
     pub level1: SparsityReport,
     /// Activation sparsity of level 2; none for a flat model.
     pub level2: Option<SparsityReport>,
     /// How the levels hang together, with a row a child and a row a parent; none without families.
     pub composition: Option<CompositionReport>,
+    /// Whether families are clusters; none without families.
+    pub coherence: Option<Coherence>,
+    /// Whether children mean something like their parents; none without families.
+    pub similarity: Option<SimilarityReport>,
+    /// The decoders by themselves.
+    pub dictionaries: Dictionaries,
+    /// How far another run agrees, where one was named.
+    pub stability: Option<StabilityReport>,
     /// How much of the dump's truth was found, on the last of the rows; none for a dump without one.
     pub recovery: Option<Recovery>,
     /// What the reconstructions cost the language model, where it was asked for.
     pub splice: Option<SpliceReport>,
 }
 
-/// Evaluates, and writes `RUN/eval.json`.
+/// Intervals of 95 % by a bootstrap over 32 blocks of sequences, as tokens of one sequence depend on each other.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Intervals {
+    /// Of `fidelity.level1.fvu`.
+    pub fvu1: Interval,
+    /// Of `fidelity.level2.fvu`.
+    pub fvu2: Interval,
+    /// Of `fidelity.gain`.
+    pub gain: Interval,
+    /// Of `level1.l0_mean`.
+    pub l0_1: Interval,
+    /// Of `level2.l0_mean`.
+    pub l0_2: Interval,
+}
+
+/// An evaluation, and what is known of each latent.
+pub struct Found {
+    /// `eval.json`.
+    pub evaluation: Evaluation,
+    /// `latents.jsonl`.
+    pub latents: Vec<LatentRecord>,
+}
+
+/// Evaluates, and writes `RUN/eval.json` and `RUN/latents.jsonl`.
 ///
 /// # Errors
 /// If the widths differ, a row is not finite, or the dump does not hold what splicing needs.
-pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Evaluation> {
+pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let Job { run, dump, isa, .. } = job;
     run.check_width(dump)?;
-    let (start, end) = rows_of(job)?;
+    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != dump.d()) {
+        bail!("{} has rows of width {}, and {} has width {}", dump.name(), dump.d(), lm.name(), lm.config().n_embd);
+    }
+    let other = job.against.map(|other| -> Result<Encoder> {
+        other.check_width(dump)?;
+        other.encoder(*isa)
+    });
+    let other = other.transpose()?;
+    let rows = rows_of(job)?;
     let encoder = run.encoder(*isa)?;
-    let arch = run.model.arch;
-    let mut fidelity = Fidelity::new(arch.d);
-    let mut level1 = Sparsity::new(arch.f1);
-    let mut level2 = (arch.f2 > 0).then(|| Sparsity::new(arch.f2));
-    let mut composition =
-        if run.model.parents.is_empty() { None } else { Some(Composition::new(arch.f1, &run.model.parents)?) };
+    let (f1, f2) = (encoder.model().arch.f1, encoder.model().arch.f2);
     let world = truth::open(dump)?;
-    let first_scored = world.as_ref().map_or(end, |w| truth::first_scored(w, start, end, BATCH as u64));
-    let mut scored = [Codes::new(), Codes::new()];
-    let bar = console.bar("measuring", end - start, "tokens");
-    each_batch(&encoder, dump, start, end, |batch| {
-        fidelity.merge(&batch.fidelity);
-        let [codes1, codes2] = &batch.codes;
-        level1.add(&codes1.view(arch.f1)?)?;
-        if let Some(level2) = &mut level2 {
-            level2.add(&codes2.view(arch.f2)?)?;
-        }
-        if let Some(composition) = &mut composition {
-            let errors = Errors { error: &batch.error, decoder2: encoder.decoder2(), d: arch.d };
-            composition.add(&codes1.view(arch.f1)?, &codes2.view(arch.f2)?, Some(errors))?;
-        }
-        if batch.start >= first_scored {
-            scored[0].append(codes1);
-            scored[1].append(codes2);
-        }
-        bar.inc(codes1.n() as u64);
+    let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
+    let mut seen = Collector::new(&encoder, dump, rows.clone(), first_scored)?;
+    let bar = console.bar("measuring", rows.end - rows.start, "tokens");
+    let mut jobs = seen.jobs();
+    batches::each_group(&encoder, dump, rows.start, rows.end, |some| {
+        collect::take_in(&mut jobs, some)?;
+        bar.inc(some.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;
+    drop(jobs);
     bar.finish_and_clear();
-    let splice = job.splice.map(|lm| splice_rows(job, &encoder, lm, start, end, console)).transpose()?;
-    let found = Evaluation {
+    let splice = job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &rows, console)).transpose()?;
+    let spinner = console.spinner("comparing families, neighbours and nulls");
+    let unembedding = job.lm.map(Lm::unembedding).transpose()?;
+    let text = seen.text.as_ref();
+    let fidelity = seen.fidelity.report();
+    let composition = seen.tree.as_ref().map(|t| t.composition.report());
+    let fires2 = seen.level2.as_ref().map_or(&[][..], |l| l.fires());
+    let similar = || families::similarity(&encoder, text, (seen.level1.fires(), fires2), unembedding.as_deref());
+    let latents = latents::records(&latents::Sources {
+        encoder: &encoder,
+        dump,
+        seen: &seen,
+        composition: composition.as_ref(),
+        sse2: fidelity.level2.mse * fidelity.tokens as f64,
+        unembedding: unembedding.as_deref(),
+    })?;
+    let [scored1, scored2] = &seen.scored;
+    let evaluation = Evaluation {
         dump: dump.name().to_owned(),
-        rows: [start, end - start],
-        fidelity: fidelity.report(),
-        level1: level1.report(),
-        level2: level2.as_ref().map(Sparsity::report),
-        composition: composition.as_ref().map(Composition::report),
-        recovery: world
-            .map(|world| truth::score(&world, &encoder, first_scored, &scored[0], &scored[1]))
-            .transpose()?,
+        rows: [rows.start, rows.end - rows.start],
+        intervals: intervals(&seen, encoder.model().arch.d)?,
+        level1: seen.level1.report(),
+        level2: seen.level2.as_ref().map(|l| l.report()),
+        coherence: seen.tree.as_ref().map(|t| families::coherence(&encoder, t, text)).transpose()?,
+        similarity: composition.as_ref().map(|_| similar()).transpose()?,
+        dictionaries: families::dictionaries(&encoder)?,
+        stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
+        recovery: world.map(|w| truth::score(&w, &encoder, first_scored, scored1, scored2)).transpose()?,
+        composition,
+        fidelity,
         splice,
     };
+    spinner.finish_and_clear();
+    debug_assert_eq!(latents.len(), f1 + f2);
+    latents::write(&latents, &run.dir.join("latents.jsonl"))?;
     let path = run.dir.join("eval.json");
-    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&found)?).as_bytes())?;
+    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&evaluation)?).as_bytes())?;
     console.note(format!("every metric is in {}", path.display()));
-    Ok(found)
+    Ok(Found { evaluation, latents })
+}
+
+fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
+    let sums = seen.sums.values();
+    let of = |statistic: fn(&[f64]) -> f64| bootstrap::interval(&sums, TERMS + d, Resamples::default(), statistic);
+    // `||x||^2 - N ||mean x||^2`
+    fn spread(s: &[f64]) -> f64 {
+        let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
+        if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
+    }
+    Ok(Intervals {
+        fvu1: of(|s| s[1] / spread(s))?,
+        fvu2: of(|s| s[2] / spread(s))?,
+        gain: of(|s| (s[1] - s[2]) / s[1])?,
+        l0_1: of(|s| s[3] / s[0])?,
+        l0_2: of(|s| s[4] / s[0])?,
+    })
 }
 
 /// The rows that training held out by the settings of the run; every row with `all`, or where it held out none.
-fn rows_of(job: &Job<'_>) -> Result<(u64, u64)> {
+fn rows_of(job: &Job<'_>) -> Result<Range<u64>> {
     let n = job.dump.n_rows();
     if n == 0 {
         bail!("{} has no rows", job.dump.name());
     }
     let path = job.run.dir.join("config.toml");
     if job.all || !path.exists() {
-        return Ok((0, n));
+        return Ok(0..n);
     }
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config = settings::parse(&text, &path.display().to_string())?;
     let (start, end) = feed::split(job.dump, config.data.holdout);
-    Ok(if start < end { (start, end) } else { (0, n) })
-}
-
-/// One batch of rows, encoded and decoded.
-pub(crate) struct Batch {
-    /// Its first row in the dump.
-    pub start: u64,
-    /// Codes of both levels.
-    pub codes: [Codes; 2],
-    /// `x_hat2 - x`.
-    pub error: Vec<f32>,
-    /// Its sums.
-    pub fidelity: Fidelity,
-}
-
-/// Encodes and decodes rows `start..end` in batches, in parallel, and hands them over in order.
-pub(crate) fn each_batch(
-    encoder: &Encoder,
-    dump: &Dump,
-    start: u64,
-    end: u64,
-    mut f: impl FnMut(&Batch) -> Result<()>,
-) -> Result<()> {
-    let d = dump.d();
-    let batches: Vec<u64> = (start..end).step_by(BATCH).collect();
-    for some in batches.chunks(TOGETHER) {
-        let made = Par::Rayon.map(some.len(), |i| -> Result<Batch> {
-            let start = some[i];
-            let n = (end - start).min(BATCH as u64) as usize;
-            let mut x = vec![0.0; n * d];
-            dump.read_range(start, n, &mut x)?;
-            let mut codes = [Codes::new(), Codes::new()];
-            let [codes1, codes2] = &mut codes;
-            encoder.encode_par(Par::Seq, &x, codes1, codes2)?;
-            let (mut hat1, mut hat2) = (vec![0.0; n * d], vec![0.0; n * d]);
-            encoder.decode(codes1, codes2, &mut hat1, &mut hat2)?;
-            let mut fidelity = Fidelity::new(d);
-            fidelity.add(&x, &hat1, &hat2)?;
-            hat2.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
-            Ok(Batch { start, codes, error: hat2, fidelity })
-        });
-        for batch in made {
-            f(&batch?)?;
-        }
-        check_interrupt()?;
-    }
-    Ok(())
+    Ok(if start < end { start..end } else { 0..n })
 }
 
 /// Splices the reconstructions of the rows' tokens back into the model they came from.
@@ -185,8 +217,7 @@ fn splice_rows(
     job: &Job<'_>,
     encoder: &Encoder,
     lm: &Lm,
-    start: u64,
-    end: u64,
+    rows: &Range<u64>,
     console: &mut Console<'_>,
 ) -> Result<SpliceReport> {
     let dump = job.dump;
@@ -200,11 +231,8 @@ fn splice_rows(
     let context = dump.context().ok_or_else(|| need("the length of its sequences"))?;
     let hook = dump.hook().ok_or_else(|| need("where its rows were taken"))?;
     let layer = layer_of(hook).ok_or_else(|| need("the block its rows were taken after"))?;
-    if lm.config().n_embd != dump.d() {
-        bail!("{} has rows of width {}, and {} has width {}", dump.name(), dump.d(), lm.name(), lm.config().n_embd);
-    }
-    let first = (start as usize).next_multiple_of(context);
-    let ids = tokens.get(first..end as usize).filter(|ids| ids.len() >= context);
+    let first = (rows.start as usize).next_multiple_of(context);
+    let ids = tokens.get(first..rows.end as usize).filter(|ids| ids.len() >= context);
     let Some(ids) = ids else { bail!("the rows that are evaluated hold no whole sequence of {context} tokens") };
     let sample = feed::sample(dump, dump.n_rows(), 1 << 16)?;
     let d = dump.d();
@@ -230,65 +258,4 @@ fn splice_rows(
     )?;
     spinner.finish_and_clear();
     Ok(report)
-}
-
-/// The table that a person reads.
-///
-/// # Errors
-/// If `out` cannot be written to.
-pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
-    let f = &e.fidelity;
-    writeln!(out, "{} rows of {} from row {}", e.rows[1], e.dump, e.rows[0])?;
-    writeln!(out)?;
-    writeln!(out, "{:<34}{:>10}{:>10}", "", "level 1", "level 2")?;
-    let two = e.level2.is_some();
-    let mut line = |name: &str, a: f64, b: Option<f64>, digits: usize| {
-        let b = b.filter(|_| two).map_or_else(|| "-".into(), |b| number(b, digits));
-        writeln!(out, "{name:<34}{:>10}{b:>10}", number(a, digits))
-    };
-    line("fraction of variance unexplained", f.level1.fvu, Some(f.level2.fvu), 4)?;
-    line("cosine with the activations", f.level1.cosine, Some(f.level2.cosine), 4)?;
-    line("norm of reconstruction / of row", f.level1.norm_ratio, Some(f.level2.norm_ratio), 4)?;
-    let second = |get: fn(&SparsityReport) -> f64| e.level2.as_ref().map(get);
-    line("latents that fire (L0)", e.level1.l0_mean, second(|s| s.l0_mean), 2)?;
-    line("latents", e.level1.latents as f64, second(|s| s.latents as f64), 0)?;
-    line("dead, share", e.level1.dead, second(|s| s.dead), 4)?;
-    line("density of the median latent", e.level1.median_density, second(|s| s.median_density), 5)?;
-    if let Some(s) = &e.splice {
-        line("cross-entropy, nats", s.level1, Some(s.level2), 4)?;
-        line("cross-entropy recovered", s.recovered1, Some(s.recovered2), 4)?;
-        writeln!(out, "{:<34}{:>10}{:>10}", "  clean / mean-ablated", number(s.clean, 4), number(s.mean_ablated, 4))?;
-    }
-    if let Some(c) = &e.composition {
-        writeln!(out)?;
-        for (name, value, digits) in [
-            ("P(parent | child)", c.containment, 4),
-            ("median lift of an edge", c.median_lift, 1),
-            ("edges with P > .8 and lift > 2", c.real_edges, 4),
-            ("P(some child | parent)", c.coverage, 4),
-            ("P(one child | some child)", c.exclusivity, 4),
-            ("children under ROOT", c.root_children as f64, 0),
-        ] {
-            writeln!(out, "{name:<34}{:>10}", number(value, digits))?;
-        }
-    }
-    if let Some(r) = &e.recovery {
-        writeln!(out)?;
-        for (name, value) in [
-            ("true features: cosine (MCC)", r.mcc),
-            ("true features: firing F1", r.f1),
-            ("true edges found", r.edge_recall),
-            ("edges that are true", r.edge_precision),
-            ("true roots in level 1", r.root_in_level1),
-            ("true children in level 2", r.leaf_in_level2),
-            ("roots absorbed by their children", r.absorption),
-        ] {
-            writeln!(out, "{name:<34}{:>10}", number(value, 4))?;
-        }
-    }
-    Ok(())
-}
-
-fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "undefined".into() }
 }

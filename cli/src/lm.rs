@@ -111,6 +111,16 @@ impl Lm {
         &self.config
     }
 
+    /// `W_U diag(gamma)`, `(vocab, d)`: the output matrix with the gain of the last layer norm, so that a direction of the
+    /// residual stream times a row is what it adds to that token's logit, up to the norm's scale.
+    ///
+    /// # Errors
+    /// Never, for weights that were read.
+    pub fn unembedding(&self) -> Result<Vec<f32>> {
+        let rows = self.weights.head.t()?.broadcast_mul(self.weights.ln_f.weight())?;
+        Ok(rows.flatten_all()?.to_vec1()?)
+    }
+
     /// The string of every token id, in order.
     pub fn vocab(&self) -> Vec<String> {
         self.vocab.tokens()

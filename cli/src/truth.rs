@@ -24,8 +24,9 @@ const ARRAYS: &str = "truth.safetensors";
 const STORED: u64 = 10_000;
 /// Rows that a model is scored on, at most.
 const SCORED: u64 = 20_000;
-/// Magnitudes that are made at once when a model is scored, at most, where that leaves a batch of rows.
+/// Magnitudes that are made at once when a model is scored, at most, where that leaves [`LEAST`] rows.
 const MAGNITUDES: u64 = 1 << 27;
+const LEAST: u64 = 1024;
 
 /// `truth.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -108,11 +109,10 @@ pub fn open(dump: &Dump) -> Result<Option<World>> {
     Ok(Some(World::new(&found.world).with_context(|| path.display().to_string())?))
 }
 
-/// First of the rows `start..end` that a model is scored on: the last ones, from a whole batch on.
-pub fn first_scored(world: &World, start: u64, end: u64, batch: u64) -> u64 {
-    let most = SCORED.min(MAGNITUDES / world.n_features().max(1) as u64).max(batch);
-    let rows = end - start;
-    start + rows.saturating_sub(most).next_multiple_of(batch)
+/// First of the rows `start..end` that a model is scored on: the last ones.
+pub fn first_scored(world: &World, start: u64, end: u64) -> u64 {
+    let most = SCORED.min(MAGNITUDES / world.n_features().max(1) as u64).max(LEAST);
+    end - most.min(end - start)
 }
 
 /// Scores a model against the world, given its codes of the tokens from `first` on.

@@ -1,6 +1,23 @@
 //! `RUN/latents.jsonl`: a line a latent, everything that a person wants to see of it.
 
+use super::collect::{Collector, Text};
+use super::strongest::Place;
+use crate::dump::Dump;
+use crate::files::{PendingFile, io_error};
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::Path;
+use strata_core::metrics::coherence::Partition;
+use strata_core::metrics::coherence::discover::nearest;
+use strata_core::metrics::coherence::geometry::Directions;
+use strata_core::metrics::composition::{CompositionReport, Parent};
+use strata_core::metrics::similarity::ALPHA;
+use strata_core::model::{Arch, Id};
+use strata_core::{Encoder, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
 /// the model has. What is undefined or not known (a dump without tokens, a flat model) is null or empty.
@@ -29,6 +46,9 @@ pub struct LatentRecord {
     /// Of a child: by how much the squared error grows if it is removed alone, over the squared error of level 2. Below
     /// 0: it harms.
     pub gain: Option<f64>,
+    /// Of a child: `KL(q_child || q_parent)` in bits, `q` the shares of tokens in the activation: how much more specific
+    /// it is than its parent.
+    pub divergence: Option<f64>,
     /// Of a parent: `P(some child | parent)`.
     pub coverage: Option<f64>,
     /// Of a parent: `P(exactly one child | at least one)`.
@@ -56,4 +76,179 @@ pub struct Context {
     pub values: Vec<f32>,
     /// The text of those rows; empty if the dump has no tokens.
     pub tokens: Vec<String>,
+}
+
+/// Tokens that are shown of a latent.
+const TOKENS: usize = 10;
+/// Tokens whose logits it moves most, each way.
+const LOGITS: usize = 8;
+/// Nearest latents.
+const NEIGHBOURS: usize = 8;
+
+/// What the records are made of.
+pub struct Sources<'a> {
+    /// The model.
+    pub encoder: &'a Encoder,
+    /// The dump.
+    pub dump: &'a Dump,
+    /// What the pass has collected.
+    pub seen: &'a Collector<'a>,
+    /// Of the levels; none without families.
+    pub composition: Option<&'a CompositionReport>,
+    /// `sum ||x_hat2 - x||^2` over all rows.
+    pub sse2: f64,
+    /// `(words, d)`, of the language model, where there is one.
+    pub unembedding: Option<&'a [f32]>,
+}
+
+/// The records of all latents of both levels, in order.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
+    let Arch { d, f1, f2, .. } = s.encoder.model().arch;
+    let decoders = [&s.encoder.model().params[Id::WDec1][..], s.encoder.decoder2()].concat();
+    let near = neighbours(s.encoder, &decoders, d, f1)?;
+    let vocab = s.dump.vocab();
+    let text = |t: u32| vocab.and_then(|v| v.get(t as usize)).map_or_else(|| format!("<{t}>"), Clone::clone);
+    let logits = Logits::new(s.unembedding, d);
+    let mut children = vec![Vec::new(); f1];
+    let parents = &s.encoder.model().parents;
+    for (j, p) in parents.iter().enumerate().filter(|(_, p)| **p != ROOT) {
+        children[*p as usize].push(j as u32);
+    }
+    let fires2 = |j: u32| s.seen.strongest[1].latents[j as usize].fires;
+    children.iter_mut().for_each(|c| c.sort_by_key(|j| (Reverse(fires2(*j)), *j)));
+    let of_parent: BTreeMap<u32, &Parent> =
+        s.composition.iter().flat_map(|c| &c.parent).map(|p| (p.latent, p)).collect();
+    let tokens = s.seen.level1.report().tokens as f64;
+    let finite = |v: f64| v.is_finite().then_some(v);
+
+    Ok(Par::Rayon.map(f1 + f2, |at| {
+        let level = usize::from(at >= f1);
+        let j = if level == 0 { at } else { at - f1 };
+        let seen = &s.seen.strongest[level].latents[j];
+        let child = s.composition.filter(|_| level == 1).map(|c| &c.child[j]);
+        let parent = child.map(|c| c.parent).filter(|p| *p != ROOT);
+        let family = of_parent.get(&(j as u32)).filter(|_| level == 0);
+        let named = |list: Vec<(u32, f64)>| list.into_iter().map(|(t, v)| (text(t), v)).collect::<Vec<_>>();
+        let (promotes, suppresses) = logits.of(&decoders[at * d..(at + 1) * d]);
+        LatentRecord {
+            level: level as u8 + 1,
+            latent: j as u32,
+            parent,
+            children: if level == 0 { children[j].clone() } else { Vec::new() },
+            fires: seen.fires,
+            density: seen.fires as f64 / tokens,
+            mean: finite(seen.mass / seen.fires as f64),
+            max: seen.places.first().map(|p| f64::from(p.value)),
+            containment: child.and_then(|c| finite(c.containment)),
+            lift: child.and_then(|c| finite(c.lift)),
+            gain: child.and_then(|c| finite(c.gain / s.sse2)),
+            divergence: parent.and_then(|p| s.seen.text.as_ref().and_then(|t| finite(divergence(t, j, p as usize)))),
+            coverage: family.and_then(|p| finite(p.coverage)),
+            exclusivity: family.and_then(|p| finite(p.exclusivity)),
+            tokens: named(seen.tokens().into_iter().take(TOKENS).collect()),
+            promotes: named(promotes),
+            suppresses: named(suppresses),
+            neighbours: near[at].clone(),
+            contexts: seen.places.iter().map(|p| context(p, s.dump.tokens(), &text)).collect(),
+        }
+    }))
+}
+
+/// Writes the records, a line each; the file appears whole or not at all.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn write(records: &[LatentRecord], path: &Path) -> Result<()> {
+    let mut file = BufWriter::new(PendingFile::create(path)?);
+    let failed = |e: std::io::Error| io_error("writing", path, &e);
+    for record in records {
+        serde_json::to_writer(&mut file, record).map_err(|e| failed(e.into()))?;
+        file.write_all(b"\n").map_err(failed)?;
+    }
+    file.into_inner().map_err(|e| failed(e.into_error()))?.finish()
+}
+
+/// Reads what [`write`] wrote.
+///
+/// # Errors
+/// One sentence naming the file and the line.
+pub fn read(path: &Path) -> Result<Vec<LatentRecord>> {
+    let file = File::open(path).map_err(|e| io_error("reading", path, &e))?;
+    let mut records = Vec::new();
+    for (i, line) in BufReader::new(file).lines().enumerate() {
+        let line = line.map_err(|e| io_error("reading", path, &e))?;
+        let record = serde_json::from_str(&line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
+        records.push(record);
+    }
+    Ok(records)
+}
+
+/// `KL(q_child || q_parent)` in bits over the words of profiles, with [`ALPHA`] tokens of a uniform prior.
+fn divergence(text: &Text, child: usize, parent: usize) -> f64 {
+    let words = text.current.level1.words();
+    let (mut q, mut p) = (vec![0.0; words], vec![0.0; words]);
+    text.current.level2.profile(child, ALPHA, &mut q);
+    text.current.level1.profile(parent, ALPHA, &mut p);
+    q.iter().zip(&p).map(|(q, p)| q * (q / p).log2()).sum::<f64>().max(0.0)
+}
+
+fn context(place: &Place, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
+    let rows = place.first as usize..place.first as usize + place.around.len();
+    Context {
+        row: place.row,
+        peak: (place.row - place.first) as usize,
+        values: place.around.clone(),
+        tokens: tokens.map_or_else(Vec::new, |tokens| tokens[rows].iter().map(|t| text(*t)).collect()),
+    }
+}
+
+/// Of each direction of both levels, one after the other, the nearest others; none for a direction of norm 0.
+fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Result<Vec<Vec<(u8, u32, f64)>>> {
+    let n = decoders.len() / d;
+    let each: Vec<u32> = (0..n as u32).collect();
+    let (directions, kept) = Directions::new(decoders, d, &Partition::of(&each))?;
+    let name = |at: u32| if (at as usize) < f1 { (1, at) } else { (2, at - f1 as u32) };
+    let mut found = vec![Vec::new(); n];
+    for (at, near) in kept.latents().iter().zip(nearest(encoder.isa(), Par::Rayon, &directions, NEIGHBOURS)) {
+        let named = near.into_iter().map(|(other, cosine)| {
+            let (level, latent) = name(kept.latents()[other as usize]);
+            (level, latent, f64::from(cosine))
+        });
+        found[*at as usize] = named.collect();
+    }
+    Ok(found)
+}
+
+/// Direct effects on the logits: `W_U D` less its mean over words.
+struct Logits<'a> {
+    unembedding: &'a [f32],
+    mean: Vec<f64>,
+}
+
+impl<'a> Logits<'a> {
+    fn new(unembedding: Option<&'a [f32]>, d: usize) -> Self {
+        let unembedding = unembedding.unwrap_or_default();
+        let mut mean = vec![0.0f64; d];
+        for row in unembedding.chunks_exact(d) {
+            mean.iter_mut().zip(row).for_each(|(m, w)| *m += f64::from(*w));
+        }
+        let words = (unembedding.len() / d).max(1) as f64;
+        mean.iter_mut().for_each(|m| *m /= words);
+        Self { unembedding, mean }
+    }
+
+    /// The words that an activation of 1 raises most, and those that it lowers most.
+    fn of(&self, direction: &[f32]) -> (Vec<(u32, f64)>, Vec<(u32, f64)>) {
+        let along = |w: &[f32]| -> f64 {
+            w.iter().zip(&self.mean).zip(direction).map(|((w, m), x)| (f64::from(*w) - m) * f64::from(*x)).sum()
+        };
+        let mut effect: Vec<(u32, f64)> =
+            self.unembedding.chunks_exact(self.mean.len()).enumerate().map(|(t, w)| (t as u32, along(w))).collect();
+        effect.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let raised = effect.iter().take(LOGITS).copied().collect();
+        (raised, effect.iter().rev().take(LOGITS).copied().collect())
+    }
 }

@@ -144,6 +144,33 @@ fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
     centre
 }
 
+/// The `k` other vectors of highest cosine of each vector, highest first (ties to the lower index), with the cosines.
+///
+/// Cosines in `f32`. Cost: `n^2 d` multiplications.
+pub fn nearest(isa: Isa, par: Par, x: &Directions, k: usize) -> Vec<Vec<(u32, f32)>> {
+    let (n, d) = (x.n(), x.d);
+    let mut packed = Packed::new(n, d);
+    packed.pack(isa, par, &x.unit);
+    let blocks = par.map(n.div_ceil(BLOCK), |b| {
+        let rows = &x.unit[b * BLOCK * d..((b + 1) * BLOCK).min(n) * d];
+        let mut cosine = vec![0.0f32; rows.len() / d * n];
+        dense::affine(isa, rows, &packed, None, &mut cosine);
+        let near = cosine.chunks_exact(n).enumerate().map(|(r, cosine)| {
+            let i = b * BLOCK + r;
+            let mut order: Vec<u32> = (0..n as u32).filter(|&j| j as usize != i).collect();
+            let by = |a: &u32, b: &u32| cosine[*b as usize].total_cmp(&cosine[*a as usize]).then(a.cmp(b));
+            if order.len() > k {
+                order.select_nth_unstable_by(k, by);
+                order.truncate(k);
+            }
+            order.sort_unstable_by(by);
+            order.iter().map(|&j| (j, cosine[j as usize])).collect()
+        });
+        near.collect::<Vec<Vec<_>>>()
+    });
+    blocks.into_iter().flatten().collect()
+}
+
 /// An undirected weighted graph as the rows of its symmetric matrix `A`, `A_ii` being twice the weight of a loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
@@ -205,28 +232,9 @@ impl Graph {
     ///
     /// Cosines in `f32`. Cost: `n^2 d` multiplications.
     pub fn mutual_neighbours(isa: Isa, par: Par, x: &Directions, k: usize) -> Self {
-        let (n, d) = (x.n(), x.d);
-        let mut packed = Packed::new(n, d);
-        packed.pack(isa, par, &x.unit);
-        let blocks = par.map(n.div_ceil(BLOCK), |b| {
-            let rows = &x.unit[b * BLOCK * d..((b + 1) * BLOCK).min(n) * d];
-            let mut cosine = vec![0.0f32; rows.len() / d * n];
-            dense::affine(isa, rows, &packed, None, &mut cosine);
-            let mut near = Vec::new();
-            for (r, cosine) in cosine.chunks_exact(n).enumerate() {
-                let i = b * BLOCK + r;
-                let mut order: Vec<u32> = (0..n as u32).filter(|&j| j as usize != i).collect();
-                let by = |a: &u32, b: &u32| cosine[*b as usize].total_cmp(&cosine[*a as usize]).then(a.cmp(b));
-                if order.len() > k {
-                    order.select_nth_unstable_by(k, by);
-                    order.truncate(k);
-                }
-                order.sort_unstable();
-                near.push(order.iter().map(|&j| (j, cosine[j as usize])).collect::<Vec<_>>());
-            }
-            near
-        });
-        let near: Vec<_> = blocks.into_iter().flatten().collect();
+        let n = x.n();
+        let mut near = nearest(isa, par, x, k);
+        near.iter_mut().for_each(|row| row.sort_unstable_by_key(|e| e.0));
         let mut edges = Vec::new();
         for (i, row) in near.iter().enumerate() {
             for &(j, w) in row.iter().filter(|(j, w)| (*j as usize) > i && *w > 0.0) {

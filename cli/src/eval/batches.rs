@@ -1,0 +1,168 @@
+//! The rows of an evaluation, cut in batches of whole sequences, encoded and decoded in parallel, handed over in order.
+
+use crate::console::check_interrupt;
+use crate::dump::Dump;
+use anyhow::Result;
+use strata_core::metrics::fidelity::Fidelity;
+use strata_core::{Codes, Encoder, Par};
+
+/// Rows of a batch, at least, where the sequences give as many: also the block of the metrics that are defined over
+/// batches.
+const ROWS: u64 = 1024;
+/// A longer sequence is evaluated as several of this many rows.
+const LONGEST: u64 = 8192;
+/// Batches that are in memory together; as many again are being encoded.
+const TOGETHER: usize = 8;
+
+/// The sequences of a dump, so that nothing is measured across two of them.
+#[derive(Clone, Copy)]
+pub struct Sequences<'a> {
+    starts: Option<&'a [u64]>,
+    context: Option<u64>,
+    end: u64,
+}
+
+impl<'a> Sequences<'a> {
+    /// Those of `dump`; a dump that does not say has sequences of 1024 rows for the purposes of resampling.
+    pub fn new(dump: &'a Dump) -> Self {
+        let context = dump.context().map(|t| t as u64).filter(|t| *t > 0);
+        Self { starts: dump.sequence_starts(), context, end: dump.n_rows() }
+    }
+
+    /// Whether the dump says where its sequences begin.
+    pub fn known(&self) -> bool {
+        self.starts.is_some() || self.context.is_some()
+    }
+
+    /// First row of the sequence of `row`, and the row after its last one. Long sequences are cut.
+    pub fn around(&self, row: u64) -> (u64, u64) {
+        let (start, end) = match (self.starts, self.context) {
+            (Some(starts), _) => {
+                let next = starts.partition_point(|s| *s <= row);
+                let start = next.checked_sub(1).map_or(0, |i| starts[i]);
+                (start, starts.get(next).copied().unwrap_or(self.end))
+            }
+            (None, context) => {
+                let t = context.unwrap_or(ROWS);
+                (row / t * t, (row / t + 1) * t)
+            }
+        };
+        let cut = start + (row - start) / LONGEST * LONGEST;
+        (cut, end.min(cut + LONGEST).min(self.end))
+    }
+
+    /// The sequences of rows `start..end`, the first and the last one cut where the rows are.
+    fn of(self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+        let mut at = start;
+        std::iter::from_fn(move || {
+            let from = at;
+            (from < end).then(|| {
+                at = self.around(from).1.min(end);
+                (from, at)
+            })
+        })
+    }
+
+    /// How many there are among rows `start..end`.
+    pub fn count(self, start: u64, end: u64) -> u64 {
+        self.of(start, end).count() as u64
+    }
+}
+
+/// Whole sequences, encoded and decoded.
+pub struct Batch {
+    /// Its first row in the dump.
+    pub start: u64,
+    /// The number of its first sequence among those evaluated.
+    pub sequence: u64,
+    /// Where each of its sequences begins, in rows of the batch; then the number of rows.
+    pub bounds: Vec<usize>,
+    /// The rows, `(n, d)`.
+    pub x: Vec<f32>,
+    /// Codes of both levels.
+    pub codes: [Codes; 2],
+    /// `x_hat1`, `(n, d)`.
+    pub hat1: Vec<f32>,
+    /// `x_hat2 - x`, `(n, d)`.
+    pub error: Vec<f32>,
+    /// Its sums.
+    pub fidelity: Fidelity,
+}
+
+impl Batch {
+    /// Its rows.
+    pub fn n(&self) -> usize {
+        self.codes[0].n()
+    }
+
+    /// Its sequences, as ranges of its rows, with their numbers among all.
+    pub fn sequences(&self) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
+        self.bounds.windows(2).enumerate().map(|(i, w)| (self.sequence + i as u64, w[0]..w[1]))
+    }
+}
+
+/// Where a batch lies.
+struct Place {
+    start: u64,
+    sequence: u64,
+    bounds: Vec<usize>,
+}
+
+fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
+    let mut left = sequences.of(start, end).enumerate().peekable();
+    std::iter::from_fn(move || {
+        let (number, (from, to)) = left.next()?;
+        let mut bounds = vec![0, (to - from) as usize];
+        while let Some((_, (_, to))) = left.next_if(|(_, (_, to))| to - from <= ROWS) {
+            bounds.push((to - from) as usize);
+        }
+        Some(Place { start: from, sequence: number as u64, bounds })
+    })
+}
+
+/// Encodes and decodes rows `start..end`, and hands them to `use_batches` in order, some batches at a time; the next ones
+/// are encoded meanwhile.
+///
+/// Memory: 16 batches of rows, their codes, and three times as many numbers of reconstructions.
+///
+/// # Errors
+/// If a row cannot be read or is not finite; whatever `use_batches` returns.
+pub fn each_group(
+    encoder: &Encoder,
+    dump: &Dump,
+    start: u64,
+    end: u64,
+    mut use_batches: impl FnMut(&[Batch]) -> Result<()> + Send,
+) -> Result<()> {
+    let mut places = places(Sequences::new(dump), start, end);
+    let mut next = || -> Vec<Place> { places.by_ref().take(TOGETHER).collect() };
+    let make = |places: Vec<Place>| -> Result<Vec<Batch>> {
+        Par::Rayon.map(places.len(), |i| made(encoder, dump, &places[i])).into_iter().collect()
+    };
+    let mut batches = make(next())?;
+    while !batches.is_empty() {
+        let following = next();
+        let (used, made) = rayon::join(|| use_batches(&batches), || make(following));
+        used?;
+        batches = made?;
+        check_interrupt()?;
+    }
+    Ok(())
+}
+
+fn made(encoder: &Encoder, dump: &Dump, place: &Place) -> Result<Batch> {
+    let d = dump.d();
+    let n = *place.bounds.last().unwrap_or(&0);
+    let mut x = vec![0.0; n * d];
+    dump.read_range(place.start, n, &mut x)?;
+    let mut codes = [Codes::new(), Codes::new()];
+    let [codes1, codes2] = &mut codes;
+    encoder.encode_par(Par::Seq, &x, codes1, codes2)?;
+    let (mut hat1, mut error) = (vec![0.0; n * d], vec![0.0; n * d]);
+    encoder.decode(codes1, codes2, &mut hat1, &mut error)?;
+    let mut fidelity = Fidelity::new(d);
+    fidelity.add(&x, &hat1, &error)?;
+    error.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
+    let Place { start, sequence, ref bounds } = *place;
+    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, hat1, error, fidelity })
+}

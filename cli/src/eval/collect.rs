@@ -1,0 +1,243 @@
+//! Everything that one pass over the rows adds up.
+
+use super::batches::{Batch, Sequences};
+use super::strongest::Strongest;
+use super::words::Words;
+use crate::dump::Dump;
+use anyhow::Result;
+use std::ops::Range;
+use strata_core::metrics::bootstrap::BlockSums;
+use strata_core::metrics::coherence::cofiring::Cofiring;
+use strata_core::metrics::coherence::topics::Windows;
+use strata_core::metrics::composition::{Composition, Errors};
+use strata_core::metrics::fidelity::Fidelity;
+use strata_core::metrics::similarity::{NO_WORD, Profiles};
+use strata_core::metrics::sparsity::Sparsity;
+use strata_core::model::Arch;
+use strata_core::{Codes, Encoder};
+
+/// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
+/// siblings that fire together.
+const ALL_PAIRS: usize = 1 << 26;
+/// Tokens of a short window of a topic.
+const WINDOW: usize = 10;
+/// Terms of [`Collector::sums`] before the sums of the rows: tokens, `||e1||^2`, `||e2||^2`, active latents of both levels,
+/// `||x||^2`.
+pub const TERMS: usize = 6;
+
+/// Profiles of both levels over one kind of word.
+pub struct Words2 {
+    /// Of level 1.
+    pub level1: Profiles,
+    /// Of level 2.
+    pub level2: Profiles,
+}
+
+/// Profiles and windows of a dump with tokens.
+pub struct Text {
+    /// Over the token that a latent fires on.
+    pub current: Words2,
+    /// Over the token before.
+    pub previous: Words2,
+    /// Over the token after.
+    pub next: Words2,
+    /// Of level 2, over the words of topics.
+    pub topic: Profiles,
+    /// Words that are near each other.
+    pub windows: Windows,
+    /// Words of one sequence.
+    pub sequences: Windows,
+}
+
+/// What depends on the learned families.
+pub struct Tree {
+    /// Firing of both levels.
+    pub composition: Composition,
+    /// Firing of siblings.
+    pub cofiring: Cofiring,
+}
+
+/// The accumulators of a pass. Memory, with `V` words of a profile and `T` of a topic at most:
+/// `4 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 4096 (f1 + f2)` bytes.
+pub struct Collector<'a> {
+    encoder: &'a Encoder,
+    tokens: Option<&'a [u32]>,
+    words: Option<Words<'a>>,
+    rows: Range<u64>,
+    /// Of both levels.
+    pub fidelity: Fidelity,
+    /// By block of sequences: [`TERMS`] terms, and the sum of the rows.
+    pub sums: BlockSums,
+    /// Of level 1.
+    pub level1: Sparsity,
+    /// Of level 2, unless the model is flat.
+    pub level2: Option<Sparsity>,
+    /// With learned families.
+    pub tree: Option<Tree>,
+    /// With tokens.
+    pub text: Option<Text>,
+    /// Of both levels.
+    pub strongest: [Strongest; 2],
+    /// First row whose codes are kept to score them against a truth, and the codes.
+    first_scored: u64,
+    /// Those codes.
+    pub scored: [Codes; 2],
+}
+
+impl<'a> Collector<'a> {
+    /// Nothing seen yet; codes are kept from row `first_scored` on.
+    ///
+    /// # Errors
+    /// If a table would be too large.
+    pub fn new(encoder: &'a Encoder, dump: &'a Dump, rows: Range<u64>, first_scored: u64) -> Result<Self> {
+        let Arch { d, f1, f2, .. } = encoder.model().arch;
+        let parents = &encoder.model().parents;
+        let words = Words::new(dump, rows.clone());
+        let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
+        let tree = || -> Result<Tree> {
+            let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
+            Ok(Tree { composition: Composition::new(f1, parents)?, cofiring: cofiring(f1, parents)? })
+        };
+        let text = |words: &Words<'_>| -> Result<Text> {
+            let v = words.profile_words();
+            let both =
+                || -> Result<Words2> { Ok(Words2 { level1: Profiles::new(f1, v)?, level2: Profiles::new(f2, v)? }) };
+            let t = words.topic_words();
+            Ok(Text {
+                current: both()?,
+                previous: both()?,
+                next: both()?,
+                topic: Profiles::new(f2, t)?,
+                windows: Windows::new(t, Some(WINDOW))?,
+                sequences: Windows::new(t, None)?,
+            })
+        };
+        let sequences = Sequences::new(dump).count(rows.start, rows.end);
+        Ok(Self {
+            encoder,
+            tokens: dump.tokens(),
+            fidelity: Fidelity::new(d),
+            sums: BlockSums::new(TERMS + d, sequences),
+            level1: Sparsity::new(f1),
+            level2: (f2 > 0).then(|| Sparsity::new(f2)),
+            tree: (!parents.is_empty()).then(tree).transpose()?,
+            text: words.as_ref().map(text).transpose()?,
+            words,
+            rows,
+            strongest: [Strongest::new(0, f1), Strongest::new(1, f2)],
+            first_scored,
+            scored: [Codes::new(), Codes::new()],
+        })
+    }
+
+    /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
+    pub fn jobs(&mut self) -> Vec<Job<'_>> {
+        let Arch { d, f1, f2, .. } = self.encoder.model().arch;
+        let encoder = self.encoder;
+        let (tokens, words, rows) = (self.tokens, self.words.as_ref(), &self.rows);
+        let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
+        let mut jobs: Vec<Job<'_>> = Vec::new();
+        jobs.push(Box::new(|b| {
+            fidelity.merge(&b.fidelity);
+            Ok(())
+        }));
+        jobs.push(Box::new(move |b| add_sums(sums, d, b)));
+        jobs.push(Box::new(move |b| Ok(level1.add(&b.codes[0].view(f1)?)?)));
+        if let Some(level2) = &mut self.level2 {
+            jobs.push(Box::new(move |b| Ok(level2.add(&b.codes[1].view(f2)?)?)));
+        }
+        if let Some(Tree { composition, cofiring }) = &mut self.tree {
+            jobs.push(Box::new(move |b| {
+                let errors = Errors { error: &b.error, decoder2: encoder.decoder2(), d };
+                Ok(composition.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?, Some(errors))?)
+            }));
+            jobs.push(Box::new(move |b| Ok(cofiring.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
+        }
+        if let (Some(text), Some(words)) = (&mut self.text, words) {
+            let Text { current, previous, next, topic, windows, sequences } = text;
+            for (profiles, side) in [(current, 0), (previous, -1), (next, 1)] {
+                for (profiles, level, f) in [(&mut profiles.level1, 0, f1), (&mut profiles.level2, 1, f2)] {
+                    jobs.push(Box::new(move |b| {
+                        Ok(profiles.add(&b.codes[level].view(f)?, &beside(b, words, rows, side))?)
+                    }));
+                }
+            }
+            let topics = move |b: &Batch, bounds: Range<usize>| -> Vec<u32> {
+                let first = b.start + bounds.start as u64;
+                bounds.map(|t| words.topic(first, b.start + t as u64)).collect()
+            };
+            jobs.push(Box::new(move |b| {
+                let words: Vec<u32> = b.sequences().flat_map(|(_, bounds)| topics(b, bounds)).collect();
+                Ok(topic.add(&b.codes[1].view(f2)?, &words)?)
+            }));
+            for windows in [windows, sequences] {
+                jobs.push(Box::new(move |b| {
+                    b.sequences().try_for_each(|(_, bounds)| Ok(windows.add(&topics(b, bounds))?))
+                }));
+            }
+        }
+        for strongest in &mut self.strongest {
+            jobs.push(Box::new(move |b| {
+                strongest.add(b, tokens);
+                Ok(())
+            }));
+        }
+        let ([scored1, scored2], first) = (&mut self.scored, self.first_scored);
+        jobs.push(Box::new(move |b| {
+            for t in (0..b.n()).filter(|t| b.start + *t as u64 >= first) {
+                for (scored, codes) in [&mut *scored1, &mut *scored2].into_iter().zip(&b.codes) {
+                    let row = codes.row(t);
+                    scored.index.extend(row.index);
+                    scored.value.extend(row.value);
+                    scored.end_row();
+                }
+            }
+            Ok(())
+        }));
+        jobs
+    }
+}
+
+/// Takes in one batch.
+pub type Job<'a> = Box<dyn FnMut(&Batch) -> Result<()> + Send + Sync + 'a>;
+
+/// Gives every job all of `batches` in order, the jobs in parallel. Of several errors, that of the first job.
+///
+/// # Errors
+/// Whatever a job returns.
+pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
+    use rayon::prelude::*;
+    let done: Vec<Result<()>> = jobs.par_iter_mut().map(|job| batches.iter().try_for_each(&mut **job)).collect();
+    done.into_iter().collect()
+}
+
+/// The words `side` rows from each row of the batch (0, -1 or 1), none where that is another sequence.
+fn beside(b: &Batch, words: &Words<'_>, rows: &Range<u64>, side: i64) -> Vec<u32> {
+    let of = |t: usize, bounds: &Range<usize>| {
+        let at = t as i64 + side;
+        let inside = at >= bounds.start as i64 && at < bounds.end as i64;
+        let row = (b.start as i64 + at) as u64;
+        if inside && rows.contains(&row) { words.profile(row) } else { NO_WORD }
+    };
+    b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()
+}
+
+/// Sums by sequence, for the intervals.
+fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
+    let square = |x: &f32| f64::from(*x) * f64::from(*x);
+    for (sequence, rows) in b.sequences() {
+        let mut terms = vec![0.0f64; TERMS + d];
+        let (x, hat1) = (&b.x[rows.start * d..rows.end * d], &b.hat1[rows.start * d..rows.end * d]);
+        let active = |level: usize| (b.codes[level].offsets[rows.end] - b.codes[level].offsets[rows.start]) as f64;
+        terms[0] = rows.len() as f64;
+        terms[1] = hat1.iter().zip(x).map(|(h, x)| (f64::from(*h) - f64::from(*x)).powi(2)).sum();
+        terms[2] = b.error[rows.start * d..rows.end * d].iter().map(square).sum();
+        (terms[3], terms[4]) = (active(0), active(1));
+        terms[5] = x.iter().map(square).sum();
+        for row in x.chunks_exact(d) {
+            terms[TERMS..].iter_mut().zip(row).for_each(|(t, x)| *t += f64::from(*x));
+        }
+        sums.add(sequence, &terms)?;
+    }
+    Ok(())
+}

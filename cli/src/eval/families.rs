@@ -1,0 +1,154 @@
+//! What follows the pass: whether families are clusters, and connected latents alike.
+
+use super::collect::{Text, Tree, Words2};
+use anyhow::Result;
+use serde::Serialize;
+use strata_core::config::Source;
+use strata_core::metrics::coherence::agreement::{AgreementReport, agreement};
+use strata_core::metrics::coherence::cofiring::CofiringReport;
+use strata_core::metrics::coherence::geometry::{GeometryReport, effective_children, geometry};
+use strata_core::metrics::coherence::topics::{TopicReport, topics};
+use strata_core::metrics::coherence::{Draws, Partition};
+use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
+use strata_core::metrics::stability::{self, DictionaryReport, LevelsReport, StabilityReport};
+use strata_core::model::Id;
+use strata_core::{Encoder, Par, ROOT};
+
+/// Random partitions that each score of families is compared with.
+const DRAWS: Draws = Draws { n: 100, seed: 0 };
+/// Random pairs that the edges of a tree are compared with, about.
+const MATCHED_PAIRS: usize = 20_000;
+
+/// Whether families are clusters. Each score stands beside its null: random families of the same sizes and densities.
+#[derive(Clone, Debug, Serialize)]
+pub struct Coherence {
+    /// Of the decoder directions of children.
+    pub decoder: GeometryReport,
+    /// Of what a child writes together with its parent. Siblings share the parent, so they are near each other by
+    /// construction: read it against `decoder`.
+    pub effective: GeometryReport,
+    /// Of the shares of tokens that children fire on; none without tokens.
+    pub tokens: Option<GeometryReport>,
+    /// Siblings that fire together.
+    pub cofiring: CofiringReport,
+    /// Families against clusters found without them, of decoder directions.
+    pub agreement: AgreementReport,
+    /// Words of families within windows of 10 tokens of each other; none without tokens.
+    pub topics: Option<TopicReport>,
+    /// Words of families within one sequence; none without tokens.
+    pub topics_of_sequences: Option<TopicReport>,
+}
+
+/// Measures the families of the model.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<Coherence> {
+    let (model, isa, par) = (encoder.model(), encoder.isa(), Par::Rayon);
+    let d = model.arch.d;
+    let fires = tree.cofiring.fires();
+    let families = Partition::families(&model.parents, fires);
+    let of = |rows: &[f32], width: usize| geometry(isa, par, rows, width, &families, fires, DRAWS);
+    let ratios = tree.cofiring.ratios();
+    let effective = effective_children(d, &model.params[Id::WDec1], encoder.decoder2(), &model.parents, &ratios)?;
+    let topic = |windows| text.map(|t| topics(par, &t.topic, windows, &families, DRAWS)).transpose();
+    Ok(Coherence {
+        decoder: of(encoder.decoder2(), d)?,
+        effective: of(&effective, d)?,
+        tokens: text.map(|t| of(&shares(&t.current.level2), t.current.level2.words())).transpose()?,
+        cofiring: tree.cofiring.report(par, DRAWS),
+        agreement: agreement(isa, par, encoder.decoder2(), d, &families, fires, DRAWS)?,
+        topics: text.map(|t| topic(&t.windows)).transpose()?.flatten(),
+        topics_of_sequences: text.map(|t| topic(&t.sequences)).transpose()?.flatten(),
+    })
+}
+
+/// Profiles as rows, `(latents, words)`; 0 for a latent that fires on no word.
+fn shares(profiles: &Profiles) -> Vec<f32> {
+    let mut q = vec![0.0; profiles.words()];
+    let mut rows = Vec::with_capacity(profiles.latents() * profiles.words());
+    for j in 0..profiles.latents() {
+        profiles.profile(j, 0.0, &mut q);
+        rows.extend(q.iter().map(|q| if q.is_nan() { 0.0 } else { *q as f32 }));
+    }
+    rows
+}
+
+/// Compares connected latents with random pairs. `unembedding` is that of the language model, where there is one.
+///
+/// # Errors
+/// If sizes disagree.
+pub fn similarity(
+    encoder: &Encoder,
+    text: Option<&Text>,
+    fires: (&[u64], &[u64]),
+    unembedding: Option<&[f32]>,
+) -> Result<SimilarityReport> {
+    let model = encoder.model();
+    let params = &model.params;
+    let edges = model.parents.iter().filter(|p| **p != ROOT).count();
+    let inputs = Inputs {
+        d: model.arch.d,
+        decoder1: &params[Id::WDec1],
+        decoder2: encoder.decoder2(),
+        encoders: (model.arch.source == Source::X).then(|| (&params[Id::WEnc1][..], &params[Id::WEnc2][..])),
+        unembedding,
+        current: text.map(|t| t.current.levels()),
+        previous: text.map(|t| t.previous.levels()),
+        next: text.map(|t| t.next.levels()),
+        parent: &model.parents,
+        fires,
+    };
+    let n = (MATCHED_PAIRS / edges.max(1)).clamp(1, DRAWS.n);
+    Ok(similarity::similarity(encoder.isa(), Par::Rayon, &inputs, Draws { n, ..DRAWS })?)
+}
+
+impl Words2 {
+    fn levels(&self) -> Levels<'_> {
+        Levels { level1: &self.level1, level2: &self.level2 }
+    }
+}
+
+/// The decoders by themselves.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dictionaries {
+    /// Of level 1.
+    pub level1: DictionaryReport,
+    /// Of level 2, in the space of the activations; none for a flat model.
+    pub level2: Option<DictionaryReport>,
+    /// Of both against each other; none without families.
+    pub levels: Option<LevelsReport>,
+}
+
+/// Measures the decoders.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn dictionaries(encoder: &Encoder) -> Result<Dictionaries> {
+    let (model, isa, par) = (encoder.model(), encoder.isa(), Par::Rayon);
+    let d = model.arch.d;
+    let (one, two) = (&model.params[Id::WDec1], encoder.decoder2());
+    let levels = || stability::levels(isa, par, one, two, d, &model.parents);
+    Ok(Dictionaries {
+        level1: stability::dictionary(isa, par, one, d)?,
+        level2: (model.arch.f2 > 0).then(|| stability::dictionary(isa, par, two, d)).transpose()?,
+        levels: (!model.parents.is_empty()).then(levels).transpose()?,
+    })
+}
+
+/// How far another run of the same width has found the same dictionary and tree.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn stability(encoder: &Encoder, other: &Encoder) -> Result<StabilityReport> {
+    let parents = |e: &Encoder| {
+        let parents = &e.model().parents;
+        if parents.is_empty() { vec![ROOT; e.model().arch.f2] } else { parents.clone() }
+    };
+    let (mine, theirs) = (parents(encoder), parents(other));
+    let this =
+        stability::Run { decoder1: &encoder.model().params[Id::WDec1], decoder2: encoder.decoder2(), parent: &mine };
+    let other =
+        stability::Run { decoder1: &other.model().params[Id::WDec1], decoder2: other.decoder2(), parent: &theirs };
+    Ok(stability::stability(encoder.isa(), Par::Rayon, &this, &other, encoder.model().arch.d)?)
+}
