@@ -49,6 +49,8 @@ pub enum Command {
     Encode(Encode),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
+    /// Show a run, or an ablation, as one HTML file that opens offline
+    Report(Report),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -223,6 +225,17 @@ pub struct Encode {
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
+}
+
+/// `strata report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The directory of a run, or of an ablation
+    #[arg(value_name = "RUN_OR_ABLATION")]
+    pub from: PathBuf,
+    /// The file to write [default: report.html in that directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `strata ablate`.

@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, inspect, report, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -41,6 +41,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
             let dump = open(&args.dump, &args.raw)?;
             ablate::ablate(&args, &dump, isa, console)
         }
+        Command::Report(args) => report_command(&args, console).map(|()| 0),
     })
 }
 
@@ -228,6 +229,16 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     let report = encode::encode(&run, &dump, &args.out, args.f16, isa, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
+    let path = report::report(&args.from, args.out.as_deref())?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::json!({ "report": path }))?;
+    } else {
+        console.note(format!("the report is in {}: open it in a browser", path.display()));
     }
     Ok(())
 }

@@ -17,6 +17,7 @@ pub mod files;
 pub mod heldout;
 pub mod inspect;
 pub mod lm;
+pub mod report;
 pub mod run;
 pub mod settings;
 pub mod splice;
