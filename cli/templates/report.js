@@ -11,7 +11,7 @@
       if (name === "style") node.style.cssText = value;
       else if (value !== false && value != null) node.setAttribute(name, value === true ? "" : value);
     }
-    node.append(...children.flat().filter((child) => child != null && child !== ""));
+    node.append(...children.flat().filter((child) => child != null && child !== false && child !== ""));
     return node;
   };
   const MINUS = "\u2212";
@@ -56,12 +56,12 @@
     if (!window.Plotly) document.head.append(Object.assign(el("script"), { textContent: $("plotly").textContent }));
     return window.Plotly;
   };
-  const themed = (layout, narrow) => {
+  const themed = (layout) => {
     const [ink, line, soft] = [colour("ink"), colour("line"), colour("soft")];
     const font = { family: getComputedStyle(root).getPropertyValue("--sans"), size: 12, color: soft };
     const axis = (a = {}) => ({ ...a, gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, tickfont: font,
       title: { ...(typeof a.title === "string" ? { text: a.title } : a.title), font, standoff: 8 },
-      ...(a.type === "log" ? { exponentformat: "power", dtick: undefined } : {}) });
+      ...(a.type === "log" ? { dtick: "D2", tickformat: "~g" } : {}) });
     return { ...layout, font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       colorway: ["one", "two", "three", "four", "poor", "good", "fair", "soft"].map(colour),
       margin: { l: 48, r: 12, t: 8, b: 40, ...(layout.margin || {}) },
@@ -132,7 +132,12 @@
     else if (view === "latent") head = atlas.page(Number(rest[0]), Number(rest[1]));
     else head = place && $(place) && overview.contains($(place)) ? $(place) : null;
     if (head && view === "overview") head.scrollIntoView();
-    else if (arrived) scrollTo({ top: 0, behavior: "instant" });
+    else if (arrived) {
+      const up = () => scrollTo({ top: 0, behavior: "instant" });
+      up();
+      // Once more when the page has its new height: the browser keeps the old place where it can.
+      requestAnimationFrame(up);
+    }
     if (head && view !== "overview") {
       document.title = `${head.textContent} – ${title}`;
       if (arrived) head.focus({ preventScroll: true });
@@ -297,7 +302,7 @@
         if (!fills.has(key)) { probe.style.color = shade((key < 0 ? -1 : 1) * (key / 24) ** 2 * most); fills.set(key, getComputedStyle(probe).color); }
         return fills.get(key);
       };
-      const sans = getComputedStyle(root_()).getPropertyValue("--sans");
+      const sans = getComputedStyle(document.documentElement).getPropertyValue("--sans");
       boxes = [];
       g.fillStyle = paper;
       g.fillRect(0, 0, width, height);
@@ -353,7 +358,6 @@
       });
       if (hover) { g.strokeStyle = ink; g.lineWidth = 2; g.strokeRect(hover.x + 1, hover.y + 1, hover.w - 2, hover.h - 2); }
     };
-    function root_() { return document.documentElement; }
     const under = (event) => {
       const r = canvas.getBoundingClientRect();
       const [x, y] = [event.clientX - r.left, event.clientY - r.top];

@@ -20,6 +20,7 @@ mod order;
 mod procedure;
 mod quality;
 mod recovery;
+mod report;
 #[cfg(unix)]
 mod resume;
 mod rng;

@@ -296,10 +296,16 @@ fn chart(suite: &Suite, column: Column) -> Option<Chart> {
         .category_order(plotly::layout::CategoryOrder::Array)
         .category_array(order)
         .auto_margin(true);
-    let better = if better == "higher" || better == "lower" { format!("{better} is better") } else { String::new() };
+    let better = match better {
+        "higher" => "Higher is better. ",
+        "lower" => "Lower is better. ",
+        _ => "",
+    };
     plot.set_layout(Layout::new().x_axis(axis(name)).y_axis(y_axis).margin(Margin::new().left(10)));
     let caption = format!(
-        "{better}. Bars are the 95 % interval of the difference to the base, paired by seed; small strokes are seeds."
+        "{better}Bars are the 95 % interval of the difference to the base, paired by seed; small strokes are seeds."
     );
-    Some(Chart::new(name, caption, 120 + 24 * rows.len(), plot))
+    let mut letters = name.chars();
+    let title: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+    Some(Chart::new(&title, caption, 120 + 24 * rows.len(), plot))
 }

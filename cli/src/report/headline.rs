@@ -170,9 +170,10 @@ fn fidelity(n: &Numbers<'_>) -> Verdict {
 
 fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
     let rule = "With a known truth: \u{201c}yes\u{201d} needs 80 % of the true edges, \u{201c}partly\u{201d} 40 %. Without: at least half \
-                of the children under a parent (a tenth), 80 % of those edges real (50 %), and decoders of siblings nearer \
-                each other than in random families by 3 standard deviations (2). The worst of them counts. These bounds are \
-                conventions: the numbers and their nulls are what is measured.";
+                of the children under a parent (a tenth), 80 % of those edges real (50 %), and tokens that tell a parent from \
+                a random one of its density with an AUC surely over 0.7 (0.5). The worst of them counts. These bounds are \
+                conventions; the numbers and their nulls are what is measured. A gate that lets a child fire only with its \
+                parent makes the first two easy, and the child then shares its parent\u{2019}s tokens.";
     let question = "Is the hierarchy real?";
     let none =
         |why: String| Verdict { question, answer: "There is none.".into(), grade: "none", because: vec![why], rule };
@@ -218,14 +219,14 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
         n.get(&format!("{silhouette}.null_mean")),
         n.get(&format!("{silhouette}.z")),
     ) {
-        let word = if z >= 2.0 { "are nearer each other than" } else { "are no nearer each other than" };
-        because.push(format!(
-            "Decoders of siblings {word} in random families: silhouette {} against {}, {} standard deviations.",
-            show(value),
-            show(null),
-            b(show(z)),
-        ));
-        grades.push(Grade::above(z, 3.0, 2.0));
+        let word = if z >= 2.0 {
+            "Decoders of siblings are nearer each other than in random families"
+        } else if z <= -2.0 {
+            "Decoders of siblings point further apart than in random families: they split their parent rather than repeat it"
+        } else {
+            "Decoders of siblings are no nearer each other than in random families"
+        };
+        because.push(format!("{word} (silhouette {} against {}, z {}).", show(value), show(null), b(show(z)),));
     }
     if let (Some(auc), Some(low), Some(high)) =
         (n.get("similarity.token.auc"), n.get("similarity.token.auc_low"), n.get("similarity.token.auc_high"))
@@ -237,6 +238,7 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
             show(low),
             show(high)
         ));
+        grades.push(Grade::above(low, 0.7, 0.5));
     }
     if let Some(recall) = n.get("recovery.edge_recall") {
         let mcc = n
@@ -254,7 +256,7 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
     let answer = match grade {
         Grade::Good => "Yes.",
         Grade::Fair => "Partly.",
-        Grade::Poor => "Not by these numbers.",
+        Grade::Poor => "Hardly.",
     };
     Verdict { question, answer: answer.into(), grade: grade.class(), because, rule }
 }

@@ -4,6 +4,24 @@ use super::docs::{Doc, Docs};
 use super::number::show;
 use serde_json::{Map, Value};
 
+/// Families with titles of their own, in the order in which they are read.
+const KNOWN: [(&str, &str); 14] = [
+    ("fidelity", "Reconstruction"),
+    ("intervals", "How sure the headline is"),
+    ("level1", "Sparsity of level 1"),
+    ("level2", "Sparsity of level 2"),
+    ("patterns", "Patterns of activity"),
+    ("splice", "What it costs the language model"),
+    ("composition", "How the levels hang together"),
+    ("coherence", "Whether families are clusters"),
+    ("similarity", "Whether children mean something like their parents"),
+    ("structure", "Structure"),
+    ("absorption", "Absorption"),
+    ("dictionaries", "The decoders by themselves"),
+    ("stability", "How far another run agrees"),
+    ("recovery", "How much of the known truth was found"),
+];
+
 /// The numbers of one family.
 pub struct Group {
     /// Its title.
@@ -27,8 +45,11 @@ pub struct Row {
 /// The tables of an evaluation.
 pub fn tables(eval: &Value, docs: &Docs) -> Vec<Group> {
     let Some(eval) = eval.as_object() else { return Vec::new() };
+    let known = KNOWN.iter().map(|(name, _)| *name).filter(|name| eval.contains_key(*name));
+    let others = eval.keys().map(String::as_str).filter(|name| KNOWN.iter().all(|(known, _)| known != name));
     let mut groups = Vec::new();
-    for (name, value) in eval {
+    for name in known.chain(others) {
+        let value = &eval[name];
         let mut rows = Vec::new();
         flatten(name, value, docs, &mut rows);
         if value.is_object() && !rows.is_empty() {
@@ -39,24 +60,8 @@ pub fn tables(eval: &Value, docs: &Docs) -> Vec<Group> {
 }
 
 fn title(name: &str) -> String {
-    match name {
-        "fidelity" => "Reconstruction",
-        "level1" => "Sparsity of level 1",
-        "level2" => "Sparsity of level 2",
-        "composition" => "How the levels hang together",
-        "coherence" => "Whether families are clusters",
-        "similarity" => "Whether children mean something like their parents",
-        "recovery" => "How much of the known truth was found",
-        "splice" => "What it costs the language model",
-        "intervals" => "How sure the headline is",
-        "dictionaries" => "The decoders by themselves",
-        "stability" => "How far another run agrees",
-        "patterns" => "Patterns of activity",
-        "structure" => "Structure",
-        "absorption" => "Absorption",
-        other => return other.replace('_', " "),
-    }
-    .to_owned()
+    let known = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, title)| (*title).to_owned());
+    known.unwrap_or_else(|| name.replace('_', " "))
 }
 
 fn flatten(key: &str, value: &Value, docs: &Docs, rows: &mut Vec<Row>) {

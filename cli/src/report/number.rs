@@ -37,7 +37,7 @@ pub fn percent(v: f64) -> String {
 
 /// A difference, always with its sign.
 pub fn difference(v: f64) -> String {
-    if v > 0.0 { format!("+{}", fixed(v)) } else { fixed(v) }
+    if v >= 0.000_05 { format!("+{}", fixed(v)) } else { fixed(v) }
 }
 
 /// Four decimals: what a table of fractions of variance needs.
@@ -45,7 +45,8 @@ pub fn fixed(v: f64) -> String {
     if !v.is_finite() {
         return "–".into();
     }
-    signed(v < 0.0, &format!("{:.4}", v.abs()))
+    let text = format!("{:.4}", v.abs());
+    signed(v < 0.0 && text != "0.0000", &text)
 }
 
 /// A count with its noun, which takes an s.
@@ -93,6 +94,10 @@ mod tests {
             assert_eq!(percent(v), text);
         }
         assert_eq!((difference(0.00321), difference(-0.1)), ("+0.0032".into(), "\u{2212}0.1000".into()));
+        assert_eq!(
+            (difference(1e-9), difference(-1e-9), fixed(-1e-9)),
+            ("0.0000".into(), "0.0000".into(), "0.0000".into())
+        );
         assert_eq!((count(1, "token"), count(2048, "token")), ("1 token".into(), "2,048 tokens".into()));
     }
 }
