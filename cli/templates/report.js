@@ -21,7 +21,7 @@
     let text;
     if (Number.isInteger(v)) text = size.toLocaleString("en-US");
     else if (size < 1e-4) text = size.toExponential(2);
-    else text = size >= 1000 ? Math.round(size).toLocaleString("en-US") : String(Number(size.toPrecision(digits)));
+    else text = size >= 1000 ? Math.round(size).toLocaleString("en-US") : size.toPrecision(digits);
     return (v < 0 ? MINUS : "") + text;
   };
   const percent = (v) => (v == null ? "undefined" : `${number(v * 100, 3)} %`);
@@ -74,7 +74,7 @@
     drawn.add(box);
     // Twins share a colour: what is asked for and what is, training and held out.
     const colours = { "level 1": "one", "level 2": "two", "k, level 1": "one", "k, level 2": "two",
-      "level 1, held out": "one", "level 2, held out": "two", rows: "two", base: "one", reference: "soft", seeds: "soft" };
+      "level 1, held out": "one", "level 2, held out": "two", rows: "two", base: "one", reference: "soft", seeds: "soft", edges: "two", share: "two" };
     const data = plot.data.map((trace) => {
       const name = colours[trace.name];
       if (!name) return trace;
@@ -309,8 +309,10 @@
       g.textBaseline = "top";
       const text = (words, x, y, w, size, weight = 400) => {
         g.font = `${weight} ${size}px ${sans}`;
+        // Words may be cut; a number that is cut is another number.
+        const whole = words.match(/^\d*/)[0].length;
         while (words.length && g.measureText(words).width > w) words = words.slice(0, -1).trimEnd();
-        if (words.length > 1 || (words.length && g.measureText(words).width <= w)) g.fillText(words, x, y);
+        if (words.length && words.length >= whole) g.fillText(words, x, y);
       };
       const leaf = (a, x, y, w, h) => {
         boxes.push({ a, x, y, w, h });

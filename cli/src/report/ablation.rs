@@ -78,6 +78,8 @@ pub struct Difference {
 pub struct Question {
     /// Its anchor.
     pub id: String,
+    /// The name of the suite.
+    pub name: String,
     /// What it asks.
     pub title: String,
     /// Its name, and the row that the others are compared with.
@@ -184,6 +186,7 @@ fn question(i: usize, first: usize, suite: &Suite) -> Question {
     let rows = suite.rows.iter().map(|row| line(suite, row, &columns)).collect();
     Question {
         id: format!("suite-{}", i + 1),
+        name: suite.name.clone(),
         title: title(&suite.name),
         about: format!("Suite {}, {} rows, each against {}", suite.name, suite.rows.len(), suite.base),
         sentence: sentence::of(suite),

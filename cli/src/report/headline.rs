@@ -232,7 +232,7 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
         (n.get("similarity.token.auc"), n.get("similarity.token.auc_low"), n.get("similarity.token.auc_high"))
     {
         because.push(format!(
-            "A child's tokens are like its parent's rather than like a random parent's of the same density with AUC {} \
+            "A child\u{2019}s tokens tell its parent from a random one of the same density with an AUC of {} \
              [{}, {}], where 0.5 is chance.",
             b(show(auc)),
             show(low),
@@ -310,8 +310,8 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
         false,
     );
     let asked = match config.map(|c| [c.level1.k, c.level2.k].map(show)) {
-        Some([k1, k2]) if two => format!("asked for: {k1} and {k2}"),
-        Some([k1, _]) => format!("asked for: {k1}"),
+        Some([k1, k2]) if two => format!("{k1} and {k2}, as asked for"),
+        Some([k1, _]) => format!("{k1}, as asked for"),
         None => "\u{2013}".into(),
     };
     level(
@@ -363,13 +363,13 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
     row("P(some child | parent)", "composition.coverage", "depends on how many children".into(), "neither", true);
     row("P(one child | some child)", "composition.exclusivity", "lower if children overlap".into(), "higher", true);
     row("Children that harm", "composition.harmful", "0 %".into(), "lower", true);
-    for (name, key, value) in [
-        ("Siblings' decoders: silhouette", "coherence.decoder.silhouette", "value"),
-        ("Siblings' tokens: silhouette", "coherence.tokens.silhouette", "value"),
-        ("Topics of families: NPMI", "coherence.topics.npmi", "value"),
+    for (name, key, better) in [
+        ("Siblings\u{2019} decoders: silhouette", "coherence.decoder.silhouette", "neither"),
+        ("Siblings\u{2019} tokens: silhouette", "coherence.tokens.silhouette", "higher"),
+        ("Topics of families: NPMI", "coherence.topics.npmi", "higher"),
     ] {
         let at = |part: &str| n.get(&format!("{key}.{part}"));
-        if let (Some(v), Some(null)) = (at(value), at("null_mean")) {
+        if let (Some(v), Some(null)) = (at("value"), at("null_mean")) {
             let z = at("z").map(|z| format!(", z {}", show(z))).unwrap_or_default();
             let null = format!("{} (random families{z})", show(null));
             rows.push(Row {
@@ -377,15 +377,15 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
                 key,
                 cells: vec![(show(v), String::new())],
                 null,
-                better: "higher",
+                better,
                 doc: docs.get(key).cloned(),
             });
         }
     }
-    for (name, key) in [
-        ("Child and parent: tokens alike", "similarity.token"),
-        ("Child and parent: contexts alike", "similarity.context"),
-        ("Child and parent: same logits", "similarity.logit"),
+    for (name, key, better) in [
+        ("Child and parent: tokens alike", "similarity.token", "higher"),
+        ("Child and parent: contexts alike", "similarity.context", "higher"),
+        ("Child and parent: same logits", "similarity.logit", "neither"),
     ] {
         let at = |part: &str| n.get(&format!("{key}.{part}"));
         if let (Some(v), Some(matched), Some(auc)) = (at("connected"), at("matched"), at("auc")) {
@@ -398,7 +398,7 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
                 key,
                 cells: vec![(show(v), format!("AUC {}{interval}", show(auc)))],
                 null: format!("{} (random pairs); AUC 0.5", show(matched)),
-                better: "higher",
+                better,
                 doc: docs.get(key).cloned(),
             });
         }
