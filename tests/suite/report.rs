@@ -47,7 +47,7 @@ fn ok(line: &[&str]) {
 
 /// The text of the script with an id.
 fn script<'a>(html: &'a str, id: &str) -> Option<&'a str> {
-    let from = html.find(&format!("id=\"{id}\">"))? + id.len() + 5;
+    let from = html.find(&format!("id=\"{id}\">"))? + id.len() + 6;
     Some(&html[from..from + html[from..].find("</script").expect("an end")])
 }
 
