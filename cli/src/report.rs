@@ -59,6 +59,8 @@ struct RunPage {
     verdicts: Vec<Verdict>,
     tables: Vec<HeadTable>,
     training: Vec<Chart>,
+    /// When the gate began to act.
+    gate: Option<String>,
     sparsity: Vec<Chart>,
     groups: Vec<Group>,
     settings: Vec<(String, String)>,
@@ -158,6 +160,7 @@ fn run_page(dir: &Path) -> Result<String> {
         notes,
         verdicts: Vec::new(),
         tables: Vec::new(),
+        gate: gate_of(&lines),
         training,
         sparsity,
         groups: Vec::new(),
@@ -176,6 +179,13 @@ fn run_page(dir: &Path) -> Result<String> {
 fn training_lines(path: &Path) -> Result<Vec<Value>> {
     let text = read(path)?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// When the gate began to act, if it did so while the run was watched: curves bend there.
+fn gate_of(lines: &[Value]) -> Option<String> {
+    let from = lines.iter().position(|l| l["gate_on"] == true).filter(|at| *at > 0)?;
+    let step = |at: usize| lines[at]["step"].as_f64().map_or_else(String::new, number::show);
+    Some(format!("The gate between the levels acts from between step {} and {} on.", step(from - 1), step(from)))
 }
 
 fn settings_of(text: &str) -> Result<Vec<(String, String)>> {
