@@ -57,6 +57,8 @@ pub enum Command {
     Export(Export),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
+    /// Show a run, or an ablation, as one HTML file that opens offline
+    Report(Report),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -294,6 +296,17 @@ pub enum ExportFormat {
     /// activations, tokens, config.json. Sequences have to be of one length; rows after the last whole one are left out.
     /// Left out of config.json: the data set that delphi would load the tokens from, as they are in the files
     Delphi,
+}
+
+/// `strata report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The directory of a run, or of an ablation
+    #[arg(value_name = "RUN_OR_ABLATION")]
+    pub from: PathBuf,
+    /// The file to write [default: report.html in that directory]
+    #[arg(short, long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `strata ablate`.

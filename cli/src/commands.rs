@@ -6,7 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::{Dtype, Isa};
@@ -43,6 +43,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
             let dump = open(&args.dump, &args.raw)?;
             ablate::ablate(&args, &dump, isa, console)
         }
+        Command::Report(args) => report_command(&args, console).map(|()| 0),
     })
 }
 
@@ -257,6 +258,16 @@ fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> R
     let report = export::export(&job, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
+    let path = report::report(&args.from, args.out.as_deref())?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::json!({ "report": path }))?;
+    } else {
+        console.note(format!("the report is in {}: open it in a browser", path.display()));
     }
     Ok(())
 }

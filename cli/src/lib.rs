@@ -19,6 +19,7 @@ pub mod heldout;
 pub mod inspect;
 pub mod lm;
 pub mod probe;
+pub mod report;
 pub mod run;
 pub mod settings;
 pub mod splice;

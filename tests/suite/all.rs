@@ -29,6 +29,7 @@ mod probe_cli;
 mod procedure;
 mod quality;
 mod recovery;
+mod report;
 #[cfg(unix)]
 mod resume;
 mod rng;

@@ -1,0 +1,314 @@
+//! The report of an ablation: a question a suite, its answer, a plot and a table.
+
+use super::charts::{Chart, axis};
+use super::number::{difference, fixed, show};
+use super::sentence;
+use plotly::common::{ErrorData, ErrorType, Marker, MarkerSymbol, Mode};
+use plotly::layout::Margin;
+use plotly::{Layout, Plot, Scatter};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// What is read of `ablation.json`; what is undefined is none.
+#[derive(Debug, Default, Deserialize)]
+pub struct Ablation {
+    /// The dump.
+    #[serde(default)]
+    pub dump: String,
+    /// The tables.
+    pub suites: Vec<Suite>,
+}
+
+/// One table.
+#[derive(Debug, Default, Deserialize)]
+pub struct Suite {
+    /// Its name.
+    pub name: String,
+    /// The row that the others are compared with.
+    pub base: String,
+    /// Its rows.
+    pub rows: Vec<Row>,
+}
+
+/// One row.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Whether it is one of the rows that stand in every table.
+    pub reference: bool,
+    /// Settings in which it differs.
+    pub set: Vec<String>,
+    /// Its runs.
+    pub runs: Vec<Run>,
+    /// Means over its runs.
+    pub mean: BTreeMap<String, Option<f64>>,
+    /// Each metric against the base row.
+    pub difference: BTreeMap<String, Difference>,
+}
+
+/// One run.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// Its seed.
+    pub seed: u64,
+    /// Its directory, in that of the ablation.
+    pub dir: String,
+    /// Its metrics.
+    pub metrics: BTreeMap<String, Option<f64>>,
+}
+
+/// A difference to the base row, paired by seed.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Difference {
+    /// Its mean.
+    pub mean: Option<f64>,
+    /// The ends of its interval of 95 %.
+    pub low: Option<f64>,
+    /// The upper end.
+    pub high: Option<f64>,
+    /// How many seeds.
+    pub pairs: usize,
+}
+
+/// A suite, as it is shown.
+pub struct Question {
+    /// Its anchor.
+    pub id: String,
+    /// The name of the suite.
+    pub name: String,
+    /// What it asks.
+    pub title: String,
+    /// Its name, and the row that the others are compared with.
+    pub about: String,
+    /// What it shows.
+    pub sentence: String,
+    /// What its rows of reference show.
+    pub references: Option<String>,
+    /// Its plots.
+    pub charts: Vec<Chart>,
+    /// The place of the first among all plots of the page.
+    pub first: usize,
+    /// Heads of the columns: what they are, and which way is better.
+    pub columns: Vec<Column>,
+    /// Rows of the table.
+    pub rows: Vec<Line>,
+}
+
+/// A metric.
+#[derive(Clone, Copy)]
+pub struct Column {
+    key: &'static str,
+    /// Its name.
+    pub name: &'static str,
+    /// Which way is better.
+    pub better: &'static str,
+}
+
+/// A row of a table.
+pub struct Line {
+    /// Its name.
+    pub name: String,
+    /// `base`, `reference` or nothing.
+    pub role: &'static str,
+    /// A value a column.
+    pub cells: Vec<String>,
+    /// The difference in FVU2, with its interval.
+    pub difference: String,
+    /// What was set.
+    pub set: String,
+    /// Where the runs are.
+    pub dirs: Vec<String>,
+}
+
+/// Metrics with names of their own, in the order of the columns.
+const KNOWN: [Column; 17] = [
+    Column { key: "fvu2", name: "FVU2", better: "lower" },
+    Column { key: "fvu1", name: "FVU1", better: "lower" },
+    Column { key: "l0_1", name: "L0 of level 1", better: "budget" },
+    Column { key: "l0_2", name: "L0 of level 2", better: "budget" },
+    Column { key: "dead1", name: "dead, level 1", better: "lower" },
+    Column { key: "dead2", name: "dead, level 2", better: "lower" },
+    Column { key: "edge_recall", name: "true edges found", better: "higher" },
+    Column { key: "edge_precision", name: "edges that are true", better: "higher" },
+    Column { key: "mcc", name: "MCC", better: "higher" },
+    Column { key: "f1", name: "firing F1", better: "higher" },
+    Column { key: "containment", name: "P(parent | child)", better: "higher" },
+    Column { key: "median_lift", name: "median lift", better: "higher" },
+    Column { key: "coverage", name: "P(child | parent)", better: "neither" },
+    Column { key: "root_in_level1", name: "roots in level 1", better: "higher" },
+    Column { key: "leaf_in_level2", name: "leaves in level 2", better: "higher" },
+    Column { key: "absorption", name: "absorption", better: "lower" },
+    Column { key: "uniqueness", name: "uniqueness", better: "higher" },
+];
+/// What is plotted beside FVU2, of what is defined and differs between rows: these first.
+const PLOTTED: [&str; 6] = ["edge_recall", "containment", "mcc", "f1", "median_lift", "dead2"];
+/// Plots beside that of FVU2.
+const BESIDE: usize = 3;
+
+/// The questions of an ablation.
+pub fn questions(ablation: &Ablation) -> Vec<Question> {
+    let mut first = 0;
+    let of = |(i, suite)| {
+        let question = question(i, first, suite);
+        first += question.charts.len();
+        question
+    };
+    ablation.suites.iter().enumerate().map(of).collect()
+}
+
+fn title(name: &str) -> String {
+    match name {
+        "consistency" => "Do the losses that tie the levels together help?",
+        "gates" => "Which gate between the levels is best?",
+        "sparsity-ratio" => "How should one budget be divided between the levels?",
+        "balance" => "How much should level 1\u{2019}s own reconstruction weigh?",
+        "experiment" => "Does the default hold against its neighbours?",
+        "sweep" => "Which of these settings is best?",
+        other => return format!("What does {other} change?"),
+    }
+    .into()
+}
+
+fn question(i: usize, first: usize, suite: &Suite) -> Question {
+    let is_defined = |key: &str| suite.rows.iter().any(|r| r.mean.get(key).copied().flatten().is_some());
+    let columns: Vec<Column> = KNOWN.into_iter().filter(|c| is_defined(c.key)).collect();
+    let varies = |key: &str| {
+        let values: Vec<f64> = suite.rows.iter().filter_map(|r| r.mean.get(key).copied().flatten()).collect();
+        values.len() > 1 && values.iter().any(|v| (v - values[0]).abs() > 1e-9)
+    };
+    let plotted = PLOTTED.into_iter().filter(|key| varies(key)).take(BESIDE);
+    let keys = is_defined("fvu2").then_some("fvu2").into_iter().chain(plotted);
+    let charts = keys.filter_map(|key| chart(suite, KNOWN.into_iter().find(|c| c.key == key)?)).collect();
+    let rows = suite.rows.iter().map(|row| line(suite, row, &columns)).collect();
+    Question {
+        id: format!("suite-{}", i + 1),
+        name: suite.name.clone(),
+        title: title(&suite.name),
+        about: format!("Suite {}, {} rows, each against {}", suite.name, suite.rows.len(), suite.base),
+        sentence: sentence::of(suite),
+        references: sentence::of_references(suite),
+        charts,
+        first,
+        columns,
+        rows,
+    }
+}
+
+fn line(suite: &Suite, row: &Row, columns: &[Column]) -> Line {
+    let value = |c: &Column| row.mean.get(c.key).copied().flatten();
+    let cell = |c: &Column| match value(c) {
+        None => "\u{2013}".into(),
+        Some(v) if c.key.starts_with("l0") || c.key == "median_lift" => show(v),
+        Some(v) => fixed(v),
+    };
+    let is_base = row.name == suite.base;
+    let difference = match row.difference.get("fvu2") {
+        _ if is_base => "base".into(),
+        Some(Difference { mean: Some(mean), low: Some(low), high: Some(high), .. }) => {
+            format!("{} [{}, {}]", difference(*mean), difference(*low), difference(*high))
+        }
+        Some(Difference { mean: Some(mean), .. }) => difference(*mean),
+        _ => "\u{2013}".into(),
+    };
+    Line {
+        name: row.name.clone(),
+        role: if is_base {
+            "base"
+        } else if row.reference {
+            "reference"
+        } else {
+            ""
+        },
+        cells: columns.iter().map(cell).collect(),
+        difference,
+        set: row.set.join(", "),
+        dirs: row.runs.iter().map(|r| format!("{} (seed {})", r.dir, r.seed)).collect(),
+    }
+}
+
+/// The name of a row on an axis: names stay apart, and roles do not hang on colour.
+fn label(suite: &Suite, row: &Row) -> String {
+    match (row.name == suite.base, row.reference) {
+        (true, _) => format!("{} (base)", row.name),
+        (_, true) => format!("{} *", row.name),
+        _ => row.name.clone(),
+    }
+}
+
+/// A point a row with the interval of its difference to the base, and a small one a seed.
+fn chart(suite: &Suite, column: Column) -> Option<Chart> {
+    let Column { key, name, better } = column;
+    // The first row stands at the top.
+    let rows: Vec<&Row> = suite.rows.iter().rev().collect();
+    let mut plot = Plot::new();
+    let mut drawn = 0;
+    for (role, symbol) in
+        [("rows", MarkerSymbol::Circle), ("base", MarkerSymbol::Square), ("reference", MarkerSymbol::DiamondOpen)]
+    {
+        let of_role = rows.iter().filter(|r| match role {
+            "base" => r.name == suite.base,
+            "reference" => r.reference && r.name != suite.base,
+            _ => !r.reference && r.name != suite.base,
+        });
+        let (mut x, mut y, mut plus, mut minus) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for row in of_role {
+            let Some(mean) = row.mean.get(key).copied().flatten() else { continue };
+            let d = row.difference.get(key).copied().unwrap_or_default();
+            let arm = |end: Option<f64>| end.zip(d.mean).map_or(0.0, |(end, mean)| (end - mean).abs());
+            x.push(mean);
+            y.push(label(suite, row));
+            plus.push(arm(d.high));
+            minus.push(arm(d.low));
+        }
+        drawn += x.len();
+        if !x.is_empty() {
+            let bars =
+                ErrorData::new(ErrorType::Data).array(plus).array_minus(minus).symmetric(false).thickness(1.5).width(4);
+            plot.add_trace(
+                Scatter::new(x, y)
+                    .mode(Mode::Markers)
+                    .name(role)
+                    .error_x(bars)
+                    .marker(Marker::new().symbol(symbol).size(9)),
+            );
+        }
+    }
+    if drawn == 0 {
+        return None;
+    }
+    let (mut x, mut y) = (Vec::new(), Vec::new());
+    for row in &rows {
+        for value in row.runs.iter().filter_map(|r| r.metrics.get(key).copied().flatten()) {
+            x.push(value);
+            y.push(label(suite, row));
+        }
+    }
+    plot.add_trace(
+        Scatter::new(x, y)
+            .mode(Mode::Markers)
+            .name("seeds")
+            .opacity(0.55)
+            .marker(Marker::new().symbol(MarkerSymbol::LineNSOpen).size(9)),
+    );
+    let order: Vec<String> = rows.iter().map(|r| label(suite, r)).collect();
+    let y_axis = plotly::layout::Axis::new()
+        .category_order(plotly::layout::CategoryOrder::Array)
+        .category_array(order)
+        .auto_margin(true);
+    let better = match better {
+        "higher" => "Higher is better. ",
+        "lower" => "Lower is better. ",
+        _ => "",
+    };
+    plot.set_layout(Layout::new().x_axis(axis(name)).y_axis(y_axis).margin(Margin::new().left(10)));
+    let caption = format!(
+        "{better}Bars are the 95 % interval of the difference to the base, paired by seed; small strokes are seeds."
+    );
+    let mut letters = name.chars();
+    let title: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+    Some(Chart::new(&title, caption, 120 + 24 * rows.len(), plot))
+}

@@ -1,0 +1,56 @@
+//! Data and scripts inside of HTML.
+
+use anyhow::{Context, Result};
+use plotly::Plot;
+use serde::Serialize;
+
+/// JSON that may stand in a `<script>`: nothing in it can end the element or open a comment, and nothing ends a line.
+///
+/// # Errors
+/// If `value` cannot be written as JSON.
+pub fn json(value: &impl Serialize) -> Result<String> {
+    Ok(escape(&serde_json::to_string(value).context("writing the data of the report")?))
+}
+
+/// These characters stand in JSON within strings only, where an escape means the same.
+pub fn escape(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => text.push_str("\\u003c"),
+            '>' => text.push_str("\\u003e"),
+            '&' => text.push_str("\\u0026"),
+            '\u{2028}' => text.push_str("\\u2028"),
+            '\u{2029}' => text.push_str("\\u2029"),
+            c => text.push(c),
+        }
+    }
+    text
+}
+
+/// Text that may stand in HTML, in or out of quotes.
+pub fn text(text: &str) -> String {
+    let mut html = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '&' => html.push_str("&amp;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            c => html.push(c),
+        }
+    }
+    html
+}
+
+/// The script of plotly, which the crate hands out in front of one for formulas that no chart of ours has.
+///
+/// # Errors
+/// If the crate no longer hands it out in this way.
+pub fn plotly_script() -> Result<String> {
+    let sources = Plot::offline_js_sources();
+    let from = sources.find('>').context("expected the script of plotly in its crate")? + 1;
+    let to = sources.find("</script").context("expected the end of plotly's script in its crate")?;
+    Ok(sources[from..to].to_owned())
+}

@@ -1,0 +1,195 @@
+//! `strata report`: one page that holds everything, loads nothing, and is not fooled by what tokens or names hold.
+
+use super::synth_cli::{small_dump, strata};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
+use strata_cli::eval::latents::{self, Context, LatentRecord};
+
+struct Place {
+    dir: tempfile::TempDir,
+}
+
+impl Place {
+    /// A directory with a run of 6 parents and 12 children, trained and evaluated.
+    fn new() -> Self {
+        let place = Self { dir: tempfile::tempdir().expect("a directory") };
+        small_dump(&place.path("dump"), "600");
+        let [dump, run] = ["dump", "run"].map(|n| place.path(n).to_str().expect("UTF-8").to_owned());
+        let mut train = vec!["train", "--dump", &dump, "--out", &run];
+        for set in "level1.latents=6 level1.k=1.5 level2.latents=12 level2.k=1.5 train.steps=40 train.batch=32 \
+                    train.log_every=10 data.outlier=0.0 data.stats_rows=256"
+            .split_whitespace()
+        {
+            train.extend(["--set", set]);
+        }
+        ok(&train);
+        ok(&["eval", &run, "--dump", &dump]);
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The report of `from`, in it.
+    fn report(&self, from: &str) -> String {
+        ok(&["report", self.path(from).to_str().expect("UTF-8")]);
+        fs::read_to_string(self.path(from).join("report.html")).expect("a report")
+    }
+}
+
+#[track_caller]
+fn ok(line: &[&str]) {
+    let (code, _, err) = strata(line);
+    assert_eq!(code, 0, "{err}");
+}
+
+/// The text of the script with an id.
+fn script<'a>(html: &'a str, id: &str) -> Option<&'a str> {
+    let from = html.find(&format!("id=\"{id}\">"))? + id.len() + 6;
+    Some(&html[from..from + html[from..].find("</script").expect("an end")])
+}
+
+/// The page without the script of plotly, which names addresses that it does not open.
+fn own(html: &str) -> String {
+    html.replace(script(html, "plotly").expect("plotly"), "")
+}
+
+#[test]
+fn a_run_becomes_one_page_with_every_latent_that_loads_nothing() {
+    let place = Place::new();
+    let html = place.report("run");
+    assert!(html.contains("default-src 'none'"), "the policy that forbids requests");
+    assert!(script(&html, "plotly").expect("plotly").contains("plotly.js v"));
+    let own = own(&html).replace("http://www.w3.org/2000/svg", "");
+    for load in ["http:", "https:", "src=", "url(", "@import", "fetch(", "XMLHttpRequest", "<link"] {
+        assert!(!own.contains(load), "`{load}` in the page");
+    }
+    let index: Value = serde_json::from_str(script(&html, "index").expect("an index")).expect("JSON");
+    assert_eq!((&index["f1"], &index["f2"]), (&json!(6), &json!(12)));
+    let records: Vec<&str> = script(&html, "records").expect("records").lines().collect();
+    let known = latents::read(&place.path("run").join("latents.jsonl")).expect("latents");
+    assert_eq!(records.len(), 18);
+    for (i, (line, known)) in records.iter().zip(&known).enumerate() {
+        let record: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(index["fires"][i].as_u64(), Some(known.fires));
+        assert_eq!(record["contexts"].as_array().map(Vec::len), Some(known.contexts.len()));
+        assert_eq!(record["neighbours"].as_array().map(Vec::len), Some(known.neighbours.len()));
+    }
+    let plots: Vec<Value> = serde_json::from_str(script(&html, "plots").expect("plots")).expect("JSON");
+    assert_eq!(plots.len(), html.matches("data-plot=").count());
+    assert!(plots.len() > 6 && plots.iter().all(|p| p["data"].as_array().is_some_and(|d| !d.is_empty())));
+    for said in ["Is this a good SAE?", "Is the hierarchy real?", "The truth of this world is known", "recovery.mcc"] {
+        assert!(html.contains(said), "`{said}` is not in the page");
+    }
+    assert_eq!(place.report("run"), html, "the same inputs, the same bytes");
+}
+
+#[test]
+fn tokens_and_names_are_text_whatever_they_hold() {
+    let place = Place::new();
+    let scripts = place.report("run").matches("</script").count();
+    let hostile = [
+        "</script><img src=x onerror=alert(1)>",
+        "<!--<script>",
+        "]]>",
+        "\u{2028}\u{2029}",
+        "\"'`&amp;\\",
+        "{{ frame }}",
+        "\u{0}\n\t ",
+    ];
+    let path = place.path("run").join("latents.jsonl");
+    let mut records = latents::read(&path).expect("latents");
+    let texts = || hostile.iter().map(|t| (*t).to_owned());
+    records[3] = LatentRecord {
+        tokens: texts().map(|t| (t, 0.1)).collect(),
+        promotes: texts().map(|t| (t, 0.2)).collect(),
+        contexts: vec![Context { row: 5, peak: 1, values: vec![0.0, 1.5, 0.0], tokens: texts().take(3).collect() }],
+        ..records[3].clone()
+    };
+    latents::write(&records, &path).expect("written");
+    let name = "a <b>&\"' run";
+    fs::rename(place.path("run"), place.path(name)).expect("renamed");
+    let html = place.report(name);
+    assert_eq!(html.matches("</script").count(), scripts);
+    assert!(!own(&html).contains("<img") && !html.contains("<b>&\""), "a token or name became markup");
+    assert!(!own(&html).contains("<!--") && !html.contains('\u{2028}'));
+    let index: Value = serde_json::from_str(script(&html, "index").expect("an index")).expect("JSON");
+    let strings = index["strings"].as_array().expect("strings");
+    let shown: Vec<&str> = index["top"][3]
+        .as_array()
+        .expect("tokens")
+        .iter()
+        .map(|i| strings[i.as_u64().expect("a place") as usize].as_str().expect("a text"))
+        .collect();
+    assert_eq!(shown, hostile);
+}
+
+#[test]
+fn what_is_missing_is_said_and_the_rest_is_there() {
+    let place = Place::new();
+    let run = place.path("run");
+    fs::remove_file(run.join("latents.jsonl")).expect("removed");
+    let html = place.report("run");
+    assert!(html.contains("need latents.jsonl: <code>strata eval") && html.contains("Is this a good SAE?"));
+    assert!(script(&html, "index").is_none() && !html.contains("href=\"#/map\""));
+
+    fs::remove_file(run.join("eval.json")).expect("removed");
+    let html = place.report("run");
+    assert!(html.contains("has not been evaluated yet: <code>strata eval") && !html.contains("Is this a good SAE?"));
+    assert!(html.contains("Variance left unexplained"), "the curves of training");
+
+    fs::write(run.join("eval.json"), "{}").expect("written");
+    assert!(place.report("run").contains("Not known."), "an evaluation without any number");
+}
+
+#[test]
+fn what_is_no_run_is_one_sentence() {
+    let place = Place { dir: tempfile::tempdir().expect("a directory") };
+    let fails = |from: &Path, part: &str| {
+        let (code, _, err) = strata(&["report", from.to_str().expect("UTF-8")]);
+        assert!(code == 1 && err.lines().count() == 1 && err.contains(part), "{code}: {err}");
+    };
+    fails(&place.path("nowhere"), "no such file");
+    fails(place.dir.path(), "is no run and no ablation: expected config.toml or ablation.json in it");
+    fs::write(place.path("eval.json"), "[").expect("written");
+    fails(place.dir.path(), "eval.json");
+    fs::write(place.path("ablation.json"), "{\"suites\": 5}").expect("written");
+    fails(place.dir.path(), "ablation.json");
+    assert!(!place.path("report.html").exists());
+}
+
+#[test]
+fn an_ablation_has_a_sentence_a_plot_and_a_table_a_question() {
+    let place = Place { dir: tempfile::tempdir().expect("a directory") };
+    let run = |fvu2: f64| json!({ "seed": 0, "dir": "runs/x/seed-0", "metrics": { "fvu2": fvu2, "mcc": null } });
+    let row = |name: &str, reference: bool, mean: f64, difference: Value| {
+        json!({ "name": name, "reference": reference, "set": ["loss.w1=0.5"], "runs": [run(mean), run(mean + 0.01)],
+            "mean": { "fvu2": mean, "mcc": null, "containment": mean * 2.0 }, "difference": difference })
+    };
+    let less = |mean: f64| json!({ "fvu2": { "mean": mean, "low": mean - 0.01, "high": mean + 0.01, "pairs": 3 } });
+    let rows = json!([
+        row("none", false, 0.3, json!({})),
+        row("a <better> one", false, 0.2, less(-0.1)),
+        row("flat", true, 0.4, json!({ "fvu2": { "mean": 0.1, "low": null, "high": null, "pairs": 1 } })),
+    ]);
+    let suites = json!([{ "name": "gates", "base": "none", "rows": rows }]);
+    fs::write(place.path("ablation.json"), json!({ "dump": "d", "suites": suites }).to_string()).expect("written");
+    let out = place.path("page.html");
+    ok(&["report", place.dir.path().to_str().expect("UTF-8"), "-o", out.to_str().expect("UTF-8")]);
+    let html = fs::read_to_string(&out).expect("a report");
+    for said in [
+        "Which gate between the levels is best?",
+        "<code>a &lt;better&gt; one</code> lowers FVU2 most surely: \u{2212}0.1000 [\u{2212}0.1100, \u{2212}0.0900]",
+        "<code>flat</code> +0.1000",
+        "3 seeds: an interval spans the extremes",
+        "loss.w1=0.5",
+    ] {
+        assert!(html.contains(said), "`{said}` is not in the page");
+    }
+    let plots: Vec<Value> = serde_json::from_str(script(&html, "plots").expect("plots")).expect("JSON");
+    assert_eq!(plots.len(), 2, "FVU2, and containment, which differs");
+    assert_eq!(plots[0]["data"][0]["x"], json!([0.2]));
+    assert!((plots[0]["data"][0]["error_x"]["array"][0].as_f64().expect("an arm") - 0.01).abs() < 1e-12);
+}
