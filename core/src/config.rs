@@ -1,8 +1,10 @@
 //! Every setting of a run, with its default. `config.toml` holds exactly these keys.
 //!
-//! The default is the two-level model with the evidence behind it: a parallel level 2 (`source = "x"`), cumulative
-//! decoding, batch-top-k with separate budgets, both reconstructions at weight 1, no gate for two thirds of the
-//! training and then the hard gate over families found by co-firing, with ROOT for children that nobody contains.
+//! The default is the two-level model with the evidence behind it (`docs/default.md`): level 2 reads the activations
+//! beside level 1, and for the last tenth of the training the residual of a level 1 that is fixed from then on;
+//! cumulative decoding, batch-top-k with separate budgets, both reconstructions at weight 1, AuxK at weight 1, no gate
+//! for two thirds of the training and then the hard gate over families found by co-firing, with ROOT for children that
+//! nobody contains.
 
 use crate::error::{Error, Result};
 use alloc::format;
@@ -154,6 +156,10 @@ pub struct Config {
     pub source: Source,
     /// With `source = "res"`: no gradient flows through the residual into level 1.
     pub source_detach: bool,
+    /// With `source = "res"`: share of the steps for which level 2 reads `x` beside level 1. Then it turns to the
+    /// residual, and level 1 stays as it is: levels that both learn on the residual may trade places. 0: the residual
+    /// from the first step, and level 1 learns to the end. 1: never the residual.
+    pub source_start: f64,
     /// What level 2 adds to.
     pub decoder: Decoder,
     /// How the budgets of the levels are spent.
@@ -317,8 +323,9 @@ impl Default for Config {
         Self {
             model: ModelKind::Tree,
             seed: 0,
-            source: Source::X,
+            source: Source::Res,
             source_detach: false,
+            source_start: 0.9,
             decoder: Decoder::Cum,
             budget: Budget::Separate,
             level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },
@@ -369,7 +376,7 @@ impl Default for LossConfig {
         Self {
             w1: 1.0,
             w2: 1.0,
-            aux: 1.0 / 32.0,
+            aux: 1.0,
             gated_aux: 1.0,
             consistency: Consistency::None,
             consistency_weight: 1e-3,
@@ -480,6 +487,7 @@ impl Config {
             range(&format!("{name}.lambda"), level.lambda, 0.0, 1e6)?;
             range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
         }
+        range("source_start", self.source_start, 0.0, 1.0)?;
         range("gate.start", self.gate.start, 0.0, 1.0)?;
         range("gate.root_below", self.gate.root_below, 0.0, 1.0)?;
         range("gate.min_count", self.gate.min_count, 0.0, 1e12)?;

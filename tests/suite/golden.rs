@@ -65,6 +65,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
                 gate: config.gate.kind,
+                source: config.source,
                 variance,
                 tau: [0.0, number_of("tau2")],
                 collect_drives: false,

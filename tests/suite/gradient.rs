@@ -125,6 +125,7 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
         lambda: [c.level1.lambda as f32, c.level2.lambda as f32],
         w: [c.loss.w1 as f32, c.loss.w2 as f32],
         gate: if draw.waits { GateKind::None } else { c.gate.kind },
+        source: c.source,
         variance: 1.7,
         tau: [0.3, 0.35],
         collect_drives: rng.below(2) == 0,

@@ -83,6 +83,7 @@ fn the_loss_falls_for_every_activation() {
 fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
     let mut c = settings(Activation::Batchtopk, 60);
     c.budget = Budget::Shared;
+    c.source = Source::X;
     c.level1.k_start = 2.0;
     let (mut t, n) = trainer(&c);
     for i in 0..60 {
@@ -94,6 +95,48 @@ fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
     let model = t.model();
     assert!(model.tau[0] == model.tau[1] && model.tau[0] > 0.0, "{:?}", model.tau);
     compare_interrupted(&c, 10);
+}
+
+#[test]
+fn level_1_is_fixed_once_level_2_turns_to_the_residual() {
+    let level1 = ["b_dec", "w_enc1", "b_enc1", "w_dec1", "threshold1", "r_mag1", "b_mag1"];
+    for (source, start, turns) in [(Source::Res, 0.5, true), (Source::Res, 0.0, false), (Source::X, 0.5, false)] {
+        for &activation in Activation::ALL {
+            let mut c = settings(activation, 20);
+            (c.source, c.source_start) = (source, start);
+            let (mut t, n) = trainer(&c);
+            for i in 0..10 {
+                step(&mut t, &n, i);
+                let reads = if turns { Source::X } else { source };
+                assert_eq!(t.model_unfolded().arch.source, reads, "{activation}, step {i}");
+            }
+            let before = t.model_unfolded().params;
+            for i in 10..20 {
+                step(&mut t, &n, i);
+            }
+            let after = t.model_unfolded();
+            assert_eq!(after.arch.source, source, "{activation}");
+            for (i, name) in strata_core::model::NAMES.iter().enumerate() {
+                let (a, b) = (&before.tensors[i], &after.params.tensors[i]);
+                if level1.contains(name) {
+                    // A flat tensor of an activation that has none is equal either way.
+                    assert!(a.is_empty() || (a == b) == turns, "{activation}, {source} from {start}: {name}");
+                } else if *name == "w_dec2" {
+                    assert_ne!(a, b, "{activation}: level 2 learns to the end");
+                }
+            }
+            compare_interrupted(&Config { train: strata_core::config::TrainConfig { steps: 40, ..c.train }, ..c }, 15);
+        }
+    }
+}
+
+#[test]
+fn a_turn_outside_of_the_training_is_refused() {
+    for start in [-0.1, 1.5, f64::NAN] {
+        let c = Config { source_start: start, ..settings(Activation::Batchtopk, 20) };
+        let error = c.validate(D).expect_err("no share of the steps").to_string();
+        assert_eq!(error, format!("setting `source_start`: expected 0 to 1, found {start}"));
+    }
 }
 
 #[test]

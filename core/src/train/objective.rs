@@ -56,6 +56,8 @@ pub struct Knobs {
     pub w: [f32; 2],
     /// The gate that acts.
     pub gate: GateKind,
+    /// What level 2 reads now.
+    pub source: Source,
     /// Total variance of the rows.
     pub variance: f32,
     /// Tracked thresholds of `topk` and `batchtopk`, a level. Ungated drives of level 2 above theirs count as firing.
@@ -231,6 +233,7 @@ impl Objective {
         x: &[f32],
         grads: &mut Params,
     ) -> Result<Losses> {
+        self.arch.source = knobs.source;
         self.begin(x);
         self.pack(params);
         let mut losses = Losses::default();

@@ -34,7 +34,7 @@ impl Adam {
     /// One update; returns the norm of the gradient before clipping.
     ///
     /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. Thresholds
-    /// are kept at 0 or above.
+    /// are kept at 0 or above. The tensors of `fixed` stay as they are, moments too, and their gradients do not count.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
@@ -45,14 +45,16 @@ impl Adam {
         arch: &Arch,
         train: &TrainConfig,
         lr: f64,
+        fixed: &[Id],
         params: &mut Params,
         grads: &mut Params,
     ) -> Result<f64> {
         let widths = arch.widths();
+        let is_fixed = |id: usize| fixed.iter().any(|f| *f as usize == id);
         let mut squares = 0.0f64;
         for id in 0..NAMES.len() {
             let (p, g, width) = (&params.tensors[id], &mut grads.tensors[id], widths[id]);
-            if g.is_empty() {
+            if g.is_empty() || is_fixed(id) {
                 continue;
             }
             let block = BLOCK.div_ceil(width);
@@ -89,7 +91,7 @@ impl Adam {
         };
         for id in 0..NAMES.len() {
             let width = widths[id];
-            if params.tensors[id].is_empty() {
+            if params.tensors[id].is_empty() || is_fixed(id) {
                 continue;
             }
             let unit = Self::unit_rows(arch, id);

@@ -10,11 +10,11 @@ use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents};
+use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents, Source};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
-use crate::model::{Arch, Model, NAMES, Params};
+use crate::model::{Arch, Id, Model, NAMES, Params};
 use crate::normalise::Normalisation;
 use crate::par::Par;
 use crate::rng::Philox;
@@ -25,6 +25,9 @@ use alloc::vec::Vec;
 
 /// Stream of the generator of families and revivals.
 const STREAM: u64 = 2;
+
+/// What the code and the reconstruction of level 1 are made of.
+const LEVEL1: [Id; 7] = [Id::BDec, Id::WEnc1, Id::BEnc1, Id::WDec1, Id::Threshold1, Id::RMag1, Id::BMag1];
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -117,6 +120,7 @@ impl Trainer {
                 lambda: [0.0; 2],
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
                 gate: GateKind::None,
+                source: arch.source,
                 variance: normalisation.variance,
                 tau: [0.0; 2],
                 collect_drives: false,
@@ -171,7 +175,7 @@ impl Trainer {
         losses.total += self.balance.own_loss(train.balance);
         report.grad_norm = self
             .optimiser
-            .update(self.isa, self.par, &self.arch, &train, lr, &mut self.params, &mut self.grads)
+            .update(self.isa, self.par, &self.arch, &train, lr, self.fixed(done), &mut self.params, &mut self.grads)
             .map_err(|e| at(e, self.step))?;
         report.losses = losses;
         report.k = self.knobs.k;
@@ -200,7 +204,23 @@ impl Trainer {
         }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
+        self.knobs.source = self.source_at(done);
         self.knobs.collect_drives = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
+    }
+
+    /// What level 2 reads when a share `done` of the steps is behind.
+    fn source_at(&self, done: f64) -> Source {
+        let waits = self.arch.source == Source::Res && done < self.config.source_start;
+        if waits { Source::X } else { self.arch.source }
+    }
+
+    /// The tensors that no longer learn: those of level 1, once level 2 has turned from `x` to its residual.
+    fn fixed(&self, done: f64) -> &'static [Id] {
+        let turned = self.arch.source == Source::Res
+            && self.arch.f2 > 0
+            && self.config.source_start > 0.0
+            && done >= self.config.source_start;
+        if turned { &LEVEL1 } else { &[] }
     }
 
     /// Assigns families on the step on which a hard gate starts, and re-assigns them from time to time.
@@ -305,6 +325,8 @@ impl Trainer {
         if arch.gate.is_hard() && (!started || arch.f2 == 0) {
             arch.gate = GateKind::None;
         }
+        // As in the last step, whose weights these are.
+        arch.source = self.source_at(self.step.saturating_sub(1) as f64 / self.config.train.steps as f64);
         let parents = if arch.gate.is_hard() { self.parents.clone() } else { Vec::new() };
         Model { arch, params: self.params.clone(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
     }
