@@ -33,7 +33,7 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Capture, train and evaluate on the embedded language model and text: nothing else is needed
+    /// Capture, train, evaluate and report on the embedded language model and text: nothing else is needed
     Demo(Demo),
     /// Run a GPT-2-family language model over a text and write a layer's activations as a dump
     Capture(Capture),

@@ -1,4 +1,4 @@
-//! `strata demo`: capture, train and evaluate on the embedded model and text, and show what was found.
+//! `strata demo`: capture, train and evaluate on the embedded model and text, show what was found, and write a report.
 
 use crate::INTERRUPTED;
 use crate::args;
@@ -10,6 +10,7 @@ use crate::dump::Dump;
 use crate::eval::{self, Evaluation, Found};
 use crate::files::io_error;
 use crate::lm::{EMBEDDED_TEXT, Lm};
+use crate::report;
 use crate::run::Run;
 use crate::settings;
 use crate::train::{self, End};
@@ -68,13 +69,15 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let job = eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, isa };
     let Found { evaluation: found, latents } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
+    let page = report::report(&run_path, None)?;
     let seconds = started.elapsed().as_secs_f64();
     if console.json {
-        let report = json!({ "seconds": seconds, "evaluation": found, "shown": shown.as_ref().map(|s| json!({ "parent": s.parent, "children": s.children })) });
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&report)?)?;
+        let shown = shown.map(|s| json!({ "parent": s.parent, "children": s.children }));
+        let all = json!({ "seconds": seconds, "evaluation": found, "shown": shown, "report": page });
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&all)?)?;
     } else {
         print(&found, shown.as_ref(), console)?;
-        console.note(format!("\n{seconds:.0} seconds in all; the run is in {}", run_path.display()));
+        console.note(format!("\n{seconds:.0} seconds in all; open {} in a browser", page.display()));
     }
     Ok(0)
 }
