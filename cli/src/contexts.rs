@@ -66,7 +66,7 @@ pub fn print(shown: &Shown<'_>, out: &mut dyn Write) -> std::io::Result<()> {
     };
     writeln!(out, "The parent whose children divide it most clearly, with the places where each fires most strongly:")?;
     writeln!(out)?;
-    latent("parent", &shown.parent, out)?;
+    latent("parent", shown.parent, out)?;
     for child in &shown.children {
         latent(" child", child, out)?;
     }

@@ -222,6 +222,9 @@ fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Resul
     Ok(found)
 }
 
+/// Words and what is added to their logits.
+type Effects = Vec<(u32, f64)>;
+
 /// Direct effects on the logits: `W_U D` less its mean over words.
 struct Logits<'a> {
     unembedding: &'a [f32],
@@ -241,7 +244,7 @@ impl<'a> Logits<'a> {
     }
 
     /// The words that an activation of 1 raises most, and those that it lowers most.
-    fn of(&self, direction: &[f32]) -> (Vec<(u32, f64)>, Vec<(u32, f64)>) {
+    fn of(&self, direction: &[f32]) -> (Effects, Effects) {
         let along = |w: &[f32]| -> f64 {
             w.iter().zip(&self.mean).zip(direction).map(|((w, m), x)| (f64::from(*w) - m) * f64::from(*x)).sum()
         };
