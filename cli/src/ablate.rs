@@ -4,6 +4,7 @@
 //! `DIR/runs/HASH/seed-S` (`DIR/run_I` for the suite `experiment`), where HASH stands for settings and dump, so that
 //! rows with equal settings share their runs and what is there already is never done again. `DIR/ablation.json` and
 //! `DIR/ablation.csv` hold every metric of every run; the former also the means and the paired differences.
+//! `DIR/report.html` shows them.
 
 mod compare;
 mod suites;
@@ -17,6 +18,7 @@ use crate::console::Console;
 use crate::dump::Dump;
 use crate::eval;
 use crate::files::write_atomic;
+use crate::report;
 use crate::run::Run;
 use crate::settings;
 use crate::train::{self, End};
@@ -107,17 +109,22 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     if let Some(code) = run_all(&jobs, dump, isa, console)? {
         return Ok(code);
     }
-    let report = compare::report(dump.name(), &args.out, &base, &suites, |suite, row| {
+    let compared = compare::report(dump.name(), &args.out, &base, &suites, |suite, row| {
         seeds_of(row, seeds).map(|seed| Ok((seed, dir_of(suite, row, seed)?))).collect()
     })?;
-    write_atomic(&args.out.join("ablation.json"), format!("{}\n", serde_json::to_string_pretty(&report)?).as_bytes())?;
-    write_atomic(&args.out.join("ablation.csv"), compare::csv(&report).as_bytes())?;
+    write_atomic(
+        &args.out.join("ablation.json"),
+        format!("{}\n", serde_json::to_string_pretty(&compared)?).as_bytes(),
+    )?;
+    write_atomic(&args.out.join("ablation.csv"), compare::csv(&compared).as_bytes())?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&compared)?)?;
     } else {
-        compare::print(&report, &mut console.out)?;
+        compare::print(&compared, &mut console.out)?;
     }
+    let page = report::report(&args.out, None)?;
     console.note(format!("every metric of every run is in {}", args.out.join("ablation.json").display()));
+    console.note(format!("open {} in a browser", page.display()));
     Ok(0)
 }
 

@@ -191,6 +191,31 @@ fn absorption_is_the_share_of_tokens_with_a_child_whose_root_latent_is_off() {
 }
 
 #[test]
+fn families_are_scored_by_pairs_of_leaves() {
+    let oracle = Oracle::new(4000);
+    let codes = oracle.codes(|_, _, a| a);
+    let ari = |parent: &[u32]| oracle.score(&codes, Some(parent)).unwrap().family_ari;
+    assert!((ari(&oracle.parent) - 1.0).abs() < 1e-12);
+    // One leaf in another family, and one under ROOT.
+    let mut parent = oracle.parent.clone();
+    (parent[0], parent[4]) = (3, ROOT);
+    let leaves = 15;
+    let (mut both, mut of_truth, mut of_learned) = (0.0, 0.0, 0.0);
+    for a in 0..leaves {
+        for b in 0..a {
+            let one = oracle.parent[a] == oracle.parent[b];
+            let other = parent[a] == parent[b] && parent[a] != ROOT;
+            both += f64::from(u8::from(one && other));
+            of_truth += f64::from(u8::from(one));
+            of_learned += f64::from(u8::from(other));
+        }
+    }
+    let chance = of_truth * of_learned / (leaves * (leaves - 1) / 2) as f64;
+    let expected = (both - chance) / ((of_truth + of_learned) / 2.0 - chance);
+    assert!((ari(&parent) - expected).abs() < 1e-12 && expected < 0.8, "{} {expected}", ari(&parent));
+}
+
+#[test]
 fn swapped_levels_lose_the_levels_and_the_edges_but_not_the_matching() {
     let oracle = Oracle::new(2000);
     let (d, n) = (oracle.world.config().d, oracle.world.n_features());

@@ -13,7 +13,7 @@ use strata_core::metrics::bootstrap::{self, Resamples};
 use toml::Value;
 
 /// The metrics of a run: name, place in its `eval.json`, and what is printed above its column, if it has one.
-pub const METRICS: [(&str, &str, Option<&str>); 28] = [
+pub const METRICS: [(&str, &str, Option<&str>); 29] = [
     ("fvu1", "/fidelity/level1/fvu", Some("FVU1")),
     ("fvu2", "/fidelity/level2/fvu", Some("FVU2")),
     ("l0_1", "/level1/l0_mean", Some("L0_1")),
@@ -38,6 +38,7 @@ pub const METRICS: [(&str, &str, Option<&str>); 28] = [
     ("f1", "/recovery/f1", Some("F1")),
     ("edge_recall", "/recovery/edge_recall", Some("edges")),
     ("edge_precision", "/recovery/edge_precision", None),
+    ("family_ari", "/recovery/family_ari", None),
     ("root_in_level1", "/recovery/root_in_level1", None),
     ("leaf_in_level2", "/recovery/leaf_in_level2", None),
     ("absorption", "/recovery/absorption", None),

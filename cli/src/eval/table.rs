@@ -83,6 +83,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             ("true features: firing F1", r.f1),
             ("true edges found", r.edge_recall),
             ("edges that are true", r.edge_precision),
+            ("families as they are (ARI)", r.family_ari),
             ("true roots in level 1", r.root_in_level1),
             ("true children in level 2", r.leaf_in_level2),
             ("roots absorbed by their children", r.absorption),

@@ -9,6 +9,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::coherence::agreement::adjusted_rand;
 use super::composition::pairs;
 use super::matching::{Goal, assign};
 use super::{check_parents, median};
@@ -71,6 +72,10 @@ pub struct Recovery {
     /// As many edges, as a share of the learned edges (child, parent) whose two latents are firing; edges to
     /// [`ROOT`] are none. 0 to 1, higher is better.
     pub edge_precision: f64,
+    /// Adjusted Rand index of the true and the learned families of the leaves with `sigma(f)` in level 2 and a cosine over
+    /// [`FOUND_COSINE`]; a latent under [`ROOT`] is a family of its own. Up to 1, higher is better, 0 is chance; NaN
+    /// without such leaves.
+    pub family_ari: f64,
     /// `mean_{f root} P(main latent of f off | f and one of its children on)`; the main latent is, of the firing
     /// latents of both levels with `C` over [`MAIN_COSINE`], the one with the best firing F1 (the lowest on ties). A
     /// root without a main latent counts as 1; one with, but never on with a child, is left out. 0 to 1, lower is
@@ -186,6 +191,12 @@ pub fn recovery(
     let recovered = recovered.count();
     let learned = (0..f2).filter(|&j| parent[j] != ROOT && firing[f1 + j] && firing[parent[j] as usize]).count();
 
+    let (mut true_family, mut learned_family) = (Vec::new(), Vec::new());
+    for (f, j) in leaves.iter().filter_map(|&f| Some((f, found_in_level2(f)?))) {
+        true_family.push(truth.parent[f]);
+        learned_family.push(if parent[j] == ROOT { (f1 + j) as u32 } else { parent[j] });
+    }
+
     let main: Vec<Main> = (0..features)
         .map(|f| {
             if truth.parent[f] != ROOT || !has_children[f] {
@@ -222,6 +233,7 @@ pub fn recovery(
         leaf_in_level2: mean(&leaves, |f| f64::from(sigma[f].is_some_and(|j| j >= f1))),
         edge_recall: ratio(recovered, leaves.len()),
         edge_precision: ratio(recovered, learned),
+        family_ari: adjusted_rand(&true_family, &learned_family),
         absorption,
         containment,
         median_lift,
