@@ -1,10 +1,9 @@
 //! Every setting of a run, with its default. `config.toml` holds exactly these keys.
 //!
-//! The default is the two-level model with the evidence behind it (`docs/default.md`): level 2 reads the activations
-//! beside level 1, and for the last tenth of the training the residual of a level 1 that is fixed from then on;
-//! cumulative decoding, batch-top-k with separate budgets, both reconstructions at weight 1, AuxK at weight 1, no gate
-//! for two thirds of the training and then the hard gate over families found by co-firing, with ROOT for children that
-//! nobody contains.
+//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2
+//! (`source = "x"`), cumulative decoding, batch-top-k with separate budgets, both reconstructions and AuxK at weight 1,
+//! no gate for two thirds of the training and then the hard gate over families found by co-firing, with ROOT for
+//! children that nobody contains.
 
 use crate::error::{Error, Result};
 use alloc::format;
@@ -323,9 +322,9 @@ impl Default for Config {
         Self {
             model: ModelKind::Tree,
             seed: 0,
-            source: Source::Res,
+            source: Source::X,
             source_detach: false,
-            source_start: 0.9,
+            source_start: 0.0,
             decoder: Decoder::Cum,
             budget: Budget::Separate,
             level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },

@@ -83,7 +83,6 @@ fn the_loss_falls_for_every_activation() {
 fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
     let mut c = settings(Activation::Batchtopk, 60);
     c.budget = Budget::Shared;
-    c.source = Source::X;
     c.level1.k_start = 2.0;
     let (mut t, n) = trainer(&c);
     for i in 0..60 {
