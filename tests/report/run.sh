@@ -8,9 +8,12 @@ trap 'rm -rf "$work"' EXIT
 shots=${1:-$work/shots}
 mkdir -p "$shots"
 
-if ! command -v chromium >/dev/null; then
+missing=()
+command -v chromium >/dev/null || missing+=(chromium)
+command -v npm >/dev/null || missing+=(nodejs npm)
+if ((${#missing[@]})); then
     apt-get update -qq
-    apt-get install -y -qq -t bookworm chromium >/dev/null
+    apt-get install -y -qq -t bookworm "${missing[@]}" >/dev/null
 fi
 cp tests/report/package.json tests/report/package-lock.json tests/report/browser.mjs "$work"
 (cd "$work" && npm ci --silent --no-audit --no-fund)
