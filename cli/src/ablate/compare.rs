@@ -228,7 +228,11 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
             for (name, _) in shown() {
                 let value = row.mean[name];
-                let digits = if name.starts_with("l0") { 2 } else { 4 };
+                let digits = match name {
+                    "root_children" => 0,
+                    "l0_1" | "l0_2" => 2,
+                    _ => 4,
+                };
                 let text = if value.is_finite() { format!("{value:.digits$}") } else { "-".into() };
                 write!(out, "{text:>8}")?;
             }
