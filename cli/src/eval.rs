@@ -1,4 +1,4 @@
-//! `strata eval`: what a run does on rows that it never saw. One pass, memory that does not grow with the rows.
+//! `strata eval`: what a run does on rows, those that training held out if it did. One pass, memory that does not grow with the rows.
 
 use crate::commands::layer_of;
 use crate::console::{Console, check_interrupt};
@@ -79,6 +79,8 @@ pub struct Evaluation {
     pub dump: String,
     /// First row that was evaluated, and how many were.
     pub rows: [u64; 2],
+    /// Whether training held them out: the settings of the run say so, and not every row was asked for.
+    pub held_out: bool,
     /// Reconstruction, both levels.
     pub fidelity: FidelityReport,
     /// How sure the headline is.
@@ -174,12 +176,17 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         other.encoder(*isa)
     });
     let other = other.transpose()?;
-    let rows = rows_of(job)?;
+    let (rows, held_out) = rows_of(job)?;
     let encoder = run.encoder(*isa)?;
     let (f1, f2) = (encoder.model().arch.f1, encoder.model().arch.f2);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
     let mut seen = Collector::new(&encoder, dump, rows.clone(), first_scored)?;
+    if seen.tree.is_none() && !encoder.model().parents.is_empty() {
+        console.note(format!(
+            "{f1} x {f2} pairs of latents are too many to count: nothing is measured between the levels"
+        ));
+    }
     let bar = console.bar("measuring", rows.end - rows.start, "tokens");
     let mut jobs = seen.jobs();
     batches::each_group(&encoder, dump, rows.start, rows.end, |some| {
@@ -211,6 +218,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let evaluation = Evaluation {
         dump: dump.name().to_owned(),
         rows: [rows.start, rows.end - rows.start],
+        held_out,
         intervals: intervals(&seen, encoder.model().arch.d)?,
         level1: seen.level1.report(),
         level2: seen.level2.as_ref().map(|l| l.report()),
@@ -264,19 +272,19 @@ fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
 }
 
 /// The rows that training held out by the settings of the run; every row with `all`, or where it held out none.
-fn rows_of(job: &Job<'_>) -> Result<Range<u64>> {
+fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool)> {
     let n = job.dump.n_rows();
     if n == 0 {
         bail!("{} has no rows", job.dump.name());
     }
     let path = job.run.dir.join("config.toml");
     if job.all || !path.exists() {
-        return Ok(0..n);
+        return Ok((0..n, false));
     }
     let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
     let config = settings::parse(&text, &path.display().to_string())?;
     let (start, end) = feed::split(job.dump, config.data.holdout);
-    Ok(if start < end { start..end } else { 0..n })
+    Ok(if start < end { (start..end, true) } else { (0..n, false) })
 }
 
 /// Splices the reconstructions of the rows' tokens back into the model they came from.

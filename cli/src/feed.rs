@@ -3,6 +3,7 @@
 use crate::dump::Dump;
 use anyhow::{Result, bail};
 use strata_core::config::DataConfig;
+use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
 use strata_core::{Isa, RowOrder};
 
@@ -69,13 +70,13 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// A sample of at most `wanted` rows, spread evenly over the first `n`.
+/// A sample of at most `wanted` rows of the first `n`: one at random from each of as many equal parts, so that no place in
+/// a sequence is preferred. Always the same one.
 ///
 /// # Errors
 /// If a row cannot be read or is not finite.
 pub fn sample(dump: &Dump, n: u64, wanted: usize) -> Result<Vec<f32>> {
-    let m = n.min(wanted as u64);
-    let ids: Vec<u64> = (0..m).map(|i| (i as u128 * n as u128 / m.max(1) as u128) as u64).collect();
+    let ids = stratified(0, n, wanted, 0);
     let mut rows = vec![0.0; ids.len() * dump.d()];
     dump.read_rows(&ids, &mut rows)?;
     Ok(rows)

@@ -287,7 +287,7 @@ fn scr_tasks(class: &[Option<u32>], attribute: &[Option<u32>], is_test: &[bool],
     Ok(tasks)
 }
 
-/// Description length of a level on a sample; none if it is never on.
+/// Description length of a level on a sample; none if it is never on, or if the rows do not vary.
 ///
 /// # Errors
 /// If a code is not finite.
@@ -303,6 +303,9 @@ pub fn description_length(codes: &CodesView<'_>, sampled: &Sampled) -> Result<Op
     mean.iter_mut().for_each(|m| *m /= n as f64);
     let squares: f64 =
         sampled.x.chunks(d).flat_map(|row| row.iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2))).sum();
+    if squares == 0.0 {
+        return Ok(None);
+    }
     let step = step_for(FINEST, squares / n as f64, on as f64 / n as f64);
     let mut mdl = Mdl::new(codes.latents(), step)?;
     mdl.add(codes)?;

@@ -487,6 +487,9 @@ impl Config {
             range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
         }
         range("source_start", self.source_start, 0.0, 1.0)?;
+        if self.source_start > 0.0 && self.source != Source::Res {
+            return bad("source_start", format!("only `source = \"res\"` has a turn, found `{}`", self.source));
+        }
         range("gate.start", self.gate.start, 0.0, 1.0)?;
         range("gate.root_below", self.gate.root_below, 0.0, 1.0)?;
         range("gate.min_count", self.gate.min_count, 0.0, 1e12)?;

@@ -40,7 +40,7 @@ fn write_text(path: &Path, sequences: bool) -> Vec<usize> {
     starts
 }
 
-fn trained_on_text() -> (TempDir, PathBuf, PathBuf, Vec<usize>) {
+pub fn trained_on_text() -> (TempDir, PathBuf, PathBuf, Vec<usize>) {
     let dir = TempDir::new().unwrap();
     let (dump, run) = (dir.path().join("dump"), dir.path().join("run"));
     let starts = write_text(&dump, true);

@@ -13,7 +13,7 @@ use strata_core::metrics::attribution::{self, Attribution};
 use strata_core::metrics::bootstrap::BlockSums;
 use strata_core::metrics::coherence::cofiring::Cofiring;
 use strata_core::metrics::coherence::topics::Windows;
-use strata_core::metrics::composition::{Composition, Errors};
+use strata_core::metrics::composition::{Composition, Errors, MAX_PAIRS};
 use strata_core::metrics::condition::Condition;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::metrics::leak::Leak;
@@ -100,7 +100,7 @@ pub struct Collector<'a> {
     pub level1: Sparsity,
     /// Of level 2, unless the model is flat.
     pub level2: Option<Sparsity>,
-    /// With learned families.
+    /// With learned families, of at most [`MAX_PAIRS`] pairs of latents.
     pub tree: Option<Tree>,
     /// Where the dump says where its sequences begin.
     pub places: Option<Places>,
@@ -122,7 +122,7 @@ impl<'a> Collector<'a> {
     pub fn new(encoder: &'a Encoder, dump: &'a Dump, rows: Range<u64>, first_scored: u64) -> Result<Self> {
         let Arch { d, f1, f2, .. } = encoder.model().arch;
         let parents = &encoder.model().parents;
-        let words = Words::new(dump, rows.clone());
+        let words = Words::new(dump, rows.clone(), f1.max(f2));
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
         let tree = || -> Result<Tree> {
             let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
@@ -162,7 +162,7 @@ impl<'a> Collector<'a> {
             sums: BlockSums::new(TERMS + d, sequences.count(rows.start, rows.end)),
             level1: Sparsity::new(f1),
             level2: (f2 > 0).then(|| Sparsity::new(f2)),
-            tree: (!parents.is_empty()).then(tree).transpose()?,
+            tree: (!parents.is_empty() && f1.saturating_mul(f2) <= MAX_PAIRS).then(tree).transpose()?,
             places: sequences.known().then(places).transpose()?,
             text: words.as_ref().map(text).transpose()?,
             words,

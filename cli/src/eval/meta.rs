@@ -43,7 +43,8 @@ pub struct Meta {
 /// # Errors
 /// If Ctrl-C was pressed, or the directions do not vary.
 pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option<Meta>> {
-    let kept: Vec<f32> = decoder.chunks(d).filter(|r| r.iter().any(|w| *w != 0.0)).flatten().copied().collect();
+    let mut kept: Vec<f32> = decoder.chunks(d).filter(|r| r.iter().any(|w| *w != 0.0)).flatten().copied().collect();
+    unit(&mut kept, d);
     let n = kept.len() / d;
     let latents = n / DIRECTIONS_A_LATENT;
     if latents < 8 {
@@ -52,10 +53,7 @@ pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option
     let (explained, l0) = fit(&kept, d, latents, seed, isa)?;
     let mut rng = Philox::new(seed, STREAM);
     let mut random: Vec<f32> = (0..kept.len()).map(|_| rng.normal_f32()).collect();
-    for row in random.chunks_mut(d) {
-        let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();
-        row.iter_mut().for_each(|w| *w /= norm);
-    }
+    unit(&mut random, d);
     let (random, _) = fit(&random, d, latents, seed, isa)?;
     Ok(Some(Meta { directions: n, latents, l0, explained, random }))
 }
@@ -92,4 +90,12 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     let mut fidelity = strata_core::metrics::fidelity::Fidelity::new(d);
     fidelity.add(rows, &hat1, &hat1)?;
     Ok((1.0 - fidelity.report().level1.fvu, codes1.index.len() as f64 / n as f64))
+}
+
+/// Rows of norm 1, so that none counts for more than another.
+fn unit(rows: &mut [f32], d: usize) {
+    for row in rows.chunks_mut(d) {
+        let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|w| *w /= norm);
+    }
 }

@@ -3,7 +3,7 @@
 use crate::dump::Dump;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use strata_core::metrics::similarity::{NO_WORD, Profiles};
+use strata_core::metrics::similarity::{MAX_CELLS, NO_WORD, Profiles};
 
 /// Words of a profile, at most; the rarer tokens of a larger vocabulary share the second half of them.
 const PROFILE: usize = 1024;
@@ -15,39 +15,39 @@ const CHARACTERS: usize = 256;
 /// Numbers for the tokens of a dump.
 pub struct Words<'a> {
     tokens: &'a [u32],
-    /// Of each token id: its rank by frequency among the evaluated rows.
-    rank: Vec<u32>,
+    /// Of each token id that occurs in the evaluated rows: its rank by frequency there.
+    rank: BTreeMap<u32, u32>,
     profile: usize,
     topic: BTreeMap<u64, u32>,
     characters: bool,
 }
 
 impl<'a> Words<'a> {
-    /// Of the tokens of `dump`, if it has any, ranked by how often they occur in `rows`. Memory: 4 bytes a token of the
-    /// vocabulary and, for characters, 12 bytes for each run of three that occurs.
-    pub fn new(dump: &'a Dump, rows: Range<u64>) -> Option<Self> {
+    /// Of the tokens of `dump`, if it has any, ranked by how often they occur in `rows`; few enough words for
+    /// tables of `latents`. Memory: some tens of bytes a token
+    /// that occurs and, for characters, for each run of three that does.
+    pub fn new(dump: &'a Dump, rows: Range<u64>, latents: usize) -> Option<Self> {
         let tokens = dump.tokens()?;
         let seen = &tokens[rows.start as usize..rows.end as usize];
-        let most = seen.iter().max().map_or(0, |t| *t as usize + 1);
-        let vocabulary = dump.vocab().map_or(most, |v| v.len().max(most));
-        let mut count = vec![0u64; vocabulary];
-        seen.iter().for_each(|t| count[*t as usize] += 1);
-        let mut order: Vec<u32> = (0..vocabulary as u32).collect();
-        order.sort_by_key(|t| (std::cmp::Reverse(count[*t as usize]), *t));
-        let mut rank = vec![0; vocabulary];
-        order.iter().enumerate().for_each(|(r, t)| rank[*t as usize] = r as u32);
+        let mut count: BTreeMap<u32, u64> = BTreeMap::new();
+        seen.iter().for_each(|t| *count.entry(*t).or_default() += 1);
+        let mut order: Vec<u32> = count.keys().copied().collect();
+        order.sort_by_key(|t| (std::cmp::Reverse(count[t]), *t));
+        let rank: BTreeMap<u32, u32> = order.iter().enumerate().map(|(r, t)| (*t, r as u32)).collect();
+        let vocabulary = dump.vocab().map_or(order.len(), |v| v.len().max(order.len()));
         let characters = vocabulary <= CHARACTERS;
         let mut keys: BTreeMap<u64, u64> = BTreeMap::new();
         if characters {
             seen.windows(3).for_each(|w| *keys.entry(triple(w)).or_default() += 1);
         } else {
-            order.iter().take(TOPIC).for_each(|t| *keys.entry(u64::from(*t)).or_default() += count[*t as usize]);
+            order.iter().take(TOPIC).for_each(|t| *keys.entry(u64::from(*t)).or_default() += count[t]);
         }
         let mut ranked: Vec<(u64, u64)> = keys.into_iter().filter(|(_, n)| *n > 0).collect();
         ranked.sort_by_key(|(key, n)| (std::cmp::Reverse(*n), *key));
-        ranked.truncate(TOPIC);
+        let cells = MAX_CELLS / latents.max(1);
+        ranked.truncate(TOPIC.min(cells));
         let topic = ranked.into_iter().enumerate().map(|(i, (key, _))| (key, i as u32)).collect();
-        Some(Self { tokens, rank, profile: vocabulary.min(PROFILE), topic, characters })
+        Some(Self { tokens, profile: rank.len().min(PROFILE).min(cells), rank, topic, characters })
     }
 
     /// How many words a profile has.
@@ -62,7 +62,9 @@ impl<'a> Words<'a> {
 
     /// The word of a profile for `row`.
     pub fn profile(&self, row: u64) -> u32 {
-        let (rank, vocabulary) = (self.rank[self.tokens[row as usize] as usize], self.rank.len());
+        let (Some(&rank), vocabulary) = (self.rank.get(&self.tokens[row as usize]), self.rank.len()) else {
+            return NO_WORD;
+        };
         let own = self.profile / 2;
         if vocabulary <= self.profile || (rank as usize) < own {
             return rank;

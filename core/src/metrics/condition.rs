@@ -42,6 +42,8 @@ pub struct Condition {
     /// `e`: a unit is `2^-e`.
     exponent: i32,
     tokens: u64,
+    /// Tokens left out: with an activation too large for the sums.
+    left_out: u64,
     /// `[d]`: of all tokens.
     all: Vec<i64>,
     /// `[f2, d]`: of the tokens on which each child fires.
@@ -108,7 +110,7 @@ impl Condition {
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`], [`Error::NotFinite`] for a sample that is
-    /// not finite, [`Error::Shape`] for no dimensions, [`Error::Config`] for one without any number but 0.
+    /// not finite, [`Error::Shape`] for no dimensions.
     pub fn new(f1: usize, parent: &[u32], d: usize, sample: &[f32]) -> Result<Self> {
         check_parents("learned parents", parent, f1)?;
         if let Some(at) = sample.iter().position(|x| !x.is_finite()) {
@@ -119,9 +121,8 @@ impl Condition {
             return Err(Error::Shape { what: "dimensions of a row", expected: 1, got: 0 });
         }
         let largest = largest(sample);
-        if largest == 0.0 {
-            return Err(Error::config("sample", "expected activations that are not all 0, found none"));
-        }
+        // Any unit will do for a sample of zeros: 1 stands for its largest value.
+        let largest = if largest == 0.0 { 1.0 } else { largest };
         // largest < 2^power, so HEADROOM times it is under 2^(power + 6).
         let (_, power) = libm::frexp(f64::from(largest));
         let (mut row, mut parents) = (vec![NONE; f1], 0);
@@ -137,6 +138,7 @@ impl Condition {
             d,
             exponent: 31 - 6 - power,
             tokens: 0,
+            left_out: 0,
             all: vec![0; d],
             child: vec![0; f2 * d],
             row,
@@ -157,12 +159,12 @@ impl Condition {
         libm::ldexp(1.0, -self.exponent)
     }
 
-    /// Adds a block; `x` is `[n, d]` row-major.
+    /// Adds a block; `x` is `[n, d]` row-major. Tokens with an activation that is not under [`HEADROOM`] times the largest
+    /// of the sample (up to the next power of two) are left out, and counted: a mean would be theirs alone.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for an
-    /// activation that is not finite, [`Error::Config`] for one that is not under [`HEADROOM`] times the largest of the
-    /// sample (up to the next power of two), [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
+    /// activation that is not finite, [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
     pub fn add(&mut self, par: Par, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
         let (n, d) = (codes1.tokens(), self.d);
         for (what, expected, got) in [
@@ -175,7 +177,7 @@ impl Condition {
                 return Err(Error::Shape { what, expected, got });
             }
         }
-        self.check_values(x)?;
+        let too_large = self.too_large(x)?;
         self.check_room(self.tokens + n as u64)?;
         let scale = libm::ldexp(1.0, self.exponent);
         self.units.resize(x.len(), 0);
@@ -185,7 +187,10 @@ impl Condition {
                 *q = (y + 0.5f64.copysign(y)) as i32;
             }
         });
-        for t in 0..n {
+        for &t in &too_large {
+            self.units[t * d..(t + 1) * d].fill(0);
+        }
+        for t in (0..n).filter(|t| too_large.binary_search(t).is_err()) {
             for (i, _) in codes1.active(t) {
                 self.fires1[i] += 1;
                 self.on[i] = true;
@@ -212,24 +217,28 @@ impl Condition {
         for (plan, sums) in self.plans.iter_mut().zip(sums) {
             plan.run(par, d, &self.units, sums);
         }
-        self.tokens += n as u64;
+        self.tokens += (n - too_large.len()) as u64;
+        self.left_out += too_large.len() as u64;
         Ok(())
     }
 
-    fn check_values(&self, x: &[f32]) -> Result<()> {
+    /// The tokens with an activation that is too large, ascending.
+    fn too_large(&self, x: &[f32]) -> Result<Vec<usize>> {
         let limit = libm::ldexp(1.0, 31 - self.exponent);
         // Magnitudes compare like their bits, and NaN is over all of them.
         let bits = |x: f32| x.to_bits() & 0x7fff_ffff;
         let over = bits(limit as f32);
         if x.iter().fold(0, |top, x| top.max(bits(*x))) < over {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        let Some(at) = x.iter().position(|x| bits(*x) >= over) else { return Ok(()) };
-        if !x[at].is_finite() {
-            return Err(Error::NotFinite { what: "x".into(), step: self.tokens + (at / self.d) as u64 });
+        if let Some(at) = x.iter().position(|x| !x.is_finite()) {
+            return Err(Error::NotFinite {
+                what: "x".into(),
+                step: self.tokens + self.left_out + (at / self.d) as u64,
+            });
         }
-        let why = alloc::format!("expected activations under {limit} ({HEADROOM} times its largest), found {}", x[at]);
-        Err(Error::config("sample", why))
+        let rows = x.chunks(self.d).enumerate();
+        Ok(rows.filter(|(_, row)| row.iter().any(|x| bits(*x) >= over)).map(|(t, _)| t).collect())
     }
 
     /// 64 bits hold the sums of this many.
@@ -262,6 +271,7 @@ impl Condition {
         assert!(same && self.exponent == other.exponent, "merged accumulators must be of one tree and one sample");
         self.check_room(self.tokens + other.tokens)?;
         self.tokens += other.tokens;
+        self.left_out += other.left_out;
         for (a, b) in
             [(&mut self.all, &other.all), (&mut self.child, &other.child), (&mut self.of_parent, &other.of_parent)]
         {

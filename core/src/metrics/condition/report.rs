@@ -48,6 +48,8 @@ pub struct EdgeCondition {
 pub struct ConditionReport {
     /// Tokens seen.
     pub tokens: u64,
+    /// Others, left out: an activation is too large for the sums.
+    pub tokens_left_out: u64,
     /// Children that hang on [`ROOT`].
     pub root_children: usize,
     /// Children with a parent that are not alive: left out.
@@ -143,6 +145,7 @@ impl Condition {
         let root_children = self.parent.iter().filter(|p| **p == ROOT).count();
         Ok(ConditionReport {
             tokens: self.tokens,
+            tokens_left_out: self.left_out,
             root_children,
             edges_not_alive: f2 - root_children - edges.len(),
             edges_without_direction: edge.len() - with.len(),
