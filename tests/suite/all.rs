@@ -21,6 +21,7 @@ mod kernel;
 mod lm;
 mod matching;
 mod metrics;
+mod metrics_doc;
 mod npy;
 mod order;
 mod patterns;

@@ -16,7 +16,7 @@ use super::cli::{D, args, assert_no_leftovers, read_json, rows, strata, train, t
 const VOCAB: [&str; 7] = ["a", "e", "t", "n", "T", ".", " "];
 
 /// A dump with tokens: the token says in which of the first coordinates the row is largest.
-fn with_tokens(path: &Path, n: usize) -> PathBuf {
+pub fn with_tokens(path: &Path, n: usize) -> PathBuf {
     let x = rows(n);
     let mut spec = DumpSpec::new(D, Dtype::F32);
     spec.context = Some(20);

@@ -30,8 +30,8 @@ pub struct Meta {
     pub latents: usize,
     /// Its latents that fire a direction, on average.
     pub l0: f64,
-    /// `1 - ||D - D_hat||^2 / ||D - mean D||^2` over the directions it was trained on. At most 1; higher: the
-    /// dictionary is made of fewer parts. SAEBench calls `1 -` this the score, so that lower is better there too.
+    /// `1 - ||D - D_hat||^2 / ||D - mean D||^2` over the directions it was trained on. At most 1, lower is better, the null
+    /// is `random`; higher: the dictionary is made of fewer parts. SAEBench calls `1 -` this the score.
     pub explained: f64,
     /// The same of as many random directions: what 1,000 steps can memorise.
     pub random: f64,

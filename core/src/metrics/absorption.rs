@@ -135,7 +135,7 @@ pub struct Absorption {
     pub absorbed: f64,
     /// `silent - absorbed`: nothing took over, the class is simply missed. 0 to 1, lower is better.
     pub missed: f64,
-    /// The part of `absorbed` whose strongest latent is of level 1, and of level 2.
+    /// The part of `absorbed` whose strongest latent is of level 1, and of level 2. 0 to 1, lower is better.
     pub absorbed_by_level: [f64; 2],
     /// Share on which every main latent is off while a latent that belongs to a member, with a cosine over `cosine`,
     /// carries at least `share` of the projection. The stricter reading: the absorber is known to be a member's. 0 to 1,

@@ -90,29 +90,30 @@ pub struct SubtreeShare {
     pub fires: u64,
     /// Mean share of the latent and its children. Higher: it explains more. NaN if it never fires.
     pub share: f64,
-    /// Mean share of its children.
+    /// Mean share of its children. NaN as above.
     pub children: f64,
     /// `children / share`: the composition index. 0: the parent alone, 1: the children alone; beyond both where one
     /// works against the other; NaN if the share is 0.
     pub composition: f64,
 }
 
-/// The shares of both levels. The five means `parents + children + orphans + root + error` sum to 1, up to rounding.
+/// The shares of both levels. The five means `parents + children + orphans + root + error` sum to 1, up to rounding; each
+/// of them may be below 0 or above 1. NaN where there is nothing to average.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct AttributionReport {
     /// Tokens seen.
     pub tokens: u64,
     /// Tokens left out: `||x - b_dec||` under [`MIN_NORM`].
     pub short_tokens: u64,
-    /// Mean share of the latents of level 1.
+    /// Mean share of the latents of level 1; 0 where `x_hat2` is of level 2 alone.
     pub parents: f64,
-    /// Mean share of the children whose parent fires.
+    /// Mean share of the children whose parent fires. Higher: the tree explains more.
     pub children: f64,
     /// Mean share of the children whose parent is off: 0 behind a hard gate.
     pub orphans: f64,
     /// Mean share of ROOT's subtree: the latents of level 2 without a parent.
     pub root: f64,
-    /// Mean share of the error.
+    /// Mean share of the error. Nearer to 0 is better, 1: nothing is explained.
     pub error: f64,
     /// Mean over subtrees with children, of parents that fire on at least [`ALIVE_TOKENS`] tokens, of `share`.
     pub subtree_share: f64,

@@ -80,7 +80,8 @@ pub struct Preference {
     pub top: Option<u32>,
     /// `q_top`. 0 to 1.
     pub share: f64,
-    /// `q_top / t_top`. 1 and up in the group it prefers most, 1: as all tokens.
+    /// `q_top / t_top`. 0 and up, 1: as all tokens; the top group has the most firings, not the highest lift, so this
+    /// may be below 1.
     pub lift: f64,
     /// `sum_b q_b log2(q_b / t_b)`. 0 and up, 0: as all tokens; a latent that fires evenly on `n` tokens has about
     /// `(groups - 1) / (2 n ln 2)` by chance.

@@ -25,9 +25,9 @@ pub struct Path {
 /// The paths of a stacked decoder; means over what is defined.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct PathReport {
-    /// Mean `effective_parents`.
+    /// Mean `effective_parents`. 1 to `f1`, lower: sparser.
     pub effective_parents: f64,
-    /// Mean `explained_by_three`.
+    /// Mean `explained_by_three`. Up to 1, higher: three parents say it all.
     pub explained_by_three: f64,
     /// Latents without the one or the other.
     pub undefined: usize,

@@ -29,7 +29,7 @@ pub struct Child {
     /// `max_i w_ij / sum_i w_ij`, `w_ij = P(i | j)` where the lift of `(i, j)` is over [`REAL_LIFT`], else 0. 0 to 1,
     /// 1: a single parent; NaN if no `i` has such a lift.
     pub treeness: f64,
-    /// `(sum_i w_ij)^2 / sum_i w_ij^2`: effective parents. 1 and up; NaN as above.
+    /// `(sum_i w_ij)^2 / sum_i w_ij^2`: effective parents. 1 and up, lower is better; NaN as above.
     pub effective_parents: f64,
     /// `sum_tokens -2 z_j e . D_j + z_j^2 ||D_j||^2`, `e = x_hat2 - x`: by how much the squared error grows if `j` is
     /// removed alone. Higher is better; below 0: `j` harms. NaN if the blocks came without errors.
@@ -45,9 +45,10 @@ pub struct Parent {
     pub children: usize,
     /// `n_i`: tokens on which it fires.
     pub fires: u64,
-    /// `P(some child | i)`. 0 to 1; NaN if `n_i = 0`.
+    /// `P(some child | i)`. 0 to 1, neither way is better; NaN if `n_i = 0`.
     pub coverage: f64,
-    /// `P(exactly one child | at least one)`. 0 to 1, 1: siblings exclude each other; NaN if none ever fires.
+    /// `P(exactly one child | at least one)`. 0 to 1, higher is better, 1: siblings exclude each other; NaN if none ever
+    /// fires.
     pub exclusivity: f64,
     /// `max_j P(j | i)` over its children. 0 to 1, near 1: one child does the work of all; NaN if `n_i = 0`.
     pub purity: f64,
@@ -56,7 +57,7 @@ pub struct Parent {
     pub child_entropy_bits: f64,
     /// `H / log2 children`. 0 to 1, 1: all as often; NaN for an only child, and as above.
     pub child_entropy: f64,
-    /// `2^H`. 1 to `children`; NaN as above.
+    /// `2^H`. 1 to `children`, 1 for an only child; NaN if none fires with it.
     pub effective_children: f64,
     /// `mean_tokens |1[z_i > 0] - OR_j 1[z_j > 0]|` (Luo et al. 2026). 0 to 1, lower is better: the parent says the same
     /// as its children together.
@@ -99,11 +100,11 @@ pub struct CompositionReport {
     pub children_without_treeness: usize,
     /// Mean `coverage` of the alive parents. 0 to 1.
     pub coverage: f64,
-    /// Mean `exclusivity` of the alive parents with at least two children. 0 to 1.
+    /// Mean `exclusivity` of the alive parents with at least two children. 0 to 1, higher is better.
     pub exclusivity: f64,
     /// Mean `purity` of the alive parents. 0 to 1.
     pub purity: f64,
-    /// Mean `child_entropy_bits` of the alive parents with at least two children.
+    /// Mean `child_entropy_bits` of the alive parents with at least two children. 0 to `log2` of the children.
     pub child_entropy_bits: f64,
     /// Mean `child_entropy` of the same. 0 to 1.
     pub child_entropy: f64,

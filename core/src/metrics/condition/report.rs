@@ -54,18 +54,18 @@ pub struct ConditionReport {
     pub root_children: usize,
     /// Children with a parent that are not alive: left out.
     pub edges_not_alive: usize,
-    /// Alive edges without an `s_res`: the child fires on every token.
+    /// Alive edges without an `s_res`: the child fires on every token, or `d*` or a decoder row is 0.
     pub edges_without_direction: usize,
-    /// Alive edges without `d**`: the parent never fires without the child.
+    /// Alive edges without the strict cosines: the parent never fires without the child, or `d**` or a decoder row is 0.
     pub edges_without_strict_direction: usize,
     /// Mean `s_res`, against the parents of shuffled families. -1 to 1, higher is better.
     pub s_res: Score,
     /// Share of the edges with child and parent both among the [`TOP`] decoder rows nearest to `d*`. 0 to 1, higher is
     /// better; by chance about `(TOP / (f1 + f2))^2`.
     pub both_in_top: f64,
-    /// Share of the edges with the child among them.
+    /// Share of the edges with the child among them. 0 to 1, higher is better; by chance `TOP / (f1 + f2)`.
     pub child_in_top: f64,
-    /// Share of the edges with the parent among them.
+    /// Share of the edges with the parent among them. As above.
     pub parent_in_top: f64,
     /// Mean `strict_child`. -1 to 1, higher is better.
     pub strict_child: f64,
