@@ -86,8 +86,8 @@ fn leaves(key: &str, value: &Value, out: &mut BTreeMap<String, bool>) {
         }),
         // A list of leaves has the key of the list.
         Value::Array(list) => list.iter().for_each(|v| {
-            let plain = !v.is_object() && !(v.is_null() && list.iter().any(Value::is_object));
-            leaves(&if plain { key.to_owned() } else { format!("{key}[]") }, v, out);
+            let element = v.is_object() || v.is_null() && list.iter().any(Value::is_object);
+            leaves(&if element { format!("{key}[]") } else { key.to_owned() }, v, out);
         }),
         leaf => *out.entry(key.to_owned()).or_default() |= !leaf.is_null(),
     }
@@ -104,7 +104,7 @@ fn problems(rule: &Rule, files: &[Value]) -> Vec<String> {
         }
     }
     let used = rule.used.borrow();
-    problems.extend(rule.rows.keys().filter(|k| !used.contains(*k) && !may(k)).map(|k| format!("nothing is at `{k}`")));
+    problems.extend(rule.rows.keys().filter(|k| !used.contains(*k)).map(|k| format!("nothing is at `{k}`")));
     problems
 }
 

@@ -99,7 +99,7 @@ fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
 #[test]
 fn level_1_is_fixed_once_level_2_turns_to_the_residual() {
     let level1 = ["b_dec", "w_enc1", "b_enc1", "w_dec1", "threshold1", "r_mag1", "b_mag1"];
-    for (source, start, turns) in [(Source::Res, 0.5, true), (Source::Res, 0.0, false), (Source::X, 0.5, false)] {
+    for (source, start, turns) in [(Source::Res, 0.5, true), (Source::Res, 0.0, false), (Source::X, 0.0, false)] {
         for &activation in Activation::ALL {
             let mut c = settings(activation, 20);
             (c.source, c.source_start) = (source, start);
@@ -136,6 +136,9 @@ fn a_turn_outside_of_the_training_is_refused() {
         let error = c.validate(D).expect_err("no share of the steps").to_string();
         assert_eq!(error, format!("setting `source_start`: expected 0 to 1, found {start}"));
     }
+    let c = Config { source_start: 0.5, source: Source::X, ..settings(Activation::Batchtopk, 20) };
+    let error = c.validate(D).expect_err("nothing to turn to").to_string();
+    assert_eq!(error, "setting `source_start`: only `source = \"res\"` has a turn, found `x`");
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn references(base: &Config) -> Vec<Row> {
     let plain = |c: &mut Config| {
         c.gate.kind = GateKind::None;
         c.loss.consistency = Consistency::None;
-        c.source = Source::X;
+        (c.source, c.source_start) = (Source::X, 0.0);
         c.decoder = Decoder::Cum;
         (c.level1.activation, c.level2.activation) = (Activation::Batchtopk, Activation::Batchtopk);
     };
