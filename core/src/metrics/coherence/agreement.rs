@@ -171,7 +171,7 @@ pub struct AgreementReport {
 /// Cost: some tens of `n K d` multiplications a restart, and `n^2 d` for the graph.
 ///
 /// # Errors
-/// As [`Directions::new`], and [`Error::Shape`] if there is not a firing count for each row.
+/// As [`Directions::new`], and [`Error::Shape`](crate::Error::Shape) if there is not a firing count for each row.
 pub fn agreement(
     isa: Isa,
     par: Par,
