@@ -17,14 +17,17 @@ use crate::train::{self, End};
 use anyhow::{Result, bail};
 use serde_json::json;
 use std::time::Instant;
+use strata_core::config::Consistency;
 use strata_core::{Config, Dtype, Isa};
 
 /// The block whose residual stream the demo takes apart.
 const LAYER: usize = 2;
 
-/// Settings of the demo: the defaults, sized for the embedded model.
+/// Settings of the demo: the defaults, sized for the embedded model, and the containment loss, which on this text makes
+/// children fire with their parents before the gate makes them (`docs/default.md`).
 pub fn config() -> Config {
     let mut config = Config::default();
+    config.loss.consistency = Consistency::Contain;
     config.level1.latents = 256;
     config.level1.k = 8.0;
     config.level2.latents = 2048;

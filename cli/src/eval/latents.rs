@@ -171,7 +171,7 @@ pub fn write(records: &[LatentRecord], path: &Path) -> Result<()> {
     file.into_inner().map_err(|e| failed(e.into_error()))?.finish()
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// One sentence naming the file and the line.
