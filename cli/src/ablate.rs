@@ -7,10 +7,12 @@
 //! `DIR/report.html` shows them.
 
 mod compare;
+mod metric;
 mod suites;
 mod sweep;
 
-pub use compare::{Difference, METRICS, Report};
+pub use compare::{Difference, Report};
+pub use metric::{METRICS, Metric};
 
 use crate::args;
 use crate::checkpoint::sha256;

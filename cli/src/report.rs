@@ -175,10 +175,23 @@ fn run_page(dir: &Path) -> Result<String> {
     page.render().context("writing the report")
 }
 
-/// The lines of `metrics.jsonl`; one that the end of a process cut short is left out.
+/// The lines of `metrics.jsonl`; the last is left out if the end of a process cut it short.
 fn training_lines(path: &Path) -> Result<Vec<Value>> {
     let text = read(path)?.unwrap_or_default();
-    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+    parse_lines(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+fn parse_lines(text: &str) -> Result<Vec<Value>> {
+    let mut lines = Vec::new();
+    for (i, line) in text.lines().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(value) => lines.push(value),
+            // What ends without a line break was never written out.
+            Err(_) if i + 1 == text.lines().count() && !text.ends_with('\n') => {}
+            Err(e) => bail!("line {}: expected JSON: {e}", i + 1),
+        }
+    }
+    Ok(lines)
 }
 
 /// When the gate began to act, if it did so while the run was watched: curves bend there.
@@ -216,4 +229,22 @@ fn ablation_page(dir: &Path) -> Result<String> {
         questions,
     };
     page.render().context("writing the report")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_lines;
+
+    #[test]
+    fn only_the_last_line_may_be_cut_short() {
+        let of = |text: &str| parse_lines(text).map(|lines| lines.len());
+        assert_eq!(of("").expect("no line"), 0);
+        assert_eq!(of("{\"step\":0}\n{\"step\":1}\n").expect("two"), 2);
+        assert_eq!(of("{\"step\":0}\n{\"st").expect("one, and one cut short"), 1);
+        for (text, line) in [("{\"step\":0}\n{\"st\n{\"step\":2}\n", 2), ("x\n{\"st", 1), ("{\"step\":0}\n{\"st\n", 2)]
+        {
+            let error = of(text).expect_err("a broken line").to_string();
+            assert!(error.starts_with(&format!("line {line}: expected JSON")), "{error}");
+        }
+    }
 }

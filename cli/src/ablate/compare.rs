@@ -1,5 +1,6 @@
 //! Tables of runs: means over seeds, and differences to a base row, paired by seed.
 
+use super::metric::METRICS;
 use super::{Row, Suite, read_json};
 use crate::settings;
 use anyhow::{Context, Result};
@@ -11,39 +12,6 @@ use std::path::{Path, PathBuf};
 use strata_core::Config;
 use strata_core::metrics::bootstrap::{self, Resamples};
 use toml::Value;
-
-/// The metrics of a run: name, place in its `eval.json`, and what is printed above its column, if it has one.
-pub const METRICS: [(&str, &str, Option<&str>); 29] = [
-    ("fvu1", "/fidelity/level1/fvu", Some("FVU1")),
-    ("fvu2", "/fidelity/level2/fvu", Some("FVU2")),
-    ("l0_1", "/level1/l0_mean", Some("L0_1")),
-    ("l0_2", "/level2/l0_mean", Some("L0_2")),
-    ("dead1", "/level1/dead", None),
-    ("dead2", "/level2/dead", None),
-    ("containment", "/composition/containment", Some("P(p|c)")),
-    ("median_lift", "/composition/median_lift", None),
-    ("coverage", "/composition/coverage", None),
-    ("root_children", "/composition/root_children", Some("ROOT")),
-    ("exclusivity", "/composition/exclusivity", None),
-    ("harmful", "/composition/harmful", None),
-    ("leak", "/leak/leak", Some("leak")),
-    ("s_res", "/condition/s_res/value", None),
-    ("children_share", "/attribution/children", None),
-    ("silhouette_z", "/coherence/decoder/silhouette/z", None),
-    ("npmi_z", "/coherence/topics/npmi/z", None),
-    ("token_auc", "/similarity/token_corrected/auc", Some("AUC")),
-    ("c_dec1", "/structure/level1/c_dec", None),
-    ("c_dec2", "/structure/level2/dictionary/c_dec", None),
-    ("mcc", "/recovery/mcc", Some("MCC")),
-    ("f1", "/recovery/f1", Some("F1")),
-    ("edge_recall", "/recovery/edge_recall", Some("edges")),
-    ("edge_precision", "/recovery/edge_precision", None),
-    ("family_ari", "/recovery/family_ari", None),
-    ("root_in_level1", "/recovery/root_in_level1", None),
-    ("leaf_in_level2", "/recovery/leaf_in_level2", None),
-    ("absorption", "/recovery/absorption", None),
-    ("uniqueness", "/recovery/uniqueness", None),
-];
 
 /// `ablation.json`. Metrics are those of each run's `eval.json`; undefined ones are null.
 #[derive(Clone, Debug, Serialize)]
@@ -126,13 +94,13 @@ pub fn report(
             for (seed, dir) in runs_of(suite, row)? {
                 let eval = read_json(&out.join(&dir).join("eval.json"))?;
                 let metric = |at: &str| eval.pointer(at).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
-                runs.push(RunReport { seed, metrics: METRICS.map(|(name, at, _)| (name, metric(at))).into(), dir });
+                runs.push(RunReport { seed, metrics: METRICS.map(|m| (m.key, metric(m.at))).into(), dir });
             }
             rows.push(RowReport {
                 name: row.name.clone(),
                 reference: row.is_reference,
                 set: changes(shared, &row.config)?,
-                mean: METRICS.map(|(name, ..)| (name, mean(runs.iter().map(|r| r.metrics[name])))).into(),
+                mean: METRICS.map(|m| (m.key, mean(runs.iter().map(|r| r.metrics[m.key])))).into(),
                 difference: BTreeMap::new(),
                 runs,
             });
@@ -140,7 +108,7 @@ pub fn report(
         let base = rows[suite.base].clone();
         for (i, row) in rows.iter_mut().enumerate() {
             if i != suite.base {
-                row.difference = METRICS.map(|(name, ..)| (name, difference(row, &base, name))).into();
+                row.difference = METRICS.map(|m| (m.key, difference(row, &base, m.key))).into();
             }
         }
         found.push(SuiteReport { name: suite.name.clone(), base: base.name, rows });
@@ -184,9 +152,9 @@ fn changes(shared: &Config, config: &Config) -> Result<Vec<String>> {
 /// `ablation.csv`: a line a run and suite, undefined metrics left empty.
 pub fn csv(report: &Report) -> String {
     let mut text = String::from("suite,row,reference,seed,dir");
-    for (name, ..) in METRICS {
+    for m in METRICS {
         text.push(',');
-        text.push_str(name);
+        text.push_str(m.key);
     }
     text.push('\n');
     let quoted = |field: &str| format!("\"{}\"", field.replace('"', "\"\""));
@@ -196,8 +164,8 @@ pub fn csv(report: &Report) -> String {
                 let dir = quoted(&run.dir.display().to_string());
                 // Writing to a string does not fail.
                 let _ = write!(text, "{},{},{},{},{dir}", suite.name, quoted(&row.name), row.reference, run.seed);
-                for (name, ..) in METRICS {
-                    let value = run.metrics[name];
+                for m in METRICS {
+                    let value = run.metrics[m.key];
                     let _ = if value.is_finite() { write!(text, ",{value}") } else { write!(text, ",") };
                 }
                 text.push('\n');
@@ -217,7 +185,7 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out)?;
         }
         let defined = |name: &str| suite.rows.iter().any(|r| r.mean[name].is_finite());
-        let shown = || METRICS.iter().filter(|m| defined(m.0)).filter_map(|m| Some((m.0, m.2?)));
+        let shown = || METRICS.iter().filter(|m| defined(m.key)).filter_map(|m| Some((m, m.short?)));
         let width = suite.rows.iter().map(|r| r.name.chars().count() + 2).max().unwrap_or(0).max(suite.name.len() + 2);
         write!(out, "{:<width$}", suite.name)?;
         for (_, title) in shown() {
@@ -226,13 +194,8 @@ pub fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "  FVU2 less that of {} [95 %]", suite.base)?;
         for row in &suite.rows {
             write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
-            for (name, _) in shown() {
-                let value = row.mean[name];
-                let digits = match name {
-                    "root_children" => 0,
-                    "l0_1" | "l0_2" => 2,
-                    _ => 4,
-                };
+            for (metric, _) in shown() {
+                let (value, digits) = (row.mean[metric.key], metric.digits);
                 let text = if value.is_finite() { format!("{value:.digits$}") } else { "-".into() };
                 write!(out, "{text:>8}")?;
             }

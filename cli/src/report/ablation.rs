@@ -1,8 +1,9 @@
 //! The report of an ablation: a question a suite, its answer, a plot and a table.
 
 use super::charts::{Chart, axis};
-use super::number::{difference, fixed, show};
+use super::number::{decimals, difference};
 use super::sentence;
+use crate::ablate::{METRICS, Metric};
 use plotly::common::{ErrorData, ErrorType, Marker, MarkerSymbol, Mode};
 use plotly::layout::Margin;
 use plotly::{Layout, Plot, Scatter};
@@ -93,19 +94,9 @@ pub struct Question {
     /// The place of the first among all plots of the page.
     pub first: usize,
     /// Heads of the columns: what they are, and which way is better.
-    pub columns: Vec<Column>,
+    pub columns: Vec<Metric>,
     /// Rows of the table.
     pub rows: Vec<Line>,
-}
-
-/// A metric.
-#[derive(Clone, Copy)]
-pub struct Column {
-    key: &'static str,
-    /// Its name.
-    pub name: &'static str,
-    /// Which way is better.
-    pub better: &'static str,
 }
 
 /// A row of a table.
@@ -124,28 +115,8 @@ pub struct Line {
     pub dirs: Vec<String>,
 }
 
-/// Metrics with names of their own, in the order of the columns.
-const KNOWN: [Column; 17] = [
-    Column { key: "fvu2", name: "FVU2", better: "lower" },
-    Column { key: "fvu1", name: "FVU1", better: "lower" },
-    Column { key: "l0_1", name: "L0 of level 1", better: "budget" },
-    Column { key: "l0_2", name: "L0 of level 2", better: "budget" },
-    Column { key: "dead1", name: "dead, level 1", better: "lower" },
-    Column { key: "dead2", name: "dead, level 2", better: "lower" },
-    Column { key: "edge_recall", name: "true edges found", better: "higher" },
-    Column { key: "edge_precision", name: "edges that are true", better: "higher" },
-    Column { key: "mcc", name: "MCC", better: "higher" },
-    Column { key: "f1", name: "firing F1", better: "higher" },
-    Column { key: "containment", name: "P(parent | child)", better: "higher" },
-    Column { key: "median_lift", name: "median lift", better: "higher" },
-    Column { key: "coverage", name: "P(child | parent)", better: "neither" },
-    Column { key: "root_in_level1", name: "roots in level 1", better: "higher" },
-    Column { key: "leaf_in_level2", name: "leaves in level 2", better: "higher" },
-    Column { key: "absorption", name: "absorption", better: "lower" },
-    Column { key: "uniqueness", name: "uniqueness", better: "higher" },
-];
 /// What is plotted beside FVU2, of what is defined and differs between rows: these first.
-const PLOTTED: [&str; 6] = ["edge_recall", "containment", "mcc", "f1", "median_lift", "dead2"];
+const PLOTTED: [&str; 6] = ["edge_recall", "leak", "token_auc", "mcc", "median_lift", "dead2"];
 /// Plots beside that of FVU2.
 const BESIDE: usize = 3;
 
@@ -175,14 +146,14 @@ fn title(name: &str) -> String {
 
 fn question(i: usize, first: usize, suite: &Suite) -> Question {
     let is_defined = |key: &str| suite.rows.iter().any(|r| r.mean.get(key).copied().flatten().is_some());
-    let columns: Vec<Column> = KNOWN.into_iter().filter(|c| is_defined(c.key)).collect();
+    let columns: Vec<Metric> = METRICS.into_iter().filter(|c| is_defined(c.key)).collect();
     let varies = |key: &str| {
         let values: Vec<f64> = suite.rows.iter().filter_map(|r| r.mean.get(key).copied().flatten()).collect();
         values.len() > 1 && values.iter().any(|v| (v - values[0]).abs() > 1e-9)
     };
     let plotted = PLOTTED.into_iter().filter(|key| varies(key)).take(BESIDE);
     let keys = is_defined("fvu2").then_some("fvu2").into_iter().chain(plotted);
-    let charts = keys.filter_map(|key| chart(suite, KNOWN.into_iter().find(|c| c.key == key)?)).collect();
+    let charts = keys.filter_map(|key| chart(suite, METRICS.into_iter().find(|c| c.key == key)?)).collect();
     let rows = suite.rows.iter().map(|row| line(suite, row, &columns)).collect();
     Question {
         id: format!("suite-{}", i + 1),
@@ -198,12 +169,11 @@ fn question(i: usize, first: usize, suite: &Suite) -> Question {
     }
 }
 
-fn line(suite: &Suite, row: &Row, columns: &[Column]) -> Line {
-    let value = |c: &Column| row.mean.get(c.key).copied().flatten();
-    let cell = |c: &Column| match value(c) {
+fn line(suite: &Suite, row: &Row, columns: &[Metric]) -> Line {
+    let value = |c: &Metric| row.mean.get(c.key).copied().flatten();
+    let cell = |c: &Metric| match value(c) {
         None => "\u{2013}".into(),
-        Some(v) if c.key.starts_with("l0") || c.key == "median_lift" => show(v),
-        Some(v) => fixed(v),
+        Some(v) => decimals(v, c.digits),
     };
     let is_base = row.name == suite.base;
     let difference = match row.difference.get("fvu2") {
@@ -240,8 +210,8 @@ fn label(suite: &Suite, row: &Row) -> String {
 }
 
 /// A point a row with the interval of its difference to the base, and a small one a seed.
-fn chart(suite: &Suite, column: Column) -> Option<Chart> {
-    let Column { key, name, better } = column;
+fn chart(suite: &Suite, column: Metric) -> Option<Chart> {
+    let Metric { key, name, better, .. } = column;
     // The first row stands at the top.
     let rows: Vec<&Row> = suite.rows.iter().rev().collect();
     let mut plot = Plot::new();

@@ -42,11 +42,16 @@ pub fn difference(v: f64) -> String {
 
 /// Four decimals: what a table of fractions of variance needs.
 pub fn fixed(v: f64) -> String {
+    decimals(v, 4)
+}
+
+/// That many decimals.
+pub fn decimals(v: f64, digits: usize) -> String {
     if !v.is_finite() {
         return "–".into();
     }
-    let text = format!("{:.4}", v.abs());
-    signed(v < 0.0 && text != "0.0000", &text)
+    let text = format!("{:.digits$}", v.abs());
+    signed(v < 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)), &text)
 }
 
 /// A count with its noun, which takes an s.
