@@ -4,10 +4,11 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use std::hint::black_box;
 use std::sync::Arc;
 use strata_benches::{Shape, normal};
-use strata_core::config::Config;
+use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
+use strata_core::model::{Arch, Model, Scratch};
 use strata_core::normalise::Normalisation;
 use strata_core::train::Trainer;
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Encoder, Isa, Par, ROOT};
 
 /// The embedded default, and MiniLM at the width of its peers.
 const SHAPES: [(Shape, usize, usize); 2] =
@@ -62,5 +63,52 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, step, encode);
+/// Level 2 behind a hard gate, of 1,536 parents and 24,576 children, against a flat level of as many latents.
+fn hierarchy(c: &mut Criterion) {
+    let (d, f1, f2) = (768, 1536, 24_576);
+    let tree = Arch {
+        model: ModelKind::Tree,
+        d,
+        f1,
+        f2,
+        activation1: Activation::Topk,
+        activation2: Activation::Batchtopk,
+        k1: 16.0,
+        k2: 16.0,
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::Hard,
+    };
+    let flat = Arch { f1: f1 + f2, f2: 0, k1: 32.0, gate: GateKind::None, ..tree };
+    let mut group = c.benchmark_group("encode behind a hard gate, in tokens");
+    group.sample_size(10);
+    for (name, arch) in [("hierarchical 1536 + 24576", tree), ("flat 26112", flat)] {
+        let mut params = arch.zeros();
+        for (stream, tensor) in params.tensors.iter_mut().enumerate() {
+            let values = normal(tensor.len(), stream as u64);
+            tensor.iter_mut().zip(values).for_each(|(w, v)| *w = 0.03 * v);
+        }
+        // One child in 200 has no parent; with this threshold about ten children fire a token.
+        let parent = |j: usize| if j.is_multiple_of(200) { ROOT } else { (j * 7919 % f1) as u32 };
+        let parents = (0..arch.f2).map(parent).collect();
+        let model = Model { arch, params, parents, tau: [0.0, 1.6] };
+        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).expect("a model");
+        let mut scratch = Scratch::new(&arch);
+        for n in [1, 256] {
+            let x = normal(n * d, 100);
+            let (mut one, mut two) = (Codes::new(), Codes::new());
+            group.throughput(Throughput::Elements(n as u64));
+            group.bench_function(BenchmarkId::new(name, format!("n={n} d={d} k1=16")), |b| {
+                b.iter(|| {
+                    one.clear();
+                    two.clear();
+                    encoder.encode(black_box(&x), &mut scratch, &mut one, &mut two).expect("finite rows");
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, step, encode, hierarchy);
 criterion_main!(benches);
