@@ -1,19 +1,19 @@
 //! What the opaque types are, and the work: rows in blocks, each encoded in a lane of its own.
 
 use crate::codes::{CodesIn, CodesOut, too_small};
+use crate::files;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::rows::{RowsIn, RowsOut};
 use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_INDEX, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE};
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use strata_core::format::weights;
+use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Id, Scratch};
-use strata_core::{Encoder, Isa, Par};
+use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes};
+use strata_core::{Encoder, Isa, Model, Par};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
 pub struct strata_model {
@@ -28,18 +28,24 @@ impl strata_model {
     /// From a run directory, or its `sae/`.
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
         let dir = if path.join("cfg.json").exists() { path.to_owned() } else { path.join("sae") };
-        let read = |name: &str| {
-            let path = dir.join(name);
-            fs::read(&path).map_err(|e| Failure::io("reading", &path, &e))
-        };
-        Self::parse(&read("cfg.json")?, &read("sae_weights.safetensors")?, settings)
+        let cfg = files::read(&dir.join("cfg.json"))?;
+        let weights: SharedBytes = Arc::new(files::map(&dir.join("sae_weights.safetensors"))?);
+        Self::new(settings, (*weights).as_ref().len(), || weights::read_model_shared(&cfg, &weights))
     }
 
     pub(crate) fn parse(cfg: &[u8], weights: &[u8], settings: &strata_model_params) -> Outcome<Self> {
+        Self::new(settings, weights.len(), || weights::read_model(cfg, weights))
+    }
+
+    fn new(
+        settings: &strata_model_params,
+        weights_len: usize,
+        read: impl FnOnce() -> strata_core::Result<(Model, Origin)>,
+    ) -> Outcome<Self> {
         check_reserved(settings.reserved)?;
         // As float, twice; in the file they may be f16.
-        check_memory(weights.len().saturating_mul(4))?;
-        let (model, _) = weights::read_model(cfg, weights).map_err(Failure::reading)?;
+        check_memory(weights_len.saturating_mul(4))?;
+        let (model, _) = read().map_err(Failure::reading)?;
         let max_active = [model.max_active(1), model.max_active(2)];
         let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).map_err(Failure::reading)?;
         Ok(Self { encoder: Arc::new(encoder), max_active })

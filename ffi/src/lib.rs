@@ -14,6 +14,7 @@
 
 mod codes;
 mod dump;
+mod files;
 mod handle;
 mod params;
 mod rows;

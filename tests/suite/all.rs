@@ -40,4 +40,5 @@ mod stability;
 mod structure;
 mod synth;
 mod synth_cli;
+mod tensor;
 mod training;

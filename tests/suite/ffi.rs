@@ -378,7 +378,7 @@ fn the_model_says_its_sizes_parents_and_directions() {
                 strata_model_decoder_row(ctx.model, level, latent, row.as_mut_ptr(), row.len())
             };
             assert_eq!(get(&mut row), STRATA_STATUS_OK);
-            let all = if level == 1 { &model.params[Id::WDec1] } else { &model.decoder2(Isa::default(), Par::Seq) };
+            let all = if level == 1 { &model.params[Id::WDec1][..] } else { &model.decoder2(Isa::default(), Par::Seq) };
             assert_eq!(row, all[latent as usize * D..][..D]);
             assert_eq!(get(&mut row[1..]), STRATA_STATUS_CAPACITY);
         }

@@ -46,7 +46,7 @@ fn losses_and_gradients_are_those_of_autograd() {
             if !tensor.is_empty() {
                 let values = f32s(&file, &format!("{key}/{name}"));
                 assert_eq!(values.len(), tensor.len(), "{key}/{name}");
-                *tensor = values;
+                *tensor = values.into();
                 grad = f32s(&file, &format!("{key}/grad/{name}")).into_iter().map(f64::from).collect();
             }
             want.push(grad);

@@ -390,8 +390,8 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
             let mut free = model.clone();
             free.arch.gate = GateKind::None;
             free.parents.clear();
-            free.params[Id::GateW].clear();
-            free.params[Id::GateB].clear();
+            free.params[Id::GateW] = Default::default();
+            free.params[Id::GateB] = Default::default();
             let encoder = |model: &Model| Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).unwrap();
             let (gated, free) = (encoder(&model), encoder(&free));
             let mut codes = [(); 5].map(|()| Codes::new());

@@ -123,7 +123,7 @@ impl Sampled {
 
 /// The decoder directions of both levels, level 1 first.
 pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
-    [encoder.model().params[Id::WDec1].as_slice(), encoder.decoder2()].concat()
+    [&encoder.model().params[Id::WDec1][..], encoder.decoder2()].concat()
 }
 
 /// The sample as absorption wants it; `decoder` is [`both_decoders`].

@@ -7,7 +7,7 @@
 
 use crate::config::{Activation, Decoder, ModelKind, Source};
 use crate::error::{Error, Result};
-use crate::model::{Arch, Id, Model, N_TENSORS, NAMES};
+use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
 use crate::rows::{Dtype, Rows};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -102,6 +102,31 @@ fn has_tau(arch: &Arch, level: usize) -> bool {
 /// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
 /// [`Error::NotFinite`] for tensors that do not fit the architecture.
 pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
+    read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
+}
+
+/// [`read_model`], without a copy of what is f32 and lies at a multiple of 4 of the memory: such tensors are pieces of
+/// `weights`. The files of [`write_weights`] at the start of a mapping are like that.
+///
+/// # Errors
+/// As [`read_model`].
+pub fn read_model_shared(cfg: &[u8], weights: &SharedBytes) -> Result<(Model, Origin)> {
+    let bytes = (**weights).as_ref();
+    read(cfg, bytes, |view, dtype| {
+        if dtype != Dtype::F32 {
+            return widened(view, dtype).map(Tensor::from);
+        }
+        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+        Ok(Tensor::shared(weights, start..start + view.data().len()))
+    })
+}
+
+/// The tensors are made by `tensor`, of a view that has been checked.
+fn read(
+    cfg: &[u8],
+    weights: &[u8],
+    tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
+) -> Result<(Model, Origin)> {
     let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
     if cfg.format != FORMAT {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
@@ -133,7 +158,8 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
         if widths[i] > 0 && model.arch.n_rows(i) > 0 {
             known.push(NAMES[i]);
             let expected = (arch.n_rows(i) as u128) * widths[i] as u128;
-            model.params.tensors[i] = floats(&file, NAMES[i], expected)?;
+            let (view, dtype) = floats(&file, NAMES[i], expected)?;
+            model.params.tensors[i] = tensor(&view, dtype)?;
         }
     }
     if arch.gate.is_hard() && arch.f2 > 0 {
@@ -147,7 +173,8 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
         if has_tau(&arch, l) {
             known.push(name);
-            model.tau[l] = floats(&file, name, 1)?[0];
+            let (view, dtype) = floats(&file, name, 1)?;
+            model.tau[l] = widened(&view, dtype)?[0];
             if !model.tau[l].is_finite() {
                 return Err(Error::NotFinite { what: name.to_string(), step: 0 });
             }
@@ -170,7 +197,8 @@ fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
     file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
 }
 
-fn floats(file: &SafeTensors<'_>, name: &str, expected: u128) -> Result<Vec<f32>> {
+/// A tensor of `expected` numbers.
+fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
     let view = find(file, name)?;
     let dtype = match view.dtype() {
         safetensors::Dtype::F32 => Dtype::F32,
@@ -182,9 +210,14 @@ fn floats(file: &SafeTensors<'_>, name: &str, expected: u128) -> Result<Vec<f32>
     if got != expected {
         return Err(Error::format(0, format!("tensor `{name}`: expected {expected} numbers, found {got}")));
     }
-    let n = got as usize;
+    Ok((view, dtype))
+}
+
+/// The numbers of a view, as f32.
+fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
+    let stride = view.data().len();
+    let n = stride / dtype.size_bytes();
     let mut out = vec![0.0; n];
-    let stride = n * dtype.size_bytes();
     Rows::new(view.data(), usize::from(n > 0), n, stride, dtype)?.widen(0..usize::from(n > 0), &mut out);
     Ok(out)
 }

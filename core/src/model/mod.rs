@@ -17,17 +17,19 @@ mod encode;
 mod hierarchy;
 mod params;
 pub mod seed;
+mod tensor;
 
 pub use codes::{CodeRow, Codes, CodesView};
 pub(crate) use encode::Weights;
 pub use encode::{Encoder, Scratch};
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};
+pub use tensor::{SharedBytes, Tensor};
 
 use crate::activation::Rule;
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::ROOT;
-use crate::kernel::{Isa, Packed, dense};
+use crate::kernel::{Isa, Packed, dense, reduce};
 use crate::par::Par;
 use alloc::format;
 use alloc::vec::Vec;
@@ -155,9 +157,9 @@ impl Arch {
     pub fn zeros(&self) -> Params {
         let widths = self.widths();
         Params {
-            tensors: core::array::from_fn(
-                |i| alloc::vec![0.0; widths[i] * if widths[i] == 0 { 0 } else { self.n_rows(i) }],
-            ),
+            tensors: core::array::from_fn(|i| {
+                alloc::vec![0.0; widths[i] * if widths[i] == 0 { 0 } else { self.n_rows(i) }].into()
+            }),
         }
     }
 }
@@ -187,7 +189,8 @@ impl Model {
             if tensor.len() != expected {
                 return Err(Error::Shape { what: NAMES[i], expected, got: tensor.len() });
             }
-            if let Some(at) = tensor.iter().position(|v| !v.is_finite()) {
+            if !reduce::all_finite(Isa::default(), tensor) {
+                let at = tensor.iter().position(|v| !v.is_finite()).unwrap_or(0);
                 return Err(Error::NotFinite { what: format!("{}[{at}]", NAMES[i]), step: 0 });
             }
         }
@@ -251,7 +254,7 @@ impl Model {
     /// The decoder directions of level 2 in the space of the activations, `(f2, d)`: `D2`, or `E2 D1` for `comp`.
     pub fn decoder2(&self, isa: Isa, par: Par) -> Vec<f32> {
         if self.arch.f2 == 0 || self.arch.decoder != Decoder::Comp {
-            return self.params[Id::WDec2].clone();
+            return self.params[Id::WDec2].to_vec();
         }
         let mut out = alloc::vec![0.0; self.arch.f2 * self.arch.d];
         compose(isa, par, &self.arch, &self.params, &mut out);

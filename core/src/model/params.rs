@@ -1,6 +1,6 @@
-//! The table of parameter tensors: one fixed set of names for both models, an empty vector where a model has none.
+//! The table of parameter tensors: one fixed set of names for both models, an empty tensor where a model has none.
 
-use alloc::vec::Vec;
+use crate::model::Tensor;
 
 /// Number of places in the table.
 pub const N_TENSORS: usize = 20;
@@ -83,18 +83,18 @@ pub type Widths = [usize; N_TENSORS];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Params {
     /// The tensors, row-major, in the order of [`NAMES`].
-    pub tensors: [Vec<f32>; N_TENSORS],
+    pub tensors: [Tensor; N_TENSORS],
 }
 
 impl Params {
     /// Zeros of the same shapes.
     pub fn zeros_like(&self) -> Self {
-        Self { tensors: core::array::from_fn(|i| alloc::vec![0.0; self.tensors[i].len()]) }
+        Self { tensors: core::array::from_fn(|i| alloc::vec![0.0; self.tensors[i].len()].into()) }
     }
 
     /// Number of parameters.
     pub fn len(&self) -> usize {
-        self.tensors.iter().map(Vec::len).sum()
+        self.tensors.iter().map(|t| t.len()).sum()
     }
 
     /// Whether there is none.
@@ -104,14 +104,14 @@ impl Params {
 }
 
 impl core::ops::Index<Id> for Params {
-    type Output = Vec<f32>;
-    fn index(&self, id: Id) -> &Vec<f32> {
+    type Output = Tensor;
+    fn index(&self, id: Id) -> &Tensor {
         &self.tensors[id as usize]
     }
 }
 
 impl core::ops::IndexMut<Id> for Params {
-    fn index_mut(&mut self, id: Id) -> &mut Vec<f32> {
+    fn index_mut(&mut self, id: Id) -> &mut Tensor {
         &mut self.tensors[id as usize]
     }
 }

@@ -335,9 +335,9 @@ impl Trainer {
     pub fn state(&self) -> State {
         let mut s = State::default();
         for (i, name) in NAMES.iter().enumerate() {
-            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].clone()));
-            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].clone()));
-            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].clone()));
+            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].to_vec()));
+            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].to_vec()));
+            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].to_vec()));
         }
         let n = &self.normalisation;
         s.put("normalisation.mean", Array::F32(n.mean.clone()));
@@ -383,9 +383,9 @@ impl Trainer {
         let mut t = Self::new(config, normalisation, &[], isa, par)?;
         for (i, name) in NAMES.iter().enumerate() {
             let len = t.params.tensors[i].len();
-            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?;
-            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?;
-            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?;
+            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?.into();
+            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?.into();
+            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?.into();
         }
         t.parents = state.take_u32("parents", t.parents.len())?;
         if let Some(&p) = t.parents.iter().find(|&&p| p != ROOT && p as usize >= t.arch.f1) {

@@ -1,0 +1,113 @@
+//! A tensor of parameters: numbers of its own, or a piece of bytes that others hold too, such as a mapped file.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::{Deref, DerefMut, Range};
+
+/// Bytes that never change and that many may hold: a mapped file, or a vector.
+///
+/// `as_ref` gives the same slice, at the same place, as long as the value lives.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// Numbers, read as a slice. The first mutable access to shared ones makes a copy, which is its own from then on; so
+/// does nothing else: a clone of shared numbers shares them.
+#[derive(Clone)]
+pub struct Tensor(Numbers);
+
+#[derive(Clone)]
+enum Numbers {
+    Owned(Vec<f32>),
+    Shared(SharedBytes, Range<usize>),
+}
+
+impl Tensor {
+    /// The f32 numbers in `bytes[range]`, in little-endian order: where they lie, if they lie as this machine reads
+    /// them (at a multiple of 4, on a little-endian one), else copied.
+    ///
+    /// # Panics
+    /// If the range is outside of the bytes, or not of whole numbers.
+    pub fn shared(bytes: &SharedBytes, range: Range<usize>) -> Self {
+        let piece = &(**bytes).as_ref()[range.clone()];
+        assert!(piece.len().is_multiple_of(4), "{} bytes are not whole numbers", piece.len());
+        if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(piece).is_ok() {
+            return Self(Numbers::Shared(bytes.clone(), range));
+        }
+        let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+        Self(Numbers::Owned(piece.chunks_exact(4).map(number).collect()))
+    }
+
+    /// Whether the numbers lie in bytes that others hold too.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Numbers::Shared(..))
+    }
+
+    fn own(&mut self) -> &mut Vec<f32> {
+        if self.is_shared() {
+            self.0 = Numbers::Owned(self.to_vec());
+        }
+        match &mut self.0 {
+            Numbers::Owned(numbers) => numbers,
+            Numbers::Shared(..) => unreachable!("copied above"),
+        }
+    }
+}
+
+impl Deref for Tensor {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &self.0 {
+            Numbers::Owned(numbers) => numbers,
+            Numbers::Shared(bytes, range) => bytemuck::cast_slice(&(**bytes).as_ref()[range.clone()]),
+        }
+    }
+}
+
+impl DerefMut for Tensor {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        self.own()
+    }
+}
+
+impl From<Vec<f32>> for Tensor {
+    fn from(numbers: Vec<f32>) -> Self {
+        Self(Numbers::Owned(numbers))
+    }
+}
+
+impl Default for Tensor {
+    fn default() -> Self {
+        Vec::new().into()
+    }
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl<'a> IntoIterator for &'a Tensor {
+    type Item = &'a f32;
+    type IntoIter = core::slice::Iter<'a, f32>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a mut Tensor {
+    type Item = &'a mut f32;
+    type IntoIter = core::slice::IterMut<'a, f32>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter_mut()
+    }
+}

@@ -1,0 +1,43 @@
+//! The files of a model: the small one is read, the large one mapped.
+
+use crate::status::{Failure, Outcome, STRATA_STATUS_FORMAT};
+use memmap2::Mmap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The most bytes of a file that is read into memory. A `cfg.json` has a few hundred.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Opens a regular file. What else may bear the name (a pipe, say) would block, or never end.
+fn open(path: &Path) -> Outcome<File> {
+    let open = || {
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("it is not a file"));
+        }
+        File::open(path)
+    };
+    open().map_err(|e| Failure::io("reading", path, &e))
+}
+
+/// The bytes of a small file.
+pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        let why = format!("`{}`: expected at most {MOST_BYTES} bytes, found more", path.display());
+        return Err(Failure::new(STRATA_STATUS_FORMAT, why));
+    }
+    Ok(bytes)
+}
+
+/// Maps a file for reading.
+pub(crate) fn map(path: &Path) -> Outcome<Mmap> {
+    let file = open(path)?;
+    // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the
+    // library promises that nobody else changes the file while the model lives (strata_model_load). If it is
+    // overwritten in place all the same, the weights are other numbers from then on: they are f32, of which every bit
+    // pattern is a value, and no size or index is read from the map after loading. If it is truncated, reading beyond
+    // its new end ends the process with SIGBUS, which the manual says.
+    unsafe { Mmap::map(&file) }.map_err(|e| Failure::io("reading", path, &e))
+}
