@@ -4,8 +4,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use fearless_simd::Level;
 use std::hint::black_box;
 use strata_benches::{PEAK_FLOPS, SHAPES, fma_peak, normal};
-use strata_core::kernel::{Packed, adam, dense, reduce, select, sparse};
-use strata_core::{Isa, Par};
+use strata_core::Isa;
+use strata_core::kernel::{adam, dense, reduce, select, sparse};
 
 fn dense_product(c: &mut Criterion) {
     let mut group = c.benchmark_group("dense, in flop");
@@ -15,12 +15,10 @@ fn dense_product(c: &mut Criterion) {
     for shape in SHAPES {
         let isa = Isa::detect();
         let (x, w) = (normal(shape.n * shape.d, 0), normal(shape.f * shape.d, 1));
-        let mut packed = Packed::new(shape.f, shape.d);
-        packed.pack(isa, Par::Seq, &w);
         let mut out = vec![0.0; shape.n * shape.f];
         group.throughput(Throughput::Elements(shape.flops()));
         group.bench_function(BenchmarkId::new("affine", shape.name()), |b| {
-            b.iter(|| dense::affine(isa, black_box(&x), &packed, None, &mut out));
+            b.iter(|| dense::affine(isa, black_box(&x), &w, shape.d, None, &mut out));
         });
     }
     group.finish();

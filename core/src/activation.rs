@@ -10,6 +10,7 @@
 //!
 //! Thresholds are strict. The selection itself has no gradient.
 
+use crate::kernel::fire::Limit;
 use crate::kernel::{Isa, select};
 use alloc::vec::Vec;
 
@@ -32,27 +33,42 @@ pub enum Rule<'a> {
 }
 
 impl Rule<'_> {
+    /// What a pre-activation must reach at least: exactly the rule, but for a gated level, where [`Rule::keep`] decides.
+    pub fn limit(&self) -> Limit<'_> {
+        match *self {
+            Self::Above(t) => Limit::Above(t),
+            Self::Topk(k) => Limit::Topk(k),
+            Self::AboveEach(t) => Limit::AboveEach(t),
+            Self::Gated { .. } => Limit::Above(0.0),
+        }
+    }
+
+    /// Appends those that fire of the latents `from`, pre-activations `u`, that have reached the limit of a row.
+    pub fn keep(&self, from: &[u32], u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
+        let Self::Gated { r_mag, b_mag } = self else {
+            index.extend_from_slice(from);
+            value.extend_from_slice(u);
+            return;
+        };
+        for (&j, &u) in from.iter().zip(u) {
+            let z = gated(u, r_mag[j as usize], b_mag[j as usize]);
+            if z > 0.0 {
+                index.push(j);
+                value.push(z);
+            }
+        }
+    }
+
     /// Appends the latents of one row that fire: their indices, ascending, and their values `z`.
     pub fn fire(&self, isa: Isa, u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
         match *self {
             Self::Above(t) => select::above(isa, u, t, index, value),
             Self::Topk(k) => select::topk_row(isa, u, k, index, value),
             Self::AboveEach(t) => select::above_each(isa, u, t, index, value),
-            Self::Gated { r_mag, b_mag } => {
-                let first = index.len();
-                select::above(isa, u, 0.0, index, value);
-                let mut kept = first;
-                for e in first..index.len() {
-                    let j = index[e] as usize;
-                    let z = gated(value[e], r_mag[j], b_mag[j]);
-                    if z > 0.0 {
-                        index[kept] = index[e];
-                        value[kept] = z;
-                        kept += 1;
-                    }
-                }
-                index.truncate(kept);
-                value.truncate(kept);
+            Self::Gated { .. } => {
+                let (mut from, mut at) = (Vec::new(), Vec::new());
+                select::above(isa, u, 0.0, &mut from, &mut at);
+                self.keep(&from, &at, index, value);
             }
         }
     }

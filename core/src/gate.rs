@@ -63,6 +63,11 @@ impl Families {
         &self.parent
     }
 
+    /// Parents that there can be.
+    pub fn n_parents(&self) -> u32 {
+        self.f1 as u32
+    }
+
     /// The children of `parent`, ascending; of nobody for [`ROOT`].
     pub fn children(&self, parent: u32) -> &[u32] {
         let g = group(parent, self.f1);

@@ -101,6 +101,67 @@ impl Par {
         );
     }
 
+    /// [`Par::for_rows`] with a scratch space: calls `f(lane, first_row, [rows of each array])`, where no other call uses
+    /// the lane at the same time. What a lane held before must not show in the results.
+    pub fn for_rows_in<L: Send, const N: usize>(
+        self,
+        lanes: &mut [L],
+        n_rows: usize,
+        block: usize,
+        arrays: [&mut [f32]; N],
+        widths: [usize; N],
+        f: impl Fn(&mut L, usize, [&mut [f32]; N]) + Sync + Send,
+    ) {
+        assert!(block > 0 && !lanes.is_empty(), "blocks of zero rows, or no lane");
+        for (array, width) in arrays.iter().zip(widths) {
+            assert_eq!(array.len(), n_rows * width, "rows of an array");
+        }
+        self.split_rows_in(lanes, 0, n_rows, block, arrays, &widths, &f);
+    }
+
+    fn split_rows_in<L: Send, const N: usize>(
+        self,
+        lanes: &mut [L],
+        first: usize,
+        n_rows: usize,
+        block: usize,
+        arrays: [&mut [f32]; N],
+        widths: &[usize; N],
+        f: &(impl Fn(&mut L, usize, [&mut [f32]; N]) + Sync + Send),
+    ) {
+        let blocks = n_rows.div_ceil(block);
+        if lanes.len() == 1 || blocks <= 1 {
+            let mut rest = arrays;
+            for at in (0..n_rows).step_by(block) {
+                let rows = block.min(n_rows - at);
+                let mut i = 0;
+                let here = rest.each_mut().map(|array| {
+                    let (here, after) = core::mem::take(array).split_at_mut(rows * widths[i]);
+                    *array = after;
+                    i += 1;
+                    here
+                });
+                f(&mut lanes[0], first + at, here);
+            }
+            return;
+        }
+        let half = lanes.len() / 2;
+        let left_rows = (blocks * half / lanes.len()).max(1) * block;
+        let (left_lanes, right_lanes) = lanes.split_at_mut(half);
+        let mut right: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
+        let mut i = 0;
+        let left = arrays.map(|array| {
+            let (l, r) = array.split_at_mut(left_rows * widths[i]);
+            right[i] = r;
+            i += 1;
+            l
+        });
+        self.join(
+            || self.split_rows_in(left_lanes, first, left_rows, block, left, widths, f),
+            || self.split_rows_in(right_lanes, first + left_rows, n_rows - left_rows, block, right, widths, f),
+        );
+    }
+
     /// Calls `f(lane, i, &mut items[i], rows of i)` for every item, where item `i` owns `rows[i * width..][..width]`
     /// (the last may be shorter) and `lane` is a scratch space that no other call uses at the same time.
     ///

@@ -12,6 +12,7 @@ mod dump;
 mod eval;
 mod export;
 mod ffi;
+mod fire;
 mod fold;
 mod golden;
 mod gradient;

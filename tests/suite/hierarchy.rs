@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::gate::{self, Families};
-use strata_core::kernel::{Packed, dense, reduce, sparse};
+use strata_core::kernel::{dense, reduce, sparse};
 use strata_core::model::{Arch, Codes, Encoder, Id, Model, Scratch};
 use strata_core::rng::Philox;
 use strata_core::{Isa, Par, ROOT};
@@ -29,18 +29,12 @@ fn model(arch: Arch, seed: u64, roots: u64) -> Model {
 fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
     let Arch { d, f1, f2, .. } = model.arch;
     let width = model.arch.source_width();
-    let pack = |w: &[f32], f: usize, width: usize| {
-        let mut packed = Packed::new(f, width);
-        packed.pack(isa, Par::Seq, w);
-        packed
-    };
-    let (packed1, packed2) = (pack(&model.params[Id::WEnc1], f1, d), pack(&model.params[Id::WEnc2], f2, width));
     let families = Families::new(model.parents.clone(), f1);
     let mut codes = [Codes::new(), Codes::new()];
     for row in x.chunks(d) {
         let (mut xt, mut u1, mut a2, mut u2) = (vec![0.0; d], vec![0.0; f1], vec![0.0; f2], vec![0.0; f2]);
         reduce::sub_into(isa, row, &model.params[Id::BDec], &mut xt);
-        dense::affine(isa, &xt, &packed1, Some(&model.params[Id::BEnc1]), &mut u1);
+        dense::affine(isa, &xt, &model.params[Id::WEnc1], d, Some(&model.params[Id::BEnc1]), &mut u1);
         let (mut index, mut value) = (Vec::new(), Vec::new());
         model.rule(1).fire(isa, &u1, &mut index, &mut value);
         let mut s = vec![0.0; width];
@@ -52,7 +46,7 @@ fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
             }
             Source::Z1 => index.iter().zip(&value).for_each(|(j, z)| s[*j as usize] = *z),
         }
-        dense::affine(isa, &s, &packed2, Some(&model.params[Id::BEnc2]), &mut a2);
+        dense::affine(isa, &s, &model.params[Id::WEnc2], width, Some(&model.params[Id::BEnc2]), &mut a2);
         // A negative threshold of jumprelu lets a latent fire below 0: such a parent lets nothing through.
         let active = index.iter().zip(&value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p);
         gate::hard(&families, active, model.arch.gate == GateKind::GroupTop1, &a2, &mut u2);

@@ -1,116 +1,103 @@
-//! The dense product of rows with packed weights.
+//! Products of rows with weights, as they lie in memory: nothing is repacked.
+//!
+//! Every product `w . x` of this module has one order, [`scalar::product`](super::scalar::product): element `c` joins chain
+//! `c mod 16`, the chains are added as a fixed tree, the bias last. It does not depend on what else is computed beside it,
+//! so that a single pair, the children of one parent and the whole dictionary give the same bits.
 
-use alloc::vec;
-use alloc::vec::Vec;
 use core::ops::Range;
 
-use fearless_simd::prelude::*;
+use fearless_simd::{SimdCombine, SimdSplit, prelude::*};
 
 use super::isa::Inner;
-use super::{Isa, LANES, Vector, fma, load};
-use crate::Par;
+use super::{Isa, LANES, Vector, fma, load, load_part};
 
-/// The rows of weights in one panel of [`Packed`].
-pub const PANEL: usize = 2 * LANES;
+/// The values of `x` that stay in a cache of the second level: 256 KiB.
+pub(super) const X_GROUP: usize = 1 << 16;
+/// The weights that stay in a cache of the last level: 2 MiB.
+const W_GROUP: usize = 1 << 19;
 
-/// The values of one column of the weights for the rows of a panel; a whole number of cache lines.
+/// Which rows of a matrix take part, in which order.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([[f32; LANES]; 2]);
-
-/// Weights `[f, d]` in the order in which [`affine`] reads them.
-///
-/// Panel `p` holds the rows `32 p .. 32 p + 32`: for each column the 32 values side by side; the rows from `f` on are
-/// zero.
-#[derive(Clone, Debug)]
-pub struct Packed {
-    f: usize,
-    d: usize,
-    lines: Vec<Line>,
+pub enum Pick<'a> {
+    /// Consecutive ones.
+    Range(usize, usize),
+    /// Those named, in this order.
+    List(&'a [u32]),
 }
 
-impl Packed {
-    /// Room for weights `[f, d]`, all zero.
-    pub fn new(f: usize, d: usize) -> Self {
-        Self { f, d, lines: vec![Line([[0.0; LANES]; 2]); f.div_ceil(PANEL) * d] }
+impl<'a> Pick<'a> {
+    /// How many.
+    #[must_use]
+    pub fn len(self) -> usize {
+        match self {
+            Self::Range(start, end) => end - start,
+            Self::List(rows) => rows.len(),
+        }
     }
 
-    /// The rows of the weights (outputs).
-    pub fn f(&self) -> usize {
-        self.f
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
     }
 
-    /// The columns of the weights (inputs).
-    pub fn d(&self) -> usize {
-        self.d
-    }
-
-    /// The number of panels: `f / 32`, rounded up.
-    pub fn n_panels(&self) -> usize {
-        self.f.div_ceil(PANEL)
-    }
-
-    /// Takes over the weights `w`, row-major `[f, d]`. Allocates nothing.
+    /// The row at place `at`.
     ///
     /// # Panics
-    /// If the length of `w` does not fit.
-    pub fn pack(&mut self, isa: Isa, par: Par, w: &[f32]) {
-        assert_eq!(w.len(), self.f * self.d, "pack: the weights are not [f, d]");
-        if w.is_empty() {
-            return;
+    /// If a list has no such place.
+    #[inline(always)]
+    #[must_use]
+    pub fn row(self, at: usize) -> usize {
+        match self {
+            Self::Range(start, _) => start + at,
+            Self::List(rows) => rows[at] as usize,
         }
-        let d = self.d;
-        par.for_chunks(&mut self.lines, d, |p, panel| {
-            let w = &w[p * PANEL * d..];
-            let w = &w[..w.len().min(PANEL * d)];
-            dispatch!(isa, _simd => pack_panel(w, d, panel))
-        });
     }
 
-    /// Takes over the weights whose transpose is `w`, row-major `[d, f]`. Allocates nothing.
-    ///
-    /// # Panics
-    /// If the length of `w` does not fit.
-    pub fn pack_transposed(&mut self, isa: Isa, par: Par, w: &[f32]) {
-        assert_eq!(w.len(), self.f * self.d, "pack_transposed: the weights are not [d, f]");
-        if w.is_empty() {
-            return;
+    /// The places `range` only.
+    #[inline(always)]
+    #[must_use]
+    pub fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Range(start, _) => Self::Range(start + range.start, start + range.end),
+            Self::List(rows) => Self::List(&rows[range]),
         }
-        let (f, d) = (self.f, self.d);
-        par.for_chunks(&mut self.lines, d, |p, panel| {
-            let width = PANEL.min(f - p * PANEL);
-            dispatch!(isa, _simd => for (c, line) in panel.iter_mut().enumerate() {
-                let row = &w[c * f + p * PANEL..][..width];
-                line.0.as_flattened_mut()[..width].copy_from_slice(row);
-            })
-        });
     }
 }
 
-/// Transposes up to 32 rows of `d` values, eight rows at a time: few enough streams for the prefetcher.
-#[inline(always)]
-fn pack_panel(w: &[f32], d: usize, panel: &mut [Line]) {
-    for (block, rows) in w.chunks(8 * d).enumerate() {
-        let at = block * 8 % PANEL;
-        if rows.len() == 8 * d {
-            let mut row = [&[][..]; 8];
-            for r in 0..8 {
-                row[r] = &rows[r * d..][..panel.len()];
-            }
-            for (c, line) in panel.iter_mut().enumerate() {
-                let mut values = [0.0; 8];
-                for r in 0..8 {
-                    values[r] = row[r][c];
-                }
-                line.0.as_flattened_mut()[at..at + 8].copy_from_slice(&values);
-            }
-        } else {
-            for (r, row) in rows.chunks_exact(d).enumerate() {
-                for (line, &value) in panel.iter_mut().zip(row) {
-                    line.0.as_flattened_mut()[at + r] = value;
-                }
-            }
-        }
+/// Rows of a row-major matrix `[.., d]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    /// The values.
+    pub values: &'a [f32],
+    /// Width of a row.
+    pub d: usize,
+    /// The rows that take part.
+    pub rows: Pick<'a>,
+}
+
+impl<'a> Matrix<'a> {
+    /// All rows of `values`.
+    ///
+    /// # Panics
+    /// If they are no whole number of rows of `d`, or `d` is 0.
+    #[must_use]
+    pub fn all(values: &'a [f32], d: usize) -> Self {
+        let n = values.len() / d;
+        assert_eq!(values.len(), n * d, "dense: no whole number of rows");
+        Self { values, d, rows: Pick::Range(0, n) }
+    }
+
+    /// The rows `rows` only.
+    #[inline(always)]
+    #[must_use]
+    pub fn only(self, rows: Pick<'a>) -> Self {
+        Self { rows, ..self }
+    }
+
+    #[inline(always)]
+    fn row(&self, at: usize) -> &'a [f32] {
+        &self.values[self.rows.row(at) * self.d..][..self.d]
     }
 }
 
@@ -119,192 +106,314 @@ fn pack_panel(w: &[f32], d: usize, panel: &mut [Line]) {
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `x` | `[n, d]` | row-major |
-/// | `w` | `[f, d]` | packed |
-/// | `bias` | `[f]` | zero if `None` |
+/// | `w` | `[f, d]` | row-major |
+/// | `bias` | `[f]` | nothing is added if `None` |
 /// | `out` | `[n, f]` | row-major; written, never read |
 ///
-/// Each element is one chain of fused multiply-adds that starts at its bias, in the order of `c`: the same bits on every
-/// [`Isa`], for every `n` and every split of the rows.
+/// In the order of this module: the same bits on every [`Isa`], for every `n` and every split of rows and latents.
 /// Cost: `2 n d f` operations in the caller's thread; compute-bound from `n` = 16 or so.
 ///
 /// # Panics
 /// If the lengths do not fit.
-pub fn affine(isa: Isa, x: &[f32], w: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
-    run(isa, x, w, bias, 0..w.n_panels(), w.f, out);
+pub fn affine(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+    product(isa, Matrix::all(x, d), Matrix::all(w, d), bias, out);
 }
 
-/// [`affine`] for the panels `panels` of `w` only: `out[i, j] = bias[s + j] + sum_c x[i, c] * w[s + j, c]` with
-/// `s = 32 * panels.start`.
-///
-/// | argument | shape | layout |
-/// |---|---|---|
-/// | `x` | `[n, d]` | row-major |
-/// | `w` | `[f, d]` | packed |
-/// | `bias` | `[f]` | zero if `None` |
-/// | `out` | `[n, 32 * panels.len()]` | row-major; written, never read; zero where `s + j >= f` |
-///
-/// The bits are those of [`affine`].
+/// [`affine`] of the rows that `x` and `w` pick: `out[i, j] = bias[w_j] + x_i . w_j`, `[x.rows.len(), w.rows.len()]`.
+/// The bias is that of all rows of the weights.
 ///
 /// # Panics
-/// If the lengths do not fit, or there are not so many panels.
-pub fn affine_panels(isa: Isa, x: &[f32], w: &Packed, bias: Option<&[f32]>, panels: Range<usize>, out: &mut [f32]) {
-    assert!(panels.start <= panels.end && panels.end <= w.n_panels(), "affine_panels: no such panels");
-    let stride = PANEL * panels.len();
-    let valid = stride.min(w.f - w.f.min(PANEL * panels.start));
-    run(isa, x, w, bias, panels, stride, out);
-    if valid < stride {
-        out.chunks_exact_mut(stride).for_each(|row| row[valid..].fill(0.0));
-    }
-}
-
-fn run(isa: Isa, x: &[f32], w: &Packed, bias: Option<&[f32]>, panels: Range<usize>, stride: usize, out: &mut [f32]) {
-    if stride == 0 {
-        return;
-    }
-    let n = out.len() / stride;
-    assert_eq!(out.len(), n * stride, "affine: out is not a whole number of rows");
-    assert_eq!(x.len(), n * w.d, "affine: x is not [n, d]");
-    assert!(bias.is_none_or(|b| b.len() == w.f), "affine: the bias is not [f]");
-    // Weights in groups that stay in the last level of cache while all rows go over them, rows in groups that stay in
-    // the second one while all panels of a group do.
-    let n_rows = (X_GROUP / w.d.max(1)).next_multiple_of(12);
-    let n_panels = (W_GROUP / (PANEL * w.d.max(1))).max(1);
-    let first = panels.start;
-    for group in panels.clone().step_by(n_panels) {
-        let group = group..panels.end.min(group + n_panels);
-        for (i, out) in out.chunks_mut(n_rows * stride).enumerate() {
-            let x = &x[i * n_rows * w.d..][..out.len() / stride * w.d];
-            for p in group.clone() {
-                run_panel(isa, x, w, bias, p, (p - first) * PANEL, stride, out);
+/// If the lengths do not fit, or there is no such row.
+pub fn product(isa: Isa, x: Matrix<'_>, w: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    assert_eq!(x.d, w.d, "product: rows of different widths");
+    let (n, f, d) = (x.rows.len(), w.rows.len(), w.d);
+    assert_eq!(out.len(), n * f, "product: out is not [n, f]");
+    // Weights in groups that stay in the last level of cache while all rows go over them, rows in groups that stay in the
+    // second one while all weights of a group do.
+    let n_rows = (X_GROUP / d.max(1)).next_multiple_of(12);
+    let n_latents = (W_GROUP / d.max(1)).next_multiple_of(24);
+    for j in (0..f).step_by(n_latents) {
+        for i in (0..n).step_by(n_rows) {
+            let block = Block { x, w, bias, rows: i..n.min(i + n_rows), latents: j..f.min(j + n_latents), stride: f };
+            match isa.0 {
+                Inner::Scalar(s) => block_scalar(s, &block, out),
+                #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+                Inner::Avx2(s) => block_avx2(s, &block, out),
+                #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+                Inner::Avx512(s) => block_avx512(s, &block, out),
+                #[cfg(target_arch = "aarch64")]
+                Inner::Neon(s) => block_neon(s, &block, out),
             }
         }
     }
 }
 
-/// The values of `x` that stay in a cache of the second level: 256 KiB.
-const X_GROUP: usize = 1 << 16;
-/// The weights that stay in a cache of the last level: 2 MiB.
-const W_GROUP: usize = 1 << 19;
-
-fn run_panel(
-    isa: Isa,
-    x: &[f32],
-    w: &Packed,
-    bias: Option<&[f32]>,
-    p: usize,
-    column: usize,
-    stride: usize,
-    out: &mut [f32],
-) {
-    let lines = &w.lines[p * w.d..(p + 1) * w.d];
-    let width = PANEL.min(w.f - p * PANEL);
-    let mut start = [[0.0; LANES]; 2];
-    if let Some(bias) = bias {
-        start.as_flattened_mut()[..width].copy_from_slice(&bias[p * PANEL..][..width]);
-    }
-    let panel = Panel { lines, start, column, width, stride };
-    match isa.0 {
-        Inner::Scalar(s) => panel_scalar(s, &panel, x, out),
-        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Inner::Avx2(s) => panel_avx2(s, &panel, x, out),
-        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        Inner::Avx512(s) => panel_avx512(s, &panel, x, out),
-        #[cfg(target_arch = "aarch64")]
-        Inner::Neon(s) => panel_neon(s, &panel, x, out),
-    }
-}
-
-/// One panel of the weights and where its products go.
-struct Panel<'a> {
-    /// The weights, one line a column of `x`.
-    lines: &'a [Line],
-    /// The bias.
-    start: [[f32; LANES]; 2],
-    /// The column of `out` of the panel's first row.
-    column: usize,
-    /// The rows of the panel that exist.
-    width: usize,
-    /// The columns of `out`.
+/// Places of the rows and weights that are multiplied, and where the products go.
+struct Block<'a> {
+    x: Matrix<'a>,
+    w: Matrix<'a>,
+    bias: Option<&'a [f32]>,
+    rows: Range<usize>,
+    latents: Range<usize>,
     stride: usize,
 }
 
-/// Defines the loop over the rows for one instruction set: tiles of up to `$max` rows, each row count with the vectors of
-/// latents that the registers hold beside it. The rows are split evenly, so that no tile is much smaller than the others.
-macro_rules! panel_loop {
-    ($name:ident, $token:ty, $max:literal: $($rows:literal x $vectors:literal)*) => {
-        fn $name(simd: $token, panel: &Panel<'_>, x: &[f32], out: &mut [f32]) {
-            let (n, d) = (out.len() / panel.stride, panel.lines.len());
-            let tiles = n.div_ceil($max);
-            let mut i = 0;
-            for t in 0..tiles {
-                let end = (t + 1) * n / tiles;
-                let x = &x[i * d..end * d];
-                let out = &mut out[i * panel.stride..end * panel.stride];
-                match end - i {
-                    $($rows => simd.vectorize(#[inline(always)] || {
-                        for v in (0..2).step_by($vectors) {
-                            tile::<_, $rows, $vectors>(simd, panel, v, x, out);
+/// Defines the loops over a block for one instruction set: tiles of up to as many rows as are named, by `$c` latents. A
+/// tile of fewer latents repeats its last one.
+macro_rules! block_loop {
+    ($name:ident, $token:ty, $c:literal, $max:literal: $($rows:literal)*) => {
+        fn $name(simd: $token, b: &Block<'_>, out: &mut [f32]) {
+            simd.vectorize(#[inline(always)] || {
+                for j in b.latents.clone().step_by($c) {
+                    let width = $c.min(b.latents.end - j);
+                    let mut w = [&[][..]; $c];
+                    // Adding -0 changes nothing, not even the sign of a zero.
+                    let mut bias = [-0.0; LANES];
+                    for c in 0..$c {
+                        let at = j + c.min(width - 1);
+                        w[c] = b.w.row(at);
+                        if let Some(all) = b.bias {
+                            bias[c] = all[b.w.rows.row(at)];
                         }
-                    }),)*
-                    _ => unreachable!("a tile of more than the most rows"),
+                    }
+                    let mut i = b.rows.start;
+                    while i < b.rows.end {
+                        let rows = $max.min(b.rows.end - i);
+                        match rows {
+                            $($rows => {
+                                let mut x = [&[][..]; $rows];
+                                for r in 0..$rows {
+                                    x[r] = b.x.row(i + r);
+                                }
+                                let sums = tile::<_, $rows, $c>(simd, x, w, &bias);
+                                for r in 0..$rows {
+                                    let out = &mut out[(i + r) * b.stride + j..];
+                                    if width == $c {
+                                        out[..$c].copy_from_slice(&sums[r][..$c]);
+                                    } else {
+                                        out[..width].copy_from_slice(&sums[r][..width]);
+                                    }
+                                }
+                            })*
+                            _ => unreachable!("a tile of more than the most rows"),
+                        }
+                        i += rows;
+                    }
                 }
-                i = end;
-            }
+            });
         }
     };
 }
 
-panel_loop!(panel_scalar, fearless_simd::Fallback, 2: 1 x 1 2 x 1);
+block_loop!(block_scalar, fearless_simd::Fallback, 1, 1: 1);
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-panel_loop!(panel_avx2, fearless_simd::x86::Avx2, 6: 1 x 2 2 x 2 3 x 1 4 x 1 5 x 1 6 x 1);
+block_loop!(block_avx2, fearless_simd::x86::Avx2, 3, 2: 1 2);
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-panel_loop!(panel_avx512, fearless_simd::x86::Avx512, 12: 1 x 2 2 x 2 3 x 2 4 x 2 5 x 2 6 x 2 7 x 2 8 x 2 9 x 2 10 x 2 11 x 2 12 x 2);
+block_loop!(block_avx512, fearless_simd::x86::Avx512, 8, 3: 1 2 3);
 #[cfg(target_arch = "aarch64")]
-panel_loop!(panel_neon, fearless_simd::aarch64::Neon, 6: 1 x 2 2 x 2 3 x 1 4 x 1 5 x 1 6 x 1);
+block_loop!(block_neon, fearless_simd::aarch64::Neon, 3, 2: 1 2);
 
-/// `R` rows of `x` by `V` vectors of latents from vector `v` of the panel on, all sums in registers.
+/// `R` rows by `C` weights, all sums in registers.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const V: usize>(simd: S, panel: &Panel<'_>, v: usize, x: &[f32], out: &mut [f32]) {
-    let lines = panel.lines;
-    let d = lines.len();
-    let mut rows = [&[][..]; R];
+fn tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    x: [&[f32]; R],
+    w: [&[f32]; C],
+    bias: &[f32; LANES],
+) -> [[f32; LANES]; R] {
+    let d = w[0].len();
+    let (vectors, tail) = (d / LANES, d % LANES);
+    let (mut xv, mut wv) = ([&[][..]; R], [&[][..]; C]);
     for r in 0..R {
-        rows[r] = &x[r * d..][..d];
+        xv[r] = &x[r][..d].as_chunks::<LANES>().0[..vectors];
     }
-    let mut acc = [[Vector::splat(simd, 0.0); V]; R];
-    for r in 0..R {
-        for k in 0..V {
-            acc[r][k] = load(simd, &panel.start[v + k]);
-        }
+    for c in 0..C {
+        wv[c] = &w[c][..d].as_chunks::<LANES>().0[..vectors];
     }
-    for c in 0..d {
-        let line = &lines[c].0;
-        let mut w = [Vector::splat(simd, 0.0); V];
-        for k in 0..V {
-            w[k] = load(simd, &line[v + k]);
-        }
+    let mut acc = [[Vector::splat(simd, 0.0); C]; R];
+    for k in 0..vectors {
+        let mut rows = [Vector::splat(simd, 0.0); R];
         for r in 0..R {
-            let x = Vector::splat(simd, rows[r][c]);
-            for k in 0..V {
-                acc[r][k] = fma(x, w[k], acc[r][k]);
+            rows[r] = load(simd, &xv[r][k]);
+        }
+        for c in 0..C {
+            let weight = load(simd, &wv[c][k]);
+            for r in 0..R {
+                acc[r][c] = fma(rows[r], weight, acc[r][c]);
             }
         }
     }
-    // Through memory: an array of vectors that the general loop below indexes would live there during the sums, too.
-    let mut sums = [[[0.0; LANES]; V]; R];
-    for r in 0..R {
-        for k in 0..V {
-            acc[r][k].store_array(&mut sums[r][k]);
+    if tail > 0 {
+        for c in 0..C {
+            let weight = load_part(simd, &w[c][d - tail..]);
+            for r in 0..R {
+                acc[r][c] = fma(load_part(simd, &x[r][d - tail..d]), weight, acc[r][c]);
+            }
         }
     }
-    let at = v * LANES;
-    let width = panel.width.clamp(at, at + V * LANES) - at;
+    let bias = load(simd, bias);
+    let mut out = [[0.0; LANES]; R];
     for r in 0..R {
-        let out = &mut out[r * panel.stride + panel.column + at.min(panel.width)..][..width];
-        if width == V * LANES {
-            out.copy_from_slice(sums[r].as_flattened());
-        } else {
-            out.copy_from_slice(&sums[r].as_flattened()[..width]);
+        (sums(simd, acc[r]) + bias).store_array(&mut out[r]);
+    }
+    out
+}
+
+/// The sums of up to eight vectors, each by the tree of [`scalar::product`](super::scalar::product), in the first lanes.
+#[inline(always)]
+fn sums<S: Simd, const C: usize>(simd: S, v: [Vector<S>; C]) -> Vector<S> {
+    const { assert!(C <= 8) };
+    let mut a = [Vector::splat(simd, 0.0); 8];
+    for c in 0..8 {
+        a[c] = v[if c < C { c } else { C - 1 }];
+    }
+    // Halves of sixteen lanes: [A8 | B8].
+    let mut b = [Vector::splat(simd, 0.0); 4];
+    for c in 0..4 {
+        if 2 * c < C {
+            b[c] = halve(a[2 * c], a[2 * c + 1]);
         }
     }
+    let (lo, hi) = (neighbours(b[0], b[1]), if C > 4 { neighbours(b[2], b[3]) } else { b[0] });
+    // Four lanes, then two of each: [A2 B2 .. H2].
+    let eights = neighbours(lo, if C > 4 { hi } else { lo });
+    neighbours(eights, eights)
+}
+
+/// The upper half of the lanes onto the lower one, of two vectors: `[a | b]`.
+#[inline(always)]
+fn halve<S: Simd>(a: Vector<S>, b: Vector<S>) -> Vector<S> {
+    let ((a_lo, a_hi), (b_lo, b_hi)) = (a.split(), b.split());
+    a_lo.combine(b_lo) + a_hi.combine(b_hi)
+}
+
+/// Sums of neighbouring lanes: those of `a`, then those of `b`.
+#[inline(always)]
+fn neighbours<S: Simd>(a: Vector<S>, b: Vector<S>) -> Vector<S> {
+    a.unzip_low(b) + a.unzip_high(b)
+}
+
+/// Which row meets which weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pair {
+    /// The row of `x`.
+    pub row: u32,
+    /// The row of the weights.
+    pub latent: u32,
+}
+
+/// `out[p] = bias[latent_p] + x[row_p] . w[latent_p]`, with the bits of [`affine`].
+///
+/// | argument | shape | layout |
+/// |---|---|---|
+/// | `x` | `[n, d]` | row-major |
+/// | `w` | `[f, d]` | row-major |
+/// | `bias` | `[f]` | |
+/// | `pairs`, `out` | `[pairs]` | `out` is written, never read |
+///
+/// Cost: `2 d` operations and `8 d` bytes a pair, those of `w` once where the pairs of a latent stand together.
+///
+/// # Panics
+/// If the lengths do not fit, or there is no such row or latent.
+pub fn pairs(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: &[f32], pairs: &[Pair], out: &mut [f32]) {
+    assert_eq!(pairs.len(), out.len(), "pairs: pairs and outputs differ in number");
+    let all = Pairs { x, w, d, bias };
+    match isa.0 {
+        Inner::Scalar(s) => s.vectorize(
+            #[inline(always)]
+            || all.run::<_, 1>(s, pairs, out),
+        ),
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Inner::Avx2(s) => s.vectorize(
+            #[inline(always)]
+            || all.run::<_, 4>(s, pairs, out),
+        ),
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        Inner::Avx512(s) => s.vectorize(
+            #[inline(always)]
+            || all.run::<_, 8>(s, pairs, out),
+        ),
+        #[cfg(target_arch = "aarch64")]
+        Inner::Neon(s) => s.vectorize(
+            #[inline(always)]
+            || all.run::<_, 4>(s, pairs, out),
+        ),
+    }
+}
+
+struct Pairs<'a> {
+    x: &'a [f32],
+    w: &'a [f32],
+    d: usize,
+    bias: &'a [f32],
+}
+
+impl Pairs<'_> {
+    /// `P` pairs at a time, so that the sums of one hide the latency of the others.
+    #[inline(always)]
+    fn run<S: Simd, const P: usize>(&self, simd: S, pairs: &[Pair], out: &mut [f32]) {
+        let (groups, rest) = pairs.as_chunks::<P>();
+        let (outs, out_rest) = out.as_chunks_mut::<P>();
+        for (pairs, out) in groups.iter().zip(outs) {
+            *out = self.group(simd, pairs);
+        }
+        for (pair, out) in rest.iter().zip(out_rest) {
+            [*out] = self.group(simd, &[*pair]);
+        }
+    }
+
+    #[inline(always)]
+    fn group<S: Simd, const P: usize>(&self, simd: S, pairs: &[Pair; P]) -> [f32; P] {
+        let d = self.d;
+        let vectors = d / LANES;
+        let (mut x, mut w) = ([&[][..]; P], [&[][..]; P]);
+        let (mut xv, mut wv) = ([&[][..]; P], [&[][..]; P]);
+        for p in 0..P {
+            x[p] = &self.x[pairs[p].row as usize * d..][..d];
+            w[p] = &self.w[pairs[p].latent as usize * d..][..d];
+            xv[p] = &x[p].as_chunks::<LANES>().0[..vectors];
+            wv[p] = &w[p].as_chunks::<LANES>().0[..vectors];
+        }
+        let mut acc = [Vector::splat(simd, 0.0); P];
+        for k in 0..vectors {
+            for p in 0..P {
+                acc[p] = fma(load(simd, &xv[p][k]), load(simd, &wv[p][k]), acc[p]);
+            }
+        }
+        let tail = vectors * LANES;
+        if tail < d {
+            for p in 0..P {
+                acc[p] = fma(load_part(simd, &x[p][tail..]), load_part(simd, &w[p][tail..]), acc[p]);
+            }
+        }
+        let mut bias = [0.0; LANES];
+        for p in 0..P {
+            bias[p] = self.bias[pairs[p].latent as usize];
+        }
+        let all: [f32; LANES] = (sums(simd, acc) + load(simd, &bias)).into();
+        let mut out = [0.0; P];
+        out.copy_from_slice(&all[..P]);
+        out
+    }
+}
+
+/// `out[j, i] = a[i, j]` of a matrix `[n, d]`: for weights that are stored the other way round.
+///
+/// # Panics
+/// If the length is not `n d`.
+#[must_use]
+pub fn transposed(a: &[f32], n: usize, d: usize) -> alloc::vec::Vec<f32> {
+    assert_eq!(a.len(), n * d, "transposed: not [n, d]");
+    let mut out = alloc::vec![0.0; n * d];
+    const TILE: usize = 16;
+    for j0 in (0..d).step_by(TILE) {
+        for i0 in (0..n).step_by(TILE) {
+            for j in j0..d.min(j0 + TILE) {
+                for i in i0..n.min(i0 + TILE) {
+                    out[j * n + i] = a[i * d + j];
+                }
+            }
+        }
+    }
+    out
 }

@@ -123,6 +123,14 @@ impl Isa {
         Err(crate::Error::config("isa", why))
     }
 
+    /// Whether it multiplies and adds bytes four at a time (VNNI).
+    pub fn has_dot8(self) -> bool {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        return matches!(self.0, Inner::Avx512(_));
+        #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
+        return false;
+    }
+
     /// The name that [`Isa::named`] takes.
     pub fn name(self) -> &'static str {
         match self.0 {

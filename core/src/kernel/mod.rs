@@ -10,15 +10,17 @@ use fearless_simd::{SimdSplit, f32x16, prelude::*};
 #[macro_use]
 mod isa;
 pub mod adam;
+pub mod aligned;
 pub mod dense;
+pub mod fire;
 pub mod reduce;
 pub mod scalar;
+pub mod screen;
 pub mod select;
 pub mod sparse;
-pub mod strips;
 
-pub use dense::Packed;
 pub use isa::Isa;
+pub use screen::Screen;
 
 /// The lanes of every vector, whatever the instruction set: it is what fixes the order of the sums.
 pub(crate) const LANES: usize = 16;

@@ -17,19 +17,40 @@ pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     f64::from_bits(if away { s.to_bits() + 1 } else { s.to_bits() - 1 }) as f32
 }
 
-/// `out[i, j] = bias[j] + sum_c x[i, c] * w[j, c]`: the twin of [`affine`](super::dense::affine), on plain weights.
+/// `sum_c x[c] * w[c]` in the order of [`dense`](super::dense).
+///
+/// Element `c` joins the chain `c mod 16`, both vectors being padded with zeros to a multiple of 16. Of the 16 chains the
+/// upper half is added to the lower one, then neighbours are added until one is left.
+pub fn product(x: &[f32], w: &[f32]) -> f32 {
+    let mut chains = [0.0; 16];
+    for c in 0..x.len().next_multiple_of(16) {
+        let (x, w) = if c < x.len() { (x[c], w[c]) } else { (0.0, 0.0) };
+        chains[c % 16] = fma(x, w, chains[c % 16]);
+    }
+    for l in 0..8 {
+        chains[l] += chains[8 + l];
+    }
+    for half in [4, 2, 1] {
+        for l in 0..half {
+            chains[l] = chains[2 * l] + chains[2 * l + 1];
+        }
+    }
+    chains[0]
+}
+
+/// `out[i, j] = bias[j] + x_i . w_j`: the twin of [`affine`](super::dense::affine).
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `x` | `[n, d]` | row-major |
 /// | `w` | `[f, d]` | row-major |
-/// | `bias` | `[f]` | zero if `None` |
+/// | `bias` | `[f]` | nothing is added if `None` |
 /// | `out` | `[n, f]` | written, never read |
 pub fn affine(x: &[f32], w: &[f32], bias: Option<&[f32]>, f: usize, d: usize, out: &mut [f32]) {
     for (at, o) in out.iter_mut().enumerate() {
         let (i, j) = (at / f, at % f);
-        let start = bias.map_or(0.0, |b| b[j]);
-        *o = (0..d).fold(start, |acc, c| fma(x[i * d + c], w[j * d + c], acc));
+        let sum = product(&x[i * d..(i + 1) * d], &w[j * d..(j + 1) * d]);
+        *o = bias.map_or(sum, |b| sum + b[j]);
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Isa, LANES, Vector, load};
 /// Calls `hit(i, a[i])` for the `i` where `a[i] > threshold`, ascending; `hit` returns the threshold from the next
 /// block of entries on.
 #[inline(always)]
-fn scan<S: Simd>(simd: S, a: &[f32], mut threshold: f32, mut hit: impl FnMut(usize, f32) -> f32) {
+pub(super) fn scan<S: Simd>(simd: S, a: &[f32], mut threshold: f32, mut hit: impl FnMut(usize, f32) -> f32) {
     let (vectors, tail) = a.as_chunks::<LANES>();
     let (blocks, rest) = vectors.as_chunks::<4>();
     let mut limit = Vector::splat(simd, threshold);
@@ -79,7 +79,7 @@ pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, ou
 
 /// Keeps the `k` largest of the entries from `start` on, the earlier one of equals; returns the least value kept.
 #[inline(never)]
-fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) -> f32 {
+pub(super) fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) -> f32 {
     let end = value.len();
     value.extend_from_within(start..);
     let least = kth_largest(&mut value[end..], k);
@@ -130,7 +130,7 @@ pub fn above_each(isa: Isa, scores: &[f32], thresholds: &[f32], out_index: &mut 
 }
 
 #[inline(always)]
-fn above_each_body<S: Simd>(simd: S, a: &[f32], limits: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
+pub(super) fn above_each_body<S: Simd>(simd: S, a: &[f32], limits: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
     let (vectors, tail) = a.as_chunks::<LANES>();
     let (limit_vectors, limit_tail) = limits.as_chunks::<LANES>();
     for (b, (v, limit)) in vectors.iter().zip(limit_vectors).enumerate() {

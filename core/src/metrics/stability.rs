@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::check_parents;
 use super::matching::{Goal, assign};
 use crate::gate::ROOT;
-use crate::kernel::dense::{self, Packed};
+use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
 use crate::par::Par;
 use crate::{Error, Result};
@@ -114,12 +114,10 @@ pub(super) fn for_cosines<R: Send>(
     f: impl Fn(usize, &[f32]) -> R + Sync + Send,
 ) -> Vec<R> {
     let (n, m) = (a.len() / d, b.len() / d);
-    let mut packed = Packed::new(m, d);
-    packed.pack(isa, par, b);
     let blocks = par.map(n.div_ceil(BLOCK), |block| {
         let rows = &a[block * BLOCK * d..((block + 1) * BLOCK).min(n) * d];
         let mut cosine = vec![0.0f32; rows.len() / d * m];
-        dense::affine(isa, rows, &packed, None, &mut cosine);
+        dense::affine(isa, rows, b, d, None, &mut cosine);
         let row = |k: usize| &cosine[k * m..(k + 1) * m];
         (0..rows.len() / d).map(|k| f(block * BLOCK + k, row(k))).collect::<Vec<R>>()
     });

@@ -12,7 +12,7 @@ use super::coherence::{Draws, Score};
 use super::stability::{DictionaryReport, LevelsReport, dictionary, for_cosines, levels, unit};
 use crate::gate::ROOT;
 use crate::kernel::Isa;
-use crate::kernel::dense::{self, Packed};
+use crate::kernel::dense;
 use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
@@ -106,7 +106,7 @@ pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws
     let all = directions("directions of level 2", rows, d)?;
     let n = (all.len() / d).min(MAX_FITTED);
     let thinned: Vec<f32> = (0..n).flat_map(|i| all[i * (all.len() / d) / n * d..][..d].iter().copied()).collect();
-    let pursuit = Pursuit::new(isa, par, &atoms, d);
+    let pursuit = Pursuit::new(&atoms, d);
     let value = pursuit.mean(isa, par, &thinned);
     let null = par.map(draws.n, |draw| {
         let mut rng = Philox::new(draws.seed, STREAM + draw as u64);
@@ -133,15 +133,12 @@ pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws
 /// Orthogonal matching pursuit over one set of unit atoms.
 struct Pursuit<'a> {
     atoms: &'a [f32],
-    packed: Packed,
     d: usize,
 }
 
 impl<'a> Pursuit<'a> {
-    fn new(isa: Isa, par: Par, atoms: &'a [f32], d: usize) -> Self {
-        let mut packed = Packed::new(atoms.len() / d, d);
-        packed.pack(isa, par, atoms);
-        Self { atoms, packed, d }
+    fn new(atoms: &'a [f32], d: usize) -> Self {
+        Self { atoms, d }
     }
 
     /// Mean `R^2(s)` of the unit rows of `rows`; NaN without rows.
@@ -157,7 +154,7 @@ impl<'a> Pursuit<'a> {
 
     /// `R^2(s)` of each row of a block.
     fn block(&self, isa: Isa, rows: &[f32]) -> Vec<[f64; ATOMS]> {
-        let (d, m) = (self.d, self.packed.f());
+        let (d, m) = (self.d, self.atoms.len() / self.d);
         let n = rows.len() / d;
         let mut residual = rows.to_vec();
         let mut product = vec![0.0f32; n * m];
@@ -165,7 +162,7 @@ impl<'a> Pursuit<'a> {
         let mut basis: Vec<Vec<Vec<f64>>> = vec![Vec::new(); n];
         let mut r2 = vec![[0.0f64; ATOMS]; n];
         for s in 0..ATOMS {
-            dense::affine(isa, &residual, &self.packed, None, &mut product);
+            dense::affine(isa, &residual, self.atoms, d, None, &mut product);
             for i in 0..n {
                 let before = if s > 0 { r2[i][s - 1] } else { 0.0 };
                 r2[i][s] = before;

@@ -5,10 +5,12 @@ use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
 use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
-use crate::gate::{self, Families};
-use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::gate::{self, Families, ROOT};
+use crate::kernel::aligned::Aligned;
+use crate::kernel::dense::{self, Matrix, Pick};
+use crate::kernel::fire::{self, RowLists, fire};
+use crate::kernel::{Isa, Screen, reduce, sparse};
 use crate::par::Par;
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,23 +21,26 @@ pub(crate) const CHUNK: usize = 64;
 /// Rows of level 2 behind a hard gate: the more there are, the more of them share a family.
 const BLOCK: usize = 4 * CHUNK;
 
-/// The dense numbers of one chunk of rows; reused from chunk to chunk.
+/// The numbers of one block of rows; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
     /// `(BLOCK, d)` centred rows.
-    pub(crate) xt: Vec<f32>,
+    pub(crate) xt: Aligned,
     /// `(BLOCK, source width)` what level 2 reads.
-    pub(crate) s: Vec<f32>,
-    /// `(CHUNK, f1)` pre-activations of level 1.
-    pub(crate) u1: Vec<f32>,
-    /// `(CHUNK, f2)` ungated drives of level 2.
+    pub(crate) s: Aligned,
+    /// `(f1)` latents of level 1 of the seed.
+    h1: Vec<f32>,
+    /// `(CHUNK, f2)` ungated drives of level 2, where its gate needs all of them.
     pub(crate) a2: Vec<f32>,
     /// `(f2)` gate of one row.
     pub(crate) g2: Vec<f32>,
     /// `(f2)` gated pre-activations of one row.
     pub(crate) u2: Vec<f32>,
+    /// What finding the latents needs, and those found.
+    pub(crate) fire: fire::Scratch,
+    pub(crate) lists: RowLists,
     /// What a hard gate needs.
-    hierarchy: hierarchy::Scratch,
+    pub(crate) hierarchy: hierarchy::Scratch,
     /// Of the block that was encoded last.
     codes: [Codes; 2],
 }
@@ -43,26 +48,25 @@ pub struct Scratch {
 impl Scratch {
     /// For encoding with models of this architecture.
     pub fn new(arch: &Arch) -> Self {
-        let dense = if arch.gate.is_hard() { 0 } else { arch.f2 };
-        Self::with_drives(arch, BLOCK, dense)
+        Self::with_drives(arch, BLOCK, if arch.gate.is_soft() { arch.f2 } else { 0 })
     }
 
-    /// For the forward pass of training, which needs the drive of every latent of a chunk.
+    /// For the forward pass of training.
     pub(crate) fn of_chunk(arch: &Arch) -> Self {
-        Self::with_drives(arch, CHUNK, arch.f2)
+        let dense = arch.gate.is_soft() || arch.gate == GateKind::GroupTop1;
+        Self::with_drives(arch, CHUNK, if dense { arch.f2 } else { 0 })
     }
 
     fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
         let source = if arch.f2 > 0 { rows * arch.source_width() } else { 0 };
         Self {
-            xt: vec![0.0; rows * arch.d],
-            s: vec![0.0; source],
-            u1: vec![0.0; CHUNK * arch.f1],
+            xt: Aligned::zeros(rows * arch.d),
+            s: Aligned::zeros(source),
+            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.f1 } else { 0 }],
             a2: vec![0.0; CHUNK * f2],
             g2: vec![0.0; f2],
             u2: vec![0.0; f2],
-            hierarchy: hierarchy::Scratch::default(),
-            codes: [Codes::new(), Codes::new()],
+            ..Self::default()
         }
     }
 
@@ -71,8 +75,17 @@ impl Scratch {
     #[must_use]
     pub fn reserved(mut self, encoder: &Encoder) -> Self {
         let model = encoder.model();
-        if let Level2::ByFamily(hierarchy) = &encoder.level2 {
-            hierarchy.reserve(&mut self.hierarchy, BLOCK, model.max_active(1), model.max_open());
+        let Arch { d, f1, f2, .. } = model.arch;
+        let width = model.arch.source_width();
+        let (rule1, rule2) = (model.rule(1), model.rule(2));
+        self.fire.reserve(BLOCK, f1, d, encoder.screens[0].as_ref(), rule1.limit());
+        self.lists.reserve(BLOCK, model.max_active(1), rule1.limit());
+        if model.arch.gate.is_hard() {
+            let (active1, active2) = (model.max_active(1), model.max_open());
+            encoder.hierarchy().reserve(&mut self.hierarchy, BLOCK, active1, active2, rule2.limit());
+        } else if f2 > 0 {
+            self.fire.reserve(BLOCK, f2, width, encoder.screens[1].as_ref(), rule2.limit());
+            self.lists.reserve(BLOCK, model.max_active(2), rule2.limit());
         }
         for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
             let f = [model.arch.f1, model.arch.f2][level - 1];
@@ -101,21 +114,12 @@ impl Scratch {
 pub(crate) struct Weights<'a> {
     pub arch: &'a Arch,
     pub params: &'a Params,
-    pub packed1: &'a Packed,
     pub families: &'a Families,
     /// The gate that acts now: a hard gate may not have started yet.
     pub gate: GateKind,
 }
 
 impl Weights<'_> {
-    /// `u1 = xt W1^T + b1` for rows `rows` of the scratch, in its first rows.
-    pub fn drive1(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
-        let (d, f1) = (self.arch.d, self.arch.f1);
-        let n = rows.len();
-        let xt = &t.xt[rows.start * d..rows.end * d];
-        dense::affine(isa, xt, self.packed1, Some(&self.params[Id::BEnc1]), &mut t.u1[..n * f1]);
-    }
-
     /// `s`, what level 2 reads, for the first `n` rows, given the latents of level 1 of each.
     pub fn source<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
         let Arch { d, f1, .. } = *self.arch;
@@ -145,11 +149,12 @@ impl Weights<'_> {
     }
 
     /// `a2 = s W2^T + b2` for rows `rows` of the scratch, in its first rows.
-    pub fn drive2(&self, isa: Isa, packed2: &Packed, rows: Range<usize>, t: &mut Scratch) {
+    pub fn drive2(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
         let (width, f2) = (self.arch.source_width(), self.arch.f2);
         let n = rows.len();
         let s = &t.s[rows.start * width..rows.end * width];
-        dense::affine(isa, s, packed2, Some(&self.params[Id::BEnc2]), &mut t.a2[..n * f2]);
+        let (w, b) = (&self.params[Id::WEnc2], &self.params[Id::BEnc2]);
+        dense::affine(isa, s, w, width, Some(b), &mut t.a2[..n * f2]);
     }
 
     /// Gated pre-activations of row `i`, from its drive and the latents of level 1. Leaves the gate in `t.g2`.
@@ -171,58 +176,54 @@ impl Weights<'_> {
     }
 }
 
-/// A model made ready to encode: weights repacked for the kernels. Immutable; share it between threads.
+/// A model made ready to encode. Immutable; share it between threads.
+///
+/// Weights are used as they lie; where it pays, a copy of the encoders in 8 bits says which latents need them at all
+/// ([`crate::kernel::screen`]).
 #[derive(Clone, Debug)]
 pub struct Encoder {
     model: Arc<Model>,
     isa: Isa,
-    packed1: Packed,
-    level2: Level2,
+    /// Of both levels; behind a hard gate of ROOT's children.
+    screens: [Option<Screen>; 2],
     families: Families,
     decoder2: Vec<f32>,
 }
 
-/// The weights of level 2 as its gate lets them be read.
-#[derive(Clone, Debug)]
-enum Level2 {
-    /// All of them for every row.
-    Dense(Packed),
-    /// Behind a hard gate.
-    ByFamily(Box<Hierarchy>),
-}
-
 impl Encoder {
-    /// Repacks the weights of `model`: one copy of both encoders.
+    /// Prepares `model`.
     ///
     /// # Errors
     /// Whatever [`Model::check`] finds.
     pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
         model.check()?;
         let arch = &model.arch;
-        let mut packed1 = Packed::new(arch.f1, arch.d);
-        packed1.pack(isa, par, &model.params[Id::WEnc1]);
         let families = if arch.gate.is_hard() {
             Families::new(model.parents.clone(), arch.f1)
         } else {
             Families::all_root(arch.f1, arch.f2)
         };
-        let (w, width) = (&model.params[Id::WEnc2], arch.source_width());
-        let level2 = if arch.gate.is_hard() {
-            let top1 = arch.gate == GateKind::GroupTop1;
-            let bias = &model.params[Id::BEnc2];
-            let rule = model.rule(2);
-            Level2::ByFamily(Box::new(Hierarchy::new(isa, par, w, bias, width, &families, arch.f1, rule, top1)))
-        } else {
-            let mut packed2 = Packed::new(arch.f2, width);
-            packed2.pack(isa, par, w);
-            Level2::Dense(packed2)
+        let screen = |w: Id, b: Id, d: usize, rows: Option<&[u32]>| {
+            let all = Matrix::all(&model.params[w], d);
+            let picked = rows.map_or(all, |rows| all.only(Pick::List(rows)));
+            (arch.model == ModelKind::Tree && Screen::pays(isa, picked.rows.len(), d)).then(|| {
+                let mut screen = Screen::new(picked.rows.len(), d);
+                screen.quantise(isa, par, picked, &model.params[b]);
+                screen
+            })
         };
+        let root = arch.gate.is_hard().then(|| families.children(ROOT));
+        let two = arch.f2 > 0 && !arch.gate.is_soft();
+        let screens = [
+            screen(Id::WEnc1, Id::BEnc1, arch.d, None),
+            two.then(|| screen(Id::WEnc2, Id::BEnc2, arch.source_width(), root)).flatten(),
+        ];
         let mut decoder2 = Vec::new();
         if arch.f2 > 0 && arch.decoder == Decoder::Comp {
             decoder2 = vec![0.0; arch.f2 * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, packed1, level2, families, decoder2, model })
+        Ok(Self { isa, screens, families, decoder2, model })
     }
 
     /// The model.
@@ -238,6 +239,18 @@ impl Encoder {
     /// Decoder directions of level 2 in the space of the activations, `(f2, d)`.
     pub fn decoder2(&self) -> &[f32] {
         if self.decoder2.is_empty() { &self.model.params[Id::WDec2] } else { &self.decoder2 }
+    }
+
+    /// Level 2 behind its hard gate.
+    fn hierarchy(&self) -> Hierarchy<'_> {
+        Hierarchy {
+            w: &self.model.params[Id::WEnc2],
+            width: self.model.arch.source_width(),
+            bias: &self.model.params[Id::BEnc2],
+            families: &self.families,
+            root: self.screens[1].as_ref(),
+            top1: self.model.arch.gate == GateKind::GroupTop1,
+        }
     }
 
     /// Who is whose parent.
@@ -361,66 +374,68 @@ impl Encoder {
     /// Encodes up to a block of rows; `open` gets what level 2 would fire without its gate.
     fn encode_rows(&self, x: &[f32], t: &mut Scratch, mut open: Option<&mut Codes>) {
         let model = &*self.model;
-        let Arch { d, f1, f2, .. } = model.arch;
+        let Arch { d, f2, .. } = model.arch;
         let n = x.len() / d;
         let [mut codes1, mut codes2] = core::mem::take(&mut t.codes);
         codes1.clear();
         codes2.clear();
         if model.arch.model == ModelKind::Seed {
-            let h1 = &mut t.u1[..f1];
-            seed::encode_rows(self.isa, &model.arch, &model.params, x, h1, &mut codes1, &mut codes2);
+            seed::encode_rows(self.isa, &model.arch, &model.params, x, &mut t.h1, &mut codes1, &mut codes2);
             t.codes = [codes1, codes2];
             return;
         }
-        let weights = Weights {
-            arch: &model.arch,
-            params: &model.params,
-            packed1: &self.packed1,
-            families: &self.families,
-            gate: model.arch.gate,
-        };
+        let params = &model.params;
+        let weights = Weights { arch: &model.arch, params, families: &self.families, gate: model.arch.gate };
         for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
-            reduce::sub_into(self.isa, row, &model.params[Id::BDec], xt);
+            reduce::sub_into(self.isa, row, &params[Id::BDec], xt);
         }
-        let chunks = || (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK));
-        let rule = model.rule(1);
-        for rows in chunks() {
-            weights.drive1(self.isa, rows.clone(), t);
-            for u in t.u1.chunks_exact(f1).take(rows.len()) {
-                rule.fire(self.isa, u, &mut codes1.index, &mut codes1.value);
-                codes1.end_row();
+        let (xt, w1) = (&t.xt[..n * d], Matrix::all(&params[Id::WEnc1], d));
+        let (rule, screen) = (model.rule(1), self.screens[0].as_ref());
+        fire(self.isa, xt, w1, &params[Id::BEnc1], rule.limit(), screen, &mut t.fire, &mut t.lists);
+        append(&rule, &t.lists, &mut codes1);
+        if f2 == 0 {
+            for codes in [&mut codes2].into_iter().chain(open) {
+                (0..n).for_each(|_| codes.end_row());
             }
+            t.codes = [codes1, codes2];
+            return;
         }
-        if f2 > 0 {
-            weights.source(self.isa, n, |i| codes1.row(i), t);
-        }
-        match &self.level2 {
-            _ if f2 == 0 => {
-                for codes in [&mut codes2].into_iter().chain(open) {
-                    (0..n).for_each(|_| codes.end_row());
-                }
-            }
-            Level2::ByFamily(hierarchy) => {
-                let s = &t.s[..n * model.arch.source_width()];
-                hierarchy.encode(self.isa, s, n, Some(&codes1), &mut t.hierarchy, &mut codes2);
-                if let Some(open) = open {
-                    hierarchy.encode(self.isa, s, n, None, &mut t.hierarchy, open);
-                }
-            }
-            Level2::Dense(packed2) => {
-                let rule = model.rule(2);
-                for rows in chunks() {
-                    weights.drive2(self.isa, packed2, rows.clone(), t);
-                    for (i, row) in rows.enumerate() {
-                        if let Some(open) = &mut open {
-                            rule.fire(self.isa, &t.a2[i * f2..(i + 1) * f2], &mut open.index, &mut open.value);
-                            open.end_row();
-                        }
-                        let u = weights.gate_row(self.isa, i, codes1.row(row), t);
-                        rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
-                        codes2.end_row();
+        weights.source(self.isa, n, |i| codes1.row(i), t);
+        let (rule, width) = (model.rule(2), model.arch.source_width());
+        let (w2, b2) = (Matrix::all(&params[Id::WEnc2], width), &params[Id::BEnc2]);
+        if model.arch.gate.is_soft() {
+            for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
+                weights.drive2(self.isa, rows.clone(), t);
+                for (i, row) in rows.enumerate() {
+                    if let Some(open) = &mut open {
+                        rule.fire(self.isa, &t.a2[i * f2..(i + 1) * f2], &mut open.index, &mut open.value);
+                        open.end_row();
                     }
+                    let u = weights.gate_row(self.isa, i, codes1.row(row), t);
+                    rule.fire(self.isa, u, &mut codes2.index, &mut codes2.value);
+                    codes2.end_row();
                 }
+            }
+        } else if model.arch.gate.is_hard() {
+            let s = &t.s[..n * width];
+            let active = |i: usize| {
+                let code = codes1.row(i);
+                code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
+            };
+            self.hierarchy().run(self.isa, s, n, rule.limit(), active, &mut t.hierarchy, |_, children, u| {
+                rule.keep(children, u, &mut codes2.index, &mut codes2.value);
+                codes2.end_row();
+            });
+            if let Some(open) = open {
+                fire(self.isa, s, w2, b2, rule.limit(), None, &mut t.fire, &mut t.lists);
+                append(&rule, &t.lists, open);
+            }
+        } else {
+            let screen = self.screens[1].as_ref();
+            fire(self.isa, &t.s[..n * width], w2, b2, rule.limit(), screen, &mut t.fire, &mut t.lists);
+            append(&rule, &t.lists, &mut codes2);
+            if let Some(open) = open {
+                append(&rule, &t.lists, open);
             }
         }
         t.codes = [codes1, codes2];
@@ -474,5 +489,14 @@ impl Encoder {
         if f2 > 0 {
             sparse::accumulate_rows(self.isa, z2.index, z2.value, self.decoder2(), d, x_hat2);
         }
+    }
+}
+
+/// Appends what fires of the lists of a block of rows.
+fn append(rule: &Rule<'_>, lists: &RowLists, codes: &mut Codes) {
+    for i in 0..lists.n() {
+        let (index, u) = lists.row(i);
+        rule.keep(index, u, &mut codes.index, &mut codes.value);
+        codes.end_row();
     }
 }

@@ -22,6 +22,7 @@ mod tensor;
 pub use codes::{CodeRow, Codes, CodesView};
 pub(crate) use encode::Weights;
 pub use encode::{Encoder, Scratch};
+pub(crate) use hierarchy::Hierarchy;
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};
 pub use tensor::{SharedBytes, Tensor};
 
@@ -29,7 +30,7 @@ use crate::activation::Rule;
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::ROOT;
-use crate::kernel::{Isa, Packed, dense, reduce};
+use crate::kernel::{Isa, dense, reduce};
 use crate::par::Par;
 use alloc::format;
 use alloc::vec::Vec;
@@ -264,11 +265,10 @@ impl Model {
 
 /// `C2 = E2 D1`, `(f2, d)`: what a latent of level 2 adds to the reconstruction when it composes level 1.
 pub(crate) fn compose(isa: Isa, par: Par, arch: &Arch, params: &Params, out: &mut [f32]) {
-    let mut packed = Packed::new(arch.d, arch.f1);
-    packed.pack_transposed(isa, par, &params[Id::WDec1]);
+    let d1t = dense::transposed(&params[Id::WDec1], arch.f1, arch.d);
     let e2 = &params[Id::WDec2];
     par.for_rows(arch.f2, 64, [out], [arch.d], |first, [rows]| {
         let n = rows.len() / arch.d;
-        dense::affine(isa, &e2[first * arch.f1..(first + n) * arch.f1], &packed, None, rows);
+        dense::affine(isa, &e2[first * arch.f1..(first + n) * arch.f1], &d1t, arch.f1, None, rows);
     });
 }

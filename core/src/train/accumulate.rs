@@ -13,7 +13,7 @@ use super::forward::code_row;
 use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
 use crate::config::{Activation, Balance, Consistency, Decoder, Source};
 use crate::gate::{Families, ROOT};
-use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::loss::directions::{OffsetOrthogonal, Sibling};
 use crate::loss::{latent, structural};
 use crate::model::{Id, Params};
@@ -35,6 +35,17 @@ pub struct RowNorms {
     pub through: f64,
     /// Their cosine; 0 where one of them is zero.
     pub cosine: f64,
+}
+
+/// One latent's gradient through level 2; and a column of `E2`.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    /// `(d)`.
+    pub w: Vec<f32>,
+    /// `(d)`.
+    pub dec: Vec<f32>,
+    /// `(f2)`, `comp` only.
+    pub column: Vec<f32>,
 }
 
 /// Columns of the table of per-latent statistics: squares of both parts on `D1`, and their product.
@@ -100,6 +111,7 @@ pub(super) fn run(
     let mut grad_composed = core::mem::take(&mut o.grad_composed);
     let mut through2 = core::mem::take(&mut o.through2);
     let mut stats = core::mem::take(&mut o.stats);
+    let mut parts = core::mem::take(&mut o.parts);
     stats.resize(o.arch.f1 * STATS, 0.0);
     let job = Job {
         isa: o.isa,
@@ -138,7 +150,7 @@ pub(super) fn run(
     if two {
         level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
     }
-    level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats);
+    level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats, &mut parts);
     if two && !grads[Id::GateW].is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
@@ -148,6 +160,7 @@ pub(super) fn run(
     o.grad_composed = grad_composed;
     o.through2 = through2;
     o.stats = stats;
+    o.parts = parts;
 }
 
 /// Encoder, decoder, bias and activation parameters of level 2, and the soft gate's bias.
@@ -229,12 +242,10 @@ fn level2(
 /// `dE2 = dC2 D1^T`, the penalty on rows of `E2`, and the latent consistency.
 fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_composed: &[f32], grad: &mut [f32]) {
     let d = job.d;
-    let mut packed = Packed::new(f1, d);
-    packed.pack(job.isa, o.par, &job.params[Id::WDec1]);
     let e2 = &job.params[Id::WDec2];
     o.par.for_rows(o.arch.f2, BLOCK, [grad], [f1], |first, [grad]| {
         let n = grad.len() / f1;
-        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &packed, None, grad);
+        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params[Id::WDec1], d, None, grad);
         let mut miss = vec![0.0f32; f1];
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
             let j = first + i;
@@ -274,26 +285,26 @@ fn level1(
     directions: Option<&OffsetOrthogonal<'_>>,
     grad_composed: &[f32],
     grads: &mut Params,
-    through2: &mut [Vec<f32>; 3],
+    through2: &mut [f32],
     stats: &mut [f32],
+    parts: &mut [Part],
 ) {
     let (d, f1) = (job.d, o.arch.f1);
     let two = o.n_levels() == 2;
     let comp = two && o.arch.decoder == Decoder::Comp;
     let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
     let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
-    let [w2, dec2, b2] = through2;
     let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
-    let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, w2, dec2, b2, stats];
-    let widths = [d, d, 1, p[0], p[1], p[2], d, d, 1, STATS];
+    let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
+    let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
     let children: Vec<u32> = if comp { (0..o.arch.f2 as u32).collect() } else { Vec::new() };
-    o.par.for_rows(f1, BLOCK, arrays, widths, |first, [w, dec, b, theta, r, bm, w2, dec2, b2, stats]| {
-        let mut column = vec![0.0f32; children.len()];
+    o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
+        let Part { w: w2, dec: dec2, column } = part;
+        column.resize(children.len(), 0.0);
         for i in 0..b.len() {
             let j = first + i;
             let range = list.latent(j);
             let dec = &mut dec[i * d..][..d];
-            let dec2 = &mut dec2[i * d..][..d];
             dec.fill(0.0);
             job.gather(list, j, &list.z, slot::R1, dec);
             reduce::scale(job.isa, -job.recon[0], dec);
@@ -307,7 +318,7 @@ fn level1(
                 for (c, row) in column.iter_mut().zip(job.params[Id::WDec2].chunks(f1)) {
                     *c = row[j];
                 }
-                sparse::accumulate_rows(job.isa, &children, &column, grad_composed, d, dec2);
+                sparse::accumulate_rows(job.isa, &children, column, grad_composed, d, dec2);
             }
             stats[i * STATS] = reduce::sum_squares(job.isa, dec);
             stats[i * STATS + 1] = reduce::sum_squares(job.isa, dec2);
@@ -338,7 +349,6 @@ fn level1(
             mix(job.isa, job.balance, dec, dec2);
 
             let w = &mut w[i * d..][..d];
-            let w2 = &mut w2[i * d..][..d];
             w.fill(0.0);
             job.gather(list, j, &list.grad[0], slot::XT, w);
             w2.fill(0.0);
@@ -413,7 +423,7 @@ fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) 
 }
 
 /// `db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j` over both encoders.
-fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[Vec<f32>; 3]) {
+fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[f32]) {
     let d = job.d;
     let two = o.n_levels() == 2;
     let mut g = [vec![0.0f32; d], vec![0.0f32; d]];
@@ -429,7 +439,7 @@ fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[Vec<f32>; 
     let minus = |v: &[f32]| v.iter().map(|x| -x).collect::<Vec<f32>>();
     let index1 = all(o.arch.f1);
     sparse::accumulate_rows(job.isa, &index1, &minus(&grads[Id::BEnc1]), &job.params[Id::WEnc1], d, &mut g1);
-    sparse::accumulate_rows(job.isa, &index1, &minus(&through2[2]), &job.params[Id::WEnc1], d, &mut g2);
+    sparse::accumulate_rows(job.isa, &index1, &minus(through2), &job.params[Id::WEnc1], d, &mut g2);
     if two && o.arch.source != Source::Z1 {
         sparse::accumulate_rows(
             job.isa,
@@ -444,7 +454,7 @@ fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[Vec<f32>; 
     grads[Id::BDec].copy_from_slice(&g1);
     // The encoder biases of level 1 are mixed only now: the two parts were needed apart.
     if !o.own() {
-        for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(&through2[2]) {
+        for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(through2) {
             *b += b2;
         }
     }

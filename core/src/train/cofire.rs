@@ -11,9 +11,14 @@
 use super::objective::Objective;
 use crate::config::GateConfig;
 use crate::gate::ROOT;
+use crate::kernel::reduce;
+use crate::par::Par;
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
+
+/// Children whose counts one thread adds to.
+const CHILDREN: usize = 256;
 
 /// Decayed counts. Stored with a growing weight instead of a decay of the whole table.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,17 +51,19 @@ impl Cofire {
         }
     }
 
-    /// Takes in the batch that `objective` has just seen, and decays what came before.
-    pub fn update(&mut self, objective: &Objective, decay: f64) {
-        let w = self.tokens[1] / decay;
-        self.tokens[1] = w;
+    /// Takes in the batch that `objective` has just seen, which stands for `steps` steps, and decays what came before.
+    ///
+    /// A block of children a thread: each looks for its own among the drives of every row, so that every count is added
+    /// to in the order of the rows.
+    pub fn update(&mut self, par: Par, objective: &Objective, decay: f64, steps: u64) {
+        self.tokens[1] /= libm::pow(decay, steps as f64);
+        let w = self.tokens[1] * steps as f64;
         self.tokens[0] += w * objective.n() as f64;
-        let w32 = w as f32;
         let mut b = 0;
         for chunk in &objective.chunks {
-            let (e1, drives) = (&chunk.level[0], &chunk.drives);
+            let e1 = &chunk.level[0];
             for i in 0..e1.offsets.len() - 1 {
-                let energy: f64 = objective.residual(b).iter().map(|r| f64::from(*r) * f64::from(*r)).sum();
+                let energy = f64::from(reduce::sum_squares(objective.isa, objective.residual(b)));
                 b += 1;
                 for at in e1.row(i) {
                     if e1.z[at] > 0.0 {
@@ -64,20 +71,34 @@ impl Cofire {
                         self.energy[e1.index[at] as usize] += w * energy;
                     }
                 }
-                for at2 in drives.row(i) {
-                    let j = drives.index[at2] as usize;
-                    self.child[j] += w;
-                    let row = &mut self.both[j * self.f1..(j + 1) * self.f1];
-                    for at in e1.row(i) {
-                        if e1.z[at] > 0.0 {
-                            row[e1.index[at] as usize] += w32;
+                let drives = &chunk.drives;
+                for &j in &drives.index[drives.row(i)] {
+                    self.child[j as usize] += w;
+                }
+            }
+        }
+        let (f1, w32) = (self.f1, w as f32);
+        par.for_chunks(&mut self.both, CHILDREN * f1, |c, both| {
+            let first = (c * CHILDREN) as u32;
+            for chunk in &objective.chunks {
+                let (e1, drives) = (&chunk.level[0], &chunk.drives);
+                for i in 0..e1.offsets.len() - 1 {
+                    let own = &drives.index[drives.row(i)];
+                    let own = &own[own.partition_point(|j| *j < first)..];
+                    let own = &own[..own.partition_point(|j| *j < first + CHILDREN as u32)];
+                    for &j in own {
+                        let row = &mut both[(j - first) as usize * f1..][..f1];
+                        for at in e1.row(i) {
+                            if e1.z[at] > 0.0 {
+                                row[e1.index[at] as usize] += w32;
+                            }
                         }
                     }
                 }
             }
-        }
-        if w > 1e6 {
-            self.rescale(1.0 / w);
+        });
+        if self.tokens[1] > 1e6 {
+            self.rescale(1.0 / self.tokens[1]);
         }
     }
 

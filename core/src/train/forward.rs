@@ -4,9 +4,11 @@ use super::entries::{Entries, List};
 use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
 use crate::activation;
 use crate::config::{Activation, Budget, Consistency, Decoder, GateKind};
-use crate::gate::Families;
-use crate::kernel::{Isa, reduce, select, sparse};
-use crate::model::{CodeRow, Id, Params, Weights};
+use crate::gate::{Families, ROOT};
+use crate::kernel::dense::{self, Matrix, Pick};
+use crate::kernel::fire::{Limit, RowLists, fire};
+use crate::kernel::{Isa, Screen, reduce, select, sparse};
+use crate::model::{CodeRow, Hierarchy, Id, Params, Scratch, Weights};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -84,7 +86,7 @@ fn lower_floor(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>) -> bool 
     if found >= keep_of(budget(knobs, levels), o.n) || floor <= 0.0 {
         return false;
     }
-    o.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.25 * floor }));
+    o.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.5 * floor }));
     true
 }
 
@@ -110,13 +112,18 @@ fn collect(
 ) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
-    let weights = Weights { arch: &arch, params, packed1: &o.packed[0], families, gate: knobs.gate };
-    let packed2 = &o.packed[1];
     let config = &o.config;
-    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, o.floor[l].unwrap_or(0.0)));
     let k_aux = if config.revive.k_aux > 0 { config.revive.k_aux } else { (d / 2).max(1) };
-    let aux = config.loss.aux > 0.0 && !knobs.dead[level].is_empty();
-    let drives = level == 1 && (knobs.collect_drives || config.loss.consistency == Consistency::Contain);
+    let job = Job {
+        isa,
+        weights: Weights { arch: &arch, params, families, gate: knobs.gate },
+        rules: [0, 1].map(|l| level_rule(l, &arch, params, knobs, o.floor[l].unwrap_or(0.0))),
+        screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
+        dead: [&knobs.dead[0], &knobs.dead[1]],
+        k_aux: if config.loss.aux > 0.0 { k_aux } else { 0 },
+        tau2: knobs.tau[1],
+        drives: o.needs_drives(knobs),
+    };
     let used = o.chunks.len().min(n_chunks);
     let width = CHUNK * slots * d;
     let rows = &mut o.rows[..];
@@ -133,94 +140,276 @@ fn collect(
         for i in 0..n {
             lane.forward.xt[i * d..(i + 1) * d].copy_from_slice(&buffer[(i * slots + slot::XT) * d..][..d]);
         }
-        if level == 0 {
-            weights.drive1(isa, 0..n, &mut lane.forward);
-        } else {
-            settle(&rules[0], chunk, 0, lane, None);
-            let entries = &chunk.level[0];
-            weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
-            weights.drive2(isa, packed2, 0..n, &mut lane.forward);
-        }
         chunk.candidates[level].clear();
         chunk.aux[level].clear();
-        if level == 1 {
-            chunk.drives.clear();
+        if level == 0 {
+            job.level1(n, chunk, lane);
+            return;
         }
-        for i in 0..n {
-            let Lane { forward, u_dead, picked, bands, .. } = lane;
-            let (f, soft) = if level == 0 { (arch.f1, false) } else { (arch.f2, knobs.gate.is_soft()) };
-            if drives {
-                let a = &forward.a2[i * f..(i + 1) * f];
-                collect_drives(isa, &rules[1], knobs.tau[1], a, &mut chunk.drives);
-                chunk.drives.end_row(None);
-            }
-            let u: &[f32] = if level == 0 {
-                &forward.u1[i * f..(i + 1) * f]
-            } else {
-                weights.gate_row(isa, i, code_row(&chunk.level[0], i), forward);
-                if knobs.gate == GateKind::None { &forward.a2[i * f..(i + 1) * f] } else { &forward.u2 }
-            };
-            let a_and_g = || (&forward.a2[i * f..(i + 1) * f], &forward.g2[..]);
-            let list = &mut chunk.candidates[level];
-            candidates(isa, &rules[level], &bands[level], u, list);
-            list.end_row(soft.then(a_and_g));
-            if aux {
-                let list = &mut chunk.aux[level];
-                pick_dead(isa, &knobs.dead[level], k_aux, u, u_dead, picked, list);
-                list.end_row(soft.then(a_and_g));
-            }
+        chunk.drives.clear();
+        settle(&job.rules[0], chunk, 0, lane, None);
+        let entries = &chunk.level[0];
+        job.weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
+        if knobs.gate.is_soft() || knobs.gate == GateKind::GroupTop1 {
+            job.level2_dense(n, chunk, lane);
+        } else {
+            job.level2(n, chunk, lane);
         }
     });
 }
 
+/// What scanning a chunk reads.
+struct Job<'a> {
+    isa: Isa,
+    weights: Weights<'a>,
+    rules: [LevelRule<'a>; 2],
+    screens: [Option<&'a Screen>; 2],
+    dead: [&'a [u32]; 2],
+    /// How many dead latents of a row AuxK picks; 0 without it.
+    k_aux: usize,
+    tau2: f32,
+    /// Whether the ungated drives of level 2 are asked for.
+    drives: bool,
+}
+
+impl Job<'_> {
+    /// Candidates and AuxK's picks of level 1.
+    fn level1(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let Weights { arch, params, .. } = self.weights;
+        let Scratch { xt, fire: t, lists, .. } = &mut lane.forward;
+        let xt = &xt[..n * arch.d];
+        let (w, b) = (Matrix::all(&params[Id::WEnc1], arch.d), &params[Id::BEnc1]);
+        fire(self.isa, xt, w, b, self.rules[0].limit(&lane.bands[0]), self.screens[0], t, lists);
+        copy(lists, &mut chunk.candidates[0]);
+        self.pick_dead(0, xt, w, b, |_, _| true, lane_picks(&mut lane.u_dead, &mut lane.picked), &mut chunk.aux[0]);
+    }
+
+    /// Candidates, AuxK's picks and ungated drives of level 2 without a gate, or behind a hard one.
+    fn level2(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let Weights { arch, params, families, gate } = self.weights;
+        let width = arch.source_width();
+        let Scratch { s, fire: t, lists, hierarchy, .. } = &mut lane.forward;
+        let s = &s[..n * width];
+        let (w, b) = (Matrix::all(&params[Id::WEnc2], width), &params[Id::BEnc2]);
+        let rule = &self.rules[1];
+        let limit = rule.limit(&lane.bands[1]);
+        let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], drives, .. } = chunk;
+        let active = |i: usize| {
+            let code = code_row(entries, i);
+            code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
+        };
+        let place = &mut lane.place[0];
+        // Whether the gate is open for a child, for the parents that `place` marks.
+        let open = |place: &[u32], j: u32| {
+            let p = families.parents()[j as usize];
+            p == ROOT || place[p as usize] != u32::MAX
+        };
+        let hard = gate.is_hard();
+        let one_pass = if let (Limit::Above(floor), true) = (limit, self.drives) { Some(floor) } else { None };
+        if let Some(floor) = one_pass {
+            // One pass down to the lower of the two limits serves both.
+            let tau = rule.drive_limit(self.tau2);
+            let least = if rule.activation == Activation::Gated { 0.0 } else { tau.min(floor) };
+            fire(self.isa, s, w, b, Limit::Above(least), self.screens[1], t, lists);
+            for i in 0..n {
+                let (index, u) = lists.row(i);
+                active(i).for_each(|p| place[p as usize] = 0);
+                for (&j, &u) in index.iter().zip(u) {
+                    if u > floor && (!hard || open(place, j)) {
+                        candidates.index.push(j);
+                        candidates.u.push(u);
+                    }
+                    if u > tau && rule.drives(j, u) {
+                        drives.index.push(j);
+                        drives.u.push(u);
+                    }
+                }
+                active(i).for_each(|p| place[p as usize] = u32::MAX);
+                candidates.end_row(None);
+                drives.end_row(None);
+            }
+        } else {
+            // With drives the screen is that of all latents, not of ROOT's children.
+            let hierarchy_of = Hierarchy {
+                w: w.values,
+                width,
+                bias: b,
+                families,
+                root: self.screens[1].filter(|_| !self.drives),
+                top1: false,
+            };
+            if hard {
+                hierarchy_of.run(self.isa, s, n, limit, active, hierarchy, |_, index, u| {
+                    candidates.index.extend_from_slice(index);
+                    candidates.u.extend_from_slice(u);
+                    candidates.end_row(None);
+                });
+            } else {
+                fire(self.isa, s, w, b, limit, self.screens[1], t, lists);
+                copy(lists, candidates);
+            }
+            if self.drives {
+                let limit = match rule.activation {
+                    Activation::Jumprelu => Limit::AboveEach(rule.theta),
+                    _ => Limit::Above(rule.drive_limit(self.tau2)),
+                };
+                fire(self.isa, s, w, b, limit, self.screens[1], t, lists);
+                copy(lists, drives);
+            }
+        }
+        let picks = lane_picks(&mut lane.u_dead, &mut lane.picked);
+        if !hard {
+            self.pick_dead(1, s, w, b, |_, _| true, picks, aux);
+            return;
+        }
+        let mut marked = usize::MAX;
+        let is_open = |i: usize, j: u32| {
+            if marked != i {
+                if marked < n {
+                    active(marked).for_each(|p| place[p as usize] = u32::MAX);
+                }
+                active(i).for_each(|p| place[p as usize] = 0);
+                marked = i;
+            }
+            open(place, j)
+        };
+        self.pick_dead(1, s, w, b, is_open, picks, aux);
+        place.fill(u32::MAX);
+    }
+
+    /// The same where the gate needs every drive of a row.
+    fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let f = self.weights.arch.f2;
+        let soft = self.weights.gate.is_soft();
+        self.weights.drive2(self.isa, 0..n, &mut lane.forward);
+        for i in 0..n {
+            let Lane { forward, u_dead, picked, bands, .. } = lane;
+            if self.drives {
+                collect_drives(self.isa, &self.rules[1], self.tau2, &forward.a2[i * f..(i + 1) * f], &mut chunk.drives);
+                chunk.drives.end_row(None);
+            }
+            self.weights.gate_row(self.isa, i, code_row(&chunk.level[0], i), forward);
+            let u = &forward.u2;
+            let a_and_g = || (&forward.a2[i * f..(i + 1) * f], &forward.g2[..]);
+            let list = &mut chunk.candidates[1];
+            candidates(self.isa, &self.rules[1], &bands[1], u, list);
+            list.end_row(soft.then(a_and_g));
+            if self.k_aux > 0 && !self.dead[1].is_empty() {
+                u_dead.clear();
+                u_dead.extend(self.dead[1].iter().map(|&j| u[j as usize]));
+                let list = &mut chunk.aux[1];
+                largest_dead(self.isa, self.dead[1], self.k_aux, u_dead, picked, list);
+                list.end_row(soft.then(a_and_g));
+            }
+        }
+    }
+
+    /// AuxK's picks of every row: the largest positive pre-activations among the dead latents that are `open`.
+    fn pick_dead(
+        &self,
+        level: usize,
+        x: &[f32],
+        w: Matrix<'_>,
+        bias: &[f32],
+        mut open: impl FnMut(usize, u32) -> bool,
+        (u_dead, picked): (&mut Vec<f32>, &mut List),
+        list: &mut List,
+    ) {
+        let dead = self.dead[level];
+        if self.k_aux == 0 || dead.is_empty() {
+            return;
+        }
+        for (b, x) in x.chunks(DEAD_ROWS * w.d).enumerate() {
+            let n = x.len() / w.d;
+            u_dead.resize(n * dead.len(), 0.0);
+            dense::product(self.isa, Matrix::all(x, w.d), w.only(Pick::List(dead)), Some(bias), u_dead);
+            for (i, u) in u_dead.chunks_exact_mut(dead.len()).enumerate() {
+                for (u, &j) in u.iter_mut().zip(dead) {
+                    if !open(b * DEAD_ROWS + i, j) {
+                        *u = f32::NEG_INFINITY;
+                    }
+                }
+                largest_dead(self.isa, dead, self.k_aux, u, picked, list);
+                list.end_row(None);
+            }
+        }
+    }
+}
+
+/// Rows whose dead latents are looked at together.
+const DEAD_ROWS: usize = 24;
+
+/// The scratch of [`Job::pick_dead`].
+fn lane_picks<'l>(u_dead: &'l mut Vec<f32>, picked: &'l mut List) -> (&'l mut Vec<f32>, &'l mut List) {
+    (u_dead, picked)
+}
+
+/// Takes over what was found of every row.
+fn copy(lists: &RowLists, list: &mut List) {
+    for i in 0..lists.n() {
+        let (index, u) = lists.row(i);
+        list.index.extend_from_slice(index);
+        list.u.extend_from_slice(u);
+        list.end_row(None);
+    }
+}
+
+impl LevelRule<'_> {
+    /// What a candidate must reach. `band` are the thresholds of jumprelu less half a bandwidth.
+    fn limit<'b>(&self, band: &'b [f32]) -> Limit<'b> {
+        match self.activation {
+            Activation::Relu | Activation::Gated => Limit::Above(0.0),
+            Activation::Topk => Limit::Topk(self.k as usize),
+            Activation::Batchtopk => Limit::Above(self.floor),
+            Activation::Jumprelu => Limit::AboveEach(band),
+        }
+    }
+
+    /// What an ungated drive must exceed to count as firing, where it is one number.
+    fn drive_limit(&self, tau: f32) -> f32 {
+        match self.activation {
+            Activation::Topk | Activation::Batchtopk => tau.max(0.0),
+            _ => 0.0,
+        }
+    }
+
+    /// Whether a drive above that limit would fire.
+    fn drives(&self, j: u32, u: f32) -> bool {
+        self.activation != Activation::Gated
+            || activation::gated(u, self.r_mag[j as usize], self.b_mag[j as usize]) > 0.0
+    }
+}
+
 /// The latents of a row that its activation may let fire.
 fn candidates(isa: Isa, rule: &LevelRule<'_>, band: &[f32], u: &[f32], list: &mut List) {
-    match rule.activation {
-        Activation::Relu | Activation::Gated => select::above(isa, u, 0.0, &mut list.index, &mut list.u),
-        Activation::Topk => select::topk_row(isa, u, rule.k as usize, &mut list.index, &mut list.u),
-        Activation::Batchtopk => select::above(isa, u, rule.floor, &mut list.index, &mut list.u),
-        Activation::Jumprelu => select::above_each(isa, u, band, &mut list.index, &mut list.u),
+    match rule.limit(band) {
+        Limit::Above(t) => select::above(isa, u, t, &mut list.index, &mut list.u),
+        Limit::AboveEach(t) => select::above_each(isa, u, t, &mut list.index, &mut list.u),
+        Limit::Topk(k) => select::topk_row(isa, u, k, &mut list.index, &mut list.u),
     }
 }
 
 /// Ungated drives that would fire.
-fn collect_drives(isa: Isa, rule: &LevelRule<'_>, threshold: f32, a: &[f32], list: &mut List) {
-    match rule.activation {
-        Activation::Relu => select::above(isa, a, 0.0, &mut list.index, &mut list.u),
-        Activation::Topk | Activation::Batchtopk => {
-            select::above(isa, a, threshold.max(0.0), &mut list.index, &mut list.u)
-        }
-        Activation::Jumprelu => select::above_each(isa, a, rule.theta, &mut list.index, &mut list.u),
-        Activation::Gated => {
-            let first = list.index.len();
-            select::above(isa, a, 0.0, &mut list.index, &mut list.u);
-            let mut kept = first;
-            for e in first..list.index.len() {
-                let j = list.index[e] as usize;
-                if activation::gated(list.u[e], rule.r_mag[j], rule.b_mag[j]) > 0.0 {
-                    list.index[kept] = list.index[e];
-                    list.u[kept] = list.u[e];
-                    kept += 1;
-                }
-            }
-            list.index.truncate(kept);
-            list.u.truncate(kept);
+fn collect_drives(isa: Isa, rule: &LevelRule<'_>, tau: f32, a: &[f32], list: &mut List) {
+    if rule.activation == Activation::Jumprelu {
+        select::above_each(isa, a, rule.theta, &mut list.index, &mut list.u);
+        return;
+    }
+    let first = list.index.len();
+    select::above(isa, a, rule.drive_limit(tau), &mut list.index, &mut list.u);
+    let mut kept = first;
+    for e in first..list.index.len() {
+        if rule.drives(list.index[e], list.u[e]) {
+            (list.index[kept], list.u[kept]) = (list.index[e], list.u[e]);
+            kept += 1;
         }
     }
+    list.index.truncate(kept);
+    list.u.truncate(kept);
 }
 
-/// The `k_aux` largest positive pre-activations among the dead latents of a row.
-fn pick_dead(
-    isa: Isa,
-    dead: &[u32],
-    k_aux: usize,
-    u: &[f32],
-    u_dead: &mut Vec<f32>,
-    picked: &mut List,
-    list: &mut List,
-) {
-    u_dead.clear();
-    u_dead.extend(dead.iter().map(|&j| u[j as usize]));
+/// The `k_aux` largest positive ones of the pre-activations of the dead latents of a row.
+fn largest_dead(isa: Isa, dead: &[u32], k_aux: usize, u_dead: &[f32], picked: &mut List, list: &mut List) {
     picked.clear();
     select::topk_row(isa, u_dead, k_aux, &mut picked.index, &mut picked.u);
     for (&i, &v) in picked.index.iter().zip(&picked.u) {
@@ -263,7 +452,7 @@ fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut 
     }
     let least = if least.is_finite() { least } else { 0.0 };
     // Where everything positive was kept, the next batch is scanned from 0 at once.
-    let floor = if o.values.len() > keep { 0.5 * least } else { 0.0 };
+    let floor = if o.values.len() > keep { 0.85 * least } else { 0.0 };
     o.floor[levels.clone()].fill(Some(floor));
     losses.selected_min[levels.clone()].fill(least);
     losses.above_tau[levels.clone()].fill(above);

@@ -2,10 +2,11 @@
 
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use crate::gate::Families;
-use crate::kernel::{Isa, Packed, adam, select};
+use crate::kernel::{Isa, adam, dense, select};
 use crate::model::{Arch, CodeRow, Id, Params, Scratch, Weights, compose};
 use crate::par::Par;
 use crate::rng::Philox;
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Stream of the generator that initial weights are drawn from.
@@ -44,7 +45,7 @@ pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: 
             params[Id::GateB].fill(2.0);
         }
     }
-    thresholds(arch, isa, par, sample, &mut params);
+    thresholds(arch, isa, sample, &mut params);
     params
 }
 
@@ -76,38 +77,38 @@ fn unit_rows(isa: Isa, rows: &mut [f32], width: usize, rng: &mut Philox, positiv
 }
 
 /// One jumprelu threshold a level, such that `k` latents a row fire on the sample.
-fn thresholds(arch: &Arch, isa: Isa, par: Par, sample: &[f32], params: &mut Params) {
+fn thresholds(arch: &Arch, isa: Isa, sample: &[f32], params: &mut Params) {
     let d = arch.d;
     let n = (sample.len() / d).min(SAMPLE);
     if n == 0 || (arch.activation1 != Activation::Jumprelu && arch.activation2 != Activation::Jumprelu) {
         return;
     }
-    let mut packed1 = Packed::new(arch.f1, d);
-    packed1.pack(isa, par, &params[Id::WEnc1]);
-    let mut packed2 = Packed::new(arch.f2, arch.source_width());
-    packed2.pack(isa, par, &params[Id::WEnc2]);
     let families = Families::all_root(arch.f1, arch.f2);
     let mut t = Scratch::of_chunk(arch);
+    let width = arch.source_width();
+    let mut u1 = vec![0.0; n * arch.f1];
+    let mut a2 = vec![0.0; n * arch.f2];
     for (i, row) in sample.chunks(d).take(n).enumerate() {
         for (c, (x, b)) in row.iter().zip(&params[Id::BDec]).enumerate() {
             t.xt[i * d + c] = x - b;
         }
     }
     let frozen = params.clone();
-    let weights = Weights { arch, params: &frozen, packed1: &packed1, families: &families, gate: GateKind::None };
-    weights.drive1(isa, 0..n, &mut t);
-    let cut = quantile(&t.u1[..n * arch.f1], arch.k1, n);
+    let weights = Weights { arch, params: &frozen, families: &families, gate: GateKind::None };
+    dense::affine(isa, &t.xt[..n * d], &frozen[Id::WEnc1], d, Some(&frozen[Id::BEnc1]), &mut u1);
+    let cut = quantile(&u1, arch.k1, n);
     params[Id::Threshold1].fill(cut);
     if arch.f2 > 0 {
         let mut codes: Vec<(Vec<u32>, Vec<f32>)> = Vec::new();
-        for u in t.u1[..n * arch.f1].chunks(arch.f1) {
+        for u in u1.chunks(arch.f1) {
             let mut code = (Vec::new(), Vec::new());
             select::above(isa, u, cut, &mut code.0, &mut code.1);
             codes.push(code);
         }
         weights.source(isa, n, |i| CodeRow { index: &codes[i].0, value: &codes[i].1 }, &mut t);
-        weights.drive2(isa, &packed2, 0..n, &mut t);
-        params[Id::Threshold2].fill(quantile(&t.a2[..n * arch.f2], arch.k2, n));
+        let (w2, b2) = (&frozen[Id::WEnc2], &frozen[Id::BEnc2]);
+        dense::affine(isa, &t.s[..n * width], w2, width, Some(b2), &mut a2);
+        params[Id::Threshold2].fill(quantile(&a2, arch.k2, n));
     }
 }
 

@@ -13,13 +13,14 @@
 //! gradients by latent ([`accumulate`](super::accumulate)). Everything but the two encoder products touches only the
 //! entries that fire (and those that a gradient needs besides).
 
-use super::accumulate::RowNorms;
+use super::accumulate::{Part, RowNorms};
 use super::entries::{ByLatent, Entries, List};
 use super::{accumulate, backward, forward};
 use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
 use crate::error::{Error, Result};
-use crate::gate::Families;
-use crate::kernel::{Isa, Packed};
+use crate::gate::{Families, ROOT};
+use crate::kernel::dense::{Matrix, Pick};
+use crate::kernel::{Isa, Screen};
 use crate::loss::seed_cos::SeedCos;
 use crate::model::{Arch, Id, Params, Scratch, compose};
 use crate::par::Par;
@@ -149,15 +150,18 @@ pub struct Objective {
     pub(crate) n: usize,
     pub(crate) chunks: Vec<Chunk>,
     pub(crate) lanes: Vec<Lane>,
-    pub(crate) packed: [Packed; 2],
+    /// The encoders in 8 bits, where that pays: of level 2 those that are read without their parents.
+    pub(crate) screens: [Option<Screen>; 2],
     /// Decoder directions of level 2 in the space of the rows: `E2 D1` for `comp`, else empty.
     pub(crate) composed: Vec<f32>,
     pub(crate) grad_composed: Vec<f32>,
     /// Norms of the decoder rows of both levels, where a penalty needs them.
     pub(crate) norms: [Vec<f32>; 2],
     pub(crate) by_latent: [ByLatent; 2],
-    /// The part of level 1's gradient that comes through level 2: encoder rows, decoder rows, biases.
-    pub(crate) through2: [Vec<f32>; 3],
+    /// The part of the gradient of level 1's encoder biases that comes through level 2.
+    pub(crate) through2: Vec<f32>,
+    /// Scratch of the gradients by latent: more of them than threads, so that uneven latents spread.
+    pub(crate) parts: Vec<Part>,
     pub(crate) stats: Vec<f32>,
     pub(crate) seed_cos: SeedCos,
     /// Lower bound below which no candidate of `batchtopk` is kept, a level; none before the first step.
@@ -199,12 +203,14 @@ impl Objective {
             n: 0,
             chunks: Vec::new(),
             lanes: vec![lane; par.threads()],
-            packed: [Packed::new(arch.f1, d), Packed::new(arch.f2, arch.source_width())],
+            screens: [(arch.f1, d), (arch.f2, arch.source_width())]
+                .map(|(f, d)| Screen::pays(isa, f, d).then(|| Screen::new(f, d))),
             grad_composed: composed.clone(),
             composed,
             norms: [Vec::new(), Vec::new()],
             by_latent: [ByLatent::default(), ByLatent::default()],
-            through2: [vec![0.0; arch.f1 * d], vec![0.0; arch.f1 * d], vec![0.0; arch.f1]],
+            through2: vec![0.0; arch.f1],
+            parts: vec![Part { w: vec![0.0; d], dec: vec![0.0; d], column: Vec::new() }; 8 * par.threads()],
             stats: Vec::new(),
             seed_cos: SeedCos::default(),
             floor: [None, None],
@@ -235,7 +241,7 @@ impl Objective {
     ) -> Result<Losses> {
         self.arch.source = knobs.source;
         self.begin(x);
-        self.pack(params);
+        self.prepare(params, families, knobs);
         let mut losses = Losses::default();
         forward::run(self, params, families, knobs, x, &mut losses);
         for level in 0..self.n_levels() {
@@ -308,10 +314,18 @@ impl Objective {
         self.chunks.resize_with(self.n.div_ceil(CHUNK), Chunk::default);
     }
 
-    fn pack(&mut self, params: &Params) {
-        let [packed1, packed2] = &mut self.packed;
-        packed1.pack(self.isa, self.par, &params[Id::WEnc1]);
-        packed2.pack(self.isa, self.par, &params[Id::WEnc2]);
+    /// What is made of the weights once a step.
+    fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
+        let behind_gate = knobs.gate.is_hard() && !self.needs_drives(knobs);
+        let [screen1, screen2] = &mut self.screens;
+        if let Some(screen) = screen1 {
+            screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);
+        }
+        if let Some(screen) = screen2.as_mut().filter(|_| !knobs.gate.is_soft()) {
+            let all = Matrix::all(&params[Id::WEnc2], self.arch.source_width());
+            let read = if behind_gate { all.only(Pick::List(families.children(ROOT))) } else { all };
+            screen.quantise(self.isa, self.par, read, &params[Id::BEnc2]);
+        }
         if !self.composed.is_empty() {
             compose(self.isa, self.par, &self.arch, params, &mut self.composed);
         }
@@ -371,6 +385,11 @@ impl Objective {
             }
         }
         Ok(())
+    }
+
+    /// Whether the ungated drives of level 2 are asked for, by the co-firing statistics or by the containment loss.
+    pub(crate) fn needs_drives(&self, knobs: &Knobs) -> bool {
+        knobs.collect_drives || self.config.loss.consistency == Consistency::Contain
     }
 
     /// Whether the part of the gradient that reaches level 1 through level 2 is dropped.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, Id, NAMES, Params};
 use crate::par::Par;
+use alloc::vec::Vec;
 
 /// Numbers that one thread handles together.
 const BLOCK: usize = 1 << 14;
@@ -18,12 +19,14 @@ pub struct Adam {
     pub v: Params,
     /// Updates so far.
     pub t: u64,
+    /// Sums of squares of the blocks of a gradient.
+    squares: Vec<f64>,
 }
 
 impl Adam {
     /// Moments of zero.
     pub fn new(params: &Params) -> Self {
-        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0 }
+        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0, squares: Vec::new() }
     }
 
     /// Whether the rows of a tensor are kept at norm 1.
@@ -58,19 +61,21 @@ impl Adam {
                 continue;
             }
             let block = BLOCK.div_ceil(width);
-            if Self::unit_rows(arch, id) {
-                par.for_chunks(g, block * width, |i, part| {
+            let unit = Self::unit_rows(arch, id);
+            let parts = &mut self.squares;
+            parts.clear();
+            parts.resize(g.len().div_ceil(block * width), 0.0);
+            // A scratch space a thread would be of no use: the sums are the scratch.
+            let mut lanes = [(); 64];
+            let lanes = &mut lanes[..par.threads().min(64)];
+            par.for_items(lanes, parts, g, block * width, |(), i, sum, part| {
+                if unit {
                     let rows = &p[i * block * width..];
                     for (g, p) in part.chunks_mut(width).zip(rows.chunks(width)) {
                         adam::project_out(isa, p, g);
                     }
-                });
-            }
-            let n_blocks = g.len().div_ceil(block * width);
-            let g = &*g;
-            let parts = par.map(n_blocks, |i| {
-                let part = &g[i * block * width..g.len().min((i + 1) * block * width)];
-                part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>()
+                }
+                *sum = part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>();
             });
             let sum: f64 = parts.iter().sum();
             if !sum.is_finite() {

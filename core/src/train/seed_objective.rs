@@ -3,7 +3,8 @@
 use super::objective::Losses;
 use crate::config::{Config, Consistency, GateKind};
 use crate::error::{Error, Result};
-use crate::kernel::{Isa, Packed, dense, reduce, sparse};
+use crate::kernel::dense::transposed;
+use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::model::seed::combine;
 use crate::model::{Arch, Id, Params};
 use crate::par::Par;
@@ -57,12 +58,12 @@ impl SeedObjective {
         let n = x.len() / d;
         let l1 = self.layer(p, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], x, d);
         let l2 = self.layer(p, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &l1.h, f1);
-        let e2t = self.packed(&p[Id::WDec2], f2, f1, true);
-        let y = self.product(&l2.h, &e2t, Some(&p[Id::BDec2]));
-        let d1t = self.packed(&p[Id::WDec1], f1, d, true);
-        let mut error = self.product(&y, &d1t, Some(&p[Id::BDec]));
+        let e2t = transposed(&p[Id::WDec2], f2, f1);
+        let y = self.product(&l2.h, &e2t, f2, Some(&p[Id::BDec2]));
+        let d1t = transposed(&p[Id::WDec1], f1, d);
+        let mut error = self.product(&y, &d1t, f1, Some(&p[Id::BDec]));
         error.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
-        let mut error1 = self.product(&l1.h, &d1t, Some(&p[Id::BDec]));
+        let mut error1 = self.product(&l1.h, &d1t, f1, Some(&p[Id::BDec]));
         error1.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
 
         let mut losses = Losses::default();
@@ -80,12 +81,10 @@ impl SeedObjective {
         reduce::scale(self.isa, 2.0 / (n * d) as f32, &mut error);
         self.outer(&y, f1, &error, d, &mut grads[Id::WDec1]);
         self.columns(&error, d, &mut grads[Id::BDec]);
-        let d1 = self.packed(&p[Id::WDec1], f1, d, false);
-        let dy = self.product(&error, &d1, None);
+        let dy = self.product(&error, &p[Id::WDec1], d, None);
         self.outer(&l2.h, f2, &dy, f1, &mut grads[Id::WDec2]);
         self.columns(&dy, f1, &mut grads[Id::BDec2]);
-        let e2 = self.packed(&p[Id::WDec2], f2, f1, false);
-        let mut dh2 = self.product(&dy, &e2, None);
+        let mut dh2 = self.product(&dy, &p[Id::WDec2], f1, None);
         dh2.iter_mut().for_each(|g| *g += self.lambda[1] / n as f32);
         let mut dh1 = vec![self.lambda[0] / n as f32; n * f1];
         if self.consistency != 0.0 {
@@ -96,7 +95,7 @@ impl SeedObjective {
         self.layer_gradients([Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &da2, &dg2, f2, &l1.h, f1, grads);
         for (grad, id) in [(&da2, Id::WEnc2), (&dg2, Id::GateEnc2)] {
             if !grad.is_empty() {
-                let back = self.product(grad, &self.packed(&p[id], f2, f1, true), None);
+                let back = self.product(grad, &transposed(&p[id], f2, f1), f2, None);
                 dh1.iter_mut().zip(&back).for_each(|(g, b)| *g += b);
             }
         }
@@ -111,11 +110,10 @@ impl SeedObjective {
 
     /// `h = max(a s(g), 0)` and its like.
     fn layer(&self, p: &Params, ids: [Id; 4], x: &[f32], width: usize) -> Layer {
-        let f = p[ids[1]].len();
-        let mut a = self.product(x, &self.packed(&p[ids[0]], f, width, false), Some(&p[ids[1]]));
+        let mut a = self.product(x, &p[ids[0]], width, Some(&p[ids[1]]));
         let mut s = Vec::new();
         if self.arch.gate != GateKind::None {
-            s = self.product(x, &self.packed(&p[ids[2]], f, width, false), Some(&p[ids[3]]));
+            s = self.product(x, &p[ids[2]], width, Some(&p[ids[3]]));
         }
         let mut h = vec![0.0; a.len()];
         for i in 0..a.len() {
@@ -202,25 +200,13 @@ impl SeedObjective {
         f64::from(scale) * sums[0].iter().zip(&sums[1]).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum::<f64>()
     }
 
-    /// Rows `(f, width)`, or with `transposed` their transpose, ready for [`SeedObjective::product`].
-    fn packed(&self, w: &[f32], f: usize, width: usize, transposed: bool) -> Packed {
-        if transposed {
-            let mut packed = Packed::new(width, f);
-            packed.pack_transposed(self.isa, self.par, w);
-            return packed;
-        }
-        let mut packed = Packed::new(f, width);
-        packed.pack(self.isa, self.par, w);
-        packed
-    }
-
     /// `x W^T + bias`, `(n, f)`.
-    fn product(&self, x: &[f32], w: &Packed, bias: Option<&[f32]>) -> Vec<f32> {
-        let n = x.len() / w.d();
-        let mut out = vec![0.0; n * w.f()];
-        self.par.for_rows(n, BLOCK, [&mut out], [w.f()], |first, [out]| {
-            let rows = out.len() / w.f();
-            dense::affine(self.isa, &x[first * w.d()..(first + rows) * w.d()], w, bias, out);
+    fn product(&self, x: &[f32], w: &[f32], d: usize, bias: Option<&[f32]>) -> Vec<f32> {
+        let (n, f) = (x.len() / d, w.len() / d);
+        let mut out = vec![0.0; n * f];
+        self.par.for_rows(n, BLOCK, [&mut out], [f], |first, [out]| {
+            let rows = out.len() / f;
+            dense::affine(self.isa, &x[first * d..(first + rows) * d], w, d, bias, out);
         });
         out
     }

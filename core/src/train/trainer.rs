@@ -23,6 +23,9 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// Of so many steps behind a hard gate one counts which parents and children fire together.
+const DRIVES_EVERY: u64 = 16;
+
 /// Stream of the generator of families and revivals.
 const STREAM: u64 = 2;
 
@@ -205,7 +208,13 @@ impl Trainer {
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
         self.knobs.source = self.source_at(done);
-        self.knobs.collect_drives = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
+        let counts = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
+        self.knobs.collect_drives = counts && self.step.is_multiple_of(self.drives_every());
+    }
+
+    /// Steps a count of co-firing: behind a hard gate the drives of all children are dear.
+    fn drives_every(&self) -> u64 {
+        if self.knobs.gate.is_hard() { DRIVES_EVERY } else { 1 }
     }
 
     /// What level 2 reads when a share `done` of the steps is behind.
@@ -246,6 +255,7 @@ impl Trainer {
 
     /// Updates controllers and statistics with what the step saw.
     fn take_in(&mut self, losses: &Losses, done: f64, lr: f64) {
+        let every = self.drives_every();
         let Engine::Tree(o) = &self.engine else { return };
         let levels = [&self.config.level1, &self.config.level2];
         let hold = done < self.config.train.warmup || done >= 0.9;
@@ -274,7 +284,7 @@ impl Trainer {
         if self.knobs.collect_drives
             && let Some(cofire) = &mut self.cofire
         {
-            cofire.update(o, self.config.gate.decay);
+            cofire.update(self.par, o, self.config.gate.decay, every);
         }
     }
 

@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::geometry::{BLOCK, Directions};
-use crate::kernel::dense::{self, Packed};
+use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
 use crate::par::Par;
 use crate::rng::Philox;
@@ -49,16 +49,14 @@ pub fn spherical_kmeans(isa: Isa, par: Par, x: &Directions, k: usize, restarts: 
 fn lloyd(isa: Isa, x: &Directions, k: usize, mut rng: Philox) -> (Vec<u32>, f64, bool) {
     let (n, d) = (x.n(), x.d);
     let mut centre = seeding(isa, x, k, &mut rng);
-    let mut packed = Packed::new(k, d);
     let mut cosine = vec![0.0f32; BLOCK * k];
     let (mut label, mut own) = (vec![u32::MAX; n], vec![0.0f32; n]);
     let mut converged = false;
     for _ in 0..MAX_ROUNDS {
-        packed.pack(isa, Par::Seq, &centre);
         let mut moved = false;
         for (b, rows) in x.unit.chunks(BLOCK * d).enumerate() {
             let cosine = &mut cosine[..rows.len() / d * k];
-            dense::affine(isa, rows, &packed, None, cosine);
+            dense::affine(isa, rows, &centre, d, None, cosine);
             for (r, cosine) in cosine.chunks_exact(k).enumerate() {
                 let best = (0..k).fold(0, |best, c| if cosine[c] > cosine[best] { c } else { best });
                 let i = b * BLOCK + r;
@@ -149,12 +147,10 @@ fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
 /// Cosines in `f32`. Cost: `n^2 d` multiplications.
 pub fn nearest(isa: Isa, par: Par, x: &Directions, k: usize) -> Vec<Vec<(u32, f32)>> {
     let (n, d) = (x.n(), x.d);
-    let mut packed = Packed::new(n, d);
-    packed.pack(isa, par, &x.unit);
     let blocks = par.map(n.div_ceil(BLOCK), |b| {
         let rows = &x.unit[b * BLOCK * d..((b + 1) * BLOCK).min(n) * d];
         let mut cosine = vec![0.0f32; rows.len() / d * n];
-        dense::affine(isa, rows, &packed, None, &mut cosine);
+        dense::affine(isa, rows, &x.unit, d, None, &mut cosine);
         let near = cosine.chunks_exact(n).enumerate().map(|(r, cosine)| {
             let i = b * BLOCK + r;
             let mut order: Vec<u32> = (0..n as u32).filter(|&j| j as usize != i).collect();

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use super::{Draws, Partition, Score, counts_of, sizes};
 use crate::kernel::Isa;
-use crate::kernel::dense::{self, Packed};
+use crate::kernel::dense;
 use crate::par::Par;
 use crate::{Error, ROOT, Result};
 
@@ -190,12 +190,10 @@ impl Directions {
         }
 
         let single: Vec<f32> = mean.iter().map(|m| *m as f32).collect();
-        let mut packed = Packed::new(clusters, d);
-        packed.pack(isa, Par::Seq, &single);
         let mut cosine = vec![0.0f32; BLOCK * clusters];
         for (b, rows) in self.unit.chunks(BLOCK * d).enumerate() {
             let cosine = &mut cosine[..rows.len() / d * clusters];
-            dense::affine(isa, rows, &packed, None, cosine);
+            dense::affine(isa, rows, &single, d, None, cosine);
             for (k, cosine) in cosine.chunks_exact(clusters).enumerate() {
                 let i = b * BLOCK + k;
                 each[i] = silhouette(cosine, label[i] as usize, f64::from(size[label[i] as usize]));
@@ -221,7 +219,7 @@ impl Directions {
             silhouette: sum / n,
             silhouette_of_pairs: sum / pairs,
             calinski_harabasz: if within > 0.0 { between / (k - 1.0) / (within / (n - k)) } else { f64::NAN },
-            davies_bouldin: davies_bouldin(isa, &mean, &packed, &spread),
+            davies_bouldin: davies_bouldin(isa, &mean, &single, &spread),
             intra_cosine: (squares - n) / of(&|c| count(c) * (count(c) - 1.0)),
             inter_cosine: (total - squares) / (n * n - of(&|c| count(c) * count(c))),
         };
@@ -239,15 +237,15 @@ fn silhouette(cosine: &[f32], own: usize, size: f64) -> f64 {
     if a.max(b) > 0.0 { (b - a) / a.max(b) } else { 0.0 }
 }
 
-fn davies_bouldin(isa: Isa, mean: &[f64], packed: &Packed, spread: &[f64]) -> f64 {
-    let (k, d) = (spread.len(), packed.d());
+fn davies_bouldin(isa: Isa, mean: &[f64], means: &[f32], spread: &[f64]) -> f64 {
+    let (k, d) = (spread.len(), mean.len() / spread.len().max(1));
     let row = |c: usize| &mean[c * d..(c + 1) * d];
     let square: Vec<f64> = mean.chunks_exact(d).map(|m| m.iter().map(|m| m * m).sum()).collect();
     let (mut single, mut product) = (vec![0.0f32; d], vec![0.0f32; k]);
     let mut sum = 0.0;
     for a in 0..k {
         single.iter_mut().zip(row(a)).for_each(|(s, m)| *s = *m as f32);
-        dense::affine(isa, &single, packed, None, &mut product);
+        dense::affine(isa, &single, means, d, None, &mut product);
         let mut worst = 0.0f64;
         for b in (0..k).filter(|&b| b != a) {
             let mut distance = square[a] + square[b] - 2.0 * f64::from(product[b]);

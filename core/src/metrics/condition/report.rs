@@ -8,7 +8,7 @@ use super::super::defined_mean;
 use super::super::sparsity::ALIVE_TOKENS;
 use super::Condition;
 use crate::gate::ROOT;
-use crate::kernel::dense::{self, Packed};
+use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
 use crate::par::Par;
 use crate::{Error, Result};
@@ -111,11 +111,9 @@ impl Condition {
         let mut defined = vec![false; f1 + f2];
         rows.chunks_mut(d).zip(&mut defined).for_each(|(row, defined)| *defined = normalise(isa, row));
         let edges: Vec<usize> = (0..f2).filter(|&j| self.parent[j] != ROOT && self.fires2[j] >= ALIVE_TOKENS).collect();
-        let mut packed = Packed::new(f1 + f2, d);
-        packed.pack(isa, par, &rows);
         let parts = par.map(edges.len().div_ceil(CHUNK), |c| {
             let edges = &edges[c * CHUNK..edges.len().min((c + 1) * CHUNK)];
-            self.compare(isa, edges, &rows, &defined, &packed)
+            self.compare(isa, edges, &rows, &defined)
         });
         let (mut edge, mut direction) = (Vec::with_capacity(edges.len()), Vec::with_capacity(edges.len() * d));
         for (part, directions) in parts {
@@ -162,14 +160,7 @@ impl Condition {
     }
 
     /// Some edges against all unit rows of the decoder, and their unit directions `d*`.
-    fn compare(
-        &self,
-        isa: Isa,
-        edges: &[usize],
-        rows: &[f32],
-        defined: &[bool],
-        packed: &Packed,
-    ) -> (Vec<EdgeCondition>, Vec<f32>) {
+    fn compare(&self, isa: Isa, edges: &[usize], rows: &[f32], defined: &[bool]) -> (Vec<EdgeCondition>, Vec<f32>) {
         let (d, f1, all) = (self.d, self.on.len(), defined.len());
         let mut exact = vec![0.0; d];
         let mut unit = |found: &dyn Fn(&mut [f64]) -> bool, out: &mut [f32]| {
@@ -187,7 +178,7 @@ impl Condition {
             there[e] = unit(&|out| self.direction(j, out), &mut direction[e * d..(e + 1) * d]);
         }
         let mut cosine = vec![0.0; edges.len() * all];
-        dense::affine(isa, &direction, packed, None, &mut cosine);
+        dense::affine(isa, &direction, rows, d, None, &mut cosine);
         let mut strict = vec![0.0; d];
         let of = edges.iter().enumerate().map(|(e, &j)| {
             let (p, c) = (self.parent[j] as usize, f1 + j);
