@@ -100,7 +100,7 @@ fn has_tau(arch: &Arch, level: usize) -> bool {
 ///
 /// # Errors
 /// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
-/// [`Error::NotFinite`] for tensors that do not fit the architecture.
+/// [`Error::NotFinite`] for tensors that do not fit the architecture, [`Error::Memory`] where there is too little.
 pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
 }
@@ -168,7 +168,8 @@ fn read(
         if view.dtype() != safetensors::Dtype::U32 {
             return Err(Error::format(0, format!("tensor `parent`: expected U32, found {:?}", view.dtype())));
         }
-        model.parents = view.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        model.parents = reserved(view.data().len() / 4)?;
+        model.parents.extend(view.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     }
     for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
         if has_tau(&arch, l) {
@@ -217,7 +218,15 @@ fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(Ten
 fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     let stride = view.data().len();
     let n = stride / dtype.size_bytes();
-    let mut out = vec![0.0; n];
+    let mut out = reserved(n)?;
+    out.resize(n, 0.0);
     Rows::new(view.data(), usize::from(n > 0), n, stride, dtype)?.widen(0..usize::from(n > 0), &mut out);
+    Ok(out)
+}
+
+/// An empty vector with room for `n` items.
+fn reserved<T>(n: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(n).map_err(|_| Error::Memory { what: "weights", bytes: n.saturating_mul(size_of::<T>()) })?;
     Ok(out)
 }
