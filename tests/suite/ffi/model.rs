@@ -1,6 +1,5 @@
 //! Loading, and what a model says of itself.
 
-use std::ffi::CString;
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
