@@ -2,11 +2,10 @@
 //!
 //! Every function checks its pointers, makes views of them, calls the core, and turns the outcome into a status.
 //!
-//! # Safety
-//! Every pointer is NULL or, during the call: aligned (the numbers of rows excepted) and valid for what its type and the
-//! documentation say, for reading where it is `const` and for reading and writing where it is not; not written by
-//! anybody else where it is `const`, not touched by anybody else where it is not. Handles come from the function that
-//! makes them and are freed once. Strings end with a zero.
+//! # Safety Every pointer is NULL or, during the call: aligned (the numbers of rows excepted) and valid for what its
+//! type and the documentation say, for reading where it is `const` and for reading and writing where it is not; not
+//! written by anybody else where it is `const`, not touched by anybody else where it is not. Handles come from the
+//! function that makes them and are freed once. Strings end with a zero.
 
 #![allow(unsafe_code, reason = "the boundary to C: every block says what the caller has promised")]
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
@@ -55,8 +54,8 @@ pub extern "C" fn strata_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not to
-/// be freed. Any thread. Cannot fail.
+/// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not
+/// to be freed. Any thread. Cannot fail.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_status_name(status: strata_status) -> *const c_char {
     status::name(status).as_ptr()
@@ -84,15 +83,15 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 }
 
 /// Loads the model of a run. path: the directory of the run, or the sae/ in it, with cfg.json and
-/// sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Files are data: whatever their bytes, the outcome is a model
-/// or an error.
+/// sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Files are data: whatever their bytes, the outcome is a
+/// model or an error.
 ///
 /// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 ///
-/// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are freed,
-/// nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file ends the
-/// process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this cannot be
-/// promised, read the files and use strata_model_load_buffers.
+/// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are
+/// freed, nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file
+/// ends the process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this
+/// cannot be promised, read the files and use strata_model_load_buffers.
 ///
 /// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread.
 /// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
@@ -113,8 +112,8 @@ pub unsafe extern "C" fn strata_model_load(
     unsafe { boundary_with(err, body) }
 }
 
-/// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are copied:
-/// nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
+/// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are
+/// copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 ///
 /// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 /// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread. Cost: one copy of the weights, as float.
@@ -140,8 +139,8 @@ pub unsafe extern "C" fn strata_model_load_buffers(
     unsafe { boundary_with(err, body) }
 }
 
-/// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of them.
-/// No other thread may be using the model pointer itself any more. Cannot fail.
+/// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of
+/// them. No other thread may be using the model pointer itself any more. Cannot fail.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_free(model: *mut strata_model) {
     // SAFETY: see the crate.
@@ -163,9 +162,9 @@ pub unsafe extern "C" fn strata_model_get_info(
     })
 }
 
-/// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none (so for
-/// all latents of a model without families). Errors: INDEX for latent2 of f2 or above.
-/// Any thread, at the same time as others. Cost: none.
+/// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none
+/// (so for all latents of a model without families). Errors: INDEX for latent2 of f2 or above. Any thread, at the same
+/// time as others. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_parent(
     model: *const strata_model,
@@ -180,8 +179,8 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
-/// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1 or 2.
-/// out_len: places of out, d at least.
+/// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1
+/// or 2. out_len: places of out, d at least.
 /// Errors: INDEX, CAPACITY. Any thread, at the same time as others. Cost: the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
@@ -208,7 +207,8 @@ pub unsafe extern "C" fn strata_model_decoder_row(
 ///
 /// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 /// Errors: PARAMS for n_threads above 1024, MEMORY. Any thread, with the same model as others.
-/// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its start.
+/// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
+/// start.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_new(
     model: *const strata_model,
@@ -234,17 +234,19 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 }
 
 /// Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
-/// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in calls.
+/// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in
+/// calls.
 ///
-/// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x; level2
-/// may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is in the
-/// buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused before
-/// anything is written.
+/// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x;
+/// level2 may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is
+/// in the buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused
+/// before anything is written.
 ///
 /// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
-/// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 + the
-/// children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1 blocks of
-/// 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first call.
+/// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
+/// the children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1
+/// blocks of 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -265,12 +267,12 @@ pub unsafe extern "C" fn strata_encode(
 }
 
 /// Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
-/// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between the
-/// rows of x_hat stay as they are.
+/// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between
+/// the rows of x_hat stay as they are.
 ///
 /// level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-/// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then as
-/// it was. One thread at a time for each context; the caller's thread computes.
+/// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then
+/// as it was. One thread at a time for each context; the caller's thread computes.
 /// Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
@@ -293,15 +295,16 @@ pub unsafe extern "C" fn strata_decode(
 
 /// Changes rows in place. For each edit, with D its latent's decoder row:
 ///   ADD: x += strength * D
-///   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent at
-///        strength, and what the SAE does not explain of the row stays as it is.
+///   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent
+///        at strength, and what the SAE does not explain of the row stays as it is.
 /// All edits see the rows as they came. A latent that is SET may have no other edit.
 ///
 /// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 /// infinite.
-/// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each context.
-/// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after the
-/// first call.
+/// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each
+/// context.
+/// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after
+/// the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_steer(
     ctx: *mut strata_ctx,
@@ -331,9 +334,9 @@ pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const str
     })
 }
 
-/// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other fields
-/// those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass over f1 + f2
-/// counters.
+/// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other
+/// fields those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass
+/// over f1 + f2 counters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut strata_stats) -> strata_status {
     boundary(|| {
@@ -370,8 +373,8 @@ pub unsafe extern "C" fn strata_dump_create(
     unsafe { boundary_with(err, body) }
 }
 
-/// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them, or
-/// NULL: for all rows of the dump, or for none. err: may be NULL.
+/// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them,
+/// or NULL: for all rows of the dump, or for none. err: may be NULL.
 ///
 /// Rows that are not finite are refused and the dump stays as it was. After any other error of the class 20 or 30
 /// (BUSY excepted) nothing more can be appended, and close reports it.

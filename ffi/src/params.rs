@@ -36,8 +36,8 @@ pub struct strata_error {
     pub message: [c_char; 256],
 }
 
-/// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are
-/// not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
+/// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows
+/// are not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows {

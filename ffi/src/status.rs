@@ -189,9 +189,8 @@ impl<T> Guarded<T> {
 
     /// Uses the value; if `f` panics, for the last time.
     ///
-    /// # Errors
-    /// Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses it, [`STRATA_STATUS_PANIC`] if an earlier call has
-    /// panicked.
+    /// # Errors Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses it, [`STRATA_STATUS_PANIC`] if an
+    /// earlier call has panicked.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
         match self.0.try_lock() {
             Ok(mut value) => f(&mut value),

@@ -1,5 +1,5 @@
-/* Sizes and offsets that programs have been compiled against: on 64-bit machines they never change. Of every struct every
- * field; tests/suite/ffi/structs.rs reads this file and asks the same of the Rust side. */
+/* Sizes and offsets that programs have been compiled against: on 64-bit machines they never change. Every field of every
+ * struct; tests/suite/ffi/structs.rs reads this file and asks the same of the Rust side. */
 #include <stddef.h>
 #include <strata.h>
 

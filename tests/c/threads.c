@@ -1,5 +1,5 @@
-/* Eight threads share a model, each with a context of its own; every second one has threads of its own too. All find the
- * same codes. Then two use the same context: it works or is busy. usage: threads SAE_DIR */
+/* Eight threads share a model, each with a context of its own; every second one has threads of its own too. All find
+ * the same codes. Beside them two use the same context: it works or is busy. usage: threads SAE_DIR */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <stdio.h>

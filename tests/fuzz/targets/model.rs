@@ -76,7 +76,7 @@ unsafe fn use_model(model: *const strata_model) {
     });
     let edit = strata_edit { level: 1, latent: 0, strength: 0.5, mode: STRATA_EDIT_SET };
     let [codes1, codes2] = &mut codes;
-    // SAFETY: every buffer is as long as its struct says; weights may be so large that codes overflow, which is an error.
+    // SAFETY: every buffer is as long as its struct says. Weights may be so large that codes are not finite.
     unsafe {
         let read = (&raw const x).cast();
         assert_eq!(strata_encode(ctx, read, codes1, codes2), STRATA_STATUS_OK);

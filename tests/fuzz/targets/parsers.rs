@@ -93,7 +93,8 @@ fn model(file: &[u8]) {
     match (read_model(cfg, weights), read_model_shared(cfg, &shared)) {
         (Ok((model, origin)), Ok(in_place)) => {
             assert_eq!((&model, &origin), (&in_place.0, &in_place.1));
-            let (cfg, weights) = (write_cfg(&model.arch, &origin), write_weights(&model).expect("a model that was read"));
+            let weights = write_weights(&model).expect("a model that was read");
+            let cfg = write_cfg(&model.arch, &origin);
             assert_eq!(read_model(&cfg, &weights).expect("what was written").0.params, model.params);
         }
         (Err(copied), Err(in_place)) => {
