@@ -14,13 +14,7 @@ memcheck="valgrind -q --leak-check=full --errors-for-leak-kinds=definite,indirec
 
 nm -D --defined-only "$lib/libstrata.so" | awk '{print $3}' | LC_ALL=C sort | diff exports.txt - ||
     { echo "ffi: libstrata.so exports other symbols than exports.txt says" >&2; exit 1; }
-if command -v abidiff >/dev/null; then
-    # Additions are no break: they are allowed, and the baseline is written anew with the version that has them.
-    abidiff --no-added-syms --headers-dir2 include strata.abi "$lib/libstrata.so" ||
-        { echo "ffi: the ABI is not that of strata.abi; see ffi/write-abi.sh" >&2; exit 1; }
-else
-    echo "ffi: no abidiff (abigail-tools): types of arguments were not compared with strata.abi"
-fi
+./abi.sh
 strip --strip-unneeded -o "$out/stripped.so" "$lib/libstrata.so"
 size=$(stat -c %s "$out/stripped.so")
 [ "$size" -lt $((2 << 20)) ] || { echo "ffi: libstrata.so, stripped: expected less than 2 MiB, found $size bytes" >&2; exit 1; }
