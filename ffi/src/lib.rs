@@ -82,9 +82,10 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
     unsafe { init(params) }
 }
 
-/// Loads the model of a run. path: the directory of the run, or the sae/ in it, with cfg.json and
-/// sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Files are data: whatever their bytes, the outcome is a
-/// model or an error.
+/// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens, with
+/// cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard, topk,
+/// jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their bytes, the
+/// outcome is a model or an error.
 ///
 /// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 ///

@@ -106,7 +106,7 @@ pub struct strata_edit {
     pub level: u32,
     /// Below f1 or f2.
     pub latent: u32,
-    /// In units of the activations: decoder rows have norm 1.
+    /// In units of the activations, as decoder rows have norm 1; those of SAELens have the norms they were saved with.
     pub strength: f32,
     /// STRATA_EDIT_ADD or STRATA_EDIT_SET
     pub mode: u32,

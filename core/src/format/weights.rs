@@ -3,8 +3,10 @@
 //! `cfg.json` is `{"format": "strata-sae", "version": 1, "architecture": {...}, "origin": {...}}` with the fields of
 //! [`Arch`] and [`Origin`]. The weights are f32 tensors under the names of [`NAMES`](crate::model::NAMES), plus `parent`
 //! (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where the
-//! activation is `batchtopk`. f16 and bf16 tensors are read too.
+//! activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`), whose files
+//! have the same names.
 
+use super::saelens;
 use crate::config::{Activation, Decoder, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
@@ -127,6 +129,9 @@ fn read(
     weights: &[u8],
     tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
 ) -> Result<(Model, Origin)> {
+    if saelens::is_one(cfg) {
+        return saelens::read(cfg, weights, tensor);
+    }
     let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
     if cfg.format != FORMAT {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
@@ -194,12 +199,12 @@ fn read(
     Ok((model, cfg.origin))
 }
 
-fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
+pub(super) fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
     file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
 }
 
 /// A tensor of `expected` numbers.
-fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
+pub(super) fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
     let view = find(file, name)?;
     let dtype = match view.dtype() {
         safetensors::Dtype::F32 => Dtype::F32,
@@ -215,7 +220,7 @@ fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(Ten
 }
 
 /// The numbers of a view, as f32.
-fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
+pub(super) fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     let stride = view.data().len();
     let n = stride / dtype.size_bytes();
     let mut out = reserved(n)?;
@@ -225,7 +230,7 @@ fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
 }
 
 /// An empty vector with room for `n` items.
-fn reserved<T>(n: usize) -> Result<Vec<T>> {
+pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
     let mut out = Vec::new();
     out.try_reserve_exact(n).map_err(|_| Error::Memory { what: "weights", bytes: n.saturating_mul(size_of::<T>()) })?;
     Ok(out)

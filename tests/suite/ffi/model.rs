@@ -59,7 +59,8 @@ fn a_run_or_its_sae_directory_can_be_loaded() {
     let model = model(arch());
     std::fs::write(sae.join("cfg.json"), weights::write_cfg(&model.arch, &Default::default())).unwrap();
     std::fs::write(sae.join("sae_weights.safetensors"), weights::write_weights(&model).unwrap()).unwrap();
-    for path in [dir.path(), &sae] {
+    let saelens = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/saelens/topk-rescaled");
+    for path in [dir.path(), &sae, &saelens] {
         let (mut out, path) = (null_mut(), c_path(path));
         let status = unsafe { strata_model_load(path.as_ptr(), null(), &mut out, null_mut()) };
         assert_eq!(status, STRATA_STATUS_OK);
