@@ -62,6 +62,13 @@ pub enum Error {
         /// The cargo feature.
         feature: &'static str,
     },
+    /// Memory that the system does not give.
+    Memory {
+        /// What it is for.
+        what: &'static str,
+        /// How many bytes.
+        bytes: usize,
+    },
     /// A buffer of the caller is too small.
     Capacity {
         /// Which buffer.
@@ -100,6 +107,7 @@ impl fmt::Display for Error {
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
             Self::NotFinite { what, step } => write!(f, "{what} is not finite at step {step}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
+            Self::Memory { what, bytes } => write!(f, "{what}: the system does not give {bytes} bytes of memory"),
             Self::Capacity { what, needed, got } => {
                 write!(f, "{what}: {needed} entries are needed, the buffer has {got}")
             }

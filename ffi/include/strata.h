@@ -6,12 +6,14 @@
  * examples/minimal.c.
  *
  * Threads. const is the contract: a const strata_model * may be used by many threads at the same time; a strata_ctx *
- * or strata_dump * by one at a time, any thread.
+ * or strata_dump * by one at a time, any thread: another gets BUSY meanwhile. A context with n_threads > 1 does not
+ * survive a fork in the child.
  *
  * Status. Whatever can fail returns 0 or a STRATA_STATUS_..., and writes its outputs only on success, where not said
  * otherwise. A strata_error *err, where there is one, gets a sentence; it may be NULL. Each function lists its own
- * errors; besides, NULL and PARAMS are possible everywhere. PANIC is a bug of the library: it is caught (the Rust
- * runtime says so on stderr), and the handle can only be freed afterwards.
+ * errors; besides, NULL is possible everywhere, and so is PARAMS, for a struct, an array or an output that is not
+ * aligned, or a reserved field that is not 0. PANIC is a bug of the library: it is caught (the Rust runtime says so on
+ * stderr), and the handle can only be freed afterwards.
  *
  * Structs begin with struct_size, to be set to sizeof the struct; they only ever grow at the end. Of a shorter one the
  * missing fields have their defaults; a longer one is accepted if what is not known of it is zero. Zero a struct, or
@@ -128,8 +130,8 @@ typedef struct {
     uint64_t reserved;
 } strata_model_info;
 
-// n_rows rows of d numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are not touched.
-// In a ggml hook: data, ne[1], ne[0], nb[1].
+// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are
+// not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
 typedef struct {
     // sizeof(strata_rows)
     size_t struct_size;
@@ -148,7 +150,7 @@ typedef struct {
 } strata_rows;
 
 // Which latents fire on each row, and how strongly, in buffers of the caller. CSR: row i has the entries
-// offsets[i] to offsets[i + 1] - 1, latents ascending.
+// offsets[i] to offsets[i + 1] - 1; as strata_encode writes it, latents ascend and values are above 0.
 typedef struct {
     // sizeof(strata_codes)
     size_t struct_size;
@@ -156,7 +158,7 @@ typedef struct {
     size_t *offsets;
     // Places of offsets.
     size_t offsets_len;
-    // Latents; capacity places.
+    // Latents; capacity places. May be NULL where capacity is 0; so may value.
     uint32_t *index;
     // Their activations; capacity places.
     float *value;
@@ -263,6 +265,9 @@ typedef struct {
 // Memory or threads that the system does not give.
 #define STRATA_STATUS_MEMORY 32
 
+// A handle that one thread at a time may use is in use by another one at this moment.
+#define STRATA_STATUS_BUSY 34
+
 // A device failed, or is not there.
 #define STRATA_STATUS_DEVICE 40
 
@@ -273,35 +278,49 @@ typedef struct {
 extern "C" {
 #endif // __cplusplus
 
-// The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up.
+// The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up, and stop if they differ.
+// Any thread. Cannot fail.
 uint32_t strata_abi_version(void);
 
-// The version of the library, "0.1.0". Static.
+// The version of the library, "0.1.0". Static: not to be freed. Any thread. Cannot fail.
 const char *strata_version(void);
 
-// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of any other number. Static, never NULL.
+// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not to
+// be freed. Any thread. Cannot fail.
 const char *strata_status_name(strata_status status);
 
-// Fills in the defaults. NULL does nothing; so for every function that ends in _init.
+// Writes the whole struct: its size and the defaults. NULL does nothing; so for every function that ends in _init.
 void strata_model_params_init(strata_model_params *params);
 
-// Fills in the defaults: the caller's thread computes.
+// Writes the whole struct: its size and the defaults, by which the caller's thread computes.
 void strata_ctx_params_init(strata_ctx_params *params);
 
-// Fills in the defaults: float, files of 1 GiB. d is 0 and must be set.
+// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be set.
 void strata_dump_params_init(strata_dump_params *params);
 
-// Loads the model of a run: path is the run's directory or the sae/ in it (cfg.json, sae_weights.safetensors). Files are
-// data: whatever their bytes, the outcome is a model or an error.
+// Loads the model of a run. path: the directory of the run, or the sae/ in it, with cfg.json and
+// sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Files are data: whatever their bytes, the outcome is a model
+// or an error.
 //
-// params: NULL for the defaults. out: to be freed with strata_model_free. err: may be NULL.
-// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Cost: reads the files; holds the weights twice, as float.
+// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
+//
+// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are freed,
+// nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file ends the
+// process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this cannot be
+// promised, read the files and use strata_model_load_buffers.
+//
+// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread.
+// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
 strata_status strata_model_load(const char *path,
                                 const strata_model_params *params,
                                 strata_model **out,
                                 strata_error *err);
 
-// The same from the bytes of the two files, which are not needed any more afterwards.
+// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are copied:
+// nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
+//
+// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
+// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread. Cost: one copy of the weights, as float.
 strata_status strata_model_load_buffers(const void *cfg,
                                         size_t cfg_len,
                                         const void *weights,
@@ -310,49 +329,68 @@ strata_status strata_model_load_buffers(const void *cfg,
                                         strata_model **out,
                                         strata_error *err);
 
-// Frees a model. NULL does nothing. Contexts made from it go on working.
+// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of them.
+// No other thread may be using the model pointer itself any more. Cannot fail.
 void strata_model_free(strata_model *model);
 
-// The sizes of a model. out: struct_size must be set; only the fields within it are written. Any thread.
+// The sizes of a model. out: struct_size must be set; it stays, and of the other fields those within it are written.
+// Errors: NULL, PARAMS. Any thread, at the same time as others. Cost: none.
 strata_status strata_model_get_info(const strata_model *model, strata_model_info *out);
 
-// The latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none. Any thread.
-// Errors: INDEX.
-strata_status strata_model_parent(const strata_model *model, uint32_t latent2, uint32_t *parent);
+// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none (so for
+// all latents of a model without families). Errors: INDEX for latent2 of f2 or above.
+// Any thread, at the same time as others. Cost: none.
+strata_status strata_model_parent(const strata_model *model,
+                                  uint32_t latent2,
+                                  uint32_t *parent);
 
-// The direction that a latent adds to the reconstruction: d floats. out_len: places of out, d at least. Any thread.
-// Errors: INDEX, CAPACITY.
+// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1 or 2.
+// out_len: places of out, d at least.
+// Errors: INDEX, CAPACITY. Any thread, at the same time as others. Cost: the copy.
 strata_status strata_model_decoder_row(const strata_model *model,
                                        uint32_t level,
                                        uint32_t latent,
                                        float *out,
                                        size_t out_len);
 
-// Makes a context for a model, which it keeps alive: model may be freed before it. Make one for each thread.
+// Makes a context, which keeps its model alive: model may be freed before it. Make one for each thread that encodes.
 //
-// params: NULL for the defaults. out: to be freed with strata_ctx_free. err: may be NULL.
-// Errors: PARAMS, MEMORY. Cost: for each thread, room for 64 rows of every latent and of the most codes.
+// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
+// Errors: PARAMS for n_threads above 1024, MEMORY. Any thread, with the same model as others.
+// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its start.
 strata_status strata_ctx_new(const strata_model *model,
                              const strata_ctx_params *params,
                              strata_ctx **out,
                              strata_error *err);
 
-// Frees a context and ends its threads. NULL does nothing.
+// Frees a context, once, and ends its threads. NULL does nothing. No other thread may be using it. Cannot fail.
 void strata_ctx_free(strata_ctx *ctx);
 
 // Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
-// alone, and their bits neither on the machine's vector instructions nor on n_threads.
+// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in calls.
 //
-// level2: may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else
-// is in the buffers is unspecified. Rows that are not finite are refused before anything is written.
-// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE.
-strata_status strata_encode(strata_ctx *ctx, const strata_rows *x, strata_codes *level1, strata_codes *level2);
+// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x; level2
+// may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is in the
+// buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused before
+// anything is written.
+//
+// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
+// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 + the
+// children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1 blocks of
+// 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first call.
+strata_status strata_encode(strata_ctx *ctx,
+                            const strata_rows *x,
+                            strata_codes *level1,
+                            strata_codes *level2);
 
 // Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
-// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order.
+// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between the
+// rows of x_hat stay as they are.
 //
 // level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-// Errors: SHAPE, INDEX, DTYPE, NOT_FINITE. The caller's thread computes.
+// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then as
+// it was. One thread at a time for each context; the caller's thread computes.
+// Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
 strata_status strata_decode(strata_ctx *ctx,
                             const strata_codes *level1,
                             const strata_codes *level2,
@@ -364,38 +402,55 @@ strata_status strata_decode(strata_ctx *ctx,
 //        strength, and what the SAE does not explain of the row stays as it is.
 // All edits see the rows as they came. A latent that is SET may have no other edit.
 //
-// edits: n_edits of them; with 0 nothing happens. Nothing is written on an error.
-// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE. Cost: SET encodes the rows, ADD alone does not.
-strata_status strata_steer(strata_ctx *ctx, strata_rows_mut *x, const strata_edit *edits, size_t n_edits);
+// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
+// infinite.
+// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each context.
+// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after the
+// first call.
+strata_status strata_steer(strata_ctx *ctx,
+                           strata_rows_mut *x,
+                           const strata_edit *edits,
+                           size_t n_edits);
 
 // Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
 // with the number of rows. Rows are added 64 at a time; rows that are not finite are refused before any is added.
-// Errors: SHAPE, DTYPE, NOT_FINITE.
+// Errors: SHAPE, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context: to use several, give each a context.
+// Cost: strata_encode and strata_decode. No allocation after the first call.
 strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
 
-// The statistics of all rows since the context was made. out: struct_size must be set.
-strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
+// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other fields
+// those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass over f1 + f2
+// counters.
+strata_status strata_stats_read(const strata_ctx *ctx,
+                                strata_stats *out);
 
-// Starts a dump of activations, to be trained on with the command line program. dir: where it will be; it must not
-// exist, its parent must. Until strata_dump_close everything lies in a hidden directory beside it.
+// Starts a dump of activations, to be trained on with the command line program. dir: where it will be, a path as for
+// strata_model_load; it must not exist, its parent must. Until strata_dump_close everything lies in a hidden directory
+// beside it.
 //
-// params: d must be set, so it may not be NULL. out: to be ended with strata_dump_close. err: may be NULL.
-// Errors: PARAMS, SHAPE, DTYPE, IO.
+// params: d must be set, so it may not be NULL; its strings are copied. out: receives the dump, to be ended with
+// strata_dump_close. err: may be NULL.
+// Errors: PARAMS, SHAPE, DTYPE, IO. Any thread. Cost: a directory.
 strata_status strata_dump_create(const char *dir,
                                  const strata_dump_params *params,
                                  strata_dump **out,
                                  strata_error *err);
 
-// Appends rows. tokens: the id of each row's token, or NULL: for all rows of the dump, or for none. err: may be NULL.
+// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them, or
+// NULL: for all rows of the dump, or for none. err: may be NULL.
 //
 // Rows that are not finite are refused and the dump stays as it was. After any other error of the class 20 or 30
-// nothing more can be appended, and close reports it.
-// Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO.
-strata_status strata_dump_append(strata_dump *dump, const strata_rows *x, const uint32_t *tokens, strata_error *err);
+// (BUSY excepted) nothing more can be appended, and close reports it.
+// Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO, BUSY. One thread at a time for each dump.
+// Cost: the bytes of the rows, through a buffer of 1 MiB; a full file is synced to the disk.
+strata_status strata_dump_append(strata_dump *dump,
+                                 const strata_rows *x,
+                                 const uint32_t *tokens,
+                                 strata_error *err);
 
 // Ends a dump: it appears under its name, whole and on disk, or not at all and err says why. Frees dump either way.
 // NULL does nothing. err: may be NULL.
-// Errors: SHAPE (no rows), IO.
+// Errors: SHAPE (no rows), IO. No other thread may be using the dump. Cost: the last file is synced to the disk.
 strata_status strata_dump_close(strata_dump *dump, strata_error *err);
 
 #ifdef __cplusplus

@@ -16,9 +16,8 @@ pub(crate) struct CodesOut {
 impl CodesOut {
     /// Room for the codes of `n_rows` rows; `None` for NULL, where that is `optional`.
     ///
-    /// # Safety
-    /// `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the result
-    /// is used nobody else touches any of them.
+    /// # Safety `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while
+    /// the result is used nobody else touches any of them.
     pub unsafe fn new(to: *mut strata_codes, n_rows: usize, optional: bool) -> Outcome<Option<Self>> {
         if to.is_null() && optional {
             return Ok(None);

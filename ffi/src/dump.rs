@@ -17,7 +17,8 @@ use strata_core::{Dtype, Rows};
 /// A dump being written. One thread at a time may use it, any thread.
 pub struct strata_dump(pub(crate) Guarded<Dump>);
 
-/// The inside of a dump. Until [`Dump::finish`] everything lies in a hidden directory beside `path`, which goes with it.
+/// The inside of a dump. Until [`Dump::finish`] everything lies in a hidden directory beside `path`, which goes with
+/// it.
 pub(crate) struct Dump {
     path: PathBuf,
     directory: PathBuf,

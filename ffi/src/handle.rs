@@ -98,6 +98,8 @@ pub(crate) struct Ctx {
     decoded: Vec<f32>,
     /// A row on its way to the caller.
     bytes: Vec<u8>,
+    /// `(f1 + f2)`: edits of each latent; zeros between calls.
+    n_edits: Vec<u8>,
     stats: Option<Stats>,
 }
 
@@ -140,8 +142,8 @@ impl Ctx {
             scratch: Scratch::new(&encoder.model().arch).reserved(&encoder),
         };
         let lanes = (0..n_threads).map(lane).collect();
-        let (decoded, bytes) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d));
-        Ok(Self { engine: Engine { encoder, pool, lanes }, decoded, bytes, stats: None })
+        let (decoded, bytes, n_edits) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d), vec![0; f1 + f2]);
+        Ok(Self { engine: Engine { encoder, pool, lanes }, decoded, bytes, n_edits, stats: None })
     }
 
     pub fn arch(&self) -> Arch {
@@ -208,21 +210,25 @@ impl Ctx {
         })
     }
 
-    fn check_edits(&self, edits: &[strata_edit]) -> Outcome {
-        for (e, edit) in edits.iter().enumerate() {
-            decoder_row(&self.engine.encoder, edit.level, edit.latent)?;
+    fn check_edits(&mut self, edits: &[strata_edit]) -> Outcome {
+        let Self { engine, n_edits, .. } = self;
+        for edit in edits {
+            decoder_row(&engine.encoder, edit.level, edit.latent)?;
             if !edit.strength.is_finite() {
                 return Err(Failure::new(STRATA_STATUS_NOT_FINITE, "strength: not finite"));
             }
-            let same = |other: &strata_edit| (other.level, other.latent) == (edit.level, edit.latent);
-            match edit.mode {
-                STRATA_EDIT_ADD => {}
-                STRATA_EDIT_SET if !edits.iter().enumerate().any(|(o, other)| o != e && same(other)) => {}
-                STRATA_EDIT_SET => return Err(params("edits: a latent that is set has another edit")),
-                _ => return Err(params("mode: expected STRATA_EDIT_ADD or STRATA_EDIT_SET")),
+            if !matches!(edit.mode, STRATA_EDIT_ADD | STRATA_EDIT_SET) {
+                return Err(params("mode: expected STRATA_EDIT_ADD or STRATA_EDIT_SET"));
             }
         }
-        Ok(())
+        let f1 = engine.encoder.model().arch.f1;
+        let place = |edit: &strata_edit| edit.latent as usize + if edit.level == 1 { 0 } else { f1 };
+        for edit in edits {
+            n_edits[place(edit)] = n_edits[place(edit)].saturating_add(1);
+        }
+        let twice = edits.iter().any(|edit| edit.mode == STRATA_EDIT_SET && n_edits[place(edit)] > 1);
+        edits.iter().for_each(|edit| n_edits[place(edit)] = 0);
+        if twice { Err(params("edits: a latent that is set has another edit")) } else { Ok(()) }
     }
 
     pub fn update_stats(&mut self, x: &RowsIn) -> Outcome {

@@ -2,11 +2,10 @@
 //!
 //! Every function checks its pointers, makes views of them, calls the core, and turns the outcome into a status.
 //!
-//! # Safety
-//! Every pointer is NULL or, during the call: aligned (the numbers of rows excepted) and valid for what its type and the
-//! documentation say, for reading where it is `const` and for reading and writing where it is not; not written by
-//! anybody else where it is `const`, not touched by anybody else where it is not. Handles come from the function that
-//! makes them and are freed once. Strings end with a zero.
+//! # Safety Every pointer is NULL or, during the call: aligned (the numbers of rows excepted) and valid for what its
+//! type and the documentation say, for reading where it is `const` and for reading and writing where it is not; not
+//! written by anybody else where it is `const`, not touched by anybody else where it is not. Handles come from the
+//! function that makes them and are freed once. Strings end with a zero.
 
 #![allow(unsafe_code, reason = "the boundary to C: every block says what the caller has promised")]
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
@@ -33,58 +32,70 @@ pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
 pub use status::{
-    STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT, STRATA_STATUS_INDEX,
-    STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL, STRATA_STATUS_OK,
-    STRATA_STATUS_PANIC, STRATA_STATUS_PARAMS, STRATA_STATUS_SHAPE, STRATA_STATUS_VERSION, strata_status,
+    STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
+    STRATA_STATUS_INDEX, STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL,
+    STRATA_STATUS_OK, STRATA_STATUS_PANIC, STRATA_STATUS_PARAMS, STRATA_STATUS_SHAPE, STRATA_STATUS_VERSION,
+    strata_status,
 };
 
 /// Raised only when a program compiled against an older header would break.
 pub const STRATA_ABI_VERSION: u32 = 1;
 
-/// The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up.
+/// The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up, and stop if they differ.
+/// Any thread. Cannot fail.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_abi_version() -> u32 {
     STRATA_ABI_VERSION
 }
 
-/// The version of the library, "0.1.0". Static.
+/// The version of the library, "0.1.0". Static: not to be freed. Any thread. Cannot fail.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of any other number. Static, never NULL.
+/// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not
+/// to be freed. Any thread. Cannot fail.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_status_name(status: strata_status) -> *const c_char {
     status::name(status).as_ptr()
 }
 
-/// Fills in the defaults. NULL does nothing; so for every function that ends in _init.
+/// Writes the whole struct: its size and the defaults. NULL does nothing; so for every function that ends in _init.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_params_init(params: *mut strata_model_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Fills in the defaults: the caller's thread computes.
+/// Writes the whole struct: its size and the defaults, by which the caller's thread computes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_params_init(params: *mut strata_ctx_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Fills in the defaults: float, files of 1 GiB. d is 0 and must be set.
+/// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Loads the model of a run: path is the run's directory or the sae/ in it (cfg.json, sae_weights.safetensors). Files are
-/// data: whatever their bytes, the outcome is a model or an error.
+/// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens, with
+/// cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard, topk,
+/// jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their bytes, the
+/// outcome is a model or an error.
 ///
-/// params: NULL for the defaults. out: to be freed with strata_model_free. err: may be NULL.
-/// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Cost: reads the files; holds the weights twice, as float.
+/// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
+///
+/// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are
+/// freed, nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file
+/// ends the process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this
+/// cannot be promised, read the files and use strata_model_load_buffers.
+///
+/// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread.
+/// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load(
     path: *const c_char,
@@ -102,7 +113,11 @@ pub unsafe extern "C" fn strata_model_load(
     unsafe { boundary_with(err, body) }
 }
 
-/// The same from the bytes of the two files, which are not needed any more afterwards.
+/// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are
+/// copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
+///
+/// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
+/// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread. Cost: one copy of the weights, as float.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load_buffers(
     cfg: *const c_void,
@@ -125,14 +140,16 @@ pub unsafe extern "C" fn strata_model_load_buffers(
     unsafe { boundary_with(err, body) }
 }
 
-/// Frees a model. NULL does nothing. Contexts made from it go on working.
+/// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of
+/// them. No other thread may be using the model pointer itself any more. Cannot fail.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_free(model: *mut strata_model) {
     // SAFETY: see the crate.
     unsafe { free(model) }
 }
 
-/// The sizes of a model. out: struct_size must be set; only the fields within it are written. Any thread.
+/// The sizes of a model. out: struct_size must be set; it stays, and of the other fields those within it are written.
+/// Errors: NULL, PARAMS. Any thread, at the same time as others. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_get_info(
     model: *const strata_model,
@@ -146,8 +163,9 @@ pub unsafe extern "C" fn strata_model_get_info(
     })
 }
 
-/// The latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none. Any thread.
-/// Errors: INDEX.
+/// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none
+/// (so for all latents of a model without families). Errors: INDEX for latent2 of f2 or above. Any thread, at the same
+/// time as others. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_parent(
     model: *const strata_model,
@@ -162,8 +180,9 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
-/// The direction that a latent adds to the reconstruction: d floats. out_len: places of out, d at least. Any thread.
-/// Errors: INDEX, CAPACITY.
+/// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1
+/// or 2. out_len: places of out, d at least.
+/// Errors: INDEX, CAPACITY. Any thread, at the same time as others. Cost: the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
     model: *const strata_model,
@@ -175,9 +194,7 @@ pub unsafe extern "C" fn strata_model_decoder_row(
     boundary(|| {
         // SAFETY: see the crate.
         let row = unsafe { get(model) }?.decoder_row(level, latent)?;
-        if out.is_null() {
-            return Err(Failure::null());
-        }
+        writable(out)?;
         if out_len < row.len() {
             return Err(Failure::new(STRATA_STATUS_CAPACITY, "out: d places are needed"));
         }
@@ -187,10 +204,12 @@ pub unsafe extern "C" fn strata_model_decoder_row(
     })
 }
 
-/// Makes a context for a model, which it keeps alive: model may be freed before it. Make one for each thread.
+/// Makes a context, which keeps its model alive: model may be freed before it. Make one for each thread that encodes.
 ///
-/// params: NULL for the defaults. out: to be freed with strata_ctx_free. err: may be NULL.
-/// Errors: PARAMS, MEMORY. Cost: for each thread, room for 64 rows of every latent and of the most codes.
+/// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
+/// Errors: PARAMS for n_threads above 1024, MEMORY. Any thread, with the same model as others.
+/// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
+/// start.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_new(
     model: *const strata_model,
@@ -208,7 +227,7 @@ pub unsafe extern "C" fn strata_ctx_new(
     unsafe { boundary_with(err, body) }
 }
 
-/// Frees a context and ends its threads. NULL does nothing.
+/// Frees a context, once, and ends its threads. NULL does nothing. No other thread may be using it. Cannot fail.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
     // SAFETY: see the crate.
@@ -216,11 +235,19 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 }
 
 /// Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
-/// alone, and their bits neither on the machine's vector instructions nor on n_threads.
+/// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in
+/// calls.
 ///
-/// level2: may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else
-/// is in the buffers is unspecified. Rows that are not finite are refused before anything is written.
-/// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE.
+/// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x;
+/// level2 may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is
+/// in the buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused
+/// before anything is written.
+///
+/// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
+/// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
+/// the children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1
+/// blocks of 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first
+/// call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -241,10 +268,13 @@ pub unsafe extern "C" fn strata_encode(
 }
 
 /// Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
-/// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order.
+/// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between
+/// the rows of x_hat stay as they are.
 ///
 /// level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-/// Errors: SHAPE, INDEX, DTYPE, NOT_FINITE. The caller's thread computes.
+/// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then
+/// as it was. One thread at a time for each context; the caller's thread computes.
+/// Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
     ctx: *mut strata_ctx,
@@ -266,12 +296,16 @@ pub unsafe extern "C" fn strata_decode(
 
 /// Changes rows in place. For each edit, with D its latent's decoder row:
 ///   ADD: x += strength * D
-///   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent at
-///        strength, and what the SAE does not explain of the row stays as it is.
+///   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent
+///        at strength, and what the SAE does not explain of the row stays as it is.
 /// All edits see the rows as they came. A latent that is SET may have no other edit.
 ///
-/// edits: n_edits of them; with 0 nothing happens. Nothing is written on an error.
-/// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE. Cost: SET encodes the rows, ADD alone does not.
+/// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
+/// infinite.
+/// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each
+/// context.
+/// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after
+/// the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_steer(
     ctx: *mut strata_ctx,
@@ -290,7 +324,8 @@ pub unsafe extern "C" fn strata_steer(
 
 /// Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
 /// with the number of rows. Rows are added 64 at a time; rows that are not finite are refused before any is added.
-/// Errors: SHAPE, DTYPE, NOT_FINITE.
+/// Errors: SHAPE, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context: to use several, give each a context.
+/// Cost: strata_encode and strata_decode. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const strata_rows) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -300,22 +335,26 @@ pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const str
     })
 }
 
-/// The statistics of all rows since the context was made. out: struct_size must be set.
+/// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other
+/// fields those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass
+/// over f1 + f2 counters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut strata_stats) -> strata_status {
     boundary(|| {
         // SAFETY: see the crate.
-        let ctx = unsafe { get(ctx) }?.0.get()?;
+        let stats = unsafe { get(ctx) }?.0.with(|ctx| Ok(ctx.stats()))?;
         // SAFETY: see the crate.
-        unsafe { write(out, ctx.stats()) }
+        unsafe { write(out, stats) }
     })
 }
 
-/// Starts a dump of activations, to be trained on with the command line program. dir: where it will be; it must not
-/// exist, its parent must. Until strata_dump_close everything lies in a hidden directory beside it.
+/// Starts a dump of activations, to be trained on with the command line program. dir: where it will be, a path as for
+/// strata_model_load; it must not exist, its parent must. Until strata_dump_close everything lies in a hidden directory
+/// beside it.
 ///
-/// params: d must be set, so it may not be NULL. out: to be ended with strata_dump_close. err: may be NULL.
-/// Errors: PARAMS, SHAPE, DTYPE, IO.
+/// params: d must be set, so it may not be NULL; its strings are copied. out: receives the dump, to be ended with
+/// strata_dump_close. err: may be NULL.
+/// Errors: PARAMS, SHAPE, DTYPE, IO. Any thread. Cost: a directory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_create(
     dir: *const c_char,
@@ -335,11 +374,13 @@ pub unsafe extern "C" fn strata_dump_create(
     unsafe { boundary_with(err, body) }
 }
 
-/// Appends rows. tokens: the id of each row's token, or NULL: for all rows of the dump, or for none. err: may be NULL.
+/// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them,
+/// or NULL: for all rows of the dump, or for none. err: may be NULL.
 ///
 /// Rows that are not finite are refused and the dump stays as it was. After any other error of the class 20 or 30
-/// nothing more can be appended, and close reports it.
-/// Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO.
+/// (BUSY excepted) nothing more can be appended, and close reports it.
+/// Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO, BUSY. One thread at a time for each dump.
+/// Cost: the bytes of the rows, through a buffer of 1 MiB; a full file is synced to the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_append(
     dump: *mut strata_dump,
@@ -349,8 +390,7 @@ pub unsafe extern "C" fn strata_dump_append(
 ) -> strata_status {
     let body = || {
         // SAFETY: see the crate.
-        let dump = unsafe { dump.as_mut() }.ok_or_else(Failure::null)?;
-        dump.0.with(|dump| {
+        unsafe { get(dump) }?.0.with(|dump| {
             // SAFETY: see the crate.
             let x = unsafe { RowsIn::new(x, dump.d()) }?;
             // SAFETY: see the crate.
@@ -363,7 +403,7 @@ pub unsafe extern "C" fn strata_dump_append(
 
 /// Ends a dump: it appears under its name, whole and on disk, or not at all and err says why. Frees dump either way.
 /// NULL does nothing. err: may be NULL.
-/// Errors: SHAPE (no rows), IO.
+/// Errors: SHAPE (no rows), IO. No other thread may be using the dump. Cost: the last file is synced to the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut strata_error) -> strata_status {
     let body = || {
@@ -371,7 +411,7 @@ pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut str
             return Ok(());
         }
         // SAFETY: it comes from `make`, and is freed once.
-        let mut dump = unsafe { Box::from_raw(dump) };
+        let dump = unsafe { Box::from_raw(dump) };
         dump.0.with(Dump::finish)
     };
     // SAFETY: see the crate.
@@ -382,8 +422,7 @@ pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut str
 fn with_ctx(ctx: *mut strata_ctx, body: impl FnOnce(&mut Ctx) -> Outcome) -> strata_status {
     boundary(|| {
         // SAFETY: see the crate.
-        let ctx = unsafe { ctx.as_mut() }.ok_or_else(Failure::null)?;
-        ctx.0.with(body)
+        unsafe { get(ctx) }?.0.with(body)
     })
 }
 
@@ -392,23 +431,27 @@ fn with_ctx(ctx: *mut strata_ctx, body: impl FnOnce(&mut Ctx) -> Outcome) -> str
 /// # Safety
 /// See the crate.
 unsafe fn make<T, P: Versioned>(out: *mut *mut T, params: *const P, make: impl FnOnce(&P) -> Outcome<T>) -> Outcome {
-    if out.is_null() {
-        return Err(Failure::null());
-    }
+    writable(out)?;
     // SAFETY: see the crate.
     let params = unsafe { read_or_default(params) }?;
     let handle = Box::new(make(&params)?);
-    // SAFETY: not NULL; see the crate.
+    // SAFETY: see the crate.
     unsafe { put(out, Box::into_raw(handle)) }
+}
+
+/// Whether `out` can be written, as far as can be seen of a pointer.
+fn writable<T>(out: *const T) -> Outcome {
+    if out.is_null() {
+        return Err(Failure::null());
+    }
+    if out.is_aligned() { Ok(()) } else { Err(params("an output does not lie at its alignment")) }
 }
 
 /// # Safety
 /// See the crate.
 unsafe fn put<T>(out: *mut T, value: T) -> Outcome {
-    if out.is_null() {
-        return Err(Failure::null());
-    }
-    // SAFETY: not NULL; see the crate.
+    writable(out)?;
+    // SAFETY: neither NULL nor misaligned; see the crate.
     unsafe { out.write(value) };
     Ok(())
 }

@@ -36,8 +36,8 @@ pub struct strata_error {
     pub message: [c_char; 256],
 }
 
-/// n_rows rows of d numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are not touched.
-/// In a ggml hook: data, ne[1], ne[0], nb[1].
+/// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows
+/// are not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows {
@@ -78,7 +78,7 @@ pub struct strata_rows_mut {
 }
 
 /// Which latents fire on each row, and how strongly, in buffers of the caller. CSR: row i has the entries
-/// offsets[i] to offsets[i + 1] - 1, latents ascending.
+/// offsets[i] to offsets[i + 1] - 1; as strata_encode writes it, latents ascend and values are above 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_codes {
@@ -88,7 +88,7 @@ pub struct strata_codes {
     pub offsets: *mut usize,
     /// Places of offsets.
     pub offsets_len: usize,
-    /// Latents; capacity places.
+    /// Latents; capacity places. May be NULL where capacity is 0; so may value.
     pub index: *mut u32,
     /// Their activations; capacity places.
     pub value: *mut f32,
@@ -106,7 +106,7 @@ pub struct strata_edit {
     pub level: u32,
     /// Below f1 or f2.
     pub latent: u32,
-    /// In units of the activations: decoder rows have norm 1.
+    /// In units of the activations, as decoder rows have norm 1; those of SAELens have the norms they were saved with.
     pub strength: f32,
     /// STRATA_EDIT_ADD or STRATA_EDIT_SET
     pub mode: u32,

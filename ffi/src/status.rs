@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::{Mutex, TryLockError};
 use std::{io, ptr};
 use strata_core::Error;
 
@@ -37,6 +38,8 @@ pub const STRATA_STATUS_NOT_FINITE: strata_status = 26;
 pub const STRATA_STATUS_IO: strata_status = 30;
 /// Memory or threads that the system does not give.
 pub const STRATA_STATUS_MEMORY: strata_status = 32;
+/// A handle that one thread at a time may use is in use by another one at this moment.
+pub const STRATA_STATUS_BUSY: strata_status = 34;
 /// A device failed, or is not there.
 pub const STRATA_STATUS_DEVICE: strata_status = 40;
 /// A bug of the library. The handle that was passed can only be freed from now on.
@@ -57,6 +60,7 @@ pub(crate) fn name(status: strata_status) -> &'static CStr {
         STRATA_STATUS_NOT_FINITE => c"STRATA_STATUS_NOT_FINITE",
         STRATA_STATUS_IO => c"STRATA_STATUS_IO",
         STRATA_STATUS_MEMORY => c"STRATA_STATUS_MEMORY",
+        STRATA_STATUS_BUSY => c"STRATA_STATUS_BUSY",
         STRATA_STATUS_DEVICE => c"STRATA_STATUS_DEVICE",
         STRATA_STATUS_PANIC => c"STRATA_STATUS_PANIC",
         _ => c"STRATA_STATUS_UNKNOWN",
@@ -92,12 +96,12 @@ impl Failure {
         Self::new(STRATA_STATUS_IO, format!("{doing} `{}`: {error}", path.display()))
     }
 
-    /// For errors about bytes that were read: whatever does not fit is a fault of the format.
+    /// For errors about bytes that were read: whatever does not fit is a fault of the format; memory is not.
     #[cold]
     pub(crate) fn reading(error: Error) -> Self {
         let failure = Self::from(error);
-        let data = (STRATA_STATUS_FORMAT..STRATA_STATUS_IO).contains(&failure.status);
-        Self { status: if data { failure.status } else { STRATA_STATUS_FORMAT }, ..failure }
+        let kept = (STRATA_STATUS_FORMAT..STRATA_STATUS_DEVICE).contains(&failure.status);
+        Self { status: if kept { failure.status } else { STRATA_STATUS_FORMAT }, ..failure }
     }
 }
 
@@ -111,6 +115,7 @@ impl From<Error> for Failure {
             Error::Version { .. } => STRATA_STATUS_VERSION,
             Error::NotFinite { .. } => STRATA_STATUS_NOT_FINITE,
             Error::Capacity { .. } => STRATA_STATUS_CAPACITY,
+            Error::Memory { .. } => STRATA_STATUS_MEMORY,
             _ => STRATA_STATUS_PARAMS,
         };
         Self::new(status, error.to_string())
@@ -151,10 +156,10 @@ fn run(body: impl FnOnce() -> Outcome) -> Outcome {
 /// As [`boundary_with`].
 unsafe fn explain(err: *mut strata_error, failure: &Failure) {
     const MESSAGE: usize = offset_of!(strata_error, message);
-    if err.is_null() {
+    if err.is_null() || !err.is_aligned() {
         return;
     }
-    // SAFETY: not NULL, and every such struct begins with its size.
+    // SAFETY: not NULL, aligned, and every such struct begins with its size.
     let size = unsafe { err.cast::<usize>().read() }.min(size_of::<strata_error>());
     if size <= MESSAGE {
         return;
@@ -172,39 +177,29 @@ unsafe fn explain(err: *mut strata_error, failure: &Failure) {
     unsafe { message.wrapping_add(end).write(0) };
 }
 
-/// Something that a panic may leave half done, and that nobody may use then.
+/// Something that one thread at a time may use, and that a panic may leave half done: nobody may use it then.
 #[derive(Debug)]
-pub struct Guarded<T> {
-    value: T,
-    closed: bool,
-}
+pub struct Guarded<T>(Mutex<T>);
 
 impl<T> Guarded<T> {
     /// Open.
     pub fn new(value: T) -> Self {
-        Self { value, closed: false }
+        Self(Mutex::new(value))
     }
 
     /// Uses the value; if `f` panics, for the last time.
     ///
-    /// # Errors
-    /// Those of `f`, and [`STRATA_STATUS_PANIC`] if an earlier call has panicked.
-    pub fn with<R>(&mut self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
-        self.get()?;
-        self.closed = true;
-        let outcome = f(&mut self.value);
-        self.closed = false;
-        outcome
-    }
-
-    /// The value, to look at.
-    ///
-    /// # Errors
-    /// [`STRATA_STATUS_PANIC`] if an earlier call has panicked.
-    pub fn get(&self) -> Outcome<&T> {
-        if self.closed {
-            return Err(Failure::new(STRATA_STATUS_PANIC, "a bug in strata ended an earlier call: free this handle"));
+    /// # Errors Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses it, [`STRATA_STATUS_PANIC`] if an
+    /// earlier call has panicked.
+    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
+        match self.0.try_lock() {
+            Ok(mut value) => f(&mut value),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(STRATA_STATUS_BUSY, "another thread is using this handle at this moment"))
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                Err(Failure::new(STRATA_STATUS_PANIC, "a bug in strata ended an earlier call: free this handle"))
+            }
         }
-        Ok(&self.value)
     }
 }

@@ -36,6 +36,7 @@ mod report;
 mod resume;
 mod rng;
 mod rows;
+mod saelens;
 mod similarity;
 mod stability;
 mod structure;

@@ -2,4 +2,5 @@
 
 pub mod dump;
 pub mod npy;
+mod saelens;
 pub mod weights;

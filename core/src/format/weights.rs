@@ -3,8 +3,10 @@
 //! `cfg.json` is `{"format": "strata-sae", "version": 1, "architecture": {...}, "origin": {...}}` with the fields of
 //! [`Arch`] and [`Origin`]. The weights are f32 tensors under the names of [`NAMES`](crate::model::NAMES), plus `parent`
 //! (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where the
-//! activation is `batchtopk`. f16 and bf16 tensors are read too.
+//! activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`), whose files
+//! have the same names.
 
+use super::saelens;
 use crate::config::{Activation, Decoder, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
@@ -100,7 +102,7 @@ fn has_tau(arch: &Arch, level: usize) -> bool {
 ///
 /// # Errors
 /// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
-/// [`Error::NotFinite`] for tensors that do not fit the architecture.
+/// [`Error::NotFinite`] for tensors that do not fit the architecture, [`Error::Memory`] where there is too little.
 pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
 }
@@ -127,6 +129,9 @@ fn read(
     weights: &[u8],
     tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
 ) -> Result<(Model, Origin)> {
+    if saelens::is_one(cfg) {
+        return saelens::read(cfg, weights, tensor);
+    }
     let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
     if cfg.format != FORMAT {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
@@ -168,7 +173,8 @@ fn read(
         if view.dtype() != safetensors::Dtype::U32 {
             return Err(Error::format(0, format!("tensor `parent`: expected U32, found {:?}", view.dtype())));
         }
-        model.parents = view.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        model.parents = reserved(view.data().len() / 4)?;
+        model.parents.extend(view.data().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
     }
     for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
         if has_tau(&arch, l) {
@@ -193,12 +199,12 @@ fn read(
     Ok((model, cfg.origin))
 }
 
-fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
+pub(super) fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
     file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
 }
 
 /// A tensor of `expected` numbers.
-fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
+pub(super) fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
     let view = find(file, name)?;
     let dtype = match view.dtype() {
         safetensors::Dtype::F32 => Dtype::F32,
@@ -214,10 +220,18 @@ fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(Ten
 }
 
 /// The numbers of a view, as f32.
-fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
+pub(super) fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     let stride = view.data().len();
     let n = stride / dtype.size_bytes();
-    let mut out = vec![0.0; n];
+    let mut out = reserved(n)?;
+    out.resize(n, 0.0);
     Rows::new(view.data(), usize::from(n > 0), n, stride, dtype)?.widen(0..usize::from(n > 0), &mut out);
+    Ok(out)
+}
+
+/// An empty vector with room for `n` items.
+pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(n).map_err(|_| Error::Memory { what: "weights", bytes: n.saturating_mul(size_of::<T>()) })?;
     Ok(out)
 }

@@ -30,7 +30,7 @@ use crate::activation::Rule;
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::ROOT;
-use crate::kernel::{Isa, dense, reduce};
+use crate::kernel::{Isa, dense};
 use crate::par::Par;
 use alloc::format;
 use alloc::vec::Vec;
@@ -190,7 +190,7 @@ impl Model {
             if tensor.len() != expected {
                 return Err(Error::Shape { what: NAMES[i], expected, got: tensor.len() });
             }
-            if !reduce::all_finite(Isa::default(), tensor) {
+            if !tensor.all_finite() {
                 let at = tensor.iter().position(|v| !v.is_finite()).unwrap_or(0);
                 return Err(Error::NotFinite { what: format!("{}[{at}]", NAMES[i]), step: 0 });
             }

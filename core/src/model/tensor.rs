@@ -1,5 +1,6 @@
 //! A tensor of parameters: numbers of its own, or a piece of bytes that others hold too, such as a mapped file.
 
+use crate::kernel::{Isa, reduce};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -18,20 +19,29 @@ pub struct Tensor(Numbers);
 #[derive(Clone)]
 enum Numbers {
     Owned(Vec<f32>),
-    Shared(SharedBytes, Range<usize>),
+    /// Numbers that cannot change, and so whether they all are finite cannot either.
+    Shared {
+        bytes: SharedBytes,
+        range: Range<usize>,
+        finite: bool,
+    },
 }
 
 impl Tensor {
     /// The f32 numbers in `bytes[range]`, in little-endian order: where they lie, if they lie as this machine reads
-    /// them (at a multiple of 4, on a little-endian one), else copied.
+    /// them (at a multiple of 4, on a little-endian one), else copied. Reads them all once: see
+    /// [`Tensor::all_finite`].
     ///
     /// # Panics
     /// If the range is outside of the bytes, or not of whole numbers.
     pub fn shared(bytes: &SharedBytes, range: Range<usize>) -> Self {
         let piece = &(**bytes).as_ref()[range.clone()];
         assert!(piece.len().is_multiple_of(4), "{} bytes are not whole numbers", piece.len());
-        if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, f32>(piece).is_ok() {
-            return Self(Numbers::Shared(bytes.clone(), range));
+        if cfg!(target_endian = "little")
+            && let Ok(numbers) = bytemuck::try_cast_slice(piece)
+        {
+            let finite = reduce::all_finite(Isa::default(), numbers);
+            return Self(Numbers::Shared { bytes: bytes.clone(), range, finite });
         }
         let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
         Self(Numbers::Owned(piece.chunks_exact(4).map(number).collect()))
@@ -39,7 +49,15 @@ impl Tensor {
 
     /// Whether the numbers lie in bytes that others hold too.
     pub fn is_shared(&self) -> bool {
-        matches!(self.0, Numbers::Shared(..))
+        matches!(self.0, Numbers::Shared { .. })
+    }
+
+    /// Whether no number is NaN or infinite. Of shared numbers it is known; own ones are all read.
+    pub fn all_finite(&self) -> bool {
+        match &self.0 {
+            Numbers::Owned(numbers) => reduce::all_finite(Isa::default(), numbers),
+            Numbers::Shared { finite, .. } => *finite,
+        }
     }
 
     fn own(&mut self) -> &mut Vec<f32> {
@@ -48,7 +66,7 @@ impl Tensor {
         }
         match &mut self.0 {
             Numbers::Owned(numbers) => numbers,
-            Numbers::Shared(..) => unreachable!("copied above"),
+            Numbers::Shared { .. } => unreachable!("copied above"),
         }
     }
 }
@@ -59,7 +77,7 @@ impl Deref for Tensor {
     fn deref(&self) -> &[f32] {
         match &self.0 {
             Numbers::Owned(numbers) => numbers,
-            Numbers::Shared(bytes, range) => bytemuck::cast_slice(&(**bytes).as_ref()[range.clone()]),
+            Numbers::Shared { bytes, range, .. } => bytemuck::cast_slice(&(**bytes).as_ref()[range.clone()]),
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Proof that `strata-core` builds, reads a model and encodes without std: nothing here links it, so a dependency that
-//! does is a compile error (E0152, two panic handlers).
+//! Strata in a program without std and without a libc: a model from buffers of the caller, one row encoded into buffers of
+//! the caller, in memory of the caller. Nothing here links std, so a dependency that does is a compile error (E0152, two
+//! panic handlers).
 
 #![no_std]
 
@@ -7,41 +8,31 @@ extern crate alloc;
 
 use alloc::sync::Arc;
 use core::alloc::{GlobalAlloc, Layout};
-use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
-use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
-use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
+use core::{ptr, slice};
 use strata_core::format::weights;
-use strata_core::model::{Arch, Id, Scratch};
-use strata_core::{Codes, Encoder, Isa, Model, Par, Result};
+use strata_core::model::{Scratch, SharedBytes};
+use strata_core::{Codes, Encoder, Error, Isa, Par, Result};
 
-const HEAP: usize = 4 << 20;
-
-#[repr(C, align(64))]
-struct Arena(UnsafeCell<[u8; HEAP]>);
-
-// SAFETY: the allocator below hands out each byte at most once.
-unsafe impl Sync for Arena {}
-
-static ARENA: Arena = Arena(UnsafeCell::new([0; HEAP]));
+/// The memory that the caller has given, from `NEXT` to `END`.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
+static END: AtomicUsize = AtomicUsize::new(0);
 
 /// Gives memory out, and never takes it back.
 struct Bump;
 
-// SAFETY: every block lies in the arena, is aligned as asked, and begins where all earlier ones have ended.
+// SAFETY: every block lies in the caller's memory, is aligned as asked, and begins where all earlier ones have ended.
 unsafe impl GlobalAlloc for Bump {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let base = ARENA.0.get().cast::<u8>();
         let mut next = NEXT.load(Ordering::Relaxed);
         loop {
-            let start = (base as usize + next).next_multiple_of(layout.align()) - base as usize;
-            let Some(end) = start.checked_add(layout.size()).filter(|end| *end <= HEAP) else {
+            let start = next.next_multiple_of(layout.align());
+            let Some(end) = start.checked_add(layout.size()).filter(|end| *end <= END.load(Ordering::Relaxed)) else {
                 return ptr::null_mut();
             };
             match NEXT.compare_exchange(next, end, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return base.wrapping_add(start),
+                Ok(_) => return ptr::with_exposed_provenance_mut(start),
                 Err(now) => next = now,
             }
         }
@@ -62,56 +53,76 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     unsafe { stop(101) }
 }
 
-/// Four latents that read one number each, and two children of each: the first reads its parent's number, the second
-/// twice the number after it, so that only the gate keeps latent 1 (drive 6, its parent silent) from winning.
-fn model() -> Model {
-    let (d, f1, f2) = (4, 4, 8);
-    let arch = Arch {
-        model: ModelKind::Tree,
-        d,
-        f1,
-        f2,
-        activation1: Activation::Topk,
-        activation2: Activation::Topk,
-        k1: 1.0,
-        k2: 1.0,
-        source: Source::X,
-        decoder: Decoder::Cum,
-        gate: GateKind::Hard,
-    };
-    let mut params = arch.zeros();
-    for j in 0..f1 {
-        params[Id::WEnc1][j * d + j] = 1.0;
-        params[Id::WDec1][j * d + j] = 1.0;
-        for (child, reads, weight) in [(2 * j, j, 1.0), (2 * j + 1, (j + 1) % d, 2.0)] {
-            params[Id::WEnc2][child * d + reads] = weight;
-            params[Id::WDec2][child * d + reads] = 1.0;
-        }
+/// Bytes of the caller, which stay as they are.
+struct Bytes(&'static [u8]);
+
+impl AsRef<[u8]> for Bytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0
     }
-    Model { arch, params, parents: (0..f2 as u32).map(|j| j / 2).collect(), tau: [0.0; 2] }
 }
 
-fn encode() -> Result<bool> {
-    let model = model();
-    // There and back through the files' bytes, so that the readers are linked too.
-    let (cfg, bytes) = (weights::write_cfg(&model.arch, &Default::default()), weights::write_weights(&model)?);
-    let (read, _) = weights::read_model(&cfg, &bytes)?;
-    let same = read == model;
-    let encoder = Encoder::new(Arc::new(read), Isa::baseline(), Par::Seq)?;
-    let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
+/// What `start.c` gives.
+#[repr(C)]
+pub struct Job {
+    /// All memory that there is.
+    memory: *mut u8,
+    memory_len: usize,
+    /// The two files of a model.
+    cfg: *const u8,
+    cfg_len: usize,
+    weights: *const u8,
+    weights_len: usize,
+    row: *const f32,
+    d: usize,
+    /// Of each level, `capacity` places.
+    index: [*mut u32; 2],
+    value: [*mut f32; 2],
+    capacity: usize,
+    /// Codes of each level.
+    n: [usize; 2],
+    /// Bytes of the memory that were used.
+    used: usize,
+}
+
+fn encode(cfg: &[u8], weights: &'static [u8], row: &[f32]) -> Result<[Codes; 2]> {
+    let weights: SharedBytes = Arc::new(Bytes(weights));
+    let (model, _) = weights::read_model_shared(cfg, &weights)?;
+    if row.len() != model.arch.d {
+        return Err(Error::Shape { what: "row", expected: model.arch.d, got: row.len() });
+    }
     let mut scratch = Scratch::new(&model.arch);
-    encoder.encode(&[0.0, 3.0, 0.5, 0.0], &mut scratch, &mut codes1, &mut codes2)?;
-    Ok(same
-        && (&codes1.index[..], &codes1.value[..]) == (&[1][..], &[3.0][..])
-        && (&codes2.index[..], &codes2.value[..]) == (&[2][..], &[3.0][..]))
+    let encoder = Encoder::new(Arc::new(model), Isa::baseline(), Par::Seq)?;
+    let [mut codes1, mut codes2] = [Codes::new(), Codes::new()];
+    encoder.encode(row, &mut scratch, &mut codes1, &mut codes2)?;
+    Ok([codes1, codes2])
 }
 
-/// 0 if the codes are right.
+/// 0 if the codes are in the buffers, 1 if they do not fit, 2 for a model or a row that is none.
+///
+/// # Safety
+/// `job` points to a job whose buffers are as long as it says. The weights stay as they are.
 #[unsafe(no_mangle)]
-pub extern "C" fn strata_no_std() -> i32 {
-    match encode() {
-        Ok(true) => 0,
-        Ok(false) => 1,
-        Err(_) => 2,
+pub unsafe extern "C" fn strata_no_std(job: *mut Job) -> i32 {
+    // SAFETY: as the caller promises; so below.
+    let job = unsafe { &mut *job };
+    let memory = job.memory.expose_provenance();
+    NEXT.store(memory, Ordering::Relaxed);
+    END.store(memory + job.memory_len, Ordering::Relaxed);
+    let cfg = unsafe { slice::from_raw_parts(job.cfg, job.cfg_len) };
+    let weights = unsafe { slice::from_raw_parts(job.weights, job.weights_len) };
+    let row = unsafe { slice::from_raw_parts(job.row, job.d) };
+    let Ok(codes) = encode(cfg, weights, row) else { return 2 };
+    for (l, codes) in codes.iter().enumerate() {
+        job.n[l] = codes.index.len();
+        if job.n[l] > job.capacity {
+            return 1;
+        }
+        let index = unsafe { slice::from_raw_parts_mut(job.index[l], job.n[l]) };
+        index.copy_from_slice(&codes.index);
+        let value = unsafe { slice::from_raw_parts_mut(job.value[l], job.n[l]) };
+        value.copy_from_slice(&codes.value);
     }
+    job.used = NEXT.load(Ordering::Relaxed) - memory;
+    0
 }

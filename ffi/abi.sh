@@ -1,0 +1,25 @@
+#!/bin/sh
+# Compares the functions and structs of strata.h with those that programs have been compiled against (strata.abi): names,
+# arguments, types, sizes, offsets. A library of empty functions stands in for ours, as what is behind the opaque types
+# is nobody's business. Additions are no break; with --write they become part of strata.abi: for a release that adds to
+# the ABI, never to silence this. Needs gcc and abidiff (abigail-tools). usage: ffi/abi.sh [--write]
+set -eu
+cd "$(dirname "$0")"
+command -v abidiff >/dev/null || { echo "abi: no abidiff (abigail-tools): strata.h was not compared with strata.abi"; exit 0; }
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+{
+    echo '#include <strata.h>'
+    gcc -E -P include/strata.h | tr '\n' ' ' | sed 's/;/;\n/g' | grep -E '^ *(const )?[a-z0-9_]+ \*?strata_[a-z0-9_]+\(.*\);$' |
+        sed 's/);$/) { __builtin_trap(); }/'
+} >"$out/empty.c"
+gcc -g -w -fPIC -shared -Wl,-soname,libstrata.so.1 -Iinclude "$out/empty.c" -o "$out/libstrata.so"
+nm -D --defined-only "$out/libstrata.so" | awk '$2 == "T" {print $3}' | LC_ALL=C sort | diff exports.txt - ||
+    { echo "abi: strata.h declares other functions than exports.txt says" >&2; exit 1; }
+if [ "${1-}" = --write ]; then
+    abidw --no-corpus-path --no-comp-dir-path --no-show-locs --no-elf-needed --out-file strata.abi "$out/libstrata.so"
+else
+    abidiff --no-added-syms --harmless strata.abi "$out/libstrata.so" ||
+        { echo "abi: strata.h breaks programs that were compiled against strata.abi" >&2; exit 1; }
+    echo "abi ok"
+fi

@@ -1,0 +1,73 @@
+//! The allocator of the tests: it counts what a thread asks for, and refuses what it is told to.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ptr::null_mut;
+
+struct Watching;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LARGEST: Cell<usize> = const { Cell::new(0) };
+    /// From which size on allocations are refused, and how many of them are granted before.
+    static REFUSED: Cell<(usize, u64)> = const { Cell::new((usize::MAX, 0)) };
+}
+
+/// Counts an allocation; whether it is granted.
+fn granted(size: usize) -> bool {
+    // Not there any more while a thread ends.
+    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+    let _ = LARGEST.try_with(|n| n.set(n.get().max(size)));
+    let granted = REFUSED.try_with(|refused| match refused.get() {
+        (from, _) if size < from => true,
+        (_, 0) => false,
+        (from, before) => {
+            refused.set((from, before - 1));
+            true
+        }
+    });
+    granted.unwrap_or(true)
+}
+
+// SAFETY: the system's allocator does everything; a refusal is what it would answer without memory.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if granted(layout.size()) { unsafe { System.alloc(layout) } } else { null_mut() }
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if granted(layout.size()) { unsafe { System.alloc_zeroed(layout) } } else { null_mut() }
+    }
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if granted(size) { unsafe { System.realloc(at, layout, size) } } else { null_mut() }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Watching = Watching;
+
+/// How often this thread allocates in `f`.
+pub fn allocations(f: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.get();
+    f();
+    ALLOCATIONS.get() - before
+}
+
+/// The largest piece that this thread asks for in `f`, in bytes.
+pub fn largest<R>(f: impl FnOnce() -> R) -> (R, usize) {
+    let before = LARGEST.replace(0);
+    let out = f();
+    let largest = LARGEST.get();
+    LARGEST.set(before.max(largest));
+    (out, largest)
+}
+
+/// Runs `f` with memory that gives this thread `before` pieces of `from` bytes or more, and no further one.
+pub fn refusing<R>(from: usize, before: u64, f: impl FnOnce() -> R) -> R {
+    REFUSED.set((from, before));
+    let out = f();
+    REFUSED.set((usize::MAX, 0));
+    out
+}

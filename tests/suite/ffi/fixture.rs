@@ -1,0 +1,189 @@
+//! Models, contexts and what they should agree with.
+
+use std::ffi::{CStr, CString};
+use std::path::Path;
+use std::ptr::{null, null_mut};
+use std::sync::Arc;
+
+use strata::*;
+use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
+use strata_core::format::weights;
+use strata_core::model::{Arch, Scratch};
+use strata_core::{Codes, Encoder, Isa, Model, Par, Philox, ROOT};
+
+use super::buffers::Buffers;
+
+pub const D: usize = 19;
+pub const F1: usize = 40;
+pub const F2: usize = 90;
+pub const BLOCK: usize = Encoder::BLOCK;
+
+pub fn arch() -> Arch {
+    Arch {
+        model: ModelKind::Tree,
+        d: D,
+        f1: F1,
+        f2: F2,
+        activation1: Activation::Topk,
+        activation2: Activation::Topk,
+        k1: 4.0,
+        k2: 6.0,
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::Hard,
+    }
+}
+
+/// A model with random weights; every tenth child has no parent.
+pub fn model(arch: Arch) -> Model {
+    let mut rng = Philox::new(7, 0);
+    let mut params = arch.zeros();
+    params.tensors.iter_mut().flatten().for_each(|v| *v = 0.3 * rng.normal_f32());
+    let f2 = if arch.gate.is_hard() { arch.f2 } else { 0 };
+    let parents = (0..f2).map(|j| if j % 10 == 9 { ROOT } else { (j * 7 % arch.f1) as u32 }).collect();
+    Model { arch, params, parents, tau: [0.2, 0.3] }
+}
+
+/// Every kind of model that differs in what the ABI does with it.
+pub fn models() -> Vec<Model> {
+    let base = arch();
+    let relu = Activation::Relu;
+    [
+        base,
+        Arch { f2: 0, gate: GateKind::None, ..base },
+        Arch { activation1: relu, activation2: relu, gate: GateKind::None, ..base },
+        Arch { activation1: Activation::Batchtopk, activation2: Activation::Gated, gate: GateKind::GroupTop1, ..base },
+        Arch {
+            activation2: Activation::Jumprelu,
+            source: Source::Res,
+            decoder: Decoder::Ind,
+            gate: GateKind::Add,
+            ..base
+        },
+        Arch { source: Source::Z1, decoder: Decoder::Comp, gate: GateKind::Mul, ..base },
+        Arch {
+            model: ModelKind::Seed,
+            activation1: relu,
+            activation2: relu,
+            source: Source::Z1,
+            decoder: Decoder::Comp,
+            gate: GateKind::Mul,
+            ..base
+        },
+    ]
+    .map(model)
+    .into()
+}
+
+pub fn values(n: usize) -> Vec<f32> {
+    let mut rng = Philox::new(11, 1);
+    (0..n).map(|_| 2.0 * rng.normal_f32()).collect()
+}
+
+pub fn error() -> strata_error {
+    strata_error { struct_size: size_of::<strata_error>(), status: 0, reserved: 0, message: [0; 256] }
+}
+
+pub fn message(err: &strata_error) -> &str {
+    unsafe { CStr::from_ptr(err.message.as_ptr()) }.to_str().unwrap()
+}
+
+pub fn load_bytes(cfg: &[u8], weights: &[u8]) -> Result<*mut strata_model, (strata_status, String)> {
+    let (mut out, mut err) = (null_mut(), error());
+    let (c, w) = (cfg.as_ptr().cast(), weights.as_ptr().cast());
+    match unsafe { strata_model_load_buffers(c, cfg.len(), w, weights.len(), null(), &mut out, &mut err) } {
+        STRATA_STATUS_OK => Ok(out),
+        status => {
+            assert_eq!(err.status, status);
+            assert!(out.is_null(), "an output of a call that failed");
+            Err((status, message(&err).to_owned()))
+        }
+    }
+}
+
+/// A context, and the encoder it should agree with.
+pub struct Ctx {
+    pub ctx: *mut strata_ctx,
+    pub model: *mut strata_model,
+    pub core: Encoder,
+}
+
+impl Ctx {
+    pub fn new(model: &Model, n_threads: u32) -> Self {
+        let bytes = (weights::write_cfg(&model.arch, &Default::default()), weights::write_weights(model).unwrap());
+        let loaded = load_bytes(&bytes.0, &bytes.1).unwrap();
+        Self { ctx: new_ctx(loaded, n_threads), model: loaded, core: Self::core(model) }
+    }
+
+    pub fn core(model: &Model) -> Encoder {
+        Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).unwrap()
+    }
+
+    pub fn encode(&self, x: &strata_rows) -> (Codes, Codes) {
+        let info = self.info();
+        let mut level1 = Buffers::new(x.n_rows, x.n_rows * info.max_active1);
+        let mut level2 = Buffers::new(x.n_rows, x.n_rows * info.max_active2);
+        assert_eq!(unsafe { strata_encode(self.ctx, x, &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK);
+        (level1.codes(), level2.codes())
+    }
+
+    pub fn info(&self) -> strata_model_info {
+        let mut info = strata_model_info {
+            struct_size: size_of::<strata_model_info>(),
+            d: 0,
+            f1: 0,
+            f2: 0,
+            max_active1: 0,
+            max_active2: 0,
+            reserved: 0,
+        };
+        assert_eq!(unsafe { strata_model_get_info(self.model, &mut info) }, STRATA_STATUS_OK);
+        info
+    }
+
+    pub fn expected(&self, x: &[f32]) -> (Codes, Codes) {
+        let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
+        self.core.encode(x, &mut Scratch::new(&self.core.model().arch), &mut codes1, &mut codes2).unwrap();
+        (codes1, codes2)
+    }
+}
+
+impl Drop for Ctx {
+    fn drop(&mut self) {
+        // The context last: it keeps what it needs of the model.
+        unsafe { strata_model_free(self.model) };
+        unsafe { strata_ctx_free(self.ctx) };
+    }
+}
+
+pub fn new_ctx(model: *const strata_model, n_threads: u32) -> *mut strata_ctx {
+    let (mut out, mut params) = (null_mut(), strata_ctx_params { struct_size: 0, n_threads: 9, reserved: 9 });
+    unsafe { strata_ctx_params_init(&mut params) };
+    params.n_threads = n_threads;
+    assert_eq!(unsafe { strata_ctx_new(model, &params, &mut out, null_mut()) }, STRATA_STATUS_OK);
+    out
+}
+
+pub fn c_path(path: &Path) -> CString {
+    CString::new(path.to_str().unwrap()).unwrap()
+}
+
+pub fn no_stats() -> strata_stats {
+    strata_stats {
+        struct_size: size_of::<strata_stats>(),
+        rows: 0,
+        fvu1: 0.0,
+        fvu2: 0.0,
+        l0_1: 0.0,
+        l0_2: 0.0,
+        dead1: 0,
+        dead2: 0,
+        reserved: 0,
+    }
+}
+
+pub fn stats(ctx: *const strata_ctx) -> strata_stats {
+    let mut out = no_stats();
+    assert_eq!(unsafe { strata_stats_read(ctx, &mut out) }, STRATA_STATUS_OK);
+    out
+}

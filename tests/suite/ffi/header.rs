@@ -1,0 +1,31 @@
+//! `strata.h` is what the sources say.
+
+use std::path::Path;
+
+#[test]
+fn the_header_is_what_the_sources_say() {
+    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
+    let config = cbindgen::Config::from_file(ffi.join("cbindgen.toml")).unwrap();
+    let mut generated = Vec::new();
+    cbindgen::Builder::new().with_crate(&ffi).with_config(config).generate().unwrap().write(&mut generated);
+    let path = ffi.join("include/strata.h");
+    if std::env::var_os("STRATA_WRITE_HEADER").is_some() {
+        std::fs::write(&path, &generated).unwrap();
+    }
+    let same = std::fs::read(&path).unwrap() == generated;
+    assert!(same, "include/strata.h is not what the sources say: run ffi/generate-header.sh");
+}
+
+#[test]
+fn every_exported_function_is_in_the_header_and_in_the_list() {
+    let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
+    let [header, source, list] =
+        ["include/strata.h", "src/lib.rs", "exports.txt"].map(|name| std::fs::read_to_string(ffi.join(name)).unwrap());
+    let mut exported: Vec<&str> =
+        source.split("extern \"C\" fn ").skip(1).map(|rest| rest.split('(').next().unwrap()).collect();
+    exported.sort_unstable();
+    assert_eq!(exported, list.lines().collect::<Vec<_>>());
+    for name in exported {
+        assert_eq!(header.matches(&format!("{name}(")).count(), 1, "{name}");
+    }
+}

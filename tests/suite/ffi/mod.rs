@@ -1,0 +1,23 @@
+//! The C ABI, called as C calls it, against the core.
+
+#![allow(unsafe_code, reason = "calls of exported functions, and an allocator that counts and refuses")]
+#![allow(
+    clippy::undocumented_unsafe_blocks,
+    clippy::multiple_unsafe_ops_per_block,
+    reason = "every pointer comes from a reference on the same line or two up"
+)]
+
+mod allocator;
+mod arguments;
+mod buffers;
+mod damage;
+mod dump;
+mod encode;
+mod fixture;
+mod header;
+mod memory;
+mod model;
+mod stats;
+mod steer;
+mod structs;
+mod threads;

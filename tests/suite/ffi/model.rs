@@ -1,0 +1,82 @@
+//! Loading, and what a model says of itself.
+
+use std::path::Path;
+use std::ptr::{null, null_mut};
+
+use strata::*;
+use strata_core::format::weights;
+use strata_core::model::{Arch, Id};
+use strata_core::{Isa, Model, Par, ROOT};
+
+use super::fixture::{Ctx, D, F1, F2, arch, c_path, model, models, values};
+
+#[test]
+fn the_model_says_its_sizes_parents_and_directions() {
+    for model in models() {
+        let ctx = Ctx::new(&model, 0);
+        let info = ctx.info();
+        assert_eq!((info.d, info.f1, info.f2), (D, F1, model.arch.f2));
+        let (codes1, codes2) = ctx.expected(&values(200 * D));
+        for (codes, most) in [(&codes1, info.max_active1), (&codes2, info.max_active2)] {
+            let active = codes.offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+            assert!(active <= most, "{active} codes in a row, {most} announced");
+        }
+        let mut parent = 5;
+        for j in 0..model.arch.f2 {
+            assert_eq!(unsafe { strata_model_parent(ctx.model, j as u32, &mut parent) }, STRATA_STATUS_OK);
+            assert_eq!(parent, model.parents.get(j).copied().unwrap_or(STRATA_ROOT));
+        }
+        parent = 5;
+        assert_eq!(unsafe { strata_model_parent(ctx.model, info.f2 as u32, &mut parent) }, STRATA_STATUS_INDEX);
+        assert_eq!(parent, 5);
+
+        let mut row = [0.0; D];
+        for (level, latent) in [(1, 3), (2, 8)].into_iter().take(1 + usize::from(info.f2 > 0)) {
+            let get = |row: &mut [f32]| unsafe {
+                strata_model_decoder_row(ctx.model, level, latent, row.as_mut_ptr(), row.len())
+            };
+            assert_eq!(get(&mut row), STRATA_STATUS_OK);
+            let all = if level == 1 { &model.params[Id::WDec1][..] } else { &model.decoder2(Isa::default(), Par::Seq) };
+            assert_eq!(row, all[latent as usize * D..][..D]);
+            assert_eq!(get(&mut row[1..]), STRATA_STATUS_CAPACITY);
+        }
+        for (level, latent) in [(0, 0), (3, 0), (1, F1 as u32), (2, info.f2 as u32), (u32::MAX, u32::MAX)] {
+            let status = unsafe { strata_model_decoder_row(ctx.model, level, latent, row.as_mut_ptr(), D) };
+            assert_eq!(status, STRATA_STATUS_INDEX);
+        }
+    }
+    // Two parents' families of at most three, and the nine without a parent.
+    let few = Model { parents: (0..F2 as u32).map(|j| if j < 9 { ROOT } else { j % 30 }).collect(), ..model(arch()) };
+    let few = Model { arch: Arch { k1: 2.0, k2: 50.0, ..few.arch }, ..few };
+    assert_eq!((few.max_active(1), few.max_active(2)), (2, 15));
+}
+
+#[test]
+fn a_run_or_its_sae_directory_can_be_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let sae = dir.path().join("sae");
+    std::fs::create_dir(&sae).unwrap();
+    let model = model(arch());
+    std::fs::write(sae.join("cfg.json"), weights::write_cfg(&model.arch, &Default::default())).unwrap();
+    std::fs::write(sae.join("sae_weights.safetensors"), weights::write_weights(&model).unwrap()).unwrap();
+    let saelens = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/saelens/topk-rescaled");
+    for path in [dir.path(), &sae, &saelens] {
+        let (mut out, path) = (null_mut(), c_path(path));
+        let status = unsafe { strata_model_load(path.as_ptr(), null(), &mut out, null_mut()) };
+        assert_eq!(status, STRATA_STATUS_OK);
+        unsafe { strata_model_free(out) };
+    }
+}
+
+#[test]
+fn the_example_model_is_what_the_writers_write() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/sae");
+    let model = model(Arch { d: 6, f1: 8, f2: 16, k1: 2.0, k2: 3.0, ..arch() });
+    let files = [
+        ("cfg.json", weights::write_cfg(&model.arch, &Default::default())),
+        ("sae_weights.safetensors", weights::write_weights(&model).unwrap()),
+    ];
+    for (name, bytes) in files {
+        assert!(std::fs::read(dir.join(name)).unwrap() == bytes, "{name}");
+    }
+}
