@@ -24,6 +24,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <iterator>
 #include <memory>
 #include <string>
 #include <utility>
@@ -210,9 +211,15 @@ class codes {
     };
     class iterator {
       public:
+        using iterator_category = std::input_iterator_tag;
+        using value_type = entry;
+        using difference_type = std::ptrdiff_t;
+        using pointer = const entry *;
+        using reference = entry;
         iterator(const std::uint32_t *index, const float *value) noexcept : index_(index), value_(value) {}
         entry operator*() const noexcept { return {*index_, *value_}; }
         iterator &operator++() noexcept { return ++index_, ++value_, *this; }
+        iterator operator++(int) noexcept { return {index_++, value_++}; }
         bool operator==(const iterator &other) const noexcept { return index_ == other.index_; }
         bool operator!=(const iterator &other) const noexcept { return index_ != other.index_; }
 
