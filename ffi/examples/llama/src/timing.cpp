@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <optional>
+#include <stdexcept>
 
 static constexpr int ROUNDS = 31;
 
@@ -37,6 +39,28 @@ static double cost(Host &host, const std::vector<llama_token> &tokens, std::size
     return (seconds() - start) * 1e6 / static_cast<double>(tokens.size());
 }
 
+// The rows of a layer, kept.
+static std::vector<float> rows_of(const Weights &weights, int layer, const std::vector<llama_token> &tokens) {
+    std::vector<float> out;
+    Hook hook(layer, [&](strata_rows_mut rows) {
+        if (rows.dtype != STRATA_DTYPE_F32) throw std::runtime_error("expected rows of f32");
+        out.resize(rows.n_rows * rows.d);
+        for (std::size_t i = 0; i < rows.n_rows; i++)
+            std::memcpy(&out[i * rows.d], static_cast<char *>(rows.data) + i * rows.row_stride_bytes, rows.d * sizeof(float));
+    });
+    Host(weights, &hook).run(tokens);
+    return out;
+}
+
+// Microseconds a row of strata_encode by itself, `at_once` rows a call.
+static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std::size_t d, std::size_t at_once) {
+    strata::codes parents, children;
+    const std::size_t n = rows.size() / d;
+    const double start = seconds();
+    for (std::size_t from = 0; from < n; from += at_once) ctx.encode(strata::rows(&rows[from * d], at_once, d), parents, children);
+    return (seconds() - start) * 1e6 / static_cast<double>(n);
+}
+
 void timing(const Words &words) {
     const Weights weights(words.at(0));
     const int layer = std::stoi(words.at(1));
@@ -57,13 +81,17 @@ void timing(const Words &words) {
     ways[3].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
     for (Way &way : ways) way.host.emplace(weights, way.hook ? &*way.hook : nullptr);
 
+    const std::vector<float> rows = rows_of(weights, layer, tokens);
+    const strata_model_info info = sae.info();
+    std::vector<double> encode_one, encode_window;
     for (int round = -1; round < ROUNDS; round++) {  // the first warms up
+        const double one = encode_cost(ctx, rows, info.d, 1), window = encode_cost(ctx, rows, info.d, tokens.size());
+        if (round >= 0) encode_one.push_back(one), encode_window.push_back(window);
         for (Way &way : ways) {
             const double one = weights.generates() ? cost(*way.host, tokens, 1) : 0, window = cost(*way.host, tokens, tokens.size());
             if (round >= 0) way.one_us.push_back(one), way.window_us.push_back(window);
         }
     }
-    const strata_model_info info = sae.info();
     std::printf("d %zu, %zu + %zu latents, %zu tokens, microseconds a token\n", info.d, info.f1, info.f2, tokens.size());
     std::printf("%-20s %12s %12s\n", "", weights.generates() ? "one by one" : "", "all at once");
     for (const Way &way : ways) {
@@ -71,4 +99,5 @@ void timing(const Words &words) {
         weights.generates() ? std::printf("%12.1f ", median(way.one_us)) : std::printf("%12s ", "");
         std::printf("%12.1f\n", median(way.window_us));
     }
+    std::printf("%-20s %12.1f %12.1f\n", "strata_encode itself", median(encode_one), median(encode_window));
 }
