@@ -1,6 +1,6 @@
 // A text through the model, and the rows of a layer into a dump to train on.
+#include "arguments.hpp"
 #include "commands.hpp"
-#include "host.hpp"
 
 #include <algorithm>
 #include <cstdio>
@@ -16,8 +16,8 @@ static std::string read(const std::string &path) {
 
 void capture(const Words &words) {
     const std::string &gguf = words.at(0), &text = words.at(2), &out = words.at(3);
-    const int layer = std::stoi(words.at(1));
-    const std::size_t most = words.size() > 4 ? std::stoul(words[4]) : SIZE_MAX;
+    const int layer = static_cast<int>(number(words.at(1)));
+    const std::size_t most = words.size() > 4 ? number(words[4]) : SIZE_MAX;
     const Weights weights(gguf);
     const std::vector<llama_token> all = weights.tokens(read(text), false);
 

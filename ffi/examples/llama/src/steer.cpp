@@ -1,6 +1,6 @@
 // The same prompt and the same luck, as the model is and with features added or set: what changes.
+#include "arguments.hpp"
 #include "commands.hpp"
-#include "host.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -62,10 +62,10 @@ static void add_control_vector(const Weights &weights, Host &host, int layer, co
 
 void steer(const Words &words) {
     const Weights weights(words.at(0));
-    const int layer = std::stoi(words.at(1));
-    const strata::model sae(words.at(2));
+    const int layer = static_cast<int>(number(words.at(1)));
+    const strata::model sae = sae_of(words.at(2), weights);
     const std::string &prompt = words.at(3);
-    const std::size_t n_new = std::stoul(words.at(4));
+    const std::size_t n_new = number(words.at(4));
     std::vector<strata_edit> edits;
     for (std::size_t i = 5; i < words.size(); i++) edits.push_back(edit_of(words[i]));
     strata::ctx ctx(sae);

@@ -1,6 +1,6 @@
 // What a token costs in llama.cpp alone, with the hook, and with Strata at work in it. One thread; medians.
+#include "arguments.hpp"
 #include "commands.hpp"
-#include "host.hpp"
 
 #include <algorithm>
 #include <chrono>
@@ -63,8 +63,8 @@ static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std:
 
 void timing(const Words &words) {
     const Weights weights(words.at(0));
-    const int layer = std::stoi(words.at(1));
-    const strata::model sae(words.at(2));
+    const int layer = static_cast<int>(number(words.at(1)));
+    const strata::model sae = sae_of(words.at(2), weights);
     std::vector<llama_token> tokens = weights.tokens(words.at(3), true);
     tokens.resize(std::min(tokens.size(), weights.window()));
 

@@ -1,6 +1,6 @@
 // The features of each token: parents that fire, each with its children, while the model generates or embeds.
+#include "arguments.hpp"
 #include "commands.hpp"
-#include "host.hpp"
 
 #include <algorithm>
 #include <cstdio>
@@ -29,11 +29,11 @@ static void print_children(const strata::model &sae, strata::codes::row children
 
 void watch(const Words &words) {
     const Weights weights(words.at(0));
-    const strata::model sae(words.at(2));
-    const std::size_t n_new = words.size() > 4 ? std::stoul(words[4]) : 0, most = words.size() > 5 ? std::stoul(words[5]) : SIZE_MAX;
+    const strata::model sae = sae_of(words.at(2), weights);
+    const std::size_t n_new = words.size() > 4 ? number(words[4]) : 0, most = words.size() > 5 ? number(words[5]) : SIZE_MAX;
     strata::ctx ctx(sae);
     strata::codes parents, children;
-    Hook hook(std::stoi(words.at(1)), [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
+    Hook hook(static_cast<int>(number(words.at(1))), [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
     Host host(weights, &hook);
 
     // What the hook has encoded, a line a token: parent=activation (child=activation ...), the children of ROOT last.
