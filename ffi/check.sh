@@ -44,11 +44,5 @@ if command -v valgrind >/dev/null; then
 else
     echo "ffi: no valgrind: leaks and bad accesses were not looked for"
 fi
-if command -v pkg-config >/dev/null; then
-    mkdir -p "$out/tree/lib/pkgconfig" && ln -s "$PWD/include" "$out/tree/include"
-    cp strata.pc "$out/tree/lib/pkgconfig" && ln -s "$(realpath "$lib/libstrata.so")" "$out/tree/lib/libstrata.so"
-    flags=$(PKG_CONFIG_PATH=$out/tree/lib/pkgconfig pkg-config --cflags --libs strata)
-    gcc -std=c99 examples/minimal.c $flags -o "$out/packaged"
-    check "$out/packaged"
-fi
+examples/check.sh
 echo "ffi ok: $size bytes stripped"

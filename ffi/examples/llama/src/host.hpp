@@ -1,0 +1,64 @@
+// A small inference engine around llama.cpp: one sequence, on the CPU, with a hook or without.
+#pragma once
+
+#include "hook.hpp"
+
+#include <llama.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+template <auto Free> struct Freed {
+    template <typename T> void operator()(T *p) const { Free(p); }
+};
+
+// A GGUF file.
+class Weights {
+  public:
+    explicit Weights(const std::string &path);
+
+    llama_model *get() const { return model_.get(); }
+    // Predicts the next token; otherwise it embeds.
+    bool generates() const;
+    int width() const { return llama_model_n_embd(model_.get()); }
+    int layers() const { return llama_model_n_layer(model_.get()); }
+    // Tokens of the longest sequence used here.
+    std::size_t window() const;
+
+    // special: with those that the model wants around a text.
+    std::vector<llama_token> tokens(const std::string &text, bool special) const;
+    // The text of a token, line breaks and spaces made visible.
+    std::string shown(llama_token token) const;
+    std::string text(llama_token token) const;
+
+  private:
+    std::unique_ptr<llama_model, Freed<llama_model_free>> model_;
+    const llama_vocab *vocab_ = nullptr;
+};
+
+// A context of it.
+class Host {
+  public:
+    // hook: may be null; outlives the host.
+    Host(const Weights &weights, Hook *hook);
+
+    llama_context *get() const { return context_.get(); }
+    // Evaluates tokens: a model that generates goes on where it was, one that embeds takes them as a whole text.
+    void run(const std::vector<llama_token> &tokens);
+    // Forgets the sequence.
+    void restart();
+    // Draws the next token at temperature 0.8, with the same luck after every restart.
+    llama_token next();
+    // The scores of the next token.
+    std::vector<float> logits() const;
+    // The mean of the last layer over the tokens of the last run.
+    std::vector<float> embedding() const;
+
+  private:
+    const Weights &weights_;
+    Hook *hook_;
+    std::unique_ptr<llama_context, Freed<llama_free>> context_;
+    std::unique_ptr<llama_sampler, Freed<llama_sampler_free>> sampler_;
+    std::size_t position_ = 0, last_run_ = 0;
+};

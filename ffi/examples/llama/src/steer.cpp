@@ -1,0 +1,89 @@
+// The same prompt and the same luck, as the model is and with features added or set: what changes.
+#include "arguments.hpp"
+#include "commands.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <stdexcept>
+
+// LEVEL:LATENT+STRENGTH adds, LEVEL:LATENT=STRENGTH sets.
+static strata_edit edit_of(const std::string &word) {
+    strata_edit edit{};
+    char how = 0;
+    if (std::sscanf(word.c_str(), "%u:%u%c%f", &edit.level, &edit.latent, &how, &edit.strength) != 4 || (how != '+' && how != '='))
+        throw std::runtime_error(word + ": expected an edit as 1:109+6 or 2:33=0");
+    edit.mode = how == '+' ? STRATA_EDIT_ADD : STRATA_EDIT_SET;
+    return edit;
+}
+
+// One run.
+struct Outcome {
+    std::string text;
+    std::vector<float> last;  // the scores after the prompt, or the embedding of it
+};
+
+static Outcome outcome(const Weights &weights, Host &host, const std::string &prompt, std::size_t n_new) {
+    Outcome out{prompt, {}};
+    host.run(weights.tokens(prompt, true));
+    if (!weights.generates()) return out.last = host.embedding(), out;
+    out.last = host.logits();
+    for (std::size_t i = 0; i < n_new; i++) {
+        const llama_token token = host.next();
+        out.text += weights.text(token);
+        if (i + 1 < n_new) host.run({token});
+    }
+    return out;
+}
+
+static float furthest(const std::vector<float> &a, const std::vector<float> &b) {
+    float most = 0;
+    for (std::size_t i = 0; i < a.size(); i++) most = std::max(most, std::fabs(a[i] - b[i]));
+    return most;
+}
+
+static float cosine(const std::vector<float> &a, const std::vector<float> &b) {
+    float ab = 0, aa = 0, bb = 0;
+    for (std::size_t i = 0; i < a.size(); i++) ab += a[i] * b[i], aa += a[i] * a[i], bb += b[i] * b[i];
+    return ab / std::sqrt(aa * bb);
+}
+
+// What llama.cpp can do of it alone: add one vector after a layer above the first.
+static void add_control_vector(const Weights &weights, Host &host, int layer, const strata::model &sae, const std::vector<strata_edit> &edits) {
+    const auto d = static_cast<std::size_t>(weights.width());
+    std::vector<float> vectors(d * static_cast<std::size_t>(weights.layers() - 1));  // from layer 1 on
+    for (const strata_edit &edit : edits) {
+        const std::vector<float> row = sae.decoder_row(edit.level, edit.latent);
+        for (std::size_t j = 0; j < d; j++) vectors[static_cast<std::size_t>(layer - 1) * d + j] += edit.strength * row[j];
+    }
+    if (llama_set_adapter_cvec(host.get(), vectors.data(), vectors.size(), weights.width(), layer, layer))
+        throw std::runtime_error("llama.cpp does not take the control vector");
+}
+
+void steer(const Words &words) {
+    const Weights weights(words.at(0));
+    const int layer = static_cast<int>(number(words.at(1)));
+    const strata::model sae = sae_of(words.at(2), weights);
+    const std::string &prompt = words.at(3);
+    const std::size_t n_new = number(words.at(4));
+    std::vector<strata_edit> edits;
+    for (std::size_t i = 5; i < words.size(); i++) edits.push_back(edit_of(words[i]));
+    strata::ctx ctx(sae);
+    Hook hook(layer, [&](strata_rows_mut rows) { ctx.steer(rows, edits); });
+    Host plain(weights, nullptr), steered(weights, &hook);
+
+    const Outcome before = outcome(weights, plain, prompt, n_new), after = outcome(weights, steered, prompt, n_new);
+    if (!weights.generates()) {
+        std::printf("cosine of the embeddings before and after: %.6f\n", static_cast<double>(cosine(before.last, after.last)));
+        return;
+    }
+    std::printf("--- as it is\n%s\n--- steered\n%s\n---\n", before.text.c_str(), after.text.c_str());
+    std::printf("scores of the next token move by up to %.4f\n", static_cast<double>(furthest(before.last, after.last)));
+    const bool only_adds = std::all_of(edits.begin(), edits.end(), [](const strata_edit &e) { return e.mode == STRATA_EDIT_ADD; });
+    if (only_adds && layer > 0) {
+        Host control(weights, nullptr);
+        add_control_vector(weights, control, layer, sae, edits);
+        const Outcome same = outcome(weights, control, prompt, n_new);
+        std::printf("and with llama.cpp's own control vector are off by up to %.2e\n", static_cast<double>(furthest(after.last, same.last)));
+    }
+}

@@ -1,0 +1,382 @@
+/*
+ * Strata in C++17: owners for the handles of strata.h, and no more. Header only; link what strata.h needs. What a
+ * function does, what it costs and which thread may call it is said in strata.h.
+ *
+ *   strata::model model("RUN");
+ *   strata::ctx ctx(model);                              // one for each thread
+ *   strata::codes parents, children;
+ *   ctx.encode(strata::rows(hidden, n, d), parents, children);
+ *   for (auto [latent, value] : parents[0]) std::printf("%u=%g\n", latent, value);
+ *
+ * Handles are movable and not copyable, free themselves, and are empty when default-constructed or moved from. An empty
+ * one is an argument that is NULL: its functions fail with STRATA_STATUS_NULL. get() is for the functions of strata.h.
+ *
+ * Errors. A function that can fail throws strata::error. If STRATA_NO_EXCEPTIONS is defined, or the compiler has no
+ * exceptions, it returns a strata::result instead, which is true where all is well; then there are no constructors that
+ * can fail: default-construct, and call load, start or create. Both styles may be linked into one program. What the
+ * standard library throws (std::bad_alloc, from codes) is not caught.
+ */
+#ifndef STRATA_HPP
+#define STRATA_HPP
+
+#include <strata.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <iterator>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#if !defined(STRATA_NO_EXCEPTIONS) && !defined(__cpp_exceptions)
+#define STRATA_NO_EXCEPTIONS
+#endif
+#ifndef STRATA_NO_EXCEPTIONS
+#include <stdexcept>
+#endif
+
+namespace strata {
+#ifdef STRATA_NO_EXCEPTIONS
+inline namespace returning {
+
+// What a function returns that can fail.
+struct [[nodiscard]] result {
+    strata_status status = STRATA_STATUS_OK;
+    // One sentence where it failed.
+    std::string message;
+
+    explicit operator bool() const noexcept { return status == STRATA_STATUS_OK; }
+};
+
+namespace detail {
+inline result done(strata_status status, const char *what) {
+    return status == STRATA_STATUS_OK ? result{} : result{status, what};
+}
+}  // namespace detail
+#else
+inline namespace throwing {
+
+// What a function throws that fails: what() is one sentence.
+class error : public std::runtime_error {
+  public:
+    error(strata_status status, const char *what) : std::runtime_error(what), status_(status) {}
+    strata_status status() const noexcept { return status_; }
+
+  private:
+    strata_status status_;
+};
+
+using result = void;
+
+namespace detail {
+inline void done(strata_status status, const char *what) {
+    if (status != STRATA_STATUS_OK) throw error(status, what);
+}
+}  // namespace detail
+#endif
+
+namespace detail {
+// For functions that say what went wrong in words.
+inline strata_error no_error() noexcept {
+    strata_error err{};
+    err.struct_size = sizeof err;
+    return err;
+}
+
+// For functions that only return a status.
+inline result named(strata_status status, const char *function) {
+    char what[96];
+    if (status != STRATA_STATUS_OK) std::snprintf(what, sizeof what, "%s: %s", function, strata_status_name(status));
+    return done(status, what);
+}
+
+struct free_model {
+    void operator()(strata_model *p) const noexcept { strata_model_free(p); }
+};
+struct free_ctx {
+    void operator()(strata_ctx *p) const noexcept { strata_ctx_free(p); }
+};
+struct free_dump {
+    void operator()(strata_dump *p) const noexcept { (void)strata_dump_close(p, nullptr); }
+};
+}  // namespace detail
+
+// n rows of d numbers to read, stride_bytes apart; 0: one after the other. Borrowed.
+inline strata_rows rows(const void *data, std::size_t n, std::size_t d, strata_dtype dtype, std::size_t stride_bytes = 0) noexcept {
+    strata_rows x{};
+    x.struct_size = sizeof x;
+    x.data = data;
+    x.n_rows = n;
+    x.d = d;
+    x.row_stride_bytes = stride_bytes ? stride_bytes : d * (dtype == STRATA_DTYPE_F32 ? 4 : 2);
+    x.dtype = dtype;
+    return x;
+}
+inline strata_rows rows(const float *data, std::size_t n, std::size_t d, std::size_t stride_bytes = 0) noexcept {
+    return rows(data, n, d, STRATA_DTYPE_F32, stride_bytes);
+}
+
+// The same to write.
+inline strata_rows_mut rows_mut(void *data, std::size_t n, std::size_t d, strata_dtype dtype, std::size_t stride_bytes = 0) noexcept {
+    strata_rows_mut x{};
+    x.struct_size = sizeof x;
+    x.data = data;
+    x.n_rows = n;
+    x.d = d;
+    x.row_stride_bytes = rows(data, n, d, dtype, stride_bytes).row_stride_bytes;
+    x.dtype = dtype;
+    return x;
+}
+inline strata_rows_mut rows_mut(float *data, std::size_t n, std::size_t d, std::size_t stride_bytes = 0) noexcept {
+    return rows_mut(data, n, d, STRATA_DTYPE_F32, stride_bytes);
+}
+inline strata_rows rows(const strata_rows_mut &x) noexcept {
+    return rows(x.data, x.n_rows, x.d, x.dtype, x.row_stride_bytes);
+}
+
+// A model. Share it between threads by reference.
+class model {
+  public:
+    model() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    explicit model(const std::string &path, const strata_model_params *params = nullptr) { load(path, params); }
+    // From the bytes of cfg.json and sae_weights.safetensors.
+    model(const void *cfg, std::size_t cfg_len, const void *weights, std::size_t weights_len,
+          const strata_model_params *params = nullptr) {
+        load(cfg, cfg_len, weights, weights_len, params);
+    }
+#endif
+
+    // Load another model; what was held is kept if this fails.
+    result load(const std::string &path, const strata_model_params *params = nullptr) {
+        strata_error err = detail::no_error();
+        strata_model *out = nullptr;
+        const strata_status status = strata_model_load(path.c_str(), params, &out, &err);
+        return take(status, out, err);
+    }
+    result load(const void *cfg, std::size_t cfg_len, const void *weights, std::size_t weights_len,
+                const strata_model_params *params = nullptr) {
+        strata_error err = detail::no_error();
+        strata_model *out = nullptr;
+        const strata_status status = strata_model_load_buffers(cfg, cfg_len, weights, weights_len, params, &out, &err);
+        return take(status, out, err);
+    }
+
+    // The sizes; all 0 of an empty model.
+    strata_model_info info() const noexcept {
+        strata_model_info out{};
+        out.struct_size = sizeof out;
+        (void)strata_model_get_info(get(), &out);
+        return out;
+    }
+    result parent(std::uint32_t latent2, std::uint32_t &out) const {
+        return detail::named(strata_model_parent(get(), latent2, &out), "strata_model_parent");
+    }
+    // out: info().d places.
+    result decoder_row(std::uint32_t level, std::uint32_t latent, float *out, std::size_t out_len) const {
+        return detail::named(strata_model_decoder_row(get(), level, latent, out, out_len), "strata_model_decoder_row");
+    }
+#ifndef STRATA_NO_EXCEPTIONS
+    std::uint32_t parent(std::uint32_t latent2) const {
+        std::uint32_t out = STRATA_ROOT;
+        parent(latent2, out);
+        return out;
+    }
+    std::vector<float> decoder_row(std::uint32_t level, std::uint32_t latent) const {
+        std::vector<float> out(info().d);
+        decoder_row(level, latent, out.data(), out.size());
+        return out;
+    }
+#endif
+
+    const strata_model *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    result take(strata_status status, strata_model *out, const strata_error &err) {
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        return detail::done(status, err.message);
+    }
+    std::unique_ptr<strata_model, detail::free_model> handle_;
+};
+
+// Which latents fire on each row, in memory of its own, which encode grows and reuses.
+class codes {
+  public:
+    struct entry {
+        std::uint32_t latent;
+        float value;
+    };
+    class iterator {
+      public:
+        using iterator_category = std::input_iterator_tag;
+        using value_type = entry;
+        using difference_type = std::ptrdiff_t;
+        using pointer = const entry *;
+        using reference = entry;
+        iterator(const std::uint32_t *index, const float *value) noexcept : index_(index), value_(value) {}
+        entry operator*() const noexcept { return {*index_, *value_}; }
+        iterator &operator++() noexcept { return ++index_, ++value_, *this; }
+        iterator operator++(int) noexcept { return {index_++, value_++}; }
+        bool operator==(const iterator &other) const noexcept { return index_ == other.index_; }
+        bool operator!=(const iterator &other) const noexcept { return index_ != other.index_; }
+
+      private:
+        const std::uint32_t *index_;
+        const float *value_;
+    };
+    class row {
+      public:
+        row(const std::uint32_t *index, const float *value, std::size_t n) noexcept : index_(index), value_(value), n_(n) {}
+        iterator begin() const noexcept { return {index_, value_}; }
+        iterator end() const noexcept { return {index_ + n_, value_ + n_}; }
+        std::size_t size() const noexcept { return n_; }
+
+      private:
+        const std::uint32_t *index_;
+        const float *value_;
+        std::size_t n_;
+    };
+
+    // Room for n_codes entries in n_rows rows; what was in it is gone.
+    void resize(std::size_t n_rows, std::size_t n_codes) {
+        if (offsets_.size() < n_rows + 1) offsets_.resize(n_rows + 1);
+        if (index_.size() < n_codes) index_.resize(n_codes), value_.resize(n_codes);
+        n_rows_ = n_rows;
+        offsets_[n_rows] = 0;
+    }
+    std::size_t n_rows() const noexcept { return n_rows_; }
+    // Entries of all rows.
+    std::size_t size() const noexcept { return offsets_.empty() ? 0 : offsets_[n_rows_]; }
+    // i: below n_rows().
+    row operator[](std::size_t i) const noexcept {
+        return {index_.data() + offsets_[i], value_.data() + offsets_[i], offsets_[i + 1] - offsets_[i]};
+    }
+    // CSR, as strata.h has it, over this memory: to read the codes, or to change them before decoding.
+    strata_codes raw() noexcept {
+        strata_codes out{};
+        out.struct_size = sizeof out;
+        out.offsets = offsets_.data();
+        out.offsets_len = offsets_.size();
+        out.index = index_.data();
+        out.value = value_.data();
+        out.capacity = index_.size();
+        out.n = size();
+        return out;
+    }
+
+  private:
+    std::size_t n_rows_ = 0;
+    std::vector<std::size_t> offsets_;
+    std::vector<std::uint32_t> index_;
+    std::vector<float> value_;
+};
+
+// What computing needs besides a model. One thread at a time; it keeps its model alive.
+class ctx {
+  public:
+    ctx() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    explicit ctx(const model &m, std::uint32_t n_threads = 0) { start(m, n_threads); }
+#endif
+
+    // Make it another context; what was held is kept if this fails.
+    result start(const model &m, std::uint32_t n_threads = 0) {
+        strata_error err = detail::no_error();
+        strata_ctx_params params;
+        strata_ctx_params_init(&params);
+        params.n_threads = n_threads;
+        strata_ctx *out = nullptr;
+        const strata_status status = strata_ctx_new(m.get(), &params, &out, &err);
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        return detail::done(status, err.message);
+    }
+
+    // Rows that need more room than the codes have are encoded a second time, into more; so the first call at a number
+    // of rows may allocate, and later ones do not unless more latents fire than ever before. Codes are unspecified if it
+    // fails.
+    result encode(const strata_rows &x, codes &level1, codes &level2) {
+        level1.resize(x.n_rows, x.n_rows * first_guess);
+        level2.resize(x.n_rows, x.n_rows * first_guess);
+        strata_codes c1 = level1.raw(), c2 = level2.raw();
+        strata_status status = strata_encode(get(), &x, &c1, &c2);
+        if (status == STRATA_STATUS_CAPACITY) {
+            level1.resize(x.n_rows, c1.n);
+            level2.resize(x.n_rows, c2.n);
+            c1 = level1.raw(), c2 = level2.raw();
+            status = strata_encode(get(), &x, &c1, &c2);
+        }
+        return detail::named(status, "strata_encode");
+    }
+    // Of x_hat.n_rows rows. The codes are not changed.
+    result decode(codes &level1, codes &level2, strata_rows_mut x_hat) {
+        const strata_codes c1 = level1.raw(), c2 = level2.raw();
+        return detail::named(strata_decode(get(), &c1, &c2, &x_hat), "strata_decode");
+    }
+    result steer(strata_rows_mut x, const strata_edit *edits, std::size_t n_edits) {
+        return detail::named(strata_steer(get(), &x, edits, n_edits), "strata_steer");
+    }
+    result steer(strata_rows_mut x, const std::vector<strata_edit> &edits) { return steer(x, edits.data(), edits.size()); }
+
+    result stats_update(const strata_rows &x) { return detail::named(strata_stats_update(get(), &x), "strata_stats_update"); }
+    result stats_read(strata_stats &out) const {
+        out = strata_stats{};
+        out.struct_size = sizeof out;
+        return detail::named(strata_stats_read(get(), &out), "strata_stats_read");
+    }
+#ifndef STRATA_NO_EXCEPTIONS
+    strata_stats stats_read() const {
+        strata_stats out;
+        stats_read(out);
+        return out;
+    }
+#endif
+
+    strata_ctx *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    // Entries a row, before it is known how many there are.
+    static constexpr std::size_t first_guess = 32;
+    std::unique_ptr<strata_ctx, detail::free_ctx> handle_;
+};
+
+// A dump being written. Call close: the destructor closes too, but cannot say what went wrong.
+class dump {
+  public:
+    dump() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    dump(const std::string &dir, const strata_dump_params &params) { create(dir, params); }
+#endif
+
+    // Start another dump, after close of the one before.
+    result create(const std::string &dir, const strata_dump_params &params) {
+        strata_error err = detail::no_error();
+        strata_dump *out = nullptr;
+        const strata_status status = strata_dump_create(dir.c_str(), &params, &out, &err);
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        return detail::done(status, err.message);
+    }
+    result append(const strata_rows &x, const std::uint32_t *tokens = nullptr) {
+        strata_error err = detail::no_error();
+        return detail::done(strata_dump_append(get(), &x, tokens, &err), err.message);
+    }
+    // The dump appears under its name, whole, or not at all; then the handle is empty. Does nothing on an empty one.
+    result close() {
+        strata_error err = detail::no_error();
+        return detail::done(strata_dump_close(handle_.release(), &err), err.message);
+    }
+
+    strata_dump *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    std::unique_ptr<strata_dump, detail::free_dump> handle_;
+};
+
+}  // namespace throwing or returning
+}  // namespace strata
+
+#endif  // STRATA_HPP
