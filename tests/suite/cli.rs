@@ -209,6 +209,14 @@ fn a_run_directory_holds_what_formats_md_says() {
         assert!(name.ends_with("_mean") && value.is_number(), "{name}: {value}");
     }
 
+    if cfg!(target_os = "linux") {
+        let (cpu_s, bytes) =
+            (&info["dump"]["means"]["cpu_seconds_mean"], &info["dump"]["means"]["peak_resident_bytes_mean"]);
+        assert!(cpu_s.as_f64().is_some_and(|s| (0.0..600.0).contains(&s)), "{cpu_s}");
+        // A process of Rust has more than a megabyte, and no machine that tests this a terabyte.
+        assert!(bytes.as_u64().is_some_and(|b| (1 << 20..1 << 40).contains(&b)), "{bytes}");
+    }
+
     let lines = metrics(&run);
     let steps: Vec<u64> = lines.iter().map(|l| l["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 4, 8, 12, 16, 20, 24, 28, 29]);
