@@ -1,11 +1,11 @@
 """Strata beside its peers, on one machine in one run: `run.sh` starts this.
 
-Stages, each of which leaves a file OUT/STAGE.json, so that one can be done again alone:
+Stages, each of which leaves a file STAGE.json, so that one can be done again alone:
 
     machine   versions, and what the machine can do
     speed     a few steps of each trainer, in turn, A B A B
     quality   whole trainings: held-out FVU, the seconds to get there, memory
-    wide      trains the models of rows of 768 numbers that are encoded with
+    models    trains the models that are encoded with: two levels, and rows of 768 numbers
     encode    each encoder on the same weights and rows, in turn
     table     what all of that says, against the targets
 """
@@ -28,12 +28,12 @@ WIDE_PARENTS = 1536
 FULL = dict(
     speed_shape=MAIN, peer_steps=10, strata_steps=30, tree_steps=60, warm_up=2, rounds=2, batchtopk=True,
     quality_shape=MAIN, quality_steps=250,
-    wide_steps=200, encode_s=4.0, encode_rounds=2,
+    model_steps=200, encode_s=4.0, encode_rounds=2,
 )
 QUICK = dict(
     speed_shape=MAIN, peer_steps=4, strata_steps=8, tree_steps=16, warm_up=1, rounds=2, batchtopk=False,
     quality_shape=dict(MAIN, latents=4096, batch=2048), quality_steps=60,
-    wide_steps=10, encode_s=1.0, encode_rounds=1,
+    model_steps=10, encode_s=1.0, encode_rounds=1,
 )
 
 
@@ -99,29 +99,27 @@ def quality(lab, plan):
     return {"shape": shape, "parents": parents, "steps": steps, "found": found}
 
 
-def wide(lab, plan):
-    """Models for rows of 768: the encoders are measured with their weights."""
-    steps = plan["wide_steps"]
+def models(lab, plan):
+    """The models that are encoded with, besides the flat one of the other stages."""
+    steps = plan["model_steps"]
     tree = {"gate.start": 0.5, "gate.reassign_every": 0, "gate.root_below": 0.0}
-    total = dict(WIDE, latents=WIDE["latents"] + WIDE_PARENTS)
+    wide = dict(WIDE, latents=WIDE["latents"] + WIDE_PARENTS)
     return {
-        "steps": steps,
-        "flat": train_strata(lab, "wide-flat", WIDE, steps, 1),
-        "tree": train_strata(lab, "wide-tree", total, steps, 1, WIDE_PARENTS, **tree),
+        "main": train_strata(lab, "model-main", MAIN, steps, 1, PARENTS, **tree),
+        "wide_flat": train_strata(lab, "model-wide-flat", WIDE, steps, 1),
+        "wide": train_strata(lab, "model-wide", wide, steps, 1, WIDE_PARENTS, **tree),
     }
 
 
 def encode(lab, plan):
     """Each encoder, in turn, on the same weights and rows."""
     threads, seconds = lab.args.threads, plan["encode_s"]
-    models = load(lab, "wide")
-    trained = load(lab, "speed")["rounds"][0]
-    main = (MAIN, trained["Strata TopK"]["saved"], trained["Strata two levels, no ROOT"]["saved"])
-    broad = (WIDE, models["flat"]["saved"], models["tree"]["saved"])
-    if plan is FULL:
-        main = (MAIN, load(lab, "quality")["found"]["Strata TopK"]["saved"], main[2])
+    trained = load(lab, "models")
+    flat = load(lab, "speed")["rounds"][0] if plan is QUICK else load(lab, "quality")["found"]
+    main = (MAIN, flat["Strata TopK"], trained["main"])
+    wide = (WIDE, trained["wide_flat"], trained["wide"])
     # One token is encoded with one thread, too: whichever is faster counts, on both sides.
-    cells = [(*main, 1024, [threads]), (*broad, 256, [threads]), (*broad, 1, sorted({1, threads}))]
+    cells = [(*main, 1024, [threads]), (*wide, 256, [threads]), (*wide, 1, sorted({1, threads}))]
     rounds = []
     for i in range(plan["encode_rounds"]):
         found = []
@@ -129,15 +127,16 @@ def encode(lab, plan):
             # Held-out rows of the main dump; the wide one has none.
             start = 259_800 if shape is MAIN else 0
             cell = {"n": n, "d": shape["d"], "latents": shape["latents"]}
-            for name, sae in [("torch", flat), ("flat", flat), ("tree", tree)]:
-                tries = []
+            for name, model in [("torch", flat), ("flat", flat), ("tree", tree)]:
+                sae, tries = model["saved"], []
                 for t in counts:
                     label = f"encode {name} n={n} d={shape['d']} threads={t}"
                     if name == "torch":
                         tries.append(encode_torch(lab, label, sae, shape["rows"], start, n, shape["k"], t, seconds))
                     else:
                         tries.append(encode_strata(lab, label, sae, shape["rows"], start, n, t, seconds))
-                cell[name] = max(tries, key=lambda found: found["tokens_per_s"])
+                cell[name] = max(tries, key=lambda tried: tried["tokens_per_s"])
+                cell[name]["trained_on"] = model["steps"] * model["batch"]
             same = abs(cell["torch"]["sum"] - cell["flat"]["sum"]) <= 1e-4 * abs(cell["torch"]["sum"])
             if not same:
                 sys.exit(f"encoders disagree: {cell['torch']} against {cell['flat']}")
@@ -146,7 +145,7 @@ def encode(lab, plan):
     return {"rounds": rounds}
 
 
-STAGES = {"machine": machine, "speed": speed, "quality": quality, "wide": wide, "encode": encode}
+STAGES = {"machine": machine, "speed": speed, "quality": quality, "models": models, "encode": encode}
 
 
 def load(lab, stage):
@@ -165,6 +164,8 @@ def main():
     for name in ("data", "out", "python", "strata", "encode"):
         p.add_argument(f"--{name}", required=True, help=argparse.SUPPRESS)
     args = p.parse_args()
+    # Nothing of a quick run gets into the table of a full one.
+    args.out = Path(args.out) / ("quick" if args.quick else "full")
     lab, plan = Lab(args), QUICK if args.quick else FULL
     for stage in args.stages or [*STAGES, "table"]:
         if stage == "table":

@@ -47,7 +47,7 @@ def markdown(found, median):
     text += ["", f"## Training: {size}", "", *training(names, of, speed)]
     q_size = f"d = {q['d']}, F = {q['latents']}, k = {q['k']}, batch {q['batch']}, {quality['steps']} steps at lr {q['lr']}"
     text += ["", f"## Whole trainings: {q_size}", "", *whole(quality, bound)]
-    text += ["", "## Encoding", "", *encoding(rounds, median, machine, found)]
+    text += ["", "## Encoding", "", *encoding(rounds, median, machine)]
     return "\n".join(text) + "\n", {"machine": machine, "targets": targets.list, "bound_bytes": bound}
 
 
@@ -119,9 +119,9 @@ def whole(quality, bound):
     yield f"The bound for flat training is {bound / MIB:.0f} MiB. Strata's peak is that of its whole process, from start to end."
 
 
-def encoding(rounds, median, machine, found):
-    yield "| encoder | n | d | latents | tokens/s | us a call | L0 | threads | of the dense bound |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+def encoding(rounds, median, machine):
+    yield "| encoder | n | d | latents | trained on, rows | tokens/s | us a call | L0 | threads | of the dense bound |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     peak = machine["fma_peak_flop_per_s"]
     for i, cell in enumerate(rounds[0]):
         for who, name in [("torch", "PyTorch"), ("flat", "Strata"), ("tree", "Strata two levels")]:
@@ -132,14 +132,13 @@ def encoding(rounds, median, machine, found):
             l0 = sum(row["l0"]) if isinstance(row["l0"], list) else row["l0"]
             share = rate * 2 * cell["d"] * total / peak * machine["threads"] / row["threads"]
             yield (
-                f"| {name} | {cell['n']} | {cell['d']} | {latents} | {rate:,.0f} | {cell['n'] / rate * 1e6:,.0f} |"
+                f"| {name} | {cell['n']} | {cell['d']} | {latents} | {row['trained_on']:,} | {rate:,.0f} | {cell['n'] / rate * 1e6:,.0f} |"
                 f" {l0:.1f} | {row['threads']} | {share:.0%} |"
             )
     yield ""
     yield (
-        f"Weights: trained by Strata on the same dump; those for rows of 768 for {found['wide']['steps']} steps of"
-        f" {found['wide']['flat']['batch']}. PyTorch and Strata's flat encoder found the same codes. The dense bound is"
-        " 2 x d x latents operations a token at the rate of multiply-adds in registers."
+        "Weights: trained by Strata on the rows that are encoded; two levels without ROOT. PyTorch and Strata's flat encoder found"
+        " the same codes. The dense bound is 2 x d x latents operations a token at the rate of multiply-adds in registers."
     )
 
 

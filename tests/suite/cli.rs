@@ -233,6 +233,24 @@ fn a_run_directory_holds_what_formats_md_says() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow_with_the_rows() {
+    let dir = TempDir::new().unwrap();
+    let some = rows(8192);
+    // 0.5 and 48 MiB. The sample of rows for the statistics is so dense that it meets every page.
+    let peaks = [1, 96].map(|times| {
+        let dump = dir.path().join(format!("dump-{times}"));
+        let mut writer = DumpWriter::create(&dump, DumpSpec::new(D, Dtype::F32)).unwrap();
+        (0..times).for_each(|_| writer.append(&some, None).unwrap());
+        writer.finish().unwrap();
+        let run = dir.path().join(format!("run-{times}"));
+        train(&dump, &run, &["data.stats_rows=7000"]);
+        metrics(&run).last().unwrap()["peak_resident_bytes"].as_u64().unwrap()
+    });
+    assert!(peaks[1] < peaks[0] + (16 << 20), "{peaks:?}");
+}
+
+#[test]
 fn the_config_of_a_run_gives_the_run_again() {
     let (dir, dump, run) = trained(&["train.balance=norm", "seed=77", "train.lr=0.003"]);
     let again = dir.path().join("again");
