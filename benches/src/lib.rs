@@ -1,5 +1,7 @@
 //! What the benches share: shapes, inputs, and the limit that a kernel is held against.
 
+pub mod random;
+
 use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x16};
 use strata_core::Philox;
 
@@ -58,4 +60,13 @@ fn peak<S: Simd>(simd: S) -> f32 {
         sum += x;
     }
     sum.as_slice().iter().sum()
+}
+
+/// Seconds of processor time of this process, where `/proc` says it.
+pub fn cpu_s() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<u64>().ok();
+    // A hundred ticks a second on every Linux.
+    Some((ticks()? + ticks()?) as f64 / 100.0)
 }

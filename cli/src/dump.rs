@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use safetensors::Dtype as StDtype;
 use sha2::{Digest, Sha256};
 use strata_core::format::dump::{MANIFEST_FILE, MEAN, Manifest, Matrix, SEQUENCE_STARTS, TOKENS, TensorTable};
@@ -283,10 +285,17 @@ impl Dump {
     /// If `out` has another size.
     pub fn read_rows(&self, rows: &[u64], out: &mut [f32]) -> Result<()> {
         assert!(out.len() == rows.len() * self.d, "[{}, {}] into a buffer of {}", rows.len(), self.d, out.len());
-        for (&row, out) in rows.iter().zip(out.chunks_exact_mut(self.d)) {
+        // In the order of the files, so that a page is read once and let go behind.
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_unstable_by_key(|&k| rows[k]);
+        let mut trail = Trail::default();
+        for k in order {
+            let row = rows[k];
             ensure!(row < self.n_rows, "`{}`: row {row} of {} rows", self.name, self.n_rows);
             let shard = self.shard_of(row);
             let i = (row - shard.first_row) as usize;
+            let out = &mut out[k * self.d..(k + 1) * self.d];
+            trail.pass(shard, i..i + 1);
             shard.rows()?.widen_row(i, out);
             shard.check_finite(i, self.d, out)?;
         }
@@ -302,8 +311,9 @@ impl Dump {
     /// If `out` has another size.
     pub fn read_range(&self, start: u64, n: usize, out: &mut [f32]) -> Result<()> {
         assert!(out.len() == n * self.d, "[{n}, {}] into a buffer of {}", self.d, out.len());
-        let mut out = out;
+        let (mut out, mut trail) = (out, Trail::default());
         for piece in self.pieces(start, n)? {
+            trail.pass(piece.shard, piece.range.clone());
             let (part, rest) = out.split_at_mut(piece.range.len() * self.d);
             piece.shard.rows()?.widen(piece.range.clone(), part);
             piece.shard.check_finite(piece.range.start, self.d, part)?;
@@ -335,7 +345,9 @@ impl Dump {
     /// Calls `f` with the views that make up rows `start..start + n`, in order, and what names a place in each.
     /// Nothing is checked to be finite.
     pub(crate) fn for_views(&self, start: u64, n: usize, mut f: impl FnMut(Rows<'_>, Place<'_>)) -> Result<()> {
+        let mut trail = Trail::default();
         for Piece { shard, range } in self.pieces(start, n)? {
+            trail.pass(shard, range.clone());
             f(shard.rows()?.slice(range.clone()), Place { path: &shard.path, first: range.start });
         }
         Ok(())
@@ -369,6 +381,58 @@ struct Piece<'a> {
     shard: &'a Shard,
     range: Range<usize>,
 }
+
+/// Pages of a map that a reader leaves behind before they are let go.
+const TRAIL_BYTES: usize = 4 << 20;
+
+/// Lets go of the pages that a reader has behind it, at the latest when it is done: memory does not grow with the rows
+/// that were read. The system keeps them as long as it has no other use for the memory, but not as ours.
+#[derive(Default)]
+struct Trail<'a> {
+    shard: Option<&'a Shard>,
+    bytes: Range<usize>,
+}
+
+impl<'a> Trail<'a> {
+    /// Rows that are read next, none before those that were read last.
+    fn pass(&mut self, shard: &'a Shard, rows: Range<usize>) {
+        let row_bytes = shard.matrix.d * shard.matrix.dtype.size_bytes();
+        let start = shard.matrix.bytes.start;
+        let bytes = start + rows.start * row_bytes..start + rows.end * row_bytes;
+        let goes_on = self.shard.is_some_and(|s| std::ptr::eq(s, shard));
+        if !goes_on || bytes.end - self.bytes.start > TRAIL_BYTES {
+            self.release();
+            (self.shard, self.bytes.start) = (Some(shard), bytes.start);
+        }
+        self.bytes.end = bytes.end;
+    }
+
+    fn release(&mut self) {
+        if let Some(shard) = self.shard.take() {
+            release(&shard.map, self.bytes.clone());
+        }
+    }
+}
+
+impl Drop for Trail<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// Drops the pages of `bytes` from the memory of this process. They are read from the file again when they are needed.
+#[cfg(unix)]
+#[allow(unsafe_code, reason = "this advice may lose what was written to a map; see the SAFETY comment")]
+fn release(map: &Mmap, bytes: Range<usize>) {
+    // SAFETY: the map is read-only and backed by a file, so that no page of it holds anything that the file does not: the
+    // next access finds the same bytes.
+    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    // Advice that is not taken costs memory, nothing else.
+    drop(advised);
+}
+
+#[cfg(not(unix))]
+fn release(_: &Mmap, _: Range<usize>) {}
 
 /// Where a view comes from: row `i` of it is row `first + i` of the file `path`.
 pub(crate) struct Place<'a> {

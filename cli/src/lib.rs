@@ -26,6 +26,7 @@ pub mod splice;
 pub mod synth;
 pub mod train;
 pub mod truth;
+pub mod usage;
 
 use clap::Parser;
 use clap::error::ErrorKind;

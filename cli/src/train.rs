@@ -7,6 +7,7 @@ use crate::feed::{self, Feed};
 use crate::files::{self, io_error, write_atomic};
 use crate::heldout::{self, HeldOut};
 use crate::settings;
+use crate::usage::Usage;
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::fs;
@@ -118,6 +119,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 Normalisation::measure(*isa, &rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
             let mut sample: Vec<f32> =
                 rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
+            drop(rows);
             normalisation.apply(&mut sample);
             let trainer = Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?;
             spinner.finish_and_clear();
@@ -167,7 +169,6 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         if report.step % config.train.log_every == 0 || last {
             let elapsed = mark.0.elapsed().as_secs_f64();
             let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-            mark = (Instant::now(), taken);
             let watch = last
                 || (report.step
                     % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
@@ -175,6 +176,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
             bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
             log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
+            // The next speed is that of steps alone.
+            mark = (Instant::now(), taken);
         }
         let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
         let stop = !last && console::interrupted();
@@ -199,7 +202,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     };
     write_model(run, &trainer.model(), &origin)?;
     let speed = heldout::encode_speed(dump, n_train, n_rows, run, *isa)?;
-    let info = json!({ dump.name(): { "means": {
+    let mut means = json!({
         "final_train_loss_mean": log.last["loss"],
         "best_val_loss_mean": log.best_held_out,
         "total_train_time_mean": log.seconds,
@@ -210,7 +213,13 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         "l0_2_mean": log.last["l0"][1],
         "dead1_mean": log.last["dead"][0],
         "dead2_mean": log.last["dead"][1],
-    }}});
+    });
+    // Known on Linux alone.
+    if let (Some(cpu_s), Some(bytes)) = (log.cpu_seconds(), Usage::now().peak_resident_bytes) {
+        means["cpu_seconds_mean"] = json!(cpu_s);
+        means["peak_resident_bytes_mean"] = json!(bytes);
+    }
+    let info = json!({ dump.name(): { "means": means } });
     write_atomic(&run.join("final_info.json"), format!("{info:#}\n").as_bytes())?;
     let taken = steps - first_step;
     console.note(format!(
@@ -286,13 +295,24 @@ struct Log {
     /// Seconds of training, those before the run was resumed included.
     seconds: f64,
     seconds_before: f64,
+    /// Of processor time: spent before the run was resumed, and by this process before it trained.
+    cpu_seconds_before: f64,
+    cpu_seconds_at_start: f64,
 }
 
 impl Log {
     /// Keeps the lines of the steps that a resumed run has behind it.
     fn open(run: &Path, first_step: u64) -> Result<Self> {
         let path = run.join("metrics.jsonl");
-        let mut log = Self { path, last: Value::Null, best_held_out: None, seconds: 0.0, seconds_before: 0.0 };
+        let mut log = Self {
+            path,
+            last: Value::Null,
+            best_held_out: None,
+            seconds: 0.0,
+            seconds_before: 0.0,
+            cpu_seconds_before: 0.0,
+            cpu_seconds_at_start: Usage::now().cpu_s.unwrap_or(0.0),
+        };
         let mut kept = String::new();
         if first_step > 0 && log.path.exists() {
             let text = fs::read(&log.path).map_err(|e| io_error("reading", &log.path, &e))?;
@@ -307,6 +327,7 @@ impl Log {
             }
         }
         log.seconds_before = log.seconds;
+        log.cpu_seconds_before = log.last["cpu_seconds"].as_f64().unwrap_or(0.0);
         write_atomic(&log.path, kept.as_bytes())?;
         Ok(log)
     }
@@ -317,6 +338,11 @@ impl Log {
         }
         self.seconds = line["seconds"].as_f64().unwrap_or(self.seconds);
         self.last = line;
+    }
+
+    /// Seconds of processor time, those before the run was resumed included.
+    fn cpu_seconds(&self) -> Option<f64> {
+        Usage::now().cpu_s.map(|s| self.cpu_seconds_before + s - self.cpu_seconds_at_start)
     }
 
     fn line(
@@ -335,6 +361,7 @@ impl Log {
             "balance": { "n1": l.balance.own, "n2": l.balance.through, "cosine": l.balance.cosine },
             "gate_on": r.gate_on, "moved": r.moved[0], "reseeded": r.moved[1],
             "tokens_per_s": speed, "seconds": self.seconds_before + seconds, "held_out_fvu": held_out,
+            "cpu_seconds": self.cpu_seconds(), "peak_resident_bytes": Usage::now().peak_resident_bytes,
         });
         let text = format!("{line}\n");
         self.take_in(line);

@@ -209,6 +209,14 @@ fn a_run_directory_holds_what_formats_md_says() {
         assert!(name.ends_with("_mean") && value.is_number(), "{name}: {value}");
     }
 
+    if cfg!(target_os = "linux") {
+        let (cpu_s, bytes) =
+            (&info["dump"]["means"]["cpu_seconds_mean"], &info["dump"]["means"]["peak_resident_bytes_mean"]);
+        assert!(cpu_s.as_f64().is_some_and(|s| (0.0..600.0).contains(&s)), "{cpu_s}");
+        // A process of Rust has more than a megabyte, and no machine that tests this a terabyte.
+        assert!(bytes.as_u64().is_some_and(|b| (1 << 20..1 << 40).contains(&b)), "{bytes}");
+    }
+
     let lines = metrics(&run);
     let steps: Vec<u64> = lines.iter().map(|l| l["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [0, 4, 8, 12, 16, 20, 24, 28, 29]);
@@ -222,6 +230,24 @@ fn a_run_directory_holds_what_formats_md_says() {
         }
     }
     assert!(lines.iter().any(|l| l["gate_on"] == true) && lines.iter().any(|l| l["gate_on"] == false));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_does_not_grow_with_the_rows() {
+    let dir = TempDir::new().unwrap();
+    let some = rows(8192);
+    // 0.5 and 48 MiB. The sample of rows for the statistics is so dense that it meets every page.
+    let peaks = [1, 96].map(|times| {
+        let dump = dir.path().join(format!("dump-{times}"));
+        let mut writer = DumpWriter::create(&dump, DumpSpec::new(D, Dtype::F32)).unwrap();
+        (0..times).for_each(|_| writer.append(&some, None).unwrap());
+        writer.finish().unwrap();
+        let run = dir.path().join(format!("run-{times}"));
+        train(&dump, &run, &["data.stats_rows=7000"]);
+        metrics(&run).last().unwrap()["peak_resident_bytes"].as_u64().unwrap()
+    });
+    assert!(peaks[1] < peaks[0] + (16 << 20), "{peaks:?}");
 }
 
 #[test]

@@ -161,7 +161,7 @@ const TRAINING: &[Plan] = &[
 ];
 
 /// Keys of a line that no chart is needed for.
-const NOT_CHARTED: [&str; 4] = ["step", "tokens", "seconds", "gate_on"];
+const NOT_CHARTED: [&str; 6] = ["step", "tokens", "seconds", "cpu_seconds", "peak_resident_bytes", "gate_on"];
 
 /// The charts of the training, from the lines of `metrics.jsonl`.
 pub fn training(lines: &[Value]) -> Vec<Chart> {
