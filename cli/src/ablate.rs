@@ -87,7 +87,8 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     let fingerprint = dump.fingerprint();
     let dir_of = |suite: &Suite, row: &Row, seed: u64| -> Result<PathBuf> {
         if suite.name == suites::EXPERIMENT {
-            return Ok(PathBuf::from(&row.name));
+            // `run_1 (what it is)`.
+            return Ok(PathBuf::from(row.name.split(' ').next().unwrap_or(&row.name)));
         }
         let any_seed = Config { seed: 0, ..row.config.clone() };
         let hash = sha256(format!("{fingerprint}\n{}", settings::to_toml(&any_seed)?).as_bytes());
@@ -110,6 +111,9 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     }
     if let Some(code) = run_all(&jobs, dump, isa, console)? {
         return Ok(code);
+    }
+    if experiment {
+        summarise(&args.out, &jobs)?;
     }
     let compared = compare::report(dump.name(), &args.out, &base, &suites, |suite, row| {
         seeds_of(row, seeds).map(|seed| Ok((seed, dir_of(suite, row, seed)?))).collect()
@@ -239,6 +243,22 @@ fn run_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     let job = eval::Job { run: &run, dump, all: false, lm: None, splice: false, against: None, isa };
     eval::eval(&job, &mut console)?;
     Ok(End::Done)
+}
+
+/// `DIR/final_info.json` of the suite `experiment`, for whoever looks in `--out-dir` itself: the `means` of each run's,
+/// under the name of its row.
+fn summarise(out: &Path, jobs: &[Job]) -> Result<()> {
+    let mut all = serde_json::Map::new();
+    for job in jobs {
+        let info = read_json(&job.dir.join("final_info.json"))?;
+        let (_, row) = job.name.split_once(": ").unwrap_or_default();
+        let row = row.rsplit_once(", seed ").map_or(row, |(row, _)| row);
+        for (_, means) in info.as_object().into_iter().flatten() {
+            all.insert(row.to_owned(), means.clone());
+        }
+    }
+    let text = serde_json::to_string_pretty(&all)?;
+    write_atomic(&out.join("final_info.json"), format!("{text}\n").as_bytes())
 }
 
 fn read_json(path: &Path) -> Result<serde_json::Value> {

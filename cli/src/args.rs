@@ -348,6 +348,6 @@ pub enum SuiteName {
     Balance,
     /// All of the above
     All,
-    /// Five runs in run_1 to run_5, each with its final_info.json
+    /// Five runs in run_1 to run_5, each with its final_info.json, and one of all five beside them
     Experiment,
 }

@@ -24,6 +24,9 @@ const WATCHED_ROWS: u64 = 4096;
 /// Times that it is.
 const WATCHES: u64 = 10;
 
+/// Rows on which the thresholds are set at the end.
+const CALIBRATION_ROWS: usize = 1 << 15;
+
 /// What to train, and where it goes.
 pub struct Job<'a> {
     /// Rows.
@@ -166,6 +169,9 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         let taken = trainer.step_count();
         bar.set_position(taken * batch);
         let last = taken == steps;
+        if last {
+            trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
+        }
         if report.step % config.train.log_every == 0 || last {
             let elapsed = mark.0.elapsed().as_secs_f64();
             let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
@@ -228,6 +234,15 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     ));
     drop(lock);
     Ok(End::Done)
+}
+
+/// Rows of the training, normalised, for the thresholds at its end: always the same ones.
+fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, isa: Isa) -> Result<Vec<f32>> {
+    let normalisation = trainer.normalisation();
+    let rows = feed::sample(dump, n_train, CALIBRATION_ROWS)?;
+    let mut kept: Vec<f32> = rows.chunks(dump.d()).filter(|r| normalisation.keeps(isa, r)).flatten().copied().collect();
+    normalisation.apply(&mut kept);
+    Ok(kept)
 }
 
 /// Writes `RUN/sae`.

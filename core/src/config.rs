@@ -1,9 +1,9 @@
 //! Every setting of a run, with its default. `config.toml` holds exactly these keys.
 //!
-//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2
-//! (`source = "x"`), cumulative decoding, batch-top-k with separate budgets, both reconstructions and AuxK at weight 1,
-//! no gate for two thirds of the training and then the hard gate over families found by co-firing, with ROOT for
-//! children that nobody contains.
+//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2 that turns to the
+//! residual of level 1 for the last tenth of a training that is long enough, cumulative decoding, batch-top-k with separate
+//! budgets that start at three times their size, both reconstructions and AuxK at weight 1, no gate for two thirds of the
+//! training and then the hard gate over families found by co-firing, with ROOT for children that nobody contains.
 
 use crate::error::{Error, Result};
 use alloc::format;
@@ -79,8 +79,8 @@ choices! {
         /// `k1` a row at level 1 and `k2` at level 2.
         Separate = "separate",
         /// `k1 + k2` a row, wherever the largest pre-activations of both levels are, with one threshold at inference.
-        /// With `source = "x"`, `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann
-        /// et al. 2025).
+        /// With `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann et al. 2025). Level
+        /// 2 reads `x`; there is no turn.
         Shared = "shared",
     }
 }
@@ -157,7 +157,9 @@ pub struct Config {
     pub source_detach: bool,
     /// With `source = "res"`: share of the steps for which level 2 reads `x` beside level 1. Then it turns to the
     /// residual, and level 1 stays as it is: levels that both learn on the residual may trade places. 0: the residual
-    /// from the first step, and level 1 learns to the end. 1: never the residual.
+    /// from the first step, and level 1 learns to the end. 1: never the residual. The turn is only made where level 2
+    /// adds to level 1 (`decoder = "cum"`) with a budget of its own, in a training that is long (`train.long`): level 2
+    /// must learn its encoder anew. Else it reads `x` to the end.
     pub source_start: f64,
     /// What level 2 adds to.
     pub decoder: Decoder,
@@ -189,7 +191,7 @@ pub struct LevelConfig {
     pub activation: Activation,
     /// Target L0: exact for `topk` (an integer) and `batchtopk`, held by a controller on `lambda` for the others.
     pub k: f64,
-    /// `topk`, `batchtopk`: training starts at `k_start` times `k`.
+    /// `topk`, `batchtopk`: a training that is long (`train.long`) starts at `k_start` times `k`.
     pub k_start: f64,
     /// `topk`, `batchtopk`: share of the steps over which k falls linearly to its target.
     pub anneal: f64,
@@ -233,6 +235,10 @@ pub struct GateConfig {
 pub struct LossConfig {
     /// Weight of level 1's reconstruction.
     pub w1: f64,
+    /// Share of the steps after which `w1` moves, linearly, to `w1_end` at the end. 1: never.
+    pub w1_start: f64,
+    /// Where `w1` ends, if it moves.
+    pub w1_end: f64,
     /// Weight of level 2's reconstruction.
     pub w2: f64,
     /// Weight of AuxK at both levels.
@@ -265,6 +271,10 @@ pub struct TrainConfig {
     pub warmup: f64,
     /// Share of the steps over which it falls linearly to 0 at the end.
     pub decay: f64,
+    /// The training is long if its learning rates add up to this: `lr steps (1 - warmup / 2 - decay / 2)`, about as far as
+    /// Adam can move a weight. A short one has no time for detours: it leaves out the larger k of the beginning
+    /// (`k_start`) and the turn to the residual (`source_start`). 0: every training is long.
+    pub long: f64,
     /// Decay of the first moment.
     pub beta1: f64,
     /// Decay of the second moment.
@@ -322,9 +332,9 @@ impl Default for Config {
         Self {
             model: ModelKind::Tree,
             seed: 0,
-            source: Source::X,
+            source: Source::Res,
             source_detach: false,
-            source_start: 0.0,
+            source_start: 0.9,
             decoder: Decoder::Cum,
             budget: Budget::Separate,
             level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },
@@ -344,8 +354,8 @@ impl Default for LevelConfig {
             latents: 0,
             activation: Activation::Batchtopk,
             k: 8.0,
-            k_start: 1.0,
-            anneal: 0.1,
+            k_start: 3.0,
+            anneal: 0.3,
             lambda: 0.0,
             control: true,
             bandwidth: 0.5,
@@ -374,6 +384,8 @@ impl Default for LossConfig {
     fn default() -> Self {
         Self {
             w1: 1.0,
+            w1_start: 1.0,
+            w1_end: 1.0,
             w2: 1.0,
             aux: 1.0,
             gated_aux: 1.0,
@@ -394,6 +406,7 @@ impl Default for TrainConfig {
             lr: 1e-3,
             warmup: 0.02,
             decay: 0.2,
+            long: 15.0,
             beta1: 0.9,
             beta2: 0.999,
             eps: 1e-8,
@@ -487,9 +500,7 @@ impl Config {
             range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
         }
         range("source_start", self.source_start, 0.0, 1.0)?;
-        if self.source_start > 0.0 && self.source != Source::Res {
-            return bad("source_start", format!("only `source = \"res\"` has a turn, found `{}`", self.source));
-        }
+        range("train.long", self.train.long, 0.0, 1e12)?;
         range("gate.start", self.gate.start, 0.0, 1.0)?;
         range("gate.root_below", self.gate.root_below, 0.0, 1.0)?;
         range("gate.min_count", self.gate.min_count, 0.0, 1e12)?;
@@ -498,6 +509,8 @@ impl Config {
         range("gate.family_cap", self.gate.family_cap, 1.0, 1e12)?;
         range("gate.decay", self.gate.decay, 0.5, 1.0)?;
         range("loss.w1", self.loss.w1, 0.0, 1e6)?;
+        range("loss.w1_start", self.loss.w1_start, 0.0, 1.0)?;
+        range("loss.w1_end", self.loss.w1_end, 0.0, 1e6)?;
         range("loss.w2", self.loss.w2, 0.0, 1e6)?;
         range("loss.aux", self.loss.aux, 0.0, 1e6)?;
         range("loss.gated_aux", self.loss.gated_aux, 0.0, 1e6)?;
@@ -554,7 +567,7 @@ impl Config {
                 let found = if batchtopk[0] { self.level2.activation } else { self.level1.activation };
                 return need("`batchtopk` at both levels", &format!("`{found}`"));
             }
-            if self.source != Source::X {
+            if self.source == Source::Z1 || (self.source == Source::Res && self.source_start == 0.0) {
                 return need("`source = \"x\"`", &format!("`{}`", self.source));
             }
             if self.gate.kind != GateKind::None {

@@ -149,7 +149,7 @@ fn a_sweep_is_the_same_for_any_number_of_threads_and_after_a_kill() {
 #[test]
 fn the_experiment_leaves_the_summary_of_each_run_in_its_directory() {
     let place = Place::new();
-    let (code, _, err) = place.ablate("out", &["--suite", "experiment"]);
+    let (code, table, err) = place.ablate("out", &["--suite", "experiment"]);
     assert_eq!(code, 0, "{err}");
     for i in 1..=5 {
         let info = read_json(&place.path("out").join(format!("run_{i}")).join("final_info.json"));
@@ -159,6 +159,11 @@ fn the_experiment_leaves_the_summary_of_each_run_in_its_directory() {
         }
     }
     assert!(!place.path("out").join("run_6").exists());
+    let all = read_json(&place.path("out").join("final_info.json"));
+    assert_eq!(all.as_object().expect("runs").len(), 5, "{all}");
+    let first = read_json(&place.path("out/run_1/final_info.json"));
+    assert_eq!(all["run_1 (as set)"]["means"], first["dump"]["means"]);
+    assert!(table.contains("run_5 (matryoshka)"), "a table that says what each run is: {table}");
     // Other settings in the same place are refused, and change nothing.
     let (code, _, err) = place.ablate("out", &["--suite", "experiment", "--set", "loss.w1=0.5"]);
     assert!(code == 1 && err.contains("other settings") && err.lines().count() == 1, "{err}");

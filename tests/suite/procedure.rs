@@ -1,10 +1,14 @@
 //! The training procedure: schedules, controllers of L0, families and revival, each by what it is for.
 
 use crate::quality::{run, world_a_config};
-use strata_core::config::{Activation, Balance, Config, GateConfig, LevelConfig, TrainConfig};
+use std::sync::Arc;
+use strata_core::config::{
+    Activation, Balance, Budget, Config, GateConfig, GateKind, LevelConfig, LossConfig, Source, TrainConfig,
+};
+use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::{Normalisation, geometric_median};
 use strata_core::synth::{World, WorldConfig};
-use strata_core::train::{LambdaControl, ThresholdTracker, Trainer, annealed_k, learning_rate};
+use strata_core::train::{LambdaControl, ThresholdTracker, Trainer, annealed_k, annealed_w1, is_long, learning_rate};
 use strata_core::{Isa, Par, Philox, ROOT};
 
 /// A trainer over world A with its first rows measured.
@@ -39,7 +43,7 @@ fn the_learning_rate_warms_up_stays_and_falls_to_zero() {
 
 #[test]
 fn the_number_of_kept_latents_falls_linearly_to_its_target() {
-    let train = TrainConfig { steps: 1000, ..TrainConfig::default() };
+    let train = TrainConfig { steps: 1000, long: 0.0, ..TrainConfig::default() };
     let level = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
     assert_eq!(annealed_k(&level, &train, 0), 20.0);
     assert_eq!(annealed_k(&level, &train, 100), 12.5);
@@ -47,6 +51,94 @@ fn the_number_of_kept_latents_falls_linearly_to_its_target() {
     assert_eq!(annealed_k(&level, &train, 999), 5.0);
     let narrow = LevelConfig { latents: 12, ..level };
     assert_eq!(annealed_k(&narrow, &train, 0), 12.0);
+}
+
+#[test]
+fn the_weight_of_level_1_moves_linearly_to_its_end() {
+    let loss = LossConfig { w1: 1.0, w1_start: 0.5, w1_end: 0.2, ..LossConfig::default() };
+    let at = |done| annealed_w1(&loss, Balance::Sum, done).expect("a weight that moves");
+    assert_eq!([at(0.0), at(0.5)], [1.0, 1.0]);
+    assert!((at(0.75) - 0.6).abs() < 1e-12 && (at(1.0) - 0.2).abs() < 1e-12);
+    assert_eq!(annealed_w1(&loss, Balance::Norm, 0.75), None, "a learned weight is left alone");
+    assert_eq!(annealed_w1(&LossConfig { w1_start: 1.0, ..loss }, Balance::Sum, 1.0), None);
+
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let mut config = world_a_config(40, 6);
+    (config.loss.w1_start, config.loss.w1_end) = (0.5, 0.0);
+    let mut t = trainer(&world, &config);
+    for step in 0..40 {
+        let x = batch(&world, &t, step);
+        let report = t.step(&x).expect("a finite step");
+        let expected = 1.0 - ((step as f64 / 40.0 - 0.5) / 0.5).max(0.0);
+        assert!((report.w[0] - expected).abs() < 1e-6 && report.w[1] == 1.0, "step {step}: {:?}", report.w);
+    }
+}
+
+#[test]
+fn a_training_is_long_by_the_sum_of_its_learning_rates() {
+    let train = TrainConfig { steps: 1000, lr: 2.0, warmup: 0.1, decay: 0.2, ..TrainConfig::default() };
+    let sum: f64 = (0..1000).map(|t| learning_rate(&train, t)).sum();
+    assert!(is_long(&TrainConfig { long: 0.99 * sum, ..train.clone() }));
+    assert!(!is_long(&TrainConfig { long: 1.01 * sum, ..train.clone() }));
+    let level = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
+    assert_eq!(annealed_k(&level, &TrainConfig { long: 2.0 * sum, ..train }, 0), 5.0);
+}
+
+#[test]
+fn calibrated_thresholds_fire_as_often_as_they_were_asked_to() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    let changes: [fn(&mut Config); 4] = [
+        |_| {},
+        |c| (c.source, c.source_start) = (Source::Res, 0.0),
+        |c| (c.budget, c.gate.kind) = (Budget::Shared, GateKind::None),
+        |c| (c.level2.latents, c.level1.latents) = (0, 240),
+    ];
+    for (i, change) in changes.into_iter().enumerate() {
+        let mut config = world_a_config(300, 7);
+        (config.source, config.source_start) = (Source::X, 0.0);
+        change(&mut config);
+        let mut t = trainer(&world, &config);
+        for step in 0..300 {
+            let x = batch(&world, &t, step);
+            t.step(&x).expect("a finite step");
+        }
+        let d = world.config().d;
+        let n = 4000;
+        let mut x = vec![0.0; n * d];
+        world.sample(1 << 30, n, &mut x, None);
+        t.normalisation().apply(&mut x);
+        t.calibrate(&x).expect("rows of the model");
+        let model = t.model_unfolded();
+        let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
+        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Rayon).expect("a valid model");
+        encoder.encode_par(Par::Rayon, &x, &mut codes1, &mut codes2).expect("finite rows");
+        let fired = [codes1.index.len(), codes2.index.len()];
+        let wanted = [config.level1.k, config.level2.k].map(|k| (k * n as f64).round() as usize);
+        match (config.budget, config.level2.latents) {
+            (Budget::Shared, _) => assert_eq!(fired[0] + fired[1], wanted[0] + wanted[1], "{i}"),
+            (_, 0) => assert_eq!(fired, [wanted[0], 0], "{i}"),
+            _ => assert_eq!(fired, wanted, "{i}"),
+        }
+        let before = t.state();
+        t.calibrate(&[]).expect("no rows");
+        assert_eq!(before, t.state(), "{i}: nothing to go by changes nothing");
+    }
+}
+
+#[test]
+fn thresholds_that_are_none_are_not_calibrated() {
+    let world = World::new(&WorldConfig::a()).expect("world A");
+    for activation in [Activation::Topk, Activation::Jumprelu] {
+        let mut config = world_a_config(20, 8);
+        (config.level1.activation, config.level2.activation) = (activation, activation);
+        (config.level1.k, config.level2.k) = (3.0, 2.0);
+        let mut t = trainer(&world, &config);
+        let x = batch(&world, &t, 0);
+        t.step(&x).expect("a finite step");
+        let before = t.state();
+        t.calibrate(&x).expect("rows of the model");
+        assert_eq!(before, t.state(), "{activation}");
+    }
 }
 
 #[test]

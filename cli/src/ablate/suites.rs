@@ -103,7 +103,13 @@ fn consistency(base: &Config) -> Suite {
         (Consistency::Struct, Some(Decoder::Ind)),
         (Consistency::Latent, Some(Decoder::Comp)),
     ] {
-        let from = &row("", hard, |c| c.decoder = decoder.unwrap_or(c.decoder)).config;
+        // A level 2 that reconstructs a row by itself reads that row.
+        let alone = |c: &mut Config| {
+            if let Some(decoder) = decoder {
+                (c.decoder, c.source, c.source_start) = (decoder, Source::X, 0.0);
+            }
+        };
+        let from = &row("", hard, alone).config;
         let name = decoder.map_or_else(|| kind.to_string(), |d| format!("{kind} ({d})"));
         if let Some(decoder) = decoder {
             rows.push(row(format!("none ({decoder})"), from, |_| {}));
@@ -190,26 +196,28 @@ fn balance(base: &Config) -> Suite {
     suite("balance", "sum, w1 1", base, rows)
 }
 
-/// The default, without its gate, with a soft one, with containment, and the Matryoshka.
+/// The settings as they are, without their gate, with a soft one, with containment (without it, where they have it
+/// already), and the Matryoshka.
 fn experiment(base: &Config) -> Suite {
+    let other = if base.loss.consistency == Consistency::Contain { Consistency::None } else { Consistency::Contain };
     let mut rows = vec![
-        row("run_1", base, |_| {}),
-        row("run_2", base, |c| {
+        row("run_1 (as set)", base, |_| {}),
+        row("run_2 (gate none)", base, |c| {
             c.gate.kind = GateKind::None;
             c.loss.consistency = Consistency::None;
         }),
-        row("run_3", base, |c| {
+        row("run_3 (gate mul)", base, |c| {
             c.gate.kind = GateKind::Mul;
             c.loss.consistency = Consistency::None;
         }),
-        row("run_4", base, |c| {
+        row(format!("run_4 (consistency {other})"), base, |c| {
             if !c.gate.kind.is_hard() {
                 c.gate.kind = GateKind::Hard;
             }
-            c.loss.consistency = Consistency::Contain;
+            c.loss.consistency = other;
         }),
     ];
     let matryoshka = references(base).into_iter().find(|r| r.config.budget == Budget::Shared);
-    rows.extend(matryoshka.map(|r| Row { name: "run_5".into(), ..r }));
+    rows.extend(matryoshka.map(|r| Row { name: "run_5 (matryoshka)".into(), ..r }));
     Suite { name: EXPERIMENT.into(), rows, base: 0 }
 }

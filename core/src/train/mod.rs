@@ -20,6 +20,6 @@ pub use accumulate::RowNorms;
 pub use cofire::Cofire;
 pub use controller::{LambdaControl, ThresholdTracker};
 pub use objective::{Knobs, Losses, Objective};
-pub use schedule::{annealed_k, learning_rate};
+pub use schedule::{annealed_k, annealed_w1, is_long, learning_rate};
 pub use state::{Array, State};
 pub use trainer::{StepReport, Trainer};

@@ -7,19 +7,20 @@ use super::init;
 use super::objective::{Knobs, Losses, Objective};
 use super::optim::Adam;
 use super::revive::{Silence, reseed};
-use super::schedule::{annealed_k, learning_rate};
+use super::schedule::{annealed_k, annealed_w1, is_long, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents, Source};
+use crate::config::{Activation, Budget, Config, Decoder, GateKind, ModelKind, Parents, Source};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
-use crate::model::{Arch, Id, Model, NAMES, Params};
+use crate::model::{Arch, Codes, Encoder, Id, Model, NAMES, Params};
 use crate::normalise::Normalisation;
 use crate::par::Par;
 use crate::rng::Philox;
 use alloc::boxed::Box;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -83,6 +84,8 @@ pub struct Trainer {
     tracker: [ThresholdTracker; 2],
     balance: BalanceState,
     knobs: Knobs,
+    /// Share of the steps after which level 2 reads the residual, if that is its source; infinite for never.
+    turn: f64,
     rng: Philox,
     step: u64,
 }
@@ -129,6 +132,7 @@ impl Trainer {
                 collect_drives: false,
                 dead: [Vec::new(), Vec::new()],
             },
+            turn: turn_of(config),
             rng,
             step: 0,
             config: config.clone(),
@@ -205,6 +209,9 @@ impl Trainer {
             self.knobs.tau[l] = self.tracker[l].tau;
             self.silence[l].dead(self.config.revive.dead_after, &mut self.knobs.dead[l]);
         }
+        if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done) {
+            self.knobs.w[0] = w1 as f32;
+        }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
         self.knobs.source = self.source_at(done);
@@ -219,16 +226,13 @@ impl Trainer {
 
     /// What level 2 reads when a share `done` of the steps is behind.
     fn source_at(&self, done: f64) -> Source {
-        let waits = self.arch.source == Source::Res && done < self.config.source_start;
+        let waits = self.arch.source == Source::Res && done < self.turn;
         if waits { Source::X } else { self.arch.source }
     }
 
     /// The tensors that no longer learn: those of level 1, once level 2 has turned from `x` to its residual.
     fn fixed(&self, done: f64) -> &'static [Id] {
-        let turned = self.arch.source == Source::Res
-            && self.arch.f2 > 0
-            && self.config.source_start > 0.0
-            && done >= self.config.source_start;
+        let turned = self.arch.source == Source::Res && self.arch.f2 > 0 && self.turn > 0.0 && done >= self.turn;
         if turned { &LEVEL1 } else { &[] }
     }
 
@@ -316,6 +320,66 @@ impl Trainer {
             self.families = families(&self.parents, &self.arch);
         }
         set
+    }
+
+    /// Sets the thresholds of batch-top-k anew: on `x`, `(n, d)` normalised rows, each level then fires as often as it
+    /// was asked to, `round(k n)` times, up to ties and to what is positive at all. Level 1 comes first, since level 2
+    /// depends on it; of levels that share a budget, both together. For the end of the training: the tracked threshold
+    /// follows a model that still moves, and after the gate's and the residual's last changes it is behind.
+    ///
+    /// Time: each level once over `x`, dense.
+    ///
+    /// # Errors
+    /// What [`Encoder::encode`] finds.
+    pub fn calibrate(&mut self, x: &[f32]) -> Result<()> {
+        let n = x.len() / self.arch.d;
+        let (k1, k2) = (self.config.level1.k, self.config.level2.k);
+        let shared = self.config.budget == Budget::Shared;
+        if self.config.model == ModelKind::Seed || n == 0 {
+            return Ok(());
+        }
+        for (level, act) in [(0, self.arch.activation1), (1, self.arch.activation2)] {
+            let latents = [self.arch.f1, self.arch.f2][level];
+            if act != Activation::Batchtopk || latents == 0 || self.tracker[level].tau <= 0.0 {
+                continue;
+            }
+            let k = if shared { k1 + k2 } else { [k1, k2][level] };
+            let wanted = libm::round(k * n as f64) as usize;
+            // Every positive pre-activation is too many to keep: below half of the threshold nothing is looked for at
+            // first.
+            let mut above = Vec::new();
+            for floor in [0.5 * self.tracker[level].tau, 0.0] {
+                let mut model = self.model_unfolded();
+                model.tau[level] = floor;
+                if shared {
+                    model.tau = [floor; 2];
+                }
+                let encoder = Encoder::new(Arc::new(model), self.isa, self.par)?;
+                let mut codes = [Codes::new(), Codes::new()];
+                let [codes1, codes2] = &mut codes;
+                encoder.encode_par(self.par, x, codes1, codes2)?;
+                above = if shared {
+                    [&codes1.value[..], &codes2.value[..]].concat()
+                } else {
+                    core::mem::take(&mut codes[level].value)
+                };
+                if above.len() > wanted {
+                    break;
+                }
+            }
+            // The threshold is strict: the largest value that must not pass.
+            let tau = if above.len() > wanted {
+                *above.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a)).1
+            } else {
+                f32::MIN_POSITIVE
+            };
+            if shared {
+                self.tracker.iter_mut().for_each(|t| t.tau = tau);
+                break;
+            }
+            self.tracker[level].tau = tau;
+        }
+        Ok(())
     }
 
     /// The model as it stands, with the normalisation folded in: it reads raw rows.
@@ -437,4 +501,10 @@ impl Trainer {
 /// The families that a hard gate reads; everybody under ROOT without one.
 fn families(parents: &[u32], arch: &Arch) -> Families {
     if parents.is_empty() { Families::all_root(arch.f1, arch.f2) } else { Families::new(parents.to_vec(), arch.f1) }
+}
+
+/// When level 2 turns from `x` to the residual, as a share of the steps: see [`Config::source_start`].
+fn turn_of(config: &Config) -> f64 {
+    let may = config.decoder == Decoder::Cum && config.budget == Budget::Separate && is_long(&config.train);
+    if config.source_start > 0.0 && !may { f64::INFINITY } else { config.source_start }
 }
