@@ -130,8 +130,8 @@ typedef struct {
     uint64_t reserved;
 } strata_model_info;
 
-// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows are
-// not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
+// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows
+// are not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
 typedef struct {
     // sizeof(strata_rows)
     size_t struct_size;
@@ -192,7 +192,7 @@ typedef struct {
     uint32_t level;
     // Below f1 or f2.
     uint32_t latent;
-    // In units of the activations: decoder rows have norm 1.
+    // In units of the activations, as decoder rows have norm 1; those of SAELens have the norms they were saved with.
     float strength;
     // STRATA_EDIT_ADD or STRATA_EDIT_SET
     uint32_t mode;
@@ -285,8 +285,8 @@ uint32_t strata_abi_version(void);
 // The version of the library, "0.1.0". Static: not to be freed. Any thread. Cannot fail.
 const char *strata_version(void);
 
-// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not to
-// be freed. Any thread. Cannot fail.
+// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not
+// to be freed. Any thread. Cannot fail.
 const char *strata_status_name(strata_status status);
 
 // Writes the whole struct: its size and the defaults. NULL does nothing; so for every function that ends in _init.
@@ -298,16 +298,17 @@ void strata_ctx_params_init(strata_ctx_params *params);
 // Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be set.
 void strata_dump_params_init(strata_dump_params *params);
 
-// Loads the model of a run. path: the directory of the run, or the sae/ in it, with cfg.json and
-// sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Files are data: whatever their bytes, the outcome is a model
-// or an error.
+// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens, with
+// cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard, topk,
+// jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their bytes, the
+// outcome is a model or an error.
 //
 // params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 //
-// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are freed,
-// nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file ends the
-// process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this cannot be
-// promised, read the files and use strata_model_load_buffers.
+// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are
+// freed, nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file
+// ends the process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this
+// cannot be promised, read the files and use strata_model_load_buffers.
 //
 // Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread.
 // Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
@@ -316,8 +317,8 @@ strata_status strata_model_load(const char *path,
                                 strata_model **out,
                                 strata_error *err);
 
-// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are copied:
-// nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
+// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are
+// copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 //
 // params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 // Errors: FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread. Cost: one copy of the weights, as float.
@@ -329,23 +330,21 @@ strata_status strata_model_load_buffers(const void *cfg,
                                         strata_model **out,
                                         strata_error *err);
 
-// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of them.
-// No other thread may be using the model pointer itself any more. Cannot fail.
+// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of
+// them. No other thread may be using the model pointer itself any more. Cannot fail.
 void strata_model_free(strata_model *model);
 
 // The sizes of a model. out: struct_size must be set; it stays, and of the other fields those within it are written.
 // Errors: NULL, PARAMS. Any thread, at the same time as others. Cost: none.
 strata_status strata_model_get_info(const strata_model *model, strata_model_info *out);
 
-// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none (so for
-// all latents of a model without families). Errors: INDEX for latent2 of f2 or above.
-// Any thread, at the same time as others. Cost: none.
-strata_status strata_model_parent(const strata_model *model,
-                                  uint32_t latent2,
-                                  uint32_t *parent);
+// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none
+// (so for all latents of a model without families). Errors: INDEX for latent2 of f2 or above. Any thread, at the same
+// time as others. Cost: none.
+strata_status strata_model_parent(const strata_model *model, uint32_t latent2, uint32_t *parent);
 
-// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1 or 2.
-// out_len: places of out, d at least.
+// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1
+// or 2. out_len: places of out, d at least.
 // Errors: INDEX, CAPACITY. Any thread, at the same time as others. Cost: the copy.
 strata_status strata_model_decoder_row(const strata_model *model,
                                        uint32_t level,
@@ -357,7 +356,8 @@ strata_status strata_model_decoder_row(const strata_model *model,
 //
 // params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 // Errors: PARAMS for n_threads above 1024, MEMORY. Any thread, with the same model as others.
-// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its start.
+// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
+// start.
 strata_status strata_ctx_new(const strata_model *model,
                              const strata_ctx_params *params,
                              strata_ctx **out,
@@ -367,29 +367,28 @@ strata_status strata_ctx_new(const strata_model *model,
 void strata_ctx_free(strata_ctx *ctx);
 
 // Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
-// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in calls.
+// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in
+// calls.
 //
-// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x; level2
-// may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is in the
-// buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused before
-// anything is written.
+// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x;
+// level2 may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is
+// in the buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused
+// before anything is written.
 //
 // Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
-// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 + the
-// children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1 blocks of
-// 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first call.
-strata_status strata_encode(strata_ctx *ctx,
-                            const strata_rows *x,
-                            strata_codes *level1,
-                            strata_codes *level2);
+// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
+// the children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1
+// blocks of 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first
+// call.
+strata_status strata_encode(strata_ctx *ctx, const strata_rows *x, strata_codes *level1, strata_codes *level2);
 
 // Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
-// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between the
-// rows of x_hat stay as they are.
+// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between
+// the rows of x_hat stay as they are.
 //
 // level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then as
-// it was. One thread at a time for each context; the caller's thread computes.
+// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then
+// as it was. One thread at a time for each context; the caller's thread computes.
 // Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
 strata_status strata_decode(strata_ctx *ctx,
                             const strata_codes *level1,
@@ -398,19 +397,17 @@ strata_status strata_decode(strata_ctx *ctx,
 
 // Changes rows in place. For each edit, with D its latent's decoder row:
 //   ADD: x += strength * D
-//   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent at
-//        strength, and what the SAE does not explain of the row stays as it is.
+//   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent
+//        at strength, and what the SAE does not explain of the row stays as it is.
 // All edits see the rows as they came. A latent that is SET may have no other edit.
 //
 // edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 // infinite.
-// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each context.
-// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after the
-// first call.
-strata_status strata_steer(strata_ctx *ctx,
-                           strata_rows_mut *x,
-                           const strata_edit *edits,
-                           size_t n_edits);
+// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each
+// context.
+// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after
+// the first call.
+strata_status strata_steer(strata_ctx *ctx, strata_rows_mut *x, const strata_edit *edits, size_t n_edits);
 
 // Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
 // with the number of rows. Rows are added 64 at a time; rows that are not finite are refused before any is added.
@@ -418,11 +415,10 @@ strata_status strata_steer(strata_ctx *ctx,
 // Cost: strata_encode and strata_decode. No allocation after the first call.
 strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
 
-// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other fields
-// those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass over f1 + f2
-// counters.
-strata_status strata_stats_read(const strata_ctx *ctx,
-                                strata_stats *out);
+// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other
+// fields those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass
+// over f1 + f2 counters.
+strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 
 // Starts a dump of activations, to be trained on with the command line program. dir: where it will be, a path as for
 // strata_model_load; it must not exist, its parent must. Until strata_dump_close everything lies in a hidden directory
@@ -436,17 +432,14 @@ strata_status strata_dump_create(const char *dir,
                                  strata_dump **out,
                                  strata_error *err);
 
-// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them, or
-// NULL: for all rows of the dump, or for none. err: may be NULL.
+// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them,
+// or NULL: for all rows of the dump, or for none. err: may be NULL.
 //
 // Rows that are not finite are refused and the dump stays as it was. After any other error of the class 20 or 30
 // (BUSY excepted) nothing more can be appended, and close reports it.
 // Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO, BUSY. One thread at a time for each dump.
 // Cost: the bytes of the rows, through a buffer of 1 MiB; a full file is synced to the disk.
-strata_status strata_dump_append(strata_dump *dump,
-                                 const strata_rows *x,
-                                 const uint32_t *tokens,
-                                 strata_error *err);
+strata_status strata_dump_append(strata_dump *dump, const strata_rows *x, const uint32_t *tokens, strata_error *err);
 
 // Ends a dump: it appears under its name, whole and on disk, or not at all and err says why. Frees dump either way.
 // NULL does nothing. err: may be NULL.
