@@ -1,4 +1,4 @@
-"""Writes the first inputs of both targets from the model of tests/golden. usage: python3 tests/fuzz/seeds.py"""
+"""Writes the first inputs of both targets from the models of tests/golden. usage: python3 tests/fuzz/seeds.py"""
 
 import json
 import pathlib
@@ -48,6 +48,13 @@ halves = model(flat, tensors([(name, "F16", shape, b"\0<" * count(shape)) for na
 for name, data in [("hard", struct.pack("<H", len(cfg)) + cfg + weights), ("mixed", mixed), ("gated-f16", halves)]:
     put("model", name, data)
     put("parsers", name, b"\3" + data)
+
+for name in ["topk-rescaled", "jumprelu", "gated"]:
+    files = here.parent / "golden" / "saelens" / name
+    cfg = (files / "cfg.json").read_bytes()
+    data = struct.pack("<H", len(cfg)) + cfg + (files / "sae_weights.safetensors").read_bytes()
+    put("model", "saelens-" + name, data)
+    put("parsers", "saelens-" + name, b"\3" + data)
 
 npy = b"{'descr': '<f2', 'fortran_order': False, 'shape': (3, 4), }"
 npy += b" " * (-(10 + len(npy) + 1) % 64) + b"\n"

@@ -17,6 +17,9 @@ use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// Parents that a child may fall back on where those that suit it better are full.
+const CHOICES: usize = 64;
+
 /// Children whose counts one thread adds to.
 const CHILDREN: usize = 256;
 
@@ -127,6 +130,7 @@ impl Cofire {
     pub fn assign(&self, gate: &GateConfig, rng: &mut Philox) -> Vec<u32> {
         let cap = ((gate.family_cap * self.f2 as f64 / self.f1 as f64) as usize).max(1);
         let mut ranked: Vec<(f64, u32, u32)> = Vec::new();
+        let mut own: Vec<(f64, u32, u32)> = Vec::new();
         let mut parents = vec![ROOT; self.f2];
         let rootless = gate.root_below == 0.0;
         for j in 0..self.f2 {
@@ -137,9 +141,12 @@ impl Cofire {
                 let contained = self.containment(j, i as u32);
                 if contained > 0.0 && contained >= gate.root_below {
                     let base = (self.parent[i] / self.tokens[0]).max(1e-12);
-                    ranked.push((contained * libm::log(contained / base), j as u32, i as u32));
+                    own.push((contained * libm::log(contained / base), j as u32, i as u32));
                 }
             }
+            own.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.2.cmp(&b.2)));
+            own.truncate(CHOICES);
+            ranked.append(&mut own);
         }
         // Best first; ties to the lower child, then the lower parent.
         ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));

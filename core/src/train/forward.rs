@@ -23,6 +23,10 @@ struct LevelRule<'a> {
     theta: &'a [f32],
 }
 
+/// The floor of a batch's candidates over the cut of the batch before. Much lower, and more is looked at than is kept;
+/// higher, and a batch is too often scanned again.
+const NEAR: f32 = 0.85;
+
 /// Runs both levels: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`.
 pub(super) fn run(
     o: &mut Objective,
@@ -57,7 +61,7 @@ pub(super) fn run(
     finish(o, params, knobs, two, shared);
 }
 
-/// A floor for the first batch, from its first chunk: half of that chunk's own cut.
+/// A floor for the first batch, from its first chunk: a little below that chunk's own cut.
 fn first_floor(
     o: &mut Objective,
     params: &Params,
@@ -76,7 +80,7 @@ fn first_floor(
     }
     let rows = o.n.min(CHUNK) as f64;
     let want = libm::ceil(budget(knobs, levels) * rows) as usize;
-    if o.values.len() < want { 0.0 } else { 0.5 * select::kth_largest(&mut o.values, want.max(1)) }
+    if o.values.len() < want { 0.0 } else { NEAR * select::kth_largest(&mut o.values, want.max(1)) }
 }
 
 /// Whether too few candidates lie above the floor while there may be more below: lowers it then.
@@ -452,7 +456,7 @@ fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut 
     }
     let least = if least.is_finite() { least } else { 0.0 };
     // Where everything positive was kept, the next batch is scanned from 0 at once.
-    let floor = if o.values.len() > keep { 0.85 * least } else { 0.0 };
+    let floor = if o.values.len() > keep { NEAR * least } else { 0.0 };
     o.floor[levels.clone()].fill(Some(floor));
     losses.selected_min[levels.clone()].fill(least);
     losses.above_tau[levels.clone()].fill(above);
