@@ -5,6 +5,7 @@ Stages, each of which leaves a file STAGE.json, so that one can be done again al
     machine   versions, and what the machine can do
     speed     a few steps of each trainer, in turn, A B A B
     quality   whole trainings: held-out FVU, the seconds to get there, memory
+    rates     the same on a smaller shape at several learning rates: a rate does not mean the same to two trainers
     models    trains the models that are encoded with: two levels, and rows of 768 numbers
     encode    each encoder on the same weights and rows, in turn
     table     what all of that says, against the targets
@@ -21,18 +22,19 @@ from table import markdown
 
 # all-MiniLM-L6-v2: d = 384, and two of its layers side by side for d = 768.
 MAIN = dict(rows="l3.npy", d=384, latents=12288, k=32, batch=4096, lr=1e-3)
+SMALL = dict(MAIN, latents=4096, batch=2048)
 PARENTS = 1024
 WIDE = dict(rows="l34.npy", d=768, latents=24576, k=32, batch=1024, lr=1e-3)
 WIDE_PARENTS = 1536
 
 FULL = dict(
     speed_shape=MAIN, peer_steps=10, strata_steps=30, tree_steps=60, warm_up=2, rounds=2, batchtopk=True,
-    quality_shape=MAIN, quality_steps=250,
+    quality_shape=MAIN, quality_steps=250, rate_steps=250, rates=[1e-3, 3e-3, 6e-3, 1.2e-2],
     model_steps=200, encode_s=4.0, encode_rounds=2,
 )
 QUICK = dict(
     speed_shape=MAIN, peer_steps=4, strata_steps=8, tree_steps=16, warm_up=1, rounds=2, batchtopk=False,
-    quality_shape=dict(MAIN, latents=4096, batch=2048), quality_steps=60,
+    quality_shape=SMALL, quality_steps=60, rate_steps=60, rates=[1e-3, 6e-3],
     model_steps=10, encode_s=1.0, encode_rounds=1,
 )
 
@@ -99,6 +101,19 @@ def quality(lab, plan):
     return {"shape": shape, "parents": parents, "steps": steps, "found": found}
 
 
+def rates(lab, plan):
+    """Held-out FVU of both at each learning rate."""
+    steps, rows = plan["rate_steps"], []
+    for lr in plan["rates"]:
+        shape = dict(SMALL, lr=lr)
+        rows.append({
+            "lr": lr,
+            "SAELens TopK": train_peer(lab, f"SAELens TopK, lr {lr}", "train_saelens.py", shape, steps, 1),
+            "Strata TopK": train_strata(lab, f"rate-{lr}", shape, steps, 1, **{"train.log_every": 5}),
+        })
+    return {"shape": SMALL, "steps": steps, "rows": rows}
+
+
 def models(lab, plan):
     """The models that are encoded with, besides the flat one of the other stages."""
     steps = plan["model_steps"]
@@ -145,7 +160,7 @@ def encode(lab, plan):
     return {"rounds": rounds}
 
 
-STAGES = {"machine": machine, "speed": speed, "quality": quality, "models": models, "encode": encode}
+STAGES = {"machine": machine, "speed": speed, "quality": quality, "rates": rates, "models": models, "encode": encode}
 
 
 def load(lab, stage):

@@ -18,10 +18,13 @@ def markdown(found, median):
     gated = of("Strata two levels, no ROOT", "gated_tokens_per_s")
     targets.at_least("training of two levels after gating, same total width: tokens/s against SAELens", gated / saelens, 25)
     theirs, ours = quality["found"]["SAELens TopK"], quality["found"]["Strata TopK"]
-    targets.at_most("held-out FVU of flat top-k against SAELens'", ours["fvu"] / theirs["fvu"], 1)
+    targets.at_most("held-out FVU of flat top-k against SAELens', at the same learning rate", ours["fvu"] / theirs["fvu"], 1)
+    rates = found["rates"]
+    best = {who: min(row[who]["fvu"] for row in rates["rows"]) for who in ("Strata TopK", "SAELens TopK")}
+    targets.at_most("the same, each at its best learning rate", best["Strata TopK"] / best["SAELens TopK"], 1)
     reached = seconds_to(ours["fvu_at_s"], theirs["fvu"])
     if reached is not None:
-        targets.only("seconds until SAELens' last FVU is reached: SAELens' against ours", theirs["train_s"] / reached)
+        targets.only("seconds until SAELens' last FVU is reached, same rate: SAELens' against ours", theirs["train_s"] / reached)
 
     rounds = found["encode"]["rounds"]
     for i, cell in enumerate(rounds[0]):
@@ -47,6 +50,9 @@ def markdown(found, median):
     text += ["", f"## Training: {size}", "", *training(names, of, speed)]
     q_size = f"d = {q['d']}, F = {q['latents']}, k = {q['k']}, batch {q['batch']}, {quality['steps']} steps at lr {q['lr']}"
     text += ["", f"## Whole trainings: {q_size}", "", *whole(quality, bound)]
+    r = rates["shape"]
+    r_size = f"d = {r['d']}, F = {r['latents']}, k = {r['k']}, batch {r['batch']}, {rates['steps']} steps"
+    text += ["", f"## Learning rates: held-out FVU, {r_size}", "", *by_rate(rates)]
     text += ["", "## Encoding", "", *encoding(rounds, median, machine)]
     return "\n".join(text) + "\n", {"machine": machine, "targets": targets.list, "bound_bytes": bound}
 
@@ -117,6 +123,21 @@ def whole(quality, bound):
         )
     yield ""
     yield f"The bound for flat training is {bound / MIB:.0f} MiB. Strata's peak is that of its whole process, from start to end."
+
+
+def by_rate(rates):
+    yield "| rate | SAELens TopK | Strata TopK | seconds until SAELens' last FVU is reached: SAELens' / ours |"
+    yield "|---|---|---|---|"
+    for row in rates["rows"]:
+        theirs, ours = row["SAELens TopK"], row["Strata TopK"]
+        reached = seconds_to(ours["fvu_at_s"], theirs["fvu"])
+        times = f"{theirs['train_s']:.1f} / {reached:.1f}" if reached is not None else "not reached"
+        yield f"| {row['lr']:g} | {theirs['fvu']:.4f} | {ours['fvu']:.4f} | {times} |"
+    yield ""
+    yield (
+        "Decoder rows have norm 1 in Strata and start at norm 0.1 in SAELens, so that a step of Adam at the same rate turns"
+        " SAELens' further."
+    )
 
 
 def encoding(rounds, median, machine):

@@ -39,7 +39,7 @@ impl Normalisation {
     /// # Errors
     /// [`Error::Config`] if the rows do not vary, so that there is nothing to explain.
     pub fn measure(isa: Isa, rows: &[f32], d: usize, data: &DataConfig) -> Result<Self> {
-        let mut norms: Vec<f32> = rows.chunks(d).map(|r| libm::sqrtf(reduce::sum_squares(isa, r))).collect();
+        let norms: Vec<f32> = rows.chunks(d).map(|r| libm::sqrtf(reduce::sum_squares(isa, r))).collect();
         let mut norm_limit = f32::INFINITY;
         if data.outlier > 0.0 && !norms.is_empty() {
             let mut sorted = norms.clone();
@@ -83,15 +83,11 @@ impl Normalisation {
         let mut out = Self { mean, scale, centre: vec![0.0; d], variance: 0.0, norm_limit };
         out.variance = (about_mean / n as f64 * f64::from(scale) * f64::from(scale)) as f32;
         if data.geometric_median {
-            let mut normal = Vec::with_capacity(n * d);
-            for (row, norm) in rows.chunks(d).zip(norms.drain(..)) {
-                if kept(norm) {
-                    let at = normal.len();
-                    normal.extend_from_slice(row);
-                    out.apply(&mut normal[at..]);
-                }
-            }
-            out.centre = geometric_median(isa, &normal, d);
+            let kept: Vec<usize> = (0..norms.len()).filter(|&i| kept(norms[i])).collect();
+            out.centre = weiszfeld(isa, d, kept.len(), |i, row| {
+                row.copy_from_slice(&rows[kept[i] * d..(kept[i] + 1) * d]);
+                out.apply(row);
+            });
         }
         Ok(out)
     }
@@ -146,23 +142,26 @@ impl Normalisation {
 /// The point that minimises the sum of distances to `rows`, by Weiszfeld's iteration from the mean: at most 100 steps,
 /// until it moves by less than 1e-5 of its scale.
 pub fn geometric_median(isa: Isa, rows: &[f32], d: usize) -> Vec<f32> {
-    let n = rows.len() / d;
+    weiszfeld(isa, d, rows.len() / d, |i, row| row.copy_from_slice(&rows[i * d..(i + 1) * d]))
+}
+
+/// Of `n` rows that `read` writes one at a time, so that no second copy of them is needed.
+fn weiszfeld(isa: Isa, d: usize, n: usize, read: impl Fn(usize, &mut [f32])) -> Vec<f32> {
     let mut at = vec![0.0f32; d];
     if n == 0 {
         return at;
     }
-    let mut weights = vec![1.0f64; n];
+    let mut row = vec![0.0f32; d];
     for step in 0..100 {
-        if step > 0 {
-            for (w, row) in weights.iter_mut().zip(rows.chunks(d)) {
-                let distance = libm::sqrt(f64::from(reduce::sum_squares_diff(isa, row, &at)));
-                *w = 1.0 / distance.max(1e-8);
-            }
-        }
-        let total: f64 = weights.iter().sum();
+        let mut total = 0.0f64;
         let mut next = vec![0.0f64; d];
-        for (&w, row) in weights.iter().zip(rows.chunks(d)) {
-            for (m, &x) in next.iter_mut().zip(row) {
+        for i in 0..n {
+            read(i, &mut row);
+            let distance =
+                if step == 0 { 1.0 } else { libm::sqrt(f64::from(reduce::sum_squares_diff(isa, &row, &at))) };
+            let w = 1.0 / distance.max(1e-8);
+            total += w;
+            for (m, &x) in next.iter_mut().zip(&row) {
                 *m += w * f64::from(x);
             }
         }
