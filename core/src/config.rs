@@ -1,9 +1,10 @@
 //! Every setting of a run, with its default. `config.toml` holds exactly these keys.
 //!
-//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2 that turns to the
-//! residual of level 1 for the last tenth of a training that is long enough, cumulative decoding, batch-top-k with separate
-//! budgets that start at three times their size, both reconstructions and AuxK at weight 1, no gate for two thirds of the
-//! training and then the hard gate over families found by co-firing, with ROOT for children that nobody contains.
+//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2
+//! (`source = "x"`), cumulative decoding, batch-top-k with separate budgets that start at three times their size in a long
+//! training, both reconstructions and AuxK at weight 1, no gate for two thirds of the training and then the hard gate over
+//! families found by co-firing, with ROOT for children that nobody contains, while the weight of level 1's reconstruction
+//! falls to a tenth.
 
 use crate::error::{Error, Result};
 use alloc::format;
@@ -79,8 +80,8 @@ choices! {
         /// `k1` a row at level 1 and `k2` at level 2.
         Separate = "separate",
         /// `k1 + k2` a row, wherever the largest pre-activations of both levels are, with one threshold at inference.
-        /// With `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann et al. 2025). Level
-        /// 2 reads `x`; there is no turn.
+        /// With `source = "x"`, `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann
+        /// et al. 2025).
         Shared = "shared",
     }
 }
@@ -157,9 +158,7 @@ pub struct Config {
     pub source_detach: bool,
     /// With `source = "res"`: share of the steps for which level 2 reads `x` beside level 1. Then it turns to the
     /// residual, and level 1 stays as it is: levels that both learn on the residual may trade places. 0: the residual
-    /// from the first step, and level 1 learns to the end. 1: never the residual. The turn is only made where level 2
-    /// adds to level 1 (`decoder = "cum"`) with a budget of its own, in a training that is long (`train.long`): level 2
-    /// must learn its encoder anew. Else it reads `x` to the end.
+    /// from the first step, and level 1 learns to the end. 1: never the residual.
     pub source_start: f64,
     /// What level 2 adds to.
     pub decoder: Decoder,
@@ -235,7 +234,8 @@ pub struct GateConfig {
 pub struct LossConfig {
     /// Weight of level 1's reconstruction.
     pub w1: f64,
-    /// Share of the steps after which `w1` moves, linearly, to `w1_end` at the end. 1: never.
+    /// Share of the steps after which `w1` moves, linearly, to `w1_end` at the end; 1: never. It moves behind a hard gate
+    /// only: without one a child may absorb its parent where level 1 counts for little.
     pub w1_start: f64,
     /// Where `w1` ends, if it moves.
     pub w1_end: f64,
@@ -272,8 +272,8 @@ pub struct TrainConfig {
     /// Share of the steps over which it falls linearly to 0 at the end.
     pub decay: f64,
     /// The training is long if its learning rates add up to this: `lr steps (1 - warmup / 2 - decay / 2)`, about as far as
-    /// Adam can move a weight. A short one has no time for detours: it leaves out the larger k of the beginning
-    /// (`k_start`) and the turn to the residual (`source_start`). 0: every training is long.
+    /// Adam can move a weight. A short one has no time for the larger k of the beginning (`k_start`), and leaves it out.
+    /// 0: every training is long.
     pub long: f64,
     /// Decay of the first moment.
     pub beta1: f64,
@@ -332,9 +332,9 @@ impl Default for Config {
         Self {
             model: ModelKind::Tree,
             seed: 0,
-            source: Source::Res,
+            source: Source::X,
             source_detach: false,
-            source_start: 0.9,
+            source_start: 0.0,
             decoder: Decoder::Cum,
             budget: Budget::Separate,
             level1: LevelConfig { latents: 256, k: 8.0, ..LevelConfig::default() },
@@ -384,8 +384,8 @@ impl Default for LossConfig {
     fn default() -> Self {
         Self {
             w1: 1.0,
-            w1_start: 1.0,
-            w1_end: 1.0,
+            w1_start: 2.0 / 3.0,
+            w1_end: 0.1,
             w2: 1.0,
             aux: 1.0,
             gated_aux: 1.0,
@@ -500,6 +500,9 @@ impl Config {
             range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
         }
         range("source_start", self.source_start, 0.0, 1.0)?;
+        if self.source_start > 0.0 && self.source != Source::Res {
+            return bad("source_start", format!("only `source = \"res\"` has a turn, found `{}`", self.source));
+        }
         range("train.long", self.train.long, 0.0, 1e12)?;
         range("gate.start", self.gate.start, 0.0, 1.0)?;
         range("gate.root_below", self.gate.root_below, 0.0, 1.0)?;
@@ -567,7 +570,7 @@ impl Config {
                 let found = if batchtopk[0] { self.level2.activation } else { self.level1.activation };
                 return need("`batchtopk` at both levels", &format!("`{found}`"));
             }
-            if self.source == Source::Z1 || (self.source == Source::Res && self.source_start == 0.0) {
+            if self.source != Source::X {
                 return need("`source = \"x\"`", &format!("`{}`", self.source));
             }
             if self.gate.kind != GateKind::None {

@@ -64,13 +64,18 @@ fn the_weight_of_level_1_moves_linearly_to_its_end() {
 
     let world = World::new(&WorldConfig::a()).expect("world A");
     let mut config = world_a_config(40, 6);
-    (config.loss.w1_start, config.loss.w1_end) = (0.5, 0.0);
-    let mut t = trainer(&world, &config);
-    for step in 0..40 {
-        let x = batch(&world, &t, step);
-        let report = t.step(&x).expect("a finite step");
-        let expected = 1.0 - ((step as f64 / 40.0 - 0.5) / 0.5).max(0.0);
-        assert!((report.w[0] - expected).abs() < 1e-6 && report.w[1] == 1.0, "step {step}: {:?}", report.w);
+    (config.loss.w1_start, config.loss.w1_end, config.gate.start) = (0.5, 0.0, 0.75);
+    for gate in [GateKind::Hard, GateKind::None] {
+        config.gate.kind = gate;
+        let mut t = trainer(&world, &config);
+        for step in 0..40 {
+            let x = batch(&world, &t, step);
+            let report = t.step(&x).expect("a finite step");
+            // Not before a hard gate acts.
+            let moves = step >= 30 && gate == GateKind::Hard;
+            let expected = if moves { 1.0 - (step as f64 / 40.0 - 0.5) / 0.5 } else { 1.0 };
+            assert!((report.w[0] - expected).abs() < 1e-6 && report.w[1] == 1.0, "step {step}: {:?}", report.w);
+        }
     }
 }
 
@@ -95,7 +100,6 @@ fn calibrated_thresholds_fire_as_often_as_they_were_asked_to() {
     ];
     for (i, change) in changes.into_iter().enumerate() {
         let mut config = world_a_config(300, 7);
-        (config.source, config.source_start) = (Source::X, 0.0);
         change(&mut config);
         let mut t = trainer(&world, &config);
         for step in 0..300 {

@@ -24,18 +24,11 @@ const EVERY_STEP: &[&str] = &["train.checkpoint_every=1", "train.log_every=1"];
 /// One of each kind of state that is carried from step to step.
 const KINDS: &[&[&str]] = &[
     &[],
-    &["train.long=0", "source_start=0.5", "loss.w1_start=0.3", "loss.w1_end=0.2"],
+    &["train.long=0", "source=res", "source_start=0.5", "gate.start=0.3", "loss.w1_start=0.3", "loss.w1_end=0.2"],
     &["level1.activation=topk", "level2.activation=topk", "gate.kind=group-top1", "train.long=0"],
     &["level1.activation=jumprelu", "level2.activation=jumprelu", "gate.kind=none", "train.balance=norm"],
     &["level1.activation=gated", "level2.activation=gated", "gate.kind=mul", "train.balance=uncert"],
-    &[
-        "level1.activation=relu",
-        "level2.activation=relu",
-        "gate.kind=add",
-        "source=res",
-        "source_start=0",
-        "train.balance=pcgrad",
-    ],
+    &["level1.activation=relu", "level2.activation=relu", "gate.kind=add", "source=res", "train.balance=pcgrad"],
     &["decoder=comp", "source=z1", "gate.kind=none", "loss.consistency=latent"],
     &["loss.consistency=contain", "gate.parents=random", "gate.start=0", "train.balance=own"],
     &["model=seed", "gate.kind=mul", "level1.activation=relu", "level2.activation=relu", "loss.consistency=seed-cos"],

@@ -103,13 +103,7 @@ fn consistency(base: &Config) -> Suite {
         (Consistency::Struct, Some(Decoder::Ind)),
         (Consistency::Latent, Some(Decoder::Comp)),
     ] {
-        // A level 2 that reconstructs a row by itself reads that row.
-        let alone = |c: &mut Config| {
-            if let Some(decoder) = decoder {
-                (c.decoder, c.source, c.source_start) = (decoder, Source::X, 0.0);
-            }
-        };
-        let from = &row("", hard, alone).config;
+        let from = &row("", hard, |c| c.decoder = decoder.unwrap_or(c.decoder)).config;
         let name = decoder.map_or_else(|| kind.to_string(), |d| format!("{kind} ({d})"));
         if let Some(decoder) = decoder {
             rows.push(row(format!("none ({decoder})"), from, |_| {}));
@@ -184,13 +178,20 @@ fn balance(base: &Config) -> Suite {
     for w1 in W1 {
         rows.push(row(format!("sum, w1 {w1}"), base, |c| {
             c.train.balance = Balance::Sum;
-            (c.loss.w1, c.loss.w2) = (w1, 1.0);
+            (c.loss.w1, c.loss.w2, c.loss.w1_start) = (w1, 1.0, 1.0);
         }));
     }
+    rows.push(row("sum, w1 1 to .1", base, |c| {
+        c.train.balance = Balance::Sum;
+        (c.loss.w1, c.loss.w2, c.loss.w1_end) = (1.0, 1.0, 0.1);
+        if c.loss.w1_start >= 1.0 {
+            c.loss.w1_start = c.gate.start;
+        }
+    }));
     for &kind in Balance::ALL.iter().filter(|b| **b != Balance::Sum) {
         rows.push(row(kind.name(), base, |c| {
             c.train.balance = kind;
-            (c.loss.w1, c.loss.w2) = (1.0, 1.0);
+            (c.loss.w1, c.loss.w2, c.loss.w1_start) = (1.0, 1.0, 1.0);
         }));
     }
     suite("balance", "sum, w1 1", base, rows)

@@ -28,7 +28,7 @@ pub fn is_long(train: &TrainConfig) -> bool {
 }
 
 /// `w1 + (w1_end - w1) max(t / T - s, 0) / (1 - s)` with `s = w1_start`: the weight of level 1's reconstruction when a
-/// share `done = t / T` of the steps is behind. None where the weights are learned ([`Balance::Norm`],
+/// share `done = t / T` of the steps is behind, and a hard gate acts. None where the weights are learned ([`Balance::Norm`],
 /// [`Balance::Uncert`]) or where it does not move.
 pub fn annealed_w1(loss: &LossConfig, balance: Balance, done: f64) -> Option<f64> {
     let learned = matches!(balance, Balance::Norm | Balance::Uncert);

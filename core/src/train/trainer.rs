@@ -7,10 +7,10 @@ use super::init;
 use super::objective::{Knobs, Losses, Objective};
 use super::optim::Adam;
 use super::revive::{Silence, reseed};
-use super::schedule::{annealed_k, annealed_w1, is_long, learning_rate};
+use super::schedule::{annealed_k, annealed_w1, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use crate::config::{Activation, Budget, Config, Decoder, GateKind, ModelKind, Parents, Source};
+use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents, Source};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
@@ -84,8 +84,6 @@ pub struct Trainer {
     tracker: [ThresholdTracker; 2],
     balance: BalanceState,
     knobs: Knobs,
-    /// Share of the steps after which level 2 reads the residual, if that is its source; infinite for never.
-    turn: f64,
     rng: Philox,
     step: u64,
 }
@@ -132,7 +130,6 @@ impl Trainer {
                 collect_drives: false,
                 dead: [Vec::new(), Vec::new()],
             },
-            turn: turn_of(config),
             rng,
             step: 0,
             config: config.clone(),
@@ -209,11 +206,12 @@ impl Trainer {
             self.knobs.tau[l] = self.tracker[l].tau;
             self.silence[l].dead(self.config.revive.dead_after, &mut self.knobs.dead[l]);
         }
-        if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done) {
-            self.knobs.w[0] = w1 as f32;
-        }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
+        let hard = self.knobs.gate.is_hard() && self.arch.f2 > 0;
+        if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| hard) {
+            self.knobs.w[0] = w1 as f32;
+        }
         self.knobs.source = self.source_at(done);
         let counts = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
         self.knobs.collect_drives = counts && self.step.is_multiple_of(self.drives_every());
@@ -226,13 +224,16 @@ impl Trainer {
 
     /// What level 2 reads when a share `done` of the steps is behind.
     fn source_at(&self, done: f64) -> Source {
-        let waits = self.arch.source == Source::Res && done < self.turn;
+        let waits = self.arch.source == Source::Res && done < self.config.source_start;
         if waits { Source::X } else { self.arch.source }
     }
 
     /// The tensors that no longer learn: those of level 1, once level 2 has turned from `x` to its residual.
     fn fixed(&self, done: f64) -> &'static [Id] {
-        let turned = self.arch.source == Source::Res && self.arch.f2 > 0 && self.turn > 0.0 && done >= self.turn;
+        let turned = self.arch.source == Source::Res
+            && self.arch.f2 > 0
+            && self.config.source_start > 0.0
+            && done >= self.config.source_start;
         if turned { &LEVEL1 } else { &[] }
     }
 
@@ -501,10 +502,4 @@ impl Trainer {
 /// The families that a hard gate reads; everybody under ROOT without one.
 fn families(parents: &[u32], arch: &Arch) -> Families {
     if parents.is_empty() { Families::all_root(arch.f1, arch.f2) } else { Families::new(parents.to_vec(), arch.f1) }
-}
-
-/// When level 2 turns from `x` to the residual, as a share of the steps: see [`Config::source_start`].
-fn turn_of(config: &Config) -> f64 {
-    let may = config.decoder == Decoder::Cum && config.budget == Budget::Separate && is_long(&config.train);
-    if config.source_start > 0.0 && !may { f64::INFINITY } else { config.source_start }
 }
