@@ -3,9 +3,12 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fearless_simd::Level;
 use std::hint::black_box;
-use strata_benches::{PEAK_FLOPS, SHAPES, fma_peak, normal};
-use strata_core::Isa;
+use strata_benches::{PEAK_FLOPS, SHAPES, Shape, fma_peak, normal};
+use strata_core::kernel::Screen;
+use strata_core::kernel::dense::Matrix;
+use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
 use strata_core::kernel::{adam, dense, reduce, select, sparse};
+use strata_core::{Isa, Par};
 
 fn dense_product(c: &mut Criterion) {
     let mut group = c.benchmark_group("dense, in flop");
@@ -20,6 +23,33 @@ fn dense_product(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("affine", shape.name()), |b| {
             b.iter(|| dense::affine(isa, black_box(&x), &w, shape.d, None, &mut out));
         });
+    }
+    group.finish();
+}
+
+/// Products, bias and selection in one pass, without and with the screen: above the bound of the group before only where
+/// most products need not be computed.
+fn fused_encode(c: &mut Criterion) {
+    let mut group = c.benchmark_group("fused encode, in flop of the whole product");
+    let isa = Isa::detect();
+    for n in [1, 256] {
+        for Shape { d, f, .. } in SHAPES {
+            let shape = Shape { n, d, f };
+            let (x, mut w, bias) = (normal(n * d, 8), normal(f * d, 9), vec![0.0; f]);
+            w.iter_mut().for_each(|w| *w /= (d as f32).sqrt());
+            let all = Matrix::all(&w, d);
+            let mut screen = Screen::new(f, d);
+            screen.quantise(isa, Par::Seq, all, &bias);
+            let (mut t, mut lists) = (Scratch::default(), RowLists::default());
+            group.throughput(Throughput::Elements(shape.flops()));
+            for (name, limit) in [("32 largest", Limit::Topk(32)), ("above 3 sd", Limit::Above(3.0))] {
+                for (how, screen) in [("every product", None), ("screened", Some(&screen))] {
+                    group.bench_function(BenchmarkId::new(format!("{name}, {how}"), shape.name()), |b| {
+                        b.iter(|| fire(isa, black_box(&x), all, &bias, limit, screen, &mut t, &mut lists));
+                    });
+                }
+            }
+        }
     }
     group.finish();
 }
@@ -83,5 +113,5 @@ fn update(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dense_product, sparse_rows, selection, update);
+criterion_group!(benches, dense_product, fused_encode, sparse_rows, selection, update);
 criterion_main!(benches);

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use sha2::{Digest, Sha256};
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use strata_core::train::{Array, State};
 
@@ -25,24 +26,23 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// # Errors
 /// If it cannot be written; older checkpoints are then untouched.
 pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
-    let bytes = to_bytes(state)?;
-    let sum = sha256(&bytes);
     let name = format!("step-{step:09}");
     let (hidden, path) = (dir.join(format!(".{name}.tmp")), dir.join(&name));
-    let write = || -> Result<()> {
+    let publish = || -> Result<()> {
         if hidden.exists() {
             fs::remove_dir_all(&hidden)?;
         }
         fs::create_dir_all(&hidden)?;
-        files::write_atomic(&hidden.join("state.safetensors"), &bytes)?;
-        files::write_atomic(&hidden.join("state.sha256"), format!("{sum}\n").as_bytes())?;
+        let file = hidden.join("state.safetensors");
+        write(&file, state)?;
+        files::write_atomic(&hidden.join("state.sha256"), format!("{}\n", sha256_of_file(&file)?).as_bytes())?;
         if path.exists() {
             retire(dir, &path)?;
         }
         fs::rename(&hidden, &path)?;
         Ok(())
     };
-    if let Err(error) = write() {
+    if let Err(error) = publish() {
         let _ = fs::remove_dir_all(&hidden);
         return Err(error.context(format!("writing the checkpoint {}", path.display())));
     }
@@ -122,7 +122,15 @@ pub fn load_newest(dir: &Path) -> Result<Option<(u64, State)>> {
     Ok(Some((*step, state)))
 }
 
-fn to_bytes(state: &State) -> Result<Vec<u8>> {
+/// Lower-case hex of the SHA-256 of a file, which need not fit into memory.
+fn sha256_of_file(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut File::open(path)?, &mut hash)?;
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Writes the arrays one after the other, without a copy of them in memory, and makes them last.
+fn write(path: &Path, state: &State) -> Result<()> {
     let mut tensors = Vec::new();
     for (name, array) in &state.0 {
         let (dtype, n, bytes): (_, _, &[u8]) = match array {
@@ -133,7 +141,8 @@ fn to_bytes(state: &State) -> Result<Vec<u8>> {
         };
         tensors.push((name.as_str(), TensorView::new(dtype, vec![n], bytes).context("checkpoint")?));
     }
-    safetensors::serialize(tensors, None).context("checkpoint")
+    safetensors::serialize_to_file(tensors, None, path)?;
+    Ok(File::open(path)?.sync_all()?)
 }
 
 fn from_bytes(bytes: &[u8]) -> Result<State> {
@@ -142,7 +151,7 @@ fn from_bytes(bytes: &[u8]) -> Result<State> {
     for (name, view) in file.tensors() {
         let data = view.data();
         let array = match view.dtype() {
-            Dtype::F32 => Array::F32(bytemuck::pod_collect_to_vec(data)),
+            Dtype::F32 => Array::F32(bytemuck::pod_collect_to_vec::<u8, f32>(data).into()),
             Dtype::F64 => Array::F64(bytemuck::pod_collect_to_vec(data)),
             Dtype::U32 => Array::U32(bytemuck::pod_collect_to_vec(data)),
             Dtype::U64 => Array::U64(bytemuck::pod_collect_to_vec(data)),

@@ -206,7 +206,11 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         rows: steps * batch,
         seed: config.seed,
     };
-    write_model(run, &trainer.model(), &origin)?;
+    // The optimiser's memory is free before the model is written.
+    let model = trainer.model();
+    drop(trainer);
+    write_model(run, &model, &origin)?;
+    drop(model);
     let speed = heldout::encode_speed(dump, n_train, n_rows, run, *isa)?;
     let mut means = json!({
         "final_train_loss_mean": log.last["loss"],

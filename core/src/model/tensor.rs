@@ -11,14 +11,14 @@ use core::ops::{Deref, DerefMut, Range};
 /// `as_ref` gives the same slice, at the same place, as long as the value lives.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Numbers, read as a slice. The first mutable access to shared ones makes a copy, which is its own from then on; so
-/// does nothing else: a clone of shared numbers shares them.
+/// Numbers, read as a slice. A clone shares them; the first mutable access to numbers that others hold too makes a copy,
+/// which is its own from then on. Nothing else copies.
 #[derive(Clone)]
 pub struct Tensor(Numbers);
 
 #[derive(Clone)]
 enum Numbers {
-    Owned(Vec<f32>),
+    Owned(Arc<Vec<f32>>),
     /// Numbers that cannot change, and so whether they all are finite cannot either.
     Shared {
         bytes: SharedBytes,
@@ -44,7 +44,7 @@ impl Tensor {
             return Self(Numbers::Shared { bytes: bytes.clone(), range, finite });
         }
         let number = |b: &[u8]| f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-        Self(Numbers::Owned(piece.chunks_exact(4).map(number).collect()))
+        piece.chunks_exact(4).map(number).collect::<Vec<f32>>().into()
     }
 
     /// Whether the numbers lie in bytes that others hold too.
@@ -62,10 +62,10 @@ impl Tensor {
 
     fn own(&mut self) -> &mut Vec<f32> {
         if self.is_shared() {
-            self.0 = Numbers::Owned(self.to_vec());
+            *self = self.to_vec().into();
         }
         match &mut self.0 {
-            Numbers::Owned(numbers) => numbers,
+            Numbers::Owned(numbers) => Arc::make_mut(numbers),
             Numbers::Shared { .. } => unreachable!("copied above"),
         }
     }
@@ -90,7 +90,7 @@ impl DerefMut for Tensor {
 
 impl From<Vec<f32>> for Tensor {
     fn from(numbers: Vec<f32>) -> Self {
-        Self(Numbers::Owned(numbers))
+        Self(Numbers::Owned(Arc::new(numbers)))
     }
 }
 

@@ -329,7 +329,7 @@ fn level1(
                 reduce::scale(job.isa, -1.0, dec2);
             }
             if job.aux[0] {
-                job.gather(list, j, &list.v, slot::E1, dec);
+                job.gather(list, j, &list.v, slot::e1(two), dec);
             }
             if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);

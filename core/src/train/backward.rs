@@ -151,7 +151,7 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
 
 fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usize, row: &mut [f32]) {
     let d = f.d;
-    let (head, tail) = row.split_at_mut(slot::E1 * d);
+    let (head, tail) = row.split_at_mut(slot::e1(true) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
     let Chunk { level: [e1, e2], sums, drives, .. } = chunk;
     let range = e2.row(i);
@@ -243,7 +243,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
 
 fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usize, row: &mut [f32]) {
     let d = f.d;
-    let (head, tail) = row.split_at_mut(slot::E1 * d);
+    let (head, tail) = row.split_at_mut(slot::e1(f.two) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
     let Chunk { level: [e1, _], sums, .. } = chunk;
     let range = e1.row(i);

@@ -12,6 +12,7 @@ use super::objective::Objective;
 use crate::config::GateConfig;
 use crate::gate::ROOT;
 use crate::kernel::reduce;
+use crate::model::Tensor;
 use crate::par::Par;
 use crate::rng::Philox;
 use alloc::vec;
@@ -33,7 +34,7 @@ pub struct Cofire {
     /// `N_j`.
     pub(crate) child: Vec<f64>,
     /// `N_ij`, `(f2, f1)`.
-    pub(crate) both: Vec<f32>,
+    pub(crate) both: Tensor,
     /// Sum of `|x - x_hat2|^2` over the tokens on which a parent fires.
     pub(crate) energy: Vec<f64>,
     /// `N` and the weight of the next token.
@@ -48,7 +49,7 @@ impl Cofire {
             f2,
             parent: vec![0.0; f1],
             child: vec![0.0; f2],
-            both: vec![0.0; f1 * f2],
+            both: vec![0.0; f1 * f2].into(),
             energy: vec![0.0; f1],
             tokens: [0.0, 1.0],
         }

@@ -592,12 +592,12 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
         for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
             let (xt, rest) = row.split_at_mut(d);
             let (r1, rest) = rest.split_at_mut(d);
-            let r2 = &mut rest[..d];
             residual(isa, xt, code_row(&chunk.level[0], i), &params[Id::WDec1], r1);
             chunk.sums.squares[0] += f64::from(reduce::sum_squares(isa, r1));
             reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
             if two {
                 let from = if arch.decoder == Decoder::Cum { r1 } else { xt };
+                let r2 = &mut rest[..d];
                 residual(isa, from, code_row(&chunk.level[1], i), decoder2, r2);
                 chunk.sums.squares[1] += f64::from(reduce::sum_squares(isa, r2));
                 reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);

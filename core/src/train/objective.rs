@@ -38,8 +38,10 @@ pub(crate) mod slot {
     pub const R1: usize = 1;
     /// `r2 = x - x_hat2`.
     pub const R2: usize = 2;
-    /// `e1`, gradient of AuxK at level 1 with respect to its reconstruction.
-    pub const E1: usize = 3;
+    /// `e1`, gradient of AuxK at level 1 with respect to its reconstruction; a flat SAE has no `r2` before it.
+    pub const fn e1(two: bool) -> usize {
+        if two { 3 } else { 2 }
+    }
     /// `e2`, at level 2.
     pub const E2: usize = 4;
     /// `dL/dS`, for a residual source with gradient.
@@ -177,10 +179,10 @@ impl Objective {
     pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
         config.validate(d)?;
         let arch = Arch::new(config, d);
-        let mut slots = 3;
-        if config.loss.aux > 0.0 {
-            slots = 5;
-        }
+        let mut slots = match (arch.f2 > 0, config.loss.aux > 0.0) {
+            (false, aux) => 2 + usize::from(aux),
+            (true, aux) => 3 + 2 * usize::from(aux),
+        };
         if arch.source == Source::Res && !config.source_detach && arch.f2 > 0 {
             slots = 6;
         }

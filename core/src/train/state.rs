@@ -1,6 +1,7 @@
 //! Everything that a checkpoint holds, as named arrays.
 
 use crate::error::{Error, Result};
+use crate::model::Tensor;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -9,8 +10,8 @@ use alloc::vec::Vec;
 /// One array of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Array {
-    /// Numbers of training.
-    F32(Vec<f32>),
+    /// Numbers of training; those of a run that goes on are shared with it until it changes them.
+    F32(Tensor),
     /// Statistics and controllers.
     F64(Vec<f64>),
     /// Tables.
@@ -29,7 +30,7 @@ macro_rules! take {
         ///
         /// # Errors
         /// [`Error::Format`] if it is missing, of another type or of another length.
-        pub fn $name(&mut self, name: &str, len: usize) -> Result<Vec<$t>> {
+        pub fn $name(&mut self, name: &str, len: usize) -> Result<$t> {
             match self.0.remove(name) {
                 Some(Array::$variant(v)) if v.len() == len => Ok(v),
                 Some(Array::$variant(v)) => Err(Error::format(
@@ -44,10 +45,10 @@ macro_rules! take {
 }
 
 impl State {
-    take!(take_f32, F32, f32);
-    take!(take_f64, F64, f64);
-    take!(take_u32, U32, u32);
-    take!(take_u64, U64, u64);
+    take!(take_f32, F32, Tensor);
+    take!(take_f64, F64, Vec<f64>);
+    take!(take_u32, U32, Vec<u32>);
+    take!(take_u64, U64, Vec<u64>);
 
     /// Adds an array.
     pub fn put(&mut self, name: impl Into<String>, array: Array) {

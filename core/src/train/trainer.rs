@@ -410,14 +410,14 @@ impl Trainer {
     pub fn state(&self) -> State {
         let mut s = State::default();
         for (i, name) in NAMES.iter().enumerate() {
-            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].to_vec()));
-            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].to_vec()));
-            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].to_vec()));
+            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].clone()));
+            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].clone()));
+            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].clone()));
         }
         let n = &self.normalisation;
-        s.put("normalisation.mean", Array::F32(n.mean.clone()));
-        s.put("normalisation.centre", Array::F32(n.centre.clone()));
-        s.put("normalisation.scalars", Array::F32(vec![n.scale, n.variance, n.norm_limit]));
+        s.put("normalisation.mean", Array::F32(n.mean.clone().into()));
+        s.put("normalisation.centre", Array::F32(n.centre.clone().into()));
+        s.put("normalisation.scalars", Array::F32(vec![n.scale, n.variance, n.norm_limit].into()));
         s.put("parents", Array::U32(self.parents.clone()));
         if let Some(c) = &self.cofire {
             s.put("cofire.parent", Array::F64(c.parent.clone()));
@@ -433,7 +433,7 @@ impl Trainer {
             Engine::Tree(o) => o.floor.map(|f| f.unwrap_or(-1.0)),
             Engine::Seed(_) => [-1.0; 2],
         };
-        s.put("thresholds", Array::F32(vec![self.tracker[0].tau, self.tracker[1].tau, floors[0], floors[1]]));
+        s.put("thresholds", Array::F32(vec![self.tracker[0].tau, self.tracker[1].tau, floors[0], floors[1]].into()));
         s.put("lambda", Array::F64(self.lambda.iter().flat_map(|c| [c.lambda, c.y]).collect()));
         let b = &self.balance;
         s.put("balance", Array::F64([b.w, b.norm, b.log_var[0], b.log_var[1], b.log_var[2]].concat()));
@@ -449,8 +449,8 @@ impl Trainer {
     pub fn restore(config: &Config, d: usize, state: &mut State, isa: Isa, par: Par) -> Result<Self> {
         let scalars = state.take_f32("normalisation.scalars", 3)?;
         let normalisation = Normalisation {
-            mean: state.take_f32("normalisation.mean", d)?,
-            centre: state.take_f32("normalisation.centre", d)?,
+            mean: state.take_f32("normalisation.mean", d)?.to_vec(),
+            centre: state.take_f32("normalisation.centre", d)?.to_vec(),
             scale: scalars[0],
             variance: scalars[1],
             norm_limit: scalars[2],
@@ -458,9 +458,9 @@ impl Trainer {
         let mut t = Self::new(config, normalisation, &[], isa, par)?;
         for (i, name) in NAMES.iter().enumerate() {
             let len = t.params.tensors[i].len();
-            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?.into();
-            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?.into();
-            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?.into();
+            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?;
+            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?;
+            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?;
         }
         t.parents = state.take_u32("parents", t.parents.len())?;
         if let Some(&p) = t.parents.iter().find(|&&p| p != ROOT && p as usize >= t.arch.f1) {
