@@ -16,6 +16,9 @@ pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
     (if whole > 0 { whole } else { train }, n)
 }
 
+/// Rows that are read at a time, into room of their own.
+const PART: usize = 1024;
+
 /// Batches of normalised rows.
 pub struct Feed<'a> {
     dump: &'a Dump,
@@ -44,7 +47,7 @@ impl<'a> Feed<'a> {
         let mut filled = 0;
         let mut skipped = 0;
         while filled < wanted {
-            self.ids.resize(wanted - filled, 0);
+            self.ids.resize((wanted - filled).min(PART), 0);
             self.order.fill(self.cursor, &mut self.ids);
             self.raw.resize(self.ids.len() * d, 0.0);
             self.dump.read_rows(&self.ids, &mut self.raw)?;

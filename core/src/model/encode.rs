@@ -319,8 +319,10 @@ impl Encoder {
 
     /// The codes of both levels and, with `open`, those of level 2 without its gate, of `x` in parts.
     fn encode_parts(&self, par: Par, x: &[f32], open: bool) -> Vec<[Codes; 3]> {
-        // A few blocks share a scratch; what they share has no part in the codes.
-        let size = BLOCK * self.model.arch.d;
+        // Small inputs in smaller blocks, so that every thread has some. A few blocks share a scratch; what they share has no
+        // part in the codes.
+        let n = x.len() / self.model.arch.d;
+        let size = BLOCK.min(n.div_ceil(par.threads()).next_multiple_of(8)).max(8) * self.model.arch.d;
         let blocks = x.len().div_ceil(size);
         let together = (blocks / (4 * par.threads())).max(1);
         par.map(blocks.div_ceil(together), |c| {
