@@ -8,7 +8,8 @@ use strata_core::format::weights;
 use strata_core::model::{Arch, Id};
 use strata_core::{Isa, Model, Par, ROOT};
 
-use super::fixture::{Ctx, D, F1, F2, arch, c_path, model, models, values};
+use super::buffers::f32_rows;
+use super::fixture::{Ctx, D, F1, F2, arch, c_path, model, models, new_ctx, values};
 
 #[test]
 fn the_model_says_its_sizes_parents_and_directions() {
@@ -66,6 +67,30 @@ fn a_run_or_its_sae_directory_can_be_loaded() {
         assert_eq!(status, STRATA_STATUS_OK);
         unsafe { strata_model_free(out) };
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_loaded_model_outlives_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(arch());
+    let weights = dir.path().join("sae_weights.safetensors");
+    std::fs::write(dir.path().join("cfg.json"), weights::write_cfg(&model.arch, &Default::default())).unwrap();
+    std::fs::write(&weights, weights::write_weights(&model).unwrap()).unwrap();
+    let mut loaded = null_mut();
+    let status = unsafe { strata_model_load(c_path(dir.path()).as_ptr(), null(), &mut loaded, null_mut()) };
+    assert_eq!(status, STRATA_STATUS_OK);
+    let ctx = Ctx { ctx: new_ctx(loaded, 0), model: loaded, core: Ctx::core(&model) };
+    let x = f32_rows(&values(5 * D));
+    let expected = ctx.expected(&x.wide());
+    assert_eq!(ctx.encode(&x.rows()), expected);
+    // As a program that writes files whole does it, and then not at all.
+    let other = dir.path().join("other");
+    std::fs::write(&other, vec![0xff; 100]).unwrap();
+    std::fs::rename(&other, &weights).unwrap();
+    assert_eq!(ctx.encode(&x.rows()), expected);
+    std::fs::remove_file(&weights).unwrap();
+    assert_eq!(ctx.encode(&x.rows()), expected);
 }
 
 #[test]
