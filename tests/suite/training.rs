@@ -154,7 +154,9 @@ fn a_short_training_has_no_larger_k_in_the_beginning() {
     (plain.level1.k_start, plain.level2.k_start) = (1.0, 1.0);
     let model_of = |c: &Config| {
         let (mut t, n) = trainer(c);
-        (0..20).for_each(|i| drop(step(&mut t, &n, i)));
+        for i in 0..20 {
+            step(&mut t, &n, i);
+        }
         t.model_unfolded()
     };
     let expected = model_of(&plain);
