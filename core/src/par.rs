@@ -205,6 +205,38 @@ impl Par {
         );
     }
 
+    /// [`Par::map`] with a scratch space: `f(lane, i)`, where no other call uses the lane at the same time. What a lane held
+    /// before must not show in the results.
+    pub fn map_in<L: Send, R: Send>(
+        self,
+        lanes: &mut [L],
+        n: usize,
+        f: impl Fn(&mut L, usize) -> R + Sync + Send,
+    ) -> alloc::vec::Vec<R> {
+        assert!(!lanes.is_empty(), "no lane to compute in");
+        let mut out: alloc::vec::Vec<Option<R>> = (0..n).map(|_| None).collect();
+        self.fill(lanes, 0, &mut out, &f);
+        out.into_iter().flatten().collect()
+    }
+
+    fn fill<L: Send, R: Send>(
+        self,
+        lanes: &mut [L],
+        first: usize,
+        out: &mut [Option<R>],
+        f: &(impl Fn(&mut L, usize) -> R + Sync + Send),
+    ) {
+        if lanes.len() == 1 || out.len() <= 1 {
+            out.iter_mut().enumerate().for_each(|(i, out)| *out = Some(f(&mut lanes[0], first + i)));
+            return;
+        }
+        let half = lanes.len() / 2;
+        let n_left = (out.len() * half / lanes.len()).max(1);
+        let (left_lanes, right_lanes) = lanes.split_at_mut(half);
+        let (left, right) = out.split_at_mut(n_left);
+        self.join(|| self.fill(left_lanes, first, left, f), || self.fill(right_lanes, first + n_left, right, f));
+    }
+
     /// Calls `f(i)` for every `i` in `0..n` and returns the results in index order.
     pub fn map<R: Send>(self, n: usize, f: impl Fn(usize) -> R + Sync + Send) -> alloc::vec::Vec<R> {
         match self {

@@ -155,7 +155,7 @@ fn a_short_training_has_no_larger_k_in_the_beginning() {
     let model_of = |c: &Config| {
         let (mut t, n) = trainer(c);
         for i in 0..20 {
-            let _ = step(&mut t, &n, i);
+            step(&mut t, &n, i);
         }
         t.model_unfolded()
     };

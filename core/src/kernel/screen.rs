@@ -46,6 +46,9 @@ use crate::Par;
 
 /// Latents of a panel.
 pub(super) const PANEL: usize = 2 * LANES;
+/// Rows that are screened for a first guess of where the limits of top-k lie.
+const FIRST: usize = 6;
+
 /// Half-width of the range of the integers.
 const MOST: f32 = 127.0;
 /// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^15 terms a chain.
@@ -222,6 +225,13 @@ impl Screen {
             }
         });
         if let Some(k) = k {
+            // The first rows say where the limits of the others may begin.
+            if t.guess == 0.0 && n >= 8 * FIRST {
+                t.begin_topk(FIRST, k, 0.0);
+                if self.pass(isa, FIRST, latents, below, Some(k), t) {
+                    t.end_topk(FIRST, k);
+                }
+            }
             // A guess spares top-k most of what it would note while its limits rise. Where it was too high, less than `k`
             // lower ends are above it, and nothing is proven: then from 0 on.
             for guess in [t.guess, 0.0] {

@@ -319,18 +319,18 @@ impl Encoder {
 
     /// The codes of both levels and, with `open`, those of level 2 without its gate, of `x` in parts.
     fn encode_parts(&self, par: Par, x: &[f32], open: bool) -> Vec<[Codes; 3]> {
-        // Small inputs in smaller blocks, so that every thread has some. A few blocks share a scratch; what they share has no
-        // part in the codes.
+        // Small inputs in smaller blocks, so that every thread has some. Blocks share a scratch; what they share has no part
+        // in the codes.
         let n = x.len() / self.model.arch.d;
         let size = BLOCK.min(n.div_ceil(par.threads()).next_multiple_of(8)).max(8) * self.model.arch.d;
         let blocks = x.len().div_ceil(size);
         let together = (blocks / (4 * par.threads())).max(1);
-        par.map(blocks.div_ceil(together), |c| {
-            let mut scratch = Scratch::new(&self.model.arch);
+        let mut lanes: Vec<Scratch> = (0..par.threads()).map(|_| Scratch::new(&self.model.arch)).collect();
+        par.map_in(&mut lanes, blocks.div_ceil(together), |scratch, c| {
             let [mut codes1, mut codes2, mut open2] = [Codes::new(), Codes::new(), Codes::new()];
             let from = c * together * size;
             for block in x[from..x.len().min(from + together * size)].chunks(size) {
-                self.encode_rows(block, &mut scratch, open.then_some(&mut open2));
+                self.encode_rows(block, scratch, open.then_some(&mut open2));
                 codes1.append(&scratch.codes[0]);
                 codes2.append(&scratch.codes[1]);
             }
