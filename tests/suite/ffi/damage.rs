@@ -9,8 +9,8 @@ use strata_core::format::weights;
 use strata_core::model::Arch;
 
 use super::allocator::largest;
-use super::buffers::{Buffers, f32_rows};
-use super::fixture::{Ctx, D, arch, c_path, error, load_bytes, message, model, models, new_ctx, values};
+use super::buffers::Buffers;
+use super::fixture::{Ctx, arch, c_path, error, load_bytes, message, model, models, new_ctx, values};
 
 fn files(model: &Model) -> [Vec<u8>; 2] {
     [weights::write_cfg(&model.arch, &Default::default()), weights::write_weights(model).unwrap()]
@@ -102,6 +102,36 @@ fn files_that_are_not_there_or_not_files_are_errors_of_io() {
     assert_eq!(load(dir.path()).0, STRATA_STATUS_FORMAT);
 }
 
+/// Loads two files; whether they are a model, which then encodes and decodes.
+fn try_files(cfg: &[u8], weights: &[u8]) -> bool {
+    let loaded = match load_bytes(cfg, weights) {
+        Ok(loaded) => loaded,
+        Err((status, message)) => {
+            assert!((20..30).contains(&status) && !message.is_empty(), "{status}: {message}");
+            return false;
+        }
+    };
+    let ctx = Ctx { ctx: new_ctx(loaded, 0), model: loaded, core: Ctx::core(&model(arch())) };
+    let info = ctx.info();
+    let mut row = values(info.d);
+    let mut x = strata_rows_mut {
+        struct_size: size_of::<strata_rows_mut>(),
+        data: row.as_mut_ptr().cast(),
+        n_rows: 1,
+        d: info.d,
+        row_stride_bytes: 4 * info.d,
+        dtype: STRATA_DTYPE_F32,
+        reserved: 0,
+    };
+    let (mut level1, mut level2) = (Buffers::new(1, info.max_active1), Buffers::new(1, info.max_active2));
+    let status = unsafe { strata_encode(ctx.ctx, (&raw const x).cast(), &mut level1.c, &mut level2.c) };
+    assert_eq!(status, STRATA_STATUS_OK);
+    let status = unsafe { strata_decode(ctx.ctx, &level1.c, &level2.c, &mut x) };
+    // Weights of any size are finite; what they make of a row need not be.
+    assert!(status == STRATA_STATUS_OK || status == STRATA_STATUS_NOT_FINITE, "{status}");
+    true
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -117,22 +147,19 @@ proptest! {
             let at = at.index(file.len());
             file[at] = byte;
         }
-        match load_bytes(&files[0], &files[1]) {
-            Err((status, message)) => prop_assert!((20..30).contains(&status) && !message.is_empty()),
-            Ok(loaded) => {
-                let ctx = Ctx { ctx: new_ctx(loaded, 0), model: loaded, core: Ctx::core(model) };
-                let info = ctx.info();
-                prop_assert_eq!(info.d, D);
-                let x = f32_rows(&values(2 * D));
-                let mut level1 = Buffers::new(2, 2 * info.max_active1);
-                let mut level2 = Buffers::new(2, 2 * info.max_active2);
-                let status = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
-                prop_assert_eq!(status, STRATA_STATUS_OK);
-                let mut hat = f32_rows(&[0.0; 2 * D]);
-                let status = unsafe { strata_decode(ctx.ctx, &level1.c, &level2.c, &mut hat.rows_mut()) };
-                // Weights of any size are finite; what they make of a row need not be.
-                prop_assert!(status == STRATA_STATUS_OK || status == STRATA_STATUS_NOT_FINITE);
-            }
-        }
+        try_files(&files[0], &files[1]);
     }
+}
+
+#[test]
+fn inputs_that_the_fuzzer_found_give_an_error_or_a_model_that_works() {
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/model");
+    let mut models = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let data = std::fs::read(entry.unwrap().path()).unwrap();
+        let Some((len, rest)) = data.split_first_chunk::<2>() else { continue };
+        let (cfg, weights) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
+        models += usize::from(try_files(cfg, weights));
+    }
+    assert!(models >= 6, "the seeds are models, found {models}");
 }
