@@ -1,7 +1,7 @@
 //! Short runs of the trainer: losses fall, nothing breaks, and a run that was interrupted goes on to the same bits.
 
 use strata_core::config::{
-    Activation, Balance, Budget, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source,
+    Activation, Balance, Budget, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source, TrainConfig,
 };
 use strata_core::normalise::Normalisation;
 use strata_core::train::{StepReport, Trainer};
