@@ -384,6 +384,9 @@ struct Piece<'a> {
 
 /// Pages of a map that a reader leaves behind before they are let go.
 const TRAIL_BYTES: usize = 4 << 20;
+/// The most that a page fault maps at once: a huge page.
+#[cfg(unix)]
+const AROUND_BYTES: usize = 2 << 20;
 
 /// Lets go of the pages that a reader has behind it, at the latest when it is done: memory does not grow with the rows
 /// that were read. The system keeps them as long as it has no other use for the memory, but not as ours.
@@ -424,9 +427,12 @@ impl Drop for Trail<'_> {
 #[cfg(unix)]
 #[allow(unsafe_code, reason = "this advice may lose what was written to a map; see the SAFETY comment")]
 fn release(map: &Mmap, bytes: Range<usize>) {
+    // A fault maps what lies around its page, too: the range grows to whole pieces of that size.
+    let (start, end) = (bytes.start / AROUND_BYTES * AROUND_BYTES, bytes.end.next_multiple_of(AROUND_BYTES));
+    let n_bytes = end.min(map.len()) - start;
     // SAFETY: the map is read-only and backed by a file, so that no page of it holds anything that the file does not: the
     // next access finds the same bytes.
-    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, bytes.start, bytes.len()) };
+    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
     // Advice that is not taken costs memory, nothing else.
     drop(advised);
 }
