@@ -114,8 +114,12 @@ pub(super) struct Scratch {
     pub limit: Vec<f32>,
     /// The largest lower ends of each row, top-k only.
     lower: Vec<Vec<f32>>,
-    /// What a row's limit came to, over its norm, at least, in the block before: where the next one begins.
+    /// Limits over norms of the rows at hand, and where the next ones begin.
+    ratios: Vec<f32>,
     guess: f32,
+    /// Rows for which that was too high, and the hits of the others.
+    again: Vec<u32>,
+    kept: Vec<Hit>,
     pub hits: Vec<Hit>,
 }
 
@@ -140,9 +144,9 @@ impl Screen {
         self.f
     }
 
-    /// The most pairs that are noted: an eighth of all, and what top-k notes before its limits have risen.
+    /// The most pairs that are noted: an eighth of all, and again as much that top-k notes before its limits have risen.
     fn most(&self, n: usize, k: Option<usize>) -> usize {
-        n * ((self.f / 8).max(64) + k.map_or(0, |k| 4 * room(k)))
+        n * (self.f / 8).max(64) + k.map_or(0, |k| n.max(FIRST) * (self.f / 8 + 8 * room(k)))
     }
 
     /// Room for blocks of `n` rows; returns the most pairs that can be left.
@@ -157,6 +161,11 @@ impl Screen {
         // One more panel is noted before the number is looked at.
         let most = self.most(n, k) + n * PANEL;
         t.hits.reserve(most);
+        if k.is_some() {
+            t.kept.reserve(most);
+            t.ratios.reserve(n + FIRST);
+            t.again.reserve(n);
+        }
         most
     }
 
@@ -224,30 +233,64 @@ impl Screen {
                 words.iter_mut().for_each(|w| *w ^= 0x8080_8080_u32 as i32);
             }
         });
-        if let Some(k) = k {
-            // The first rows say where the limits of the others may begin.
-            if t.guess == 0.0 && n >= 8 * FIRST {
-                t.begin_topk(FIRST, k, 0.0);
-                if self.pass(isa, FIRST, latents, below, Some(k), t) {
-                    t.end_topk(FIRST, k);
-                }
-            }
-            // A guess spares top-k most of what it would note while its limits rise. Where it was too high, less than `k`
-            // lower ends are above it, and nothing is proven: then from 0 on.
-            for guess in [t.guess, 0.0] {
-                t.begin_topk(n, k, guess);
-                if !self.pass(isa, n, latents, below, Some(k), t) {
-                    t.guess = 0.0;
-                    return false;
-                }
-                if guess == 0.0 || t.lower[..n].iter().all(|lower| lower.len() >= k) {
-                    break;
-                }
-            }
-            t.end_topk(n, k);
-            return true;
+        match k {
+            Some(k) => self.topk(isa, n, latents, k, t),
+            None => self.pass(isa, n, latents, below, None, t),
         }
-        self.pass(isa, n, latents, below, k, t)
+    }
+
+    /// The passes of top-k over `n` rows. A guess of where limits end spares most of what would be noted while they rise
+    /// from 0. Rows for which it was too high have less than `k` lower ends above it: nothing is proven for them, and they
+    /// begin again, from 0.
+    fn topk(&self, isa: Isa, n: usize, latents: Pick<'_>, k: usize, t: &mut Scratch) -> bool {
+        let q = self.d.div_ceil(4);
+        t.ratios.clear();
+        if t.guess == 0.0 && n >= 8 * FIRST {
+            t.begin_topk(FIRST, k, 0.0);
+            if !self.pass(isa, FIRST, latents, None, Some(k), t) {
+                return false;
+            }
+            t.end_topk(FIRST, k);
+            t.learn();
+        }
+        t.begin_topk(n, k, t.guess);
+        if !self.pass(isa, n, latents, None, Some(k), t) {
+            t.guess = 0.0;
+            return false;
+        }
+        if t.guess > 0.0 {
+            t.again.clear();
+            t.again.extend((0..n as u32).filter(|i| t.lower[*i as usize].len() < k));
+        }
+        let again = core::mem::take(&mut t.again);
+        if !again.is_empty() && t.guess > 0.0 {
+            // Nothing reaches an infinite limit.
+            again.iter().for_each(|i| t.limit[*i as usize] = f32::INFINITY);
+        }
+        t.end_topk(n, k);
+        if t.guess > 0.0 && !again.is_empty() {
+            for (to, from) in again.iter().map(|i| *i as usize).enumerate() {
+                t.words.copy_within(from * q..(from + 1) * q, to * q);
+                t.rows[to] = t.rows[from];
+            }
+            let mut kept = core::mem::take(&mut t.kept);
+            core::mem::swap(&mut kept, &mut t.hits);
+            t.begin_topk(again.len(), k, 0.0);
+            let through = self.pass(isa, again.len(), latents, None, Some(k), t);
+            if through {
+                t.end_topk(again.len(), k);
+                kept.extend(t.hits.iter().map(|h| Hit { row: again[h.row as usize], ..*h }));
+            }
+            core::mem::swap(&mut kept, &mut t.hits);
+            t.kept = kept;
+            if !through {
+                t.again = again;
+                return false;
+            }
+        }
+        t.again = again;
+        t.learn();
+        true
     }
 
     /// All panels once.
@@ -312,6 +355,16 @@ impl Screen {
 }
 
 impl Scratch {
+    /// Where the limits of the next rows may begin: a little below those of most rows.
+    fn learn(&mut self) {
+        let at = self.ratios.len() / 4;
+        self.guess =
+            if self.ratios.is_empty() { 0.0 } else { 0.95 * *self.ratios.select_nth_unstable_by(at, f32::total_cmp).1 };
+        if !self.guess.is_finite() {
+            self.guess = 0.0;
+        }
+    }
+
     /// Limits of `n` rows from `guess` on.
     fn begin_topk(&mut self, n: usize, k: usize, guess: f32) {
         if self.lower.len() < n {
@@ -329,16 +382,12 @@ impl Scratch {
 
     /// Raises the limits as far as the lower ends prove, and drops what lies below them by now.
     fn end_topk(&mut self, n: usize, k: usize) {
-        let mut guess = f32::INFINITY;
         for ((lower, limit), [_, norm, _]) in self.lower[..n].iter_mut().zip(&mut self.limit).zip(&self.rows) {
             if lower.len() >= k {
                 *limit = *lower.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a)).1;
-                guess = guess.min(if *norm > 0.0 { *limit / norm } else { 0.0 });
-            } else {
-                guess = 0.0;
+                self.ratios.push(if *norm > 0.0 { *limit / norm } else { 0.0 });
             }
         }
-        self.guess = if guess.is_finite() { 0.9 * guess } else { 0.0 };
         let limit = &self.limit;
         self.hits.retain(|h| !(h.upper < limit[h.row as usize]));
     }
