@@ -23,7 +23,7 @@ pub fn world_a_config(steps: u64, seed: u64) -> Config {
     config.train.steps = steps;
     config.train.batch = 256;
     config.train.lr = 3e-3;
-    config.train.warmup = 200.0 / steps as f64;
+    config.train.warmup = (200.0 / steps as f64).min(0.2);
     config.revive.dead_after = 400 * 256;
     config.data.outlier = 0.0;
     config
