@@ -186,7 +186,7 @@ fn read(
             }
         }
     }
-    if let Some(extra) = file.names().into_iter().find(|n| !known.contains(n)) {
+    if let Some(extra) = file.names().into_iter().filter(|n| !known.contains(n)).min() {
         return Err(Error::format(
             0,
             format!("sae_weights.safetensors holds a tensor `{extra}` that this architecture does not have"),
