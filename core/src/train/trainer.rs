@@ -205,8 +205,8 @@ impl Trainer {
         }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
-        let hard = self.knobs.gate.is_hard() && self.arch.f2 > 0;
-        if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| hard) {
+        let may = self.knobs.gate.is_hard() && self.arch.f2 > 0 && !self.arch.activation1.penalised();
+        if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| may) {
             self.knobs.w[0] = w1 as f32;
         }
         self.knobs.source = self.source_at(done);
