@@ -235,8 +235,8 @@ pub struct LossConfig {
     /// Weight of level 1's reconstruction.
     pub w1: f64,
     /// Share of the steps after which `w1` moves, linearly, to `w1_end` at the end; 1: never. It moves behind a hard gate
-    /// only: without one a child may absorb its parent where level 1 counts for little. With a penalised activation at level
-    /// 1 it stays: the penalty would outweigh what is left.
+    /// only: without one a child may absorb its parent where level 1 counts for little. And only if level 1 is `topk` or
+    /// `batchtopk`: against a penalty a smaller weight would mean fewer latents.
     pub w1_start: f64,
     /// Where `w1` ends, if it moves.
     pub w1_end: f64,

@@ -65,6 +65,7 @@ fn the_weight_of_level_1_moves_linearly_to_its_end() {
     let world = World::new(&WorldConfig::a()).expect("world A");
     let mut config = world_a_config(40, 6);
     (config.loss.w1_start, config.loss.w1_end, config.gate.start) = (0.5, 0.0, 0.75);
+    config.train.warmup = 0.1;
     for gate in [GateKind::Hard, GateKind::None] {
         config.gate.kind = gate;
         let mut t = trainer(&world, &config);
@@ -136,6 +137,7 @@ fn thresholds_that_are_none_are_not_calibrated() {
         let mut config = world_a_config(20, 8);
         (config.level1.activation, config.level2.activation) = (activation, activation);
         (config.level1.k, config.level2.k) = (3.0, 2.0);
+        config.train.warmup = 0.1;
         let mut t = trainer(&world, &config);
         let x = batch(&world, &t, 0);
         t.step(&x).expect("a finite step");

@@ -208,7 +208,6 @@ impl Trainer {
         }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
-        // A penalty on level 1 would outweigh what is left of its reconstruction.
         let falls = self.knobs.gate.is_hard() && self.arch.f2 > 0 && !self.arch.activation1.penalised();
         if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| falls) {
             self.knobs.w[0] = w1 as f32;
