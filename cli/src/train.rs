@@ -14,6 +14,7 @@ use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use strata_core::config::Activation;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, State, StepReport, Trainer};
@@ -24,8 +25,9 @@ const WATCHED_ROWS: u64 = 4096;
 /// Times that it is.
 const WATCHES: u64 = 10;
 
-/// Rows on which the thresholds are set at the end.
+/// Rows on which the thresholds are set at the end, and the most numbers that they may have: 32 MiB.
 const CALIBRATION_ROWS: usize = 1 << 15;
+const CALIBRATION_NUMBERS: usize = 1 << 23;
 
 /// What to train, and where it goes.
 pub struct Job<'a> {
@@ -170,7 +172,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         bar.set_position(taken * batch);
         let last = taken == steps;
         if last {
-            trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
+            let levels = [config.level1.activation, config.level2.activation];
+            if levels.contains(&Activation::Batchtopk) {
+                trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
+            }
         }
         if report.step % config.train.log_every == 0 || last {
             let elapsed = mark.0.elapsed().as_secs_f64();
@@ -243,10 +248,18 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
 /// Rows of the training, normalised, for the thresholds at its end: always the same ones.
 fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, isa: Isa) -> Result<Vec<f32>> {
     let normalisation = trainer.normalisation();
-    let rows = feed::sample(dump, n_train, CALIBRATION_ROWS)?;
-    let mut kept: Vec<f32> = rows.chunks(dump.d()).filter(|r| normalisation.keeps(isa, r)).flatten().copied().collect();
-    normalisation.apply(&mut kept);
-    Ok(kept)
+    let d = dump.d();
+    let mut rows = feed::sample(dump, n_train, CALIBRATION_ROWS.min(CALIBRATION_NUMBERS / d).max(1))?;
+    let mut kept = 0;
+    for i in 0..rows.len() / d {
+        if normalisation.keeps(isa, &rows[i * d..(i + 1) * d]) {
+            rows.copy_within(i * d..(i + 1) * d, kept * d);
+            kept += 1;
+        }
+    }
+    rows.truncate(kept * d);
+    normalisation.apply(&mut rows);
+    Ok(rows)
 }
 
 /// Writes `RUN/sae`.

@@ -158,7 +158,8 @@ proptest! {
             let mut screen = Screen::new(f, d);
             screen.quantise(isa, Par::Seq, Matrix::all(&case.w, d), &case.bias);
             for (u, [upper, lower]) in case.pre_activations(isa).iter().zip(screen::bounds(&screen, isa, &case.x)) {
-                prop_assert!(!(*u > upper) && !(*u < lower), "{u} is not in [{lower}, {upper}] ({isa:?})");
+                let outside = *u > upper || *u < lower;
+                prop_assert!(!outside, "{u} is not in [{lower}, {upper}] ({isa:?})");
             }
         }
     }

@@ -389,7 +389,7 @@ impl Scratch {
             }
         }
         let limit = &self.limit;
-        self.hits.retain(|h| !(h.upper < limit[h.row as usize]));
+        self.hits.retain(|h| h.upper.is_nan() || h.upper >= limit[h.row as usize]);
     }
 }
 

@@ -24,6 +24,9 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
+/// Rows whose codes are held at a time when thresholds are set anew.
+const CALIBRATED: usize = 2048;
+
 /// Of so many steps behind a hard gate one counts which parents and children fire together.
 const DRIVES_EVERY: u64 = 16;
 
@@ -346,24 +349,24 @@ impl Trainer {
             }
             let k = if shared { k1 + k2 } else { [k1, k2][level] };
             let wanted = libm::round(k * n as f64) as usize;
-            // Every positive pre-activation is too many to keep: below half of the threshold nothing is looked for at
-            // first.
+            // Every positive pre-activation is too many to keep: far below the threshold nothing is looked for at first.
             let mut above = Vec::new();
-            for floor in [0.5 * self.tracker[level].tau, 0.0] {
+            for share in [0.8, 0.5, 0.0] {
+                let floor = share * self.tracker[level].tau;
                 let mut model = self.model_unfolded();
                 model.tau[level] = floor;
                 if shared {
                     model.tau = [floor; 2];
                 }
                 let encoder = Encoder::new(Arc::new(model), self.isa, self.par)?;
-                let mut codes = [Codes::new(), Codes::new()];
-                let [codes1, codes2] = &mut codes;
-                encoder.encode_par(self.par, x, codes1, codes2)?;
-                above = if shared {
-                    [&codes1.value[..], &codes2.value[..]].concat()
-                } else {
-                    core::mem::take(&mut codes[level].value)
-                };
+                above.clear();
+                for x in x.chunks(CALIBRATED * self.arch.d) {
+                    let mut codes = [Codes::new(), Codes::new()];
+                    let [codes1, codes2] = &mut codes;
+                    encoder.encode_par(self.par, x, codes1, codes2)?;
+                    let levels = if shared { 0..2 } else { level..level + 1 };
+                    codes[levels].iter().for_each(|codes| above.extend_from_slice(&codes.value));
+                }
                 if above.len() > wanted {
                     break;
                 }
