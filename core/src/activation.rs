@@ -65,10 +65,20 @@ impl Rule<'_> {
             Self::Above(t) => select::above(isa, u, t, index, value),
             Self::Topk(k) => select::topk_row(isa, u, k, index, value),
             Self::AboveEach(t) => select::above_each(isa, u, t, index, value),
-            Self::Gated { .. } => {
-                let (mut from, mut at) = (Vec::new(), Vec::new());
-                select::above(isa, u, 0.0, &mut from, &mut at);
-                self.keep(&from, &at, index, value);
+            Self::Gated { r_mag, b_mag } => {
+                let first = index.len();
+                select::above(isa, u, 0.0, index, value);
+                let mut kept = first;
+                for at in first..index.len() {
+                    let j = index[at] as usize;
+                    let z = gated(value[at], r_mag[j], b_mag[j]);
+                    if z > 0.0 {
+                        (index[kept], value[kept]) = (index[at], z);
+                        kept += 1;
+                    }
+                }
+                index.truncate(kept);
+                value.truncate(kept);
             }
         }
     }

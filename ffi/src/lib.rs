@@ -245,9 +245,8 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 ///
 /// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
 /// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
-/// the children of the parents that fire, and of none); more rows share that read, 64 at a time. With n_threads > 1
-/// blocks of 64 rows are spread over the threads: up to 64 rows are the work of one. No allocation after the first
-/// call.
+/// the children of the parents that fire, and of none); more rows share that read, 256 at a time. With n_threads
+/// above 1 blocks of 256 rows are spread over the threads. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -323,7 +322,7 @@ pub unsafe extern "C" fn strata_steer(
 }
 
 /// Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
-/// with the number of rows. Rows are added 64 at a time; rows that are not finite are refused before any is added.
+/// with the number of rows. Rows are added 256 at a time; rows that are not finite are refused before any is added.
 /// Errors: SHAPE, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context: to use several, give each a context.
 /// Cost: strata_encode and strata_decode. No allocation after the first call.
 #[unsafe(no_mangle)]

@@ -130,8 +130,8 @@ pub fn product(isa: Isa, x: Matrix<'_>, w: Matrix<'_>, bias: Option<&[f32]>, out
     assert_eq!(out.len(), n * f, "product: out is not [n, f]");
     // Weights in groups that stay in the last level of cache while all rows go over them, rows in groups that stay in the
     // second one while all weights of a group do.
-    let n_rows = (X_GROUP / d.max(1)).next_multiple_of(12);
-    let n_latents = (W_GROUP / d.max(1)).next_multiple_of(24);
+    let n_rows = (X_GROUP / d).max(1).next_multiple_of(12);
+    let n_latents = (W_GROUP / d).max(1).next_multiple_of(24);
     for j in (0..f).step_by(n_latents) {
         for i in (0..n).step_by(n_rows) {
             let block = Block { x, w, bias, rows: i..n.min(i + n_rows), latents: j..f.min(j + n_latents), stride: f };

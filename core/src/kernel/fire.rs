@@ -51,13 +51,16 @@ impl RowLists {
         }
     }
 
-    /// Room for `each` entries in each of `n` rows, with what selecting the `k` largest of them needs besides.
+    /// Room for `each` entries, all that there can be, in each of `n` rows, with what selecting the `k` largest of them needs besides.
     pub fn reserve(&mut self, n: usize, each: usize, limit: Limit<'_>) {
         if self.rows.len() < n {
             self.rows.resize_with(n, RowList::default);
         }
         let (index, value) = match limit {
-            Limit::Topk(k) => (topk_room(k) + WIDTH, 2 * (topk_room(k) + WIDTH)),
+            Limit::Topk(k) => {
+                let room = topk_room(k).saturating_add(WIDTH).min(each.saturating_add(WIDTH));
+                (room, 2 * room)
+            }
             _ => (each, each),
         };
         for row in &mut self.rows {
@@ -107,7 +110,7 @@ impl Scratch {
 
 /// Rows that stay in a cache of the second level, beside which weights go by.
 fn dense_rows(d: usize) -> usize {
-    (X_GROUP / d.max(1)).next_multiple_of(24)
+    (X_GROUP / d.max(1)).max(1).next_multiple_of(24)
 }
 
 /// Entries that a row collects before they are cut to the `k` largest.

@@ -30,6 +30,9 @@
 //!   `v >= l`, or `l = 0` and only positive ones count; a latent with `a + e < l` is below all of them, so it is not among
 //!   the `k` largest, ties included.
 //!
+//! A row may begin with an `l` that is only guessed. If less than `k` lower ends turn out to be above it nothing is proven,
+//! and the row begins again with 0.
+//!
 //! A comparison with NaN keeps the latent. Those that are left are computed by [`dense::pairs`](super::dense::pairs): the
 //! result is that of the full product, bit for bit, whatever the quality of the bound.
 
@@ -51,7 +54,7 @@ const FIRST: usize = 6;
 
 /// Half-width of the range of the integers.
 const MOST: f32 = 127.0;
-/// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^15 terms a chain.
+/// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^13 terms a chain.
 const UP: f32 = 1.0005;
 /// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
 const WIDEST: usize = 1 << 15;
@@ -114,9 +117,10 @@ pub(super) struct Scratch {
     pub limit: Vec<f32>,
     /// The largest lower ends of each row, top-k only.
     lower: Vec<Vec<f32>>,
-    /// Limits over norms of the rows at hand, and where the next ones begin.
+    /// Limits over norms of the rows at hand.
     ratios: Vec<f32>,
-    guess: f32,
+    /// Where the next ones begin, for the last two pairs of `(f, k)`: the levels of a model share a scratch.
+    guesses: [(usize, usize, f32); 2],
     /// Rows for which that was too high, and the hits of the others.
     again: Vec<u32>,
     kept: Vec<Hit>,
@@ -127,6 +131,7 @@ impl Screen {
     /// Room for weights `[f, d]`.
     #[must_use]
     pub fn new(f: usize, d: usize) -> Self {
+        assert!(d < WIDEST, "screen: rows of {d} numbers");
         let n_panels = f.div_ceil(PANEL);
         let lines = vec![Line([[0; LANES]; 2]); n_panels * d.div_ceil(4)];
         Self { f, d, lines, panels: vec![Panel::EMPTY; n_panels] }
@@ -146,7 +151,10 @@ impl Screen {
 
     /// The most pairs that are noted: an eighth of all, and again as much that top-k notes before its limits have risen.
     fn most(&self, n: usize, k: Option<usize>) -> usize {
-        n * (self.f / 8).max(64) + k.map_or(0, |k| n.max(FIRST) * (self.f / 8 + 8 * room(k)))
+        let all = n.saturating_mul(self.f);
+        let rising =
+            k.map_or(0, |k| n.max(FIRST).saturating_mul((self.f / 8).saturating_add(room(k).saturating_mul(8))));
+        n.saturating_mul((self.f / 8).max(64)).saturating_add(rising).min(all)
     }
 
     /// Room for blocks of `n` rows; returns the most pairs that can be left.
@@ -211,8 +219,8 @@ impl Screen {
 
     /// Finds what may reach the limits of `t`, which say what each row of `x`, `(n, d)`, has to reach; with `k` they rise
     /// to what the `k` largest are proven to reach. `below` is taken from pre-activations first, and given for all rows of
-    /// the matrix that `latents` picks from. Returns whether it went through: not if more than an eighth of all pairs are
-    /// left, where the full product is no dearer.
+    /// the matrix that `latents` picks from. Returns whether it went through: not if more are left than
+    /// [`Screen::most`] says, where the full product is no dearer.
     pub(super) fn run(
         &self,
         isa: Isa,
@@ -245,30 +253,30 @@ impl Screen {
     fn topk(&self, isa: Isa, n: usize, latents: Pick<'_>, k: usize, t: &mut Scratch) -> bool {
         let q = self.d.div_ceil(4);
         t.ratios.clear();
-        if t.guess == 0.0 && n >= 8 * FIRST {
+        if *t.guess(self.f, k) == 0.0 && n >= 8 * FIRST {
             t.begin_topk(FIRST, k, 0.0);
             if !self.pass(isa, FIRST, latents, None, Some(k), t) {
                 return false;
             }
             t.end_topk(FIRST, k);
-            t.learn();
+            t.learn(self.f, k);
         }
-        t.begin_topk(n, k, t.guess);
+        let guess = *t.guess(self.f, k);
+        t.begin_topk(n, k, guess);
         if !self.pass(isa, n, latents, None, Some(k), t) {
-            t.guess = 0.0;
+            *t.guess(self.f, k) = 0.0;
             return false;
         }
-        if t.guess > 0.0 {
-            t.again.clear();
+        t.again.clear();
+        if guess > 0.0 {
             t.again.extend((0..n as u32).filter(|i| t.lower[*i as usize].len() < k));
         }
         let again = core::mem::take(&mut t.again);
-        if !again.is_empty() && t.guess > 0.0 {
-            // Nothing reaches an infinite limit.
-            again.iter().for_each(|i| t.limit[*i as usize] = f32::INFINITY);
+        if !again.is_empty() {
+            t.hits.retain(|h| again.binary_search(&h.row).is_err());
         }
         t.end_topk(n, k);
-        if t.guess > 0.0 && !again.is_empty() {
+        if !again.is_empty() {
             for (to, from) in again.iter().map(|i| *i as usize).enumerate() {
                 t.words.copy_within(from * q..(from + 1) * q, to * q);
                 t.rows[to] = t.rows[from];
@@ -276,7 +284,8 @@ impl Screen {
             let mut kept = core::mem::take(&mut t.kept);
             core::mem::swap(&mut kept, &mut t.hits);
             t.begin_topk(again.len(), k, 0.0);
-            let through = self.pass(isa, again.len(), latents, None, Some(k), t);
+            let most = self.most(n, Some(k));
+            let through = self.pass(isa, again.len(), latents, None, Some(k), t) && kept.len() + t.hits.len() <= most;
             if through {
                 t.end_topk(again.len(), k);
                 kept.extend(t.hits.iter().map(|h| Hit { row: again[h.row as usize], ..*h }));
@@ -285,11 +294,12 @@ impl Screen {
             t.kept = kept;
             if !through {
                 t.again = again;
+                *t.guess(self.f, k) = 0.0;
                 return false;
             }
         }
         t.again = again;
-        t.learn();
+        t.learn(self.f, k);
         true
     }
 
@@ -356,13 +366,22 @@ impl Screen {
 
 impl Scratch {
     /// Where the limits of the next rows may begin: a little below those of most rows.
-    fn learn(&mut self) {
+    fn learn(&mut self, f: usize, k: usize) {
         let at = self.ratios.len() / 4;
-        self.guess =
+        let of_most =
             if self.ratios.is_empty() { 0.0 } else { 0.95 * *self.ratios.select_nth_unstable_by(at, f32::total_cmp).1 };
-        if !self.guess.is_finite() {
-            self.guess = 0.0;
+        *self.guess(f, k) = if of_most.is_finite() { of_most } else { 0.0 };
+    }
+
+    /// The guess for `k` of `f` latents; 0 where there is none.
+    fn guess(&mut self, f: usize, k: usize) -> &mut f32 {
+        if (self.guesses[0].0, self.guesses[0].1) != (f, k) {
+            self.guesses.swap(0, 1);
         }
+        if (self.guesses[0].0, self.guesses[0].1) != (f, k) {
+            self.guesses[0] = (f, k, 0.0);
+        }
+        &mut self.guesses[0].2
     }
 
     /// Limits of `n` rows from `guess` on.
@@ -395,7 +414,7 @@ impl Scratch {
 
 /// Lower ends that a row collects before they are cut to the `k` largest.
 fn room(k: usize) -> usize {
-    k + k.max(64)
+    k.saturating_add(k.max(64))
 }
 
 /// A row in 8 bits.
@@ -426,7 +445,11 @@ fn integers(row: &[f32], mut put: impl FnMut(usize, i32)) -> Integers {
         for c in 0..row.len().div_ceil(4) {
             put(c, 0);
         }
-        let norm = if largest == 0.0 { 0.0 } else { largest * root_d * UP + f32::MIN_POSITIVE };
+        let norm = match largest {
+            _ if row.iter().any(|v| v.is_nan()) => f32::NAN,
+            0.0 => 0.0,
+            _ => largest * root_d * UP + f32::MIN_POSITIVE,
+        };
         return Integers { scale: 0.0, sum: 0, norm, norm_hat: 0.0, error: norm };
     }
     let (scale, inverse) = (largest / MOST, MOST / largest);

@@ -79,13 +79,13 @@ impl Scratch {
         let width = model.arch.source_width();
         let (rule1, rule2) = (model.rule(1), model.rule(2));
         self.fire.reserve(BLOCK, f1, d, encoder.screens[0].as_ref(), rule1.limit());
-        self.lists.reserve(BLOCK, model.max_active(1), rule1.limit());
+        self.lists.reserve(BLOCK, f1, rule1.limit());
         if model.arch.gate.is_hard() {
             let (active1, active2) = (model.max_active(1), model.max_open());
             encoder.hierarchy().reserve(&mut self.hierarchy, BLOCK, active1, active2, rule2.limit());
         } else if f2 > 0 {
             self.fire.reserve(BLOCK, f2, width, encoder.screens[1].as_ref(), rule2.limit());
-            self.lists.reserve(BLOCK, model.max_active(2), rule2.limit());
+            self.lists.reserve(BLOCK, f2, rule2.limit());
         }
         for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
             let f = [model.arch.f1, model.arch.f2][level - 1];
@@ -96,7 +96,7 @@ impl Scratch {
                 0
             };
             let room = BLOCK * model.max_active(level) + spare;
-            codes.offsets.reserve(BLOCK);
+            codes.offsets.reserve(BLOCK + 1);
             codes.index.reserve(room);
             codes.value.reserve(room);
         }

@@ -60,7 +60,7 @@ impl Hierarchy<'_> {
         let largest = (0..self.families.n_parents()).map(|p| self.families.children(p).len()).max().unwrap_or(0);
         t.active.reserve(n * active1);
         t.rows.reserve(n);
-        t.u.reserve(TILE.max(largest));
+        t.u.reserve(TILE.max(largest).max(active2));
         let roots = self.families.children(ROOT).len();
         t.fire.reserve(n, roots, self.width, self.root, limit);
         t.lists.reserve(n, roots, limit);

@@ -217,7 +217,7 @@ impl Model {
         };
         match act {
             Activation::Relu => Rule::Above(0.0),
-            Activation::Topk => Rule::Topk(k as usize),
+            Activation::Topk => Rule::Topk((k as usize).min([self.arch.f1, self.arch.f2][level - 1])),
             Activation::Batchtopk => Rule::Above(self.tau[level - 1]),
             Activation::Jumprelu => Rule::AboveEach(&self.params[theta]),
             Activation::Gated => Rule::Gated { r_mag: &self.params[r], b_mag: &self.params[b] },

@@ -121,7 +121,12 @@ fn collect(
     let job = Job {
         isa,
         weights: Weights { arch: &arch, params, families, gate: knobs.gate },
-        rules: [0, 1].map(|l| level_rule(l, &arch, params, knobs, o.floor[l].unwrap_or(0.0))),
+        // The tracked threshold counts what is above it, so nothing above it may be left out.
+        rules: [0, 1].map(|l| {
+            let floor = o.floor[l].unwrap_or(0.0);
+            let tau = knobs.tau[l];
+            level_rule(l, &arch, params, knobs, if tau > 0.0 { floor.min(tau) } else { floor })
+        }),
         screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
         dead: [&knobs.dead[0], &knobs.dead[1]],
         k_aux: if config.loss.aux > 0.0 { k_aux } else { 0 },

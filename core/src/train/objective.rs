@@ -323,7 +323,7 @@ impl Objective {
         if let Some(screen) = screen1 {
             screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);
         }
-        if let Some(screen) = screen2.as_mut().filter(|_| !knobs.gate.is_soft()) {
+        if let Some(screen) = screen2.as_mut().filter(|_| !knobs.gate.is_soft() && knobs.gate != GateKind::GroupTop1) {
             let all = Matrix::all(&params[Id::WEnc2], self.arch.source_width());
             let read = if behind_gate { all.only(Pick::List(families.children(ROOT))) } else { all };
             screen.quantise(self.isa, self.par, read, &params[Id::BEnc2]);
