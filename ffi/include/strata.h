@@ -5,8 +5,8 @@
  * A program: strata_model_load, strata_model_get_info for the sizes, strata_ctx_new in each thread, strata_encode; see
  * examples/minimal.c.
  *
- * Threads. const is the contract: a const strata_model * may be used by many threads at the same time; a strata_ctx *
- * or strata_dump * by one at a time, any thread: another gets BUSY meanwhile. A context with n_threads > 1 does not
+ * Threads. A const strata_model * may be used by many threads at the same time; a strata_ctx *, const or not, and a
+ * strata_dump * by one at a time, any thread: another gets BUSY meanwhile. A context with n_threads > 1 does not
  * survive a fork in the child.
  *
  * Status. Whatever can fail returns 0 or a STRATA_STATUS_..., and writes its outputs only on success, where not said
@@ -15,9 +15,9 @@
  * aligned, or a reserved field that is not 0. PANIC is a bug of the library: it is caught (the Rust runtime says so on
  * stderr), and the handle can only be freed afterwards.
  *
- * Structs begin with struct_size, to be set to sizeof the struct; they only ever grow at the end. Of a shorter one the
- * missing fields have their defaults; a longer one is accepted if what is not known of it is zero. Zero a struct, or
- * use its _init function, before setting fields.
+ * Structs, all but strata_edit, begin with struct_size, to be set to sizeof the struct; they only ever grow at the end.
+ * Of a shorter one the missing fields have their defaults; a longer one is accepted if what is not known of it is zero.
+ * Zero a struct before setting fields, or for the three params structs use the _init function.
  *
  * Memory. What _new, _load and _create make is freed once, by _free or _close, in any order: a context keeps its model
  * alive. Everything else is the caller's; pointers are used only during the call. strata_encode, strata_decode,
@@ -43,7 +43,8 @@
 // Mode of an edit: x += strength * decoder row.
 #define STRATA_EDIT_ADD 0
 
-// Mode of an edit: the activation of the latent becomes strength; the error of the SAE is kept.
+// Mode of an edit: x changes as if the activation of the latent went from what it is to strength, and the error of the
+// SAE is kept. Encoding x again need not give strength: other latents see the change too.
 #define STRATA_EDIT_SET 1
 
 // What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
@@ -100,7 +101,7 @@ typedef struct {
     uint64_t reserved;
 } strata_dump_params;
 
-// What went wrong, in words. Zero it and set struct_size; written only by a call that fails.
+// What went wrong, in words. Zero it and set struct_size, or nothing is written; written only by a call that fails.
 typedef struct {
     // sizeof(strata_error); a smaller one gets a shorter message.
     size_t struct_size;
@@ -162,9 +163,11 @@ typedef struct {
     uint32_t *index;
     // Their activations; capacity places.
     float *value;
-    // Places of index and of value. n_rows * max_active of the model is always enough.
+    // Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call with
+    // a guess (0 will do) says in n what is needed.
     size_t capacity;
-    // Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
+    // Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY; but not where
+    // offsets_len is below n_rows + 1, which is CAPACITY too.
     size_t n;
 } strata_codes;
 

@@ -19,10 +19,11 @@ pub const STRATA_ROOT: u32 = 0xFFFF_FFFF;
 
 /// Mode of an edit: x += strength * decoder row.
 pub const STRATA_EDIT_ADD: u32 = 0;
-/// Mode of an edit: the activation of the latent becomes strength; the error of the SAE is kept.
+/// Mode of an edit: x changes as if the activation of the latent went from what it is to strength, and the error of the
+/// SAE is kept. Encoding x again need not give strength: other latents see the change too.
 pub const STRATA_EDIT_SET: u32 = 1;
 
-/// What went wrong, in words. Zero it and set struct_size; written only by a call that fails.
+/// What went wrong, in words. Zero it and set struct_size, or nothing is written; written only by a call that fails.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct strata_error {
@@ -92,9 +93,11 @@ pub struct strata_codes {
     pub index: *mut u32,
     /// Their activations; capacity places.
     pub value: *mut f32,
-    /// Places of index and of value. n_rows * max_active of the model is always enough.
+    /// Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call with
+    /// a guess (0 will do) says in n what is needed.
     pub capacity: usize,
-    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
+    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY; but not where
+    /// offsets_len is below n_rows + 1, which is CAPACITY too.
     pub n: usize,
 }
 

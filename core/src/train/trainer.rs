@@ -217,7 +217,10 @@ impl Trainer {
         }
         self.knobs.source = self.source_at(done);
         let counts = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
-        self.knobs.collect_drives = counts && self.step.is_multiple_of(self.drives_every());
+        // Before the first threshold every positive drive would count as firing.
+        let known =
+            !matches!(self.arch.activation2, Activation::Topk | Activation::Batchtopk) || self.tracker[1].tau > 0.0;
+        self.knobs.collect_drives = counts && known && self.step.is_multiple_of(self.drives_every());
     }
 
     /// Steps a count of co-firing: behind a hard gate the drives of all children are dear.
