@@ -247,7 +247,9 @@ fn check(d: &Draw, worst: &mut Worst) -> bool {
     compare_selection(&objective, &drawn, &at);
     compare_losses(&losses, &drawn, &at);
     let c = &d.config;
-    worst.compare(&grads, &drawn.problem.gradient(&at), tolerance::GRADIENT, || {
+    let one_cosine = d.n == 1 && d.config.loss.consistency == Consistency::SeedCos;
+    let bound = if one_cosine { tolerance::GRADIENT_OF_ONE_COSINE } else { tolerance::GRADIENT };
+    worst.compare(&grads, &drawn.problem.gradient(&at), bound, || {
         format!(
             "{:?} {:?} gate {} source {} detach {} decoder {} {} balance {} {d:?}",
             c.level1.activation,
