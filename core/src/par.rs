@@ -87,14 +87,7 @@ impl Par {
             return;
         }
         let left_rows = n_blocks / 2 * block;
-        let mut right: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
-        let mut i = 0;
-        let left = arrays.map(|array| {
-            let (l, r) = array.split_at_mut(left_rows * widths[i]);
-            right[i] = r;
-            i += 1;
-            l
-        });
+        let (left, right) = split(arrays, widths, left_rows);
         self.join(
             || self.split_rows(first, left_rows, block, left, widths, f),
             || self.split_rows(first + left_rows, n_rows - left_rows, block, right, widths, f),
@@ -133,14 +126,8 @@ impl Par {
         if lanes.len() == 1 || blocks <= 1 {
             let mut rest = arrays;
             for at in (0..n_rows).step_by(block) {
-                let rows = block.min(n_rows - at);
-                let mut i = 0;
-                let here = rest.each_mut().map(|array| {
-                    let (here, after) = core::mem::take(array).split_at_mut(rows * widths[i]);
-                    *array = after;
-                    i += 1;
-                    here
-                });
+                let (here, after) = split(rest, widths, block.min(n_rows - at));
+                rest = after;
                 f(&mut lanes[0], first + at, here);
             }
             return;
@@ -148,14 +135,7 @@ impl Par {
         let half = lanes.len() / 2;
         let left_rows = (blocks * half / lanes.len()).max(1) * block;
         let (left_lanes, right_lanes) = lanes.split_at_mut(half);
-        let mut right: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
-        let mut i = 0;
-        let left = arrays.map(|array| {
-            let (l, r) = array.split_at_mut(left_rows * widths[i]);
-            right[i] = r;
-            i += 1;
-            l
-        });
+        let (left, right) = split(arrays, widths, left_rows);
         self.join(
             || self.split_rows_in(left_lanes, first, left_rows, block, left, widths, f),
             || self.split_rows_in(right_lanes, first + left_rows, n_rows - left_rows, block, right, widths, f),
@@ -248,4 +228,21 @@ impl Par {
             }
         }
     }
+}
+
+/// The first `rows` rows of each array, and the others.
+fn split<'a, const N: usize>(
+    arrays: [&'a mut [f32]; N],
+    widths: &[usize; N],
+    rows: usize,
+) -> ([&'a mut [f32]; N], [&'a mut [f32]; N]) {
+    let mut after: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
+    let mut i = 0;
+    let before = arrays.map(|array| {
+        let (b, a) = array.split_at_mut(rows * widths[i]);
+        after[i] = a;
+        i += 1;
+        b
+    });
+    (before, after)
 }

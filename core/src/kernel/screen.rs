@@ -220,7 +220,7 @@ impl Screen {
     /// Finds what may reach the limits of `t`, which say what each row of `x`, `(n, d)`, has to reach; with `k` they rise
     /// to what the `k` largest are proven to reach. `below` is taken from pre-activations first, and given for all rows of
     /// the matrix that `latents` picks from. Returns whether it went through: not if more are left than
-    /// [`Screen::most`] says, where the full product is no dearer.
+    /// `most` says, where the full product is no dearer.
     pub(super) fn run(
         &self,
         isa: Isa,
