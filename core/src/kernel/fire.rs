@@ -3,8 +3,8 @@
 
 use alloc::vec::Vec;
 
-use super::dense::{self, Matrix, Pair, X_GROUP};
-use super::screen::{self, Screen};
+use super::dense::{self, Matrix, Pair, Pick, X_GROUP};
+use super::screen::{self, Rising, Screen};
 use super::select::{above_each_body, keep_largest, scan};
 use super::{Isa, LANES};
 
@@ -93,6 +93,54 @@ pub struct Scratch {
     screen: screen::Scratch,
     pairs: Vec<Pair>,
     values: Vec<f32>,
+    /// For the last two pairs of `(f, k)`: the levels of a model share a scratch.
+    guesses: [Guess; 2],
+    /// Rows that the screen leaves, and a spare list for them.
+    left: Vec<u32>,
+    spare: Vec<u32>,
+}
+
+/// Where the limits of top-k begin, as a multiple of the norm of a row.
+#[derive(Clone, Debug, Default)]
+struct Guess {
+    f: usize,
+    k: usize,
+    ratio: f32,
+    /// Of the rows since it was made: limits over norms.
+    seen: Vec<f32>,
+}
+
+impl Guess {
+    /// Rows that a guess is made from, and those that the first one is made from.
+    const ROWS: usize = 64;
+    const FIRST: usize = 6;
+
+    /// That for `k` of `f` latents, in the first place.
+    fn of(all: &mut [Self; 2], f: usize, k: usize) -> &mut Self {
+        if (all[0].f, all[0].k) != (f, k) {
+            all.swap(0, 1);
+        }
+        if (all[0].f, all[0].k) != (f, k) {
+            all[0].seen.clear();
+            all[0] = Self { f, k, ratio: 0.0, seen: core::mem::take(&mut all[0].seen) };
+        }
+        &mut all[0]
+    }
+
+    fn see(&mut self, limit: f32, norm: f32) {
+        let ratio = limit / norm;
+        self.seen.push(if ratio.is_finite() { ratio } else { 0.0 });
+    }
+
+    /// A little below the limits of most rows: a row whose limit turns out to be lower is screened again, and one whose
+    /// limit is far higher notes more than it needs.
+    fn learn(&mut self) {
+        if self.seen.len() >= if self.ratio > 0.0 { Self::ROWS } else { Self::FIRST } {
+            let at = self.seen.len() / 16;
+            self.ratio = 0.97 * *self.seen.select_nth_unstable_by(at, f32::total_cmp).1;
+            self.seen.clear();
+        }
+    }
 }
 
 impl Scratch {
@@ -102,6 +150,9 @@ impl Scratch {
         if let Some(screen) = screened {
             let k = if let Limit::Topk(k) = limit { Some(k) } else { None };
             let most = screen.reserve(n, k, &mut self.screen);
+            self.left.reserve(n);
+            self.spare.reserve(n);
+            self.guesses.iter_mut().for_each(|guess| guess.seen.reserve(n + Guess::ROWS));
             self.pairs.reserve(most);
             self.values.reserve(most);
         }
@@ -150,33 +201,50 @@ pub fn fire(
     if w.rows.is_empty() || matches!(limit, Limit::Topk(0)) {
         return;
     }
-    if let Some(screen) = screen
-        && screened(isa, x, w, bias, limit, screen, t, out)
-    {
-        return;
+    t.left.clear();
+    match screen {
+        None => in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out),
+        Some(screen) if screened(isa, x, w, bias, limit, screen, t, out) => {
+            in_full(isa, x, Pick::List(&t.left), w, bias, limit, &mut t.tile, out);
+        }
+        Some(_) => in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out),
     }
-    let rows = dense_rows(d);
-    for (b, x) in x.chunks(rows * d).enumerate() {
-        let n = x.len() / d;
-        let f = w.rows.len();
+}
+
+/// [`fire`] of the rows `which`, whose lists are empty, with every pre-activation computed.
+fn in_full(
+    isa: Isa,
+    x: &[f32],
+    which: Pick<'_>,
+    w: Matrix<'_>,
+    bias: &[f32],
+    limit: Limit<'_>,
+    tile: &mut Vec<f32>,
+    out: &mut RowLists,
+) {
+    let (f, rows) = (w.rows.len(), dense_rows(w.d));
+    for start in (0..which.len()).step_by(rows) {
+        let which = which.part(start..which.len().min(start + rows));
         for first in (0..f).step_by(WIDTH) {
             let part = w.only(w.rows.part(first..f.min(first + WIDTH)));
-            let width = part.rows.len();
-            t.tile.resize(n * width, 0.0);
-            dense::product(isa, Matrix::all(x, d), part, Some(bias), &mut t.tile);
-            select_tile(isa, &t.tile, part, limit, &mut out.rows[b * rows..b * rows + n]);
+            tile.resize(which.len() * part.rows.len(), 0.0);
+            dense::product(isa, Matrix { values: x, d: w.d, rows: which }, part, Some(bias), tile);
+            select_tile(isa, tile, part, limit, which, &mut out.rows);
         }
-    }
-    if let Limit::Topk(k) = limit {
-        out.rows[..n].iter_mut().for_each(|row| cut(row, k));
+        if let Limit::Topk(k) = limit {
+            for at in 0..which.len() {
+                cut(&mut out.rows[which.row(at)], k);
+            }
+        }
     }
 }
 
 /// Adds what reaches the limit in a tile `(rows, latents of part)`.
-fn select_tile(isa: Isa, u: &[f32], part: Matrix<'_>, limit: Limit<'_>, rows: &mut [RowList]) {
+fn select_tile(isa: Isa, u: &[f32], part: Matrix<'_>, limit: Limit<'_>, which: Pick<'_>, rows: &mut [RowList]) {
     let width = part.rows.len();
     dispatch!(isa, simd => {
-        for (u, row) in u.chunks_exact(width).zip(rows) {
+        for (at, u) in u.chunks_exact(width).enumerate() {
+            let row = &mut rows[which.row(at)];
             match limit {
                 Limit::Above(_) => {
                     let RowList { index, value, limit } = row;
@@ -211,14 +279,17 @@ fn select_tile(isa: Isa, u: &[f32], part: Matrix<'_>, limit: Limit<'_>, rows: &m
     });
 }
 
-/// Leaves the `k` largest.
-fn cut(row: &mut RowList, k: usize) {
-    if row.index.len() > k {
-        keep_largest(0, k, &mut row.index, &mut row.value);
+/// Leaves the `k` largest; returns the least of them, or 0 if there are fewer.
+fn cut(row: &mut RowList, k: usize) -> f32 {
+    match row.index.len() {
+        n if n > k => keep_largest(0, k, &mut row.index, &mut row.value),
+        n if n == k => row.value.iter().copied().fold(f32::INFINITY, f32::min),
+        _ => 0.0,
     }
 }
 
-/// [`fire`] by way of the screen; `false` if it left too many for that to pay.
+/// [`fire`] by way of the screen, but for the rows that it puts into `t.left`; `false` if so many latents were left that
+/// this does not pay.
 fn screened(
     isa: Isa,
     x: &[f32],
@@ -231,35 +302,120 @@ fn screened(
 ) -> bool {
     assert_eq!(screen.f(), w.rows.len(), "fire: the screen has other latents");
     let n = out.n;
-    let (start, below, k) = match limit {
-        Limit::Above(t) => (t, None, None),
-        Limit::AboveEach(t) => (0.0, Some(t), None),
-        Limit::Topk(k) => (0.0, None, Some(k)),
+    let (start, below) = match limit {
+        Limit::Above(t) => (t, None),
+        Limit::AboveEach(t) => (0.0, Some(t)),
+        Limit::Topk(k) => return topk(isa, x, w, bias, k.min(screen.f()), screen, t, out),
     };
-    t.screen.limit.clear();
-    t.screen.limit.resize(n, start);
-    if !screen.run(isa, x, w.rows, below, k, &mut t.screen) {
+    screen.round(isa, x, &mut t.screen);
+    t.screen.bar.clear();
+    t.screen.bar.resize(n, start);
+    if !screen.pass(isa, n, w.rows, below, None, &mut t.screen) {
         return false;
     }
-    let hits = &t.screen.hits;
-    t.pairs.clear();
-    t.pairs.extend(hits.iter().map(|h| Pair { row: h.row, latent: w.rows.row(h.at as usize) as u32 }));
-    t.values.resize(hits.len(), 0.0);
-    dense::pairs(isa, x, w.values, w.d, bias, &t.pairs, &mut t.values);
-    // Panel by panel, and within a row ascending: so are the lists.
+    exact(isa, x, w, bias, Pick::Range(0, n), t);
     for (pair, &u) in t.pairs.iter().zip(&t.values) {
-        let row = &mut out.rows[pair.row as usize];
-        let least = below.map_or(row.limit, |t| t[pair.latent as usize]);
-        if u > least {
+        if u > below.map_or(start, |t| t[pair.latent as usize]) {
+            let row = &mut out.rows[pair.row as usize];
             row.index.push(pair.latent);
             row.value.push(u);
-            if let Some(k) = k.filter(|k| row.index.len() >= topk_room(*k)) {
+        }
+    }
+    true
+}
+
+/// The `k` largest by way of the screen: from a guess of where the bars end, then from 0 for the rows for which it was too
+/// high. Rows that are not proven by then are left.
+fn topk(
+    isa: Isa,
+    x: &[f32],
+    w: Matrix<'_>,
+    bias: &[f32],
+    k: usize,
+    screen: &Screen,
+    t: &mut Scratch,
+    out: &mut RowLists,
+) -> bool {
+    let n = out.n;
+    let rising = Rising::new(k, w.d);
+    let guess = Guess::of(&mut t.guesses, screen.f(), k);
+    screen.round(isa, x, &mut t.screen);
+    t.screen.bar.clear();
+    if guess.ratio == 0.0 && n >= 8 * Guess::FIRST {
+        t.screen.bar.resize(Guess::FIRST, 0.0);
+        if !screen.pass(isa, Guess::FIRST, w.rows, None, Some(rising), &mut t.screen) {
+            return false;
+        }
+        for i in 0..Guess::FIRST {
+            guess.see(t.screen.bar[i], t.screen.norm(i));
+        }
+        guess.learn();
+        t.screen.bar.clear();
+    }
+    for i in 0..n {
+        let start = guess.ratio * t.screen.norm(i);
+        t.screen.bar.push(if start.is_finite() { start } else { 0.0 });
+    }
+    if !screen.pass(isa, n, w.rows, None, Some(rising), &mut t.screen) {
+        guess.ratio = 0.0;
+        return false;
+    }
+    exact(isa, x, w, bias, Pick::Range(0, n), t);
+    largest(k, Pick::Range(0, n), t, out);
+    if !t.left.is_empty() && t.guesses[0].ratio > 0.0 {
+        core::mem::swap(&mut t.left, &mut t.spare);
+        t.left.clear();
+        let again = core::mem::take(&mut t.spare);
+        t.screen.only(&again);
+        t.screen.bar.clear();
+        t.screen.bar.resize(again.len(), 0.0);
+        if screen.pass(isa, again.len(), w.rows, None, Some(rising), &mut t.screen) {
+            exact(isa, x, w, bias, Pick::List(&again), t);
+            largest(k, Pick::List(&again), t, out);
+        } else {
+            t.left.extend_from_slice(&again);
+        }
+        t.spare = again;
+    }
+    t.guesses[0].learn();
+    true
+}
+
+/// Puts what exceeds the bars into the lists of the rows `which`, and leaves the `k` largest; the rows where that proves
+/// nothing go to `t.left`.
+fn largest(k: usize, which: Pick<'_>, t: &mut Scratch, out: &mut RowLists) {
+    for at in 0..which.len() {
+        out.rows[which.row(at)].limit = t.screen.bar[at];
+    }
+    // Latents ascend: so do the entries of the lists.
+    for (pair, &u) in t.pairs.iter().zip(&t.values) {
+        let row = &mut out.rows[pair.row as usize];
+        if u > row.limit {
+            row.index.push(pair.latent);
+            row.value.push(u);
+            if row.index.len() >= topk_room(k) {
                 row.limit = keep_largest(0, k, &mut row.index, &mut row.value);
             }
         }
     }
-    if let Some(k) = k {
-        out.rows[..n].iter_mut().for_each(|row| cut(row, k));
+    for at in 0..which.len() {
+        let row = &mut out.rows[which.row(at)];
+        let least = cut(row, k);
+        // All that exceed the bar were found: if they are `k`, or all that are positive, nothing is missing.
+        if row.index.len() == k || t.screen.bar[at] == 0.0 {
+            t.guesses[0].see(least, t.screen.norm(at));
+        } else {
+            t.left.push(which.row(at) as u32);
+            row.index.clear();
+            row.value.clear();
+            row.limit = 0.0;
+        }
     }
-    true
+}
+
+/// Pre-activations of the hits that exceed the bars in the end; the rows that were screened are the rows `which` of `x`.
+fn exact(isa: Isa, x: &[f32], w: Matrix<'_>, bias: &[f32], which: Pick<'_>, t: &mut Scratch) {
+    t.screen.hits.sort(&t.screen.bar, which, w.rows, &mut t.pairs);
+    t.values.resize(t.pairs.len(), 0.0);
+    dense::pairs(isa, x, w.values, w.d, bias, &t.pairs, &mut t.values);
 }

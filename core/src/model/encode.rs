@@ -19,7 +19,7 @@ use core::ops::Range;
 /// Rows of a dense product.
 pub(crate) const CHUNK: usize = 64;
 /// Rows of level 2 behind a hard gate: the more there are, the more of them share a family.
-const BLOCK: usize = 4 * CHUNK;
+const BLOCK: usize = 16 * CHUNK;
 
 /// The numbers of one block of rows; reused from block to block.
 #[derive(Clone, Debug, Default)]

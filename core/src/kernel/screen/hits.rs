@@ -1,0 +1,101 @@
+//! What a pass has found.
+
+use alloc::vec::Vec;
+
+use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
+
+use super::PANEL;
+use crate::kernel::LANES;
+use crate::kernel::dense::{Pair, Pick};
+
+/// Latents of rows that may be selected, panel by panel.
+#[derive(Clone, Debug, Default)]
+pub(in crate::kernel) struct Hits {
+    /// `row * PANEL + lane`, and no less than the pre-activation; longer than what is in use, so that whole vectors can be
+    /// written at the end.
+    keys: Vec<i32>,
+    upper: Vec<f32>,
+    n: usize,
+    /// Where each panel ends.
+    ends: Vec<usize>,
+}
+
+impl Hits {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Room for so many hits of all panels.
+    pub fn reserve(&mut self, most: usize, panels: usize) {
+        self.keys.reserve(most + LANES);
+        self.upper.reserve(most + LANES);
+        self.ends.reserve(panels);
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.n = 0;
+        self.ends.clear();
+    }
+
+    /// Makes room for a panel of so many rows.
+    pub fn begin_panel(&mut self, rows: usize) {
+        let room = self.n + rows * PANEL + LANES;
+        if self.keys.len() < room {
+            self.keys.resize(room, 0);
+            self.upper.resize(room, 0.0);
+        }
+    }
+
+    /// Ends the panel.
+    pub fn end_panel(&mut self) {
+        self.ends.push(self.n);
+    }
+
+    /// Adds the lanes of `mask`.
+    ///
+    /// # Panics
+    /// If there is no room.
+    #[inline(always)]
+    pub fn add<S: Simd>(&mut self, keys: i32x16<S>, upper: f32x16<S>, mask: mask32x16<S>) {
+        let room = self.n..self.n + LANES;
+        keys.compress(mask).store_slice(&mut self.keys[room.clone()]);
+        upper.compress(mask).store_slice(&mut self.upper[room]);
+        self.n += mask.to_bitmask().count_ones() as usize;
+    }
+
+    /// Writes the hits that exceed the bars of their rows to `pairs`, which is emptied before: latent by latent, so that its
+    /// weights are read once, and row by row within. Row `i` of those screened is row `rows.row(i)`, latent `j` is latent
+    /// `latents.row(j)`.
+    pub fn sort(&mut self, bars: &[f32], rows: Pick<'_>, latents: Pick<'_>, pairs: &mut Vec<Pair>) {
+        pairs.clear();
+        let (mut start, mut first) = (0, 0);
+        for (p, &end) in self.ends.iter().enumerate() {
+            let (keys, upper) = (&mut self.keys[start..end], &self.upper[start..end]);
+            start = end;
+            let (mut kept, mut counts) = (0, [0; PANEL]);
+            for i in 0..keys.len() {
+                let key = keys[i];
+                keys[kept] = key;
+                // Not "greater": NaN must stay.
+                let stays = usize::from(!(upper[i] <= bars[key as usize / PANEL]));
+                counts[key as usize % PANEL] += stays;
+                kept += stays;
+            }
+            let mut ends = [0; PANEL];
+            let mut next = first;
+            for (end, count) in ends.iter_mut().zip(counts) {
+                (*end, next) = (next, next + count);
+            }
+            pairs.resize(next, Pair { row: 0, latent: 0 });
+            for &key in &keys[..kept] {
+                let lane = key as usize % PANEL;
+                let (row, latent) = (rows.row(key as usize / PANEL), latents.row(p * PANEL + lane));
+                pairs[ends[lane]] = Pair { row: row as u32, latent: latent as u32 };
+                ends[lane] += 1;
+            }
+            first = next;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Exact screening in 8 bits: which latents of a row can be selected at all.
+//!
+//! Weights and rows are rounded to 8-bit integers with a scale each, `w^_j = t_j q_j` and `x^ = s p`. Their products cost a
+//! fraction of those in `f32` (VNNI does 64 multiply-adds an instruction), and a bound says how far off they can be.
+//!
+//! # The bound
+//!
+//! A scale for a whole row is set by its largest number, and rows of language models have a few that stand far out. So rows
+//! and weights are first turned by the same orthogonal matrix `H` ([`rounding::mix`]), which spreads them and leaves every
+//! product as it was: `w . x = (H w) . (H x)`. From here on `w` and `x` are the turned ones; the rounding of the turn is part
+//! of how far off the integers are.
+//!
+//! With `dw_j = |w_j - w^_j|` and `dx = |x - x^|` (Euclidean norms), by Cauchy and Schwarz
+//!
+//! ```text
+//! |w_j . x - w^_j . x^| = |(w_j - w^_j) . x + w^_j . (x - x^)| <= dw_j |x| + |w^_j| dx
+//! ```
+//!
+//! in exact arithmetic. What `f32` adds is bounded too, with `u = 2^-24` and `m = ceil(d / 16)`:
+//!
+//! * the pre-activation that [`dense`](super::dense) computes is off by at most `(m + 4) u (1 + o(1)) |w_j| |x|` in its sum
+//!   (chains of `m` fused multiply-adds, a tree of 4 additions) and by `u |b_j| + u |w_j| |x| (1 + o(1))` in the bias;
+//! * `a = s (t_j (q_j . p)) + b_j` is computed with at most four roundings (the integer is exact, its conversion rounds
+//!   above 2^24): `4 u |w^_j| |x^| + u |b_j|`, and adding the bound itself rounds once more.
+//!
+//! All of it is within `e_ij = alpha_j |x| + beta_j dx + kappa_j`, where
+//! `alpha_j = (dw_j + eps (|w_j| + |w^_j|)) (1 + 2^-12)`, `eps = (m + 32) u`, `beta_j = |w^_j| (1 + 2^-12)` and
+//! `kappa_j = 2^-20 (|b_j| + |t_j|) + 1e-30`, `t_j` a threshold that is taken from the bias. Norms are rounded up by a factor
+//! that covers their own summation and the turn; where squares could leave the range of `f32` they are replaced by a cruder
+//! bound.
+//!
+//! So the pre-activation `v_ij` lies in `[a - e, a + e]`, and `v >= l` is impossible if `a + e < l`. For a **threshold** `l` is
+//! that threshold. For **top-k** [`fire`](super::fire) needs an `l` that the `k` largest reach, which it guesses and then
+//! proves: if the exact values show `k` of them at or above `l`, then every latent that is left out is below all of these,
+//! and none of the `k` largest is missing, ties included. The guess rises with what is found: `l` is the `k`-th largest
+//! `a - c e` so far. With `c` = 1 it would need no proof, but the error is a sum of `d` small ones and hardly ever comes near
+//! its bound: `c` of a fraction is as good as certain, and leaves a fifth as many.
+//!
+//! A comparison with NaN keeps the latent. Those that are left are computed by [`dense::pairs`](super::dense::pairs): the
+//! result is that of the full product, bit for bit, whatever the quality of the bound.
+
+mod hits;
+mod pass;
+mod rounding;
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use super::dense::Matrix;
+use super::{Isa, LANES};
+use crate::Par;
+use bytemuck::{Pod, Zeroable};
+use hits::Hits;
+use rounding::{integers, mix};
+
+/// Latents of a panel.
+pub(super) const PANEL: usize = 2 * LANES;
+/// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
+const WIDEST: usize = 1 << 15;
+
+/// Four columns of the latents of a panel, a byte each.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([[i32; LANES]; 2]);
+
+/// What else is known of the latents of a panel.
+#[derive(Clone, Copy, Debug)]
+struct Panel {
+    /// `-128 sum_c q_jc`: rows are stored with 128 added, as unsigned bytes.
+    start: [[i32; LANES]; 2],
+    /// `t_j`.
+    scale: [[f32; LANES]; 2],
+    /// The bias; minus infinity where there is no latent.
+    bias: [[f32; LANES]; 2],
+    alpha: [[f32; LANES]; 2],
+    beta: [[f32; LANES]; 2],
+    kappa: [[f32; LANES]; 2],
+}
+
+impl Panel {
+    const EMPTY: Self = {
+        let zero = [[0.0; LANES]; 2];
+        let bias = [[f32::NEG_INFINITY; LANES]; 2];
+        Self { start: [[0; LANES]; 2], scale: zero, bias, alpha: zero, beta: zero, kappa: zero }
+    };
+}
+
+/// Weights in 8 bits, and how far off they are. A copy of a quarter of the size, and 24 bytes a latent.
+#[derive(Clone, Debug)]
+pub struct Screen {
+    f: usize,
+    d: usize,
+    lines: Vec<Line>,
+    panels: Vec<Panel>,
+    /// A turned row for each thread that rounds.
+    mixed: Vec<Vec<f32>>,
+}
+
+/// Bars that rise to the `k`-th largest `a - share e` found so far.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rising {
+    pub k: usize,
+    share: f32,
+}
+
+impl Rising {
+    /// For `k` of the latents of width `d`. An error that is a sum of `d` independent ones is about `e / sqrt(3 d)` in size;
+    /// this leaves five of those.
+    pub fn new(k: usize, d: usize) -> Self {
+        Self { k, share: (3.0 / libm::sqrtf(d as f32)).min(1.0) }
+    }
+
+    /// Values that a row collects before they are cut to the `k` largest.
+    fn room(self) -> usize {
+        self.k.saturating_add(self.k.max(32))
+    }
+
+    /// Room for them: whole vectors are written at the end.
+    fn stride(self) -> usize {
+        self.room().saturating_add(LANES)
+    }
+}
+
+/// Rows in 8 bits, and what was found of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scratch {
+    /// One turned row.
+    mixed: Vec<f32>,
+    /// `(n, ceil(d / 4))` words of four bytes.
+    words: Vec<i32>,
+    /// `s`, `|x|`, `dx` of each row.
+    rows: Vec<[f32; 3]>,
+    /// What a pre-activation must exceed, a row.
+    pub bar: Vec<f32>,
+    /// `(n, stride)` values of `a - share e` above the bar, and how many each row has.
+    best: Vec<f32>,
+    n_best: Vec<u32>,
+    pub hits: Hits,
+}
+
+impl Screen {
+    /// Room for weights `[f, d]`.
+    #[must_use]
+    pub fn new(f: usize, d: usize) -> Self {
+        assert!(d < WIDEST, "screen: rows of {d} numbers");
+        let n_panels = f.div_ceil(PANEL);
+        let lines = vec![Line([[0; LANES]; 2]); n_panels * d.div_ceil(4)];
+        Self { f, d, lines, panels: vec![Panel::EMPTY; n_panels], mixed: Vec::new() }
+    }
+
+    /// Whether screening can pay: `f` latents of width `d` on this machine. Measured on Zen 5 with VNNI; without 8-bit dot
+    /// products it never does for many rows.
+    #[must_use]
+    pub fn pays(isa: Isa, f: usize, d: usize) -> bool {
+        isa.has_dot8() && f >= 512 && (96..WIDEST).contains(&d)
+    }
+
+    /// The latents.
+    pub(super) fn f(&self) -> usize {
+        self.f
+    }
+
+    /// The most pairs that are noted: an eighth of all, and again as much that rising bars note at first.
+    fn most(&self, n: usize, rising: Option<Rising>) -> usize {
+        let all = n.saturating_mul(self.f);
+        let at_first = rising.map_or(0, |r| n.saturating_mul((self.f / 8).saturating_add(r.room().saturating_mul(8))));
+        n.saturating_mul((self.f / 8).max(64)).saturating_add(at_first).min(all)
+    }
+
+    /// Room for blocks of `n` rows, and `k` if bars rise; returns the most pairs that can be left.
+    pub(super) fn reserve(&self, n: usize, k: Option<usize>, t: &mut Scratch) -> usize {
+        t.mixed.reserve(self.d);
+        t.words.reserve(n * self.d.div_ceil(4));
+        t.rows.reserve(n);
+        t.bar.reserve(n);
+        let rising = k.map(|k| Rising::new(k, self.d));
+        if let Some(rising) = rising {
+            t.best.reserve(n.saturating_mul(rising.stride()));
+            t.n_best.reserve(n);
+        }
+        // One more panel is noted before the number is looked at.
+        let most = self.most(n, rising) + n * PANEL;
+        t.hits.reserve(most, self.panels.len());
+        most
+    }
+
+    /// Takes over the rows `w` and their bias, given for all rows of the matrix. Allocates nothing unless they are more
+    /// than ever before.
+    ///
+    /// # Panics
+    /// If the width does not fit.
+    pub fn quantise(&mut self, isa: Isa, par: Par, w: Matrix<'_>, bias: &[f32]) {
+        assert_eq!(w.d, self.d, "screen: the weights are not [f, d]");
+        let q = self.d.div_ceil(4);
+        self.f = w.rows.len();
+        let n_panels = self.f.div_ceil(PANEL);
+        self.panels.resize(n_panels, Panel::EMPTY);
+        self.lines.resize(n_panels * q, Line([[0; LANES]; 2]));
+        if self.f == 0 || self.d == 0 {
+            return;
+        }
+        let words: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
+        self.mixed.resize_with(par.threads(), Vec::new);
+        par.for_items(&mut self.mixed, &mut self.panels, words, q * PANEL, |mixed, p, panel, words| {
+            mixed.resize(w.d, 0.0);
+            let words: &mut [[i32; PANEL]] = bytemuck::cast_slice_mut(words);
+            for l in 0..PANEL {
+                let at = p * PANEL + l;
+                let (half, lane) = (l / LANES, l % LANES);
+                if at >= w.rows.len() {
+                    panel.bias[half][lane] = f32::NEG_INFINITY;
+                    continue;
+                }
+                let j = w.rows.row(at);
+                let row = &w.values[j * w.d..][..w.d];
+                let n = dispatch!(isa, _simd => {
+                    let off = mix(row, mixed);
+                    integers(mixed, off, |c, word| words[c][l] = word)
+                });
+                let eps = (w.d.div_ceil(LANES) + 32) as f32 * f32::EPSILON * 0.5;
+                panel.start[half][lane] = -128 * n.sum;
+                panel.scale[half][lane] = n.scale;
+                panel.bias[half][lane] = bias[j];
+                panel.alpha[half][lane] = (n.error + eps * (n.norm + n.norm_hat)) * (1.0 + 1.0 / 4096.0);
+                panel.beta[half][lane] = n.norm_hat * (1.0 + 1.0 / 4096.0);
+                panel.kappa[half][lane] = bias[j].abs() / 1_048_576.0 + 1e-30;
+            }
+        });
+    }
+
+    /// Rounds the rows of `x`, `(n, d)`, for the passes to come.
+    pub(super) fn round(&self, isa: Isa, x: &[f32], t: &mut Scratch) {
+        let (n, q) = (x.len() / self.d, self.d.div_ceil(4));
+        t.mixed.resize(self.d, 0.0);
+        t.words.resize(n * q, 0);
+        t.rows.resize(n, [0.0; 3]);
+        dispatch!(isa, _simd => {
+            for ((row, words), out) in x.chunks(self.d).zip(t.words.chunks_mut(q)).zip(&mut t.rows) {
+                let off = mix(row, &mut t.mixed);
+                // From signed to unsigned bytes: 128 more, without a carry.
+                let n = integers(&t.mixed, off, |c, word| words[c] = word ^ 0x8080_8080_u32 as i32);
+                *out = [n.scale, n.norm, n.error];
+            }
+        });
+    }
+}
+
+impl Scratch {
+    /// Leaves the rows `which`, ascending, of those that were rounded.
+    pub fn only(&mut self, which: &[u32]) {
+        let q = self.words.len() / self.rows.len();
+        for (to, from) in which.iter().map(|i| *i as usize).enumerate() {
+            self.words.copy_within(from * q..(from + 1) * q, to * q);
+            self.rows[to] = self.rows[from];
+        }
+        self.rows.truncate(which.len());
+        self.words.truncate(which.len() * q);
+    }
+
+    /// Upper bounds of the norms of the rows.
+    pub fn norm(&self, i: usize) -> f32 {
+        self.rows[i][1]
+    }
+}
+
+/// The upper and the lower end of every pair of `x`, `(n, d)`, and a latent, `(n, f)`: the bound of this module, for tests.
+#[must_use]
+pub fn bounds(screen: &Screen, isa: Isa, x: &[f32]) -> Vec<[f32; 2]> {
+    let mut out = Vec::new();
+    let (mut words, mut mixed) = (vec![0; screen.d.div_ceil(4)], vec![0.0; screen.d]);
+    for row in x.chunks(screen.d) {
+        let r = dispatch!(isa, _simd => {
+            let off = mix(row, &mut mixed);
+            integers(&mixed, off, |c, word| words[c] = word ^ 0x8080_8080_u32 as i32)
+        });
+        for at in 0..screen.f {
+            let (panel, half, lane) = (&screen.panels[at / PANEL], at % PANEL / LANES, at % LANES);
+            let lines = &screen.lines[at / PANEL * words.len()..];
+            let mut sum = panel.start[half][lane];
+            for (word, line) in words.iter().zip(lines) {
+                for (x, w) in word.to_ne_bytes().into_iter().zip(line.0[half][lane].to_ne_bytes()) {
+                    sum += i32::from(x) * i32::from(w as i8);
+                }
+            }
+            let a = libm::fmaf(sum as f32 * panel.scale[half][lane], r.scale, panel.bias[half][lane]);
+            let e = libm::fmaf(panel.beta[half][lane], r.error, panel.kappa[half][lane]);
+            let e = libm::fmaf(panel.alpha[half][lane], r.norm, e);
+            out.push([a + e, a - e]);
+        }
+    }
+    out
+}

@@ -1,0 +1,123 @@
+//! A row in 8 bits, and how far off that is.
+
+use crate::kernel::LANES;
+
+/// Half-width of the range of the integers.
+const MOST: f32 = 127.0;
+/// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^13 terms a chain.
+const UP: f32 = 1.0005;
+
+/// A row in 8 bits.
+pub(super) struct Integers {
+    pub scale: f32,
+    /// Sum of the integers.
+    pub sum: i32,
+    /// Upper bounds of the norms of the row, of the integers times the scale, and of their difference.
+    pub norm: f32,
+    pub norm_hat: f32,
+    pub error: f32,
+}
+
+/// Turns a row by an orthogonal matrix of entries of one size, so that no number stands out: `out = H x`.
+///
+/// `H` is Hadamard's, `p` = 16 2^j numbers wide, on each `p` consecutive ones, where 16 2^j is the largest such divisor of
+/// the whole sixteens; the rest stays. Returns a bound of `|out - H x| / |out|`: each of the `4 + j` stages rounds once, and
+/// so do the factor `1 / sqrt(p)` and the product with it.
+#[inline(always)]
+pub(super) fn mix(row: &[f32], out: &mut [f32]) -> f32 {
+    let (blocks, tail) = row.as_chunks::<LANES>();
+    let (outs, out_tail) = out[..row.len()].as_chunks_mut::<LANES>();
+    out_tail.copy_from_slice(tail);
+    if blocks.is_empty() {
+        return 0.0;
+    }
+    let stages = blocks.len().trailing_zeros();
+    let factor = 1.0 / libm::sqrtf((LANES << stages) as f32);
+    for (block, out) in blocks.iter().zip(outs.iter_mut()) {
+        let mut v = block.map(|x| x * factor);
+        for h in [1, 2, 4, 8] {
+            let mut next = [0.0; LANES];
+            for l in 0..LANES {
+                next[l] = if l & h == 0 { v[l] + v[l ^ h] } else { v[l ^ h] - v[l] };
+            }
+            v = next;
+        }
+        *out = v;
+    }
+    for h in (0..stages).map(|s| 1 << s) {
+        for pair in outs.chunks_exact_mut(2 * h) {
+            let (low, high) = pair.split_at_mut(h);
+            for (a, b) in low.iter_mut().zip(high) {
+                for l in 0..LANES {
+                    (a[l], b[l]) = (a[l] + b[l], a[l] - b[l]);
+                }
+            }
+        }
+    }
+    (stages + 8) as f32 * f32::EPSILON
+}
+
+/// Rounds a row to integers of at most 127 in size, four of them a word, which `put(c, word)` takes. `off` is what the row is
+/// off already, over its norm.
+#[inline(always)]
+pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -> Integers {
+    let mut most = [0.0f32; LANES];
+    let (blocks, tail) = row.as_chunks::<LANES>();
+    for block in blocks {
+        for l in 0..LANES {
+            most[l] = most[l].max(block[l].abs());
+        }
+    }
+    let largest = most.iter().chain(tail).fold(0.0f32, |m, v| m.max(v.abs()));
+    let root_d = libm::sqrtf(row.len() as f32);
+    // Squares must stay in the range of normal numbers; rows outside of it are left to the crude bounds.
+    if !(1e-15..1e15).contains(&largest) {
+        for c in 0..row.len().div_ceil(4) {
+            put(c, 0);
+        }
+        let norm = match largest {
+            _ if row.iter().any(|v| v.is_nan()) => f32::NAN,
+            0.0 => 0.0,
+            _ => largest * root_d * UP + f32::MIN_POSITIVE,
+        };
+        return Integers { scale: 0.0, sum: 0, norm, norm_hat: 0.0, error: norm };
+    }
+    let (scale, inverse) = (largest / MOST, MOST / largest);
+    let mut parts = [[0.0f32; LANES]; 3];
+    let mut sums = [0; LANES];
+    let mut round = |values: &[f32; LANES]| {
+        let mut bytes = [0; LANES];
+        for l in 0..LANES {
+            let v = values[l];
+            // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
+            let rounded = (v * inverse + 12_582_912.0) - 12_582_912.0;
+            let hat = rounded * scale;
+            let miss = v - hat;
+            parts[0][l] += v * v;
+            parts[1][l] += hat * hat;
+            parts[2][l] += miss * miss;
+            let integer = rounded as i32;
+            sums[l] += integer;
+            bytes[l] = integer as i8 as u8;
+        }
+        bytes
+    };
+    for (b, block) in blocks.iter().enumerate() {
+        let bytes = round(block);
+        for (w, word) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            put(b * (LANES / 4) + w, i32::from_ne_bytes(*word));
+        }
+    }
+    if !tail.is_empty() {
+        let mut block = [0.0; LANES];
+        block[..tail.len()].copy_from_slice(tail);
+        let bytes = round(&block);
+        for (w, word) in bytes.as_chunks::<4>().0[..tail.len().div_ceil(4)].iter().enumerate() {
+            put(blocks.len() * (LANES / 4) + w, i32::from_ne_bytes(*word));
+        }
+    }
+    let norm = |i: usize| libm::sqrtf(parts[i].iter().sum::<f32>()) * UP;
+    // `hat` and `miss` are rounded once each, by 2^-24 of a value of at most `largest`; squares of less than 1e-38 are lost.
+    let error = norm(2) + root_d * (largest * (2.0 * f32::EPSILON) + 2e-19) + off * norm(0);
+    Integers { scale, sum: sums.iter().sum(), norm: norm(0), norm_hat: norm(1), error }
+}
