@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
+use strata_core::model::Lanes;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
@@ -107,7 +108,7 @@ pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: 
 /// If a row is not finite; whatever `f` returns.
 pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
     let d = dump.d();
-    let mut x = Vec::new();
+    let (mut x, mut lanes) = (Vec::new(), Lanes::default());
     let mut codes = [Codes::new(), Codes::new()];
     let mut start = 0;
     while start < dump.n_rows() {
@@ -116,7 +117,7 @@ pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Cod
         dump.read_range(start, n, &mut x)?;
         codes.iter_mut().for_each(Codes::clear);
         let [codes1, codes2] = &mut codes;
-        encoder.encode_par(Par::Rayon, &x, codes1, codes2)?;
+        encoder.encode_par_in(Par::Rayon, &x, &mut lanes, codes1, codes2)?;
         f(&codes)?;
         check_interrupt()?;
         start += n as u64;

@@ -2,7 +2,7 @@
 //!
 //! Each call takes the next `n` rows, so that no row is encoded twice in a row. With one thread it is
 //! [`Encoder::encode`] with scratch that was made before, as an inference engine has it; with more,
-//! [`Encoder::encode_par`].
+//! [`Encoder::encode_par_in`].
 
 use clap::Parser;
 use serde_json::json;
@@ -14,7 +14,7 @@ use strata_benches::random::random_model;
 use strata_benches::{PEAK_FLOPS, cpu_s, fma_peak, normal};
 use strata_core::format::npy::NpyHeader;
 use strata_core::format::weights::read_model;
-use strata_core::model::Scratch;
+use strata_core::model::{Lanes, Scratch};
 use strata_core::{Codes, Encoder, Isa, Par, ROOT, Rows};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -72,6 +72,7 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
     let batches: Vec<&[f32]> = rows.chunks_exact(args.n * arch.d).collect();
     let encoder = Encoder::new(Arc::new(model), isa, Par::Rayon)?;
     let mut scratch = Scratch::new(&arch).reserved(&encoder);
+    let mut lanes = Lanes::default();
     let (mut one, mut two) = (Codes::new(), Codes::new());
     let mut call = |x: &[f32], one: &mut Codes, two: &mut Codes| -> Result<f64> {
         one.clear();
@@ -80,7 +81,7 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
         if args.threads == 1 {
             encoder.encode(x, &mut scratch, one, two)?;
         } else {
-            encoder.encode_par(Par::Rayon, x, one, two)?;
+            encoder.encode_par_in(Par::Rayon, x, &mut lanes, one, two)?;
         }
         Ok(started.elapsed().as_secs_f64())
     };

@@ -331,7 +331,7 @@ pub fn pairs(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: &[f32], pairs: &[Pa
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         Inner::Avx512(s) => s.vectorize(
             #[inline(always)]
-            || all.run::<_, 8>(s, pairs, out),
+            || all.run::<_, 4>(s, pairs, out),
         ),
         #[cfg(target_arch = "aarch64")]
         Inner::Neon(s) => s.vectorize(

@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use super::dense::{self, Matrix, Pair, Pick, X_GROUP};
-use super::screen::{self, Rising, Screen};
+use super::screen::{self, Rising, Screen, Visits};
 use super::select::{above_each_body, keep_largest, scan};
 use super::{Isa, LANES};
 
@@ -39,7 +39,7 @@ struct RowList {
 
 impl RowLists {
     /// Empties the lists of `n` rows; keeps the memory.
-    fn reset(&mut self, n: usize, start: f32) {
+    pub(crate) fn reset(&mut self, n: usize, start: f32) {
         if self.rows.len() < n {
             self.rows.resize_with(n, RowList::default);
         }
@@ -69,6 +69,23 @@ impl RowLists {
         }
     }
 
+    /// Room for `each` entries, all that there can be, in each of `n` rows that are not filled in ascending order.
+    pub(crate) fn reserve_unsorted(&mut self, n: usize, each: usize) {
+        if self.rows.len() < n {
+            self.rows.resize_with(n, RowList::default);
+        }
+        for row in &mut self.rows {
+            row.index.reserve(each);
+            row.value.reserve(2 * each);
+        }
+    }
+
+    /// Adds an entry to row `i`.
+    pub(crate) fn push(&mut self, i: usize, index: u32, value: f32) {
+        self.rows[i].index.push(index);
+        self.rows[i].value.push(value);
+    }
+
     /// The number of rows.
     #[must_use]
     pub fn n(&self) -> usize {
@@ -95,9 +112,13 @@ pub struct Scratch {
     values: Vec<f32>,
     /// For the last two pairs of `(f, k)`: the levels of a model share a scratch.
     guesses: [Guess; 2],
+    /// Whether the rows at hand are rounded already.
+    rounded: bool,
     /// Rows that the screen leaves, and a spare list for them.
     left: Vec<u32>,
     spare: Vec<u32>,
+    /// Entries of a row that is put in order.
+    entries: Vec<u64>,
 }
 
 /// Where the limits of top-k begin, as a multiple of the norm of a row.
@@ -144,6 +165,11 @@ impl Guess {
 }
 
 impl Scratch {
+    /// Room for the products of a tile.
+    pub(crate) fn tile(&mut self) -> &mut Vec<f32> {
+        &mut self.tile
+    }
+
     /// Room for blocks of `n` rows of width `d` against `f` latents.
     pub fn reserve(&mut self, n: usize, f: usize, d: usize, screened: Option<&Screen>, limit: Limit<'_>) {
         self.tile.reserve(dense_rows(d).min(n) * WIDTH.min(f));
@@ -152,6 +178,7 @@ impl Scratch {
             let most = screen.reserve(n, k, &mut self.screen);
             self.left.reserve(n);
             self.spare.reserve(n);
+            self.entries.reserve(f);
             self.guesses.iter_mut().for_each(|guess| guess.seen.reserve(n + Guess::ROWS));
             self.pairs.reserve(most);
             self.values.reserve(most);
@@ -202,17 +229,47 @@ pub fn fire(
         return;
     }
     t.left.clear();
+    t.rounded = false;
     match screen {
-        None => in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out),
-        Some(screen) if screened(isa, x, w, bias, limit, screen, t, out) => {
+        None => {
+            t.screen.forget();
+            in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out);
+        }
+        Some(screen) if screened(isa, x, w, bias, limit, screen, Visits::All, t, out) => {
             in_full(isa, x, Pick::List(&t.left), w, bias, limit, &mut t.tile, out);
         }
         Some(_) => in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out),
     }
 }
 
+/// [`fire`] of the pairs of `visits` alone. Returns the rows that are left to the caller, whose lists are empty; all are if so
+/// many pairs came through the screen that it did not pay. `rounded` says that `x` has the rows that the scratch was used
+/// with last, which then need not be rounded again.
+pub(crate) fn behind<'t>(
+    isa: Isa,
+    x: &[f32],
+    w: Matrix<'_>,
+    bias: &[f32],
+    limit: Limit<'_>,
+    screen: &Screen,
+    visits: Visits<'_>,
+    rounded: bool,
+    t: &'t mut Scratch,
+    out: &mut RowLists,
+) -> &'t [u32] {
+    let n = x.len() / w.d;
+    out.reset(n, 0.0);
+    t.left.clear();
+    t.rounded = rounded && t.screen.has(n, w.d);
+    if !screened(isa, x, w, bias, limit, screen, visits, t, out) {
+        t.left.clear();
+        t.left.extend(0..n as u32);
+    }
+    &t.left
+}
+
 /// [`fire`] of the rows `which`, whose lists are empty, with every pre-activation computed.
-fn in_full(
+pub(crate) fn in_full(
     isa: Isa,
     x: &[f32],
     which: Pick<'_>,
@@ -297,23 +354,26 @@ fn screened(
     bias: &[f32],
     limit: Limit<'_>,
     screen: &Screen,
+    visits: Visits<'_>,
     t: &mut Scratch,
     out: &mut RowLists,
 ) -> bool {
-    assert_eq!(screen.f(), w.rows.len(), "fire: the screen has other latents");
+    assert_eq!(screen.latents(), w.rows.len(), "fire: the screen has other latents");
     let n = out.n;
     let (start, below) = match limit {
         Limit::Above(t) => (t, None),
         Limit::AboveEach(t) => (0.0, Some(t)),
-        Limit::Topk(k) => return topk(isa, x, w, bias, k.min(screen.f()), screen, t, out),
+        Limit::Topk(k) => return topk(isa, x, w, bias, k.min(screen.latents()), screen, visits, t, out),
     };
-    screen.round(isa, x, &mut t.screen);
+    if !t.rounded {
+        screen.round(isa, x, &mut t.screen);
+    }
     t.screen.bar.clear();
     t.screen.bar.resize(n, start);
-    if !screen.pass(isa, n, w.rows, below, None, &mut t.screen) {
+    if !screen.pass(isa, n, visits, below, None, &mut t.screen) {
         return false;
     }
-    exact(isa, x, w, bias, Pick::Range(0, n), t);
+    exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
     for (pair, &u) in t.pairs.iter().zip(&t.values) {
         if u > below.map_or(start, |t| t[pair.latent as usize]) {
             let row = &mut out.rows[pair.row as usize];
@@ -321,11 +381,19 @@ fn screened(
             row.value.push(u);
         }
     }
+    if !in_order(screen, visits) {
+        out.rows[..n].iter_mut().for_each(|row| row.sort(&mut t.entries));
+    }
     true
 }
 
-/// The `k` largest by way of the screen: from a guess of where the bars end, then from 0 for the rows for which it was too
-/// high. Rows that are not proven by then are left.
+/// Whether latents come in ascending order.
+fn in_order(screen: &Screen, visits: Visits<'_>) -> bool {
+    screen.ascending() && matches!(visits, Visits::All)
+}
+
+/// The `k` largest by way of the screen. Where all latents meet all rows: from a guess of where the bars end, then from 0 for
+/// the rows for which it was too high. Rows that are not proven by then are left.
 fn topk(
     isa: Isa,
     x: &[f32],
@@ -333,17 +401,31 @@ fn topk(
     bias: &[f32],
     k: usize,
     screen: &Screen,
+    visits: Visits<'_>,
     t: &mut Scratch,
     out: &mut RowLists,
 ) -> bool {
     let n = out.n;
     let rising = Rising::new(k, w.d);
-    let guess = Guess::of(&mut t.guesses, screen.f(), k);
-    screen.round(isa, x, &mut t.screen);
+    let sorted = in_order(screen, visits);
+    if !t.rounded {
+        screen.round(isa, x, &mut t.screen);
+    }
     t.screen.bar.clear();
+    let guess = Guess::of(&mut t.guesses, screen.latents(), k);
+    if let Visits::Groups { .. } = visits {
+        t.screen.bar.resize(n, 0.0);
+        if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen) {
+            return false;
+        }
+        exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+        largest(k, Pick::Range(0, n), sorted, t, out);
+        t.guesses[0].seen.clear();
+        return true;
+    }
     if guess.ratio == 0.0 && n >= 8 * Guess::FIRST {
         t.screen.bar.resize(Guess::FIRST, 0.0);
-        if !screen.pass(isa, Guess::FIRST, w.rows, None, Some(rising), &mut t.screen) {
+        if !screen.pass(isa, Guess::FIRST, visits, None, Some(rising), &mut t.screen) {
             return false;
         }
         for i in 0..Guess::FIRST {
@@ -356,12 +438,12 @@ fn topk(
         let start = guess.ratio * t.screen.norm(i);
         t.screen.bar.push(if start.is_finite() { start } else { 0.0 });
     }
-    if !screen.pass(isa, n, w.rows, None, Some(rising), &mut t.screen) {
+    if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen) {
         guess.ratio = 0.0;
         return false;
     }
-    exact(isa, x, w, bias, Pick::Range(0, n), t);
-    largest(k, Pick::Range(0, n), t, out);
+    exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+    largest(k, Pick::Range(0, n), sorted, t, out);
     if !t.left.is_empty() && t.guesses[0].ratio > 0.0 {
         core::mem::swap(&mut t.left, &mut t.spare);
         t.left.clear();
@@ -369,9 +451,9 @@ fn topk(
         t.screen.only(&again);
         t.screen.bar.clear();
         t.screen.bar.resize(again.len(), 0.0);
-        if screen.pass(isa, again.len(), w.rows, None, Some(rising), &mut t.screen) {
-            exact(isa, x, w, bias, Pick::List(&again), t);
-            largest(k, Pick::List(&again), t, out);
+        if screen.pass(isa, again.len(), visits, None, Some(rising), &mut t.screen) {
+            exact(isa, x, w, bias, Pick::List(&again), screen, t);
+            largest(k, Pick::List(&again), sorted, t, out);
         } else {
             t.left.extend_from_slice(&again);
         }
@@ -382,24 +464,27 @@ fn topk(
 }
 
 /// Puts what exceeds the bars into the lists of the rows `which`, and leaves the `k` largest; the rows where that proves
-/// nothing go to `t.left`.
-fn largest(k: usize, which: Pick<'_>, t: &mut Scratch, out: &mut RowLists) {
+/// nothing go to `t.left`. `sorted` says whether latents ascend.
+fn largest(k: usize, which: Pick<'_>, sorted: bool, t: &mut Scratch, out: &mut RowLists) {
     for at in 0..which.len() {
         out.rows[which.row(at)].limit = t.screen.bar[at];
     }
-    // Latents ascend: so do the entries of the lists.
+    let room = if sorted { topk_room(k) } else { usize::MAX };
     for (pair, &u) in t.pairs.iter().zip(&t.values) {
         let row = &mut out.rows[pair.row as usize];
         if u > row.limit {
             row.index.push(pair.latent);
             row.value.push(u);
-            if row.index.len() >= topk_room(k) {
+            if row.index.len() >= room {
                 row.limit = keep_largest(0, k, &mut row.index, &mut row.value);
             }
         }
     }
     for at in 0..which.len() {
         let row = &mut out.rows[which.row(at)];
+        if !sorted {
+            row.sort(&mut t.entries);
+        }
         let least = cut(row, k);
         // All that exceed the bar were found: if they are `k`, or all that are positive, nothing is missing.
         if row.index.len() == k || t.screen.bar[at] == 0.0 {
@@ -413,9 +498,21 @@ fn largest(k: usize, which: Pick<'_>, t: &mut Scratch, out: &mut RowLists) {
     }
 }
 
+impl RowList {
+    /// Puts the entries in ascending order of the index.
+    fn sort(&mut self, t: &mut Vec<u64>) {
+        t.clear();
+        t.extend(self.index.iter().zip(&self.value).map(|(j, u)| u64::from(*j) << 32 | u64::from(u.to_bits())));
+        t.sort_unstable();
+        for ((j, u), entry) in self.index.iter_mut().zip(&mut self.value).zip(t) {
+            (*j, *u) = ((*entry >> 32) as u32, f32::from_bits(*entry as u32));
+        }
+    }
+}
+
 /// Pre-activations of the hits that exceed the bars in the end; the rows that were screened are the rows `which` of `x`.
-fn exact(isa: Isa, x: &[f32], w: Matrix<'_>, bias: &[f32], which: Pick<'_>, t: &mut Scratch) {
-    t.screen.hits.sort(&t.screen.bar, which, w.rows, &mut t.pairs);
+fn exact(isa: Isa, x: &[f32], w: Matrix<'_>, bias: &[f32], which: Pick<'_>, screen: &Screen, t: &mut Scratch) {
+    t.screen.hits.sort(&t.screen.bar, which, screen.places(), &mut t.pairs);
     t.values.resize(t.pairs.len(), 0.0);
     dense::pairs(isa, x, w.values, w.d, bias, &t.pairs, &mut t.values);
 }

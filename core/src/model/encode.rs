@@ -1,11 +1,11 @@
 //! Encode and decode at inference, and the drive of level 2 that training shares with it.
 
-use super::hierarchy::{self, Hierarchy};
+use super::hierarchy::{self, Hierarchy, Order};
 use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
 use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
-use crate::gate::{self, Families, ROOT};
+use crate::gate::{self, Families};
 use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{self, RowLists, fire};
@@ -82,7 +82,7 @@ impl Scratch {
         self.lists.reserve(BLOCK, f1, rule1.limit());
         if model.arch.gate.is_hard() {
             let (active1, active2) = (model.max_active(1), model.max_open());
-            encoder.hierarchy().reserve(&mut self.hierarchy, BLOCK, active1, active2, rule2.limit());
+            encoder.hierarchy().reserve(&mut self.fire, &mut self.hierarchy, BLOCK, active1, active2, rule2.limit());
         } else if f2 > 0 {
             self.fire.reserve(BLOCK, f2, width, encoder.screens[1].as_ref(), rule2.limit());
             self.lists.reserve(BLOCK, f2, rule2.limit());
@@ -107,6 +107,13 @@ impl Scratch {
     pub fn codes(&self) -> &[Codes; 2] {
         &self.codes
     }
+}
+
+/// A scratch for each thread that encodes ([`Encoder::encode_par_in`]).
+#[derive(Clone, Debug, Default)]
+pub struct Lanes {
+    arch: Option<Arch>,
+    scratch: Vec<Scratch>,
 }
 
 /// Weights as the forward pass reads them: shared by training and inference.
@@ -184,8 +191,9 @@ impl Weights<'_> {
 pub struct Encoder {
     model: Arc<Model>,
     isa: Isa,
-    /// Of both levels; behind a hard gate of ROOT's children.
+    /// Of both levels; behind a hard gate in the order beside them.
     screens: [Option<Screen>; 2],
+    order: Order,
     families: Families,
     decoder2: Vec<f32>,
 }
@@ -203,27 +211,33 @@ impl Encoder {
         } else {
             Families::all_root(arch.f1, arch.f2)
         };
-        let screen = |w: Id, b: Id, d: usize, rows: Option<&[u32]>| {
+        let mut order = Order::default();
+        if arch.gate.is_hard() {
+            order.set(&families);
+        }
+        let screen = |w: Id, b: Id, d: usize, order: &[u32]| {
             let all = Matrix::all(&model.params[w], d);
-            let picked = rows.map_or(all, |rows| all.only(Pick::List(rows)));
-            (arch.model == ModelKind::Tree && Screen::pays(isa, picked.rows.len(), d)).then(|| {
+            (arch.model == ModelKind::Tree && Screen::pays(isa, all.rows.len(), d)).then(|| {
+                let picked = if order.is_empty() { all } else { all.only(Pick::List(order)) };
                 let mut screen = Screen::new(picked.rows.len(), d);
                 screen.quantise(isa, par, picked, &model.params[b]);
                 screen
             })
         };
-        let root = arch.gate.is_hard().then(|| families.children(ROOT));
-        let two = arch.f2 > 0 && !arch.gate.is_soft();
+        let two = arch.f2 > 0
+            && !arch.gate.is_soft()
+            && arch.gate != GateKind::GroupTop1
+            && (!arch.gate.is_hard() || order.pays());
         let screens = [
-            screen(Id::WEnc1, Id::BEnc1, arch.d, None),
-            two.then(|| screen(Id::WEnc2, Id::BEnc2, arch.source_width(), root)).flatten(),
+            screen(Id::WEnc1, Id::BEnc1, arch.d, &[]),
+            two.then(|| screen(Id::WEnc2, Id::BEnc2, arch.source_width(), &order.places)).flatten(),
         ];
         let mut decoder2 = Vec::new();
         if arch.f2 > 0 && arch.decoder == Decoder::Comp {
             decoder2 = vec![0.0; arch.f2 * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, screens, families, decoder2, model })
+        Ok(Self { isa, screens, order, families, decoder2, model })
     }
 
     /// The model.
@@ -248,7 +262,7 @@ impl Encoder {
             width: self.model.arch.source_width(),
             bias: &self.model.params[Id::BEnc2],
             families: &self.families,
-            root: self.screens[1].as_ref(),
+            screen: self.screens[1].as_ref().map(|screen| (screen, &self.order)),
             top1: self.model.arch.gate == GateKind::GroupTop1,
         }
     }
@@ -279,8 +293,23 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`].
     pub fn encode_par(&self, par: Par, x: &[f32], codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
+        self.encode_par_in(par, x, &mut Lanes::default(), codes1, codes2)
+    }
+
+    /// [`Encoder::encode_par`] with scratch that is kept from call to call.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`].
+    pub fn encode_par_in(
+        &self,
+        par: Par,
+        x: &[f32],
+        lanes: &mut Lanes,
+        codes1: &mut Codes,
+        codes2: &mut Codes,
+    ) -> Result<()> {
         self.check_rows(x)?;
-        for [part1, part2, _] in &self.encode_parts(par, x, false) {
+        for [part1, part2, _] in &self.encode_parts(par, x, false, lanes) {
             codes1.append(part1);
             codes2.append(part2);
         }
@@ -309,7 +338,7 @@ impl Encoder {
             return Err(Error::config("model", "expected a model with a drive before its gate, found the seed"));
         }
         self.check_rows(x)?;
-        for [part1, part2, open] in &self.encode_parts(par, x, true) {
+        for [part1, part2, open] in &self.encode_parts(par, x, true, &mut Lanes::default()) {
             codes1.append(part1);
             codes2.append(part2);
             open2.append(open);
@@ -318,15 +347,18 @@ impl Encoder {
     }
 
     /// The codes of both levels and, with `open`, those of level 2 without its gate, of `x` in parts.
-    fn encode_parts(&self, par: Par, x: &[f32], open: bool) -> Vec<[Codes; 3]> {
+    fn encode_parts(&self, par: Par, x: &[f32], open: bool, lanes: &mut Lanes) -> Vec<[Codes; 3]> {
         // Small inputs in smaller blocks, so that every thread has some. Blocks share a scratch; what they share has no part
         // in the codes.
         let n = x.len() / self.model.arch.d;
         let size = BLOCK.min(n.div_ceil(par.threads()).next_multiple_of(8)).max(8) * self.model.arch.d;
         let blocks = x.len().div_ceil(size);
         let together = (blocks / (4 * par.threads())).max(1);
-        let mut lanes: Vec<Scratch> = (0..par.threads()).map(|_| Scratch::new(&self.model.arch)).collect();
-        par.map_in(&mut lanes, blocks.div_ceil(together), |scratch, c| {
+        if lanes.arch != Some(self.model.arch) {
+            *lanes = Lanes { arch: Some(self.model.arch), scratch: Vec::new() };
+        }
+        lanes.scratch.resize_with(par.threads(), || Scratch::new(&self.model.arch));
+        par.map_in(&mut lanes.scratch, blocks.div_ceil(together), |scratch, c| {
             let [mut codes1, mut codes2, mut open2] = [Codes::new(), Codes::new(), Codes::new()];
             let from = c * together * size;
             for block in x[from..x.len().min(from + together * size)].chunks(size) {
@@ -424,12 +456,13 @@ impl Encoder {
                 let code = codes1.row(i);
                 code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
             };
-            self.hierarchy().run(self.isa, s, n, rule.limit(), active, &mut t.hierarchy, |_, children, u| {
+            let same = (model.arch.source == Source::X, &mut t.fire);
+            self.hierarchy().run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
             });
             if let Some(open) = open {
-                fire(self.isa, s, w2, b2, rule.limit(), None, &mut t.fire, &mut t.lists);
+                fire(self.isa, s, w2, b2, rule.limit(), self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
                 append(&rule, &t.lists, open);
             }
         } else {

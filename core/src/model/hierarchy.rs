@@ -7,8 +7,9 @@
 
 use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
-use crate::kernel::fire::{self, Limit, RowLists, fire};
-use crate::kernel::{Isa, Screen, select};
+use crate::kernel::fire::{self, Limit, RowLists};
+use crate::kernel::screen::{Group, NONE, Visits};
+use crate::kernel::{Isa, LANES, Screen, select};
 use alloc::vec::Vec;
 
 /// Products of a family that are held at a time, unless a single row has more.
@@ -25,10 +26,51 @@ pub(crate) struct Hierarchy<'a> {
     pub bias: &'a [f32],
     /// Who is whose parent.
     pub families: &'a Families,
-    /// ROOT's children in 8 bits, where that pays.
-    pub root: Option<&'a Screen>,
+    /// All children in 8 bits, in the order beside them, where that pays.
+    pub screen: Option<(&'a Screen, &'a Order)>,
     /// Of each family only the largest child can fire.
     pub top1: bool,
+}
+
+/// Children family by family, ROOT's last. No family lies in more strips of sixteen places than it must.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Order {
+    /// The child at each place, or none.
+    pub places: Vec<u32>,
+    /// `(f1 + 1)` places of each family.
+    spans: Vec<(u32, u32)>,
+    /// Strips that families lie in, together.
+    strips: usize,
+}
+
+impl Order {
+    /// Takes over these families.
+    pub fn set(&mut self, families: &Families) {
+        self.places.clear();
+        self.spans.clear();
+        self.strips = 0;
+        for p in (0..families.n_parents()).chain([ROOT]) {
+            let (children, from) = (families.children(p), self.places.len());
+            let least = children.len().div_ceil(LANES);
+            if (from % LANES + children.len()).div_ceil(LANES) > least {
+                self.places.resize(from.next_multiple_of(LANES), NONE);
+            }
+            let from = self.places.len() as u32;
+            self.places.extend_from_slice(children);
+            self.spans.push((from, self.places.len() as u32));
+            self.strips += least;
+        }
+    }
+
+    /// Whether a screen in this order can pay: a strip costs as much as four children or so.
+    pub fn pays(&self) -> bool {
+        self.places.len() >= 4 * self.strips
+    }
+
+    /// The places of the children of `parent`.
+    fn span(&self, parent: u32) -> (u32, u32) {
+        if parent == ROOT { self.spans[self.spans.len() - 1] } else { self.spans[parent as usize] }
+    }
 }
 
 /// A child whose pre-activation reaches the limit.
@@ -45,9 +87,13 @@ pub(crate) struct Scratch {
     /// Active parents of the block, `parent << 32 | row`.
     active: Vec<u64>,
     rows: Vec<u32>,
+    groups: Vec<Group>,
+    /// Rows that meet a family together.
+    together: Vec<u32>,
     /// Pre-activations of some rows and a family.
     u: Vec<f32>,
-    fire: fire::Scratch,
+    /// ROOT's children, and all children, that fire.
+    root: RowLists,
     lists: RowLists,
     hits: Vec<Hit>,
     index: Vec<u32>,
@@ -56,21 +102,36 @@ pub(crate) struct Scratch {
 
 impl Hierarchy<'_> {
     /// Room for blocks of `n` rows of which `active1` parents and `active2` children fire at most.
-    pub fn reserve(&self, t: &mut Scratch, n: usize, active1: usize, active2: usize, limit: Limit<'_>) {
+    pub fn reserve(
+        &self,
+        fire_t: &mut fire::Scratch,
+        t: &mut Scratch,
+        n: usize,
+        active1: usize,
+        active2: usize,
+        limit: Limit<'_>,
+    ) {
         let largest = (0..self.families.n_parents()).map(|p| self.families.children(p).len()).max().unwrap_or(0);
         t.active.reserve(n * active1);
-        t.rows.reserve(n);
+        t.rows.reserve(n * (active1 + 1));
+        t.together.reserve(n);
+        t.groups.reserve((n * active1).min(self.families.n_parents() as usize) + 1);
         t.u.reserve(TILE.max(largest).max(active2));
         let roots = self.families.children(ROOT).len();
-        t.fire.reserve(n, roots, self.width, self.root, limit);
-        t.lists.reserve(n, roots, limit);
+        fire_t.reserve(n, roots, self.width, None, limit);
+        if let Some((screen, _)) = self.screen {
+            fire_t.reserve(n, self.families.parents().len(), self.width, Some(screen), limit);
+        }
+        t.root.reserve(n, roots, limit);
+        t.lists.reserve_unsorted(n, active2);
         t.hits.reserve(n * active2);
         t.index.reserve(2 * active2 + 256);
         t.value.reserve(4 * active2 + 256);
     }
 
     /// Calls `row(i, children, u)` for each of the `n` rows of `s`, `(n, width)`, in order: the children, ascending, that
-    /// the gate lets fire and whose pre-activation reaches the limit. `active` gives the active parents of a row.
+    /// the gate lets fire and whose pre-activation reaches the limit. `active` gives the active parents of a row. With the
+    /// scratch comes whether these are the rows that it was used with last.
     pub fn run<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
@@ -78,61 +139,100 @@ impl Hierarchy<'_> {
         n: usize,
         limit: Limit<'_>,
         active: impl Fn(usize) -> A,
+        (rounded, fire_t): (bool, &mut fire::Scratch),
         t: &mut Scratch,
         mut row: impl FnMut(usize, &[u32], &[f32]),
     ) {
-        t.hits.clear();
+        let s = &s[..n * self.width];
         t.active.clear();
         for i in 0..n {
             t.active.extend(active(i).map(|p| u64::from(p) << 32 | i as u64));
         }
         t.active.sort_unstable();
+        if let Some((screen, order)) = self.screen.filter(|_| !self.top1) {
+            t.rows.clear();
+            t.rows.extend(t.active.iter().map(|key| *key as u32));
+            t.groups.clear();
+            let mut from = 0;
+            for same in t.active.chunk_by(|a, b| a >> 32 == b >> 32) {
+                let rows = (from, from + same.len() as u32);
+                t.groups.push(Group { places: order.span((same[0] >> 32) as u32), rows });
+                from = rows.1;
+            }
+            t.rows.extend(0..n as u32);
+            t.groups.push(Group { places: order.span(ROOT), rows: (from, from + n as u32) });
+            let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
+            let all = Matrix::all(self.w, self.width);
+            let left = fire::behind(isa, s, all, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
+            if !left.is_empty() {
+                t.rows.clear();
+                t.rows.extend_from_slice(left);
+                t.active.retain(|key| t.rows.binary_search(&(*key as u32)).is_ok());
+                let left = core::mem::take(&mut t.rows);
+                self.in_full(isa, s, Pick::List(&left), limit, fire_t.tile(), t);
+                t.rows = left;
+            }
+        } else {
+            t.lists.reset(n, 0.0);
+            self.in_full(isa, s, Pick::Range(0, n), limit, fire_t.tile(), t);
+        }
+        for i in 0..n {
+            let (index, u) = t.lists.row(i);
+            row(i, index, u);
+        }
+    }
+
+    /// Fills the lists of the rows `which`, whose active parents are those of the scratch, with every pre-activation that the
+    /// gate lets through computed.
+    fn in_full(&self, isa: Isa, s: &[f32], which: Pick<'_>, limit: Limit<'_>, tile: &mut Vec<f32>, t: &mut Scratch) {
+        t.hits.clear();
         let mut from = 0;
+        let mut rows = core::mem::take(&mut t.together);
         while from < t.active.len() {
             let parent = (t.active[from] >> 32) as u32;
             let end = from + t.active[from..].partition_point(|key| (*key >> 32) as u32 == parent);
             let children = self.families.children(parent);
             let together = (TILE / children.len().max(1)).max(1);
             for from in (from..end).step_by(together) {
-                t.rows.clear();
-                t.rows.extend(t.active[from..end.min(from + together)].iter().map(|key| *key as u32));
-                self.family(isa, s, children, limit, t);
+                rows.clear();
+                rows.extend(t.active[from..end.min(from + together)].iter().map(|key| *key as u32));
+                self.family(isa, s, children, limit, &rows, t);
             }
             from = end;
         }
+        t.together = rows;
         let root = self.families.children(ROOT);
-        let all = Matrix::all(self.w, self.width).only(Pick::List(root));
-        fire(isa, &s[..n * self.width], all, self.bias, limit, self.root, &mut t.fire, &mut t.lists);
-        for i in 0..t.lists.n() {
-            let (index, u) = t.lists.row(i);
-            t.hits.extend(index.iter().zip(u).map(|(&child, &u)| Hit { row: i as u32, child, u }));
+        if !root.is_empty() {
+            let all = Matrix::all(self.w, self.width).only(Pick::List(root));
+            t.root.reset(s.len() / self.width, if let Limit::Above(t) = limit { t } else { 0.0 });
+            fire::in_full(isa, s, which, all, self.bias, limit, tile, &mut t.root);
+            for i in (0..which.len()).map(|at| which.row(at)) {
+                let (index, u) = t.root.row(i);
+                t.hits.extend(index.iter().zip(u).map(|(&child, &u)| Hit { row: i as u32, child, u }));
+            }
         }
         t.hits.sort_unstable_by_key(|h| u64::from(h.row) << 32 | u64::from(h.child));
-        let mut hits = &t.hits[..];
-        for i in 0..n {
-            let (own, rest) = hits.split_at(hits.partition_point(|h| h.row as usize <= i));
-            hits = rest;
-            t.index.clear();
-            t.value.clear();
+        for own in t.hits.chunk_by(|a, b| a.row == b.row) {
+            let row = own[0].row as usize;
             if let Limit::Topk(k) = limit {
                 t.u.clear();
                 t.u.extend(own.iter().map(|h| h.u));
+                t.index.clear();
+                t.value.clear();
                 select::topk_row(isa, &t.u, k, &mut t.index, &mut t.value);
-                t.index.iter_mut().for_each(|at| *at = own[*at as usize].child);
+                t.index.iter().zip(&t.value).for_each(|(at, u)| t.lists.push(row, own[*at as usize].child, *u));
             } else {
-                t.index.extend(own.iter().map(|h| h.child));
-                t.value.extend(own.iter().map(|h| h.u));
+                own.iter().for_each(|h| t.lists.push(row, h.child, h.u));
             }
-            row(i, &t.index, &t.value);
         }
     }
 
-    /// Notes which of the children of a parent reach the limit on the rows `t.rows`, where the parent is active.
-    fn family(&self, isa: Isa, s: &[f32], children: &[u32], limit: Limit<'_>, t: &mut Scratch) {
+    /// Notes which of the children of a parent reach the limit on the rows `rows`, where the parent is active.
+    fn family(&self, isa: Isa, s: &[f32], children: &[u32], limit: Limit<'_>, rows: &[u32], t: &mut Scratch) {
         if children.is_empty() {
             return;
         }
-        let Scratch { rows, u, hits, .. } = t;
+        let Scratch { u, hits, .. } = t;
         u.resize(rows.len() * children.len(), 0.0);
         let x = Matrix { values: s, d: self.width, rows: Pick::List(rows) };
         let w = Matrix { values: self.w, d: self.width, rows: Pick::List(children) };

@@ -21,8 +21,8 @@ mod tensor;
 
 pub use codes::{CodeRow, Codes, CodesView};
 pub(crate) use encode::Weights;
-pub use encode::{Encoder, Scratch};
-pub(crate) use hierarchy::Hierarchy;
+pub use encode::{Encoder, Lanes, Scratch};
+pub(crate) use hierarchy::{Hierarchy, Order};
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};
 pub use tensor::{SharedBytes, Tensor};
 

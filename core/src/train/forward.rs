@@ -8,7 +8,7 @@ use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{Limit, RowLists, fire};
 use crate::kernel::{Isa, Screen, reduce, select, sparse};
-use crate::model::{CodeRow, Hierarchy, Id, Params, Scratch, Weights};
+use crate::model::{CodeRow, Hierarchy, Id, Order, Params, Scratch, Weights};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -128,6 +128,7 @@ fn collect(
             level_rule(l, &arch, params, knobs, if tau > 0.0 { floor.min(tau) } else { floor })
         }),
         screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
+        order: &o.order,
         dead: [&knobs.dead[0], &knobs.dead[1]],
         k_aux: if config.loss.aux > 0.0 { k_aux } else { 0 },
         tau2: knobs.tau[1],
@@ -173,6 +174,7 @@ struct Job<'a> {
     weights: Weights<'a>,
     rules: [LevelRule<'a>; 2],
     screens: [Option<&'a Screen>; 2],
+    order: &'a Order,
     dead: [&'a [u32]; 2],
     /// How many dead latents of a row AuxK picks; 0 without it.
     k_aux: usize,
@@ -238,17 +240,19 @@ impl Job<'_> {
                 drives.end_row(None);
             }
         } else {
-            // With drives the screen is that of all latents, not of ROOT's children.
+            // With drives the screen has another order.
             let hierarchy_of = Hierarchy {
                 w: w.values,
                 width,
                 bias: b,
                 families,
-                root: self.screens[1].filter(|_| !self.drives),
+                screen: self.screens[1]
+                    .filter(|_| !self.drives && self.order.pays())
+                    .map(|screen| (screen, self.order)),
                 top1: false,
             };
             if hard {
-                hierarchy_of.run(self.isa, s, n, limit, active, hierarchy, |_, index, u| {
+                hierarchy_of.run(self.isa, s, n, limit, active, (false, &mut *t), hierarchy, |_, index, u| {
                     candidates.index.extend_from_slice(index);
                     candidates.u.extend_from_slice(u);
                     candidates.end_row(None);

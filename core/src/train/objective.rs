@@ -18,11 +18,11 @@ use super::entries::{ByLatent, Entries, List};
 use super::{accumulate, backward, forward};
 use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
 use crate::error::{Error, Result};
-use crate::gate::{Families, ROOT};
+use crate::gate::Families;
 use crate::kernel::dense::{Matrix, Pick};
 use crate::kernel::{Isa, Screen};
 use crate::loss::seed_cos::SeedCos;
-use crate::model::{Arch, Id, Params, Scratch, compose};
+use crate::model::{Arch, Id, Order, Params, Scratch, compose};
 use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -154,6 +154,8 @@ pub struct Objective {
     pub(crate) lanes: Vec<Lane>,
     /// The encoders in 8 bits, where that pays: of level 2 those that are read without their parents.
     pub(crate) screens: [Option<Screen>; 2],
+    /// Of the children of level 2, behind a hard gate.
+    pub(crate) order: Order,
     /// Decoder directions of level 2 in the space of the rows: `E2 D1` for `comp`, else empty.
     pub(crate) composed: Vec<f32>,
     pub(crate) grad_composed: Vec<f32>,
@@ -207,6 +209,7 @@ impl Objective {
             lanes: vec![lane; par.threads()],
             screens: [(arch.f1, d), (arch.f2, arch.source_width())]
                 .map(|(f, d)| Screen::pays(isa, f, d).then(|| Screen::new(f, d))),
+            order: Order::default(),
             grad_composed: composed.clone(),
             composed,
             norms: [Vec::new(), Vec::new()],
@@ -323,10 +326,17 @@ impl Objective {
         if let Some(screen) = screen1 {
             screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);
         }
-        if let Some(screen) = screen2.as_mut().filter(|_| !knobs.gate.is_soft() && knobs.gate != GateKind::GroupTop1) {
-            let all = Matrix::all(&params[Id::WEnc2], self.arch.source_width());
-            let read = if behind_gate { all.only(Pick::List(families.children(ROOT))) } else { all };
-            screen.quantise(self.isa, self.par, read, &params[Id::BEnc2]);
+        let dense = knobs.gate.is_soft() || knobs.gate == GateKind::GroupTop1;
+        if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
+            let (all, bias) = (Matrix::all(&params[Id::WEnc2], self.arch.source_width()), &params[Id::BEnc2]);
+            if behind_gate {
+                self.order.set(families);
+                if self.order.pays() {
+                    screen.quantise(self.isa, self.par, all.only(Pick::List(&self.order.places)), bias);
+                }
+            } else {
+                screen.quantise(self.isa, self.par, all, bias);
+            }
         }
         if !self.composed.is_empty() {
             compose(self.isa, self.par, &self.arch, params, &mut self.composed);

@@ -4,9 +4,12 @@ use alloc::vec::Vec;
 
 use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
 
-use super::PANEL;
+use super::NONE;
 use crate::kernel::LANES;
 use crate::kernel::dense::{Pair, Pick};
+
+/// Places that one product of rows and strips has at most: two strips, or one.
+pub(super) const PANEL: usize = 2 * LANES;
 
 /// Latents of rows that may be selected, panel by panel.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +19,8 @@ pub(in crate::kernel) struct Hits {
     keys: Vec<i32>,
     upper: Vec<f32>,
     n: usize,
-    /// Where each panel ends.
-    ends: Vec<usize>,
+    /// The first place of each panel, and where its hits end.
+    ends: Vec<(usize, usize)>,
 }
 
 impl Hits {
@@ -48,9 +51,11 @@ impl Hits {
         }
     }
 
-    /// Ends the panel.
-    pub fn end_panel(&mut self) {
-        self.ends.push(self.n);
+    /// Ends the panel that has the place `first` first.
+    pub fn end_panel(&mut self, first: usize) {
+        if self.n > self.ends.last().map_or(0, |(_, end)| *end) {
+            self.ends.push((first, self.n));
+        }
     }
 
     /// Adds the lanes of `mask`.
@@ -66,12 +71,12 @@ impl Hits {
     }
 
     /// Writes the hits that exceed the bars of their rows to `pairs`, which is emptied before: latent by latent, so that its
-    /// weights are read once, and row by row within. Row `i` of those screened is row `rows.row(i)`, latent `j` is latent
-    /// `latents.row(j)`.
-    pub fn sort(&mut self, bars: &[f32], rows: Pick<'_>, latents: Pick<'_>, pairs: &mut Vec<Pair>) {
+    /// weights are read once, and row by row within. Row `i` of those screened is row `rows.row(i)`; `places` gives the
+    /// latents.
+    pub fn sort(&mut self, bars: &[f32], rows: Pick<'_>, places: &[u32], pairs: &mut Vec<Pair>) {
         pairs.clear();
         let (mut start, mut first) = (0, 0);
-        for (p, &end) in self.ends.iter().enumerate() {
+        for &(place, end) in &self.ends {
             let (keys, upper) = (&mut self.keys[start..end], &self.upper[start..end]);
             start = end;
             let (mut kept, mut counts) = (0, [0; PANEL]);
@@ -91,8 +96,9 @@ impl Hits {
             pairs.resize(next, Pair { row: 0, latent: 0 });
             for &key in &keys[..kept] {
                 let lane = key as usize % PANEL;
-                let (row, latent) = (rows.row(key as usize / PANEL), latents.row(p * PANEL + lane));
-                pairs[ends[lane]] = Pair { row: row as u32, latent: latent as u32 };
+                let latent = places[place + lane];
+                debug_assert_ne!(latent, NONE, "a hit where there is no latent");
+                pairs[ends[lane]] = Pair { row: rows.row(key as usize / PANEL) as u32, latent };
                 ends[lane] += 1;
             }
             first = next;

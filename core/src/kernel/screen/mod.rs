@@ -46,54 +46,76 @@ mod rounding;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::dense::Matrix;
+use super::dense::{Matrix, Pick};
 use super::{Isa, LANES};
 use crate::Par;
 use bytemuck::{Pod, Zeroable};
-use hits::Hits;
+use hits::{Hits, PANEL};
 use rounding::{integers, mix};
 
-/// Latents of a panel.
-pub(super) const PANEL: usize = 2 * LANES;
 /// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
 const WIDEST: usize = 1 << 15;
 
-/// Four columns of the latents of a panel, a byte each.
+/// The place of no latent.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Four columns of the latents of a strip, a byte each.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([[i32; LANES]; 2]);
+struct Line([i32; LANES]);
 
-/// What else is known of the latents of a panel.
+/// What else is known of the latents of a strip: sixteen consecutive places.
 #[derive(Clone, Copy, Debug)]
-struct Panel {
+struct Strip {
     /// `-128 sum_c q_jc`: rows are stored with 128 added, as unsigned bytes.
-    start: [[i32; LANES]; 2],
+    start: [i32; LANES],
     /// `t_j`.
-    scale: [[f32; LANES]; 2],
-    /// The bias; minus infinity where there is no latent.
-    bias: [[f32; LANES]; 2],
-    alpha: [[f32; LANES]; 2],
-    beta: [[f32; LANES]; 2],
-    kappa: [[f32; LANES]; 2],
+    scale: [f32; LANES],
+    bias: [f32; LANES],
+    alpha: [f32; LANES],
+    beta: [f32; LANES],
+    kappa: [f32; LANES],
+    /// The lanes that have a latent, a bit each.
+    there: u32,
 }
 
-impl Panel {
+impl Strip {
     const EMPTY: Self = {
-        let zero = [[0.0; LANES]; 2];
-        let bias = [[f32::NEG_INFINITY; LANES]; 2];
-        Self { start: [[0; LANES]; 2], scale: zero, bias, alpha: zero, beta: zero, kappa: zero }
+        let zero = [0.0; LANES];
+        Self { start: [0; LANES], scale: zero, bias: zero, alpha: zero, beta: zero, kappa: zero, there: 0 }
     };
 }
 
-/// Weights in 8 bits, and how far off they are. A copy of a quarter of the size, and 24 bytes a latent.
+/// Weights in 8 bits, and how far off they are. A copy of a quarter of the size, and 28 bytes a latent.
 #[derive(Clone, Debug)]
 pub struct Screen {
-    f: usize,
     d: usize,
+    /// The latent at each place, or [`NONE`].
+    places: Vec<u32>,
+    /// How many there are, and whether they ascend from place to place.
+    latents: usize,
+    ascending: bool,
+    /// `ceil(d / 4)` of each strip.
     lines: Vec<Line>,
-    panels: Vec<Panel>,
+    strips: Vec<Strip>,
     /// A turned row for each thread that rounds.
     mixed: Vec<Vec<f32>>,
+}
+
+/// Which places meet which rows in a pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Visits<'a> {
+    /// All of them.
+    All,
+    /// Those that `groups` name, whose rows are parts of `rows`.
+    Groups { rows: &'a [u32], groups: &'a [Group] },
+}
+
+/// Places `places.0..places.1` meet rows `rows.0..rows.1` of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Group {
+    pub places: (u32, u32),
+    pub rows: (u32, u32),
 }
 
 /// Bars that rise to the `k`-th largest `a - share e` found so far.
@@ -130,6 +152,8 @@ pub(super) struct Scratch {
     words: Vec<i32>,
     /// `s`, `|x|`, `dx` of each row.
     rows: Vec<[f32; 3]>,
+    /// Whether these are all rows that were rounded last.
+    whole: bool,
     /// What a pre-activation must exceed, a row.
     pub bar: Vec<f32>,
     /// `(n, stride)` values of `a - share e` above the bar, and how many each row has.
@@ -143,9 +167,16 @@ impl Screen {
     #[must_use]
     pub fn new(f: usize, d: usize) -> Self {
         assert!(d < WIDEST, "screen: rows of {d} numbers");
-        let n_panels = f.div_ceil(PANEL);
-        let lines = vec![Line([[0; LANES]; 2]); n_panels * d.div_ceil(4)];
-        Self { f, d, lines, panels: vec![Panel::EMPTY; n_panels], mixed: Vec::new() }
+        let strips = f.div_ceil(LANES);
+        Self {
+            d,
+            places: Vec::with_capacity(f),
+            latents: 0,
+            ascending: true,
+            lines: vec![Line([0; LANES]); strips * d.div_ceil(4)],
+            strips: vec![Strip::EMPTY; strips],
+            mixed: Vec::new(),
+        }
     }
 
     /// Whether screening can pay: `f` latents of width `d` on this machine. Measured on Zen 5 with VNNI; without 8-bit dot
@@ -155,16 +186,36 @@ impl Screen {
         isa.has_dot8() && f >= 512 && (96..WIDEST).contains(&d)
     }
 
-    /// The latents.
-    pub(super) fn f(&self) -> usize {
-        self.f
+    /// How many latents there are.
+    pub(super) fn latents(&self) -> usize {
+        self.latents
     }
 
-    /// The most pairs that are noted: an eighth of all, and again as much that rising bars note at first.
-    fn most(&self, n: usize, rising: Option<Rising>) -> usize {
-        let all = n.saturating_mul(self.f);
-        let at_first = rising.map_or(0, |r| n.saturating_mul((self.f / 8).saturating_add(r.room().saturating_mul(8))));
-        n.saturating_mul((self.f / 8).max(64)).saturating_add(at_first).min(all)
+    /// The latent at each place, or [`NONE`].
+    pub(super) fn places(&self) -> &[u32] {
+        &self.places
+    }
+
+    /// Whether latents ascend from place to place.
+    pub(super) fn ascending(&self) -> bool {
+        self.ascending
+    }
+
+    /// Pairs of a row and a place in a pass over `n` rows.
+    fn n_pairs(&self, n: usize, visits: Visits<'_>) -> usize {
+        match visits {
+            Visits::All => n.saturating_mul(self.places.len()),
+            Visits::Groups { groups, .. } => {
+                let of = |(from, to): (u32, u32)| (to - from) as usize;
+                groups.iter().map(|g| of(g.places) * of(g.rows)).sum()
+            }
+        }
+    }
+
+    /// The most hits that are noted: an eighth of all pairs, and again as much that rising bars note at first.
+    fn most(n: usize, pairs: usize, rising: Option<Rising>) -> usize {
+        let at_first = rising.map_or(0, |r| (pairs / 8).saturating_add(n.saturating_mul(r.room().saturating_mul(8))));
+        (pairs / 8).max(n.saturating_mul(64)).saturating_add(at_first).min(pairs)
     }
 
     /// Room for blocks of `n` rows, and `k` if bars rise; returns the most pairs that can be left.
@@ -178,52 +229,56 @@ impl Screen {
             t.best.reserve(n.saturating_mul(rising.stride()));
             t.n_best.reserve(n);
         }
-        // One more panel is noted before the number is looked at.
-        let most = self.most(n, rising) + n * PANEL;
-        t.hits.reserve(most, self.panels.len());
+        // Two more strips are noted before the number is looked at.
+        let most = Self::most(n, n.saturating_mul(self.places.len()), rising) + n * PANEL;
+        t.hits.reserve(most, self.strips.len());
         most
     }
 
-    /// Takes over the rows `w` and their bias, given for all rows of the matrix. Allocates nothing unless they are more
-    /// than ever before.
+    /// Takes over the rows of `w`, in their order, and their bias, given for all rows of the matrix. A list may name
+    /// [`NONE`] where there is no latent. Allocates nothing unless they are more than ever before.
     ///
     /// # Panics
     /// If the width does not fit.
     pub fn quantise(&mut self, isa: Isa, par: Par, w: Matrix<'_>, bias: &[f32]) {
         assert_eq!(w.d, self.d, "screen: the weights are not [f, d]");
         let q = self.d.div_ceil(4);
-        self.f = w.rows.len();
-        let n_panels = self.f.div_ceil(PANEL);
-        self.panels.resize(n_panels, Panel::EMPTY);
-        self.lines.resize(n_panels * q, Line([[0; LANES]; 2]));
-        if self.f == 0 || self.d == 0 {
+        self.places.clear();
+        match w.rows {
+            Pick::Range(from, to) => self.places.extend(from as u32..to as u32),
+            Pick::List(list) => self.places.extend_from_slice(list),
+        }
+        self.latents = self.places.iter().filter(|j| **j != NONE).count();
+        self.ascending = self.places.is_sorted();
+        let strips = self.places.len().div_ceil(LANES);
+        self.strips.resize(strips, Strip::EMPTY);
+        self.lines.resize(strips * q, Line([0; LANES]));
+        if strips == 0 || self.d == 0 {
             return;
         }
         let words: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
         self.mixed.resize_with(par.threads(), Vec::new);
-        par.for_items(&mut self.mixed, &mut self.panels, words, q * PANEL, |mixed, p, panel, words| {
+        let places = &self.places;
+        par.for_items(&mut self.mixed, &mut self.strips, words, q * LANES, |mixed, s, strip, words| {
             mixed.resize(w.d, 0.0);
-            let words: &mut [[i32; PANEL]] = bytemuck::cast_slice_mut(words);
-            for l in 0..PANEL {
-                let at = p * PANEL + l;
-                let (half, lane) = (l / LANES, l % LANES);
-                if at >= w.rows.len() {
-                    panel.bias[half][lane] = f32::NEG_INFINITY;
-                    continue;
-                }
-                let j = w.rows.row(at);
+            let words: &mut [[i32; LANES]] = bytemuck::cast_slice_mut(words);
+            strip.there = 0;
+            let here = &places[s * LANES..places.len().min((s + 1) * LANES)];
+            for (l, &j) in here.iter().enumerate().filter(|(_, j)| **j != NONE) {
+                let j = j as usize;
                 let row = &w.values[j * w.d..][..w.d];
-                let n = dispatch!(isa, _simd => {
-                    let off = mix(row, mixed);
+                let n = dispatch!(isa, simd => {
+                    let off = mix(simd, row, mixed);
                     integers(mixed, off, |c, word| words[c][l] = word)
                 });
                 let eps = (w.d.div_ceil(LANES) + 32) as f32 * f32::EPSILON * 0.5;
-                panel.start[half][lane] = -128 * n.sum;
-                panel.scale[half][lane] = n.scale;
-                panel.bias[half][lane] = bias[j];
-                panel.alpha[half][lane] = (n.error + eps * (n.norm + n.norm_hat)) * (1.0 + 1.0 / 4096.0);
-                panel.beta[half][lane] = n.norm_hat * (1.0 + 1.0 / 4096.0);
-                panel.kappa[half][lane] = bias[j].abs() / 1_048_576.0 + 1e-30;
+                strip.there |= 1 << l;
+                strip.start[l] = n.sum.wrapping_mul(-128);
+                strip.scale[l] = n.scale;
+                strip.bias[l] = bias[j];
+                strip.alpha[l] = (n.error + eps * (n.norm + n.norm_hat)) * (1.0 + 1.0 / 4096.0);
+                strip.beta[l] = n.norm_hat * (1.0 + 1.0 / 4096.0);
+                strip.kappa[l] = bias[j].abs() / 1_048_576.0 + 1e-30;
             }
         });
     }
@@ -234,20 +289,22 @@ impl Screen {
         t.mixed.resize(self.d, 0.0);
         t.words.resize(n * q, 0);
         t.rows.resize(n, [0.0; 3]);
-        dispatch!(isa, _simd => {
+        dispatch!(isa, simd => {
             for ((row, words), out) in x.chunks(self.d).zip(t.words.chunks_mut(q)).zip(&mut t.rows) {
-                let off = mix(row, &mut t.mixed);
+                let off = mix(simd, row, &mut t.mixed);
                 // From signed to unsigned bytes: 128 more, without a carry.
                 let n = integers(&t.mixed, off, |c, word| words[c] = word ^ 0x8080_8080_u32 as i32);
                 *out = [n.scale, n.norm, n.error];
             }
         });
+        t.whole = true;
     }
 }
 
 impl Scratch {
     /// Leaves the rows `which`, ascending, of those that were rounded.
     pub fn only(&mut self, which: &[u32]) {
+        self.whole = false;
         let q = self.words.len() / self.rows.len();
         for (to, from) in which.iter().map(|i| *i as usize).enumerate() {
             self.words.copy_within(from * q..(from + 1) * q, to * q);
@@ -255,6 +312,16 @@ impl Scratch {
         }
         self.rows.truncate(which.len());
         self.words.truncate(which.len() * q);
+    }
+
+    /// Forgets the rows.
+    pub fn forget(&mut self) {
+        self.whole = false;
+    }
+
+    /// Whether what is at hand are these `n` rows, if they are those that were rounded last.
+    pub fn has(&self, n: usize, d: usize) -> bool {
+        self.whole && self.rows.len() == n && self.words.len() == n * d.div_ceil(4)
     }
 
     /// Upper bounds of the norms of the rows.
@@ -269,22 +336,22 @@ pub fn bounds(screen: &Screen, isa: Isa, x: &[f32]) -> Vec<[f32; 2]> {
     let mut out = Vec::new();
     let (mut words, mut mixed) = (vec![0; screen.d.div_ceil(4)], vec![0.0; screen.d]);
     for row in x.chunks(screen.d) {
-        let r = dispatch!(isa, _simd => {
-            let off = mix(row, &mut mixed);
+        let r = dispatch!(isa, simd => {
+            let off = mix(simd, row, &mut mixed);
             integers(&mixed, off, |c, word| words[c] = word ^ 0x8080_8080_u32 as i32)
         });
-        for at in 0..screen.f {
-            let (panel, half, lane) = (&screen.panels[at / PANEL], at % PANEL / LANES, at % LANES);
-            let lines = &screen.lines[at / PANEL * words.len()..];
-            let mut sum = panel.start[half][lane];
+        for at in (0..screen.places.len()).filter(|at| screen.places[*at] != NONE) {
+            let (strip, lane) = (&screen.strips[at / LANES], at % LANES);
+            let lines = &screen.lines[at / LANES * words.len()..];
+            let mut sum = strip.start[lane];
             for (word, line) in words.iter().zip(lines) {
-                for (x, w) in word.to_ne_bytes().into_iter().zip(line.0[half][lane].to_ne_bytes()) {
+                for (x, w) in word.to_ne_bytes().into_iter().zip(line.0[lane].to_ne_bytes()) {
                     sum += i32::from(x) * i32::from(w as i8);
                 }
             }
-            let a = libm::fmaf(sum as f32 * panel.scale[half][lane], r.scale, panel.bias[half][lane]);
-            let e = libm::fmaf(panel.beta[half][lane], r.error, panel.kappa[half][lane]);
-            let e = libm::fmaf(panel.alpha[half][lane], r.norm, e);
+            let a = libm::fmaf(sum as f32 * strip.scale[lane], r.scale, strip.bias[lane]);
+            let e = libm::fmaf(strip.beta[lane], r.error, strip.kappa[lane]);
+            let e = libm::fmaf(strip.alpha[lane], r.norm, e);
             out.push([a + e, a - e]);
         }
     }

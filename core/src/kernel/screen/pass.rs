@@ -1,78 +1,109 @@
-//! The pass over all weights: which latents may reach the limits of their rows.
+//! The pass over the weights: which latents may exceed the bars of their rows.
+
+use core::ops::Range;
 
 use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
 
-use super::{Line, PANEL, Panel, Rising, Scratch, Screen};
+use super::hits::PANEL;
+use super::{Line, Rising, Scratch, Screen, Strip, Visits};
 use crate::kernel::dense::Pick;
 use crate::kernel::isa::Inner;
 use crate::kernel::{Isa, LANES};
 
 impl Screen {
     /// Notes in `t.hits`, panel by panel, what may exceed the bars `t.bar` of the first `n` rows of `t`. `below` is taken from
-    /// pre-activations first, and given for all rows of the matrix that `latents` picks from; `rising` raises the bars on
-    /// the way, so that some hits lie below them in the end. Returns whether it went through: not if so many are left that
-    /// the full product is no dearer.
+    /// pre-activations first, and given for all rows of the weights; `rising` raises the bars on the way, so that some hits
+    /// lie below them in the end. Returns whether it went through: not if so many are left that the full product is no
+    /// dearer.
     pub(in crate::kernel) fn pass(
         &self,
         isa: Isa,
         n: usize,
-        latents: Pick<'_>,
+        visits: Visits<'_>,
         below: Option<&[f32]>,
         rising: Option<Rising>,
         t: &mut Scratch,
     ) -> bool {
-        let q = self.d.div_ceil(4);
-        let most = self.most(n, rising);
+        let most = Self::most(n, self.n_pairs(n, visits), rising);
         t.hits.clear();
         if let Some(rising) = rising {
             t.best.resize(n * rising.stride(), 0.0);
             t.n_best.clear();
             t.n_best.resize(n, 0);
         }
-        for (p, panel) in self.panels.iter().enumerate() {
-            let there = u32::MAX >> (PANEL - PANEL.min(self.f - p * PANEL));
-            let (mut bias, mut kappa) = (panel.bias, panel.kappa);
-            if let Some(below) = below {
-                let here = latents.part(p * PANEL..latents.len().min((p + 1) * PANEL));
-                for l in 0..here.len() {
-                    let t = below[here.row(l)];
-                    bias[l / LANES][l % LANES] -= t;
-                    kappa[l / LANES][l % LANES] += t.abs() / 1_048_576.0;
-                }
-            }
-            let lines = &self.lines[p * q..(p + 1) * q];
-            let job = Job { lines, panel, bias: &bias, kappa: &kappa, rising, n, there };
-            t.hits.begin_panel(n);
-            match isa.0 {
-                Inner::Scalar(s) => s.vectorize(
-                    #[inline(always)]
-                    || job.run_one_by_one(s, t),
-                ),
-                #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-                Inner::Avx2(s) => s.vectorize(
-                    #[inline(always)]
-                    || job.run_one_by_one(s, t),
-                ),
-                #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-                Inner::Avx512(s) => s.vectorize(
-                    #[inline(always)]
-                    || job.run(s, t),
-                ),
-                #[cfg(target_arch = "aarch64")]
-                Inner::Neon(s) => s.vectorize(
-                    #[inline(always)]
-                    || job.run_one_by_one(s, t),
-                ),
-            }
-            t.hits.end_panel();
-            if t.hits.len() > most {
-                return false;
-            }
-        }
-        if let Some(rising) = rising {
+        let meet = |places: Range<usize>, rows: Pick<'_>, t: &mut Scratch| {
+            let end = places.end.div_ceil(LANES);
+            (places.start / LANES..end).step_by(2).all(|s| {
+                t.hits.begin_panel(rows.len());
+                self.panel(isa, s..end.min(s + 2), &places, rows, below, rising, t);
+                t.hits.end_panel(s * LANES);
+                t.hits.len() <= most
+            })
+        };
+        let through = match visits {
+            Visits::All => meet(0..self.places.len(), Pick::Range(0, n), t),
+            Visits::Groups { rows, groups } => groups.iter().filter(|g| g.places.0 < g.places.1).all(|g| {
+                let rows = &rows[g.rows.0 as usize..g.rows.1 as usize];
+                meet(g.places.0 as usize..g.places.1 as usize, Pick::List(rows), t)
+            }),
+        };
+        if let Some(rising) = rising.filter(|_| through) {
             (0..n).for_each(|i| t.settle(i, rising));
         }
-        true
+        through
+    }
+
+    /// One or two strips, and of their places those of `places`.
+    fn panel(
+        &self,
+        isa: Isa,
+        strips: Range<usize>,
+        places: &Range<usize>,
+        rows: Pick<'_>,
+        below: Option<&[f32]>,
+        rising: Option<Rising>,
+        t: &mut Scratch,
+    ) {
+        let first = strips.start;
+        let q = self.d.div_ceil(4);
+        let lines = &self.lines[first * q..strips.end * q];
+        let strips = &self.strips[strips];
+        let (mut bias, mut kappa, mut there) = ([[0.0; LANES]; 2], [[0.0; LANES]; 2], [0; 2]);
+        for (v, strip) in strips.iter().enumerate() {
+            let from = (first + v) * LANES;
+            let below_end = |end: usize| (1u32 << end.saturating_sub(from).min(LANES)) - 1;
+            there[v] = strip.there & below_end(places.end) & !below_end(places.start);
+            (bias[v], kappa[v]) = (strip.bias, strip.kappa);
+            if let Some(below) = below {
+                for l in (0..LANES).filter(|l| strip.there >> l & 1 == 1) {
+                    let t = below[self.places[(first + v) * LANES + l] as usize];
+                    bias[v][l] -= t;
+                    kappa[v][l] += t.abs() / 1_048_576.0;
+                }
+            }
+        }
+        let job = Job { lines, strips, q, bias: &bias, kappa: &kappa, there, rows, rising };
+        match isa.0 {
+            Inner::Scalar(s) => s.vectorize(
+                #[inline(always)]
+                || job.run_one_by_one(s, t),
+            ),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Inner::Avx2(s) => s.vectorize(
+                #[inline(always)]
+                || job.run_one_by_one(s, t),
+            ),
+            #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+            Inner::Avx512(s) => s.vectorize(
+                #[inline(always)]
+                || job.run(s, t),
+            ),
+            #[cfg(target_arch = "aarch64")]
+            Inner::Neon(s) => s.vectorize(
+                #[inline(always)]
+                || job.run_one_by_one(s, t),
+            ),
+        }
     }
 }
 
@@ -93,92 +124,130 @@ impl Scratch {
     }
 }
 
-/// One panel over all rows.
+/// One or two strips over rows.
 struct Job<'a> {
     lines: &'a [Line],
-    panel: &'a Panel,
+    strips: &'a [Strip],
+    /// Lines of a strip.
+    q: usize,
     /// With what is taken from the pre-activations.
     bias: &'a [[f32; LANES]; 2],
     kappa: &'a [[f32; LANES]; 2],
+    /// The lanes that are asked for, a bit each.
+    there: [u32; 2],
+    rows: Pick<'a>,
     rising: Option<Rising>,
-    n: usize,
-    /// The lanes that have a latent, a bit each.
-    there: u32,
+}
+
+/// Runs tiles of so many rows, the most that are left: `rows x strips in chains`. The sums of a tile are independent of each
+/// other, and there must be about ten for the latency of one to be hidden.
+#[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+macro_rules! tiles {
+    ($job:expr, $simd:expr, $t:expr, $($rows:literal x $strips:literal in $chains:literal),*) => {{
+        let mut i = 0;
+        while i < $job.rows.len() {
+            let left = $job.rows.len() - i;
+            i += match left {
+                $(left if left >= $rows => {
+                    $job.tile::<_, $rows, $strips, $chains>($simd, i, $t, vnni);
+                    $rows
+                })*
+                _ => unreachable!("a tile of no rows"),
+            };
+        }
+    }};
 }
 
 impl Job<'_> {
-    /// With dot products of bytes: sums of as many rows at a time as the registers hold.
+    /// With dot products of bytes.
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     #[inline(always)]
     fn run(&self, simd: fearless_simd::x86::Avx512, t: &mut Scratch) {
-        let mut i = 0;
-        while i < self.n {
-            let rows = (self.n - i).min(6);
-            match rows {
-                1 => self.tile::<_, 1>(simd, i, t, vnni),
-                2 => self.tile::<_, 2>(simd, i, t, vnni),
-                3 => self.tile::<_, 3>(simd, i, t, vnni),
-                4 => self.tile::<_, 4>(simd, i, t, vnni),
-                5 => self.tile::<_, 5>(simd, i, t, vnni),
-                _ => self.tile::<_, 6>(simd, i, t, vnni),
-            }
-            i += rows;
+        if self.strips.len() == 2 {
+            tiles!(self, simd, t, 6 x 2 in 1, 4 x 2 in 1, 3 x 2 in 2, 2 x 2 in 2, 1 x 2 in 4);
+        } else {
+            tiles!(self, simd, t, 8 x 1 in 1, 4 x 1 in 2, 3 x 1 in 4, 2 x 1 in 4, 1 x 1 in 8);
         }
     }
 
     #[inline(always)]
     fn run_one_by_one<S: Simd>(&self, simd: S, t: &mut Scratch) {
-        (0..self.n).for_each(|i| self.tile::<S, 1>(simd, i, t, madd));
+        for i in 0..self.rows.len() {
+            if self.strips.len() == 2 {
+                self.tile::<S, 1, 2, 1>(simd, i, t, madd);
+            } else {
+                self.tile::<S, 1, 1, 1>(simd, i, t, madd);
+            }
+        }
     }
 
+    /// `R` rows by `V` strips, each sum in `C` chains.
     #[inline(always)]
-    fn tile<S: Simd, const R: usize>(
+    fn tile<S: Simd, const R: usize, const V: usize, const C: usize>(
         &self,
         simd: S,
         first: usize,
         t: &mut Scratch,
         dot: impl Fn(S, i32x16<S>, i32, &[i32; LANES]) -> i32x16<S> + Copy,
     ) {
-        let q = self.lines.len();
-        let mut words = [&[][..]; R];
+        let q = self.q;
+        let (mut row, mut words) = ([0; R], [&[][..]; R]);
         for r in 0..R {
-            words[r] = &t.words[(first + r) * q..][..q];
+            row[r] = self.rows.row(first + r);
+            words[r] = &t.words[row[r] * q..][..q];
         }
-        let mut acc = [[i32x16::splat(simd, 0); 2]; R];
-        for r in 0..R {
-            for v in 0..2 {
-                acc[r][v] = i32x16::load_array_ref(simd, &self.panel.start[v]);
+        let mut lines = [&[][..]; V];
+        let mut acc = [[[i32x16::splat(simd, 0); V]; R]; C];
+        for v in 0..V {
+            lines[v] = &self.lines[v * q..][..q];
+            for r in 0..R {
+                acc[0][r][v] = i32x16::load_array_ref(simd, &self.strips[v].start);
             }
         }
-        for c in 0..q {
-            let line = &self.lines[c].0;
+        let whole = q / C * C;
+        for c in (0..whole).step_by(C) {
+            for k in 0..C {
+                for r in 0..R {
+                    for v in 0..V {
+                        acc[k][r][v] = dot(simd, acc[k][r][v], words[r][c + k], &lines[v][c + k].0);
+                    }
+                }
+            }
+        }
+        for c in whole..q {
             for r in 0..R {
-                let word = words[r][c];
-                for v in 0..2 {
-                    acc[r][v] = dot(simd, acc[r][v], word, &line[v]);
+                for v in 0..V {
+                    acc[0][r][v] = dot(simd, acc[0][r][v], words[r][c], &lines[v][c].0);
+                }
+            }
+        }
+        for k in 1..C {
+            for r in 0..R {
+                for v in 0..V {
+                    acc[0][r][v] += acc[k][r][v];
                 }
             }
         }
         let load = |a: &[f32; LANES]| f32x16::load_array_ref(simd, a);
-        let p = self.panel;
-        let mut bars = [0.0; R];
-        bars.copy_from_slice(&t.bar[first..first + R]);
-        let mut rows = [[0.0; 3]; R];
-        rows.copy_from_slice(&t.rows[first..first + R]);
-        for v in 0..2 {
-            let (scale, alpha, beta) = (load(&p.scale[v]), load(&p.alpha[v]), load(&p.beta[v]));
+        let (mut bars, mut rows) = ([0.0; R], [[0.0; 3]; R]);
+        for r in 0..R {
+            (bars[r], rows[r]) = (t.bar[row[r]], t.rows[row[r]]);
+        }
+        for v in 0..V {
+            let strip = &self.strips[v];
+            let (scale, alpha, beta) = (load(&strip.scale), load(&strip.alpha), load(&strip.beta));
             let (bias, kappa) = (load(&self.bias[v]), load(&self.kappa[v]));
-            let there = mask32x16::from_bitmask(simd, u64::from(self.there >> (v * LANES)) & 0xffff);
+            let there = mask32x16::from_bitmask(simd, u64::from(self.there[v]));
             let lanes = i32x16::load_array_ref(simd, &LANE) + i32x16::splat(simd, (v * LANES) as i32);
             for r in 0..R {
                 let [s, norm, error] = rows[r].map(|x| f32x16::splat(simd, x));
-                let sum: f32x16<S> = f32x16::float_from(acc[r][v]);
+                let sum: f32x16<S> = f32x16::float_from(acc[0][r][v]);
                 let a = (sum * scale).mul_add_precise(s, bias);
                 let e = alpha.mul_add_precise(norm, beta.mul_add_precise(error, kappa));
                 let (upper, bar) = (a + e, f32x16::splat(simd, bars[r]));
                 // Not "greater": NaN must stay.
                 let stay = !upper.simd_le(bar) & there;
-                let row = first + r;
+                let row = row[r];
                 t.hits.add(lanes + i32x16::splat(simd, (row * PANEL) as i32), upper, stay);
                 if let Some(rising) = self.rising {
                     let likely = e.mul_add_precise(f32x16::splat(simd, -rising.share), a);

@@ -1,7 +1,11 @@
 //! A row in 8 bits, and how far off that is.
 
-use crate::kernel::LANES;
+use fearless_simd::prelude::*;
 
+use crate::kernel::{LANES, Vector, load};
+
+/// 1.5 * 2^23.
+const SHIFT: f32 = 12_582_912.0;
 /// Half-width of the range of the integers.
 const MOST: f32 = 127.0;
 /// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^13 terms a chain.
@@ -20,41 +24,41 @@ pub(super) struct Integers {
 
 /// Turns a row by an orthogonal matrix of entries of one size, so that no number stands out: `out = H x`.
 ///
-/// `H` is Hadamard's, `p` = 16 2^j numbers wide, on each `p` consecutive ones, where 16 2^j is the largest such divisor of
-/// the whole sixteens; the rest stays. Returns a bound of `|out - H x| / |out|`: each of the `4 + j` stages rounds once, and
-/// so do the factor `1 / sqrt(p)` and the product with it.
+/// `H` is Hadamard's, its rows in some order, `p` = 32 2^j numbers wide, on each `p` consecutive ones, where 32 2^j is the
+/// largest such divisor of the whole pairs of vectors; the rest stays. Returns a bound of `|out - H x| / |out|`: each of the
+/// `5 + j` stages rounds once, and so do the factor `1 / sqrt(p)` and the product with it.
 #[inline(always)]
-pub(super) fn mix(row: &[f32], out: &mut [f32]) -> f32 {
-    let (blocks, tail) = row.as_chunks::<LANES>();
-    let (outs, out_tail) = out[..row.len()].as_chunks_mut::<LANES>();
-    out_tail.copy_from_slice(tail);
-    if blocks.is_empty() {
+pub(super) fn mix<S: Simd>(simd: S, row: &[f32], out: &mut [f32]) -> f32 {
+    let (pairs, rest) = row.as_chunks::<{ 2 * LANES }>();
+    let (outs, out_rest) = out[..row.len()].as_chunks_mut::<{ 2 * LANES }>();
+    out_rest.copy_from_slice(rest);
+    if pairs.is_empty() {
         return 0.0;
     }
-    let stages = blocks.len().trailing_zeros();
-    let factor = 1.0 / libm::sqrtf((LANES << stages) as f32);
-    for (block, out) in blocks.iter().zip(outs.iter_mut()) {
-        let mut v = block.map(|x| x * factor);
-        for h in [1, 2, 4, 8] {
-            let mut next = [0.0; LANES];
-            for l in 0..LANES {
-                next[l] = if l & h == 0 { v[l] + v[l ^ h] } else { v[l ^ h] - v[l] };
-            }
-            v = next;
+    let stages = pairs.len().trailing_zeros();
+    let factor = Vector::splat(simd, 1.0 / libm::sqrtf((2 * LANES << stages) as f32));
+    for (pair, out) in pairs.iter().zip(outs.iter_mut()) {
+        let [a, b] = pair.as_chunks::<LANES>().0 else { unreachable!("two vectors") };
+        let (mut a, mut b) = (load(simd, a) * factor, load(simd, b) * factor);
+        for _ in 0..5 {
+            let (even, odd) = (a.unzip_low(b), a.unzip_high(b));
+            (a, b) = (even + odd, even - odd);
         }
-        *out = v;
+        let [to_a, to_b] = out.as_chunks_mut::<LANES>().0 else { unreachable!("two vectors") };
+        a.store_array(to_a);
+        b.store_array(to_b);
     }
     for h in (0..stages).map(|s| 1 << s) {
-        for pair in outs.chunks_exact_mut(2 * h) {
-            let (low, high) = pair.split_at_mut(h);
+        for both in outs.chunks_exact_mut(2 * h) {
+            let (low, high) = both.split_at_mut(h);
             for (a, b) in low.iter_mut().zip(high) {
-                for l in 0..LANES {
+                for l in 0..2 * LANES {
                     (a[l], b[l]) = (a[l] + b[l], a[l] - b[l]);
                 }
             }
         }
     }
-    (stages + 8) as f32 * f32::EPSILON
+    (stages + 9) as f32 * f32::EPSILON
 }
 
 /// Rounds a row to integers of at most 127 in size, four of them a word, which `put(c, word)` takes. `off` is what the row is
@@ -84,21 +88,22 @@ pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -
     }
     let (scale, inverse) = (largest / MOST, MOST / largest);
     let mut parts = [[0.0f32; LANES]; 3];
-    let mut sums = [0; LANES];
+    let mut sums = [0i32; LANES];
     let mut round = |values: &[f32; LANES]| {
         let mut bytes = [0; LANES];
         for l in 0..LANES {
             let v = values[l];
-            // Adding and taking away 1.5 * 2^23 rounds to the nearest integer, ties to even.
-            let rounded = (v * inverse + 12_582_912.0) - 12_582_912.0;
+            // Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the last bits.
+            let shifted = v * inverse + SHIFT;
+            let rounded = shifted - SHIFT;
             let hat = rounded * scale;
             let miss = v - hat;
             parts[0][l] += v * v;
             parts[1][l] += hat * hat;
             parts[2][l] += miss * miss;
-            let integer = rounded as i32;
-            sums[l] += integer;
-            bytes[l] = integer as i8 as u8;
+            let integer = (shifted.to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32);
+            sums[l] = integer.wrapping_add(sums[l]);
+            bytes[l] = integer as u8;
         }
         bytes
     };
@@ -119,5 +124,5 @@ pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -
     let norm = |i: usize| libm::sqrtf(parts[i].iter().sum::<f32>()) * UP;
     // `hat` and `miss` are rounded once each, by 2^-24 of a value of at most `largest`; squares of less than 1e-38 are lost.
     let error = norm(2) + root_d * (largest * (2.0 * f32::EPSILON) + 2e-19) + off * norm(0);
-    Integers { scale, sum: sums.iter().sum(), norm: norm(0), norm_hat: norm(1), error }
+    Integers { scale, sum: sums.into_iter().fold(0, i32::wrapping_add), norm: norm(0), norm_hat: norm(1), error }
 }
