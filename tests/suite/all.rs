@@ -39,6 +39,7 @@ mod rows;
 mod saelens;
 mod similarity;
 mod stability;
+mod stored;
 mod structure;
 mod synth;
 mod synth_cli;

@@ -10,7 +10,7 @@ use strata_core::rng::Philox;
 use strata_core::{Isa, Par, ROOT};
 
 /// A model with random weights; families of very different sizes, some empty, some children under ROOT.
-fn model(arch: Arch, seed: u64, roots: u64) -> Model {
+pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
     let mut rng = Philox::new(seed, 0);
     let mut params = arch.zeros();
     params.tensors.iter_mut().flatten().for_each(|v| *v = 0.4 * rng.normal_f32());
@@ -60,7 +60,19 @@ fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
     codes
 }
 
-fn any_arch() -> impl Strategy<Value = Arch> {
+/// Wide and many enough for the screen, where this machine has one; families of several strips, of a few children and none.
+fn screened_arch() -> impl Strategy<Value = Arch> {
+    (any_arch(), 96usize..140, 2usize..60, 512usize..900).prop_map(|(arch, d, f1, f2)| Arch {
+        d,
+        f1,
+        f2,
+        k1: f1.min(6) as f64,
+        source: if arch.source == Source::Z1 { Source::Res } else { arch.source },
+        ..arch
+    })
+}
+
+pub fn any_arch() -> impl Strategy<Value = Arch> {
     use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
     let activation = || prop::sample::select(vec![Relu, Topk, Batchtopk, Jumprelu, Gated]);
     let gate = prop::sample::select(vec![GateKind::Hard, GateKind::GroupTop1]);
@@ -100,6 +112,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn screened_codes_are_those_of_the_dense_product(
+        arch in screened_arch(),
+        n in 0usize..90,
+        seed in 0u64..1000,
+        roots in 0u64..11,
+        high: bool,
+    ) {
+        let mut model = model(arch, seed, roots);
+        if high {
+            // As a trained model: few of many.
+            model.tau = [6.0, 9.0];
+            for id in [Id::BEnc1, Id::BEnc2] {
+                model.params[id].iter_mut().for_each(|b| *b -= 4.0);
+            }
+        }
+        let model = Arc::new(model);
+        let mut rng = Philox::new(seed, 1);
+        let x: Vec<f32> = (0..n * arch.d).map(|_| rng.normal_f32()).collect();
+        let isa = Isa::detect();
+        let want = by_definition(&model, isa, &x);
+        let encoder = Encoder::new(model, isa, Par::Seq).expect("a model");
+        let mut scratch = Scratch::new(&arch);
+        // Again with what the first rows left behind.
+        for _ in 0..2 {
+            let [mut one, mut two] = [Codes::new(), Codes::new()];
+            encoder.encode(&x, &mut scratch, &mut one, &mut two).expect("finite rows");
+            prop_assert_eq!(&one, &want[0]);
+            prop_assert_eq!(&two, &want[1]);
+        }
+    }
+}
+
 /// More rows than a block, a family of many strips, and one of exactly one.
 #[test]
 fn codes_of_many_rows_are_those_of_each_row() {
@@ -120,9 +167,9 @@ fn codes_of_many_rows_are_those_of_each_row() {
     model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = if j < 16 { 5 } else { 7 * u32::from(j % 3 > 0) });
     let model = Arc::new(model);
     let mut rng = Philox::new(4, 1);
-    let x: Vec<f32> = (0..777 * arch.d).map(|_| rng.normal_f32()).collect();
+    let x: Vec<f32> = (0..2777 * arch.d).map(|_| rng.normal_f32()).collect();
     let want = by_definition(&model, Isa::detect(), &x);
-    assert!(want[1].index.len() > 5000, "{}", want[1].index.len());
+    assert!(want[1].index.len() > 17_000, "{}", want[1].index.len());
     let encoder = Encoder::new(model, Isa::detect(), Par::Seq).expect("a model");
     let mut all = [Codes::new(), Codes::new()];
     let [one, two] = &mut all;

@@ -133,7 +133,7 @@ fn check_affine(isa: Isa, n: usize, d: usize, f: usize, with_bias: bool, seed: u
         let some: Vec<Pair> =
             (0..21).map(|_| Pair { row: s.below(n) as u32, latent: s.below(f) as u32 }).take(n * f).collect();
         let mut got = vec![f32::NAN; some.len()];
-        pairs(isa, &x, &w, d, &b, &some, &mut got);
+        pairs(isa, &x, Matrix::all(&w, d), &b, &some, &mut got);
         let want: Vec<f32> = some.iter().map(|p| want[p.row as usize * f + p.latent as usize]).collect();
         assert_bits(&got, &want, format_args!("{what}, pairs"));
     }

@@ -14,7 +14,7 @@ use strata_benches::random::random_model;
 use strata_benches::{PEAK_FLOPS, cpu_s, fma_peak, normal};
 use strata_core::format::npy::NpyHeader;
 use strata_core::format::weights::read_model;
-use strata_core::model::{Lanes, Scratch};
+use strata_core::model::{Lanes, Scratch, WeightType};
 use strata_core::{Codes, Encoder, Isa, Par, ROOT, Rows};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -40,6 +40,9 @@ struct Args {
     /// Threads
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
+    /// What weights are kept in: f32, bf16 or int8
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = weight_type)]
+    weights: WeightType,
     /// How long to measure
     #[arg(long, value_name = "SECONDS", default_value_t = 3.0)]
     seconds: f64,
@@ -70,7 +73,7 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
     let under_root = model.parents.iter().filter(|p| **p == ROOT).count();
     let rows = rows(args, arch.d)?;
     let batches: Vec<&[f32]> = rows.chunks_exact(args.n * arch.d).collect();
-    let encoder = Encoder::new(Arc::new(model), isa, Par::Rayon)?;
+    let encoder = Encoder::with_weights(Arc::new(model), isa, Par::Rayon, args.weights)?;
     let mut scratch = Scratch::new(&arch).reserved(&encoder);
     let mut lanes = Lanes::default();
     let (mut one, mut two) = (Codes::new(), Codes::new());
@@ -100,13 +103,53 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
     let calls = seconds.len();
     seconds.sort_by(f64::total_cmp);
     let median = seconds[calls / 2];
+    let (bytes, bandwidth) = if args.n == 1 && args.threads == 1 {
+        let work = weights_read(&encoder, &batches, &mut scratch)?;
+        (Some(work), Some(bytes_per_s()))
+    } else {
+        (None, None)
+    };
     let dense_flop = 2.0 * (arch.d * (arch.f1 + arch.f2)) as f64;
     Ok(json!({
         "tokens_per_s": args.n as f64 / median, "call_us": median * 1e6, "best_call_us": seconds[0] * 1e6,
         "calls": calls, "wall_s": wall, "cpu_s": cpu, "n": args.n, "threads": args.threads, "isa": isa.name(),
         "d": arch.d, "f1": arch.f1, "f2": arch.f2, "under_root": under_root, "l0": l0, "sum": sum,
+        "weights": args.weights.name(), "weight_bytes": bytes, "read_bytes_per_s": bandwidth,
+        "share_of_bandwidth": bytes.zip(bandwidth).map(|(bytes, most)| bytes / median / most),
         "fma_peak_flop_per_s": peak, "dense_flop_share_of_peak": args.n as f64 / median * dense_flop / peak,
     }))
+}
+
+fn weight_type(name: &str) -> std::result::Result<WeightType, String> {
+    WeightType::named(name).map_err(|e| e.to_string())
+}
+
+/// Bytes of weights that one row needs, in the mean: one a place of the screen, and those of the weights that are multiplied.
+fn weights_read(encoder: &Encoder, batches: &[&[f32]], scratch: &mut Scratch) -> Result<f64> {
+    let (before, rows) = (scratch.work(), batches.len().min(256));
+    let (mut one, mut two) = (Codes::new(), Codes::new());
+    for x in &batches[..rows] {
+        encoder.encode(x, scratch, &mut one, &mut two)?;
+    }
+    let work = scratch.work();
+    let screened = (work.screened - before.screened) as f64;
+    let exact = (work.exact - before.exact) as f64 * encoder.weight_type().size_bytes() as f64;
+    Ok((screened + exact) * encoder.model().arch.d as f64 / rows as f64)
+}
+
+/// Memory that one thread reads, from a buffer that no cache holds: the best of some rounds.
+fn bytes_per_s() -> f64 {
+    let buffer = vec![1u64; 1 << 26];
+    let round = || {
+        let started = Instant::now();
+        let sum = buffer.chunks_exact(32).fold([0u64; 32], |mut sums, chunk| {
+            sums.iter_mut().zip(chunk).for_each(|(sum, v)| *sum = sum.wrapping_add(*v));
+            sums
+        });
+        std::hint::black_box(sum);
+        (buffer.len() * 8) as f64 / started.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| round()).fold(0.0, f64::max)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

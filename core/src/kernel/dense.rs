@@ -9,6 +9,7 @@ use core::ops::Range;
 use fearless_simd::{SimdCombine, SimdSplit, prelude::*};
 
 use super::isa::Inner;
+use super::weight::Weight;
 use super::{Isa, LANES, Vector, fma, load, load_part};
 
 /// The values of `x` that stay in a cache of the second level: 256 KiB.
@@ -67,25 +68,37 @@ impl<'a> Pick<'a> {
 
 /// Rows of a row-major matrix `[.., d]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
+pub struct Matrix<'a, W = f32> {
     /// The values.
-    pub values: &'a [f32],
+    pub values: &'a [W],
+    /// The scale of each row; empty where rows have none.
+    pub scales: &'a [f32],
     /// Width of a row.
     pub d: usize,
     /// The rows that take part.
     pub rows: Pick<'a>,
 }
 
-impl<'a> Matrix<'a> {
-    /// All rows of `values`.
+impl<'a, W> Matrix<'a, W> {
+    /// All rows of `values`, which have no scales.
     ///
     /// # Panics
     /// If they are no whole number of rows of `d`, or `d` is 0.
     #[must_use]
-    pub fn all(values: &'a [f32], d: usize) -> Self {
+    pub fn all(values: &'a [W], d: usize) -> Self {
+        Self::scaled(values, &[], d)
+    }
+
+    /// All rows of `values`, and their scales.
+    ///
+    /// # Panics
+    /// As [`Matrix::all`], or if there are scales, but not one for each row.
+    #[must_use]
+    pub fn scaled(values: &'a [W], scales: &'a [f32], d: usize) -> Self {
         let n = values.len() / d;
         assert_eq!(values.len(), n * d, "dense: no whole number of rows");
-        Self { values, d, rows: Pick::Range(0, n) }
+        assert!(scales.is_empty() || scales.len() == n, "dense: {} scales of {n} rows", scales.len());
+        Self { values, scales, d, rows: Pick::Range(0, n) }
     }
 
     /// The rows `rows` only.
@@ -96,8 +109,14 @@ impl<'a> Matrix<'a> {
     }
 
     #[inline(always)]
-    fn row(&self, at: usize) -> &'a [f32] {
-        &self.values[self.rows.row(at) * self.d..][..self.d]
+    fn row(&self, at: usize) -> &'a [W] {
+        self.of(self.rows.row(at)).0
+    }
+
+    /// Row `j` of the whole matrix, and its scale.
+    #[inline(always)]
+    pub(super) fn of(&self, j: usize) -> (&'a [W], f32) {
+        (&self.values[j * self.d..][..self.d], if self.scales.is_empty() { 1.0 } else { self.scales[j] })
     }
 }
 
@@ -124,7 +143,7 @@ pub fn affine(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: Option<&[f32]>, ou
 ///
 /// # Panics
 /// If the lengths do not fit, or there is no such row.
-pub fn product(isa: Isa, x: Matrix<'_>, w: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+pub fn product<W: Weight>(isa: Isa, x: Matrix<'_>, w: Matrix<'_, W>, bias: Option<&[f32]>, out: &mut [f32]) {
     assert_eq!(x.d, w.d, "product: rows of different widths");
     let (n, f, d) = (x.rows.len(), w.rows.len(), w.d);
     assert_eq!(out.len(), n * f, "product: out is not [n, f]");
@@ -149,9 +168,9 @@ pub fn product(isa: Isa, x: Matrix<'_>, w: Matrix<'_>, bias: Option<&[f32]>, out
 }
 
 /// Places of the rows and weights that are multiplied, and where the products go.
-struct Block<'a> {
+struct Block<'a, W> {
     x: Matrix<'a>,
-    w: Matrix<'a>,
+    w: Matrix<'a, W>,
     bias: Option<&'a [f32]>,
     rows: Range<usize>,
     latents: Range<usize>,
@@ -162,16 +181,16 @@ struct Block<'a> {
 /// tile of fewer latents repeats its last one.
 macro_rules! block_loop {
     ($name:ident, $token:ty, $c:literal, $max:literal: $($rows:literal)*) => {
-        fn $name(simd: $token, b: &Block<'_>, out: &mut [f32]) {
+        fn $name<W: Weight>(simd: $token, b: &Block<'_, W>, out: &mut [f32]) {
             simd.vectorize(#[inline(always)] || {
                 for j in b.latents.clone().step_by($c) {
                     let width = $c.min(b.latents.end - j);
-                    let mut w = [&[][..]; $c];
+                    let (mut w, mut scales) = ([&[][..]; $c], [1.0; $c]);
                     // Adding -0 changes nothing, not even the sign of a zero.
                     let mut bias = [-0.0; LANES];
                     for c in 0..$c {
                         let at = j + c.min(width - 1);
-                        w[c] = b.w.row(at);
+                        (w[c], scales[c]) = b.w.of(b.w.rows.row(at));
                         if let Some(all) = b.bias {
                             bias[c] = all[b.w.rows.row(at)];
                         }
@@ -185,7 +204,7 @@ macro_rules! block_loop {
                                 for r in 0..$rows {
                                     x[r] = b.x.row(i + r);
                                 }
-                                let sums = tile::<_, $rows, $c>(simd, x, w, &bias);
+                                let sums = tile::<_, W, $rows, $c>(simd, x, w, scales, &bias);
                                 for r in 0..$rows {
                                     let out = &mut out[(i + r) * b.stride + j..];
                                     if width == $c {
@@ -215,10 +234,11 @@ block_loop!(block_neon, fearless_simd::aarch64::Neon, 3, 2: 1 2);
 
 /// `R` rows by `C` weights, all sums in registers.
 #[inline(always)]
-fn tile<S: Simd, const R: usize, const C: usize>(
+fn tile<S: Simd, W: Weight, const R: usize, const C: usize>(
     simd: S,
     x: [&[f32]; R],
-    w: [&[f32]; C],
+    w: [&[W]; C],
+    scales: [f32; C],
     bias: &[f32; LANES],
 ) -> [[f32; LANES]; R] {
     let d = w[0].len();
@@ -237,7 +257,7 @@ fn tile<S: Simd, const R: usize, const C: usize>(
             rows[r] = load(simd, &xv[r][k]);
         }
         for c in 0..C {
-            let weight = load(simd, &wv[c][k]);
+            let weight = W::load(simd, &wv[c][k], scales[c]);
             for r in 0..R {
                 acc[r][c] = fma(rows[r], weight, acc[r][c]);
             }
@@ -245,7 +265,7 @@ fn tile<S: Simd, const R: usize, const C: usize>(
     }
     if tail > 0 {
         for c in 0..C {
-            let weight = load_part(simd, &w[c][d - tail..]);
+            let weight = load_tail(simd, &w[c][d - tail..], scales[c]);
             for r in 0..R {
                 acc[r][c] = fma(load_part(simd, &x[r][d - tail..d]), weight, acc[r][c]);
             }
@@ -257,6 +277,14 @@ fn tile<S: Simd, const R: usize, const C: usize>(
         (sums(simd, acc[r]) + bias).store_array(&mut out[r]);
     }
     out
+}
+
+/// Fewer than sixteen weights; the other lanes are zero.
+#[inline(always)]
+fn load_tail<S: Simd, W: Weight>(simd: S, a: &[W], scale: f32) -> Vector<S> {
+    let mut padded = [W::default(); LANES];
+    padded[..a.len()].copy_from_slice(a);
+    W::load(simd, &padded, scale)
 }
 
 /// The sums of up to eight vectors, each by the tree of [`scalar::product`](super::scalar::product), in the first lanes.
@@ -307,17 +335,17 @@ pub struct Pair {
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `x` | `[n, d]` | row-major |
-/// | `w` | `[f, d]` | row-major |
+/// | `w` | `[f, d]` | all rows count, whatever is picked |
 /// | `bias` | `[f]` | |
 /// | `pairs`, `out` | `[pairs]` | `out` is written, never read |
 ///
-/// Cost: `2 d` operations and `8 d` bytes a pair, those of `w` once where the pairs of a latent stand together.
+/// Cost: `2 d` operations and `8 d` bytes a pair (of `f32`), those of `w` once where the pairs of a latent stand together.
 ///
 /// # Panics
 /// If the lengths do not fit, or there is no such row or latent.
-pub fn pairs(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: &[f32], pairs: &[Pair], out: &mut [f32]) {
+pub fn pairs<W: Weight>(isa: Isa, x: &[f32], w: Matrix<'_, W>, bias: &[f32], pairs: &[Pair], out: &mut [f32]) {
     assert_eq!(pairs.len(), out.len(), "pairs: pairs and outputs differ in number");
-    let all = Pairs { x, w, d, bias };
+    let all = Pairs { x, w, bias };
     match isa.0 {
         Inner::Scalar(s) => s.vectorize(
             #[inline(always)]
@@ -341,14 +369,13 @@ pub fn pairs(isa: Isa, x: &[f32], w: &[f32], d: usize, bias: &[f32], pairs: &[Pa
     }
 }
 
-struct Pairs<'a> {
+struct Pairs<'a, W> {
     x: &'a [f32],
-    w: &'a [f32],
-    d: usize,
+    w: Matrix<'a, W>,
     bias: &'a [f32],
 }
 
-impl Pairs<'_> {
+impl<W: Weight> Pairs<'_, W> {
     /// `P` pairs at a time, so that the sums of one hide the latency of the others.
     #[inline(always)]
     fn run<S: Simd, const P: usize>(&self, simd: S, pairs: &[Pair], out: &mut [f32]) {
@@ -364,26 +391,26 @@ impl Pairs<'_> {
 
     #[inline(always)]
     fn group<S: Simd, const P: usize>(&self, simd: S, pairs: &[Pair; P]) -> [f32; P] {
-        let d = self.d;
+        let d = self.w.d;
         let vectors = d / LANES;
-        let (mut x, mut w) = ([&[][..]; P], [&[][..]; P]);
+        let (mut x, mut w, mut scales) = ([&[][..]; P], [&[][..]; P], [1.0; P]);
         let (mut xv, mut wv) = ([&[][..]; P], [&[][..]; P]);
         for p in 0..P {
             x[p] = &self.x[pairs[p].row as usize * d..][..d];
-            w[p] = &self.w[pairs[p].latent as usize * d..][..d];
+            (w[p], scales[p]) = self.w.of(pairs[p].latent as usize);
             xv[p] = &x[p].as_chunks::<LANES>().0[..vectors];
             wv[p] = &w[p].as_chunks::<LANES>().0[..vectors];
         }
         let mut acc = [Vector::splat(simd, 0.0); P];
         for k in 0..vectors {
             for p in 0..P {
-                acc[p] = fma(load(simd, &xv[p][k]), load(simd, &wv[p][k]), acc[p]);
+                acc[p] = fma(load(simd, &xv[p][k]), W::load(simd, &wv[p][k], scales[p]), acc[p]);
             }
         }
         let tail = vectors * LANES;
         if tail < d {
             for p in 0..P {
-                acc[p] = fma(load_part(simd, &x[p][tail..]), load_part(simd, &w[p][tail..]), acc[p]);
+                acc[p] = fma(load_part(simd, &x[p][tail..]), load_tail(simd, &w[p][tail..], scales[p]), acc[p]);
             }
         }
         let mut bias = [0.0; LANES];

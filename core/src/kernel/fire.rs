@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::dense::{self, Matrix, Pair, Pick, X_GROUP};
 use super::screen::{self, Rising, Screen, Visits};
 use super::select::{above_each_body, keep_largest, scan};
+use super::weight::Weight;
 use super::{Isa, LANES};
 
 /// Latents of a tile.
@@ -103,9 +104,20 @@ impl RowLists {
     }
 }
 
+/// Pairs of a row and a latent that were looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// In 8 bits: places of the screen, those without a latent too.
+    pub screened: u64,
+    /// In `f32`.
+    pub exact: u64,
+}
+
 /// What [`fire`] needs besides; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
+    /// All that was done with it.
+    pub work: Work,
     tile: Vec<f32>,
     screen: screen::Scratch,
     pairs: Vec<Pair>,
@@ -165,11 +177,6 @@ impl Guess {
 }
 
 impl Scratch {
-    /// Room for the products of a tile.
-    pub(crate) fn tile(&mut self) -> &mut Vec<f32> {
-        &mut self.tile
-    }
-
     /// Room for blocks of `n` rows of width `d` against `f` latents.
     pub fn reserve(&mut self, n: usize, f: usize, d: usize, screened: Option<&Screen>, limit: Limit<'_>) {
         self.tile.reserve(dense_rows(d).min(n) * WIDTH.min(f));
@@ -211,10 +218,10 @@ fn topk_room(k: usize) -> usize {
 ///
 /// # Panics
 /// If the lengths do not fit.
-pub fn fire(
+pub fn fire<W: Weight>(
     isa: Isa,
     x: &[f32],
-    w: Matrix<'_>,
+    w: Matrix<'_, W>,
     bias: &[f32],
     limit: Limit<'_>,
     screen: Option<&Screen>,
@@ -233,22 +240,24 @@ pub fn fire(
     match screen {
         None => {
             t.screen.forget();
-            in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out);
+            in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out);
         }
         Some(screen) if screened(isa, x, w, bias, limit, screen, Visits::All, t, out) => {
-            in_full(isa, x, Pick::List(&t.left), w, bias, limit, &mut t.tile, out);
+            let left = core::mem::take(&mut t.left);
+            in_full(isa, x, Pick::List(&left), w, bias, limit, t, out);
+            t.left = left;
         }
-        Some(_) => in_full(isa, x, Pick::Range(0, n), w, bias, limit, &mut t.tile, out),
+        Some(_) => in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out),
     }
 }
 
 /// [`fire`] of the pairs of `visits` alone. Returns the rows that are left to the caller, whose lists are empty; all are if so
 /// many pairs came through the screen that it did not pay. `rounded` says that `x` has the rows that the scratch was used
 /// with last, which then need not be rounded again.
-pub(crate) fn behind<'t>(
+pub(crate) fn behind<'t, W: Weight>(
     isa: Isa,
     x: &[f32],
-    w: Matrix<'_>,
+    w: Matrix<'_, W>,
     bias: &[f32],
     limit: Limit<'_>,
     screen: &Screen,
@@ -269,23 +278,25 @@ pub(crate) fn behind<'t>(
 }
 
 /// [`fire`] of the rows `which`, whose lists are empty, with every pre-activation computed.
-pub(crate) fn in_full(
+pub(crate) fn in_full<W: Weight>(
     isa: Isa,
     x: &[f32],
     which: Pick<'_>,
-    w: Matrix<'_>,
+    w: Matrix<'_, W>,
     bias: &[f32],
     limit: Limit<'_>,
-    tile: &mut Vec<f32>,
+    t: &mut Scratch,
     out: &mut RowLists,
 ) {
+    t.work.exact += (which.len() * w.rows.len()) as u64;
+    let tile = &mut t.tile;
     let (f, rows) = (w.rows.len(), dense_rows(w.d));
     for start in (0..which.len()).step_by(rows) {
         let which = which.part(start..which.len().min(start + rows));
         for first in (0..f).step_by(WIDTH) {
             let part = w.only(w.rows.part(first..f.min(first + WIDTH)));
             tile.resize(which.len() * part.rows.len(), 0.0);
-            dense::product(isa, Matrix { values: x, d: w.d, rows: which }, part, Some(bias), tile);
+            dense::product(isa, Matrix::all(x, w.d).only(which), part, Some(bias), tile);
             select_tile(isa, tile, part, limit, which, &mut out.rows);
         }
         if let Limit::Topk(k) = limit {
@@ -297,7 +308,14 @@ pub(crate) fn in_full(
 }
 
 /// Adds what reaches the limit in a tile `(rows, latents of part)`.
-fn select_tile(isa: Isa, u: &[f32], part: Matrix<'_>, limit: Limit<'_>, which: Pick<'_>, rows: &mut [RowList]) {
+fn select_tile<W: Weight>(
+    isa: Isa,
+    u: &[f32],
+    part: Matrix<'_, W>,
+    limit: Limit<'_>,
+    which: Pick<'_>,
+    rows: &mut [RowList],
+) {
     let width = part.rows.len();
     dispatch!(isa, simd => {
         for (at, u) in u.chunks_exact(width).enumerate() {
@@ -347,10 +365,10 @@ fn cut(row: &mut RowList, k: usize) -> f32 {
 
 /// [`fire`] by way of the screen, but for the rows that it puts into `t.left`; `false` if so many latents were left that
 /// this does not pay.
-fn screened(
+fn screened<W: Weight>(
     isa: Isa,
     x: &[f32],
-    w: Matrix<'_>,
+    w: Matrix<'_, W>,
     bias: &[f32],
     limit: Limit<'_>,
     screen: &Screen,
@@ -370,7 +388,7 @@ fn screened(
     }
     t.screen.bar.clear();
     t.screen.bar.resize(n, start);
-    if !screen.pass(isa, n, visits, below, None, &mut t.screen) {
+    if !screen.pass(isa, n, visits, below, None, &mut t.screen, &mut t.work.screened) {
         return false;
     }
     exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
@@ -394,10 +412,10 @@ fn in_order(screen: &Screen, visits: Visits<'_>) -> bool {
 
 /// The `k` largest by way of the screen. Where all latents meet all rows: from a guess of where the bars end, then from 0 for
 /// the rows for which it was too high. Rows that are not proven by then are left.
-fn topk(
+fn topk<W: Weight>(
     isa: Isa,
     x: &[f32],
-    w: Matrix<'_>,
+    w: Matrix<'_, W>,
     bias: &[f32],
     k: usize,
     screen: &Screen,
@@ -415,7 +433,7 @@ fn topk(
     let guess = Guess::of(&mut t.guesses, screen.latents(), k);
     if let Visits::Groups { .. } = visits {
         t.screen.bar.resize(n, 0.0);
-        if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen) {
+        if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
             return false;
         }
         exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
@@ -425,7 +443,7 @@ fn topk(
     }
     if guess.ratio == 0.0 && n >= 8 * Guess::FIRST {
         t.screen.bar.resize(Guess::FIRST, 0.0);
-        if !screen.pass(isa, Guess::FIRST, visits, None, Some(rising), &mut t.screen) {
+        if !screen.pass(isa, Guess::FIRST, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
             return false;
         }
         for i in 0..Guess::FIRST {
@@ -438,7 +456,7 @@ fn topk(
         let start = guess.ratio * t.screen.norm(i);
         t.screen.bar.push(if start.is_finite() { start } else { 0.0 });
     }
-    if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen) {
+    if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
         guess.ratio = 0.0;
         return false;
     }
@@ -451,7 +469,7 @@ fn topk(
         t.screen.only(&again);
         t.screen.bar.clear();
         t.screen.bar.resize(again.len(), 0.0);
-        if screen.pass(isa, again.len(), visits, None, Some(rising), &mut t.screen) {
+        if screen.pass(isa, again.len(), visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
             exact(isa, x, w, bias, Pick::List(&again), screen, t);
             largest(k, Pick::List(&again), sorted, t, out);
         } else {
@@ -511,8 +529,17 @@ impl RowList {
 }
 
 /// Pre-activations of the hits that exceed the bars in the end; the rows that were screened are the rows `which` of `x`.
-fn exact(isa: Isa, x: &[f32], w: Matrix<'_>, bias: &[f32], which: Pick<'_>, screen: &Screen, t: &mut Scratch) {
+fn exact<W: Weight>(
+    isa: Isa,
+    x: &[f32],
+    w: Matrix<'_, W>,
+    bias: &[f32],
+    which: Pick<'_>,
+    screen: &Screen,
+    t: &mut Scratch,
+) {
     t.screen.hits.sort(&t.screen.bar, which, screen.places(), &mut t.pairs);
+    t.work.exact += t.pairs.len() as u64;
     t.values.resize(t.pairs.len(), 0.0);
-    dense::pairs(isa, x, w.values, w.d, bias, &t.pairs, &mut t.values);
+    dense::pairs(isa, x, w, bias, &t.pairs, &mut t.values);
 }

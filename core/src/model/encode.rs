@@ -1,6 +1,7 @@
 //! Encode and decode at inference, and the drive of level 2 that training shares with it.
 
 use super::hierarchy::{self, Hierarchy, Order};
+use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
 use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
@@ -9,6 +10,7 @@ use crate::gate::{self, Families};
 use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{self, RowLists, fire};
+use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, Screen, reduce, sparse};
 use crate::par::Par;
 use alloc::sync::Arc;
@@ -82,7 +84,14 @@ impl Scratch {
         self.lists.reserve(BLOCK, f1, rule1.limit());
         if model.arch.gate.is_hard() {
             let (active1, active2) = (model.max_active(1), model.max_open());
-            encoder.hierarchy().reserve(&mut self.fire, &mut self.hierarchy, BLOCK, active1, active2, rule2.limit());
+            encoder.hierarchy(Matrix::all(&model.params[Id::WEnc2], width)).reserve(
+                &mut self.fire,
+                &mut self.hierarchy,
+                BLOCK,
+                active1,
+                active2,
+                rule2.limit(),
+            );
         } else if f2 > 0 {
             self.fire.reserve(BLOCK, f2, width, encoder.screens[1].as_ref(), rule2.limit());
             self.lists.reserve(BLOCK, f2, rule2.limit());
@@ -101,6 +110,11 @@ impl Scratch {
             codes.value.reserve(room);
         }
         self
+    }
+
+    /// The pairs of a row and a latent that encoding with it has looked at, but for drives behind a soft gate.
+    pub fn work(&self) -> fire::Work {
+        self.fire.work
     }
 
     /// The codes of both levels of the block that was encoded last.
@@ -191,6 +205,7 @@ impl Weights<'_> {
 pub struct Encoder {
     model: Arc<Model>,
     isa: Isa,
+    stored: Stored,
     /// Of both levels; behind a hard gate in the order beside them.
     screens: [Option<Screen>; 2],
     order: Order,
@@ -204,7 +219,18 @@ impl Encoder {
     /// # Errors
     /// Whatever [`Model::check`] finds.
     pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
+        Self::with_weights(model, isa, par, WeightType::F32)
+    }
+
+    /// [`Encoder::new`] with its weights kept as `weights` says.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`], and [`Error::Config`] for the seed, which has `f32` alone.
+    pub fn with_weights(model: Arc<Model>, isa: Isa, par: Par, weights: WeightType) -> Result<Self> {
         model.check()?;
+        if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
+            return Err(Error::config("weights", "expected f32, the only type of the seed model"));
+        }
         let arch = &model.arch;
         let families = if arch.gate.is_hard() {
             Families::new(model.parents.clone(), arch.f1)
@@ -215,29 +241,28 @@ impl Encoder {
         if arch.gate.is_hard() {
             order.set(&families);
         }
-        let screen = |w: Id, b: Id, d: usize, order: &[u32]| {
-            let all = Matrix::all(&model.params[w], d);
-            (arch.model == ModelKind::Tree && Screen::pays(isa, all.rows.len(), d)).then(|| {
-                let picked = if order.is_empty() { all } else { all.only(Pick::List(order)) };
-                let mut screen = Screen::new(picked.rows.len(), d);
-                screen.quantise(isa, par, picked, &model.params[b]);
-                screen
-            })
-        };
+        let stored = Stored::new(weights, &model);
         let two = arch.f2 > 0
             && !arch.gate.is_soft()
             && arch.gate != GateKind::GroupTop1
             && (!arch.gate.is_hard() || order.pays());
-        let screens = [
-            screen(Id::WEnc1, Id::BEnc1, arch.d, &[]),
-            two.then(|| screen(Id::WEnc2, Id::BEnc2, arch.source_width(), &order.places)).flatten(),
-        ];
+        let screens = with_weights!(&stored, model, |w1, w2| {
+            let behind = if arch.gate.is_hard() { w2.only(Pick::List(&order.places)) } else { w2 };
+            let [one, two] = [(w1, arch.model == ModelKind::Tree), (behind, two)];
+            [(one, Id::BEnc1), (two, Id::BEnc2)].map(|((w, asked), b)| {
+                (asked && Screen::pays(isa, model.params[b].len(), w.d)).then(|| {
+                    let mut screen = Screen::new(w.rows.len(), w.d);
+                    screen.quantise(isa, par, w, &model.params[b]);
+                    screen
+                })
+            })
+        });
         let mut decoder2 = Vec::new();
         if arch.f2 > 0 && arch.decoder == Decoder::Comp {
             decoder2 = vec![0.0; arch.f2 * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, screens, order, families, decoder2, model })
+        Ok(Self { isa, stored, screens, order, families, decoder2, model })
     }
 
     /// The model.
@@ -255,11 +280,15 @@ impl Encoder {
         if self.decoder2.is_empty() { &self.model.params[Id::WDec2] } else { &self.decoder2 }
     }
 
+    /// What its weights are kept in.
+    pub fn weight_type(&self) -> WeightType {
+        self.stored.weight_type()
+    }
+
     /// Level 2 behind its hard gate.
-    fn hierarchy(&self) -> Hierarchy<'_> {
+    fn hierarchy<'a, W>(&'a self, w: Matrix<'a, W>) -> Hierarchy<'a, W> {
         Hierarchy {
-            w: &self.model.params[Id::WEnc2],
-            width: self.model.arch.source_width(),
+            w,
             bias: &self.model.params[Id::BEnc2],
             families: &self.families,
             screen: self.screens[1].as_ref().map(|screen| (screen, &self.order)),
@@ -406,7 +435,18 @@ impl Encoder {
     }
 
     /// Encodes up to a block of rows; `open` gets what level 2 would fire without its gate.
-    fn encode_rows(&self, x: &[f32], t: &mut Scratch, mut open: Option<&mut Codes>) {
+    fn encode_rows(&self, x: &[f32], t: &mut Scratch, open: Option<&mut Codes>) {
+        with_weights!(&self.stored, self.model, |w1, w2| self.encode_with(w1, w2, x, t, open));
+    }
+
+    fn encode_with<W: Weight>(
+        &self,
+        w1: Matrix<'_, W>,
+        w2: Matrix<'_, W>,
+        x: &[f32],
+        t: &mut Scratch,
+        mut open: Option<&mut Codes>,
+    ) {
         let model = &*self.model;
         let Arch { d, f2, .. } = model.arch;
         let n = x.len() / d;
@@ -423,7 +463,7 @@ impl Encoder {
         for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
             reduce::sub_into(self.isa, row, &params[Id::BDec], xt);
         }
-        let (xt, w1) = (&t.xt[..n * d], Matrix::all(&params[Id::WEnc1], d));
+        let xt = &t.xt[..n * d];
         let (rule, screen) = (model.rule(1), self.screens[0].as_ref());
         fire(self.isa, xt, w1, &params[Id::BEnc1], rule.limit(), screen, &mut t.fire, &mut t.lists);
         append(&rule, &t.lists, &mut codes1);
@@ -436,10 +476,11 @@ impl Encoder {
         }
         weights.source(self.isa, n, |i| codes1.row(i), t);
         let (rule, width) = (model.rule(2), model.arch.source_width());
-        let (w2, b2) = (Matrix::all(&params[Id::WEnc2], width), &params[Id::BEnc2]);
+        let b2 = &params[Id::BEnc2];
         if model.arch.gate.is_soft() {
             for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
-                weights.drive2(self.isa, rows.clone(), t);
+                let s = Matrix::all(&t.s[rows.start * width..rows.end * width], width);
+                dense::product(self.isa, s, w2, Some(b2), &mut t.a2[..rows.len() * f2]);
                 for (i, row) in rows.enumerate() {
                     if let Some(open) = &mut open {
                         rule.fire(self.isa, &t.a2[i * f2..(i + 1) * f2], &mut open.index, &mut open.value);
@@ -457,7 +498,7 @@ impl Encoder {
                 code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
             };
             let same = (model.arch.source == Source::X, &mut t.fire);
-            self.hierarchy().run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
+            self.hierarchy(w2).run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
             });

@@ -9,6 +9,7 @@ use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{self, Limit, RowLists};
 use crate::kernel::screen::{Group, NONE, Visits};
+use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, LANES, Screen, select};
 use alloc::vec::Vec;
 
@@ -17,11 +18,9 @@ const TILE: usize = 1 << 14;
 
 /// Level 2 as its gate lets it be read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hierarchy<'a> {
-    /// `(f2, width)`.
-    pub w: &'a [f32],
-    /// Width of what level 2 reads.
-    pub width: usize,
+pub(crate) struct Hierarchy<'a, W = f32> {
+    /// `(f2, width)`, all of them.
+    pub w: Matrix<'a, W>,
     /// `(f2)`.
     pub bias: &'a [f32],
     /// Who is whose parent.
@@ -100,7 +99,7 @@ pub(crate) struct Scratch {
     value: Vec<f32>,
 }
 
-impl Hierarchy<'_> {
+impl<W: Weight> Hierarchy<'_, W> {
     /// Room for blocks of `n` rows of which `active1` parents and `active2` children fire at most.
     pub fn reserve(
         &self,
@@ -118,9 +117,9 @@ impl Hierarchy<'_> {
         t.groups.reserve((n * active1).min(self.families.n_parents() as usize) + 1);
         t.u.reserve(TILE.max(largest).max(active2));
         let roots = self.families.children(ROOT).len();
-        fire_t.reserve(n, roots, self.width, None, limit);
+        fire_t.reserve(n, roots, self.w.d, None, limit);
         if let Some((screen, _)) = self.screen {
-            fire_t.reserve(n, self.families.parents().len(), self.width, Some(screen), limit);
+            fire_t.reserve(n, self.families.parents().len(), self.w.d, Some(screen), limit);
         }
         t.root.reserve(n, roots, limit);
         t.lists.reserve_unsorted(n, active2);
@@ -143,7 +142,7 @@ impl Hierarchy<'_> {
         t: &mut Scratch,
         mut row: impl FnMut(usize, &[u32], &[f32]),
     ) {
-        let s = &s[..n * self.width];
+        let s = &s[..n * self.w.d];
         t.active.clear();
         for i in 0..n {
             t.active.extend(active(i).map(|p| u64::from(p) << 32 | i as u64));
@@ -162,19 +161,18 @@ impl Hierarchy<'_> {
             t.rows.extend(0..n as u32);
             t.groups.push(Group { places: order.span(ROOT), rows: (from, from + n as u32) });
             let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
-            let all = Matrix::all(self.w, self.width);
-            let left = fire::behind(isa, s, all, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
+            let left = fire::behind(isa, s, self.w, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
             if !left.is_empty() {
                 t.rows.clear();
                 t.rows.extend_from_slice(left);
                 t.active.retain(|key| t.rows.binary_search(&(*key as u32)).is_ok());
                 let left = core::mem::take(&mut t.rows);
-                self.in_full(isa, s, Pick::List(&left), limit, fire_t.tile(), t);
+                self.in_full(isa, s, Pick::List(&left), limit, fire_t, t);
                 t.rows = left;
             }
         } else {
             t.lists.reset(n, 0.0);
-            self.in_full(isa, s, Pick::Range(0, n), limit, fire_t.tile(), t);
+            self.in_full(isa, s, Pick::Range(0, n), limit, fire_t, t);
         }
         for i in 0..n {
             let (index, u) = t.lists.row(i);
@@ -184,7 +182,15 @@ impl Hierarchy<'_> {
 
     /// Fills the lists of the rows `which`, whose active parents are those of the scratch, with every pre-activation that the
     /// gate lets through computed.
-    fn in_full(&self, isa: Isa, s: &[f32], which: Pick<'_>, limit: Limit<'_>, tile: &mut Vec<f32>, t: &mut Scratch) {
+    fn in_full(
+        &self,
+        isa: Isa,
+        s: &[f32],
+        which: Pick<'_>,
+        limit: Limit<'_>,
+        fire_t: &mut fire::Scratch,
+        t: &mut Scratch,
+    ) {
         t.hits.clear();
         let mut from = 0;
         let mut rows = core::mem::take(&mut t.together);
@@ -196,6 +202,7 @@ impl Hierarchy<'_> {
             for from in (from..end).step_by(together) {
                 rows.clear();
                 rows.extend(t.active[from..end.min(from + together)].iter().map(|key| *key as u32));
+                fire_t.work.exact += (rows.len() * children.len()) as u64;
                 self.family(isa, s, children, limit, &rows, t);
             }
             from = end;
@@ -203,9 +210,9 @@ impl Hierarchy<'_> {
         t.together = rows;
         let root = self.families.children(ROOT);
         if !root.is_empty() {
-            let all = Matrix::all(self.w, self.width).only(Pick::List(root));
-            t.root.reset(s.len() / self.width, if let Limit::Above(t) = limit { t } else { 0.0 });
-            fire::in_full(isa, s, which, all, self.bias, limit, tile, &mut t.root);
+            let all = self.w.only(Pick::List(root));
+            t.root.reset(s.len() / self.w.d, if let Limit::Above(t) = limit { t } else { 0.0 });
+            fire::in_full(isa, s, which, all, self.bias, limit, fire_t, &mut t.root);
             for i in (0..which.len()).map(|at| which.row(at)) {
                 let (index, u) = t.root.row(i);
                 t.hits.extend(index.iter().zip(u).map(|(&child, &u)| Hit { row: i as u32, child, u }));
@@ -234,8 +241,8 @@ impl Hierarchy<'_> {
         }
         let Scratch { u, hits, .. } = t;
         u.resize(rows.len() * children.len(), 0.0);
-        let x = Matrix { values: s, d: self.width, rows: Pick::List(rows) };
-        let w = Matrix { values: self.w, d: self.width, rows: Pick::List(children) };
+        let x = Matrix::all(s, self.w.d).only(Pick::List(rows));
+        let w = self.w.only(Pick::List(children));
         dense::product(isa, x, w, Some(self.bias), u);
         let mut note = |row: u32, child: u32, u: f32| {
             let least = match limit {

@@ -17,6 +17,7 @@ mod encode;
 mod hierarchy;
 mod params;
 pub mod seed;
+mod stored;
 mod tensor;
 
 pub use codes::{CodeRow, Codes, CodesView};
@@ -24,6 +25,7 @@ pub(crate) use encode::Weights;
 pub use encode::{Encoder, Lanes, Scratch};
 pub(crate) use hierarchy::{Hierarchy, Order};
 pub use params::{Id, N_TENSORS, NAMES, Params, Widths};
+pub use stored::WeightType;
 pub use tensor::{SharedBytes, Tensor};
 
 use crate::activation::Rule;

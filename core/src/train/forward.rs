@@ -242,8 +242,7 @@ impl Job<'_> {
         } else {
             // With drives the screen has another order.
             let hierarchy_of = Hierarchy {
-                w: w.values,
-                width,
+                w,
                 bias: b,
                 families,
                 screen: self.screens[1]

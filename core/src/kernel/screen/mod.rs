@@ -47,6 +47,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::dense::{Matrix, Pick};
+use super::weight::Weight;
 use super::{Isa, LANES};
 use crate::Par;
 use bytemuck::{Pod, Zeroable};
@@ -98,8 +99,8 @@ pub struct Screen {
     /// `ceil(d / 4)` of each strip.
     lines: Vec<Line>,
     strips: Vec<Strip>,
-    /// A turned row for each thread that rounds.
-    mixed: Vec<Vec<f32>>,
+    /// A row and the turned row, for each thread that rounds.
+    mixed: Vec<[Vec<f32>; 2]>,
 }
 
 /// Which places meet which rows in a pass.
@@ -240,7 +241,7 @@ impl Screen {
     ///
     /// # Panics
     /// If the width does not fit.
-    pub fn quantise(&mut self, isa: Isa, par: Par, w: Matrix<'_>, bias: &[f32]) {
+    pub fn quantise<W: Weight>(&mut self, isa: Isa, par: Par, w: Matrix<'_, W>, bias: &[f32]) {
         assert_eq!(w.d, self.d, "screen: the weights are not [f, d]");
         let q = self.d.div_ceil(4);
         self.places.clear();
@@ -257,18 +258,20 @@ impl Screen {
             return;
         }
         let words: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        self.mixed.resize_with(par.threads(), Vec::new);
+        self.mixed.resize_with(par.threads(), || [Vec::new(), Vec::new()]);
         let places = &self.places;
-        par.for_items(&mut self.mixed, &mut self.strips, words, q * LANES, |mixed, s, strip, words| {
+        par.for_items(&mut self.mixed, &mut self.strips, words, q * LANES, |[wide, mixed], s, strip, words| {
             mixed.resize(w.d, 0.0);
             let words: &mut [[i32; LANES]] = bytemuck::cast_slice_mut(words);
             strip.there = 0;
             let here = &places[s * LANES..places.len().min((s + 1) * LANES)];
             for (l, &j) in here.iter().enumerate().filter(|(_, j)| **j != NONE) {
                 let j = j as usize;
-                let row = &w.values[j * w.d..][..w.d];
+                let (row, scale) = w.of(j);
                 let n = dispatch!(isa, simd => {
-                    let off = mix(simd, row, mixed);
+                    wide.clear();
+                    wide.extend(row.iter().map(|w| w.widen(scale)));
+                    let off = mix(simd, wide, mixed);
                     integers(mixed, off, |c, word| words[c][l] = word)
                 });
                 let eps = (w.d.div_ceil(LANES) + 32) as f32 * f32::EPSILON * 0.5;

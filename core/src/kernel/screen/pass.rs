@@ -13,7 +13,7 @@ use crate::kernel::{Isa, LANES};
 impl Screen {
     /// Notes in `t.hits`, panel by panel, what may exceed the bars `t.bar` of the first `n` rows of `t`. `below` is taken from
     /// pre-activations first, and given for all rows of the weights; `rising` raises the bars on the way, so that some hits
-    /// lie below them in the end. Returns whether it went through: not if so many are left that the full product is no
+    /// lie below them in the end. Adds to `work` the pairs that were looked at. Returns whether it went through: not if so many are left that the full product is no
     /// dearer.
     pub(in crate::kernel) fn pass(
         &self,
@@ -23,6 +23,7 @@ impl Screen {
         below: Option<&[f32]>,
         rising: Option<Rising>,
         t: &mut Scratch,
+        work: &mut u64,
     ) -> bool {
         let most = Self::most(n, self.n_pairs(n, visits), rising);
         t.hits.clear();
@@ -31,10 +32,11 @@ impl Screen {
             t.n_best.clear();
             t.n_best.resize(n, 0);
         }
-        let meet = |places: Range<usize>, rows: Pick<'_>, t: &mut Scratch| {
+        let mut meet = |places: Range<usize>, rows: Pick<'_>, t: &mut Scratch| {
             let end = places.end.div_ceil(LANES);
             (places.start / LANES..end).step_by(2).all(|s| {
                 t.hits.begin_panel(rows.len());
+                *work += (rows.len() * (end.min(s + 2) - s) * LANES) as u64;
                 self.panel(isa, s..end.min(s + 2), &places, rows, below, rising, t);
                 t.hits.end_panel(s * LANES);
                 t.hits.len() <= most

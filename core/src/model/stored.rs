@@ -1,0 +1,113 @@
+//! The weights that an encoder multiplies with.
+
+use super::{Id, Model};
+use crate::error::{Error, Result};
+use crate::kernel::weight::{to_bf16, to_int8};
+use alloc::format;
+use alloc::vec::Vec;
+use half::bf16;
+
+/// What an encoder keeps its weights in. The model keeps its own; decoder directions stay `f32`.
+///
+/// | | bytes a weight | codes |
+/// |---|---|---|
+/// | `F32` | 4, those of the model | |
+/// | `Bf16` | 2 | those of a model whose encoders are rounded to bf16, bit for bit |
+/// | `Int8` | 1, and 4 a row | those of a model whose encoders are `q max abs(w) / 127` of their row, `q` the nearest integers |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// As they are.
+    #[default]
+    F32,
+    /// The upper half of an `f32`.
+    Bf16,
+    /// Integers with a scale for each row.
+    Int8,
+}
+
+impl WeightType {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
+
+    /// The name that [`WeightType::named`] takes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// The type called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|weights| weights.name() == name);
+        found.ok_or_else(|| Error::config("weights", format!("expected f32, bf16 or int8, found `{name}`")))
+    }
+
+    /// Bytes of a weight.
+    #[must_use]
+    pub fn size_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+            Self::Int8 => 1,
+        }
+    }
+}
+
+/// Encoders of both levels.
+#[derive(Clone, Debug)]
+pub(crate) enum Stored {
+    F32,
+    Bf16([Vec<bf16>; 2]),
+    Int8([(Vec<i8>, Vec<f32>); 2]),
+}
+
+impl Stored {
+    pub fn new(weights: WeightType, model: &Model) -> Self {
+        let of = |id: Id| &model.params[id];
+        match weights {
+            WeightType::F32 => Self::F32,
+            WeightType::Bf16 => Self::Bf16([to_bf16(of(Id::WEnc1)), to_bf16(of(Id::WEnc2))]),
+            WeightType::Int8 => Self::Int8([
+                to_int8(of(Id::WEnc1), model.arch.d),
+                to_int8(of(Id::WEnc2), model.arch.source_width().max(1)),
+            ]),
+        }
+    }
+
+    pub fn weight_type(&self) -> WeightType {
+        match self {
+            Self::F32 => WeightType::F32,
+            Self::Bf16(_) => WeightType::Bf16,
+            Self::Int8(_) => WeightType::Int8,
+        }
+    }
+}
+
+/// Evaluates `$body` with `$w1` and `$w2` the matrices of both levels, whatever they are stored in.
+macro_rules! with_weights {
+    ($stored:expr, $model:expr, |$w1:ident, $w2:ident| $body:expr) => {{
+        let (d, width) = ($model.arch.d, $model.arch.source_width().max(1));
+        match $stored {
+            $crate::model::stored::Stored::F32 => {
+                let ($w1, $w2) =
+                    (Matrix::all(&$model.params[Id::WEnc1], d), Matrix::all(&$model.params[Id::WEnc2], width));
+                $body
+            }
+            $crate::model::stored::Stored::Bf16([w1, w2]) => {
+                let ($w1, $w2) = (Matrix::all(w1, d), Matrix::all(w2, width));
+                $body
+            }
+            $crate::model::stored::Stored::Int8([w1, w2]) => {
+                let ($w1, $w2) = (Matrix::scaled(&w1.0, &w1.1, d), Matrix::scaled(&w2.0, &w2.1, width));
+                $body
+            }
+        }
+    }};
+}
+pub(super) use with_weights;
