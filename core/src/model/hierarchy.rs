@@ -83,10 +83,12 @@ struct Hit {
 /// What a block of rows needs; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scratch {
-    /// Active parents of the block, `parent << 32 | row`.
+    /// Active parents of rows, `parent << 32 | row`.
     active: Vec<u64>,
     rows: Vec<u32>,
     groups: Vec<Group>,
+    /// Where the rows of each parent end.
+    ends: Vec<u32>,
     /// Rows that meet a family together.
     together: Vec<u32>,
     /// Pre-activations of some rows and a family.
@@ -114,6 +116,7 @@ impl<W: Weight> Hierarchy<'_, W> {
         t.active.reserve(n * active1);
         t.rows.reserve(n * (active1 + 1));
         t.together.reserve(n);
+        t.ends.reserve(self.families.n_parents() as usize);
         t.groups.reserve((n * active1).min(self.families.n_parents() as usize) + 1);
         t.u.reserve(TILE.max(largest).max(active2));
         let roots = self.families.children(ROOT).len();
@@ -143,36 +146,20 @@ impl<W: Weight> Hierarchy<'_, W> {
         mut row: impl FnMut(usize, &[u32], &[f32]),
     ) {
         let s = &s[..n * self.w.d];
-        t.active.clear();
-        for i in 0..n {
-            t.active.extend(active(i).map(|p| u64::from(p) << 32 | i as u64));
-        }
-        t.active.sort_unstable();
         if let Some((screen, order)) = self.screen.filter(|_| !self.top1) {
-            t.rows.clear();
-            t.rows.extend(t.active.iter().map(|key| *key as u32));
-            t.groups.clear();
-            let mut from = 0;
-            for same in t.active.chunk_by(|a, b| a >> 32 == b >> 32) {
-                let rows = (from, from + same.len() as u32);
-                t.groups.push(Group { places: order.span((same[0] >> 32) as u32), rows });
-                from = rows.1;
-            }
-            t.rows.extend(0..n as u32);
-            t.groups.push(Group { places: order.span(ROOT), rows: (from, from + n as u32) });
+            self.group(order, n, &active, t);
             let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
             let left = fire::behind(isa, s, self.w, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
             if !left.is_empty() {
                 t.rows.clear();
                 t.rows.extend_from_slice(left);
-                t.active.retain(|key| t.rows.binary_search(&(*key as u32)).is_ok());
                 let left = core::mem::take(&mut t.rows);
-                self.in_full(isa, s, Pick::List(&left), limit, fire_t, t);
+                self.in_full(isa, s, Pick::List(&left), limit, active, fire_t, t);
                 t.rows = left;
             }
         } else {
             t.lists.reset(n, 0.0);
-            self.in_full(isa, s, Pick::Range(0, n), limit, fire_t, t);
+            self.in_full(isa, s, Pick::Range(0, n), limit, active, fire_t, t);
         }
         for i in 0..n {
             let (index, u) = t.lists.row(i);
@@ -180,17 +167,50 @@ impl<W: Weight> Hierarchy<'_, W> {
         }
     }
 
-    /// Fills the lists of the rows `which`, whose active parents are those of the scratch, with every pre-activation that the
-    /// gate lets through computed.
-    fn in_full(
+    /// Which places meet which rows: those of the children of each parent its rows, ascending, and ROOT's all `n`.
+    fn group<A: Iterator<Item = u32>>(&self, order: &Order, n: usize, active: impl Fn(usize) -> A, t: &mut Scratch) {
+        let ends = &mut t.ends;
+        ends.clear();
+        ends.resize(self.families.n_parents() as usize, 0);
+        (0..n).flat_map(&active).for_each(|p| ends[p as usize] += 1);
+        t.groups.clear();
+        let mut from = 0;
+        for (p, end) in ends.iter_mut().enumerate() {
+            let rows = (from, from + *end);
+            if *end > 0 {
+                t.groups.push(Group { places: order.span(p as u32), rows });
+            }
+            (*end, from) = (from, rows.1);
+        }
+        t.rows.clear();
+        t.rows.resize(from as usize, 0);
+        for i in 0..n {
+            for p in active(i) {
+                let at = &mut ends[p as usize];
+                t.rows[*at as usize] = i as u32;
+                *at += 1;
+            }
+        }
+        t.rows.extend(0..n as u32);
+        t.groups.push(Group { places: order.span(ROOT), rows: (from, from + n as u32) });
+    }
+
+    /// Fills the lists of the rows `which`, which are empty, with every pre-activation that the gate lets through computed.
+    fn in_full<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
         s: &[f32],
         which: Pick<'_>,
         limit: Limit<'_>,
+        active: impl Fn(usize) -> A,
         fire_t: &mut fire::Scratch,
         t: &mut Scratch,
     ) {
+        t.active.clear();
+        for i in (0..which.len()).map(|at| which.row(at)) {
+            t.active.extend(active(i).map(|p| u64::from(p) << 32 | i as u64));
+        }
+        t.active.sort_unstable();
         t.hits.clear();
         let mut from = 0;
         let mut rows = core::mem::take(&mut t.together);
