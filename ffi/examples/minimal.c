@@ -7,7 +7,7 @@
 #include <strata.h>
 
 static int fail(const char *what, strata_status status, const strata_error *err) {
-    fprintf(stderr, "%s: %s: %s\n", what, strata_status_name(status), err ? err->message : "");
+    fprintf(stderr, "%s: %s: %s\n", what, strata_status_name(status), err->message);
     return 1;
 }
 
@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
     status = strata_model_load(argv[1], NULL, &model, &err);
     if (status) return fail(argv[1], status, &err);
     status = strata_model_get_info(model, &info);
-    if (status) return fail("info", status, NULL);
+    if (status) return fail("info", status, &err);
     status = strata_ctx_new(model, NULL, &ctx, &err);
     if (status) return fail("context", status, &err);
     strata_model_free(model); /* the context keeps it */
@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
     x.dtype = STRATA_DTYPE_F32;
     strata_codes level1 = codes_new(n, info.max_active1), level2 = codes_new(n, info.max_active2);
     status = strata_encode(ctx, &x, &level1, &level2);
-    if (status) return fail("encode", status, NULL);
+    if (status) return fprintf(stderr, "encode: %s\n", strata_ctx_message(ctx)), 1;
     printf("d %zu, latents %zu and %zu; %zu rows, %zu and %zu codes\n", info.d, info.f1, info.f2, n, level1.n, level2.n);
     for (size_t row = 0; row < n && row < 3; row++) {
         codes_print("level 1", &level1, row);

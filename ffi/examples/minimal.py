@@ -17,7 +17,7 @@ Codes = struct("Codes", ("offsets", c.c_void_p), ("offsets_len", c.c_size_t), ("
 class Sae:
     def __init__(self, run, library="libstrata.so.1"):
         self.lib, self.model, self.ctx, self.info = c.CDLL(library), c.c_void_p(), c.c_void_p(), Info(c.sizeof(Info))
-        self.lib.strata_status_name.restype, err = c.c_char_p, Error(c.sizeof(Error))
+        self.lib.strata_ctx_message.restype, err = c.c_char_p, Error(c.sizeof(Error))
         if (self.lib.strata_model_load(str(run).encode(), None, c.byref(self.model), c.byref(err))
                 or self.lib.strata_ctx_new(self.model, None, c.byref(self.ctx), c.byref(err))):
             raise RuntimeError(err.message.decode())
@@ -36,7 +36,7 @@ class Sae:
         out = [(np.zeros(n + 1, np.uintp), np.empty(n * k, np.uint32), np.empty(n * k, np.float32)) for k in sizes]
         codes = [Codes(c.sizeof(Codes), o.ctypes.data, n + 1, i.ctypes.data, v.ctypes.data, len(i)) for o, i, v in out]
         status = self.lib.strata_encode(self.ctx, c.byref(rows), c.byref(codes[0]), c.byref(codes[1]))
-        if status: raise RuntimeError(self.lib.strata_status_name(status).decode())
+        if status: raise RuntimeError(self.lib.strata_ctx_message(self.ctx).decode())
         return [(o, i[:k.n], v[:k.n]) for (o, i, v), k in zip(out, codes)]
 
 if __name__ == "__main__":  # usage: minimal.py RUN [ROWS.npy]; without a file: one row of ones

@@ -49,7 +49,7 @@ static void errors_have_words(strata::model &model) {
     strata::codes codes;
     const float x = 0;
     expect(status_of([&] { return empty.encode(strata::rows(&x, 1, 1), codes, codes); }, &message) == STRATA_STATUS_NULL &&
-               message == "strata_encode: STRATA_STATUS_NULL",
+               message == "ctx: the pointer is NULL",
            "an empty context");
     expect(strata::model().info().d == 0, "an empty model has no sizes");
 }
@@ -60,13 +60,18 @@ static void rows_come_back(strata::ctx &ctx, const strata_model_info &info) {
     std::vector<float> x(n * stride), x_hat(n * info.d), direct(info.d), changed;
     for (std::size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % 17) - 5.0f;
     strata::codes c1, c2;
+    std::string message;
+    expect(status_of([&] { return ctx.encode(strata::rows(x.data(), n, info.d - 1), c1, c2); }, &message) == STRATA_STATUS_SHAPE &&
+               message == "x: d: expected 6, found 5",
+           "a context says what was wrong");
     OK(ctx.encode(strata::rows(x.data(), n, info.d, stride * sizeof(float)), c1, c2));
     expect(c1.n_rows() == n && c1.size() > n && c2.size() > 0, "latents fire");
     std::size_t counted = 0;
     for (std::size_t i = 0; i < n; i++)
         for (auto [latent, value] : c1[i]) counted += latent < info.f1 && value > 0;
     expect(counted == c1.size(), "the rows have all entries");
-    OK(ctx.decode(c1, c2, strata::rows_mut(x_hat.data(), n, info.d)));
+    const strata::codes &read1 = c1, &read2 = c2;
+    OK(ctx.decode(read1, read2, strata::rows_mut(x_hat.data(), n, info.d)));
 
     // One row alone gives what it gave among others.
     OK(ctx.encode(strata::rows(x.data() + 5 * stride, 1, info.d), c1, c2));
@@ -107,10 +112,16 @@ static void a_dump_is_written(const char *dir, std::size_t d) {
     params.d = d;
     strata::dump dump;
     OK(dump.create(dir, params));
+    dump.abandon();
+    expect(!dump && STATUS(dump.append(strata::rows(nullptr, 0, d))) == STRATA_STATUS_NULL, "an abandoned dump is gone");
+    OK(dump.create(dir, params));
+    OK(dump.set_vocab({"a", "b", "c", "d", "e", "f", "g", "h", "", "\xc3"}));
     std::vector<float> x(3 * d, 0.5f);
     const std::uint32_t tokens[3] = {7, 8, 9};
     OK(dump.append(strata::rows(x.data(), 3, d), tokens));
     expect(STATUS(dump.append(strata::rows(x.data(), 3, d))) == STRATA_STATUS_PARAMS, "tokens for all rows or for none");
+    const std::uint32_t unknown[3] = {7, 8, 10};
+    expect(STATUS(dump.append(strata::rows(x.data(), 3, d), unknown)) == STRATA_STATUS_INDEX, "tokens of the vocabulary");
     strata::dump moved = std::move(dump);
     expect(!dump && moved, "a dump moves");
     OK(moved.close());

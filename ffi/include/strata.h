@@ -10,19 +10,21 @@
  * survive a fork in the child.
  *
  * Status. Whatever can fail returns 0 or a STRATA_STATUS_..., and writes its outputs only on success, where not said
- * otherwise. A strata_error *err, where there is one, gets a sentence; it may be NULL. Each function lists its own
- * errors; besides, NULL is possible everywhere, and so is PARAMS, for a struct, an array or an output that is not
- * aligned, or a reserved field that is not 0. PANIC is a bug of the library: it is caught (the Rust runtime says so on
- * stderr), and the handle can only be freed afterwards.
+ * otherwise. A strata_error *err, where there is one, gets a sentence; it may be NULL. Functions of a context have
+ * none: strata_ctx_message has their sentence. Each function lists its own errors; besides, NULL is possible
+ * everywhere, and so is PARAMS, for a struct, an array or an output that is not aligned, a struct_size that cannot be,
+ * fields that this version does not know, or a reserved field that is not 0. BUSY is another thread that uses the same
+ * context or dump at that moment. PANIC is a bug of the library: it is caught (the Rust runtime says so on stderr), and
+ * the handle can only be freed afterwards.
  *
  * Structs, all but strata_edit, begin with struct_size, to be set to sizeof the struct; they only ever grow at the end.
  * Of a shorter one the missing fields have their defaults; a longer one is accepted if what is not known of it is zero.
  * Zero a struct before setting fields, or for the three params structs use the _init function.
  *
- * Memory. What _new, _load and _create make is freed once, by _free or _close, in any order: a context keeps its model
- * alive. Everything else is the caller's; pointers are used only during the call. strata_encode, strata_decode,
- * strata_steer, strata_stats_update and strata_stats_read allocate nothing after the first call; only the queue of a
- * context with n_threads > 1 takes a small piece now and then.
+ * Memory. What _new, _load and _create make is freed once, by _free, _close or _abandon, in any order: a context keeps
+ * its model alive. Everything else is the caller's; pointers are used only during the call. strata_encode,
+ * strata_decode, strata_steer, strata_stats_update and strata_stats_read allocate nothing after the first call, not
+ * even if they fail; only the queue of a context with n_threads > 1 takes a small piece now and then.
  *
  * The library never prints (but see PANIC), exits, reads the environment, installs handlers or keeps global state.
  */
@@ -35,17 +37,17 @@
 #include <stdint.h>
 
 // Raised only when a program compiled against an older header would break.
-#define STRATA_ABI_VERSION 1
+#define STRATA_ABI_VERSION 1u
 
 // The parent of a latent that belongs to no family.
-#define STRATA_ROOT 4294967295
+#define STRATA_ROOT 4294967295u
 
 // Mode of an edit: x += strength * decoder row.
-#define STRATA_EDIT_ADD 0
+#define STRATA_EDIT_ADD 0u
 
 // Mode of an edit: x changes as if the activation of the latent went from what it is to strength, and the error of the
 // SAE is kept. Encoding x again need not give strength: other latents see the change too.
-#define STRATA_EDIT_SET 1
+#define STRATA_EDIT_SET 1u
 
 // What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
 typedef struct strata_ctx strata_ctx;
@@ -155,19 +157,18 @@ typedef struct {
 typedef struct {
     // sizeof(strata_codes)
     size_t struct_size;
-    // n_rows + 1 places at least.
+    // offsets_len places. May be NULL where that is 0.
     size_t *offsets;
-    // Places of offsets.
+    // Places of offsets: n_rows + 1 at least.
     size_t offsets_len;
     // Latents; capacity places. May be NULL where capacity is 0; so may value.
     uint32_t *index;
     // Their activations; capacity places.
     float *value;
-    // Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call with
-    // a guess (0 will do) says in n what is needed.
+    // Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call
+    // with a guess (0 will do) says in n what is needed.
     size_t capacity;
-    // Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY; but not where
-    // offsets_len is below n_rows + 1, which is CAPACITY too.
+    // Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
     size_t n;
 } strata_codes;
 
@@ -224,13 +225,13 @@ typedef struct {
 } strata_stats;
 
 // float
-#define STRATA_DTYPE_F32 0
+#define STRATA_DTYPE_F32 0u
 
 // IEEE binary16 (ggml: GGML_TYPE_F16)
-#define STRATA_DTYPE_F16 1
+#define STRATA_DTYPE_F16 1u
 
 // The upper half of a float (ggml: GGML_TYPE_BF16)
-#define STRATA_DTYPE_BF16 2
+#define STRATA_DTYPE_BF16 2u
 
 // Done.
 #define STRATA_STATUS_OK 0
@@ -241,13 +242,13 @@ typedef struct {
 // A size is not the one that the other arguments call for.
 #define STRATA_STATUS_SHAPE 12
 
-// A level or a latent that the model does not have.
+// A level or a latent that the model does not have; a token that the vocabulary of a dump does not have.
 #define STRATA_STATUS_INDEX 14
 
 // A field of a struct has a value that it cannot have, its struct_size or a reserved field included.
 #define STRATA_STATUS_PARAMS 16
 
-// A buffer of the caller is too small; where there is a field for it, it says what is needed.
+// A buffer of the caller is too small; strata_codes says in n what is needed.
 #define STRATA_STATUS_CAPACITY 18
 
 // Bytes that are not what their format says.
@@ -282,29 +283,31 @@ extern "C" {
 #endif // __cplusplus
 
 // The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up, and stop if they differ.
-// Any thread. Cannot fail.
+// Cannot fail. Any thread. Cost: none.
 uint32_t strata_abi_version(void);
 
-// The version of the library, "0.1.0". Static: not to be freed. Any thread. Cannot fail.
+// The version of the library, "0.1.0". Static: not to be freed. Cannot fail. Any thread. Cost: none.
 const char *strata_version(void);
 
 // The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not
-// to be freed. Any thread. Cannot fail.
+// to be freed. Cannot fail. Any thread. Cost: none.
 const char *strata_status_name(strata_status status);
 
-// Writes the whole struct: its size and the defaults. NULL does nothing; so for every function that ends in _init.
+// Writes the whole struct: its size and the defaults. NULL does nothing. Cannot fail. Any thread. Cost: none.
 void strata_model_params_init(strata_model_params *params);
 
-// Writes the whole struct: its size and the defaults, by which the caller's thread computes.
+// Writes the whole struct: its size and the defaults, by which the caller's thread computes. NULL does nothing. Cannot
+// fail. Any thread. Cost: none.
 void strata_ctx_params_init(strata_ctx_params *params);
 
-// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be set.
+// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must
+// be set. NULL does nothing. Cannot fail. Any thread. Cost: none.
 void strata_dump_params_init(strata_dump_params *params);
 
-// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens, with
-// cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard, topk,
-// jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their bytes, the
-// outcome is a model or an error.
+// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens,
+// with cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard,
+// topk, jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their
+// bytes, the outcome is a model or an error.
 //
 // params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
 //
@@ -313,7 +316,9 @@ void strata_dump_params_init(strata_dump_params *params);
 // ends the process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this
 // cannot be promised, read the files and use strata_model_load_buffers.
 //
-// Errors: IO, FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread.
+// Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
+// damaged, of sizes that do not fit each other, or of an architecture that is not read; VERSION for a cfg.json of a
+// newer library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
 // Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
 strata_status strata_model_load(const char *path,
                                 const strata_model_params *params,
@@ -324,7 +329,8 @@ strata_status strata_model_load(const char *path,
 // copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 //
 // params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
-// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY. Any thread. Cost: one copy of the weights, as float.
+// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY, for what they are at strata_model_load. Any thread.
+// Cost: one copy of the weights, as float.
 strata_status strata_model_load_buffers(const void *cfg,
                                         size_t cfg_len,
                                         const void *weights,
@@ -334,21 +340,22 @@ strata_status strata_model_load_buffers(const void *cfg,
                                         strata_error *err);
 
 // Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of
-// them. No other thread may be using the model pointer itself any more. Cannot fail.
+// them. No other thread may be using the model pointer itself any more. Cannot fail. Cost: gives the memory back.
 void strata_model_free(strata_model *model);
 
 // The sizes of a model. out: struct_size must be set; it stays, and of the other fields those within it are written.
-// Errors: NULL, PARAMS. Any thread, at the same time as others. Cost: none.
+// Errors: PARAMS for a struct_size that was not set. Any thread, at the same time as others. Cost: none.
 strata_status strata_model_get_info(const strata_model *model, strata_model_info *out);
 
 // Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none
-// (so for all latents of a model without families). Errors: INDEX for latent2 of f2 or above. Any thread, at the same
-// time as others. Cost: none.
+// (so for all latents of a model without families).
+// Errors: INDEX for latent2 of f2 or above. Any thread, at the same time as others. Cost: none.
 strata_status strata_model_parent(const strata_model *model, uint32_t latent2, uint32_t *parent);
 
 // Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1
 // or 2. out_len: places of out, d at least.
-// Errors: INDEX, CAPACITY. Any thread, at the same time as others. Cost: the copy.
+// Errors: INDEX for a level other than 1 and 2, or a latent that it does not have; CAPACITY for out_len below d. Any
+// thread, at the same time as others. Cost: the copy.
 strata_status strata_model_decoder_row(const strata_model *model,
                                        uint32_t level,
                                        uint32_t latent,
@@ -358,7 +365,8 @@ strata_status strata_model_decoder_row(const strata_model *model,
 // Makes a context, which keeps its model alive: model may be freed before it. Make one for each thread that encodes.
 //
 // params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
-// Errors: PARAMS for n_threads above 1024, MEMORY. Any thread, with the same model as others.
+// Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
+// threads. Any thread, with the same model as others.
 // Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
 // start.
 strata_status strata_ctx_new(const strata_model *model,
@@ -366,19 +374,29 @@ strata_status strata_ctx_new(const strata_model *model,
                              strata_ctx **out,
                              strata_error *err);
 
-// Frees a context, once, and ends its threads. NULL does nothing. No other thread may be using it. Cannot fail.
+// Frees a context, once, and ends its threads. NULL does nothing. No other thread may be using it. Cannot fail. Cost:
+// waits for its threads to end.
 void strata_ctx_free(strata_ctx *ctx);
+
+// What went wrong in the last call of strata_encode, strata_decode, strata_steer, strata_stats_update or
+// strata_stats_read with this context: one sentence in UTF-8, or "" if it went well. Never NULL. It belongs to the
+// context and is there until its next call; not to be freed. NULL, a context in use by another thread, and one after
+// PANIC have sentences of their own. Cannot fail. One thread at a time for each context. Cost: none.
+const char *strata_ctx_message(const strata_ctx *ctx);
 
 // Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
 // alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in
 // calls.
 //
 // x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x;
-// level2 may be NULL for a model of one level. If a capacity is too small, both n say what is needed, and what else is
+// level2 may be NULL for a model of one level. If a buffer is too small, both n say what is needed, and what else is
 // in the buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused
 // before anything is written.
 //
-// Errors: SHAPE, CAPACITY, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context.
+// Errors: SHAPE for an x->d that is not the model's, a row_stride_bytes below the bytes of a row where there are rows,
+// or more rows than memory can hold; DTYPE for an x->dtype that is not known; NOT_FINITE for a number of x that is NaN
+// or infinite; CAPACITY for offsets_len below n_rows + 1 or a capacity below n; BUSY. One thread at a time for each
+// context.
 // Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
 // the children of the parents that fire, and of none); more rows share that read, 256 at a time. With n_threads
 // above 1 blocks of 256 rows are spread over the threads. No allocation after the first call.
@@ -389,8 +407,10 @@ strata_status strata_encode(strata_ctx *ctx, const strata_rows *x, strata_codes 
 // the rows of x_hat stay as they are.
 //
 // level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-// Errors: SHAPE (offsets that do not ascend from 0 to at most capacity), INDEX, DTYPE, NOT_FINITE, BUSY; x_hat is then
-// as it was. One thread at a time for each context; the caller's thread computes.
+// Errors: SHAPE and DTYPE for x_hat as for x at strata_encode, SHAPE also for offsets_len below n_rows + 1, or offsets
+// that do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
+// value that is NaN or infinite; BUSY. x_hat is then as it was. One thread at a time for each context; the caller's
+// thread computes.
 // Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
 strata_status strata_decode(strata_ctx *ctx,
                             const strata_codes *level1,
@@ -405,21 +425,23 @@ strata_status strata_decode(strata_ctx *ctx,
 //
 // edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 // infinite.
-// Errors: SHAPE, INDEX, PARAMS, DTYPE, NOT_FINITE, BUSY; nothing is written then. One thread at a time for each
-// context.
+// Errors: SHAPE and DTYPE for x as at strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
+// infinite; INDEX for a level other than 1 and 2, or a latent that it does not have; PARAMS for an unknown mode, or
+// two edits of a latent one of which is SET; BUSY. Nothing is written then. One thread at a time for each context.
 // Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after
 // the first call.
 strata_status strata_steer(strata_ctx *ctx, strata_rows_mut *x, const strata_edit *edits, size_t n_edits);
 
 // Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
 // with the number of rows. Rows are added 256 at a time; rows that are not finite are refused before any is added.
-// Errors: SHAPE, DTYPE, NOT_FINITE, BUSY. One thread at a time for each context: to use several, give each a context.
-// Cost: strata_encode and strata_decode. No allocation after the first call.
+// Errors: SHAPE, DTYPE, NOT_FINITE for x as at strata_encode; BUSY. One thread at a time for each context: to use
+// several, give each a context. Cost: strata_encode and strata_decode. No allocation after the first call.
 strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
 
 // The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other
-// fields those within it are written. Errors: PARAMS, BUSY. Not while another thread uses the context. Cost: one pass
-// over f1 + f2 counters.
+// fields those within it are written.
+// Errors: PARAMS for a struct_size that was not set; BUSY. One thread at a time for each context. Cost: one pass over
+// f1 + f2 counters.
 strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 
 // Starts a dump of activations, to be trained on with the command line program. dir: where it will be, a path as for
@@ -427,26 +449,43 @@ strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 // beside it.
 //
 // params: d must be set, so it may not be NULL; its strings are copied. out: receives the dump, to be ended with
-// strata_dump_close. err: may be NULL.
-// Errors: PARAMS, SHAPE, DTYPE, IO. Any thread. Cost: a directory.
+// strata_dump_close or strata_dump_abandon. err: may be NULL.
+// Errors: SHAPE for a d of 0 or a row above 1 GiB; DTYPE for a dtype that is not known; PARAMS for a model or hook
+// that is not UTF-8; IO where dir exists, or cannot be made. Any thread. Cost: a directory.
 strata_status strata_dump_create(const char *dir,
                                  const strata_dump_params *params,
                                  strata_dump **out,
                                  strata_error *err);
 
+// Gives a dump the texts of its tokens, which reports show: texts[i] for token i, NULL for one without a text. Once,
+// and before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that are not UTF-8
+// become U+FFFD. The texts are copied. err: may be NULL.
+//
+// Errors: SHAPE for n_texts of 0; PARAMS where there are rows or texts already; IO where the file cannot be written,
+// after which strata_dump_close fails; BUSY. One thread at a time for each dump. Cost: a file of the texts.
+strata_status strata_dump_set_vocab(strata_dump *dump, const char *const *texts, size_t n_texts, strata_error *err);
+
 // Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them,
 // or NULL: for all rows of the dump, or for none. err: may be NULL.
 //
-// Rows that are not finite are refused and the dump stays as it was. After any other error of the class 20 or 30
-// (BUSY excepted) nothing more can be appended, and close reports it.
-// Errors: SHAPE, PARAMS, DTYPE, NOT_FINITE, IO, BUSY. One thread at a time for each dump.
+// Errors that leave the dump as it was: SHAPE and DTYPE for x as at strata_encode, with the d of the dump; NOT_FINITE
+// for a number of x that is NaN or infinite; PARAMS for tokens where earlier rows had none, or none where they had;
+// INDEX for a token beyond the vocabulary; BUSY. Errors after which nothing more can be appended, and
+// strata_dump_close fails: IO for a file that cannot be written; NOT_FINITE for a number beyond the range of the
+// dump's type. One thread at a time for each dump.
 // Cost: the bytes of the rows, through a buffer of 1 MiB; a full file is synced to the disk.
 strata_status strata_dump_append(strata_dump *dump, const strata_rows *x, const uint32_t *tokens, strata_error *err);
 
 // Ends a dump: it appears under its name, whole and on disk, or not at all and err says why. Frees dump either way.
 // NULL does nothing. err: may be NULL.
-// Errors: SHAPE (no rows), IO. No other thread may be using the dump. Cost: the last file is synced to the disk.
+// Errors: SHAPE where no rows were appended; IO where a file cannot be written, dir exists by now, or an append has
+// failed. No other thread may be using the dump. Cost: the last file is synced to the disk.
 strata_status strata_dump_close(strata_dump *dump, strata_error *err);
+
+// Ends a dump that is not wanted: what was written is deleted, and nothing appears. Frees dump, instead of
+// strata_dump_close. NULL does nothing. Cannot fail; what the system does not delete stays in the hidden directory. No
+// other thread may be using the dump. Cost: the deletion.
+void strata_dump_abandon(strata_dump *dump);
 
 #ifdef __cplusplus
 }  // extern "C"

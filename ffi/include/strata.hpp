@@ -85,6 +85,11 @@ inline strata_error no_error() noexcept {
     return err;
 }
 
+// For functions of a context, which keeps their sentence.
+inline result said(strata_status status, const strata_ctx *ctx) {
+    return done(status, status == STRATA_STATUS_OK ? "" : strata_ctx_message(ctx));
+}
+
 // For functions that only return a status.
 inline result named(strata_status status, const char *function) {
     char what[96];
@@ -99,7 +104,7 @@ struct free_ctx {
     void operator()(strata_ctx *p) const noexcept { strata_ctx_free(p); }
 };
 struct free_dump {
-    void operator()(strata_dump *p) const noexcept { (void)strata_dump_close(p, nullptr); }
+    void operator()(strata_dump *p) const noexcept { strata_dump_abandon(p); }
 };
 }  // namespace detail
 
@@ -255,19 +260,26 @@ class codes {
         return {index_.data() + offsets_[i], value_.data() + offsets_[i], offsets_[i + 1] - offsets_[i]};
     }
     // CSR, as strata.h has it, over this memory: to read the codes, or to change them before decoding.
-    strata_codes raw() noexcept {
+    strata_codes raw() noexcept { return view(offsets_.data(), index_.data(), value_.data()); }
+    // The same to read only, whatever the pointers say.
+    strata_codes raw() const noexcept {
+        return view(const_cast<std::size_t *>(offsets_.data()), const_cast<std::uint32_t *>(index_.data()),
+                    const_cast<float *>(value_.data()));
+    }
+
+  private:
+    strata_codes view(std::size_t *offsets, std::uint32_t *index, float *value) const noexcept {
         strata_codes out{};
         out.struct_size = sizeof out;
-        out.offsets = offsets_.data();
+        out.offsets = offsets;
         out.offsets_len = offsets_.size();
-        out.index = index_.data();
-        out.value = value_.data();
+        out.index = index;
+        out.value = value;
         out.capacity = index_.size();
         out.n = size();
         return out;
     }
 
-  private:
     std::size_t n_rows_ = 0;
     std::vector<std::size_t> offsets_;
     std::vector<std::uint32_t> index_;
@@ -308,23 +320,23 @@ class ctx {
             c1 = level1.raw(), c2 = level2.raw();
             status = strata_encode(get(), &x, &c1, &c2);
         }
-        return detail::named(status, "strata_encode");
+        return detail::said(status, get());
     }
-    // Of x_hat.n_rows rows. The codes are not changed.
-    result decode(codes &level1, codes &level2, strata_rows_mut x_hat) {
+    // Of x_hat.n_rows rows.
+    result decode(const codes &level1, const codes &level2, strata_rows_mut x_hat) {
         const strata_codes c1 = level1.raw(), c2 = level2.raw();
-        return detail::named(strata_decode(get(), &c1, &c2, &x_hat), "strata_decode");
+        return detail::said(strata_decode(get(), &c1, &c2, &x_hat), get());
     }
     result steer(strata_rows_mut x, const strata_edit *edits, std::size_t n_edits) {
-        return detail::named(strata_steer(get(), &x, edits, n_edits), "strata_steer");
+        return detail::said(strata_steer(get(), &x, edits, n_edits), get());
     }
     result steer(strata_rows_mut x, const std::vector<strata_edit> &edits) { return steer(x, edits.data(), edits.size()); }
 
-    result stats_update(const strata_rows &x) { return detail::named(strata_stats_update(get(), &x), "strata_stats_update"); }
+    result stats_update(const strata_rows &x) { return detail::said(strata_stats_update(get(), &x), get()); }
     result stats_read(strata_stats &out) const {
         out = strata_stats{};
         out.struct_size = sizeof out;
-        return detail::named(strata_stats_read(get(), &out), "strata_stats_read");
+        return detail::said(strata_stats_read(get(), &out), get());
     }
 #ifndef STRATA_NO_EXCEPTIONS
     strata_stats stats_read() const {
@@ -343,7 +355,7 @@ class ctx {
     std::unique_ptr<strata_ctx, detail::free_ctx> handle_;
 };
 
-// A dump being written. Call close: the destructor closes too, but cannot say what went wrong.
+// A dump being written. Call close: without it there is no dump, so what an exception leaves half written is deleted.
 class dump {
   public:
     dump() = default;
@@ -351,13 +363,20 @@ class dump {
     dump(const std::string &dir, const strata_dump_params &params) { create(dir, params); }
 #endif
 
-    // Start another dump, after close of the one before.
+    // Start another dump; one before it that was not closed is abandoned.
     result create(const std::string &dir, const strata_dump_params &params) {
         strata_error err = detail::no_error();
         strata_dump *out = nullptr;
         const strata_status status = strata_dump_create(dir.c_str(), &params, &out, &err);
         if (status == STRATA_STATUS_OK) handle_.reset(out);
         return detail::done(status, err.message);
+    }
+    // The texts of the tokens, before the first rows.
+    result set_vocab(const std::vector<std::string> &texts) {
+        std::vector<const char *> pointers;
+        for (const std::string &text : texts) pointers.push_back(text.c_str());
+        strata_error err = detail::no_error();
+        return detail::done(strata_dump_set_vocab(get(), pointers.data(), pointers.size(), &err), err.message);
     }
     result append(const strata_rows &x, const std::uint32_t *tokens = nullptr) {
         strata_error err = detail::no_error();
@@ -368,6 +387,8 @@ class dump {
         strata_error err = detail::no_error();
         return detail::done(strata_dump_close(handle_.release(), &err), err.message);
     }
+    // Nothing appears, and the handle is empty.
+    void abandon() noexcept { handle_.reset(); }
 
     strata_dump *get() const noexcept { return handle_.get(); }
     explicit operator bool() const noexcept { return handle_ != nullptr; }

@@ -1,11 +1,12 @@
 //! Codes in the caller's buffers: filled a block at a time, or read in place.
 
 use crate::params::{self, items, params, strata_codes};
-use crate::status::{Failure, Outcome, STRATA_STATUS_CAPACITY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_SHAPE};
+use crate::status::{Failure, Outcome, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
 use std::ptr;
+use strata_core::Error;
 use strata_core::model::{CodeRow, Codes, CodesView};
 
-/// [`strata_codes`] being filled.
+/// [`strata_codes`] being filled. What does not fit is only counted.
 pub(crate) struct CodesOut {
     to: *mut strata_codes,
     at: strata_codes,
@@ -14,11 +15,11 @@ pub(crate) struct CodesOut {
 }
 
 impl CodesOut {
-    /// Room for the codes of `n_rows` rows; `None` for NULL, where that is `optional`.
+    /// Room for codes; `None` for NULL, where that is `optional`.
     ///
     /// # Safety `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while
     /// the result is used nobody else touches any of them.
-    pub unsafe fn new(to: *mut strata_codes, n_rows: usize, optional: bool) -> Outcome<Option<Self>> {
+    pub unsafe fn new(to: *mut strata_codes, optional: bool) -> Outcome<Option<Self>> {
         if to.is_null() && optional {
             return Ok(None);
         }
@@ -27,12 +28,11 @@ impl CodesOut {
         if at.struct_size < size_of::<strata_codes>() {
             return Err(params("struct_size: strata_codes has no room for `n`"));
         }
-        if at.offsets_len <= n_rows {
-            return Err(Failure::new(STRATA_STATUS_CAPACITY, "offsets_len: n_rows + 1 places are needed"));
+        if at.offsets.is_null() && at.offsets_len > 0 {
+            return Err(Failure::new(STRATA_STATUS_NULL, "offsets is NULL, and offsets_len is not 0"));
         }
-        let buffers = at.capacity == 0 || !(at.index.is_null() || at.value.is_null());
-        if at.offsets.is_null() || !buffers {
-            return Err(Failure::null());
+        if (at.index.is_null() || at.value.is_null()) && at.capacity > 0 {
+            return Err(Failure::new(STRATA_STATUS_NULL, "index or value is NULL, and capacity is not 0"));
         }
         if !(at.offsets.is_aligned() && at.index.is_aligned() && at.value.is_aligned()) {
             return Err(params("a buffer of the codes does not lie at its alignment"));
@@ -40,15 +40,16 @@ impl CodesOut {
         Ok(Some(Self { to, at, rows: 0, n: 0 }))
     }
 
-    /// Adds the rows of a block. Beyond the capacity entries are only counted.
+    /// Adds the rows of a block.
     pub fn append(&mut self, codes: &Codes) {
         for &end in &codes.offsets[1..] {
             self.rows += 1;
-            assert!(self.rows < self.at.offsets_len, "more rows than were announced");
-            // SAFETY: `rows < offsets_len`.
-            let place = unsafe { self.at.offsets.add(self.rows) };
-            // SAFETY: the place is the caller's to write.
-            unsafe { place.write(self.n + end) };
+            if self.rows < self.at.offsets_len {
+                // SAFETY: `rows < offsets_len`.
+                let place = unsafe { self.at.offsets.add(self.rows) };
+                // SAFETY: the place is the caller's to write.
+                unsafe { place.write(self.n + end) };
+            }
         }
         let n = codes.index.len();
         assert_eq!(n, codes.value.len(), "as many values as latents");
@@ -62,18 +63,19 @@ impl CodesOut {
         self.n += n;
     }
 
-    /// Says how many entries there are; whether they fit.
-    pub fn finish(self) -> bool {
-        // SAFETY: `new` has found at least one place.
-        unsafe { self.at.offsets.write(0) };
+    /// Says how many entries there are, and whether all fit.
+    pub fn finish(self) -> Outcome {
+        if self.at.offsets_len > 0 {
+            // SAFETY: there is a first place, and it is the caller's to write.
+            unsafe { self.at.offsets.write(0) };
+        }
         // SAFETY: `new` has found the struct to be long enough.
         unsafe { (*self.to).n = self.n };
-        self.n <= self.at.capacity
+        let fits = |what, needed, got| if needed <= got { Ok(()) } else { Err(Error::Capacity { what, needed, got }) };
+        fits("offsets_len", self.rows + 1, self.at.offsets_len)?;
+        fits("capacity", self.n, self.at.capacity)?;
+        Ok(())
     }
-}
-
-pub(crate) fn too_small() -> Failure {
-    Failure::new(STRATA_STATUS_CAPACITY, "capacity: `n` entries are needed")
 }
 
 /// [`strata_codes`] being read: the codes of `n_rows` rows, or none where it is NULL.
@@ -92,21 +94,22 @@ impl CodesIn<'_> {
         // SAFETY: as the caller promises.
         let at = unsafe { params::read(from) }?;
         if at.offsets_len <= n_rows {
-            return Err(Failure::new(STRATA_STATUS_SHAPE, "offsets_len: n_rows + 1 places are needed"));
+            let (expected, got) = (n_rows.saturating_add(1), at.offsets_len);
+            return Err(Error::Shape { what: "offsets_len (n_rows + 1 at least)", expected, got }.into());
         }
         // SAFETY: there are more places than rows.
         let offsets = unsafe { items(at.offsets, n_rows + 1) }?;
         let n = offsets[n_rows];
         if n > at.capacity {
-            return Err(Failure::new(STRATA_STATUS_SHAPE, "offsets: beyond the capacity of the codes"));
+            return Err(Failure::found(STRATA_STATUS_SHAPE, "offsets[n_rows]: expected at most capacity", n));
         }
         // SAFETY: `n <= capacity`, which the buffer has.
         let index = unsafe { items(at.index, n) }?;
         // SAFETY: the same.
         let value = unsafe { items(at.value, n) }?;
         let view = CodesView::new(offsets, index, value, latents)?;
-        if value.iter().any(|v| !v.is_finite()) {
-            return Err(Failure::new(STRATA_STATUS_NOT_FINITE, "a code is NaN or infinite"));
+        if let Some(e) = value.iter().position(|v| !v.is_finite()) {
+            return Err(Failure::not_finite("value: entry", e));
         }
         Ok(Self(Some(view)))
     }

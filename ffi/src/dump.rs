@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 use strata_core::format::dump::{
     FORMAT, MANIFEST_FILE, MEAN, Manifest, SHARD_HEADER, ShardEntry, Stats, TOKENS, VERSION, shard_header,
-    vector_header,
+    vector_header, vocab_json,
 };
-use strata_core::{Dtype, Rows};
+use strata_core::{Dtype, Error, Rows};
 
 /// A dump being written. One thread at a time may use it, any thread.
 pub struct strata_dump(pub(crate) Guarded<Dump>);
@@ -27,6 +27,8 @@ pub(crate) struct Dump {
     rows_a_shard: u64,
     shard: Option<Stream>,
     tokens: Option<Stream>,
+    /// Texts of the vocabulary, where there is one.
+    n_vocab: Option<usize>,
     failed: bool,
     norm_sum: f64,
     sum: Vec<f64>,
@@ -64,6 +66,7 @@ impl Stream {
 }
 
 const TOKENS_FILE: &str = "tokens.safetensors";
+const VOCAB_FILE: &str = "vocab.json";
 const STATS_FILE: &str = "stats.safetensors";
 
 impl Dump {
@@ -71,14 +74,17 @@ impl Dump {
     /// The strings of `settings` are NULL or end with a zero.
     pub unsafe fn create(path: &Path, settings: &strata_dump_params) -> Outcome<Self> {
         check_reserved(settings.reserved)?;
-        let dtype = rows::dtype(settings.dtype)?;
+        let dtype = rows::dtype(settings.dtype).map_err(Failure::of("params"))?;
         let d = settings.d;
         // SAFETY: as the caller promises.
-        let model = unsafe { text(settings.model) }?;
+        let model = unsafe { text(settings.model) }.map_err(Failure::of("params: model"))?;
         // SAFETY: the same.
-        let hook = unsafe { text(settings.hook) }?;
-        let Some(row_bytes) = d.checked_mul(dtype.size_bytes()).filter(|n| (1..=1 << 30).contains(n)) else {
-            return Err(Failure::new(STRATA_STATUS_SHAPE, "d: expected rows of 1 byte to 1 GiB"));
+        let hook = unsafe { text(settings.hook) }.map_err(Failure::of("params: hook"))?;
+        if d == 0 {
+            return Err(Failure::new(STRATA_STATUS_SHAPE, "params: d is 0: set it to the numbers in a row"));
+        }
+        let Some(row_bytes) = d.checked_mul(dtype.size_bytes()).filter(|n| *n <= 1 << 30) else {
+            return Err(Failure::found(STRATA_STATUS_SHAPE, "params: d: expected rows of at most 1 GiB", d));
         };
         let shard = if settings.max_shard_bytes == 0 { 1 << 30 } else { settings.max_shard_bytes };
         Ok(Self {
@@ -101,6 +107,7 @@ impl Dump {
             rows_a_shard: (shard / row_bytes as u64).max(1),
             shard: None,
             tokens: None,
+            n_vocab: None,
             failed: false,
             norm_sum: 0.0,
             sum: vec![0.0; d],
@@ -111,6 +118,23 @@ impl Dump {
 
     pub fn d(&self) -> usize {
         self.manifest.d
+    }
+
+    /// Writes the texts of the tokens.
+    pub fn set_vocab(&mut self, texts: &[String]) -> Outcome {
+        self.check_whole()?;
+        if self.manifest.rows > 0 || self.n_vocab.is_some() {
+            return Err(params("a vocabulary is given once, before the first rows"));
+        }
+        if texts.is_empty() {
+            return Err(Failure::found(STRATA_STATUS_SHAPE, "n_texts: expected at least 1", 0));
+        }
+        self.failed = true;
+        self.write_file(VOCAB_FILE, &vocab_json(texts))?;
+        self.failed = false;
+        self.manifest.vocab = Some(VOCAB_FILE.into());
+        self.n_vocab = Some(texts.len());
+        Ok(())
     }
 
     /// Appends rows, with the token of each where `tokens` is not NULL.
@@ -124,11 +148,12 @@ impl Dump {
             return Err(params("tokens: expected them for all rows, or for none"));
         }
         // SAFETY: as the caller promises.
-        let tokens = if with_tokens { unsafe { items(tokens, x.n) }? } else { &[] };
-        if let Some(i) = x.first_not_finite() {
-            let row = self.manifest.rows + i as u64;
-            return Err(Failure::new(STRATA_STATUS_NOT_FINITE, format!("row {row} of the dump is not finite")));
+        let tokens = if with_tokens { unsafe { items(tokens, x.n) }.map_err(Failure::of("tokens"))? } else { &[] };
+        let len = self.n_vocab.unwrap_or(usize::MAX);
+        if let Some(&token) = tokens.iter().find(|&&token| token as usize >= len) {
+            return Err(Error::Index { what: "tokens, of a vocabulary", index: token as usize, len }.into());
         }
+        x.check_finite().map_err(Failure::of("x"))?;
         if x.n == 0 {
             return Ok(());
         }
@@ -228,6 +253,8 @@ impl Dump {
 
 impl Drop for Dump {
     fn drop(&mut self) {
+        // Closed before they go, which some systems want.
+        (self.shard, self.tokens) = (None, None);
         // Not there any more if it was given its name.
         let _ = fs::remove_dir_all(&self.directory);
     }
@@ -286,7 +313,23 @@ unsafe fn text(at: *const c_char) -> Outcome<Option<String>> {
     }
     // SAFETY: as the caller promises.
     let text = unsafe { CStr::from_ptr(at) };
-    text.to_str().map(|text| Some(text.to_owned())).map_err(|_| params("model, hook: expected UTF-8"))
+    text.to_str().map(|text| Some(text.to_owned())).map_err(|_| params("expected UTF-8"))
+}
+
+/// Strings, an empty one for NULL, with U+FFFD for what is not UTF-8.
+///
+/// # Safety
+/// `at` is NULL or has `len` entries, each NULL or ending with a zero.
+pub(crate) unsafe fn texts(at: *const *const c_char, len: usize) -> Outcome<Vec<String>> {
+    let text = |&at: &*const c_char| {
+        if at.is_null() {
+            return String::new();
+        }
+        // SAFETY: as the caller promises.
+        unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned()
+    };
+    // SAFETY: the same.
+    Ok(unsafe { items(at, len) }?.iter().map(text).collect())
 }
 
 /// # Safety

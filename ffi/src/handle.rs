@@ -1,19 +1,23 @@
 //! What the opaque types are, and the work: rows in blocks, each encoded in a lane of its own.
 
-use crate::codes::{CodesIn, CodesOut, too_small};
+use crate::codes::{CodesIn, CodesOut};
 use crate::files;
+use crate::message::Message;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::rows::{RowsIn, RowsOut};
-use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_INDEX, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE};
+use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_IO};
+use crate::status::{STRATA_STATUS_MEMORY, STRATA_STATUS_PARAMS};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::ffi::{CStr, c_char};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes};
-use strata_core::{Encoder, Isa, Model, Par};
+use strata_core::{Encoder, Error, Isa, Model, Par};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
 pub struct strata_model {
@@ -22,12 +26,46 @@ pub struct strata_model {
 }
 
 /// What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
-pub struct strata_ctx(pub(crate) Guarded<Ctx>);
+pub struct strata_ctx(Guarded<Ctx>);
+
+impl strata_ctx {
+    pub(crate) fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
+        Ok(Self(Guarded::new(Ctx::new(model, settings)?)))
+    }
+
+    /// Runs a call, and keeps what it says.
+    pub(crate) fn call(&self, body: impl FnOnce(&mut Ctx) -> Outcome) -> Outcome {
+        self.0.with(|ctx| {
+            let outcome = body(ctx);
+            ctx.message.say(outcome.as_ref().err());
+            outcome
+        })
+    }
+
+    /// What the last call said.
+    pub(crate) fn message(&self) -> *const c_char {
+        let unusable = |failure: Failure| -> &CStr {
+            match failure.status {
+                STRATA_STATUS_BUSY => c"another thread is using this context at this moment",
+                _ => c"a bug in strata ended an earlier call: free this context",
+            }
+        };
+        self.0.with(|ctx| Ok(ctx.message.as_ptr())).unwrap_or_else(|failure| unusable(failure).as_ptr())
+    }
+}
 
 impl strata_model {
     /// From a run directory, or its `sae/`.
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
-        let dir = if path.join("cfg.json").exists() { path.to_owned() } else { path.join("sae") };
+        let absent = |dir: &Path| {
+            let none = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+            dir.join("cfg.json").metadata().is_err_and(|e| none.contains(&e.kind()))
+        };
+        let dir = if absent(path) { path.join("sae") } else { path.to_owned() };
+        if absent(&dir) {
+            let why = format!("no model at `{}`: neither cfg.json nor sae/cfg.json was found there", path.display());
+            return Err(Failure::new(STRATA_STATUS_IO, why));
+        }
         let cfg = files::read(&dir.join("cfg.json"))?;
         let weights: SharedBytes = Arc::new(files::map(&dir.join("sae_weights.safetensors"))?);
         Self::new(settings, (*weights).as_ref().len(), || weights::read_model_shared(&cfg, &weights))
@@ -59,7 +97,7 @@ impl strata_model {
 
     pub(crate) fn parent(&self, latent2: u32) -> Outcome<u32> {
         let parents = self.encoder.families().parents();
-        parents.get(latent2 as usize).copied().ok_or_else(no_such_latent)
+        parents.get(latent2 as usize).copied().ok_or_else(|| no_such_latent(latent2, parents.len()))
     }
 
     pub(crate) fn decoder_row(&self, level: u32, latent: u32) -> Outcome<&[f32]> {
@@ -72,14 +110,15 @@ fn decoder_row(encoder: &Encoder, level: u32, latent: u32) -> Outcome<&[f32]> {
     let rows = match level {
         1 => &model.params[Id::WDec1][..],
         2 => encoder.decoder2(),
-        _ => &[],
+        _ => return Err(Failure::found(STRATA_STATUS_INDEX, "level: expected 1 or 2", level)),
     };
-    rows.chunks_exact(model.arch.d).nth(latent as usize).ok_or_else(no_such_latent)
+    let d = model.arch.d;
+    rows.chunks_exact(d).nth(latent as usize).ok_or_else(|| no_such_latent(latent, rows.len() / d))
 }
 
 #[cold]
-fn no_such_latent() -> Failure {
-    Failure::new(STRATA_STATUS_INDEX, "the model has no such level or latent")
+fn no_such_latent(latent: u32, len: usize) -> Failure {
+    Error::Index { what: "latent", index: latent as usize, len }.into()
 }
 
 /// Whether the system promises as many bytes: asked at once, as allocations one by one abort where it does not.
@@ -101,6 +140,8 @@ pub(crate) struct Ctx {
     /// `(f1 + f2)`: edits of each latent; zeros between calls.
     n_edits: Vec<u8>,
     stats: Option<Stats>,
+    /// Of the last call.
+    message: Message,
 }
 
 struct Engine {
@@ -126,7 +167,8 @@ impl Ctx {
     pub fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
         check_reserved(settings.reserved.into())?;
         if settings.n_threads > MOST_THREADS {
-            return Err(params("n_threads: expected at most 1024"));
+            let expected = "params: n_threads: expected at most 1024";
+            return Err(Failure::found(STRATA_STATUS_PARAMS, expected, settings.n_threads));
         }
         let n_threads = settings.n_threads.max(1) as usize;
         let encoder = model.encoder.clone();
@@ -144,7 +186,8 @@ impl Ctx {
         };
         let lanes = (0..n_threads).map(lane).collect();
         let (decoded, bytes, n_edits) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d), vec![0; f1 + f2]);
-        Ok(Self { engine: Engine { encoder, pool, lanes }, decoded, bytes, n_edits, stats: None })
+        let (engine, message) = (Engine { encoder, pool, lanes }, Message::new());
+        Ok(Self { engine, decoded, bytes, n_edits, stats: None, message })
     }
 
     pub fn arch(&self) -> Arch {
@@ -152,7 +195,7 @@ impl Ctx {
     }
 
     pub fn encode(&mut self, x: &RowsIn, mut out: [Option<CodesOut>; 2]) -> Outcome {
-        x.check_finite()?;
+        x.check_finite().map_err(Failure::of("x"))?;
         self.engine.blocks(x, |_, _, lane| {
             for (out, codes) in out.iter_mut().zip(lane.scratch.codes()) {
                 if let Some(out) = out {
@@ -162,8 +205,9 @@ impl Ctx {
             Ok(())
         })?;
         // Both say what they need before either complains.
-        let fit = out.map(|out| out.is_none_or(CodesOut::finish));
-        if fit == [true; 2] { Ok(()) } else { Err(too_small()) }
+        let [fits1, fits2] = out.map(|out| out.map_or(Ok(()), CodesOut::finish));
+        fits1.map_err(Failure::of("level1"))?;
+        fits2.map_err(Failure::of("level2"))
     }
 
     pub fn decode(&mut self, codes: [&CodesIn<'_>; 2], out: &mut RowsOut) -> Outcome {
@@ -177,9 +221,9 @@ impl Ctx {
     }
 
     pub fn steer(&mut self, x: &mut RowsOut, edits: &[strata_edit]) -> Outcome {
-        self.check_edits(edits)?;
+        self.check_edits(edits).map_err(Failure::of("edits"))?;
         let rows = x.rows;
-        rows.check_finite()?;
+        rows.check_finite().map_err(Failure::of("x"))?;
         let Self { engine, bytes, .. } = self;
         let d = engine.encoder.model().arch.d;
         let mut store = |i, lane: &mut Lane, codes: Option<usize>, encoder: &Encoder| {
@@ -213,13 +257,14 @@ impl Ctx {
 
     fn check_edits(&mut self, edits: &[strata_edit]) -> Outcome {
         let Self { engine, n_edits, .. } = self;
-        for edit in edits {
+        for (i, edit) in edits.iter().enumerate() {
             decoder_row(&engine.encoder, edit.level, edit.latent)?;
             if !edit.strength.is_finite() {
-                return Err(Failure::new(STRATA_STATUS_NOT_FINITE, "strength: not finite"));
+                return Err(Failure::not_finite("strength of edit", i));
             }
             if !matches!(edit.mode, STRATA_EDIT_ADD | STRATA_EDIT_SET) {
-                return Err(params("mode: expected STRATA_EDIT_ADD or STRATA_EDIT_SET"));
+                let expected = "mode: expected STRATA_EDIT_ADD or STRATA_EDIT_SET";
+                return Err(Failure::found(STRATA_STATUS_PARAMS, expected, edit.mode));
             }
         }
         let f1 = engine.encoder.model().arch.f1;
@@ -229,11 +274,11 @@ impl Ctx {
         }
         let twice = edits.iter().any(|edit| edit.mode == STRATA_EDIT_SET && n_edits[place(edit)] > 1);
         edits.iter().for_each(|edit| n_edits[place(edit)] = 0);
-        if twice { Err(params("edits: a latent that is set has another edit")) } else { Ok(()) }
+        if twice { Err(params("a latent that is SET has another edit")) } else { Ok(()) }
     }
 
     pub fn update_stats(&mut self, x: &RowsIn) -> Outcome {
-        x.check_finite()?;
+        x.check_finite().map_err(Failure::of("x"))?;
         let Arch { d, f1, f2, .. } = self.arch();
         let Self { engine, decoded, stats, .. } = self;
         decoded.resize(2 * Encoder::BLOCK * d, 0.0);

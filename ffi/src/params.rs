@@ -8,20 +8,20 @@ use std::{ptr, slice};
 pub type strata_dtype = u32;
 
 /// float
-pub const STRATA_DTYPE_F32: strata_dtype = 0;
+pub const STRATA_DTYPE_F32: strata_dtype = 0_u32;
 /// IEEE binary16 (ggml: GGML_TYPE_F16)
-pub const STRATA_DTYPE_F16: strata_dtype = 1;
+pub const STRATA_DTYPE_F16: strata_dtype = 1_u32;
 /// The upper half of a float (ggml: GGML_TYPE_BF16)
-pub const STRATA_DTYPE_BF16: strata_dtype = 2;
+pub const STRATA_DTYPE_BF16: strata_dtype = 2_u32;
 
 /// The parent of a latent that belongs to no family.
-pub const STRATA_ROOT: u32 = 0xFFFF_FFFF;
+pub const STRATA_ROOT: u32 = 0xFFFF_FFFF_u32;
 
 /// Mode of an edit: x += strength * decoder row.
-pub const STRATA_EDIT_ADD: u32 = 0;
+pub const STRATA_EDIT_ADD: u32 = 0_u32;
 /// Mode of an edit: x changes as if the activation of the latent went from what it is to strength, and the error of the
 /// SAE is kept. Encoding x again need not give strength: other latents see the change too.
-pub const STRATA_EDIT_SET: u32 = 1;
+pub const STRATA_EDIT_SET: u32 = 1_u32;
 
 /// What went wrong, in words. Zero it and set struct_size, or nothing is written; written only by a call that fails.
 #[repr(C)]
@@ -85,19 +85,18 @@ pub struct strata_rows_mut {
 pub struct strata_codes {
     /// sizeof(strata_codes)
     pub struct_size: usize,
-    /// n_rows + 1 places at least.
+    /// offsets_len places. May be NULL where that is 0.
     pub offsets: *mut usize,
-    /// Places of offsets.
+    /// Places of offsets: n_rows + 1 at least.
     pub offsets_len: usize,
     /// Latents; capacity places. May be NULL where capacity is 0; so may value.
     pub index: *mut u32,
     /// Their activations; capacity places.
     pub value: *mut f32,
-    /// Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call with
-    /// a guess (0 will do) says in n what is needed.
+    /// Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call
+    /// with a guess (0 will do) says in n what is needed.
     pub capacity: usize,
-    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY; but not where
-    /// offsets_len is below n_rows + 1, which is CAPACITY too.
+    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
     pub n: usize,
 }
 
@@ -300,7 +299,8 @@ unsafe fn size_of_callers<T: Versioned>(at: *const T) -> Outcome<usize> {
     // SAFETY: not NULL, aligned, and every such struct begins with its size.
     let size = unsafe { at.cast::<usize>().read() };
     if size < size_of::<usize>() || size > LARGEST || !size.is_multiple_of(align_of::<T>()) {
-        return Err(params("struct_size is not the size of a struct of this library: was it set?"));
+        let expected = "struct_size: expected sizeof the struct (was it set?)";
+        return Err(Failure::found(STRATA_STATUS_PARAMS, expected, size));
     }
     if let Some(unknown) = size.checked_sub(size_of::<T>()) {
         // SAFETY: the struct has `size` bytes.
@@ -353,7 +353,8 @@ pub(crate) unsafe fn write<T: Versioned>(to: *mut T, value: T) -> Outcome {
     Ok(())
 }
 
-/// A struct for the caller to change.
+/// A struct for the caller to change. This writes all of `T`, and does not know how large the caller's is: a `T` that
+/// grows needs an `_init` of another name.
 ///
 /// # Safety
 /// `to` is NULL or has room for a `T`.

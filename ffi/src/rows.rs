@@ -2,17 +2,17 @@
 
 use crate::params::{self, check_reserved, strata_dtype, strata_rows, strata_rows_mut};
 use crate::params::{STRATA_DTYPE_BF16, STRATA_DTYPE_F16, STRATA_DTYPE_F32};
-use crate::status::{Failure, Outcome, STRATA_STATUS_DTYPE, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_SHAPE};
+use crate::status::{Failure, Outcome, STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
 use std::mem::offset_of;
 use std::{ptr, slice};
-use strata_core::{Dtype, Rows};
+use strata_core::{Dtype, Error, Rows};
 
 pub(crate) fn dtype(dtype: strata_dtype) -> Outcome<Dtype> {
     match dtype {
         STRATA_DTYPE_F32 => Ok(Dtype::F32),
         STRATA_DTYPE_F16 => Ok(Dtype::F16),
         STRATA_DTYPE_BF16 => Ok(Dtype::Bf16),
-        _ => Err(Failure::new(STRATA_STATUS_DTYPE, "dtype: expected one of STRATA_DTYPE_...")),
+        other => Err(Failure::found(STRATA_STATUS_DTYPE, "dtype: expected a STRATA_DTYPE_...", other)),
     }
 }
 
@@ -40,22 +40,26 @@ impl RowsIn {
         let rows = unsafe { params::read(rows) }?;
         check_reserved(rows.reserved.into())?;
         let dtype = dtype(rows.dtype)?;
-        let shape = |why| Err(Failure::new(STRATA_STATUS_SHAPE, why));
         if rows.d != d {
-            return shape("d: the rows are not of the expected width");
+            return Err(Error::Shape { what: "d", expected: d, got: rows.d }.into());
         }
         if rows.n_rows > 0 {
             let row_bytes = d * dtype.size_bytes();
             if rows.row_stride_bytes < row_bytes {
-                return shape("row_stride_bytes: rows overlap");
+                let what = "row_stride_bytes (the bytes of a row at least)";
+                return Err(Error::Shape { what, expected: row_bytes, got: rows.row_stride_bytes }.into());
             }
             let before_last = (rows.n_rows - 1).checked_mul(rows.row_stride_bytes);
             let end = before_last.and_then(|n| n.checked_add(row_bytes));
             if end.is_none_or(|end| end > isize::MAX as usize) {
-                return shape("n_rows: more bytes than there is memory");
+                return Err(Failure::found(
+                    STRATA_STATUS_SHAPE,
+                    "n_rows: expected rows that memory can hold",
+                    rows.n_rows,
+                ));
             }
             if rows.data.is_null() {
-                return Err(Failure::null());
+                return Err(Failure::new(STRATA_STATUS_NULL, "data is NULL, and n_rows is not 0"));
             }
         }
         Ok(Self { data: rows.data.cast(), n: rows.n_rows, d, stride_bytes: rows.row_stride_bytes, dtype })
@@ -86,7 +90,7 @@ impl RowsIn {
     pub fn check_finite(&self) -> Outcome {
         match self.first_not_finite() {
             None => Ok(()),
-            Some(_) => Err(Failure::new(STRATA_STATUS_NOT_FINITE, "a row holds a number that is NaN or infinite")),
+            Some(i) => Err(Failure::not_finite("a number of row", i)),
         }
     }
 }

@@ -1,13 +1,13 @@
 //! Status codes, failures on their way to the caller, and the boundary that no panic crosses.
 
+use crate::message::explain;
 use crate::params::strata_error;
 use std::borrow::Cow;
 use std::ffi::CStr;
-use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, TryLockError};
-use std::{io, ptr};
+use std::{fmt, io};
 use strata_core::Error;
 
 /// What a function returns: 0, or what went wrong. Numbers are pinned and never reused; callers must be ready for ones
@@ -20,11 +20,11 @@ pub const STRATA_STATUS_OK: strata_status = 0;
 pub const STRATA_STATUS_NULL: strata_status = 10;
 /// A size is not the one that the other arguments call for.
 pub const STRATA_STATUS_SHAPE: strata_status = 12;
-/// A level or a latent that the model does not have.
+/// A level or a latent that the model does not have; a token that the vocabulary of a dump does not have.
 pub const STRATA_STATUS_INDEX: strata_status = 14;
 /// A field of a struct has a value that it cannot have, its struct_size or a reserved field included.
 pub const STRATA_STATUS_PARAMS: strata_status = 16;
-/// A buffer of the caller is too small; where there is a field for it, it says what is needed.
+/// A buffer of the caller is too small; strata_codes says in n what is needed.
 pub const STRATA_STATUS_CAPACITY: strata_status = 18;
 /// Bytes that are not what their format says.
 pub const STRATA_STATUS_FORMAT: strata_status = 20;
@@ -72,8 +72,21 @@ pub(crate) fn name(status: strata_status) -> &'static CStr {
 pub struct Failure {
     /// The status.
     pub status: strata_status,
-    /// The sentence.
-    pub message: Cow<'static, str>,
+    /// The argument that it is about, or nothing.
+    argument: &'static str,
+    why: Why,
+}
+
+/// The parts of a sentence, which is put together where it is written: calls of a context allocate nothing, not even if
+/// they fail.
+#[derive(Debug)]
+enum Why {
+    Text(Cow<'static, str>),
+    /// What was expected, and the number that was found.
+    Found(&'static str, u64),
+    /// What is NaN or infinite, and its number.
+    NotFinite(&'static str, u64),
+    Core(Error),
 }
 
 /// What the body of an exported function gives.
@@ -81,13 +94,35 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     #[cold]
+    fn because(status: strata_status, why: Why) -> Self {
+        Self { status, argument: "", why }
+    }
+
+    #[cold]
     pub(crate) fn new(status: strata_status, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, message: message.into() }
+        Self::because(status, Why::Text(message.into()))
+    }
+
+    /// `expected, found n`
+    #[cold]
+    pub(crate) fn found(status: strata_status, expected: &'static str, n: impl TryInto<u64>) -> Self {
+        Self::because(status, Why::Found(expected, n.try_into().unwrap_or(u64::MAX)))
     }
 
     #[cold]
     pub(crate) fn null() -> Self {
-        Self::new(STRATA_STATUS_NULL, "a pointer that must not be NULL is NULL")
+        Self::new(STRATA_STATUS_NULL, "the pointer is NULL")
+    }
+
+    /// `what i is NaN or infinite`
+    #[cold]
+    pub(crate) fn not_finite(what: &'static str, i: usize) -> Self {
+        Self::because(STRATA_STATUS_NOT_FINITE, Why::NotFinite(what, i as u64))
+    }
+
+    /// For `map_err`: says which argument of the function it is about.
+    pub(crate) fn of(argument: &'static str) -> impl Fn(Self) -> Self {
+        move |failure| Self { argument, ..failure }
     }
 
     /// `doing` is `reading` or `writing`.
@@ -105,6 +140,20 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.argument.is_empty() {
+            write!(f, "{}: ", self.argument)?;
+        }
+        match &self.why {
+            Why::Text(text) => f.write_str(text),
+            Why::Found(expected, n) => write!(f, "{expected}, found {n}"),
+            Why::NotFinite(what, i) => write!(f, "{what} {i} is NaN or infinite"),
+            Why::Core(error) => error.fmt(f),
+        }
+    }
+}
+
 impl From<Error> for Failure {
     #[cold]
     fn from(error: Error) -> Self {
@@ -118,7 +167,7 @@ impl From<Error> for Failure {
             Error::Memory { .. } => STRATA_STATUS_MEMORY,
             _ => STRATA_STATUS_PARAMS,
         };
-        Self::new(status, error.to_string())
+        Self::because(status, Why::Core(error))
     }
 }
 
@@ -148,33 +197,6 @@ fn run(body: impl FnOnce() -> Outcome) -> Outcome {
         let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         Err(Failure::new(STRATA_STATUS_PANIC, format!("a bug in strata: {}", text.unwrap_or("a panic"))))
     })
-}
-
-/// Writes as much of the message as the struct of the caller has room for.
-///
-/// # Safety
-/// As [`boundary_with`].
-unsafe fn explain(err: *mut strata_error, failure: &Failure) {
-    const MESSAGE: usize = offset_of!(strata_error, message);
-    if err.is_null() || !err.is_aligned() {
-        return;
-    }
-    // SAFETY: not NULL, aligned, and every such struct begins with its size.
-    let size = unsafe { err.cast::<usize>().read() }.min(size_of::<strata_error>());
-    if size <= MESSAGE {
-        return;
-    }
-    // SAFETY: the struct reaches beyond its `status`.
-    unsafe { (*err).status = failure.status };
-    let mut end = failure.message.len().min(size - MESSAGE - 1);
-    while !failure.message.is_char_boundary(end) {
-        end -= 1;
-    }
-    let message = err.cast::<u8>().wrapping_add(MESSAGE);
-    // SAFETY: `end` bytes and a zero fit between `MESSAGE` and `size`.
-    unsafe { ptr::copy_nonoverlapping(failure.message.as_ptr(), message, end) };
-    // SAFETY: `MESSAGE + end < size`.
-    unsafe { message.wrapping_add(end).write(0) };
 }
 
 /// Something that one thread at a time may use, and that a panic may leave half done: nobody may use it then.

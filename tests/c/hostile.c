@@ -1,10 +1,12 @@
 /* Calls that no program should make: each gives the status that the manual says, and nothing else happens. Buffers are
  * of exactly the size that is needed, so that a memory checker sees a step beyond. usage: hostile SAE_DIR */
+#define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strata.h>
+#include <unistd.h>
 
 static int failures;
 
@@ -94,6 +96,31 @@ static strata_status load_and_use(file cfg, file weights) {
     return STRATA_STATUS_OK;
 }
 
+/* Written to by a host that then changes its mind, or has texts that are none. */
+static void dumps(size_t d) {
+    char dir[] = "/tmp/strata-hostile-XXXXXX", path[sizeof dir + 8];
+    CHECK(mkdtemp(dir));
+    snprintf(path, sizeof path, "%s/dump", dir);
+    float *data = calloc(d, sizeof *data);
+    const char *vocab[] = {"a", NULL, "\xff"};
+    uint32_t token = 2, unknown = 3;
+    strata_rows x = rows(data, 1, d);
+    strata_dump_params params;
+    strata_dump_params_init(&params);
+    params.d = d;
+    strata_dump *dump = NULL;
+    EXPECT(strata_dump_create(path, &params, &dump, NULL), STRATA_STATUS_OK);
+    EXPECT(strata_dump_set_vocab(dump, NULL, 3, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_dump_set_vocab(dump, vocab, 0, NULL), STRATA_STATUS_SHAPE);
+    EXPECT(strata_dump_set_vocab(dump, vocab, 3, NULL), STRATA_STATUS_OK);
+    EXPECT(strata_dump_set_vocab(dump, vocab, 3, NULL), STRATA_STATUS_PARAMS);
+    EXPECT(strata_dump_append(dump, &x, &unknown, NULL), STRATA_STATUS_INDEX);
+    EXPECT(strata_dump_append(dump, &x, &token, NULL), STRATA_STATUS_OK);
+    strata_dump_abandon(dump);
+    CHECK(!rmdir(dir)); /* it is empty */
+    free(data);
+}
+
 static void damaged_files(const char *dir) {
     file cfg = read_file(dir, "cfg.json"), weights = read_file(dir, "sae_weights.safetensors");
     EXPECT(load_and_use(cfg, weights), STRATA_STATUS_OK);
@@ -168,6 +195,9 @@ static void nothing_where_something_is_needed(strata_model *model, strata_ctx *c
     EXPECT(strata_dump_create("x", NULL, &dump, NULL), STRATA_STATUS_SHAPE);
     EXPECT(strata_dump_append(NULL, &x, NULL, NULL), STRATA_STATUS_NULL);
     EXPECT(strata_dump_close(NULL, NULL), STRATA_STATUS_OK);
+    strata_dump_abandon(NULL);
+    EXPECT(strata_dump_set_vocab(NULL, NULL, 0, NULL), STRATA_STATUS_NULL);
+    CHECK(strata_ctx_message(NULL)[0]);
     strata_model_free(NULL);
     strata_ctx_free(NULL);
     strata_model_params_init(NULL);
@@ -215,12 +245,17 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
     codes_free(&small);
     small = codes_new(n - 1, need[0]);
     EXPECT(strata_encode(ctx, &x, &small, &e), STRATA_STATUS_CAPACITY);
+    CHECK(small.n == need[0]);
     codes_free(&small);
+    strata_codes ask1 = {sizeof ask1, NULL, 0, NULL, NULL, 0, 0}, ask2 = ask1;
+    EXPECT(strata_encode(ctx, &x, &ask1, &ask2), STRATA_STATUS_CAPACITY);
+    CHECK(ask1.n == need[0] && ask2.n == need[1]);
     EXPECT(strata_model_decoder_row(NULL, 1, 0, data, d - 1), STRATA_STATUS_NULL);
 
     /* Rows that are none. */
     bad = x, bad.d = d - 1;
     EXPECT(strata_encode(ctx, &bad, &a, &b), STRATA_STATUS_SHAPE);
+    CHECK(strstr(strata_ctx_message(ctx), "x: d: expected "));
     bad = x, bad.d = 0;
     EXPECT(strata_encode(ctx, &bad, &a, &b), STRATA_STATUS_SHAPE);
     bad = x, bad.row_stride_bytes = 1;
@@ -318,6 +353,7 @@ int main(int argc, char **argv) {
     nothing_where_something_is_needed(model, ctx, info.d);
     rows_and_buffers(ctx, info);
     structs_of_other_sizes(model, ctx, info.d);
+    dumps(info.d);
     strata_model_free(model); /* before its context */
     strata_ctx_free(ctx);
     damaged_files(argv[1]);

@@ -1,4 +1,4 @@
-/* Sizes and offsets that programs have been compiled against: on 64-bit machines they never change. Every field of every
+/* Sizes and offsets that programs have been compiled against: on 64-bit machines they never change. Every field of each
  * struct; tests/suite/ffi/structs.rs reads this file and asks the same of the Rust side. */
 #include <stddef.h>
 #include <strata.h>

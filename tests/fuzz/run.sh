@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fuzzes the readers: `model` any bytes as the files of a model, through the C ABI and then used; `parsers` any bytes as
 # each kind of file. Needs cargo-fuzz (cargo install --locked cargo-fuzz) and g++. A finding is left in artifacts/.
-# usage: tests/fuzz/run.sh [SECONDS each, 300]
+# usage: tests/fuzz/run.sh [SECONDS each, 300] [TARGET, both]
 set -eu
 cd "$(dirname "$0")"
 command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: see the top of this script" >&2; exit 1; }
@@ -9,7 +9,7 @@ command -v cargo-fuzz >/dev/null || { echo "fuzz: cargo-fuzz is missing: see the
 export RUSTC_BOOTSTRAP=1
 grown=$(mktemp -d)
 trap 'rm -rf "$grown"' EXIT
-for target in model parsers; do
+for target in ${2-model parsers}; do
     mkdir -p "$grown/$target"
     # New inputs go into the first folder; those of corpus/ are committed.
     cargo fuzz run --fuzz-dir . "$target" "$grown/$target" "corpus/$target" -- -max_total_time="${1-300}" \

@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use strata_core::format::dump::{
     FORMAT, MANIFEST_FILE, MEAN, Manifest, SEQUENCE_STARTS, SHARD_HEADER, ShardEntry, Stats, TOKENS, VERSION,
-    shard_header,
+    shard_header, vocab_json,
 };
 use strata_core::{Dtype, Rows};
 
@@ -283,7 +283,7 @@ impl DumpWriter {
             );
         }
         if let Some(vocab) = &self.spec.vocab {
-            self.write_file(VOCAB_FILE, &serde_json::to_vec(vocab)?)?;
+            self.write_file(VOCAB_FILE, &vocab_json(vocab))?;
         }
         let mean: Vec<u8> = self.sum.iter().flat_map(|s| ((s / self.n_rows as f64) as f32).to_le_bytes()).collect();
         let header = json!({ MEAN: { "dtype": "F32", "shape": [self.spec.d], "data_offsets": [0, mean.len()] } });

@@ -60,6 +60,11 @@ pub struct Manifest {
     pub stats: Option<Stats>,
 }
 
+/// The bytes of [`Manifest::vocab`]: the text of each token id, empty for an id without one.
+pub fn vocab_json(texts: &[String]) -> Vec<u8> {
+    serde_json::to_vec(texts).expect("strings are JSON")
+}
+
 /// A shard, as the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardEntry {

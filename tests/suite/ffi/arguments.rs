@@ -24,9 +24,22 @@ fn a_capacity_that_is_too_small_says_what_is_needed() {
     let (mut level1, mut level2) = (Buffers::new(n, need[0]), Buffers::new(n, need[1]));
     assert_eq!(unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK);
     assert_eq!((level1.codes(), level2.codes()), (codes1, codes2));
-    level1.c.offsets_len = n;
+    // Offsets that are too few, or none at all: the same answer.
+    (level1.c.offsets_len, level1.c.n, level2.c.n) = (n, 0, 0);
     let status = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
-    assert_eq!(status, STRATA_STATUS_CAPACITY);
+    assert_eq!((status, [level1.c.n, level2.c.n]), (STRATA_STATUS_CAPACITY, need));
+    let nothing = strata_codes {
+        struct_size: size_of::<strata_codes>(),
+        offsets: null_mut(),
+        offsets_len: 0,
+        index: null_mut(),
+        value: null_mut(),
+        capacity: 0,
+        n: 0,
+    };
+    let (mut ask1, mut ask2) = (nothing, nothing);
+    let status = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut ask1, &mut ask2) };
+    assert_eq!((status, [ask1.n, ask2.n]), (STRATA_STATUS_CAPACITY, need));
 }
 
 #[test]
@@ -68,9 +81,10 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
             strata_dump_create(null(), null(), &mut dump, null_mut()),
             strata_dump_create(dir.as_ptr(), null(), null_mut(), null_mut()),
             strata_dump_append(null_mut(), &x.rows(), null(), null_mut()),
+            strata_dump_set_vocab(null_mut(), &null(), 1, null_mut()),
         ]
     };
-    assert_eq!(statuses, [STRATA_STATUS_NULL; 27]);
+    assert_eq!(statuses, [STRATA_STATUS_NULL; 28]);
     assert!(model.is_null() && ctx2.is_null() && dump.is_null());
     unsafe {
         strata_model_free(null_mut());
@@ -78,6 +92,7 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
         strata_model_params_init(null_mut());
         strata_ctx_params_init(null_mut());
         strata_dump_params_init(null_mut());
+        strata_dump_abandon(null_mut());
         assert_eq!(strata_dump_close(null_mut(), null_mut()), STRATA_STATUS_OK);
     }
 }

@@ -84,8 +84,10 @@ fn files_that_are_not_there_or_not_files_are_errors_of_io() {
         assert!(out.is_null() && status == err.status);
         (status, message(&err).to_owned())
     };
-    assert_eq!(load(&dir.path().join("absent")).0, STRATA_STATUS_IO);
-    assert_eq!(load(dir.path()).0, STRATA_STATUS_IO);
+    for path in [&dir.path().join("absent"), dir.path()] {
+        let sentence = "neither cfg.json nor sae/cfg.json was found there";
+        assert_eq!(load(path), (STRATA_STATUS_IO, format!("no model at `{}`: {sentence}", path.display())));
+    }
     let [cfg, bytes] = files(&model(arch()));
     std::fs::create_dir(dir.path().join("cfg.json")).unwrap();
     let (status, message) = load(dir.path());

@@ -1,6 +1,6 @@
 //! Dumps that a host writes.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_char};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
@@ -8,7 +8,39 @@ use strata::*;
 use strata_core::Dtype;
 
 use super::buffers::{Stored, f32_rows};
-use super::fixture::{D, c_path, values};
+use super::fixture::{D, c_path, error, message, values};
+
+#[test]
+fn a_dump_has_the_texts_of_its_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("dump");
+    let texts =
+        [c"a".as_ptr(), c"\"\n\\\u{1}".as_ptr(), null(), c"".as_ptr(), c"\xe2\x8f".as_ptr(), c"\u{23ce}".as_ptr()];
+    let dump = create(&path, |_| ()).unwrap();
+    let set = |texts: &[*const c_char], err| unsafe { strata_dump_set_vocab(dump, texts.as_ptr(), texts.len(), err) };
+    let x = f32_rows(&values(3 * D));
+    assert_eq!(set(&[], null_mut()), STRATA_STATUS_SHAPE);
+    assert_eq!(unsafe { strata_dump_set_vocab(dump, null(), 1, null_mut()) }, STRATA_STATUS_NULL);
+    assert_eq!(set(&texts, null_mut()), STRATA_STATUS_OK);
+    let mut err = error();
+    assert_eq!(set(&texts, &mut err), STRATA_STATUS_PARAMS);
+    assert_eq!(message(&err), "a vocabulary is given once, before the first rows");
+    assert_eq!(append(dump, &x, Some(&[0, 6, 1])), STRATA_STATUS_INDEX);
+    assert_eq!(append(dump, &x, Some(&[0, 5, 1])), STRATA_STATUS_OK);
+    assert_eq!(close(dump), STRATA_STATUS_OK);
+    let read = crate::dump::open(&path).unwrap();
+    assert_eq!(read.vocab().unwrap(), ["a", "\"\n\\\u{1}", "", "", "\u{fffd}", "\u{23ce}"]);
+    assert_eq!(read.tokens(), Some(&[0, 5, 1][..]));
+    assert_eq!(entries(dir.path()), 1);
+}
+
+#[test]
+fn a_dump_without_a_width_says_so() {
+    let (mut out, mut err) = (null_mut(), error());
+    let status = unsafe { strata_dump_create(c"x".as_ptr(), null(), &mut out, &mut err) };
+    assert_eq!(status, STRATA_STATUS_SHAPE);
+    assert_eq!(message(&err), "params: d is 0: set it to the numbers in a row");
+}
 
 /// Starts a dump; what is in `params` besides the size and the width stays.
 fn create(path: &Path, change: impl FnOnce(&mut strata_dump_params)) -> Result<*mut strata_dump, strata_status> {
@@ -91,6 +123,11 @@ fn a_dump_appears_whole_or_not_at_all() {
     assert_eq!(append(dump, &f32_rows(&[1e6; D]), None), STRATA_STATUS_NOT_FINITE);
     assert_eq!(append(dump, &x, None), STRATA_STATUS_IO);
     assert_eq!(close(dump), STRATA_STATUS_IO);
+    assert_eq!(entries(dir.path()), 0);
+
+    let dump = create(&path, |_| ()).unwrap();
+    assert_eq!((append(dump, &x, Some(&[1, 2, 3])), entries(dir.path())), (STRATA_STATUS_OK, 1));
+    unsafe { strata_dump_abandon(dump) };
     assert_eq!(entries(dir.path()), 0);
 
     assert_eq!(close(create(&path, |_| ()).unwrap()), STRATA_STATUS_SHAPE);

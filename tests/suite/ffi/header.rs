@@ -17,6 +17,15 @@ fn the_header_is_what_the_sources_say() {
 }
 
 #[test]
+fn constants_that_are_unsigned_say_so() {
+    let header =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi/include/strata.h")).unwrap();
+    for line in ["STRATA_ABI_VERSION 1u", "STRATA_ROOT 4294967295u", "STRATA_DTYPE_BF16 2u", "STRATA_EDIT_SET 1u"] {
+        assert!(header.contains(&format!("#define {line}\n")), "{line}");
+    }
+}
+
+#[test]
 fn every_exported_function_is_in_the_header_and_in_the_list() {
     let ffi = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ffi");
     let [header, source, list] =

@@ -16,6 +16,7 @@ mod encode;
 mod fixture;
 mod header;
 mod memory;
+mod message;
 mod model;
 mod stats;
 mod steer;

@@ -15,11 +15,11 @@ static std::string read(const std::string &path) {
 }
 
 void capture(const Words &words) {
-    const std::string &gguf = words.at(0), &text = words.at(2), &out = words.at(3);
+    const std::string &gguf = words.at(0), &text_file = words.at(2), &out = words.at(3);
     const int layer = static_cast<int>(number(words.at(1)));
     const std::size_t most = words.size() > 4 ? number(words[4]) : SIZE_MAX;
     const Weights weights(gguf);
-    const std::vector<llama_token> all = weights.tokens(read(text), false);
+    const std::vector<llama_token> all = weights.tokens(read(text_file), false);
 
     // A model that embeds has a special token at either end, whose rows are left out.
     const std::vector<llama_token> ends = weights.generates() ? std::vector<llama_token>{} : weights.tokens("", true);
@@ -33,6 +33,7 @@ void capture(const Words &words) {
     params.model = gguf.c_str();
     params.hook = hook_name.c_str();
     strata::dump dump(out, params);
+    dump.set_vocab(weights.texts());
 
     std::vector<llama_token> window;
     std::vector<uint32_t> tokens;

@@ -45,6 +45,12 @@ std::string Weights::text(llama_token token) const {
     return n < 0 ? std::string("?") : std::string(piece, static_cast<std::size_t>(n));
 }
 
+std::vector<std::string> Weights::texts() const {
+    std::vector<std::string> out;
+    for (llama_token token = 0; token < llama_vocab_n_tokens(vocab_); token++) out.push_back(text(token));
+    return out;
+}
+
 std::string Weights::shown(llama_token token) const {
     std::string out;
     for (char c : text(token)) out += c == '\n' ? "\u23ce" : c == ' ' ? "\u00b7" : std::string(1, c);

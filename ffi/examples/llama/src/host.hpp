@@ -31,6 +31,8 @@ class Weights {
     // The text of a token, line breaks and spaces made visible.
     std::string shown(llama_token token) const;
     std::string text(llama_token token) const;
+    // Of every token.
+    std::vector<std::string> texts() const;
 
   private:
     std::unique_ptr<llama_model, Freed<llama_model_free>> model_;
