@@ -18,6 +18,7 @@ pub mod scalar;
 pub mod screen;
 pub mod select;
 pub mod sparse;
+pub mod wide;
 
 pub use isa::Isa;
 pub use screen::Screen;

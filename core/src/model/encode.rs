@@ -186,6 +186,8 @@ pub struct Encoder {
     isa: Isa,
     /// Of both levels; behind a hard gate of ROOT's children.
     screens: [Option<Screen>; 2],
+    /// Of all children behind a hard gate: [`Encoder::with_open_screen`].
+    open: Option<Screen>,
     families: Families,
     decoder2: Vec<f32>,
 }
@@ -223,7 +225,22 @@ impl Encoder {
             decoder2 = vec![0.0; arch.f2 * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, screens, families, decoder2, model })
+        Ok(Self { isa, screens, open: None, families, decoder2, model })
+    }
+
+    /// Makes [`Encoder::encode_open_par`] faster behind a hard gate, where it pays, by a copy of all encoder rows of level 2
+    /// in 8 bits; the same bits.
+    #[must_use]
+    pub fn with_open_screen(mut self, par: Par) -> Self {
+        let arch = &self.model.arch;
+        if arch.gate.is_hard() && Screen::pays(self.isa, arch.f2, arch.source_width()) {
+            let mut screen = Screen::new(arch.f2, arch.source_width());
+            let params = &self.model.params;
+            let all = Matrix::all(&params[Id::WEnc2], arch.source_width());
+            screen.quantise(self.isa, par, all, &params[Id::BEnc2]);
+            self.open = Some(screen);
+        }
+        self
     }
 
     /// The model.
@@ -429,7 +446,7 @@ impl Encoder {
                 codes2.end_row();
             });
             if let Some(open) = open {
-                fire(self.isa, s, w2, b2, rule.limit(), None, &mut t.fire, &mut t.lists);
+                fire(self.isa, s, w2, b2, rule.limit(), self.open.as_ref(), &mut t.fire, &mut t.lists);
                 append(&rule, &t.lists, open);
             }
         } else {
