@@ -282,7 +282,8 @@ pub type Job<'a> = Box<dyn FnMut(&Batch) -> Result<()> + Send + Sync + 'a>;
 /// Whatever a job returns.
 pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
     use rayon::prelude::*;
-    let done: Vec<Result<()>> = jobs.par_iter_mut().map(|job| batches.iter().try_for_each(&mut **job)).collect();
+    let done: Vec<Result<()>> =
+        jobs.par_iter_mut().with_max_len(1).map(|job| batches.iter().try_for_each(&mut **job)).collect();
     done.into_iter().collect()
 }
 

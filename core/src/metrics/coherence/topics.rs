@@ -7,7 +7,7 @@ use super::super::composition::MAX_PAIRS;
 use super::super::similarity::{NO_WORD, Profiles};
 use super::super::sparsity::ALIVE_TOKENS;
 use super::cofiring::{Mean, below, pairs_of, triangle};
-use super::{Draws, Partition, Score, counts_of};
+use super::{Draws, Partition, Score, counts_of, members};
 use crate::par::Par;
 use crate::{Error, Result};
 
@@ -210,13 +210,18 @@ impl TopWords {
             return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
         }
         let of = |label: &[u32]| -> Vec<Vec<u32>> {
-            let mut mass = vec![0u64; partition.clusters() * words];
-            for (&j, &c) in partition.latents().iter().zip(label) {
-                let row = &mut mass[c as usize * words..][..words];
-                // The sum of all masses of a word fits: see `Profiles::add`.
-                row.iter_mut().zip(profiles.mass(j as usize)).for_each(|(m, a)| *m += a);
-            }
-            (0..partition.clusters()).map(|c| top(profiles, &mass[c * words..(c + 1) * words])).collect()
+            let (start, member) = members(label, partition.clusters());
+            let mut mass = vec![0u64; words];
+            let mut of_cluster = |bounds: &[usize]| {
+                mass.fill(0);
+                for &i in &member[bounds[0]..bounds[1]] {
+                    let row = profiles.mass(partition.latents()[i] as usize);
+                    // The sum of all masses of a word fits: see `Profiles::add`.
+                    mass.iter_mut().zip(row).for_each(|(m, a)| *m += a);
+                }
+                top(profiles, &mass)
+            };
+            start.windows(2).map(|bounds| of_cluster(bounds)).collect()
         };
         let fires = counts_of(partition, profiles.fires());
         Ok(Self {
