@@ -215,6 +215,30 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let [scored1, scored2] = &seen.scored;
     let sampled = Sampled::rows(&encoder, dump, rows.start, rows.end, SAMPLE, SEED)?;
     let views = sampled.views(&encoder)?;
+    // Beside each other: some of them cannot use all threads.
+    let tree = seen.tree.as_ref();
+    let ((of_families, structure), (of_sample, meta)) = rayon::join(
+        || {
+            let of_families = || -> Result<_> {
+                Ok((
+                    tree.map(|t| t.composition.null(Par::Rayon, DRAWS)),
+                    tree.map(|t| families::condition(&encoder, t)).transpose()?,
+                    tree.map(|t| families::coherence(&encoder, t, text)).transpose()?,
+                    composition.as_ref().map(|_| similar()).transpose()?,
+                ))
+            };
+            rayon::join(of_families, || families::structure(&encoder, tree))
+        },
+        || {
+            let of_sample = || -> Result<_> {
+                let lengths = [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?];
+                Ok((lengths, character_absorption(dump, &encoder, &sampled, SEED)?))
+            };
+            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d, SEED, *isa))
+        },
+    );
+    let (composition_null, condition, coherence, similarity) = of_families?;
+    let (description_length, absorption) = of_sample?;
     let evaluation = Evaluation {
         dump: dump.name().to_owned(),
         rows: [rows.start, rows.end - rows.start],
@@ -227,18 +251,18 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
             level1: p.level1.report(),
             level2: (f2 > 0).then(|| p.level2.report()),
         }),
-        composition_null: seen.tree.as_ref().map(|t| t.composition.null(Par::Rayon, DRAWS)),
+        composition_null,
         across: seen.tree.as_ref().map(|t| t.across.report()),
         leak: seen.tree.as_ref().map(|t| t.leak.report()),
         attribution: seen.tree.as_ref().map(|t| t.attribution.report()),
         paths: families::paths(&encoder)?,
-        condition: seen.tree.as_ref().map(|t| families::condition(&encoder, t)).transpose()?,
-        coherence: seen.tree.as_ref().map(|t| families::coherence(&encoder, t, text)).transpose()?,
-        similarity: composition.as_ref().map(|_| similar()).transpose()?,
-        structure: families::structure(&encoder, seen.tree.as_ref())?,
-        meta: meta_sae(encoder.decoder2(), encoder.model().arch.d, SEED, *isa)?,
-        description_length: [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?],
-        absorption: character_absorption(dump, &encoder, &sampled, SEED)?,
+        condition,
+        coherence,
+        similarity,
+        structure: structure?,
+        meta: meta?,
+        description_length,
+        absorption,
         stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
         recovery: world.map(|w| truth::score(&w, &encoder, first_scored, scored1, scored2)).transpose()?,
         composition,

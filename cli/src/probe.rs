@@ -329,8 +329,10 @@ pub fn character_absorption(
     let thresholds = Thresholds { seed, ..Thresholds::default() };
     let decoder = both_decoders(encoder);
     let dictionary = dictionary(sampled, encoder, &decoder)?;
-    let mut found = Vec::new();
-    for class in TokenClasses::new(vocab).hierarchies() {
+    let classes = TokenClasses::new(vocab).hierarchies();
+    let found = Par::Rayon.map(classes.len(), |c| -> Result<Option<NamedAbsorption>> {
+        check_interrupt()?;
+        let class = &classes[c];
         let of = |row: &u64| class.member.get(tokens[*row as usize] as usize).copied().unwrap_or(OUTSIDE);
         let member: Vec<u32> = sampled.row.iter().map(of).collect();
         let count = |test: bool, inside: bool| {
@@ -338,13 +340,12 @@ pub fn character_absorption(
             (0..member.len()).filter(is).count()
         };
         if [(false, false), (false, true), (true, false), (true, true)].iter().any(|(t, i)| count(*t, *i) < FEWEST) {
-            continue;
+            return Ok(None);
         }
-        let of = absorption(Par::Rayon, &dictionary, &member, &sampled.is_test, &scopes, &thresholds)?;
-        found.push(NamedAbsorption { name: class.name, members: class.members, found: of });
-        check_interrupt()?;
-    }
-    Ok(found)
+        let found = absorption(Par::Rayon, &dictionary, &member, &sampled.is_test, &scopes, &thresholds)?;
+        Ok(Some(NamedAbsorption { name: class.name.clone(), members: class.members.clone(), found }))
+    });
+    found.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// The table that a person reads.

@@ -422,7 +422,8 @@
       const hits = found(query);
       const list = el("ul", { class: "hits" });
       $("found").replaceChildren(el("p", {}, hits.length ? `${number(hits.length)} ${hits.length === 1 ? "latent" : "latents"}` : "No latent has that number, or that token among those it fires on most."), list);
-      paged(list, hits, (a) => el("li", {}, el("a", { href: link(a) }, name(a)), chips(a, 8), ` ${percent(index.density[a])} of tokens`), 100);
+      paged(list, hits, (a) => el("li", {}, el("a", { href: link(a) }, name(a)), el("span", {}, chips(a, 8)),
+        el("span", { class: "count" }, `${percent(index.density[a])} of tokens`)), 100);
     };
     $("search").addEventListener("input", search);
     $("search-form").addEventListener("submit", (event) => {

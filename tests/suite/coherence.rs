@@ -6,7 +6,7 @@ use strata_core::metrics::coherence::agreement::{adjusted_mutual_information, ad
 use strata_core::metrics::coherence::cofiring::Cofiring;
 use strata_core::metrics::coherence::discover::{Graph, spherical_kmeans};
 use strata_core::metrics::coherence::geometry::{Directions, Geometry, effective_children, geometry};
-use strata_core::metrics::coherence::topics::{Windows, topics};
+use strata_core::metrics::coherence::topics::{TopWords, Windows};
 use strata_core::metrics::coherence::{Draws, Partition, Score};
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::model::{Codes, CodesView};
@@ -599,7 +599,7 @@ fn words_of_one_family_belong_together_and_those_of_shuffled_families_do_not() {
     let mut contexts = Windows::new(40, None).unwrap();
     words.chunks(8).for_each(|c| contexts.add(c).unwrap());
     let partition = Partition::families(&parent, profiles.fires());
-    let r = topics(Par::Seq, &profiles, &contexts, &partition, Draws::default()).unwrap();
+    let r = TopWords::new(Par::Seq, &profiles, &partition, Draws::default()).unwrap().report(&contexts).unwrap();
     assert_eq!((r.families, r.without_topic, r.windows), (4, 0, 1000));
     assert!(r.npmi.value > 0.2 && r.npmi.z > 5.0 && r.umass.z > 5.0, "{:?} {:?}", r.npmi, r.umass);
     for topic in &r.topic {
@@ -614,7 +614,7 @@ fn words_of_one_family_belong_together_and_those_of_shuffled_families_do_not() {
     // Families that cut across: the null is right about them.
     let across: Vec<u32> = (0..12).map(|j| j % 4).collect();
     let partition = Partition::families(&across, profiles.fires());
-    let r = topics(Par::Seq, &profiles, &contexts, &partition, Draws::default()).unwrap();
+    let r = TopWords::new(Par::Seq, &profiles, &partition, Draws::default()).unwrap().report(&contexts).unwrap();
     assert!(r.npmi.z < 1.0, "{:?}", r.npmi);
 }
 
@@ -628,7 +628,7 @@ fn topics_of_silent_families_are_nan_and_counted() {
     windows.add(&words).unwrap();
     assert_eq!(windows.windows(), 21);
     let partition = Partition::families(&[0, 1, 1], profiles.fires());
-    let r = topics(Par::Seq, &profiles, &windows, &partition, Draws { n: 0, seed: 0 }).unwrap();
+    let r = TopWords::new(Par::Seq, &profiles, &partition, Draws { n: 0, seed: 0 }).unwrap().report(&windows).unwrap();
     // The second family knows one word only.
     assert_eq!((r.families, r.without_topic, r.npmi.value), (2, 1, 0.0));
     assert!(r.topic[1].npmi.is_nan() && r.topic[1].word == [0]);
@@ -636,5 +636,9 @@ fn topics_of_silent_families_are_nan_and_counted() {
     assert!(matches!(Windows::new(1 << 15, None), Err(Error::Config { .. })));
     assert!(matches!(windows.add(&[0, 4]), Err(Error::Index { index: 4, len: 4, .. })));
     let few = Windows::new(3, None).unwrap();
-    assert!(matches!(topics(Par::Seq, &profiles, &few, &partition, Draws::default()), Err(Error::Shape { .. })));
+    let words = TopWords::new(Par::Seq, &profiles, &partition, Draws::default()).unwrap();
+    assert!(matches!(words.report(&few), Err(Error::Shape { .. })));
+    let other = Partition::families(&[0, 1, 1, 1], &[30; 4]);
+    let missing = TopWords::new(Par::Seq, &profiles, &other, Draws::default());
+    assert!(matches!(missing, Err(Error::Index { index: 3, len: 3, .. })));
 }

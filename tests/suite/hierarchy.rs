@@ -152,7 +152,7 @@ proptest! {
 fn codes_of_many_rows_are_those_of_each_row() {
     let arch = Arch {
         model: ModelKind::Tree,
-        d: 24,
+        d: 128,
         f1: 12,
         f2: 700,
         activation1: Activation::Batchtopk,
@@ -175,4 +175,14 @@ fn codes_of_many_rows_are_those_of_each_row() {
     let [one, two] = &mut all;
     encoder.encode_par(Par::Rayon, &x, one, two).expect("finite rows");
     assert_eq!(all, want);
+    // Without the gate too, with all children screened and, on the scalar set, without.
+    let plain = Encoder::new(Arc::new(encoder.model().clone()), Isa::SCALAR, Par::Seq).expect("a model");
+    let open = [&encoder, &plain].map(|encoder| {
+        let [mut one, mut two, mut open] = [Codes::new(), Codes::new(), Codes::new()];
+        encoder.encode_open_par(Par::Rayon, &x, &mut one, &mut two, &mut open).expect("finite rows");
+        assert_eq!([one, two], want);
+        open
+    });
+    assert_eq!(open[0], open[1]);
+    assert!(open[0].index.len() > want[1].index.len());
 }

@@ -9,6 +9,7 @@ use crate::feed;
 use anyhow::Result;
 use std::ops::Range;
 use strata_core::config::Decoder;
+use strata_core::kernel::wide;
 use strata_core::metrics::attribution::{self, Attribution};
 use strata_core::metrics::bootstrap::BlockSums;
 use strata_core::metrics::coherence::cofiring::Cofiring;
@@ -22,7 +23,7 @@ use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
 use strata_core::model::{Arch, Id};
-use strata_core::{Codes, Encoder, Par};
+use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
 /// siblings that fire together.
@@ -281,7 +282,8 @@ pub type Job<'a> = Box<dyn FnMut(&Batch) -> Result<()> + Send + Sync + 'a>;
 /// Whatever a job returns.
 pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
     use rayon::prelude::*;
-    let done: Vec<Result<()>> = jobs.par_iter_mut().map(|job| batches.iter().try_for_each(&mut **job)).collect();
+    let done: Vec<Result<()>> =
+        jobs.par_iter_mut().with_max_len(1).map(|job| batches.iter().try_for_each(&mut **job)).collect();
     done.into_iter().collect()
 }
 
@@ -298,19 +300,17 @@ fn beside(b: &Batch, words: &Words<'_>, rows: &Range<u64>, side: i64) -> Vec<u32
 
 /// Sums by sequence, for the intervals.
 fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
-    let square = |x: &f32| f64::from(*x) * f64::from(*x);
+    let isa = Isa::default();
     for (sequence, rows) in b.sequences() {
         let mut terms = vec![0.0f64; TERMS + d];
         let (x, hat1) = (&b.x[rows.start * d..rows.end * d], &b.hat1[rows.start * d..rows.end * d]);
         let active = |level: usize| (b.codes[level].offsets[rows.end] - b.codes[level].offsets[rows.start]) as f64;
         terms[0] = rows.len() as f64;
-        terms[1] = hat1.iter().zip(x).map(|(h, x)| (f64::from(*h) - f64::from(*x)).powi(2)).sum();
-        terms[2] = b.error[rows.start * d..rows.end * d].iter().map(square).sum();
+        terms[1] = wide::distance(isa, hat1, x);
+        terms[2] = wide::sum_squares(isa, &b.error[rows.start * d..rows.end * d]);
         (terms[3], terms[4]) = (active(0), active(1));
-        terms[5] = x.iter().map(square).sum();
-        for row in x.chunks_exact(d) {
-            terms[TERMS..].iter_mut().zip(row).for_each(|(t, x)| *t += f64::from(*x));
-        }
+        terms[5] = wide::sum_squares(isa, x);
+        x.chunks_exact(d).for_each(|row| wide::add(isa, row, &mut terms[TERMS..]));
         sums.add(sequence, &terms)?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use strata_core::metrics::attribution::{self, PathReport};
 use strata_core::metrics::coherence::agreement::{AgreementReport, agreement};
 use strata_core::metrics::coherence::cofiring::CofiringReport;
 use strata_core::metrics::coherence::geometry::{GeometryReport, effective_children, geometry};
-use strata_core::metrics::coherence::topics::{TopicReport, topics};
+use strata_core::metrics::coherence::topics::{TopWords, TopicReport, Windows};
 use strata_core::metrics::coherence::{Draws, Partition};
 use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
@@ -56,15 +56,16 @@ pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<
     let of = |rows: &[f32], width: usize| geometry(isa, par, rows, width, &families, fires, DRAWS);
     let ratios = tree.cofiring.ratios();
     let effective = effective_children(d, &model.params[Id::WDec1], encoder.decoder2(), &model.parents, &ratios)?;
-    let topic = |windows| text.map(|t| topics(par, &t.topic, windows, &families, DRAWS)).transpose();
+    let words = text.map(|t| TopWords::new(par, &t.topic, &families, DRAWS)).transpose()?;
+    let topics = |of: fn(&Text) -> &Windows| text.zip(words.as_ref()).map(|(t, w)| w.report(of(t))).transpose();
     Ok(Coherence {
         decoder: of(encoder.decoder2(), d)?,
         effective: of(&effective, d)?,
         tokens: text.map(|t| of(&shares(&t.current.level2), t.current.level2.words())).transpose()?,
         cofiring: tree.cofiring.report(par, DRAWS),
         agreement: agreement(isa, par, encoder.decoder2(), d, &families, fires, DRAWS)?,
-        topics: text.map(|t| topic(&t.windows)).transpose()?.flatten(),
-        topics_of_sequences: text.map(|t| topic(&t.sequences)).transpose()?.flatten(),
+        topics: topics(|t| &t.windows)?,
+        topics_of_sequences: topics(|t| &t.sequences)?,
     })
 }
 

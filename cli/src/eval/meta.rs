@@ -50,15 +50,15 @@ pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option
     if latents < 8 {
         return Ok(None);
     }
-    let (explained, l0) = fit(&kept, d, latents, seed, isa)?;
     let mut rng = Philox::new(seed, STREAM);
     let mut random: Vec<f32> = (0..kept.len()).map(|_| rng.normal_f32()).collect();
     unit(&mut random, d);
-    let (random, _) = fit(&random, d, latents, seed, isa)?;
+    let (found, null) = rayon::join(|| fit(&kept, d, latents, seed, isa), || fit(&random, d, latents, seed, isa));
+    let ((explained, l0), (random, _)) = (found?, null?);
     Ok(Some(Meta { directions: n, latents, l0, explained, random }))
 }
 
-/// The explained share, and the L0.
+/// The explained share, and the L0. In the caller's thread: the steps are too small to share.
 fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f64, f64)> {
     let mut config = Config { seed, ..Config::default() };
     (config.level1.latents, config.level1.k) = (latents, K);
@@ -70,7 +70,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     let normalisation = Normalisation::measure(isa, rows, d, &config.data)?;
     let mut normalised = rows.to_vec();
     normalisation.apply(&mut normalised);
-    let mut trainer = Trainer::new(&config, normalisation, &normalised, isa, Par::Rayon)?;
+    let mut trainer = Trainer::new(&config, normalisation, &normalised, isa, Par::Seq)?;
     let order = RowOrder::new(seed, n as u64, 1, n as u64);
     let (mut ids, mut batch, mut cursor) = (vec![0; BATCH], vec![0.0; BATCH * d], 0);
     for _ in 0..STEPS {
@@ -82,9 +82,9 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
         trainer.step(&batch)?;
         check_interrupt()?;
     }
-    let encoder = Encoder::new(Arc::new(trainer.model()), isa, Par::Rayon)?;
+    let encoder = Encoder::new(Arc::new(trainer.model()), isa, Par::Seq)?;
     let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
-    encoder.encode_par(Par::Rayon, rows, &mut codes1, &mut codes2)?;
+    encoder.encode_par(Par::Seq, rows, &mut codes1, &mut codes2)?;
     let (mut hat1, mut hat2) = (vec![0.0; rows.len()], vec![0.0; rows.len()]);
     encoder.decode(&codes1, &codes2, &mut hat1, &mut hat2)?;
     let mut fidelity = strata_core::metrics::fidelity::Fidelity::new(d);

@@ -303,9 +303,7 @@ fn l0(eval: &Value, list: &impl Fn(&str) -> Vec<f64>) -> Option<Chart> {
         }
     }
     plot.set_layout(
-        Layout::new()
-            .x_axis(axis("latents that fire"))
-            .y_axis(axis("share of tokens with at most so many").range(vec![0.0, 1.02])),
+        Layout::new().x_axis(axis("latents that fire")).y_axis(axis("share of tokens").range(vec![0.0, 1.02])),
     );
     let sd = |level: &str| eval.pointer(&format!("/{level}/l0_sd")).and_then(Value::as_f64);
     let spread = match (sd("level1"), sd("level2")) {

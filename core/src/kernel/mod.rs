@@ -19,6 +19,7 @@ pub mod screen;
 pub mod select;
 pub mod sparse;
 pub mod weight;
+pub mod wide;
 
 pub use isa::Isa;
 pub use screen::Screen;

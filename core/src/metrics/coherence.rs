@@ -155,6 +155,20 @@ pub struct Draws {
     pub seed: u64,
 }
 
+impl Draws {
+    /// What `f` gives to the labelling of each draw: `label`, permuted inside of each class of density.
+    pub(super) fn map<R: Send>(
+        self,
+        par: Par,
+        fires: &[u64],
+        label: &[u32],
+        f: impl Fn(&[u32]) -> R + Sync + Send,
+    ) -> Vec<R> {
+        let class = density_classes(fires);
+        par.map(self.n, |draw| f(&shuffled(label, &class, self.seed, draw as u64)))
+    }
+}
+
 impl Default for Draws {
     fn default() -> Self {
         Self { n: 100, seed: 0 }
@@ -207,9 +221,7 @@ impl Score {
         label: &[u32],
         f: impl Fn(&[u32]) -> [f64; N] + Sync + Send,
     ) -> [Self; N] {
-        let value = f(label);
-        let class = density_classes(fires);
-        let null = par.map(draws.n, |draw| f(&shuffled(label, &class, draws.seed, draw as u64)));
+        let (value, null) = (f(label), draws.map(par, fires, label, f));
         core::array::from_fn(|k| Self::new(value[k], null.iter().map(|s| s[k])))
     }
 }

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use super::check_parents;
 use super::fixed::{self, FixedSum};
 use crate::gate::ROOT;
+use crate::kernel::{Isa, wide};
 use crate::model::CodesView;
 use crate::{Error, Result};
 
@@ -136,17 +137,17 @@ impl Composition {
 
     fn gains(&self, codes2: &CodesView<'_>, errors: Option<Errors<'_>>) -> Result<Vec<(usize, f64)>> {
         let Some(Errors { error, decoder2, d }) = errors else { return Ok(Vec::new()) };
-        let mut gains = Vec::new();
+        let (mut gains, isa) = (Vec::new(), Isa::default());
         let mut squares = vec![f64::NAN; self.parent.len()];
         for t in 0..codes2.tokens() {
             let e = &error[t * d..(t + 1) * d];
             for (j, z) in codes2.active(t) {
                 let row = &decoder2[j * d..(j + 1) * d];
                 if squares[j].is_nan() {
-                    squares[j] = dot(row, row);
+                    squares[j] = wide::sum_squares(isa, row);
                 }
                 let z = f64::from(z);
-                let gain = z * (z * squares[j] - 2.0 * dot(e, row));
+                let gain = z * (z * squares[j] - 2.0 * wide::dot(isa, e, row));
                 fixed::check("gain of a child", gain, self.tokens + t as u64)?;
                 gains.push((j, gain));
             }
@@ -197,20 +198,6 @@ impl Composition {
         assert!(i < self.f1, "latent {i} of level 1 is outside of 0..{}", self.f1);
         self.together[j * self.f1 + i]
     }
-}
-
-/// `a . b` in `f64`, in eight chains: a single one waits for each of its additions.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0.0; 8];
-    let mut step = |a: &[f32], b: &[f32]| {
-        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
-            *sum += f64::from(*a) * f64::from(*b);
-        }
-    };
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    a.iter().zip(b).for_each(|(a, b)| step(a, b));
-    step(a_rest, b_rest);
-    sums.iter().sum()
 }
 
 /// The size of a co-firing table.

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::check_parents;
 use crate::gate::ROOT;
+use crate::kernel::{Isa, wide};
 use crate::model::CodesView;
 use crate::par::Par;
 use crate::{Error, Result};
@@ -64,6 +65,7 @@ pub struct Condition {
     units: Vec<i32>,
     /// Which tokens go to which rows of `child`, `of_parent` and `without_parent`.
     plans: [Plan; 3],
+    isa: Isa,
 }
 
 /// The tokens of a block by the row of sums that they are added to; reused from block to block.
@@ -78,7 +80,7 @@ struct Plan {
 
 impl Plan {
     /// Adds to each row of `sums` its tokens of `units`, and forgets them.
-    fn run(&mut self, par: Par, d: usize, units: &[i32], sums: &mut [i64]) {
+    fn run(&mut self, par: Par, isa: Isa, d: usize, units: &[i32], sums: &mut [i64]) {
         self.end.clear();
         self.end.resize(sums.len() / d + 1, 0);
         // Counts, one place further on; then where each row starts, which filling moves to where it ends.
@@ -96,8 +98,7 @@ impl Plan {
                 let row = c * ROWS + r;
                 let start = if row == 0 { 0 } else { end[row - 1] };
                 for &t in &token[start as usize..end[row] as usize] {
-                    let units = &units[t as usize * d..(t as usize + 1) * d];
-                    sum.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
+                    wide::add_integers(isa, &units[t as usize * d..(t as usize + 1) * d], sum);
                 }
             }
         });
@@ -151,6 +152,7 @@ impl Condition {
             on: vec![false; f1],
             units: Vec::new(),
             plans: Default::default(),
+            isa: Isa::default(),
         })
     }
 
@@ -166,7 +168,7 @@ impl Condition {
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for an
     /// activation that is not finite, [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
     pub fn add(&mut self, par: Par, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
-        let (n, d) = (codes1.tokens(), self.d);
+        let (n, d, isa) = (codes1.tokens(), self.d, self.isa);
         for (what, expected, got) in [
             ("latents of the codes of level 1", self.on.len(), codes1.latents()),
             ("latents of the codes of level 2", self.parent.len(), codes2.latents()),
@@ -182,10 +184,8 @@ impl Condition {
         let scale = libm::ldexp(1.0, self.exponent);
         self.units.resize(x.len(), 0);
         par.for_chunks(&mut self.units, ROWS * d, |c, units| {
-            for (q, x) in units.iter_mut().zip(&x[c * ROWS * d..]) {
-                let y = f64::from(*x) * scale;
-                *q = (y + 0.5f64.copysign(y)) as i32;
-            }
+            let from = c * ROWS * d;
+            wide::round(isa, &x[from..from + units.len()], scale, units);
         });
         for &t in &too_large {
             self.units[t * d..(t + 1) * d].fill(0);
@@ -210,12 +210,10 @@ impl Condition {
             }
             codes1.active(t).for_each(|(i, _)| self.on[i] = false);
         }
-        for units in self.units.chunks(d) {
-            self.all.iter_mut().zip(units).for_each(|(sum, q)| *sum += i64::from(*q));
-        }
+        self.units.chunks(d).for_each(|units| wide::add_integers(isa, units, &mut self.all));
         let sums = [&mut self.child, &mut self.of_parent, &mut self.without_parent];
         for (plan, sums) in self.plans.iter_mut().zip(sums) {
-            plan.run(par, d, &self.units, sums);
+            plan.run(par, isa, d, &self.units, sums);
         }
         self.tokens += (n - too_large.len()) as u64;
         self.left_out += too_large.len() as u64;

@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::exact::ExactSum;
+use crate::kernel::{Isa, reduce, wide};
 use crate::{Error, Result};
 
 /// Tokens with a norm below this have no cosine, norm ratio or normalised error.
@@ -24,6 +25,7 @@ pub struct Fidelity {
     x_square: ExactSum,
     levels: [Level; 2],
     scratch: Block,
+    isa: Isa,
 }
 
 /// The numbers of one block, kept so that no block but the largest allocates.
@@ -37,6 +39,8 @@ struct Block {
     norm: Vec<f64>,
     /// `[d]` mean error of a level.
     mean_error: Vec<f64>,
+    /// `[d]` one error.
+    error: Vec<f64>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -104,7 +108,17 @@ impl Fidelity {
         let levels = [Level::default(), Level::default()];
         let x = vec![ExactSum::default(); d];
         let scratch = Block { mean: vec![0.0; d], mean_error: vec![0.0; d], ..Block::default() };
-        Self { d, tokens: 0, blocks: 0, short_tokens: 0, x, x_square: ExactSum::default(), levels, scratch }
+        Self {
+            d,
+            tokens: 0,
+            blocks: 0,
+            short_tokens: 0,
+            x,
+            x_square: ExactSum::default(),
+            levels,
+            scratch,
+            isa: Isa::default(),
+        }
     }
 
     /// Adds one block; an empty one changes nothing.
@@ -128,31 +142,31 @@ impl Fidelity {
             }
         }
         for (what, values) in [("x", x), ("reconstruction of level 1", x_hat1), ("reconstruction of level 2", x_hat2)] {
-            if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            if !reduce::all_finite(self.isa, values)
+                && let Some(at) = values.iter().position(|v| !v.is_finite())
+            {
                 return Err(Error::NotFinite { what: what.into(), step: self.tokens + (at / d) as u64 });
             }
         }
         if x.is_empty() {
             return Ok(());
         }
-        let n = x.len() / d;
-        let Block { mean, spread, norm, mean_error } = &mut self.scratch;
+        let (n, isa) = (x.len() / d, self.isa);
+        let Block { mean, spread, norm, mean_error, error } = &mut self.scratch;
         mean.fill(0.0);
-        for row in x.chunks_exact(d) {
-            mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x));
-        }
+        x.chunks_exact(d).for_each(|row| wide::add(isa, row, mean));
         self.x.iter_mut().zip(&*mean).for_each(|(sum, m)| sum.add(*m));
         mean.iter_mut().for_each(|m| *m /= n as f64);
         spread.clear();
         norm.clear();
         for row in x.chunks_exact(d) {
-            spread.push(sum_of(row.iter().zip(&*mean).map(|(x, m)| square(f64::from(*x) - m))));
-            norm.push(sum_of(row.iter().map(|x| square(f64::from(*x)))));
+            spread.push(wide::distance_to(isa, row, mean));
+            norm.push(wide::sum_squares(isa, row));
         }
         self.x_square.add(sum_of(norm.iter().copied()));
         self.short_tokens += norm.iter().filter(|s| libm::sqrt(**s) < MIN_NORM).count() as u64;
         for (level, hat) in self.levels.iter_mut().zip([x_hat1, x_hat2]) {
-            level.add(d, x, hat, spread, norm, mean_error);
+            level.add(isa, d, x, hat, spread, norm, [mean_error, error]);
         }
         self.tokens += n as u64;
         self.blocks += 1;
@@ -210,26 +224,29 @@ impl Fidelity {
 }
 
 impl Level {
-    fn add(&mut self, d: usize, x: &[f32], hat: &[f32], spread: &[f64], norm: &[f64], mean_error: &mut [f64]) {
+    fn add(
+        &mut self,
+        isa: Isa,
+        d: usize,
+        x: &[f32],
+        hat: &[f32],
+        spread: &[f64],
+        norm: &[f64],
+        [mean_error, difference]: [&mut Vec<f64>; 2],
+    ) {
         let n = spread.len();
         let (mut sse, mut nmse, mut ratio, mut cosine, mut legacy) = (0.0, 0.0, 0.0, 0.0, 0.0);
         mean_error.fill(0.0);
         for (t, (x, hat)) in x.chunks_exact(d).zip(hat.chunks_exact(d)).enumerate() {
-            let (mut error, mut hat_square, mut dot) = (0.0, 0.0, 0.0);
-            for ((x, h), m) in x.iter().zip(hat).zip(&mut *mean_error) {
-                let (x, h) = (f64::from(*x), f64::from(*h));
-                *m += h - x;
-                error += square(h - x);
-                hat_square += h * h;
-                dot += x * h;
-            }
+            wide::add_difference(isa, hat, x, mean_error);
+            let (error, hat_square) = (wide::distance(isa, hat, x), wide::sum_squares(isa, hat));
             sse += error;
             let x_norm = libm::sqrt(norm[t]);
             if x_norm >= MIN_NORM {
                 nmse += error / norm[t];
                 ratio += libm::sqrt(hat_square) / x_norm;
                 if hat_square > 0.0 {
-                    cosine += dot / (x_norm * libm::sqrt(hat_square));
+                    cosine += wide::dot(isa, x, hat) / (x_norm * libm::sqrt(hat_square));
                     self.cosines += 1;
                 }
             }
@@ -243,10 +260,7 @@ impl Level {
             // sum_d Var(e), around the mean error: in a second pass, as a difference of sums would cancel.
             mean_error.iter_mut().for_each(|m| *m /= n as f64);
             let rows = x.chunks_exact(d).zip(hat.chunks_exact(d));
-            let around = sum_of(rows.map(|(x, hat)| {
-                let e = x.iter().zip(hat).map(|(x, h)| f64::from(*h) - f64::from(*x));
-                sum_of(e.zip(&*mean_error).map(|(e, m)| square(e - m)))
-            }));
+            let around = sum_of(rows.map(|(x, hat)| wide::spread(isa, hat, x, mean_error, difference)));
             self.fvu_batch.add(sse / total);
             self.fve_var.add(1.0 - around / total);
             self.batches += 1;

@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use super::super::check_parents;
 use super::super::composition::MAX_PAIRS;
@@ -93,6 +94,12 @@ pub(super) fn triangle(a: usize, b: usize) -> usize {
     high * (high - 1) / 2 + low
 }
 
+/// Where the pairs of `j` with what is below it lie in a triangle.
+pub(super) fn below(j: usize) -> Range<usize> {
+    let start = j * j.saturating_sub(1) / 2;
+    start..start + j
+}
+
 /// The size of a triangle.
 pub(super) fn pairs_of(n: usize) -> Option<usize> {
     n.checked_mul(n.saturating_sub(1)).map(|p| p / 2).filter(|p| *p <= MAX_PAIRS)
@@ -167,7 +174,7 @@ impl Cofiring {
             }
         }
         let mut z1 = vec![0.0f32; self.f1];
-        let mut active: Vec<(u32, u32)> = Vec::new();
+        let mut active: Vec<u32> = Vec::new();
         for t in 0..n {
             for (i, z) in codes1.active(t) {
                 self.fires1[i] += 1;
@@ -176,7 +183,7 @@ impl Cofiring {
             active.clear();
             for (j, z) in codes2.active(t) {
                 let p = self.families.parents()[j];
-                active.push((p, j as u32));
+                active.push(j as u32);
                 self.fires2[j] += 1;
                 self.mass[j].add(f64::from(z));
                 if p != ROOT && z1[p as usize] > 0.0 {
@@ -184,11 +191,16 @@ impl Cofiring {
                     self.parent_mass[j].add(f64::from(z1[p as usize]));
                 }
             }
-            active.sort_unstable();
+            if !active.is_sorted() {
+                active.sort_unstable();
+            }
             active.dedup();
-            for (k, &(p, j)) in active.iter().enumerate() {
+            let parents = self.families.parents();
+            for (k, &j) in active.iter().enumerate() {
+                // Ascending, and so are their ranks: those before `j` are in its row of a triangle.
+                let (before, p) = (&active[..k], parents[j as usize]);
                 if p != ROOT {
-                    for &(_, i) in active[..k].iter().rev().take_while(|(q, _)| *q == p) {
+                    for &i in before.iter().filter(|i| parents[**i as usize] == p) {
                         let at = self.start[p as usize]
                             + triangle(self.rank[i as usize] as usize, self.rank[j as usize] as usize);
                         self.siblings[at] += 1;
@@ -196,7 +208,8 @@ impl Cofiring {
                     }
                 }
                 if let Some(all) = &mut self.all {
-                    active[..k].iter().for_each(|&(_, i)| all[triangle(i as usize, j as usize)] += 1);
+                    let row = &mut all[below(j as usize)];
+                    before.iter().for_each(|i| row[*i as usize] += 1);
                 }
             }
             codes1.active(t).for_each(|(i, _)| z1[i] = 0.0);

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 use super::super::composition::MAX_PAIRS;
 use super::super::similarity::{NO_WORD, Profiles};
 use super::super::sparsity::ALIVE_TOKENS;
-use super::cofiring::{Mean, pairs_of, triangle};
-use super::{Draws, Partition, Score, counts_of};
+use super::cofiring::{Mean, below, pairs_of, triangle};
+use super::{Draws, Partition, Score, counts_of, members};
 use crate::par::Par;
 use crate::{Error, Result};
 
@@ -26,6 +26,8 @@ pub struct Windows {
     /// `[words]`: windows with the word.
     with: Vec<u64>,
     both: Vec<u32>,
+    /// `[words]`: one more than the place of the last token of each word so far; all 0 between contexts.
+    last: Vec<u32>,
 }
 
 impl Windows {
@@ -39,7 +41,7 @@ impl Windows {
         if length == Some(0) {
             return Err(Error::config("window", "0 tokens"));
         }
-        Ok(Self { length, windows: 0, with: vec![0; words], both: vec![0; pairs] })
+        Ok(Self { length, windows: 0, with: vec![0; words], both: vec![0; pairs], last: vec![0; words] })
     }
 
     /// Adds one whole context, the words of its tokens in order. [`NO_WORD`] takes a place and is no word.
@@ -57,19 +59,44 @@ impl Windows {
         }
         let length = self.length.unwrap_or(usize::MAX).min(context.len());
         self.check_room((context.len() - length + 1) as u64)?;
-        let mut distinct: Vec<u32> = Vec::new();
-        for window in context.windows(length) {
-            distinct.clear();
-            distinct.extend(window.iter().filter(|w| **w != NO_WORD));
-            distinct.sort_unstable();
-            distinct.dedup();
-            for (k, &w) in distinct.iter().enumerate() {
-                self.with[w as usize] += 1;
-                distinct[..k].iter().for_each(|&v| self.both[triangle(v as usize, w as usize)] += 1);
-            }
-            self.windows += 1;
+        if length == context.len() {
+            self.add_one(context);
+        } else {
+            self.add_runs(context, length);
         }
+        self.windows += (context.len() - length + 1) as u64;
         Ok(())
+    }
+
+    /// Adds one window.
+    fn add_one(&mut self, window: &[u32]) {
+        let mut distinct: Vec<u32> = window.iter().copied().filter(|w| *w != NO_WORD).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        for (k, &w) in distinct.iter().enumerate() {
+            self.with[w as usize] += 1;
+            let row = &mut self.both[below(w as usize)];
+            distinct[..k].iter().for_each(|v| row[*v as usize] += 1);
+        }
+    }
+
+    /// Adds every run of `length` tokens. A token adds the runs that have no earlier token of its word: those that begin
+    /// behind the last one. With a word whose last token is at `a` they are those that begin no later than `a`. So a pair is
+    /// counted once where it comes together, not once a run.
+    fn add_runs(&mut self, context: &[u32], length: usize) {
+        let runs = context.len() - length + 1;
+        for (b, &w) in context.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
+            let first = (b + 1).saturating_sub(length).max(self.last[w as usize] as usize);
+            self.with[w as usize] += (b + 1).min(runs).saturating_sub(first) as u64;
+            for a in (first..b).rev() {
+                let v = context[a];
+                if v != NO_WORD && self.last[v as usize] as usize == a + 1 {
+                    self.both[triangle(v as usize, w as usize)] += (a + 1).min(runs).saturating_sub(first) as u32;
+                }
+            }
+            self.last[w as usize] = b as u32 + 1;
+        }
+        context.iter().filter(|w| **w != NO_WORD).for_each(|w| self.last[*w as usize] = 0);
     }
 
     fn check_room(&self, more: u64) -> Result<()> {
@@ -158,69 +185,107 @@ pub struct TopicReport {
     pub topic: Vec<Topic>,
 }
 
-/// Scores the top words of each family of `partition`: the [`TOP_WORDS`] words `w` with the largest mean activation
+/// The top words of each family, and of the families of each draw: [`TOP_WORDS`] words `w` with the largest mean activation
 /// `sum_{j in C} a_j(w) / n(w)` (ties to the lowest), of those on at least [`ALIVE_TOKENS`] tokens and with `a > 0`.
-/// `profiles` has the current words of level 2.
-///
-/// Cost: one pass over the profiles for the families and for each draw.
-///
-/// # Errors
-/// [`Error::Shape`] if profiles and windows have other words, [`Error::Index`] if a latent has no profile.
-pub fn topics(
-    par: Par,
-    profiles: &Profiles,
-    windows: &Windows,
-    partition: &Partition,
-    draws: Draws,
-) -> Result<TopicReport> {
-    let words = windows.with.len();
-    if profiles.words() != words {
-        return Err(Error::Shape { what: "words of the profiles", expected: words, got: profiles.words() });
-    }
-    let len = profiles.latents();
-    if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
-        return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
-    }
-    let of = |label: &[u32]| -> Vec<(Vec<u32>, f64, f64)> {
-        let mut mass = vec![0u64; partition.clusters() * words];
-        for (&j, &c) in partition.latents().iter().zip(label) {
-            let row = &mut mass[c as usize * words..][..words];
-            // The sum of all masses of a word fits: see `Profiles::add`.
-            row.iter_mut().zip(profiles.mass(j as usize)).for_each(|(m, a)| *m += a);
-        }
-        mass.chunks_exact(words.max(1)).map(|mass| topic(profiles, windows, mass)).collect()
-    };
-    let scores = |topics: &[(Vec<u32>, f64, f64)]| {
-        let (mut npmi, mut umass) = (Mean::default(), Mean::default());
-        topics.iter().for_each(|t| {
-            npmi.add(t.1);
-            umass.add(t.2);
-        });
-        [npmi.mean(), umass.mean()]
-    };
-    let fires = counts_of(partition, profiles.fires());
-    let [npmi, umass] = Score::of(par, draws, &fires, partition.labels(), |label| scores(&of(label)));
-    let found = of(partition.labels());
-    let without_topic = partition.clusters() - found.iter().filter(|t| !t.1.is_nan()).count();
-    let named = partition.names().iter().zip(found);
-    let topic = named.map(|(&parent, (word, npmi, umass))| Topic { parent, word, npmi, umass }).collect();
-    let families = partition.clusters();
-    Ok(TopicReport { windows: windows.windows, families, without_topic, npmi, umass, topic })
+#[derive(Clone, Debug)]
+pub struct TopWords {
+    words: usize,
+    /// `[clusters]`: the parents.
+    parents: Vec<u32>,
+    /// `[clusters]`: best first.
+    families: Vec<Vec<u32>>,
+    draws: Vec<Vec<Vec<u32>>>,
 }
 
-fn topic(profiles: &Profiles, windows: &Windows, mass: &[u64]) -> (Vec<u32>, f64, f64) {
+impl TopWords {
+    /// Those of `partition`; `profiles` has the current words of level 2.
+    ///
+    /// Cost: one pass over the profiles for the families and for each draw.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if a latent has no profile.
+    pub fn new(par: Par, profiles: &Profiles, partition: &Partition, draws: Draws) -> Result<Self> {
+        let (words, len) = (profiles.words(), profiles.latents());
+        if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
+            return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
+        }
+        let of = |label: &[u32]| -> Vec<Vec<u32>> {
+            let (start, member) = members(label, partition.clusters());
+            let mut mass = vec![0u64; words];
+            let mut of_cluster = |bounds: &[usize]| {
+                mass.fill(0);
+                for &i in &member[bounds[0]..bounds[1]] {
+                    let row = profiles.mass(partition.latents()[i] as usize);
+                    // The sum of all masses of a word fits: see `Profiles::add`.
+                    mass.iter_mut().zip(row).for_each(|(m, a)| *m += a);
+                }
+                top(profiles, &mass)
+            };
+            start.windows(2).map(|bounds| of_cluster(bounds)).collect()
+        };
+        let fires = counts_of(partition, profiles.fires());
+        Ok(Self {
+            words,
+            parents: partition.names().to_vec(),
+            families: of(partition.labels()),
+            draws: draws.map(par, &fires, partition.labels(), of),
+        })
+    }
+
+    /// Whether they belong together, by windows of the same words.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the windows have other words.
+    pub fn report(&self, windows: &Windows) -> Result<TopicReport> {
+        if self.words != windows.with.len() {
+            return Err(Error::Shape { what: "words of the profiles", expected: windows.with.len(), got: self.words });
+        }
+        let means = |families: &[Vec<u32>]| {
+            let (mut npmi, mut umass) = (Mean::default(), Mean::default());
+            for [one, other] in families.iter().map(|words| together(windows, words)) {
+                npmi.add(one);
+                umass.add(other);
+            }
+            [npmi.mean(), umass.mean()]
+        };
+        let (value, null) = (means(&self.families), Vec::from_iter(self.draws.iter().map(|f| means(f))));
+        let [npmi, umass] = [0, 1].map(|k| Score::new(value[k], null.iter().map(|draw| draw[k])));
+        let topic: Vec<Topic> = self
+            .parents
+            .iter()
+            .zip(&self.families)
+            .map(|(&parent, word)| {
+                let [npmi, umass] = together(windows, word);
+                Topic { parent, word: word.clone(), npmi, umass }
+            })
+            .collect();
+        let without_topic = topic.iter().filter(|t| t.npmi.is_nan()).count();
+        Ok(TopicReport { windows: windows.windows, families: topic.len(), without_topic, npmi, umass, topic })
+    }
+}
+
+/// The top words by their masses.
+fn top(profiles: &Profiles, mass: &[u64]) -> Vec<u32> {
     let mean = |w: usize| mass[w] as f64 / profiles.seen()[w] as f64;
     let candidates = (0..mass.len()).filter(|&w| mass[w] > 0 && profiles.seen()[w] >= ALIVE_TOKENS);
     let mut ranked: Vec<(f64, u32)> = candidates.map(|w| (mean(w), w as u32)).collect();
-    ranked.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-    ranked.truncate(TOP_WORDS);
-    let word: Vec<u32> = ranked.into_iter().map(|r| r.1).collect();
+    let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    if ranked.len() > TOP_WORDS {
+        ranked.select_nth_unstable_by(TOP_WORDS, order);
+        ranked.truncate(TOP_WORDS);
+    }
+    ranked.sort_unstable_by(order);
+    ranked.into_iter().map(|r| r.1).collect()
+}
+
+/// Mean NPMI and UMass of the pairs of words; NaN for fewer than two.
+fn together(windows: &Windows, words: &[u32]) -> [f64; 2] {
     let (mut npmi, mut umass) = (Mean::default(), Mean::default());
-    for (k, &v) in word.iter().enumerate() {
-        for &w in &word[..k] {
+    for (k, &v) in words.iter().enumerate() {
+        for &w in &words[..k] {
             npmi.add(windows.npmi(v, w));
             umass.add(windows.umass(v, w));
         }
     }
-    (word, npmi.mean(), umass.mean())
+    [npmi.mean(), umass.mean()]
 }

@@ -189,7 +189,9 @@ impl Profiles {
 fn units(z: f32) -> u64 {
     // To the nearest, half up: the product and the sum are exact, as `z` has 24 bits. Saturates: over 2^40 the sum does
     // not fit either.
-    (f64::from(z) * UNIT + 0.5) as u64
+    let y = f64::from(z) * UNIT + 0.5;
+    // Conversions to unsigned numbers are slow, and nearly every value does without one.
+    if y < (1u64 << 62) as f64 { y as i64 as u64 } else { y as u64 }
 }
 
 fn full() -> Error {
