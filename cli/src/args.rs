@@ -3,6 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use strata_core::Dtype;
+use strata_core::model::WeightType;
 
 /// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
 #[derive(Debug, Parser)]
@@ -257,6 +258,9 @@ pub struct Encode {
     /// Write values as f16
     #[arg(long)]
     pub f16: bool,
+    /// What to keep the encoder's weights in while it encodes: f32, bf16 or int8. The codes are those of the rounded weights
+    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
+    pub weights: WeightType,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,

@@ -244,7 +244,7 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     let run = Run::open(&args.run)?;
     let dump = open(&args.dump, &args.raw)?;
     refuse_own_input(&args.dump, &args.out)?;
-    let report = encode::encode(&run, &dump, &args.out, args.f16, isa, console)?;
+    let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
     }

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
-use strata_core::model::Lanes;
+use strata_core::model::{Lanes, WeightType};
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
@@ -31,13 +31,21 @@ pub struct Encoded {
     pub l0: [f64; 2],
 }
 
-/// Encodes every row of `dump` into the file `out`, which appears whole or not at all.
+/// Encodes every row of `dump` into the file `out`, which appears whole or not at all, with weights kept as `weights` says.
 ///
 /// # Errors
 /// If the widths differ, a row is not finite, or the file cannot be written.
-pub fn encode(run: &Run, dump: &Dump, out: &Path, f16: bool, isa: Isa, console: &mut Console<'_>) -> Result<Encoded> {
+pub fn encode(
+    run: &Run,
+    dump: &Dump,
+    out: &Path,
+    f16: bool,
+    weights: WeightType,
+    isa: Isa,
+    console: &mut Console<'_>,
+) -> Result<Encoded> {
     run.check_width(dump)?;
-    let encoder = run.encoder(isa)?;
+    let encoder = Encoder::with_weights(run.model.clone(), isa, Par::Rayon, weights)?;
     let n = dump.n_rows();
     let mut file = PendingFile::create(out)?;
     let bar = console.bar("encoding", 2 * n, "tokens");

@@ -4,6 +4,7 @@ use crate::codes::{CodesIn, CodesOut};
 use crate::files;
 use crate::message::Message;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
+use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::rows::{RowsIn, RowsOut};
 use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_IO};
@@ -13,10 +14,11 @@ use std::ffi::{CStr, c_char};
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
+use strata_core::config::ModelKind;
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes};
+use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes, WeightType};
 use strata_core::{Encoder, Error, Isa, Model, Par};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -80,12 +82,25 @@ impl strata_model {
         weights_len: usize,
         read: impl FnOnce() -> strata_core::Result<(Model, Origin)>,
     ) -> Outcome<Self> {
-        check_reserved(settings.reserved)?;
+        check_reserved(settings.reserved.into())?;
+        let weights = match settings.weights {
+            STRATA_WEIGHTS_F32 => WeightType::F32,
+            STRATA_WEIGHTS_BF16 => WeightType::Bf16,
+            STRATA_WEIGHTS_INT8 => WeightType::Int8,
+            other => {
+                let expected = "params: weights: expected STRATA_WEIGHTS_F32, _BF16 or _INT8";
+                return Err(Failure::found(STRATA_STATUS_PARAMS, expected, other));
+            }
+        };
         // As float, twice; in the file they may be f16.
         check_memory(weights_len.saturating_mul(4))?;
         let (model, _) = read().map_err(Failure::reading)?;
+        if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
+            return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
+        }
         let max_active = [model.max_active(1), model.max_active(2)];
-        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).map_err(Failure::reading)?;
+        let encoder = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, weights);
+        let encoder = encoder.map_err(Failure::reading)?;
         Ok(Self { encoder: Arc::new(encoder), max_active })
     }
 
@@ -127,13 +142,18 @@ fn check_memory(bytes: usize) -> Outcome {
     probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "the system gives no more memory"))
 }
 
+/// The most rows that a thread encodes together.
+pub const BLOCK: usize = 256;
+/// Rows whose sums are taken together, so that statistics do not depend on threads.
+const TOGETHER: usize = 32;
+
 /// The most threads of a context.
 const MOST_THREADS: u32 = 1024;
 
 /// The inside of a context.
 pub(crate) struct Ctx {
     engine: Engine,
-    /// `(2, d)`: reconstructions of a row; for statistics `(2, BLOCK, d)`.
+    /// `(2, d)`: reconstructions of a row; for statistics `(2, TOGETHER, d)`.
     decoded: Vec<f32>,
     /// A row on its way to the caller.
     bytes: Vec<u8>,
@@ -176,13 +196,13 @@ impl Ctx {
         let [max1, max2] = model.max_active;
         // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds.
         let a_row = 2 * d + 4 * f1 + 3 * f2 + 16 * (max1 + max2);
-        check_memory(a_row.saturating_mul(4 * Encoder::BLOCK * n_threads))?;
+        check_memory(a_row.saturating_mul(4 * BLOCK * n_threads))?;
         let pool = (n_threads > 1).then(|| ThreadPoolBuilder::new().num_threads(n_threads).build()).transpose();
         let pool = pool.map_err(|e| Failure::new(STRATA_STATUS_MEMORY, format!("starting threads: {e}")))?;
         let lane = |_| Lane {
-            x: vec![0.0; Encoder::BLOCK * d],
+            x: vec![0.0; BLOCK * d],
             n: 0,
-            scratch: Scratch::new(&encoder.model().arch).reserved(&encoder),
+            scratch: Scratch::for_rows(&encoder.model().arch, BLOCK).reserved(&encoder),
         };
         let lanes = (0..n_threads).map(lane).collect();
         let (decoded, bytes, n_edits) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d), vec![0; f1 + f2]);
@@ -281,8 +301,8 @@ impl Ctx {
         x.check_finite().map_err(Failure::of("x"))?;
         let Arch { d, f1, f2, .. } = self.arch();
         let Self { engine, decoded, stats, .. } = self;
-        decoded.resize(2 * Encoder::BLOCK * d, 0.0);
-        let (hats1, hats2) = decoded.split_at_mut(Encoder::BLOCK * d);
+        decoded.resize(2 * TOGETHER * d, 0.0);
+        let (hats1, hats2) = decoded.split_at_mut(TOGETHER * d);
         let stats = stats.get_or_insert_with(|| Stats {
             fidelity: Fidelity::new(d),
             rows: 0,
@@ -290,9 +310,15 @@ impl Ctx {
         });
         engine.blocks(x, |encoder, _, lane| {
             let [codes1, codes2] = lane.scratch.codes();
-            let (hats1, hats2) = (&mut hats1[..lane.n * d], &mut hats2[..lane.n * d]);
-            encoder.decode(codes1, codes2, hats1, hats2)?;
-            stats.fidelity.add(&lane.x[..lane.n * d], hats1, hats2)?;
+            for start in (0..lane.n).step_by(TOGETHER) {
+                let rows = start..lane.n.min(start + TOGETHER);
+                let hats = hats1.chunks_mut(d).zip(hats2.chunks_mut(d));
+                for (i, (hat1, hat2)) in rows.clone().zip(hats) {
+                    encoder.decode_row(codes1.row(i), codes2.row(i), hat1, hat2);
+                }
+                let used = rows.len() * d;
+                stats.fidelity.add(&lane.x[start * d..rows.end * d], &hats1[..used], &hats2[..used])?;
+            }
             stats.rows += lane.n as u64;
             for (fires, codes) in stats.fires.iter_mut().zip([codes1, codes2]) {
                 count_fires(fires, codes);
@@ -333,19 +359,21 @@ fn count_fires(fires: &mut [u64], codes: &Codes) {
 }
 
 impl Engine {
-    /// Encodes the rows, as many blocks at a time as there are lanes, and hands over each block in order:
+    /// Encodes the rows, a block of multiples of [`TOGETHER`] rows on each lane at a time, and hands over each block in order:
     /// `each(encoder, its first row, its lane)`.
     fn blocks(&mut self, x: &RowsIn, mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome) -> Outcome {
         let Self { encoder, pool, lanes } = self;
         let (d, encoder) = (encoder.model().arch.d, &**encoder);
         let mut first = 0;
         while first < x.n {
-            let used = (x.n - first).div_ceil(Encoder::BLOCK).min(lanes.len());
+            let left = x.n - first;
+            let size = left.div_ceil(lanes.len()).next_multiple_of(TOGETHER).min(BLOCK);
+            let used = left.div_ceil(size).min(lanes.len());
             let lanes = &mut lanes[..used];
             let encode = |l: usize, lane: &mut [Lane]| {
                 let Lane { x: values, n, scratch } = &mut lane[0];
-                let start = first + l * Encoder::BLOCK;
-                *n = (x.n - start).min(Encoder::BLOCK);
+                let start = first + l * size;
+                *n = (x.n - start).min(size);
                 let values = &mut values[..*n * d];
                 x.widen(start, values);
                 encoder.encode_block(values, scratch).expect("finite rows, at most a block of them");

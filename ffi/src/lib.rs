@@ -63,7 +63,8 @@ pub extern "C" fn strata_status_name(status: strata_status) -> *const c_char {
     status::name(status).as_ptr()
 }
 
-/// Writes the whole struct: its size and the defaults. NULL does nothing. Cannot fail. Any thread. Cost: none.
+/// Writes the whole struct: its size and the defaults, STRATA_WEIGHTS_F32. NULL does nothing. Cannot fail. Any thread.
+/// Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_params_init(params: *mut strata_model_params) {
     // SAFETY: see the crate.
@@ -99,8 +100,9 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 /// cannot be promised, read the files and use strata_model_load_buffers.
 ///
 /// Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
-/// damaged, of sizes that do not fit each other, or of an architecture that is not read; VERSION for a cfg.json of a
-/// newer library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
+/// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights that
+/// is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer library;
+/// NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
 /// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load(
@@ -123,7 +125,7 @@ pub unsafe extern "C" fn strata_model_load(
 /// copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 ///
 /// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
-/// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY, for what they are at strata_model_load. Any thread.
+/// Errors: FORMAT, VERSION, NOT_FINITE, PARAMS, MEMORY, for what they are at strata_model_load. Any thread.
 /// Cost: one copy of the weights, as float.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load_buffers(

@@ -14,6 +14,14 @@ pub const STRATA_DTYPE_F16: strata_dtype = 1_u32;
 /// The upper half of a float (ggml: GGML_TYPE_BF16)
 pub const STRATA_DTYPE_BF16: strata_dtype = 2_u32;
 
+/// The encoder's weights as they are.
+pub const STRATA_WEIGHTS_F32: u32 = 0;
+/// A copy of them rounded to bf16. The codes are those of a model with such weights, to the bit.
+pub const STRATA_WEIGHTS_BF16: u32 = 1;
+/// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with such
+/// weights, to the bit.
+pub const STRATA_WEIGHTS_INT8: u32 = 2;
+
 /// The parent of a latent that belongs to no family.
 pub const STRATA_ROOT: u32 = 0xFFFF_FFFF_u32;
 
@@ -120,8 +128,10 @@ pub struct strata_edit {
 pub struct strata_model_params {
     /// sizeof(strata_model_params)
     pub struct_size: usize,
+    /// What encoding keeps its weights in: STRATA_WEIGHTS_...
+    pub weights: u32,
     /// 0
-    pub reserved: u64,
+    pub reserved: u32,
 }
 
 /// How a context computes.
@@ -239,7 +249,7 @@ unsafe impl Versioned for strata_codes {
 
 // SAFETY: see `strata_rows`.
 unsafe impl Versioned for strata_model_params {
-    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), reserved: 0 };
+    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), weights: STRATA_WEIGHTS_F32, reserved: 0 };
 }
 
 // SAFETY: see `strata_rows`.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use strata_cli::checkpoint::sha256;
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::format::weights::read_model;
+use strata_core::model::WeightType;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::{Codes, Dtype, Encoder, Isa, Par};
 use tempfile::TempDir;
@@ -328,12 +329,22 @@ fn encode_writes_the_codes_of_the_encoder_bit_for_bit() {
         encoder.encode_par(Par::Seq, &rows(600), codes1, codes2).unwrap();
         assert!(!expected[0].index.is_empty());
 
-        for (isa, is_f16) in [("", false), ("scalar", false), ("", true)] {
+        for (isa, is_f16, kept) in
+            [("", false, "f32"), ("scalar", false, "f32"), ("", true, "f32"), ("", false, "int8")]
+        {
+            if kept != "f32" {
+                let encoder =
+                    Encoder::with_weights(encoder.model().clone().into(), Isa::detect(), Par::Seq, WeightType::Int8);
+                expected = [Codes::new(), Codes::new()];
+                let [codes1, codes2] = &mut expected;
+                encoder.unwrap().encode_par(Par::Seq, &rows(600), codes1, codes2).unwrap();
+            }
             let out = dir.path().join("codes.safetensors");
             let mut all = args!["encode", run, "--dump", dump, "--out", out, "--json"];
             if is_f16 {
                 all.extend(args!["--f16"]);
             }
+            all.extend(args!["--weights", kept]);
             let mut command = command(&all);
             command.env("STRATA_SIMD", isa);
             let report = finish(command).ok().json();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::gate::{self, Families};
 use strata_core::kernel::{dense, reduce, sparse};
-use strata_core::model::{Arch, Codes, Encoder, Id, Model, Scratch};
+use strata_core::model::{Arch, Codes, Encoder, Id, Lanes, Model, Scratch};
 use strata_core::rng::Philox;
 use strata_core::{Isa, Par, ROOT};
 
@@ -179,7 +179,9 @@ fn codes_of_many_rows_are_those_of_each_row() {
     let plain = Encoder::new(Arc::new(encoder.model().clone()), Isa::SCALAR, Par::Seq).expect("a model");
     let open = [&encoder, &plain].map(|encoder| {
         let [mut one, mut two, mut open] = [Codes::new(), Codes::new(), Codes::new()];
-        encoder.encode_open_par(Par::Rayon, &x, &mut one, &mut two, &mut open).expect("finite rows");
+        encoder
+            .encode_open_par(Par::Rayon, &x, &mut Lanes::default(), &mut one, &mut two, &mut open)
+            .expect("finite rows");
         assert_eq!([one, two], want);
         open
     });

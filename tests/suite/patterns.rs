@@ -10,7 +10,7 @@ use strata_core::metrics::fixed::{FixedSum, LIMIT};
 use strata_core::metrics::leak::Leak;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::patterns::{NO_CLASS, Patterns, Preference, position_bucket};
-use strata_core::model::{Arch, CodesView, Id, Model};
+use strata_core::model::{Arch, CodesView, Id, Lanes, Model};
 use strata_core::rng::Philox;
 use strata_core::{Codes, Encoder, Error, Isa, Par, ROOT};
 
@@ -382,7 +382,7 @@ fn model(gate: GateKind, activation: Activation) -> Model {
 #[test]
 fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
     let mut rng = Philox::new(6, 0);
-    let n = Encoder::BLOCK + 7;
+    let n = 1031;
     let x: Vec<f32> = (0..n * 9).map(|_| rng.normal_f32()).collect();
     for activation in [Activation::Batchtopk, Activation::Topk, Activation::Jumprelu] {
         for gate in [GateKind::Hard, GateKind::GroupTop1, GateKind::Mul, GateKind::None] {
@@ -400,7 +400,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
             let mut of_free = Codes::new();
             free.encode_par(Par::Seq, &x, &mut of_free, want_open).unwrap();
             let mut open = Codes::new();
-            gated.encode_open_par(Par::Rayon, &x, one, two, &mut open).unwrap();
+            gated.encode_open_par(Par::Rayon, &x, &mut Lanes::default(), one, two, &mut open).unwrap();
             assert_eq!((&*one, &*two, &open), (&*want1, &*want2, &*want_open), "{activation:?}, {gate:?}");
             assert!(two.index.len() > n && open.n() == n, "the case says something: {activation:?}, {gate:?}");
             if gate != GateKind::Hard || activation == Activation::Topk {
@@ -434,7 +434,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
         let seed = Model { params: arch.zeros(), arch, parents, tau: [0.0; 2] };
         let encoder = Encoder::new(Arc::new(seed), Isa::default(), Par::Seq).unwrap();
         let (mut a, mut b, mut c) = (Codes::new(), Codes::new(), Codes::new());
-        encoder.encode_open_par(Par::Seq, &x, &mut a, &mut b, &mut c).unwrap_err()
+        encoder.encode_open_par(Par::Seq, &x, &mut Lanes::default(), &mut a, &mut b, &mut c).unwrap_err()
     };
     assert!(matches!(&err, Error::Config { why, .. } if why.contains("seed")), "{err}");
 }

@@ -4,6 +4,7 @@ use crate::console::check_interrupt;
 use crate::dump::Dump;
 use anyhow::Result;
 use strata_core::metrics::fidelity::Fidelity;
+use strata_core::model::Lanes;
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows of a batch, at least, where the sequences give as many: also the block of the metrics that are defined over
@@ -146,8 +147,10 @@ pub fn each_group(
 ) -> Result<()> {
     let mut places = places(Sequences::new(dump), start, end);
     let mut next = || -> Vec<Place> { places.by_ref().take(TOGETHER).collect() };
-    let make = |places: Vec<Place>| -> Result<Vec<Batch>> {
-        Par::Rayon.map(places.len(), |i| made(encoder, dump, &places[i])).into_iter().collect()
+    let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
+    let mut make = |places: Vec<Place>| -> Result<Vec<Batch>> {
+        let made = |lanes: &mut Lanes, i: usize| made(encoder, dump, &places[i], lanes);
+        Par::Rayon.map_in(&mut lanes, places.len(), made).into_iter().collect()
     };
     let mut batches = make(next())?;
     while !batches.is_empty() {
@@ -160,7 +163,7 @@ pub fn each_group(
     Ok(())
 }
 
-fn made(encoder: &Encoder, dump: &Dump, place: &Place) -> Result<Batch> {
+fn made(encoder: &Encoder, dump: &Dump, place: &Place, lanes: &mut Lanes) -> Result<Batch> {
     let d = dump.d();
     let n = *place.bounds.last().unwrap_or(&0);
     let mut x = vec![0.0; n * d];
@@ -169,8 +172,8 @@ fn made(encoder: &Encoder, dump: &Dump, place: &Place) -> Result<Batch> {
     let [codes1, codes2] = &mut codes;
     let mut open = (place.number.is_multiple_of(OPEN_EVERY) && !encoder.model().parents.is_empty()).then(Codes::new);
     match &mut open {
-        Some(open) => encoder.encode_open_par(Par::Seq, &x, codes1, codes2, open)?,
-        None => encoder.encode_par(Par::Seq, &x, codes1, codes2)?,
+        Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
+        None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
     }
     let (mut hat1, mut error) = (vec![0.0; n * d], vec![0.0; n * d]);
     encoder.decode(codes1, codes2, &mut hat1, &mut error)?;

@@ -20,15 +20,17 @@ use core::ops::Range;
 
 /// Rows of a dense product.
 pub(crate) const CHUNK: usize = 64;
-/// Rows of level 2 behind a hard gate: the more there are, the more of them share a family.
+/// Rows that are encoded together: the more there are, the more of them share weights.
 const BLOCK: usize = 16 * CHUNK;
 
 /// The numbers of one block of rows; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    /// `(BLOCK, d)` centred rows.
+    /// Rows of a block.
+    rows: usize,
+    /// `(rows, d)` centred rows.
     pub(crate) xt: Aligned,
-    /// `(BLOCK, source width)` what level 2 reads.
+    /// `(rows, source width)` what level 2 reads.
     pub(crate) s: Aligned,
     /// `(f1)` latents of level 1 of the seed.
     h1: Vec<f32>,
@@ -48,9 +50,18 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// For encoding with models of this architecture.
+    /// For encoding with models of this architecture, in blocks of 1,024 rows.
     pub fn new(arch: &Arch) -> Self {
-        Self::with_drives(arch, BLOCK, if arch.gate.is_soft() { arch.f2 } else { 0 })
+        Self::for_rows(arch, BLOCK)
+    }
+
+    /// For encoding in blocks of `rows` rows: fewer need less memory, and read weights more often.
+    ///
+    /// # Panics
+    /// If there are none.
+    pub fn for_rows(arch: &Arch, rows: usize) -> Self {
+        assert!(rows > 0, "blocks of no rows");
+        Self::with_drives(arch, rows, if arch.gate.is_soft() { arch.f2 } else { 0 })
     }
 
     /// For the forward pass of training.
@@ -62,6 +73,7 @@ impl Scratch {
     fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
         let source = if arch.f2 > 0 { rows * arch.source_width() } else { 0 };
         Self {
+            rows,
             xt: Aligned::zeros(rows * arch.d),
             s: Aligned::zeros(source),
             h1: vec![0.0; if arch.model == ModelKind::Seed { arch.f1 } else { 0 }],
@@ -76,25 +88,25 @@ impl Scratch {
     /// operating system backs only what is used.
     #[must_use]
     pub fn reserved(mut self, encoder: &Encoder) -> Self {
-        let model = encoder.model();
+        let (model, rows) = (encoder.model(), self.rows);
         let Arch { d, f1, f2, .. } = model.arch;
         let width = model.arch.source_width();
         let (rule1, rule2) = (model.rule(1), model.rule(2));
-        self.fire.reserve(BLOCK, f1, d, encoder.screens[0].as_ref(), rule1.limit());
-        self.lists.reserve(BLOCK, f1, rule1.limit());
+        self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), rule1.limit());
+        self.lists.reserve(rows, f1, rule1.limit());
         if model.arch.gate.is_hard() {
             let (active1, active2) = (model.max_active(1), model.max_open());
             encoder.hierarchy(Matrix::all(&model.params[Id::WEnc2], width)).reserve(
                 &mut self.fire,
                 &mut self.hierarchy,
-                BLOCK,
+                rows,
                 active1,
                 active2,
                 rule2.limit(),
             );
         } else if f2 > 0 {
-            self.fire.reserve(BLOCK, f2, width, encoder.screens[1].as_ref(), rule2.limit());
-            self.lists.reserve(BLOCK, f2, rule2.limit());
+            self.fire.reserve(rows, f2, width, encoder.screens[1].as_ref(), rule2.limit());
+            self.lists.reserve(rows, f2, rule2.limit());
         }
         for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
             let f = [model.arch.f1, model.arch.f2][level - 1];
@@ -104,8 +116,8 @@ impl Scratch {
             } else {
                 0
             };
-            let room = BLOCK * model.max_active(level) + spare;
-            codes.offsets.reserve(BLOCK + 1);
+            let room = rows * model.max_active(level) + spare;
+            codes.offsets.reserve(rows + 1);
             codes.index.reserve(room);
             codes.value.reserve(room);
         }
@@ -309,7 +321,7 @@ impl Encoder {
     pub fn encode(&self, x: &[f32], scratch: &mut Scratch, codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
         self.check_rows(x)?;
         let d = self.model.arch.d;
-        for block in x.chunks(BLOCK * d) {
+        for block in x.chunks(scratch.rows * d) {
             self.encode_rows(block, scratch, None);
             codes1.append(&scratch.codes[0]);
             codes2.append(&scratch.codes[1]);
@@ -359,6 +371,7 @@ impl Encoder {
         &self,
         par: Par,
         x: &[f32],
+        lanes: &mut Lanes,
         codes1: &mut Codes,
         codes2: &mut Codes,
         open2: &mut Codes,
@@ -367,7 +380,7 @@ impl Encoder {
             return Err(Error::config("model", "expected a model with a drive before its gate, found the seed"));
         }
         self.check_rows(x)?;
-        for [part1, part2, open] in &self.encode_parts(par, x, true, &mut Lanes::default()) {
+        for [part1, part2, open] in &self.encode_parts(par, x, true, lanes) {
             codes1.append(part1);
             codes2.append(part2);
             open2.append(open);
@@ -399,17 +412,14 @@ impl Encoder {
         })
     }
 
-    /// The most rows of a block.
-    pub const BLOCK: usize = BLOCK;
-
-    /// Encodes up to [`Encoder::BLOCK`] rows and leaves their codes in the scratch: the bits of [`Encoder::encode`].
+    /// Encodes up to a block of rows and leaves their codes in the scratch: the bits of [`Encoder::encode`].
     /// Allocates nothing if the scratch is [`Scratch::reserved`].
     ///
     /// # Errors
     /// As [`Encoder::encode`], and [`Error::Shape`] for more rows.
     pub fn encode_block(&self, x: &[f32], scratch: &mut Scratch) -> Result<()> {
         self.check_rows(x)?;
-        let most = BLOCK * self.model.arch.d;
+        let most = scratch.rows * self.model.arch.d;
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }

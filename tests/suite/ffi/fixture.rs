@@ -16,7 +16,7 @@ use super::buffers::Buffers;
 pub const D: usize = 19;
 pub const F1: usize = 40;
 pub const F2: usize = 90;
-pub const BLOCK: usize = Encoder::BLOCK;
+pub const BLOCK: usize = 256;
 
 pub fn arch() -> Arch {
     Arch {
@@ -89,9 +89,17 @@ pub fn message(err: &strata_error) -> &str {
 }
 
 pub fn load_bytes(cfg: &[u8], weights: &[u8]) -> Result<*mut strata_model, (strata_status, String)> {
+    load_as(cfg, weights, null())
+}
+
+pub fn load_as(
+    cfg: &[u8],
+    weights: &[u8],
+    params: *const strata_model_params,
+) -> Result<*mut strata_model, (strata_status, String)> {
     let (mut out, mut err) = (null_mut(), error());
     let (c, w) = (cfg.as_ptr().cast(), weights.as_ptr().cast());
-    match unsafe { strata_model_load_buffers(c, cfg.len(), w, weights.len(), null(), &mut out, &mut err) } {
+    match unsafe { strata_model_load_buffers(c, cfg.len(), w, weights.len(), params, &mut out, &mut err) } {
         STRATA_STATUS_OK => Ok(out),
         status => {
             assert_eq!(err.status, status);

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 use std::ptr::{null, null_mut};
+use std::sync::Arc;
 
 use strata::*;
+use strata_core::config::ModelKind;
 use strata_core::format::weights;
-use strata_core::model::{Arch, Id};
-use strata_core::{Isa, Model, Par, ROOT};
+use strata_core::model::{Arch, Id, WeightType};
+use strata_core::{Encoder, Isa, Model, Par, ROOT};
 
 use super::buffers::f32_rows;
-use super::fixture::{Ctx, D, F1, F2, arch, c_path, model, models, new_ctx, values};
+use super::fixture::{Ctx, D, F1, F2, arch, c_path, load_as, model, models, new_ctx, values};
 
 #[test]
 fn the_model_says_its_sizes_parents_and_directions() {
@@ -50,6 +52,38 @@ fn the_model_says_its_sizes_parents_and_directions() {
     let few = Model { parents: (0..F2 as u32).map(|j| if j < 9 { ROOT } else { j % 30 }).collect(), ..model(arch()) };
     let few = Model { arch: Arch { k1: 2.0, k2: 50.0, ..few.arch }, ..few };
     assert_eq!((few.max_active(1), few.max_active(2)), (2, 15));
+}
+
+#[test]
+fn weights_can_be_kept_in_fewer_bits() {
+    let x = values(70 * D);
+    for model in models() {
+        let (cfg, bytes) =
+            (weights::write_cfg(&model.arch, &Default::default()), weights::write_weights(&model).unwrap());
+        let is_seed = model.arch.model == ModelKind::Seed;
+        for (weights, of) in [
+            (STRATA_WEIGHTS_F32, WeightType::F32),
+            (STRATA_WEIGHTS_BF16, WeightType::Bf16),
+            (STRATA_WEIGHTS_INT8, WeightType::Int8),
+        ] {
+            let params = strata_model_params { struct_size: size_of::<strata_model_params>(), weights, reserved: 0 };
+            let loaded = load_as(&cfg, &bytes, &params);
+            let core = Encoder::with_weights(Arc::new(model.clone()), Isa::default(), Par::Seq, of);
+            if is_seed && weights != STRATA_WEIGHTS_F32 {
+                let (status, message) = loaded.unwrap_err();
+                assert_eq!(status, STRATA_STATUS_PARAMS);
+                assert!(message.contains("seed") && core.is_err(), "{message}");
+                continue;
+            }
+            let model = loaded.unwrap();
+            let ctx = Ctx { ctx: new_ctx(model, 0), model, core: core.unwrap() };
+            assert_eq!(ctx.encode(&f32_rows(&x).rows()), ctx.expected(&x));
+        }
+        let other = strata_model_params { struct_size: size_of::<strata_model_params>(), weights: 3, reserved: 0 };
+        let (status, message) = load_as(&cfg, &bytes, &other).unwrap_err();
+        assert_eq!(status, STRATA_STATUS_PARAMS);
+        assert!(message.contains("weights") && message.contains('3'), "{message}");
+    }
 }
 
 #[test]

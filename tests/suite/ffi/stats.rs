@@ -5,7 +5,10 @@ use strata_core::metrics::fidelity::Fidelity;
 use strata_core::metrics::sparsity::Sparsity;
 
 use super::buffers::f32_rows;
-use super::fixture::{BLOCK, Ctx, D, F1, models, stats, values};
+use super::fixture::{Ctx, D, F1, models, stats, values};
+
+/// Rows whose sums are taken together, for any number of threads.
+const TOGETHER: usize = 32;
 
 #[test]
 fn statistics_equal_the_metrics_of_the_core() {
@@ -19,7 +22,7 @@ fn statistics_equal_the_metrics_of_the_core() {
         for part in [&all[..130 * D], &all[130 * D..131 * D], &all[131 * D..]] {
             let x = f32_rows(part);
             assert_eq!(unsafe { strata_stats_update(ctx.ctx, &x.rows()) }, STRATA_STATUS_OK);
-            for block in part.chunks(BLOCK * D) {
+            for block in part.chunks(TOGETHER * D) {
                 let (codes1, codes2) = ctx.expected(block);
                 let (mut hat1, mut hat2) = (vec![0.0; block.len()], vec![0.0; block.len()]);
                 ctx.core.decode(&codes1, &codes2, &mut hat1, &mut hat2).unwrap();

@@ -106,7 +106,7 @@ fn layouts_are_those_that_c_asserts() {
         strata_codes { struct_size, offsets, offsets_len, index, value, capacity, n }
         strata_edit { level, latent, strength, mode }
         strata_error { struct_size, status, reserved, message }
-        strata_model_params { struct_size, reserved }
+        strata_model_params { struct_size, weights, reserved }
         strata_ctx_params { struct_size, n_threads, reserved }
         strata_dump_params { struct_size, d, dtype, context, max_shard_bytes, model, hook, reserved }
         strata_model_info { struct_size, d, f1, f2, max_active1, max_active2, reserved }
