@@ -300,8 +300,8 @@ void strata_model_params_init(strata_model_params *params);
 // fail. Any thread. Cost: none.
 void strata_ctx_params_init(strata_ctx_params *params);
 
-// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must
-// be set. NULL does nothing. Cannot fail. Any thread. Cost: none.
+// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be
+// set. NULL does nothing. Cannot fail. Any thread. Cost: none.
 void strata_dump_params_init(strata_dump_params *params);
 
 // Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens,
@@ -367,8 +367,8 @@ strata_status strata_model_decoder_row(const strata_model *model,
 // params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 // Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
 // threads. Any thread, with the same model as others.
-// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
-// start.
+// Cost: for each thread of the context at most 1024 * (2 d + 4 f1 + 3 f2 + 16 (max_active1 + max_active2)) bytes, of
+// which the system backs those that are used, and its start.
 strata_status strata_ctx_new(const strata_model *model,
                              const strata_ctx_params *params,
                              strata_ctx **out,

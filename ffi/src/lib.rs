@@ -79,8 +79,8 @@ pub unsafe extern "C" fn strata_ctx_params_init(params: *mut strata_ctx_params) 
     unsafe { init(params) }
 }
 
-/// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must
-/// be set. NULL does nothing. Cannot fail. Any thread. Cost: none.
+/// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be
+/// set. NULL does nothing. Cannot fail. Any thread. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params) {
     // SAFETY: see the crate.
@@ -219,8 +219,8 @@ pub unsafe extern "C" fn strata_model_decoder_row(
 /// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 /// Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
 /// threads. Any thread, with the same model as others.
-/// Cost: for each thread of the context about 64 * 4 * (2 d + 2 f1 + f2 + 2 (max_active1 + max_active2)) bytes, and its
-/// start.
+/// Cost: for each thread of the context at most 1024 * (1024 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2))
+/// bytes, of which the system backs those that are used, and its start.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_new(
     model: *const strata_model,

@@ -8,6 +8,7 @@ struct Watching;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
     static LARGEST: Cell<usize> = const { Cell::new(0) };
     /// From which size on allocations are refused, and how many of them are granted before.
     static REFUSED: Cell<(usize, u64)> = const { Cell::new((usize::MAX, 0)) };
@@ -17,6 +18,7 @@ thread_local! {
 fn granted(size: usize) -> bool {
     // Not there any more while a thread ends.
     let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
+    let _ = BYTES.try_with(|n| n.set(n.get() + size));
     let _ = LARGEST.try_with(|n| n.set(n.get().max(size)));
     let granted = REFUSED.try_with(|refused| match refused.get() {
         (from, _) if size < from => true,
@@ -53,6 +55,12 @@ pub fn allocations(f: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     f();
     ALLOCATIONS.get() - before
+}
+
+/// How many bytes this thread asks for in `f`, given back ones included.
+pub fn bytes<R>(f: impl FnOnce() -> R) -> (R, usize) {
+    let before = BYTES.get();
+    (f(), BYTES.get() - before)
 }
 
 /// The largest piece that this thread asks for in `f`, in bytes.

@@ -1,13 +1,14 @@
 //! A system without memory: a status, never the end of the process.
 
-use std::ptr::null_mut;
+use std::ptr::{null, null_mut};
 
 use strata::*;
+use strata_core::config::Activation;
 use strata_core::format::weights;
 use strata_core::model::Arch;
 
-use super::allocator::refusing;
-use super::fixture::{arch, error, load_bytes, message, model};
+use super::allocator::{bytes, refusing};
+use super::fixture::{BLOCK, Ctx, arch, c_path, error, load_bytes, message, model, models};
 
 /// Smaller pieces are always there: the tests need some themselves.
 const LARGE: usize = 40_000;
@@ -27,8 +28,36 @@ fn a_model_that_memory_does_not_hold_is_refused() {
     }
     let loaded = load_bytes(&cfg, &bytes).unwrap();
 
+    // From files, where the weights need no memory but what is computed from them does.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("cfg.json"), &cfg).unwrap();
+    std::fs::write(dir.path().join("sae_weights.safetensors"), &bytes).unwrap();
+    let (path, mut out, mut err) = (c_path(dir.path()), null_mut(), error());
+    let status = refusing(LARGE, 0, || unsafe { strata_model_load(path.as_ptr(), null(), &mut out, &mut err) });
+    assert_eq!((status, out.is_null()), (STRATA_STATUS_MEMORY, true), "{}", message(&err));
+
     let (mut ctx, mut err) = (null_mut(), error());
-    let status = refusing(LARGE, 0, || unsafe { strata_ctx_new(loaded, std::ptr::null(), &mut ctx, &mut err) });
+    let status = refusing(LARGE, 0, || unsafe { strata_ctx_new(loaded, null(), &mut ctx, &mut err) });
     assert_eq!((status, ctx.is_null()), (STRATA_STATUS_MEMORY, true), "{}", message(&err));
     unsafe { strata_model_free(loaded) };
+}
+
+/// What `strata_ctx_new` says that a context costs.
+#[test]
+fn a_context_asks_for_no_more_than_the_header_says() {
+    // The last ones are screened, where this machine can.
+    let screened = Arch { d: 100, f1: 600, f2: 900, ..arch() };
+    let topk = Arch { activation1: Activation::Topk, activation2: Activation::Topk, k1: 20.0, k2: 40.0, ..screened };
+    let more = [Arch { d: 64, f1: 160, f2: 320, ..arch() }, screened, topk].map(model);
+    for model in models().into_iter().chain(more) {
+        let ctx = Ctx::new(&model, 0);
+        let (info, mut out) = (ctx.info(), null_mut());
+        let active = info.max_active1 + info.max_active2;
+        let most = 4 * BLOCK * (1024 + 2 * info.d + 4 * (info.f1 + info.f2) + 16 * active);
+        let (status, asked) = bytes(|| unsafe { strata_ctx_new(ctx.model, null(), &mut out, null_mut()) });
+        assert_eq!(status, STRATA_STATUS_OK);
+        // The question whether there is as much takes as much, and gives it back.
+        assert!(asked <= 2 * most, "{:?}: {asked} bytes, {most} announced", model.arch);
+        unsafe { strata_ctx_free(out) };
+    }
 }

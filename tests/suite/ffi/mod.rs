@@ -10,6 +10,7 @@
 mod allocator;
 mod arguments;
 mod buffers;
+mod command_line;
 mod damage;
 mod dump;
 mod encode;

@@ -215,7 +215,7 @@ impl Screen {
 
     /// The most hits that are noted: an eighth of all pairs, and again as much that rising bars note at first.
     fn most(n: usize, pairs: usize, rising: Option<Rising>) -> usize {
-        let at_first = rising.map_or(0, |r| (pairs / 8).saturating_add(n.saturating_mul(r.room().saturating_mul(8))));
+        let at_first = rising.map_or(0, |r| (pairs / 8).saturating_add(n.saturating_mul(r.room().saturating_mul(2))));
         (pairs / 8).max(n.saturating_mul(64)).saturating_add(at_first).min(pairs)
     }
 
