@@ -39,6 +39,19 @@
 // Raised only when a program compiled against an older header would break.
 #define STRATA_ABI_VERSION 1u
 
+// The most rows that a thread encodes together.
+#define BLOCK 256
+
+// The encoder's weights as they are.
+#define STRATA_WEIGHTS_F32 0
+
+// A copy of them rounded to bf16. The codes are those of a model with such weights, to the bit.
+#define STRATA_WEIGHTS_BF16 1
+
+// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with such
+// weights, to the bit.
+#define STRATA_WEIGHTS_INT8 2
+
 // The parent of a latent that belongs to no family.
 #define STRATA_ROOT 4294967295u
 
@@ -66,8 +79,10 @@ typedef int32_t strata_status;
 typedef struct {
     // sizeof(strata_model_params)
     size_t struct_size;
+    // What encoding keeps its weights in: STRATA_WEIGHTS_...
+    uint32_t weights;
     // 0
-    uint64_t reserved;
+    uint32_t reserved;
 } strata_model_params;
 
 // How a context computes.
@@ -293,7 +308,8 @@ const char *strata_version(void);
 // to be freed. Cannot fail. Any thread. Cost: none.
 const char *strata_status_name(strata_status status);
 
-// Writes the whole struct: its size and the defaults. NULL does nothing. Cannot fail. Any thread. Cost: none.
+// Writes the whole struct: its size and the defaults, STRATA_WEIGHTS_F32. NULL does nothing. Cannot fail. Any thread.
+// Cost: none.
 void strata_model_params_init(strata_model_params *params);
 
 // Writes the whole struct: its size and the defaults, by which the caller's thread computes. NULL does nothing. Cannot
@@ -317,8 +333,9 @@ void strata_dump_params_init(strata_dump_params *params);
 // cannot be promised, read the files and use strata_model_load_buffers.
 //
 // Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
-// damaged, of sizes that do not fit each other, or of an architecture that is not read; VERSION for a cfg.json of a
-// newer library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
+// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights that
+// is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer library;
+// NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
 // Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
 strata_status strata_model_load(const char *path,
                                 const strata_model_params *params,
@@ -329,7 +346,7 @@ strata_status strata_model_load(const char *path,
 // copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 //
 // params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
-// Errors: FORMAT, VERSION, NOT_FINITE, MEMORY, for what they are at strata_model_load. Any thread.
+// Errors: FORMAT, VERSION, NOT_FINITE, PARAMS, MEMORY, for what they are at strata_model_load. Any thread.
 // Cost: one copy of the weights, as float.
 strata_status strata_model_load_buffers(const void *cfg,
                                         size_t cfg_len,
@@ -367,8 +384,8 @@ strata_status strata_model_decoder_row(const strata_model *model,
 // params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 // Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
 // threads. Any thread, with the same model as others.
-// Cost: for each thread of the context at most 1024 * (2 d + 4 f1 + 3 f2 + 16 (max_active1 + max_active2)) bytes, of
-// which the system backs those that are used, and its start.
+// Cost: for each thread of the context at most 1024 * (2048 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2))
+// bytes, of which the system backs those that are used, and its start.
 strata_status strata_ctx_new(const strata_model *model,
                              const strata_ctx_params *params,
                              strata_ctx **out,

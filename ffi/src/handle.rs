@@ -196,7 +196,7 @@ impl Ctx {
         let [max1, max2] = model.max_active;
         // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The manual
         // says so too.
-        let a_row = 1024 + 2 * d + 4 * (f1 + f2) + 16 * (max1 + max2);
+        let a_row = 2048 + 2 * d + 4 * (f1 + f2) + 16 * (max1 + max2);
         check_memory(a_row.saturating_mul(4 * BLOCK * n_threads))?;
         let pool = (n_threads > 1).then(|| ThreadPoolBuilder::new().num_threads(n_threads).build()).transpose();
         let pool = pool.map_err(|e| Failure::new(STRATA_STATUS_MEMORY, format!("starting threads: {e}")))?;

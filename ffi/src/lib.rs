@@ -219,7 +219,7 @@ pub unsafe extern "C" fn strata_model_decoder_row(
 /// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
 /// Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
 /// threads. Any thread, with the same model as others.
-/// Cost: for each thread of the context at most 1024 * (1024 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2))
+/// Cost: for each thread of the context at most 1024 * (2048 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2))
 /// bytes, of which the system backs those that are used, and its start.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_new(

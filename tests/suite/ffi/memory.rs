@@ -53,7 +53,7 @@ fn a_context_asks_for_no_more_than_the_header_says() {
         let ctx = Ctx::new(&model, 0);
         let (info, mut out) = (ctx.info(), null_mut());
         let active = info.max_active1 + info.max_active2;
-        let most = 4 * BLOCK * (1024 + 2 * info.d + 4 * (info.f1 + info.f2) + 16 * active);
+        let most = 4 * BLOCK * (2048 + 2 * info.d + 4 * (info.f1 + info.f2) + 16 * active);
         let (status, asked) = bytes(|| unsafe { strata_ctx_new(ctx.model, null(), &mut out, null_mut()) });
         assert_eq!(status, STRATA_STATUS_OK);
         // The question whether there is as much takes as much, and gives it back.
