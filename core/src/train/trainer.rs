@@ -161,6 +161,9 @@ impl Trainer {
 
     /// Takes one step on `x`, `(n, d)` normalised rows.
     ///
+    /// Allocates nothing once the sizes of its lists are known, a few steps after the first or after [`Trainer::rest`]; but
+    /// where families are assigned or dead children set anew, and what rayon needs for its own jobs.
+    ///
     /// # Errors
     /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
     pub fn step(&mut self, x: &[f32]) -> Result<StepReport> {
