@@ -7,7 +7,7 @@ use strata_benches::{Shape, normal};
 use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use strata_core::model::{Arch, Model, Scratch};
 use strata_core::normalise::Normalisation;
-use strata_core::train::Trainer;
+use strata_core::train::{Adam, Trainer};
 use strata_core::{Codes, Encoder, Isa, Par, ROOT};
 
 /// The embedded default, and MiniLM at the width of its peers.
@@ -63,6 +63,32 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
+/// What of a step is the optimiser's: projection, norm of the gradient, Adam and the norms of rows, for the shapes of `step`.
+fn optimiser(c: &mut Criterion) {
+    let mut group = c.benchmark_group("optimiser of a training step, in tokens");
+    group.sample_size(10);
+    for (shape, f1, f2) in SHAPES {
+        let (trainer, _) = trainer(&shape, f1, f2);
+        let model = trainer.model_unfolded();
+        let (arch, train) = (model.arch, trainer.config().train.clone());
+        let (mut params, mut grads) = (model.params.clone(), model.params.zeros_like());
+        for (stream, grad) in grads.tensors.iter_mut().enumerate() {
+            let values = normal(grad.len(), stream as u64);
+            grad.iter_mut().zip(values).for_each(|(g, v)| *g = 1e-4 * v);
+        }
+        let mut adam = Adam::new(&arch, &train, &params);
+        group.throughput(Throughput::Elements(shape.n as u64));
+        group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {
+            let isa = Isa::detect();
+            b.iter(|| {
+                adam.update(isa, Par::Rayon, &arch, &train, 1e-3, &[], &mut params, black_box(&mut grads))
+                    .expect("finite gradients")
+            });
+        });
+    }
+    group.finish();
+}
+
 /// Level 2 behind a hard gate, of 1,536 parents and 24,576 children, against a flat level of as many latents.
 fn hierarchy(c: &mut Criterion) {
     let (d, f1, f2) = (768, 1536, 24_576);
@@ -110,5 +136,5 @@ fn hierarchy(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, step, encode, hierarchy);
+criterion_group!(benches, step, optimiser, encode, hierarchy);
 criterion_main!(benches);

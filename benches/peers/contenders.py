@@ -70,8 +70,10 @@ def train_strata(lab, name, shape, steps, warm_up, parents=0, **settings):
         "train.lr": shape["lr"],
         "train.checkpoint_every": 0,
         "data.outlier": 0,
-        # As SAELens: AuxK for what has not fired in 1,000 batches.
+        # As SAELens: AuxK for what has not fired in 1,000 batches, and decoder rows that start at a tenth.
         "revive.dead_after": 1000 * shape["batch"],
+        "train.row_norm": 0.1,
+        "train.encoder_norm": 0.3,
     }
     if not parents:
         sets |= {"level1.activation": "topk", "gate.kind": "none", "level2.k": 1}

@@ -4,17 +4,21 @@
 //! checkpoint is written into a hidden directory and renamed, so it is there whole or not at all; the last two are kept.
 
 use crate::files;
-use anyhow::{Context, Result, bail};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use anyhow::{Context, Result, bail, ensure};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorView};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata_core::train::{Array, State};
 
 /// Checkpoints that are kept.
 const KEEP: usize = 2;
+
+/// The most that the names and sizes of arrays take.
+const HEADER_BYTES: usize = 1 << 24;
 
 /// Lower-case hex of the SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> String {
@@ -103,10 +107,9 @@ pub fn load_newest(dir: &Path) -> Result<Option<(u64, State)>> {
     let all = list(dir)?;
     let Some((step, path)) = all.last() else { return Ok(None) };
     let file = path.join("state.safetensors");
-    let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+    let found = sha256_of_file(&file).with_context(|| format!("reading {}", file.display()))?;
     let sum_file = path.join("state.sha256");
     let expected = fs::read_to_string(&sum_file).with_context(|| format!("reading {}", sum_file.display()))?;
-    let found = sha256(&bytes);
     if expected.trim() != found {
         let hint = match all.len() {
             1 => format!("remove {} to start over", path.display()),
@@ -118,7 +121,7 @@ pub fn load_newest(dir: &Path) -> Result<Option<(u64, State)>> {
             expected.trim().chars().take(64).collect::<String>()
         );
     }
-    let state = from_bytes(&bytes).with_context(|| format!("reading {}", file.display()))?;
+    let state = read(&file).with_context(|| format!("reading {}", file.display()))?;
     Ok(Some((*step, state)))
 }
 
@@ -136,6 +139,7 @@ fn write(path: &Path, state: &State) -> Result<()> {
         let (dtype, n, bytes): (_, _, &[u8]) = match array {
             Array::F32(v) => (Dtype::F32, v.len(), bytemuck::cast_slice(v)),
             Array::F64(v) => (Dtype::F64, v.len(), bytemuck::cast_slice(v)),
+            Array::U16(v) => (Dtype::U16, v.len(), bytemuck::cast_slice(v)),
             Array::U32(v) => (Dtype::U32, v.len(), bytemuck::cast_slice(v)),
             Array::U64(v) => (Dtype::U64, v.len(), bytemuck::cast_slice(v)),
         };
@@ -145,19 +149,34 @@ fn write(path: &Path, state: &State) -> Result<()> {
     Ok(File::open(path)?.sync_all()?)
 }
 
-fn from_bytes(bytes: &[u8]) -> Result<State> {
-    let file = SafeTensors::deserialize(bytes)?;
+/// Reads a checkpoint array by array: the memory for it is that of the arrays.
+fn read(path: &Path) -> Result<State> {
+    let mut file = File::open(path)?;
+    let [n_header] = numbers::<u64>(&mut file, 1)?[..] else { bail!("it ends before its header") };
+    let n_header = usize::try_from(n_header).ok().filter(|n| *n <= HEADER_BYTES).context("its header has no end")?;
+    let header: Metadata = serde_json::from_slice(&numbers::<u8>(&mut file, n_header)?)?;
     let mut state = State::default();
-    for (name, view) in file.tensors() {
-        let data = view.data();
-        let array = match view.dtype() {
-            Dtype::F32 => Array::F32(bytemuck::pod_collect_to_vec::<u8, f32>(data).into()),
-            Dtype::F64 => Array::F64(bytemuck::pod_collect_to_vec(data)),
-            Dtype::U32 => Array::U32(bytemuck::pod_collect_to_vec(data)),
-            Dtype::U64 => Array::U64(bytemuck::pod_collect_to_vec(data)),
+    // In the order in which they lie in the file, which has no gaps.
+    for name in header.offset_keys() {
+        let info = header.info(&name).with_context(|| format!("tensor `{name}`"))?;
+        let n = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+        let array = match info.dtype {
+            Dtype::F32 => Array::F32(numbers::<f32>(&mut file, n)?.into()),
+            Dtype::F64 => Array::F64(numbers(&mut file, n)?),
+            Dtype::U16 => Array::U16(Arc::new(numbers(&mut file, n)?)),
+            Dtype::U32 => Array::U32(numbers(&mut file, n)?),
+            Dtype::U64 => Array::U64(numbers(&mut file, n)?),
             other => bail!("tensor `{name}` has the type {other:?}, which no checkpoint holds"),
         };
         state.put(name, array);
     }
     Ok(state)
+}
+
+fn numbers<T: bytemuck::Pod>(file: &mut File, n: usize) -> Result<Vec<T>> {
+    let there = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX) / size_of::<T>();
+    ensure!(n <= there, "expected {n} numbers in an array, found room for {there} in the file");
+    let mut numbers = vec![T::zeroed(); n];
+    file.read_exact(bytemuck::cast_slice_mut(&mut numbers))?;
+    Ok(numbers)
 }

@@ -13,7 +13,7 @@ use strata_core::{Codes, Encoder, Isa, Par};
 const BLOCK: usize = 4096;
 
 /// Rows that are held in memory at a time.
-const PART: usize = 1024;
+const PART: usize = 512;
 
 /// Rows that training never sees.
 pub struct HeldOut {

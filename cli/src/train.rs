@@ -25,9 +25,9 @@ const WATCHED_ROWS: u64 = 4096;
 /// Times that it is.
 const WATCHES: u64 = 10;
 
-/// Rows on which the thresholds are set at the end, and the most numbers that they may have: 32 MiB.
+/// Rows on which the thresholds are set at the end, and the most numbers that they may have: 16 MiB.
 const CALIBRATION_ROWS: usize = 1 << 15;
-const CALIBRATION_NUMBERS: usize = 1 << 23;
+const CALIBRATION_NUMBERS: usize = 1 << 22;
 
 /// What to train, and where it goes.
 pub struct Job<'a> {
@@ -171,19 +171,25 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         let taken = trainer.step_count();
         bar.set_position(taken * batch);
         let last = taken == steps;
+        let line = report.step % config.train.log_every == 0 || last;
+        let watch = last
+            || (line
+                && report.step
+                    % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
+                    == 0);
+        if watch {
+            // What only a step needs makes room for the rows and the encoder of the held-out loss, and of the thresholds.
+            trainer.rest();
+        }
         if last {
-            let levels = [config.level1.activation, config.level2.activation];
-            if levels.contains(&Activation::Batchtopk) {
+            let levels = [&config.level1, &config.level2];
+            if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
                 trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
             }
         }
-        if report.step % config.train.log_every == 0 || last {
+        if line {
             let elapsed = mark.0.elapsed().as_secs_f64();
             let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-            let watch = last
-                || (report.step
-                    % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
-                    == 0);
             let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
             bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
             log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
@@ -274,7 +280,7 @@ fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Resul
 fn check_memory(config: &Config, d: usize) -> Result<()> {
     let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
     // Weights, gradients and two moments of the encoders and decoders; co-firing; the rows of a step.
-    let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + f1 * f2 + batch * d as u128);
+    let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + batch * d as u128) + 2 * f1 * f2;
     let is_given = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
     if !is_given {
         bail!(

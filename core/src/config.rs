@@ -284,6 +284,12 @@ pub struct TrainConfig {
     pub eps: f64,
     /// Largest global norm of the gradient, after the projection; 0: no limit.
     pub clip: f64,
+    /// Decoder rows have norm 1. The optimiser may step as if they were free and had this norm at the start: by `lr / n`, with
+    /// `n` the norm that a free row would have by now. A small one turns rows fast at the beginning and slows down by itself.
+    /// 0: by `lr`.
+    pub row_norm: f64,
+    /// Norm at which encoder rows start.
+    pub encoder_norm: f64,
     /// How the two reconstructions' gradients are mixed.
     pub balance: Balance,
     /// `norm`: the wanted ratio of level 1's gradient norm to level 2's.
@@ -412,6 +418,8 @@ impl Default for TrainConfig {
             beta2: 0.999,
             eps: 1e-8,
             clip: 1.0,
+            row_norm: 0.0,
+            encoder_norm: 1.0,
             balance: Balance::Sum,
             balance_ratio: 1.0,
             log_every: 100,
@@ -535,6 +543,8 @@ impl Config {
         range("train.beta2", self.train.beta2, 0.0, 0.999_999_9)?;
         range("train.eps", self.train.eps, 1e-30, 1.0)?;
         range("train.clip", self.train.clip, 0.0, 1e9)?;
+        range("train.row_norm", self.train.row_norm, 0.0, 1e3)?;
+        range("train.encoder_norm", self.train.encoder_norm, 1e-6, 1e3)?;
         range("train.balance_ratio", self.train.balance_ratio, 1e-6, 1e6)?;
         range("data.outlier", self.data.outlier, 0.0, 1e9)?;
         range("data.holdout", self.data.holdout, 0.0, 0.9)?;

@@ -6,6 +6,7 @@ mod absorption;
 mod attribution;
 mod bad_input;
 mod cli;
+mod cofire;
 mod coherence;
 mod condition;
 mod dump;

@@ -8,12 +8,13 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use strata_core::synth::{World, WorldConfig};
 use strata_core::{Isa, Philox};
 use tempfile::TempDir;
 
 use super::cli::{
-    D, args, assert_no_leftovers, command, finish, metrics, read_json, rows, strata, train, train_args, tree, weights,
-    write_dump,
+    D, args, assert_no_leftovers, command, finish, hash, metrics, read_json, rows, strata, train, train_args, tree,
+    weights, write_dump,
 };
 
 const SIGKILL: i32 = 9;
@@ -29,6 +30,7 @@ const KINDS: &[&[&str]] = &[
     &["level1.activation=jumprelu", "level2.activation=jumprelu", "gate.kind=none", "train.balance=norm"],
     &["level1.activation=gated", "level2.activation=gated", "gate.kind=mul", "train.balance=uncert"],
     &["level1.activation=relu", "level2.activation=relu", "gate.kind=add", "source=res", "train.balance=pcgrad"],
+    &["train.row_norm=0.1", "train.encoder_norm=0.5", "gate.start=0.2"],
     &["decoder=comp", "source=z1", "gate.kind=none", "loss.consistency=latent"],
     &["loss.consistency=contain", "gate.parents=random", "gate.start=0", "train.balance=own"],
     &["model=seed", "gate.kind=mul", "level1.activation=relu", "level2.activation=relu", "loss.consistency=seed-cos"],
@@ -112,6 +114,42 @@ fn threads_and_instruction_sets_do_not_change_the_bits() {
             assert_eq!(weights(&run), weights(&reference), "{sets:?}: {threads} threads, {}", isa.name());
         }
     }
+}
+
+/// A training of two levels, through the start of its gate, wide enough that encoders are screened where the machine can:
+/// the weights and the codes of its rows.
+#[test]
+fn fifty_steps_and_an_encode_have_one_sha_256_at_each_instruction_set() {
+    let dir = TempDir::new().unwrap();
+    let dump = dir.path().join("dump");
+    let (n, d) = (1500, 96);
+    let world = WorldConfig { d, roots: 20, children: 6, flat: 10, ..WorldConfig::a() };
+    let mut x = vec![0.0; n * d];
+    World::new(&world).unwrap().sample(0, n, &mut x, None);
+    write_dump(&dump, &x, d);
+    let sets =
+        &["train.steps=50", "level1.latents=520", "level2.latents=1040", "train.batch=96", "gate.root_below=0.2"];
+    let mut found = Vec::new();
+    for isa in Isa::all_available() {
+        let run = dir.path().join(isa.name());
+        let codes = dir.path().join(format!("{}.safetensors", isa.name()));
+        let train = train_args(&dump, &run, sets);
+        for all in [train, args!["encode", run, "--dump", dump, "--out", codes]] {
+            let mut command = command(&all);
+            command.env("STRATA_SIMD", isa.name());
+            finish(command).ok();
+        }
+        let last = metrics(&run).pop().unwrap();
+        assert!(last["step"] == 49 && last["gate_on"] == true, "{last}");
+        let model = read_json(&run.join("sae/cfg.json"));
+        found.push((isa.name(), weights(&run), hash(&codes), model));
+    }
+    for other in &found[1..] {
+        assert_eq!(other.1, found[0].1, "weights of {} and {}", other.0, found[0].0);
+        assert_eq!(other.2, found[0].2, "codes of {} and {}", other.0, found[0].0);
+        assert_eq!(other.3, found[0].3);
+    }
+    assert!(fs::metadata(dir.path().join(format!("{}.safetensors", found[0].0))).unwrap().len() > 4 * n as u64);
 }
 
 #[test]

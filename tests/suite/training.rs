@@ -1,5 +1,6 @@
 //! Short runs of the trainer: losses fall, nothing breaks, and a run that was interrupted goes on to the same bits.
 
+use crate::ffi::allocator::allocations;
 use strata_core::config::{
     Activation, Balance, Budget, Consistency, DataConfig, Decoder, GateKind, ModelKind, Parents, Source, TrainConfig,
 };
@@ -307,5 +308,110 @@ fn normalised_rows_have_the_mean_and_the_energy_that_they_should() {
             assert_eq!(n.scale, 1.0);
         }
         assert!((f64::from(n.variance) - around).abs() < 1e-3 * around, "{} and {around}", n.variance);
+    }
+}
+
+#[test]
+fn a_step_allocates_nothing_once_its_sizes_are_known() {
+    // Flat, two levels before and behind the gate, and with containment; AuxK acts in all of them.
+    let changes: [(&str, fn(&mut Config)); 5] = [
+        ("flat", |c| (c.level2.latents, c.level1.activation) = (0, Activation::Topk)),
+        ("no gate", |_| {}),
+        ("hard gate", |c| (c.gate.kind, c.gate.parents, c.gate.start) = (GateKind::Hard, Parents::Random, 0.0)),
+        ("a gate that starts", |c| (c.gate.kind, c.gate.start) = (GateKind::Hard, 0.25)),
+        ("containment", |c| {
+            (c.gate.kind, c.gate.parents, c.gate.start) = (GateKind::Hard, Parents::Random, 0.0);
+            (c.loss.consistency, c.loss.consistency_weight) = (Consistency::Contain, 1e-2);
+        }),
+    ];
+    for (name, change) in changes {
+        let mut c = settings(Activation::Batchtopk, 160);
+        (c.level1.latents, c.level2.latents) = (80, 160);
+        c.gate.reassign_every = 0;
+        c.revive.dead_after = 2 * BATCH as u64;
+        c.loss.aux = 1.0;
+        change(&mut c);
+        let (mut t, n) = trainer(&c);
+        // Rows that come again: what fires, and so what has to be held, is the same but for what the weights learned.
+        let mut batches: Vec<Vec<f32>> = (0..4).map(|i| rows(BATCH, 100 + i)).collect();
+        batches.iter_mut().for_each(|x| n.apply(x));
+        let mut lit = false;
+        for step in 0..160 {
+            let x = &batches[step % 4];
+            let mut report = None;
+            let n = allocations(|| report = Some(t.step(x)));
+            let report = report.expect("a step").expect("a finite step");
+            lit |= report.losses.aux.iter().sum::<f64>() > 0.0;
+            if step >= 120 {
+                assert_eq!(n, 0, "{name}, step {step}");
+            }
+        }
+        assert!(lit, "{name}: AuxK never acted");
+    }
+}
+
+/// Norms of the rows of a tensor of a state.
+fn row_norms(t: &Trainer, name: &str) -> Vec<f64> {
+    let state = t.state();
+    let Some(strata_core::train::Array::F32(w)) = state.0.get(name) else { panic!("{name} is not in the state") };
+    w.chunks(D).map(|row| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt()).collect()
+}
+
+#[test]
+fn free_rows_turn_faster_the_smaller_they_start_and_slow_down() {
+    let settings = |row_norm: f64, lr: f64| {
+        let mut c = settings(Activation::Topk, 60);
+        (c.train.row_norm, c.train.lr, c.train.warmup, c.train.clip) = (row_norm, lr, 0.0, 0.0);
+        c
+    };
+    let decoder = |t: &Trainer| {
+        let state = t.state();
+        let Some(strata_core::train::Array::F32(w)) = state.0.get("params.level2.w_dec") else { panic!("no decoder") };
+        w.to_vec()
+    };
+    // The first step is that of a rate so much higher.
+    let (mut free, n) = trainer(&settings(0.1, 1e-3));
+    let (mut fast, _) = trainer(&settings(0.0, 1e-2));
+    let (mut slow, _) = trainer(&settings(0.0, 1e-3));
+    for t in [&mut free, &mut fast, &mut slow] {
+        step(t, &n, 0);
+    }
+    let (free_rows, fast_rows, slow_rows) = (decoder(&free), decoder(&fast), decoder(&slow));
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart(&free_rows, &fast_rows) < 1e-5, "{}", apart(&free_rows, &fast_rows));
+    assert!(apart(&free_rows, &slow_rows) > 5e-3, "{}", apart(&free_rows, &slow_rows));
+    // A free row grows with every step, by as much as it turned: `n` is what the row itself would have, and rows keep norm 1.
+    let norms = |t: &Trainer| {
+        let state = t.state();
+        let Some(strata_core::train::Array::F32(n)) = state.0.get("adam.norm.2") else { panic!("no norms") };
+        n.to_vec()
+    };
+    let before = norms(&free);
+    for i in 1..60 {
+        step(&mut free, &n, i);
+    }
+    let after = norms(&free);
+    assert!(before.iter().zip(&after).all(|(b, a)| a >= &(b * 0.999)), "{before:?} {after:?}");
+    assert!(after.iter().sum::<f32>() > 1.2 * before.iter().sum::<f32>(), "{before:?} {after:?}");
+    for name in ["params.level1.w_dec", "params.level2.w_dec"] {
+        assert!(row_norms(&free, name).iter().all(|n| (n - 1.0).abs() < 1e-5), "{name}");
+    }
+    assert!(!slow.state().0.contains_key("adam.norm.2"));
+}
+
+#[test]
+fn encoder_rows_start_at_the_norm_they_are_given() {
+    for norm in [1.0, 0.25] {
+        let mut c = settings(Activation::Topk, 10);
+        c.train.encoder_norm = norm;
+        let (t, _) = trainer(&c);
+        for (name, wanted) in [
+            ("params.level1.w_enc", norm),
+            ("params.level2.w_enc", norm),
+            ("params.level1.w_dec", 1.0),
+            ("params.level2.w_dec", 1.0),
+        ] {
+            assert!(row_norms(&t, name).iter().all(|n| (n - wanted).abs() < 1e-5), "{name} of norm {wanted}");
+        }
     }
 }

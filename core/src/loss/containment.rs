@@ -53,9 +53,9 @@ pub(crate) fn row(
         let v = drives.u[at];
         let psi = (w.margin - e1.u[at1]).max(0.0) / w.margin;
         value += f64::from((w.down + w.up) * v * psi);
-        e2.grad_a[at2] += scale * w.down * psi;
+        e2.grad.a[at2] += scale * w.down * psi;
         if e1.u[at1] < w.margin {
-            e1.grad_u[0][at1] -= scale * w.up * v / w.margin;
+            e1.grad.u[0][at1] -= scale * w.up * v / w.margin;
         }
     }
     for at in e1.row(i) {

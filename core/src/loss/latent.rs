@@ -34,7 +34,7 @@ pub(crate) fn row(
     row.resize(range.len(), 0.0);
     sparse::dot_rows(isa, &e2.index[range.clone()], e2_rows, f1, dense1, row);
     for (at, dot) in range.zip(row.iter()) {
-        e2.grad_z[0][at] += scale * dot;
+        e2.grad.z[0][at] += scale * dot;
     }
     f64::from(reduce::sum_squares(isa, dense1))
 }

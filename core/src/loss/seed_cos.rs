@@ -36,18 +36,20 @@ impl SeedCos {
         levels: [impl Iterator<Item = &'e Entries> + Clone; 2],
         chunk: usize,
     ) -> f64 {
-        let mut sums = [alloc::vec![0.0f32; n], alloc::vec![0.0f32; n]];
-        for l in 0..2 {
+        let [q, p] = &mut self.target;
+        let sums = [p, q];
+        for (l, sums) in sums.into_iter().enumerate() {
+            sums.clear();
+            sums.resize(n, 0.0);
             let norm = &mut self.norm[l];
             norm.clear();
             norm.resize(f[l], 0.0);
             each(levels[l].clone(), chunk, |_, j, z| norm[j] += z * z);
             norm.iter_mut().for_each(|v| *v = libm::sqrtf(*v + E));
-            each(levels[l].clone(), chunk, |b, j, z| sums[l][b] += z / norm[j]);
+            each(levels[l].clone(), chunk, |b, j, z| sums[b] += z / norm[j]);
         }
-        let value: f64 = sums[0].iter().zip(&sums[1]).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum();
-        let [p, q] = sums;
-        self.target = [q, p];
+        let [q, p] = &self.target;
+        let value: f64 = p.iter().zip(q).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum();
         for l in 0..2 {
             let (along, target, norm) = (&mut self.along[l], &self.target[l], &self.norm[l]);
             along.clear();

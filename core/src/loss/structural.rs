@@ -72,13 +72,13 @@ pub(crate) fn row(
         value += f64::from(reduce::sum_squares(isa, v));
         for at in parents1.clone() {
             if e1.index[at] == p {
-                e1.grad_z[0][at] += k * reduce::dot(isa, v, &params[Id::WDec1][p as usize * d..][..d]);
+                e1.grad.z[0][at] += k * reduce::dot(isa, v, &params[Id::WDec1][p as usize * d..][..d]);
             }
         }
         for at in parents2.clone() {
             let c = e2.index[at] as usize;
             if families.parents()[c] == p {
-                e2.grad_z[0][at] -= k * reduce::dot(isa, v, &params[Id::WDec2][c * d..][..d]);
+                e2.grad.z[0][at] -= k * reduce::dot(isa, v, &params[Id::WDec2][c * d..][..d]);
             }
         }
     }

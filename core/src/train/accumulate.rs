@@ -11,12 +11,12 @@
 use super::entries::ByLatent;
 use super::forward::code_row;
 use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
-use crate::config::{Activation, Balance, Consistency, Decoder, Source};
+use crate::config::{Activation, Balance, Config, Consistency, Decoder, Source};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::loss::directions::{OffsetOrthogonal, Sibling};
 use crate::loss::{latent, structural};
-use crate::model::{Id, Params};
+use crate::model::{Arch, Id, Params};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -37,15 +37,32 @@ pub struct RowNorms {
     pub cosine: f64,
 }
 
-/// One latent's gradient through level 2; and a column of `E2`.
+/// Scratch of one latent's gradient.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
+    /// `(d)`: what comes through level 2.
+    w: Vec<f32>,
     /// `(d)`.
-    pub w: Vec<f32>,
-    /// `(d)`.
-    pub dec: Vec<f32>,
-    /// `(f2)`, `comp` only.
-    pub column: Vec<f32>,
+    dec: Vec<f32>,
+    /// `(f2)`, `comp` only: a column of `E2`.
+    column: Vec<f32>,
+    /// `(d)` for the structural consistency, `(f1)` for that of latents.
+    miss: Vec<f32>,
+}
+
+impl Part {
+    /// For a model of these settings.
+    pub(crate) fn new(arch: &Arch, config: &Config) -> Self {
+        let comp = arch.f2 > 0 && arch.decoder == Decoder::Comp;
+        let miss = match config.loss.consistency {
+            Consistency::Struct => arch.d,
+            Consistency::Latent => arch.f1,
+            _ => 0,
+        };
+        let through = if arch.f2 > 0 { arch.d } else { 0 };
+        let column = if comp { arch.f2 } else { 0 };
+        Self { w: vec![0.0; through], dec: vec![0.0; through], column: vec![0.0; column], miss: vec![0.0; miss] }
+    }
 }
 
 /// Columns of the table of per-latent statistics: squares of both parts on `D1`, and their product.
@@ -104,9 +121,9 @@ pub(super) fn run(
     let two = o.n_levels() == 2;
     let unit = 1.0 / (n * f64::from(knobs.variance));
     let mut by_latent = core::mem::take(&mut o.by_latent);
-    by_latent[0].fill(o.arch.f1, CHUNK, o.slots, false, o.chunks.iter().map(|c| &c.level[0]));
-    if two {
-        by_latent[1].fill(o.arch.f2, CHUNK, o.slots, true, o.chunks.iter().map(|c| &c.level[1]));
+    let f = [o.arch.f1, o.arch.f2];
+    for (l, list) in by_latent.iter_mut().enumerate().take(o.n_levels()) {
+        list.fill(f[l], CHUNK, o.slots, o.kept(l, knobs, losses), o.chunks.iter().map(|c| &c.level[l]));
     }
     let mut grad_composed = core::mem::take(&mut o.grad_composed);
     let mut through2 = core::mem::take(&mut o.through2);
@@ -148,14 +165,16 @@ pub(super) fn run(
     losses.consistency +=
         directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
     if two {
-        level2(o, &job, &by_latent, directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed);
+        level2(o, &job, &by_latent[1], directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed, &mut parts);
     }
     level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats, &mut parts);
     if two && !grads[Id::GateW].is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
-    bias(o, &job, grads, &through2);
+    let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus));
+    bias(o, &job, grads, &through2, &mut scratch.0, &mut scratch.1);
     losses.balance = row_norms(&stats, knobs, job.recon);
+    (o.bias, o.minus) = scratch;
     o.by_latent = by_latent;
     o.grad_composed = grad_composed;
     o.through2 = through2;
@@ -167,15 +186,15 @@ pub(super) fn run(
 fn level2(
     o: &Objective,
     job: &Job<'_>,
-    by_latent: &[ByLatent; 2],
+    list: &ByLatent,
     directions: Option<&OffsetOrthogonal<'_>>,
     sibling: Option<&Sibling<'_>>,
     grads: &mut Params,
     grad_composed: &mut [f32],
+    parts: &mut [Part],
 ) {
     let (d, f2) = (job.d, o.arch.f2);
     let comp = o.arch.decoder == Decoder::Comp;
-    let list = &by_latent[1];
     let width = o.arch.source_width();
     let penalty = if comp { 0.0 } else { job.penalty[1] };
     let widths = o.arch.widths();
@@ -183,7 +202,8 @@ fn level2(
     let decoder: &mut [f32] = if comp { grad_composed } else { w_dec };
     let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
-    o.par.for_rows(f2, BLOCK, arrays, [width, d, 1, p[0], p[1], p[2], p[3]], |first, [w, dec, b, theta, r, bm, c]| {
+    let widths_of = [width, d, 1, p[0], p[1], p[2], p[3]];
+    o.par.for_rows_in(parts, f2, BLOCK, arrays, widths_of, |part, first, [w, dec, b, theta, r, bm, c]| {
         for (i, dec) in dec.chunks_mut(d).enumerate() {
             let j = first + i;
             let range = list.latent(j);
@@ -204,7 +224,7 @@ fn level2(
             }
             let p = job.families.parents()[j];
             if job.consistency == Consistency::Struct && p != ROOT {
-                struct_latent(job, list, j, p, -job.structural, dec);
+                struct_latent(job, list, j, p, -job.structural, &mut part.miss, dec);
             }
             if let Some(loss) = directions {
                 loss.add_child(j, dec);
@@ -235,18 +255,25 @@ fn level2(
         }
     });
     if comp {
-        composition(o, job, list, widths[Id::WDec2 as usize], grad_composed, w_dec);
+        composition(o, job, list, widths[Id::WDec2 as usize], grad_composed, w_dec, parts);
     }
 }
 
 /// `dE2 = dC2 D1^T`, the penalty on rows of `E2`, and the latent consistency.
-fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_composed: &[f32], grad: &mut [f32]) {
+fn composition(
+    o: &Objective,
+    job: &Job<'_>,
+    list: &ByLatent,
+    f1: usize,
+    grad_composed: &[f32],
+    grad: &mut [f32],
+    parts: &mut [Part],
+) {
     let d = job.d;
     let e2 = &job.params[Id::WDec2];
-    o.par.for_rows(o.arch.f2, BLOCK, [grad], [f1], |first, [grad]| {
+    o.par.for_rows_in(parts, o.arch.f2, BLOCK, [grad], [f1], |part, first, [grad]| {
         let n = grad.len() / f1;
         dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params[Id::WDec1], d, None, grad);
-        let mut miss = vec![0.0f32; f1];
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
             let j = first + i;
             if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
@@ -257,8 +284,8 @@ fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_co
                 for at in list.latent(j) {
                     let (chunk, row) = job.find(list.at[at]);
                     let (z1, z2) = (code_row(&chunk.level[0], row), code_row(&chunk.level[1], row));
-                    latent::miss(job.isa, e2, f1, z1, z2.index, z2.value, &mut miss);
-                    reduce::axpy(job.isa, job.latent * list.z[at], &miss, grad);
+                    latent::miss(job.isa, e2, f1, z1, z2.index, z2.value, &mut part.miss);
+                    reduce::axpy(job.isa, job.latent * list.z[at], &part.miss, grad);
                 }
             }
         }
@@ -267,13 +294,12 @@ fn composition(o: &Objective, job: &Job<'_>, list: &ByLatent, f1: usize, grad_co
 
 /// `dD_j += k sum_b z_bj delta_bp`, `p` the parent of the family of `j`: with the structural weight for the parent itself,
 /// with its negative for a child.
-fn struct_latent(job: &Job<'_>, list: &ByLatent, j: usize, p: u32, k: f32, grad: &mut [f32]) {
-    let mut delta = vec![0.0f32; job.d];
+fn struct_latent(job: &Job<'_>, list: &ByLatent, j: usize, p: u32, k: f32, delta: &mut [f32], grad: &mut [f32]) {
     for at in list.latent(j).filter(|at| list.z[*at] > 0.0) {
         let (chunk, row) = job.find(list.at[at]);
         let [level1, level2] = &chunk.level;
-        structural::delta(job.isa, job.params, job.families, job.d, p, row, level1, level2, &mut delta);
-        reduce::axpy(job.isa, k * list.z[at], &delta, grad);
+        structural::delta(job.isa, job.params, job.families, job.d, p, row, level1, level2, delta);
+        reduce::axpy(job.isa, k * list.z[at], delta, grad);
     }
 }
 
@@ -297,10 +323,9 @@ fn level1(
     let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
     let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
-    let children: Vec<u32> = if comp { (0..o.arch.f2 as u32).collect() } else { Vec::new() };
+    let children = &o.all[..if comp { o.arch.f2 } else { 0 }];
     o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
-        let Part { w: w2, dec: dec2, column } = part;
-        column.resize(children.len(), 0.0);
+        let Part { w: w2, dec: dec2, column, miss } = part;
         for i in 0..b.len() {
             let j = first + i;
             let range = list.latent(j);
@@ -318,11 +343,13 @@ fn level1(
                 for (c, row) in column.iter_mut().zip(job.params[Id::WDec2].chunks(f1)) {
                     *c = row[j];
                 }
-                sparse::accumulate_rows(job.isa, &children, column, grad_composed, d, dec2);
+                sparse::accumulate_rows(job.isa, children, column, grad_composed, d, dec2);
             }
             stats[i * STATS] = reduce::sum_squares(job.isa, dec);
-            stats[i * STATS + 1] = reduce::sum_squares(job.isa, dec2);
-            stats[i * STATS + 2] = reduce::dot(job.isa, dec, dec2);
+            if two {
+                stats[i * STATS + 1] = reduce::sum_squares(job.isa, dec2);
+                stats[i * STATS + 2] = reduce::dot(job.isa, dec, dec2);
+            }
             if through_residual {
                 reduce::scale(job.isa, -1.0, dec2);
                 job.gather(list, j, &list.z, slot::DS, dec2);
@@ -341,21 +368,25 @@ fn level1(
                 );
             }
             if two && job.consistency == Consistency::Struct {
-                struct_latent(job, list, j, j as u32, job.structural, dec);
+                struct_latent(job, list, j, j as u32, job.structural, miss, dec);
             }
             if let Some(loss) = directions {
                 loss.add_parent(j, dec);
             }
-            mix(job.isa, job.balance, dec, dec2);
+            if two {
+                mix(job.isa, job.balance, dec, dec2);
+            }
 
             let w = &mut w[i * d..][..d];
             w.fill(0.0);
             job.gather(list, j, &list.grad[0], slot::XT, w);
-            w2.fill(0.0);
-            job.gather(list, j, &list.grad[1], slot::XT, w2);
-            mix(job.isa, job.balance, w, w2);
             b[i] = reduce::sum(job.isa, &list.grad[0][range.clone()]);
-            b2[i] = reduce::sum(job.isa, &list.grad[1][range.clone()]);
+            if two {
+                w2.fill(0.0);
+                job.gather(list, j, &list.grad[1], slot::XT, w2);
+                mix(job.isa, job.balance, w, w2);
+                b2[i] = reduce::sum(job.isa, &list.grad[1][range.clone()]);
+            }
             write_sums(job.isa, list, range, i, o.arch.activation1, theta, r, bm);
         }
     });
@@ -414,7 +445,7 @@ fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) 
                     let e2 = &chunk.level[1];
                     for at2 in e2.row(row) {
                         let g = &mut grad[e2.index[at2] as usize];
-                        *g = libm::fmaf(z, e2.grad_g[at2], *g);
+                        *g = libm::fmaf(z, e2.grad.g[at2], *g);
                     }
                 }
             }
@@ -423,37 +454,40 @@ fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) 
 }
 
 /// `db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j` over both encoders.
-fn bias(o: &Objective, job: &Job<'_>, grads: &mut Params, through2: &[f32]) {
+fn bias(
+    o: &Objective,
+    job: &Job<'_>,
+    grads: &mut Params,
+    through2: &[f32],
+    g: &mut [Vec<f32>; 2],
+    minus: &mut Vec<f32>,
+) {
     let d = job.d;
     let two = o.n_levels() == 2;
-    let mut g = [vec![0.0f32; d], vec![0.0f32; d]];
-    for chunk in &o.chunks {
-        for (g, column) in g.iter_mut().zip(&chunk.columns) {
-            reduce::axpy(job.isa, 1.0, column, g);
+    for (l, g) in g.iter_mut().enumerate() {
+        g.fill(0.0);
+        for chunk in &o.chunks {
+            reduce::axpy(job.isa, 1.0, &chunk.columns[l], g);
         }
+        reduce::scale(job.isa, -job.recon[l], g);
     }
-    let [mut g1, mut g2] = g;
-    reduce::scale(job.isa, -job.recon[0], &mut g1);
-    reduce::scale(job.isa, -job.recon[1], &mut g2);
-    let all = |n: usize| (0..n as u32).collect::<Vec<u32>>();
-    let minus = |v: &[f32]| v.iter().map(|x| -x).collect::<Vec<f32>>();
-    let index1 = all(o.arch.f1);
-    sparse::accumulate_rows(job.isa, &index1, &minus(&grads[Id::BEnc1]), &job.params[Id::WEnc1], d, &mut g1);
-    sparse::accumulate_rows(job.isa, &index1, &minus(through2), &job.params[Id::WEnc1], d, &mut g2);
-    if two && o.arch.source != Source::Z1 {
-        sparse::accumulate_rows(
-            job.isa,
-            &all(o.arch.f2),
-            &minus(&grads[Id::BEnc2]),
-            &job.params[Id::WEnc2],
-            d,
-            &mut g2,
-        );
+    let [g1, g2] = g;
+    let mut take_out = |biases: &[f32], w: &[f32], g: &mut [f32]| {
+        minus.clear();
+        minus.extend(biases.iter().map(|b| -b));
+        sparse::accumulate_rows(job.isa, &o.all[..biases.len()], minus, w, d, g);
+    };
+    take_out(&grads[Id::BEnc1], &job.params[Id::WEnc1], g1);
+    if two {
+        take_out(through2, &job.params[Id::WEnc1], g2);
+        if o.arch.source != Source::Z1 {
+            take_out(&grads[Id::BEnc2], &job.params[Id::WEnc2], g2);
+        }
+        mix(job.isa, job.balance, g1, g2);
     }
-    mix(job.isa, job.balance, &mut g1, &mut g2);
-    grads[Id::BDec].copy_from_slice(&g1);
+    grads[Id::BDec].copy_from_slice(g1);
     // The encoder biases of level 1 are mixed only now: the two parts were needed apart.
-    if !o.own() {
+    if two && !o.own() {
         for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(through2) {
             *b += b2;
         }

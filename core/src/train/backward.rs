@@ -93,19 +93,25 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
         norms: [&o.norms[0], &o.norms[1]],
         seed_cos: &o.seed_cos,
     };
+    let kept = [0, 1].map(|l| o.kept(l, knobs, losses));
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
         chunk.sums =
             super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
         if f.consistency == Consistency::Contain && f.two {
             add_parents(&f, chunk, lane, buffer, slots);
         }
-        chunk.level[0].zero_gradients();
-        chunk.level[1].zero_gradients();
+        for (l, e) in chunk.level.iter_mut().enumerate() {
+            e.grad.exchange(&mut lane.spare[l], kept[l]);
+            e.grad.zero(e.index.len());
+        }
         for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
             if f.two {
                 level2(&f, chunk, lane, c * CHUNK + i, i, row);
             }
             level1(&f, chunk, lane, c * CHUNK + i, i, row);
+        }
+        for (l, e) in chunk.level.iter_mut().enumerate() {
+            e.grad.exchange(&mut lane.spare[l], kept[l]);
         }
     });
 }
@@ -124,13 +130,17 @@ pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: u
 /// Containment charges parents that do not fire: gives each an entry, with its pre-activation.
 fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32], slots: usize) {
     let Chunk { level: [e1, _], drives, .. } = chunk;
-    let old = core::mem::take(e1);
+    let Lane { place: [place, _], old, .. } = lane;
+    old.copy_from(e1);
     e1.clear();
-    let place = &mut lane.place[0];
+    let lit = !old.v.is_empty();
     for (i, row) in buffer.chunks(slots * f.d).enumerate() {
         for at in old.row(i) {
             place[old.index[at] as usize] = e1.count() as u32;
-            e1.push(old.index[at], old.u[at], old.z[at], old.v[at], old.a[at], old.g[at]);
+            e1.push(old.index[at], old.u[at], old.z[at], None);
+            if lit {
+                e1.v.push(old.v[at]);
+            }
         }
         for at in drives.row(i) {
             let p = f.families.parents()[drives.index[at] as usize];
@@ -139,7 +149,10 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
                 let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d])
                     + f.params[Id::BEnc1][p];
                 place[p] = e1.count() as u32;
-                e1.push(p as u32, u, 0.0, 0.0, u, 0.0);
+                e1.push(p as u32, u, 0.0, None);
+                if lit {
+                    e1.v.push(0.0);
+                }
             }
         }
         e1.end_row();
@@ -159,7 +172,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     lane.row.resize(range.len(), 0.0);
     sparse::dot_rows(f.isa, &e2.index[range.clone()], f.decoder2, d, r2, &mut lane.row);
     for (at, dot) in range.clone().zip(&lane.row) {
-        e2.grad_z[0][at] -= f.recon[1] * dot;
+        e2.grad.z[0][at] -= f.recon[1] * dot;
     }
     penalise(f, 1, e2, range.clone(), sums);
     match f.consistency {
@@ -192,8 +205,8 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     }
     activation_backward(f, 1, e2, range.clone());
     for at in range.clone() {
-        let grad_u = e2.grad_u[0][at];
-        (e2.grad_a[at], e2.grad_g[at]) = match f.gate {
+        let grad_u = e2.grad.u[0][at];
+        (e2.grad.a[at], e2.grad.g[at]) = match f.gate {
             GateKind::Mul => gate::mul_backward(e2.a[at], e2.g[at], grad_u),
             GateKind::Add => (grad_u, grad_u),
             GateKind::None | GateKind::Hard | GateKind::GroupTop1 => (grad_u, 0.0),
@@ -211,9 +224,9 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
             let g_row = &weight[e1.index[at1] as usize * f.f[1]..][..f.f[1]];
             let mut sum = 0.0f32;
             for at in range.clone() {
-                sum += e2.grad_g[at] * g_row[e2.index[at] as usize];
+                sum += e2.grad.g[at] * g_row[e2.index[at] as usize];
             }
-            e1.grad_z[1][at1] += sum;
+            e1.grad.z[1][at1] += sum;
         }
     }
     match f.source {
@@ -222,20 +235,20 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         Source::Res => {
             let ds = &mut tail[2 * d..3 * d];
             ds.fill(0.0);
-            sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad_a[range], &f.params[Id::WEnc2], d, ds);
+            sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad.a[range], &f.params[Id::WEnc2], d, ds);
             lane.row.resize(range1.len(), 0.0);
             sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params[Id::WDec1], d, ds, &mut lane.row);
             for (at1, dot) in range1.zip(&lane.row) {
-                e1.grad_z[1][at1] -= dot;
+                e1.grad.z[1][at1] -= dot;
             }
         }
         Source::Z1 => {
             for at1 in range1 {
                 let mut sum = 0.0f32;
                 for at in range.clone() {
-                    sum += e2.grad_a[at] * f.params[Id::WEnc2][e2.index[at] as usize * f.f[0] + e1.index[at1] as usize];
+                    sum += e2.grad.a[at] * f.params[Id::WEnc2][e2.index[at] as usize * f.f[0] + e1.index[at1] as usize];
                 }
-                e1.grad_z[1][at1] += sum;
+                e1.grad.z[1][at1] += sum;
             }
         }
     }
@@ -252,12 +265,12 @@ fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     lane.row.resize(range.len(), 0.0);
     sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r1, &mut lane.row);
     for (at, dot) in range.clone().zip(&lane.row) {
-        e1.grad_z[0][at] -= f.recon[0] * dot;
+        e1.grad.z[0][at] -= f.recon[0] * dot;
     }
     if f.two && f.decoder == Decoder::Cum {
         sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r2, &mut lane.row);
         for (at, dot) in range.clone().zip(&lane.row) {
-            e1.grad_z[1][at] -= f.recon[1] * dot;
+            e1.grad.z[1][at] -= f.recon[1] * dot;
         }
     }
     penalise(f, 0, e1, range.clone(), sums);
@@ -291,14 +304,14 @@ fn penalise(
                 let norm = f.norms[l][e.index[at] as usize];
                 if e.z[at] > 0.0 {
                     sums.sparsity[l] += f64::from(penalty) * f64::from(e.z[at] * norm);
-                    e.grad_z[0][at] += penalty * norm;
+                    e.grad.z[0][at] += penalty * norm;
                 }
             }
             Activation::Jumprelu => sums.sparsity[l] += if e.z[at] > 0.0 { f64::from(penalty) } else { 0.0 },
             Activation::Gated => {
                 if e.u[at] > 0.0 {
                     sums.sparsity[l] += f64::from(penalty) * f64::from(e.u[at]);
-                    e.grad_u[0][at] += penalty;
+                    e.grad.u[0][at] += penalty;
                 }
             }
         }
@@ -308,7 +321,7 @@ fn penalise(
 fn seed_cos(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<usize>, b: usize) {
     let scale = f.weight / (f.f[0] as f32 * f.f[1] as f32);
     for at in range {
-        e.grad_z[0][at] += scale * f.seed_cos.grad(l, e.index[at] as usize, b, e.z[at]);
+        e.grad.z[0][at] += scale * f.seed_cos.grad(l, e.index[at] as usize, b, e.z[at]);
     }
 }
 
@@ -335,7 +348,7 @@ fn aux_row(
     sparse::dot_rows(f.isa, index, decoder, f.d, out, &mut lane.row);
     for (at, dot) in range.zip(&lane.row) {
         if e.v[at] > 0.0 {
-            e.grad_u[0][at] += dot;
+            e.grad.u[0][at] += dot;
         }
     }
     value
@@ -367,7 +380,7 @@ fn gated_row(
     sparse::dot_rows(f.isa, index, decoder, f.d, v, row);
     for (at, dot) in range.zip(row.iter()) {
         if e.u[at] > 0.0 {
-            e.grad_u[0][at] += f.gated * dot;
+            e.grad.u[0][at] += f.gated * dot;
         }
     }
     value
@@ -379,31 +392,31 @@ fn activation_backward(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::
     for at in range {
         let j = e.index[at] as usize;
         let fires = e.z[at] > 0.0;
-        let [own, through] = [e.grad_z[0][at], e.grad_z[1][at]];
+        let [own, through] = [e.grad.z[0][at], e.grad.z[1][at]];
         let seen = if f.own { own } else { own + through };
         match f.activation[l] {
             Activation::Relu | Activation::Topk | Activation::Batchtopk => {
                 if fires {
-                    e.grad_u[0][at] += own;
-                    e.grad_u[1][at] += through;
+                    e.grad.u[0][at] += own;
+                    e.grad.u[1][at] += through;
                 }
             }
             Activation::Jumprelu => {
                 if fires {
-                    e.grad_u[0][at] += own;
-                    e.grad_u[1][at] += through;
+                    e.grad.u[0][at] += own;
+                    e.grad.u[1][at] += through;
                 }
                 let bandwidth = f.levels[l].bandwidth as f32;
-                e.grad_p[0][at] =
+                e.grad.p[0][at] =
                     activation::jump_threshold_backward(e.u[at], f.params[theta][j], bandwidth, seen, f.penalty[l]);
             }
             Activation::Gated => {
                 if fires {
                     let (du, dr, db) = activation::gated_backward(e.u[at], f.params[r_mag][j]);
-                    e.grad_u[0][at] += own * du;
-                    e.grad_u[1][at] += through * du;
-                    e.grad_p[0][at] = seen * dr;
-                    e.grad_p[1][at] = seen * db;
+                    e.grad.u[0][at] += own * du;
+                    e.grad.u[1][at] += through * du;
+                    e.grad.p[0][at] = seen * dr;
+                    e.grad.p[1][at] = seen * db;
                 }
             }
         }

@@ -8,21 +8,36 @@
 //! parent(j) = argmax_i score, or ROOT if P(parent|j) < root_below or N_j < min_count
 //! ```
 
+use super::counts::Counts;
 use super::objective::Objective;
 use crate::config::GateConfig;
 use crate::gate::ROOT;
 use crate::kernel::reduce;
-use crate::model::Tensor;
 use crate::par::Par;
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
 
 /// Parents that a child may fall back on where those that suit it better are full.
 const CHOICES: usize = 64;
 
-/// Children whose counts one thread adds to.
-const CHILDREN: usize = 256;
+/// A child that asks for a parent.
+#[derive(Clone, Copy)]
+struct Offer {
+    score: f64,
+    child: u32,
+    parent: u32,
+    /// Which of its choices that is, from 1.
+    turn: usize,
+}
+
+impl Offer {
+    /// Best first; ties to the lower child, then the lower parent.
+    fn order(&self, other: &Self) -> Ordering {
+        other.score.total_cmp(&self.score).then(self.child.cmp(&other.child)).then(self.parent.cmp(&other.parent))
+    }
+}
 
 /// Decayed counts. Stored with a growing weight instead of a decay of the whole table.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,12 +48,12 @@ pub struct Cofire {
     pub(crate) parent: Vec<f64>,
     /// `N_j`.
     pub(crate) child: Vec<f64>,
-    /// `N_ij`, `(f2, f1)`.
-    pub(crate) both: Tensor,
+    /// `N_ij / N_j`.
+    pub(crate) both: Counts,
     /// Sum of `|x - x_hat2|^2` over the tokens on which a parent fires.
     pub(crate) energy: Vec<f64>,
-    /// `N` and the weight of the next token.
-    pub(crate) tokens: [f64; 2],
+    /// `N`, the weight of the next token, and the half-lives since the table faded, negative.
+    pub(crate) tokens: [f64; 3],
 }
 
 impl Cofire {
@@ -49,16 +64,16 @@ impl Cofire {
             f2,
             parent: vec![0.0; f1],
             child: vec![0.0; f2],
-            both: vec![0.0; f1 * f2].into(),
+            both: Counts::new(f1, f2),
             energy: vec![0.0; f1],
-            tokens: [0.0, 1.0],
+            tokens: [0.0, 1.0, 0.0],
         }
     }
 
     /// Takes in the batch that `objective` has just seen, which stands for `steps` steps, and decays what came before.
     ///
-    /// A block of children a thread: each looks for its own among the drives of every row, so that every count is added
-    /// to in the order of the rows.
+    /// A block of children a thread: each looks for its own among the drives of every row, so that its tokens come in the
+    /// order of the rows.
     pub fn update(&mut self, par: Par, objective: &Objective, decay: f64, steps: u64) {
         self.tokens[1] /= libm::pow(decay, steps as f64);
         let w = self.tokens[1] * steps as f64;
@@ -81,22 +96,18 @@ impl Cofire {
                 }
             }
         }
-        let (f1, w32) = (self.f1, w as f32);
-        par.for_chunks(&mut self.both, CHILDREN * f1, |c, both| {
-            let first = (c * CHILDREN) as u32;
+        self.age(par, decay, steps);
+        self.both.update(par, |block| {
+            let children = block.children();
             for chunk in &objective.chunks {
                 let (e1, drives) = (&chunk.level[0], &chunk.drives);
                 for i in 0..e1.offsets.len() - 1 {
                     let own = &drives.index[drives.row(i)];
-                    let own = &own[own.partition_point(|j| *j < first)..];
-                    let own = &own[..own.partition_point(|j| *j < first + CHILDREN as u32)];
+                    let own = &own[own.partition_point(|j| *j < children.start)..];
+                    let own = &own[..own.partition_point(|j| *j < children.end)];
                     for &j in own {
-                        let row = &mut both[(j - first) as usize * f1..][..f1];
-                        for at in e1.row(i) {
-                            if e1.z[at] > 0.0 {
-                                row[e1.index[at] as usize] += w32;
-                            }
-                        }
+                        let fires = e1.row(i).filter(|at| e1.z[*at] > 0.0).map(|at| e1.index[at]);
+                        block.token(j, steps as u32, fires);
                     }
                 }
             }
@@ -106,11 +117,22 @@ impl Cofire {
         }
     }
 
+    /// Lets the table fade for every half-life that has passed.
+    fn age(&mut self, par: Par, decay: f64, steps: u64) {
+        if decay >= 1.0 {
+            return;
+        }
+        self.tokens[2] += steps as f64 * libm::log2(decay);
+        while self.tokens[2] <= -1.0 {
+            self.tokens[2] += 1.0;
+            self.both.fade(par);
+        }
+    }
+
     fn rescale(&mut self, by: f64) {
-        for v in self.parent.iter_mut().chain(&mut self.child).chain(&mut self.energy).chain(&mut self.tokens) {
+        for v in self.parent.iter_mut().chain(&mut self.child).chain(&mut self.energy).chain(&mut self.tokens[..2]) {
             *v *= by;
         }
-        self.both.iter_mut().for_each(|v| *v = (f64::from(*v) * by) as f32);
     }
 
     /// `P(i|j)`; 0 for a child that was never seen.
@@ -118,7 +140,7 @@ impl Cofire {
         if parent == ROOT || self.child[j] <= 0.0 {
             return 0.0;
         }
-        f64::from(self.both[j * self.f1 + parent as usize]) / self.child[j]
+        self.both.share(j, parent as usize)
     }
 
     /// Tokens that child `j` was counted on, decayed, in units of tokens.
@@ -128,35 +150,36 @@ impl Cofire {
 
     /// The parents of highest score. Families are capped: the children that a full family turns away, those of lowest
     /// score, go to their next best parent. Without ROOT (`root_below = 0`) a child never seen gets a parent at random.
+    ///
+    /// Children ask for their best parents in turn, and a full family turns its worst member away, who then asks for its next
+    /// one. Both sides go by the same scores, so that it ends as if all pairs had been taken from the best one down, without
+    /// a list of them.
     pub fn assign(&self, gate: &GateConfig, rng: &mut Philox) -> Vec<u32> {
         let cap = ((gate.family_cap * self.f2 as f64 / self.f1 as f64) as usize).max(1);
-        let mut ranked: Vec<(f64, u32, u32)> = Vec::new();
-        let mut own: Vec<(f64, u32, u32)> = Vec::new();
-        let mut parents = vec![ROOT; self.f2];
         let rootless = gate.root_below == 0.0;
+        let mut families: Vec<Vec<Offer>> = vec![Vec::new(); self.f1];
         for j in 0..self.f2 {
             if self.seen(j) < gate.min_count && !rootless {
                 continue;
             }
-            for i in 0..self.f1 {
-                let contained = self.containment(j, i as u32);
-                if contained > 0.0 && contained >= gate.root_below {
-                    let base = (self.parent[i] / self.tokens[0]).max(1e-12);
-                    own.push((contained * libm::log(contained / base), j as u32, i as u32));
+            let mut asks = Some((j as u32, None, 1));
+            while let Some((child, last, turn)) = asks.take() {
+                if turn > CHOICES {
+                    break;
+                }
+                let Some(offer) = self.best(child, gate.root_below, last, turn) else { break };
+                let family = &mut families[offer.parent as usize];
+                family.push(offer);
+                if family.len() > cap {
+                    let worst = (0..family.len()).max_by(|a, b| family[*a].order(&family[*b])).unwrap_or(0);
+                    let Offer { child, turn, .. } = family[worst];
+                    asks = Some((child, Some(family.swap_remove(worst)), turn + 1));
                 }
             }
-            own.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.2.cmp(&b.2)));
-            own.truncate(CHOICES);
-            ranked.append(&mut own);
         }
-        // Best first; ties to the lower child, then the lower parent.
-        ranked.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
-        let mut size = vec![0usize; self.f1];
-        for (_, j, i) in ranked {
-            if parents[j as usize] == ROOT && size[i as usize] < cap {
-                parents[j as usize] = i;
-                size[i as usize] += 1;
-            }
+        let mut parents = vec![ROOT; self.f2];
+        for offer in families.iter().flatten() {
+            parents[offer.child as usize] = offer.parent;
         }
         if rootless {
             for p in parents.iter_mut().filter(|p| **p == ROOT) {
@@ -164,6 +187,26 @@ impl Cofire {
             }
         }
         parents
+    }
+
+    /// The best parent of a child after `last`, as its choice number `turn`.
+    fn best(&self, child: u32, root_below: f64, last: Option<Offer>, turn: usize) -> Option<Offer> {
+        let mut best: Option<Offer> = None;
+        if self.child[child as usize] <= 0.0 {
+            return None;
+        }
+        for (i, contained) in self.both.shares(child as usize).enumerate() {
+            if contained > 0.0 && contained >= root_below {
+                let base = (self.parent[i] / self.tokens[0]).max(1e-12);
+                let score = contained * libm::log(contained / base);
+                let offer = Offer { score, child, parent: i as u32, turn };
+                let comes = last.is_none_or(|last| offer.order(&last).is_gt());
+                if comes && best.is_none_or(|best| offer.order(&best).is_lt()) {
+                    best = Some(offer);
+                }
+            }
+        }
+        best
     }
 
     /// Moves a child only where another parent (or ROOT, which counts as containing `root_below` of it) contains it
@@ -197,6 +240,6 @@ impl Cofire {
     /// Forgets a child that starts anew.
     pub(crate) fn forget(&mut self, j: usize) {
         self.child[j] = 0.0;
-        self.both[j * self.f1..(j + 1) * self.f1].fill(0.0);
+        self.both.forget(j);
     }
 }

@@ -2,6 +2,66 @@
 
 use alloc::vec::Vec;
 
+/// Which numbers of a level's entries are read after a row is done, and so are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The part of `dL/du` that comes through the other level: level 1 of two.
+    pub through: bool,
+    /// `dL/da`: level 2.
+    pub drive: bool,
+    /// `dL/dg`: level 2 behind a soft gate.
+    pub gate: bool,
+    /// Parameters of the activation: 1 for jumprelu, 2 for gated.
+    pub own: usize,
+    /// AuxK activations.
+    pub aux: bool,
+}
+
+/// Gradients of the entries of one level of one chunk: one place an entry, or none where nobody needs them.
+#[derive(Clone, Debug, Default)]
+pub struct Gradients {
+    /// `dL/dz` through the level's own terms, and through the other level.
+    pub z: [Vec<f32>; 2],
+    /// `dL/du`, split alike.
+    pub u: [Vec<f32>; 2],
+    /// `dL/da`: level 2 only.
+    pub a: Vec<f32>,
+    /// `dL/dg`: level 2 only.
+    pub g: Vec<f32>,
+    /// Gradients of the activation's own parameters: `(theta, -)` or `(r, b)`.
+    pub p: [Vec<f32>; 2],
+}
+
+impl Gradients {
+    /// Changes what is not kept for the vectors of `spare`: a thread's chunks then use the same memory for it.
+    pub fn exchange(&mut self, spare: &mut Self, kept: Kept) {
+        core::mem::swap(&mut self.z, &mut spare.z);
+        let Self { u: [u0, u1], a, g, p: [p0, p1], .. } = self;
+        let Self { u: [v0, v1], a: b, g: h, p: [q0, q1], .. } = spare;
+        for (mine, other, kept) in [
+            (u0, v0, !kept.drive),
+            (u1, v1, kept.through),
+            (a, b, kept.drive),
+            (g, h, kept.gate),
+            (p0, q0, kept.own > 0),
+            (p1, q1, kept.own > 1),
+        ] {
+            if !kept {
+                core::mem::swap(mine, other);
+            }
+        }
+    }
+
+    /// `n` zeros each.
+    pub fn zero(&mut self, n: usize) {
+        let Self { z: [z0, z1], u: [u0, u1], a, g, p: [p0, p1] } = self;
+        for grad in [z0, z1, u0, u1, a, g, p0, p1] {
+            grad.clear();
+            grad.resize(n, 0.0);
+        }
+    }
+}
+
 /// Entries of one level of one chunk of rows, by row. Parallel vectors, one place an entry.
 ///
 /// An entry is any `(row, latent)` that some gradient needs: a latent that fires (`z > 0`), one in the band below its
@@ -16,22 +76,14 @@ pub struct Entries {
     pub u: Vec<f32>,
     /// Latent activations; 0 where the latent does not fire.
     pub z: Vec<f32>,
-    /// AuxK activations; 0 where the latent is not lit.
+    /// AuxK activations; 0 where the latent is not lit. Empty where AuxK does not act.
     pub v: Vec<f32>,
-    /// Drives before a soft gate.
+    /// Drives before a soft gate; empty without one.
     pub a: Vec<f32>,
-    /// Soft gates.
+    /// Soft gates; empty without one.
     pub g: Vec<f32>,
-    /// `dL/dz` through the level's own terms, and through the other level.
-    pub grad_z: [Vec<f32>; 2],
-    /// `dL/du`, split alike.
-    pub grad_u: [Vec<f32>; 2],
-    /// `dL/da`: level 2 only.
-    pub grad_a: Vec<f32>,
-    /// `dL/dg`: level 2 only.
-    pub grad_g: Vec<f32>,
-    /// Gradients of the activation's own parameters: `(theta, -)` or `(r, b)`.
-    pub grad_p: [Vec<f32>; 2],
+    /// What backward finds of each.
+    pub grad: Gradients,
 }
 
 impl Entries {
@@ -47,19 +99,36 @@ impl Entries {
         self.g.clear();
     }
 
+    /// Becomes the rows of `other`, without a soft gate and gradients.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.clear();
+        self.offsets.clear();
+        self.offsets.extend_from_slice(&other.offsets);
+        self.index.extend_from_slice(&other.index);
+        self.u.extend_from_slice(&other.u);
+        self.z.extend_from_slice(&other.z);
+        self.v.extend_from_slice(&other.v);
+    }
+
     /// Number of entries.
     pub fn count(&self) -> usize {
         self.index.len()
     }
 
-    /// Appends an entry to the row that is being built.
-    pub fn push(&mut self, index: u32, u: f32, z: f32, v: f32, a: f32, g: f32) {
+    /// Appends an entry to the row that is being built; `soft` is drive and gate where there is a soft one.
+    pub fn push(&mut self, index: u32, u: f32, z: f32, soft: Option<(f32, f32)>) {
         self.index.push(index);
         self.u.push(u);
         self.z.push(z);
-        self.v.push(v);
-        self.a.push(a);
-        self.g.push(g);
+        if let Some((a, g)) = soft {
+            self.a.push(a);
+            self.g.push(g);
+        }
+    }
+
+    /// AuxK activation of a place.
+    pub fn lit(&self, at: usize) -> f32 {
+        self.v.get(at).copied().unwrap_or(0.0)
     }
 
     /// Ends a row.
@@ -70,18 +139,6 @@ impl Entries {
     /// Places of row `i`.
     pub fn row(&self, i: usize) -> core::ops::Range<usize> {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
-    }
-
-    /// Sizes the gradients to the entries and zeroes them.
-    pub fn zero_gradients(&mut self) {
-        let n = self.count();
-        let [z0, z1] = &mut self.grad_z;
-        let [u0, u1] = &mut self.grad_u;
-        let [p0, p1] = &mut self.grad_p;
-        for grad in [z0, z1, u0, u1, p0, p1, &mut self.grad_a, &mut self.grad_g] {
-            grad.clear();
-            grad.resize(n, 0.0);
-        }
     }
 }
 
@@ -127,13 +184,14 @@ impl List {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
 
-    /// Drive and gate of a place; the pre-activation itself without a soft gate.
-    pub fn soft(&self, at: usize) -> (f32, f32) {
-        if self.a.is_empty() { (self.u[at], 0.0) } else { (self.a[at], self.g[at]) }
+    /// Drive and gate of a place, where there is a soft gate.
+    pub fn soft(&self, at: usize) -> Option<(f32, f32)> {
+        (!self.a.is_empty()).then(|| (self.a[at], self.g[at]))
     }
 }
 
-/// Entries of one level by latent, over the whole batch, rows ascending: the transpose of the chunks' [`Entries`].
+/// Entries of one level by latent, over the whole batch, rows ascending: the transpose of the chunks' [`Entries`]. What is
+/// not kept of them is empty here.
 #[derive(Clone, Debug, Default)]
 pub struct ByLatent {
     /// `f + 1` places.
@@ -154,13 +212,13 @@ pub struct ByLatent {
 }
 
 impl ByLatent {
-    /// Transposes the entries of all chunks, `chunk` rows each. For level 2 (`gated`) the encoder's gradient is `grad_a`.
+    /// Transposes the entries of all chunks, `chunk` rows each.
     pub fn fill<'e>(
         &mut self,
         f: usize,
         chunk: usize,
         slots: usize,
-        gated: bool,
+        kept: Kept,
         chunks: impl Iterator<Item = &'e Entries> + Clone,
     ) {
         self.offsets.clear();
@@ -177,12 +235,20 @@ impl ByLatent {
         self.next.clear();
         self.next.extend_from_slice(&self.offsets[..f]);
         self.at.resize(n, 0);
-        let [g0, g1] = &mut self.grad;
-        let [p0, p1] = &mut self.grad_p;
-        for values in [&mut self.z, &mut self.v, g0, g1, &mut self.grad_g, p0, p1] {
-            values.resize(n, 0.0);
+        let Self { z, v, grad: [g0, g1], grad_g, grad_p: [p0, p1], .. } = self;
+        for (values, there) in [
+            (z, true),
+            (v, kept.aux),
+            (g0, true),
+            (g1, kept.through),
+            (grad_g, kept.gate),
+            (p0, kept.own > 0),
+            (p1, kept.own > 1),
+        ] {
+            values.resize(if there { n } else { 0 }, 0.0);
         }
         for (c, e) in chunks.enumerate() {
+            let grad = if kept.drive { &e.grad.a } else { &e.grad.u[0] };
             for i in 0..e.offsets.len() - 1 {
                 for at in e.row(i) {
                     let to = &mut self.next[e.index[at] as usize];
@@ -190,12 +256,19 @@ impl ByLatent {
                     *to += 1;
                     self.at[k] = ((c * chunk + i) * slots) as u32;
                     self.z[k] = e.z[at];
-                    self.v[k] = e.v[at];
-                    self.grad[0][k] = if gated { e.grad_a[at] } else { e.grad_u[0][at] };
-                    self.grad[1][k] = if gated { 0.0 } else { e.grad_u[1][at] };
-                    self.grad_g[k] = e.grad_g[at];
-                    self.grad_p[0][k] = e.grad_p[0][at];
-                    self.grad_p[1][k] = e.grad_p[1][at];
+                    self.grad[0][k] = grad[at];
+                    if kept.aux {
+                        self.v[k] = e.lit(at);
+                    }
+                    if kept.through {
+                        self.grad[1][k] = e.grad.u[1][at];
+                    }
+                    if kept.gate {
+                        self.grad_g[k] = e.grad.g[at];
+                    }
+                    for p in 0..kept.own {
+                        self.grad_p[p][k] = e.grad.p[p][at];
+                    }
                 }
             }
         }

@@ -17,7 +17,10 @@ use core::ops::Range;
 struct LevelRule<'a> {
     activation: Activation,
     k: f64,
-    floor: f32,
+    /// What a candidate of `batchtopk` must exceed, where there is something to go by.
+    floor: Option<f32>,
+    /// Whether entries carry the drive and the gate of a soft gate.
+    soft: bool,
     r_mag: &'a [f32],
     b_mag: &'a [f32],
     theta: &'a [f32],
@@ -26,6 +29,9 @@ struct LevelRule<'a> {
 /// The floor of a batch's candidates over the cut of the batch before. Much lower, and more is looked at than is kept;
 /// higher, and a batch is too often scanned again.
 const NEAR: f32 = 0.85;
+
+/// Candidates of a row for the first floor, besides twice as many as it is to keep.
+const FIRST: usize = 8;
 
 /// Runs both levels: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`.
 pub(super) fn run(
@@ -61,7 +67,7 @@ pub(super) fn run(
     finish(o, params, knobs, two, shared);
 }
 
-/// A floor for the first batch, from its first chunk: a little below that chunk's own cut.
+/// A floor for the first batch, from its first chunk: a little below the cut of its rows' strongest candidates.
 fn first_floor(
     o: &mut Objective,
     params: &Params,
@@ -70,7 +76,6 @@ fn first_floor(
     x: &[f32],
     levels: &Range<usize>,
 ) -> f32 {
-    o.floor[levels.clone()].fill(Some(0.0));
     for level in levels.clone() {
         collect(o, params, families, knobs, x, level, 1);
     }
@@ -123,9 +128,8 @@ fn collect(
         weights: Weights { arch: &arch, params, families, gate: knobs.gate },
         // The tracked threshold counts what is above it, so nothing above it may be left out.
         rules: [0, 1].map(|l| {
-            let floor = o.floor[l].unwrap_or(0.0);
             let tau = knobs.tau[l];
-            level_rule(l, &arch, params, knobs, if tau > 0.0 { floor.min(tau) } else { floor })
+            level_rule(l, &arch, params, knobs, o.floor[l].map(|floor| if tau > 0.0 { floor.min(tau) } else { floor }))
         }),
         screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
         order: &o.order,
@@ -372,7 +376,10 @@ impl LevelRule<'_> {
         match self.activation {
             Activation::Relu | Activation::Gated => Limit::Above(0.0),
             Activation::Topk => Limit::Topk(self.k as usize),
-            Activation::Batchtopk => Limit::Above(self.floor),
+            Activation::Batchtopk => match self.floor {
+                Some(floor) => Limit::Above(floor),
+                None => Limit::Topk(FIRST + 2 * libm::ceil(self.k) as usize),
+            },
             Activation::Jumprelu => Limit::AboveEach(band),
         }
     }
@@ -516,6 +523,7 @@ fn settle(
     let aux = &chunk.aux[level];
     let place = &mut lane.place[level];
     entries.clear();
+    let lit = aux.offsets.len() > 1;
     let mut fired = 0;
     for i in 0..list.offsets.len() - 1 {
         for at in list.row(i) {
@@ -533,18 +541,18 @@ fn settle(
             };
             let z = z.max(0.0);
             fired += u64::from(z > 0.0);
-            let (a, g) = list.soft(at);
             place[j] = entries.count() as u32;
-            entries.push(j as u32, u, z, 0.0, a, g);
+            entries.push(j as u32, u, z, list.soft(at));
         }
-        if aux.offsets.len() > 1 {
+        if lit {
+            entries.v.resize(entries.count(), 0.0);
             for at in aux.row(i) {
                 let j = aux.index[at];
                 match place[j as usize] {
                     u32::MAX => {
-                        let (a, g) = aux.soft(at);
                         place[j as usize] = entries.count() as u32;
-                        entries.push(j, aux.u[at], 0.0, aux.u[at], a, g);
+                        entries.push(j, aux.u[at], 0.0, aux.soft(at));
+                        entries.v.push(aux.u[at]);
                     }
                     e => entries.v[e as usize] = aux.u[at],
                 }
@@ -555,8 +563,12 @@ fn settle(
                 let j = chunk.drives.index[at];
                 if place[j as usize] == u32::MAX {
                     place[j as usize] = entries.count() as u32;
-                    entries.push(j, charged(i, at), 0.0, 0.0, chunk.drives.u[at], 0.0);
+                    let soft = rule.soft.then(|| (chunk.drives.u[at], 0.0));
+                    entries.push(j, charged(i, at), 0.0, soft);
                 }
+            }
+            if lit {
+                entries.v.resize(entries.count(), 0.0);
             }
         }
         entries.end_row();
@@ -578,7 +590,7 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
     let decoder2: &[f32] = if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed };
-    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, 0.0));
+    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, None));
     let contain = two && o.config.loss.consistency == Consistency::Contain;
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
         if shared {
@@ -628,11 +640,13 @@ fn level_rule<'a>(
     arch: &crate::model::Arch,
     params: &'a Params,
     knobs: &Knobs,
-    floor: f32,
+    floor: Option<f32>,
 ) -> LevelRule<'a> {
     let (activation, theta, r, b) = match level {
         0 => (arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1),
         _ => (arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2),
     };
-    LevelRule { activation, k: knobs.k[level], floor, r_mag: &params[r], b_mag: &params[b], theta: &params[theta] }
+    let (r_mag, b_mag, theta) = (&params[r][..], &params[b][..], &params[theta][..]);
+    let soft = level == 1 && knobs.gate.is_soft();
+    LevelRule { activation, k: knobs.k[level], floor, soft, r_mag, b_mag, theta }
 }

@@ -1,4 +1,4 @@
-//! Initial weights: random unit decoder rows, encoder rows equal to them, biases of zero.
+//! Initial weights: random unit decoder rows, encoder rows equal to them times `train.encoder_norm`, biases of zero.
 
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use crate::gate::Families;
@@ -25,12 +25,13 @@ pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: 
         return params;
     }
     unit_rows(isa, &mut params[Id::WDec1], arch.d, &mut rng, false);
-    params[Id::WEnc1] = params[Id::WDec1].clone();
+    let Params { tensors: [_, w_enc1, _, w_dec1, ..] } = &mut params;
+    w_enc1.copy_from_slice(w_dec1);
     if arch.f2 > 0 {
         let comp = arch.decoder == Decoder::Comp;
         unit_rows(isa, &mut params[Id::WDec2], if comp { arch.f1 } else { arch.d }, &mut rng, comp);
         match (arch.source, arch.decoder) {
-            (Source::Z1, Decoder::Comp) => params[Id::WEnc2] = params[Id::WDec2].clone(),
+            (Source::Z1, Decoder::Comp) => like_decoder2(&mut params),
             (Source::Z1, _) => unit_rows(isa, &mut params[Id::WEnc2], arch.f1, &mut rng, true),
             (_, Decoder::Comp) => {
                 let mut composed = core::mem::take(&mut params[Id::WEnc2]);
@@ -38,15 +39,27 @@ pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: 
                 composed.chunks_mut(arch.d).for_each(|row| adam::normalise(isa, row));
                 params[Id::WEnc2] = composed;
             }
-            _ => params[Id::WEnc2] = params[Id::WDec2].clone(),
+            _ => like_decoder2(&mut params),
         }
         if arch.gate == GateKind::Mul {
             // s(2) = .88: open, with room to learn both ways.
             params[Id::GateB].fill(2.0);
         }
     }
+    let norm = config.train.encoder_norm as f32;
+    if norm != 1.0 {
+        for id in [Id::WEnc1, Id::WEnc2] {
+            params[id].iter_mut().for_each(|v| *v *= norm);
+        }
+    }
     thresholds(arch, isa, sample, &mut params);
     params
+}
+
+/// Copies into the memory that is there: what is thrown away the allocator may keep, and a shared tensor is copied later.
+fn like_decoder2(params: &mut Params) {
+    let Params { tensors: [_, _, _, _, _, _, _, w_enc2, _, w_dec2, ..] } = params;
+    w_enc2.copy_from_slice(w_dec2);
 }
 
 /// The seed's layers as a framework would draw them: uniform in `+-1/sqrt(inputs)`.

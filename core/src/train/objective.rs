@@ -14,7 +14,7 @@
 //! entries that fire (and those that a gradient needs besides).
 
 use super::accumulate::{Part, RowNorms};
-use super::entries::{ByLatent, Entries, List};
+use super::entries::{ByLatent, Entries, Gradients, Kept, List};
 use super::{accumulate, backward, forward};
 use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
 use crate::error::{Error, Result};
@@ -29,6 +29,9 @@ use alloc::vec::Vec;
 
 /// Rows of a chunk; fixed, so that bits do not depend on threads.
 pub(crate) const CHUNK: usize = 64;
+
+/// Scratch spaces a thread of the gradients by latent.
+const PARTS: usize = 32;
 
 /// Slots of a row in the row buffer.
 pub(crate) mod slot {
@@ -136,8 +139,23 @@ pub(crate) struct Lane {
     pub row2: Vec<f32>,
     /// `(f1)`, for the latent consistency.
     pub dense1: Vec<f32>,
+    /// Gradients of a chunk that nobody reads when it is done, a level.
+    pub spare: [Gradients; 2],
+    /// Entries of level 1 before those of charged parents.
+    pub old: Entries,
     /// `(f)` thresholds less half a bandwidth.
     pub bands: [Vec<f32>; 2],
+}
+
+impl Lane {
+    /// Lets go of what grows with what fires.
+    fn rest(&mut self, arch: &Arch) {
+        self.forward = Scratch::of_chunk(arch);
+        self.picked = List::default();
+        self.spare = Default::default();
+        self.old = Entries::default();
+        (self.u_dead, self.row, self.row2) = Default::default();
+    }
 }
 
 /// Everything that a step works in. Sizes settle in the first step.
@@ -166,6 +184,11 @@ pub struct Objective {
     pub(crate) through2: Vec<f32>,
     /// Scratch of the gradients by latent: more of them than threads, so that uneven latents spread.
     pub(crate) parts: Vec<Part>,
+    /// `0, 1, 2, ...` for every latent of the wider level, and negated gradients of biases.
+    pub(crate) all: Vec<u32>,
+    pub(crate) minus: Vec<f32>,
+    /// `(d)` each: the two parts of the gradient of the decoder bias.
+    pub(crate) bias: [Vec<f32>; 2],
     pub(crate) stats: Vec<f32>,
     pub(crate) seed_cos: SeedCos,
     /// Lower bound below which no candidate of `batchtopk` is kept, a level; none before the first step.
@@ -181,13 +204,6 @@ impl Objective {
     pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
         config.validate(d)?;
         let arch = Arch::new(config, d);
-        let mut slots = match (arch.f2 > 0, config.loss.aux > 0.0) {
-            (false, aux) => 2 + usize::from(aux),
-            (true, aux) => 3 + 2 * usize::from(aux),
-        };
-        if arch.source == Source::Res && !config.source_detach && arch.f2 > 0 {
-            slots = 6;
-        }
         let comp = arch.decoder == Decoder::Comp && arch.f2 > 0;
         let composed = vec![0.0; if comp { arch.f2 * d } else { 0 }];
         let lane = Lane {
@@ -199,23 +215,27 @@ impl Objective {
             row: Vec::new(),
             row2: Vec::new(),
             dense1: vec![0.0; if config.loss.consistency == Consistency::Latent { arch.f1 } else { 0 }],
+            spare: [Gradients::default(), Gradients::default()],
+            old: Entries::default(),
             bands: [Vec::new(), Vec::new()],
         };
         Ok(Self {
-            slots,
+            slots: 0,
             rows: Vec::new(),
             n: 0,
             chunks: Vec::new(),
             lanes: vec![lane; par.threads()],
-            screens: [(arch.f1, d), (arch.f2, arch.source_width())]
-                .map(|(f, d)| Screen::pays(isa, f, d).then(|| Screen::new(f, d))),
+            screens: [None, None],
             order: Order::default(),
             grad_composed: composed.clone(),
             composed,
             norms: [Vec::new(), Vec::new()],
             by_latent: [ByLatent::default(), ByLatent::default()],
             through2: vec![0.0; arch.f1],
-            parts: vec![Part { w: vec![0.0; d], dec: vec![0.0; d], column: Vec::new() }; 8 * par.threads()],
+            parts: vec![Part::new(&arch, config); PARTS * par.threads()],
+            all: (0..arch.f1.max(arch.f2) as u32).collect(),
+            minus: Vec::new(),
+            bias: [vec![0.0; d], vec![0.0; d]],
             stats: Vec::new(),
             seed_cos: SeedCos::default(),
             floor: [None, None],
@@ -245,7 +265,7 @@ impl Objective {
         grads: &mut Params,
     ) -> Result<Losses> {
         self.arch.source = knobs.source;
-        self.begin(x);
+        self.begin(knobs, x);
         self.prepare(params, families, knobs);
         let mut losses = Losses::default();
         forward::run(self, params, families, knobs, x, &mut losses);
@@ -269,6 +289,19 @@ impl Objective {
         Ok(losses)
     }
 
+    /// Lets go of the rows, the entries and the screens; the floors stay.
+    pub fn rest(&mut self) {
+        self.rows = Vec::new();
+        self.chunks = Vec::new();
+        self.n = 0;
+        self.by_latent = Default::default();
+        self.values = Vec::new();
+        self.screens = [None, None];
+        for lane in &mut self.lanes {
+            lane.rest(&self.arch);
+        }
+    }
+
     /// Levels that there are.
     pub(crate) fn n_levels(&self) -> usize {
         if self.arch.f2 > 0 { 2 } else { 1 }
@@ -284,7 +317,7 @@ impl Objective {
         self.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
             let e = &chunk.level[level - 1];
             (0..e.offsets.len().saturating_sub(1)).flat_map(move |i| {
-                e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.v[at]))
+                e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.lit(at)))
             })
         })
     }
@@ -310,8 +343,9 @@ impl Objective {
         self.n
     }
 
-    fn begin(&mut self, x: &[f32]) {
+    fn begin(&mut self, knobs: &Knobs, x: &[f32]) {
         let d = self.arch.d;
+        self.slots = self.slots.max(self.slots_for(knobs));
         assert!(!x.is_empty() && x.len().is_multiple_of(d), "{} numbers are no whole number of rows of {d}", x.len());
         self.n = x.len() / d;
         assert!(self.n * self.slots <= u32::MAX as usize, "a batch of {} rows", self.n);
@@ -319,9 +353,47 @@ impl Objective {
         self.chunks.resize_with(self.n.div_ceil(CHUNK), Chunk::default);
     }
 
+    /// Slots of a row for this step: those of AuxK only where somebody is dead.
+    fn slots_for(&self, knobs: &Knobs) -> usize {
+        let two = self.n_levels() == 2;
+        if two && self.config.source == Source::Res && !self.config.source_detach {
+            return slot::DS + 1;
+        }
+        let aux = self.config.loss.aux > 0.0 && knobs.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
+        match (two, aux) {
+            (false, aux) => slot::e1(two) + usize::from(aux),
+            (true, false) => slot::e1(two),
+            (true, true) => slot::E2 + 1,
+        }
+    }
+
+    /// What of the entries of a level (0 or 1) is read after their row is done.
+    pub(crate) fn kept(&self, level: usize, knobs: &Knobs, losses: &Losses) -> Kept {
+        let two = self.n_levels() == 2;
+        let own = match [self.arch.activation1, self.arch.activation2][level] {
+            Activation::Jumprelu => 1,
+            Activation::Gated => 2,
+            _ => 0,
+        };
+        Kept {
+            through: level == 0 && two,
+            drive: level == 1,
+            gate: level == 1 && knobs.gate.is_soft(),
+            own,
+            aux: backward::aux_weight(self, knobs, losses, level) > 0.0,
+        }
+    }
+
     /// What is made of the weights once a step.
     fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
         let behind_gate = knobs.gate.is_hard() && !self.needs_drives(knobs);
+        for (screen, (f, d)) in
+            self.screens.iter_mut().zip([(self.arch.f1, self.arch.d), (self.arch.f2, self.arch.source_width())])
+        {
+            if screen.is_none() && Screen::pays(self.isa, f, d) {
+                *screen = Some(Screen::new(f, d));
+            }
+        }
         let [screen1, screen2] = &mut self.screens;
         if let Some(screen) = screen1 {
             screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);

@@ -1,10 +1,17 @@
 //! Adam over unit-norm decoder rows: project, clip, update, renormalise.
+//!
+//! Two passes over memory, because the clip needs the norm of the whole gradient before the first number moves: one
+//! projects the gradients and sums their squares, block by block while they are in the cache (it reads gradients and, of
+//! decoders, rows: 8 bytes a number, and writes 4), the other does all the rest, block by block too (it reads 16 and
+//! writes 12). Without a limit (`train.clip = 0`) the first pass still says whether all gradients are finite, and what their
+//! norm is in the log.
 
 use crate::config::{ModelKind, TrainConfig};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, Id, NAMES, Params};
 use crate::par::Par;
+use alloc::vec;
 use alloc::vec::Vec;
 
 /// Numbers that one thread handles together.
@@ -19,24 +26,34 @@ pub struct Adam {
     pub v: Params,
     /// Updates so far.
     pub t: u64,
+    /// Norms that the decoder rows of both levels would have if they were free; empty where they do not count.
+    pub norms: [Vec<f32>; 2],
     /// Sums of squares of the blocks of a gradient.
     squares: Vec<f64>,
 }
 
+/// The decoders.
+const DECODERS: [Id; 2] = [Id::WDec1, Id::WDec2];
+
 impl Adam {
-    /// Moments of zero.
-    pub fn new(params: &Params) -> Self {
-        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0, squares: Vec::new() }
+    /// Moments of zero, for parameters of this architecture.
+    pub fn new(arch: &Arch, train: &TrainConfig, params: &Params) -> Self {
+        let widths = arch.widths();
+        let rows = |id: Id| params[id].len().checked_div(widths[id as usize]).unwrap_or(0);
+        let free = arch.model == ModelKind::Tree && train.row_norm > 0.0;
+        let norms = DECODERS.map(|id| vec![train.row_norm as f32; if free { rows(id) } else { 0 }]);
+        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0, norms, squares: Vec::new() }
     }
 
-    /// Whether the rows of a tensor are kept at norm 1.
-    fn unit_rows(arch: &Arch, id: usize) -> bool {
-        arch.model == ModelKind::Tree && (id == Id::WDec1 as usize || id == Id::WDec2 as usize)
+    /// Which decoder a tensor is, if its rows are kept at norm 1.
+    fn unit_rows(arch: &Arch, id: usize) -> Option<usize> {
+        DECODERS.iter().position(|d| arch.model == ModelKind::Tree && *d as usize == id)
     }
 
     /// One update; returns the norm of the gradient before clipping.
     ///
-    /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. Thresholds
+    /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. With
+    /// `train.row_norm` the rate of such a row is `lr / n`, and then `n <- n |D|`: `n D` moves as a free row would. Thresholds
     /// are kept at 0 or above. The tensors of `fixed` stay as they are, moments too, and their gradients do not count.
     ///
     /// # Errors
@@ -61,7 +78,7 @@ impl Adam {
                 continue;
             }
             let block = BLOCK.div_ceil(width);
-            let unit = Self::unit_rows(arch, id);
+            let unit = Self::unit_rows(arch, id).is_some();
             let parts = &mut self.squares;
             parts.clear();
             parts.resize(g.len().div_ceil(block * width), 0.0);
@@ -100,6 +117,8 @@ impl Adam {
                 continue;
             }
             let unit = Self::unit_rows(arch, id);
+            let norms = unit.map_or(&mut [][..], |l| &mut self.norms[l]);
+            let free = usize::from(!norms.is_empty());
             let not_negative = id == Id::Threshold1 as usize || id == Id::Threshold2 as usize;
             let n_rows = params.tensors[id].len() / width;
             let g = &grads.tensors[id];
@@ -107,11 +126,21 @@ impl Adam {
             par.for_rows(
                 n_rows,
                 block,
-                [&mut params.tensors[id], &mut self.m.tensors[id], &mut self.v.tensors[id]],
-                [width; 3],
-                |first, [p, m, v]| {
-                    adam::adam(isa, &step, &g[first * width..first * width + p.len()], p, m, v);
-                    if unit {
+                [&mut params.tensors[id], &mut self.m.tensors[id], &mut self.v.tensors[id], norms],
+                [width, width, width, free],
+                |first, [p, m, v, norms]| {
+                    let g = &g[first * width..first * width + p.len()];
+                    if norms.is_empty() {
+                        adam::adam(isa, &step, g, p, m, v);
+                    }
+                    for (i, n) in norms.iter_mut().enumerate() {
+                        let row = i * width..(i + 1) * width;
+                        let p = &mut p[row.clone()];
+                        let step = adam::AdamStep { lr: step.lr / *n, ..step };
+                        adam::adam(isa, &step, &g[row.clone()], p, &mut m[row.clone()], &mut v[row]);
+                        *n *= libm::sqrtf(reduce::sum_squares(isa, p));
+                    }
+                    if unit.is_some() {
                         p.chunks_mut(width).for_each(|row| adam::normalise(isa, row));
                     }
                     if not_negative {
@@ -123,8 +152,11 @@ impl Adam {
         Ok(norm)
     }
 
-    /// Forgets the moments of row `j` of a tensor whose rows are `width` wide.
-    pub fn reset_row(&mut self, id: Id, j: usize, width: usize) {
+    /// Forgets the moments of row `j` of a tensor whose rows are `width` wide, and what norm it would have.
+    pub fn reset_row(&mut self, train: &TrainConfig, id: Id, j: usize, width: usize) {
+        if let Some(n) = DECODERS.iter().position(|d| *d == id).and_then(|l| self.norms[l].get_mut(j)) {
+            *n = train.row_norm as f32;
+        }
         for moments in [&mut self.m, &mut self.v] {
             moments[id][j * width..(j + 1) * width].fill(0.0);
         }

@@ -3,7 +3,7 @@
 use super::cofire::Cofire;
 use super::objective::Objective;
 use super::optim::Adam;
-use crate::config::Source;
+use crate::config::{Source, TrainConfig};
 use crate::gate::ROOT;
 use crate::kernel::adam;
 use crate::model::{Id, Params};
@@ -53,6 +53,7 @@ pub(super) fn reseed(
     parents: &mut [u32],
     params: &mut Params,
     optimiser: &mut Adam,
+    train: &TrainConfig,
     rng: &mut Philox,
 ) -> usize {
     let arch = *objective.arch();
@@ -90,9 +91,9 @@ pub(super) fn reseed(
         let direction = row.to_vec();
         params[Id::WEnc2][j * d..(j + 1) * d].copy_from_slice(&direction);
         params[Id::BEnc2][j] = 0.0;
-        optimiser.reset_row(Id::WDec2, j, d);
-        optimiser.reset_row(Id::WEnc2, j, d);
-        optimiser.reset_row(Id::BEnc2, j, 1);
+        optimiser.reset_row(train, Id::WDec2, j, d);
+        optimiser.reset_row(train, Id::WEnc2, j, d);
+        optimiser.reset_row(train, Id::BEnc2, j, 1);
         parents[j] = p as u32;
         cofire.forget(j);
         silence.since[j] = 0;

@@ -5,6 +5,7 @@ use crate::model::Tensor;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// One array of a checkpoint.
@@ -14,6 +15,8 @@ pub enum Array {
     F32(Tensor),
     /// Statistics and controllers.
     F64(Vec<f64>),
+    /// The table of co-firing; shared as the numbers of training are.
+    U16(Arc<Vec<u16>>),
     /// Tables.
     U32(Vec<u32>),
     /// Counters.
@@ -47,6 +50,7 @@ macro_rules! take {
 impl State {
     take!(take_f32, F32, Tensor);
     take!(take_f64, F64, Vec<f64>);
+    take!(take_u16, U16, Arc<Vec<u16>>);
     take!(take_u32, U32, Vec<u32>);
     take!(take_u64, U64, Vec<u64>);
 

@@ -114,7 +114,7 @@ impl Trainer {
         Ok(Self {
             engine,
             grads: params.zeros_like(),
-            optimiser: Adam::new(&params),
+            optimiser: Adam::new(&arch, &config.train, &params),
             families: families(&parents, &arch),
             parents,
             cofire: hard.then(|| Cofire::new(arch.f1, arch.f2)),
@@ -160,6 +160,9 @@ impl Trainer {
     }
 
     /// Takes one step on `x`, `(n, d)` normalised rows.
+    ///
+    /// Allocates nothing once the sizes of its lists are known, a few steps after the first or after [`Trainer::rest`]; but
+    /// where families are assigned or dead children set anew, and what rayon needs for its own jobs.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
@@ -321,12 +324,20 @@ impl Trainer {
             &mut self.parents,
             &mut self.params,
             &mut self.optimiser,
+            &self.config.train,
             &mut self.rng,
         );
         if set > 0 {
             self.families = families(&self.parents, &self.arch);
         }
         set
+    }
+
+    /// Lets go of the memory that only a step needs; the next step takes it again.
+    pub fn rest(&mut self) {
+        if let Engine::Tree(o) = &mut self.engine {
+            o.rest();
+        }
     }
 
     /// Sets the thresholds of batch-top-k anew: on `x`, `(n, d)` normalised rows, each level then fires as often as it
@@ -428,12 +439,15 @@ impl Trainer {
         if let Some(c) = &self.cofire {
             s.put("cofire.parent", Array::F64(c.parent.clone()));
             s.put("cofire.child", Array::F64(c.child.clone()));
-            s.put("cofire.both", Array::F32(c.both.clone()));
+            s.put("cofire.both", Array::U16(c.both.numbers().clone()));
             s.put("cofire.energy", Array::F64(c.energy.clone()));
             s.put("cofire.tokens", Array::F64(c.tokens.to_vec()));
         }
         for l in 0..2 {
             s.put(format!("silence.{}", l + 1), Array::U64(self.silence[l].since.clone()));
+        }
+        for (l, norms) in self.optimiser.norms.iter().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            s.put(format!("adam.norm.{}", l + 1), Array::F32(norms.clone().into()));
         }
         let floors = match &self.engine {
             Engine::Tree(o) => o.floor.map(|f| f.unwrap_or(-1.0)),
@@ -476,12 +490,16 @@ impl Trainer {
         if let Some(c) = &mut t.cofire {
             c.parent = state.take_f64("cofire.parent", c.parent.len())?;
             c.child = state.take_f64("cofire.child", c.child.len())?;
-            c.both = state.take_f32("cofire.both", c.both.len())?;
+            c.both.set_numbers(state.take_u16("cofire.both", c.both.numbers().len())?);
             c.energy = state.take_f64("cofire.energy", c.energy.len())?;
-            c.tokens.copy_from_slice(&state.take_f64("cofire.tokens", 2)?);
+            c.tokens.copy_from_slice(&state.take_f64("cofire.tokens", 3)?);
         }
         for l in 0..2 {
             t.silence[l].since = state.take_u64(&format!("silence.{}", l + 1), t.silence[l].since.len())?;
+        }
+        for (l, norms) in t.optimiser.norms.iter_mut().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            let saved = state.take_f32(&format!("adam.norm.{}", l + 1), norms.len())?;
+            norms.copy_from_slice(&saved);
         }
         let thresholds = state.take_f32("thresholds", 4)?;
         for l in 0..2 {

@@ -7,7 +7,7 @@
     reason = "every pointer comes from a reference on the same line or two up"
 )]
 
-mod allocator;
+pub mod allocator;
 mod arguments;
 mod buffers;
 mod command_line;
