@@ -39,18 +39,15 @@
 // Raised only when a program compiled against an older header would break.
 #define STRATA_ABI_VERSION 1u
 
-// The most rows that a thread encodes together.
-#define BLOCK 256
-
 // The encoder's weights as they are.
-#define STRATA_WEIGHTS_F32 0
+#define STRATA_WEIGHTS_F32 0u
 
 // A copy of them rounded to bf16. The codes are those of a model with such weights, to the bit.
-#define STRATA_WEIGHTS_BF16 1
+#define STRATA_WEIGHTS_BF16 1u
 
-// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with such
-// weights, to the bit.
-#define STRATA_WEIGHTS_INT8 2
+// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with
+// such weights, to the bit.
+#define STRATA_WEIGHTS_INT8 2u
 
 // The parent of a latent that belongs to no family.
 #define STRATA_ROOT 4294967295u
@@ -333,10 +330,11 @@ void strata_dump_params_init(strata_dump_params *params);
 // cannot be promised, read the files and use strata_model_load_buffers.
 //
 // Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
-// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights that
-// is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer library;
-// NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
+// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights
+// that is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer
+// library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
 // Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
+// Other weights than F32 cost a second pass and a copy of the encoder's in that type.
 strata_status strata_model_load(const char *path,
                                 const strata_model_params *params,
                                 strata_model **out,
@@ -416,7 +414,7 @@ const char *strata_ctx_message(const strata_ctx *ctx);
 // context.
 // Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
 // the children of the parents that fire, and of none); more rows share that read, 256 at a time. With n_threads
-// above 1 blocks of 256 rows are spread over the threads. No allocation after the first call.
+// above 1 blocks of 32 to 256 rows are spread over the threads. No allocation after the first call.
 strata_status strata_encode(strata_ctx *ctx, const strata_rows *x, strata_codes *level1, strata_codes *level2);
 
 // Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
@@ -450,7 +448,7 @@ strata_status strata_decode(strata_ctx *ctx,
 strata_status strata_steer(strata_ctx *ctx, strata_rows_mut *x, const strata_edit *edits, size_t n_edits);
 
 // Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
-// with the number of rows. Rows are added 256 at a time; rows that are not finite are refused before any is added.
+// with the number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
 // Errors: SHAPE, DTYPE, NOT_FINITE for x as at strata_encode; BUSY. One thread at a time for each context: to use
 // several, give each a context. Cost: strata_encode and strata_decode. No allocation after the first call.
 strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);

@@ -143,7 +143,7 @@ fn check_memory(bytes: usize) -> Outcome {
 }
 
 /// The most rows that a thread encodes together.
-pub const BLOCK: usize = 256;
+const BLOCK: usize = 256;
 /// Rows whose sums are taken together, so that statistics do not depend on threads.
 const TOGETHER: usize = 32;
 
@@ -194,8 +194,8 @@ impl Ctx {
         let encoder = model.encoder.clone();
         let Arch { d, f1, f2, .. } = encoder.model().arch;
         let [max1, max2] = model.max_active;
-        // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The manual
-        // says so too.
+        // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The
+        // manual says so too.
         let a_row = 2048 + 2 * d + 4 * (f1 + f2) + 16 * (max1 + max2);
         check_memory(a_row.saturating_mul(4 * BLOCK * n_threads))?;
         let pool = (n_threads > 1).then(|| ThreadPoolBuilder::new().num_threads(n_threads).build()).transpose();
@@ -360,8 +360,8 @@ fn count_fires(fires: &mut [u64], codes: &Codes) {
 }
 
 impl Engine {
-    /// Encodes the rows, a block of multiples of [`TOGETHER`] rows on each lane at a time, and hands over each block in order:
-    /// `each(encoder, its first row, its lane)`.
+    /// Encodes the rows, a block of a multiple of [`TOGETHER`] rows on each lane at a time, and hands them over in
+    /// order: `each(encoder, its first row, its lane)`.
     fn blocks(&mut self, x: &RowsIn, mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome) -> Outcome {
         let Self { encoder, pool, lanes } = self;
         let (d, encoder) = (encoder.model().arch.d, &**encoder);

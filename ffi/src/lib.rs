@@ -100,10 +100,11 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 /// cannot be promised, read the files and use strata_model_load_buffers.
 ///
 /// Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
-/// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights that
-/// is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer library;
-/// NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
+/// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights
+/// that is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer
+/// library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
 /// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
+/// Other weights than F32 cost a second pass and a copy of the encoder's in that type.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load(
     path: *const c_char,
@@ -271,7 +272,7 @@ pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_
 /// context.
 /// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
 /// the children of the parents that fire, and of none); more rows share that read, 256 at a time. With n_threads
-/// above 1 blocks of 256 rows are spread over the threads. No allocation after the first call.
+/// above 1 blocks of 32 to 256 rows are spread over the threads. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -350,7 +351,7 @@ pub unsafe extern "C" fn strata_steer(
 }
 
 /// Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
-/// with the number of rows. Rows are added 256 at a time; rows that are not finite are refused before any is added.
+/// with the number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
 /// Errors: SHAPE, DTYPE, NOT_FINITE for x as at strata_encode; BUSY. One thread at a time for each context: to use
 /// several, give each a context. Cost: strata_encode and strata_decode. No allocation after the first call.
 #[unsafe(no_mangle)]

@@ -15,12 +15,12 @@ pub const STRATA_DTYPE_F16: strata_dtype = 1_u32;
 pub const STRATA_DTYPE_BF16: strata_dtype = 2_u32;
 
 /// The encoder's weights as they are.
-pub const STRATA_WEIGHTS_F32: u32 = 0;
+pub const STRATA_WEIGHTS_F32: u32 = 0_u32;
 /// A copy of them rounded to bf16. The codes are those of a model with such weights, to the bit.
-pub const STRATA_WEIGHTS_BF16: u32 = 1;
-/// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with such
-/// weights, to the bit.
-pub const STRATA_WEIGHTS_INT8: u32 = 2;
+pub const STRATA_WEIGHTS_BF16: u32 = 1_u32;
+/// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with
+/// such weights, to the bit.
+pub const STRATA_WEIGHTS_INT8: u32 = 2_u32;
 
 /// The parent of a latent that belongs to no family.
 pub const STRATA_ROOT: u32 = 0xFFFF_FFFF_u32;
