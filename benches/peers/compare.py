@@ -30,12 +30,12 @@ WIDE_PARENTS = 1536
 FULL = dict(
     speed_shape=MAIN, peer_steps=10, strata_steps=30, tree_steps=60, warm_up=2, rounds=2, batchtopk=True,
     quality_shape=MAIN, quality_steps=250, rate_steps=250, rates=[1e-3, 3e-3, 6e-3, 1.2e-2],
-    model_steps=200, encode_s=4.0, encode_rounds=2,
+    model_steps=250, encode_s=4.0, encode_rounds=2,
 )
 QUICK = dict(
     speed_shape=MAIN, peer_steps=4, strata_steps=8, tree_steps=16, warm_up=1, rounds=2, batchtopk=False,
     quality_shape=SMALL, quality_steps=60, rate_steps=60, rates=[1e-3, 6e-3],
-    model_steps=10, encode_s=1.0, encode_rounds=1,
+    model_steps=100, encode_s=1.0, encode_rounds=2,
 )
 
 
@@ -115,11 +115,12 @@ def rates(lab, plan):
 
 
 def models(lab, plan):
-    """The models that are encoded with, besides the flat one of the other stages."""
+    """Trains the models that are encoded with: with hardly trained weights an encoder sees other numbers."""
     steps = plan["model_steps"]
     tree = {"gate.start": 0.5, "gate.reassign_every": 0, "gate.root_below": 0.0}
     wide = dict(WIDE, latents=WIDE["latents"] + WIDE_PARENTS)
     return {
+        "main_flat": train_strata(lab, "model-main-flat", MAIN, steps, 1),
         "main": train_strata(lab, "model-main", MAIN, steps, 1, PARENTS, **tree),
         "wide_flat": train_strata(lab, "model-wide-flat", WIDE, steps, 1),
         "wide": train_strata(lab, "model-wide", wide, steps, 1, WIDE_PARENTS, **tree),
@@ -130,8 +131,7 @@ def encode(lab, plan):
     """Each encoder, in turn, on the same weights and rows."""
     threads, seconds = lab.args.threads, plan["encode_s"]
     trained = load(lab, "models")
-    flat = load(lab, "speed")["rounds"][0] if plan is QUICK else load(lab, "quality")["found"]
-    main = (MAIN, flat["Strata TopK"], trained["main"])
+    main = (MAIN, trained["main_flat"], trained["main"])
     wide = (WIDE, trained["wide_flat"], trained["wide"])
     # One token is encoded with one thread, too: whichever is faster counts, on both sides.
     cells = [(*main, 1024, [threads]), (*wide, 256, [threads]), (*wide, 1, sorted({1, threads}))]
@@ -142,14 +142,15 @@ def encode(lab, plan):
             # Held-out rows of the main dump; the wide one has none.
             start = 259_800 if shape is MAIN else 0
             cell = {"n": n, "d": shape["d"], "latents": shape["latents"]}
-            for name, model in [("torch", flat), ("flat", flat), ("tree", tree)]:
+            for name, model in [("torch", flat), ("flat", flat), ("tree", tree), ("int8", tree)]:
                 sae, tries = model["saved"], []
                 for t in counts:
                     label = f"encode {name} n={n} d={shape['d']} threads={t}"
                     if name == "torch":
                         tries.append(encode_torch(lab, label, sae, shape["rows"], start, n, shape["k"], t, seconds))
                     else:
-                        tries.append(encode_strata(lab, label, sae, shape["rows"], start, n, t, seconds))
+                        weights = "int8" if name == "int8" else "f32"
+                        tries.append(encode_strata(lab, label, sae, shape["rows"], start, n, t, seconds, weights))
                 cell[name] = max(tries, key=lambda tried: tried["tokens_per_s"])
                 cell[name]["trained_on"] = model["steps"] * model["batch"]
             same = abs(cell["torch"]["sum"] - cell["flat"]["sum"]) <= 1e-4 * abs(cell["torch"]["sum"])

@@ -118,10 +118,10 @@ def max_level(fvu):
     return fvu[1]
 
 
-def encode_strata(lab, name, sae, rows, start, n, threads, seconds):
+def encode_strata(lab, name, sae, rows, start, n, threads, seconds, weights):
     """The encoder of Strata alone."""
     options = ["--sae", sae, "--rows", lab.data / rows, "--from", start, "--n", n, "--threads", threads, "--seconds", seconds]
-    return lab.run([lab.args.encode, *options], name)
+    return lab.run([lab.args.encode, *options, "--weights", weights], name)
 
 
 def encode_torch(lab, name, sae, rows, start, n, k, threads, seconds):

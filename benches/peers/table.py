@@ -1,6 +1,7 @@
 """From what was measured to one table of ratios, with the target beside each."""
 
 MIB = 1 << 20
+NAMES = {"torch": "PyTorch", "flat": "Strata", "tree": "Strata two levels", "int8": "the same, weights in int8"}
 
 
 def markdown(found, median):
@@ -28,12 +29,13 @@ def markdown(found, median):
 
     rounds = found["encode"]["rounds"]
     for i, cell in enumerate(rounds[0]):
-        rate = {who: median([r[i][who]["tokens_per_s"] for r in rounds]) for who in ("torch", "flat", "tree")}
+        rate = {who: median([r[i][who]["tokens_per_s"] for r in rounds]) for who in NAMES}
         where = f"n = {cell['n']}, d = {cell['d']}, F = {cell['latents']}"
         batch = cell["n"] > 1
         targets.at_least(f"encode, {where}: tokens/s against PyTorch", rate["flat"] / rate["torch"], 4 if batch else None)
         tree = f"encode of two levels, {cell['tree']['f1']} + {cell['tree']['f2']}, {where}"
         targets.at_least(f"{tree}: against PyTorch", rate["tree"] / rate["torch"], 20 if batch else None)
+        targets.only("the same, its weights in int8", rate["int8"] / rate["torch"])
         if cell["d"] == 768:
             targets.at_least(f"{tree}: against our flat encode", rate["tree"] / rate["flat"], 8)
 
@@ -145,11 +147,12 @@ def encoding(rounds, median, machine):
     yield "|---|---|---|---|---|---|---|---|---|---|"
     peak = machine["fma_peak_flop_per_s"]
     for i, cell in enumerate(rounds[0]):
-        for who, name in [("torch", "PyTorch"), ("flat", "Strata"), ("tree", "Strata two levels")]:
+        for who, name in NAMES.items():
             row = cell[who]
             rate = median([r[i][who]["tokens_per_s"] for r in rounds])
-            latents = f"{row['f1']} + {row['f2']}" if who == "tree" else cell["latents"]
-            total = row["f1"] + row["f2"] if who == "tree" else cell["latents"]
+            two = who in ("tree", "int8")
+            latents = f"{row['f1']} + {row['f2']}" if two else cell["latents"]
+            total = row["f1"] + row["f2"] if two else cell["latents"]
             l0 = sum(row["l0"]) if isinstance(row["l0"], list) else row["l0"]
             share = rate * 2 * cell["d"] * total / peak * machine["threads"] / row["threads"]
             yield (

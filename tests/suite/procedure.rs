@@ -1,6 +1,6 @@
 //! The training procedure: schedules, controllers of L0, families and revival, each by what it is for.
 
-use crate::quality::{run, world_a_config};
+use crate::quality::{Outcome, run, world_a_config};
 use std::sync::Arc;
 use strata_core::config::{
     Activation, Balance, Budget, Config, GateConfig, GateKind, LevelConfig, LossConfig, Source, TrainConfig,
@@ -192,19 +192,31 @@ fn the_threshold_tracker_lets_the_wanted_number_through() {
 fn penalised_activations_are_held_at_their_target_l0() {
     let world = World::new(&WorldConfig::a()).expect("world A");
     for activation in [Activation::Relu, Activation::Jumprelu, Activation::Gated] {
-        let mut config = world_a_config(2500, 1);
-        config.level1.activation = activation;
-        config.level2.activation = activation;
-        // The controller by itself: it does not follow the latents that a heavy AuxK wakes in so short a run.
-        config.loss.aux = 1.0 / 32.0;
-        let out = run(&world, &config);
-        println!("{activation}: L0 {:?} FVU {:?}", out.l0, out.fvu);
-        for (l0, k) in out.l0.into_iter().zip([config.level1.k, config.level2.k]) {
+        // A threshold for each latent makes single runs of this length swing by a quarter to both sides.
+        let seeds = if activation == Activation::Jumprelu { 3 } else { 1 };
+        let runs: Vec<_> = (1..=seeds)
+            .map(|seed| {
+                let mut config = world_a_config(2500, seed);
+                config.level1.activation = activation;
+                config.level2.activation = activation;
+                // The controller by itself: it does not follow the latents that a heavy AuxK wakes in so short a run.
+                config.loss.aux = 1.0 / 32.0;
+                let out = run(&world, &config);
+                println!("{activation}, seed {seed}: L0 {:?} FVU {:?}", out.l0, out.fvu);
+                out
+            })
+            .collect();
+        let mean = |of: fn(&Outcome) -> [f64; 2]| {
+            [0, 1].map(|l| runs.iter().map(|out| of(out)[l]).sum::<f64>() / runs.len() as f64)
+        };
+        let (l0, fvu) = (mean(|out| out.l0), mean(|out| out.fvu));
+        let wanted = world_a_config(2500, 1);
+        for (l0, k) in l0.into_iter().zip([wanted.level1.k, wanted.level2.k]) {
             assert!((l0 / k - 1.0).abs() < 0.25, "{activation}: L0 {l0}, wanted {k}");
         }
         // L1 shrinks what it keeps, so relu pays for its sparsity.
         let bound = if activation == Activation::Relu { 0.45 } else { 0.25 };
-        assert!(out.fvu[1] < bound, "{activation}: FVU2 {}", out.fvu[1]);
+        assert!(fvu[1] < bound, "{activation}: FVU2 {}", fvu[1]);
     }
 }
 

@@ -83,8 +83,8 @@ impl Hits {
             for i in 0..keys.len() {
                 let key = keys[i];
                 keys[kept] = key;
-                // Not "greater": NaN must stay.
-                let stays = usize::from(!(upper[i] <= bars[key as usize / PANEL]));
+                let bar = bars[key as usize / PANEL];
+                let stays = usize::from(upper[i] > bar || upper[i].is_nan());
                 counts[key as usize % PANEL] += stays;
                 kept += stays;
             }

@@ -36,7 +36,7 @@ pub(super) fn mix<S: Simd>(simd: S, row: &[f32], out: &mut [f32]) -> f32 {
         return 0.0;
     }
     let stages = pairs.len().trailing_zeros();
-    let factor = Vector::splat(simd, 1.0 / libm::sqrtf((2 * LANES << stages) as f32));
+    let factor = Vector::splat(simd, 1.0 / libm::sqrtf(((2 * LANES) << stages) as f32));
     for (pair, out) in pairs.iter().zip(outs.iter_mut()) {
         let [a, b] = pair.as_chunks::<LANES>().0 else { unreachable!("two vectors") };
         let (mut a, mut b) = (load(simd, a) * factor, load(simd, b) * factor);

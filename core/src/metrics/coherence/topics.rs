@@ -221,7 +221,7 @@ impl TopWords {
                 }
                 top(profiles, &mass)
             };
-            start.windows(2).map(|bounds| of_cluster(bounds)).collect()
+            start.windows(2).map(of_cluster).collect()
         };
         let fires = counts_of(partition, profiles.fires());
         Ok(Self {
