@@ -383,7 +383,7 @@ struct Piece<'a> {
 }
 
 /// Pages of a map that a reader leaves behind before they are let go.
-const TRAIL_BYTES: usize = 4 << 20;
+const TRAIL_BYTES: usize = 1 << 20;
 /// The most that a page fault maps at once: a huge page.
 #[cfg(unix)]
 const AROUND_BYTES: usize = 2 << 20;

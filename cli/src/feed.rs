@@ -17,7 +17,7 @@ pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
 }
 
 /// Rows that are read at a time, into room of their own.
-const PART: usize = 512;
+const PART: usize = 256;
 
 /// Batches of normalised rows.
 pub struct Feed<'a> {
