@@ -6,7 +6,7 @@
 //! # The bound
 //!
 //! A scale for a whole row is set by its largest number, and rows of language models have a few that stand far out. So rows
-//! and weights are first turned by the same orthogonal matrix `H` ([`rounding::mix`]), which spreads them and leaves every
+//! and weights are first turned by the same orthogonal matrix `H` (`rounding::mix`), which spreads them and leaves every
 //! product as it was: `w . x = (H w) . (H x)`. From here on `w` and `x` are the turned ones; the rounding of the turn is part
 //! of how far off the integers are.
 //!
@@ -237,7 +237,7 @@ impl Screen {
     }
 
     /// Takes over the rows of `w`, in their order, and their bias, given for all rows of the matrix. A list may name
-    /// [`NONE`] where there is no latent. Allocates nothing unless they are more than ever before.
+    /// `u32::MAX` where there is no latent. Allocates nothing unless they are more than ever before.
     ///
     /// # Panics
     /// If the width does not fit.
