@@ -182,6 +182,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             trainer.rest();
         }
         if last {
+            x = Vec::new();
             let levels = [&config.level1, &config.level2];
             if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
                 trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
