@@ -212,7 +212,7 @@ impl TopWords {
         let of = |label: &[u32]| -> Vec<Vec<u32>> {
             let (start, member) = members(label, partition.clusters());
             let mut mass = vec![0u64; words];
-            let mut of_cluster = |bounds: &[usize]| {
+            let of_cluster = |bounds: &[usize]| {
                 mass.fill(0);
                 for &i in &member[bounds[0]..bounds[1]] {
                     let row = profiles.mass(partition.latents()[i] as usize);
