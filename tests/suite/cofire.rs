@@ -99,7 +99,7 @@ fn seen(f1: usize, f2: usize) -> Objective {
         gate: GateKind::None,
         source: config.source,
         variance: d as f32,
-        tau: [0.0, 12.0],
+        tau: [0.0, 8.0],
         collect_drives: true,
         dead: [Vec::new(), Vec::new()],
     };

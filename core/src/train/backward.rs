@@ -129,11 +129,11 @@ pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: u
 
 /// Containment charges parents that do not fire: gives each an entry, with its pre-activation.
 fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32], slots: usize) {
-    let Chunk { level: [e1, _], drives, .. } = chunk;
+    let Chunk { level: [e1, _], aux: [aux, _], drives, .. } = chunk;
     let Lane { place: [place, _], old, .. } = lane;
     old.copy_from(e1);
     e1.clear();
-    let lit = !old.v.is_empty();
+    let lit = aux.offsets.len() > 1;
     for (i, row) in buffer.chunks(slots * f.d).enumerate() {
         for at in old.row(i) {
             place[old.index[at] as usize] = e1.count() as u32;

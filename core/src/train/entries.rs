@@ -9,7 +9,7 @@ pub struct Kept {
     pub through: bool,
     /// `dL/da`: level 2.
     pub drive: bool,
-    /// `dL/dg`: level 2 behind a soft gate.
+    /// `dL/dg`: level 2 of a model with a soft gate.
     pub gate: bool,
     /// Parameters of the activation: 1 for jumprelu, 2 for gated.
     pub own: usize,

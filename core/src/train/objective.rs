@@ -378,7 +378,7 @@ impl Objective {
         Kept {
             through: level == 0 && two,
             drive: level == 1,
-            gate: level == 1 && knobs.gate.is_soft(),
+            gate: level == 1 && self.arch.gate.is_soft(),
             own,
             aux: backward::aux_weight(self, knobs, losses, level) > 0.0,
         }
