@@ -238,3 +238,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_that_the_turn_makes_zero_are_screened_like_any_other() {
+    let (d, f) = (1024, 600);
+    for (x, w, b) in [(1e-45, 1e32, 1e-18), (1e-45, 1e35, 1e-9), (1e33, 1e-45, 1e-12)] {
+        let mut case = Case { n: 3, d, f, x: vec![x; 3 * d], w: vec![0.0; f * d], bias: vec![-1.0; f] };
+        case.w[..d].fill(w);
+        case.bias[0] = 0.0;
+        case.bias[f - 10..].fill(b);
+        for isa in Isa::all_available() {
+            case.check(isa, Limit::Topk(5), false);
+            case.check(isa, Limit::Topk(f), false);
+            case.check(isa, Limit::Above(b * 0.5), false);
+            case.check(isa, Limit::Above(1e-10), false);
+        }
+    }
+}

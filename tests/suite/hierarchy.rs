@@ -1,5 +1,6 @@
 //! Level 2 behind a hard gate against the dense product behind the same gate: the same bits.
 
+use crate::ffi::allocator::allocations;
 use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
@@ -187,4 +188,54 @@ fn codes_of_many_rows_are_those_of_each_row() {
     });
     assert_eq!(open[0], open[1]);
     assert!(open[0].index.len() > want[1].index.len());
+}
+
+/// Families that share strips, so that there are more panels than strips.
+#[test]
+fn a_block_of_screened_families_allocates_nothing() {
+    for activation in [Activation::Topk, Activation::Relu, Activation::Batchtopk] {
+        let arch = Arch {
+            model: ModelKind::Tree,
+            d: 96,
+            f1: 200,
+            f2: 1000,
+            activation1: Activation::Relu,
+            activation2: activation,
+            k1: 3.0,
+            k2: 5.0,
+            source: Source::X,
+            decoder: Decoder::Cum,
+            gate: GateKind::Hard,
+        };
+        let mut model = model(arch, 3, 0);
+        model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = j as u32 / 5);
+        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).expect("a model");
+        let mut scratch = Scratch::for_rows(&arch, 64).reserved(&encoder);
+        let mut rng = Philox::new(5, 1);
+        let x: Vec<f32> = (0..64 * arch.d).map(|_| rng.normal_f32()).collect();
+        assert_eq!(allocations(|| encoder.encode_block(&x, &mut scratch).expect("finite rows")), 0, "{activation}");
+        assert!(scratch.codes()[1].index.len() > 64);
+    }
+}
+
+#[test]
+fn a_topk_of_less_than_one_latent_is_no_model() {
+    let arch = Arch {
+        model: ModelKind::Tree,
+        d: 4,
+        f1: 3,
+        f2: 5,
+        activation1: Activation::Topk,
+        activation2: Activation::Topk,
+        k1: 1.0,
+        k2: 0.5,
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::Hard,
+    };
+    let of = |arch: Arch| Encoder::new(Arc::new(model(arch, 1, 1)), Isa::detect(), Par::Seq).map(|_| ());
+    let error = of(arch).unwrap_err().to_string();
+    assert!(error.contains("level 2") && error.contains("0.5"), "{error}");
+    assert!(of(Arch { k1: 0.9, k2: 1.0, ..arch }).is_err());
+    assert!(of(Arch { activation1: Activation::Batchtopk, k1: 0.9, k2: 1.0, ..arch }).is_ok());
 }

@@ -124,3 +124,26 @@ fn the_seed_has_f32_alone() {
     let error = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, WeightType::Bf16).unwrap_err();
     assert!(error.to_string().contains("seed"), "{error}");
 }
+
+#[test]
+fn weights_that_rounding_makes_infinite_are_refused() {
+    let arch = Arch {
+        model: ModelKind::Tree,
+        d: 4,
+        f1: 3,
+        f2: 0,
+        activation1: Activation::Topk,
+        activation2: Activation::Topk,
+        k1: 1.0,
+        k2: 1.0,
+        source: strata_core::config::Source::X,
+        decoder: strata_core::config::Decoder::Cum,
+        gate: GateKind::None,
+    };
+    let mut model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
+    model.params[Id::WEnc1][5] = f32::MAX;
+    let of = |weights| Encoder::with_weights(Arc::new(model.clone()), Isa::detect(), Par::Seq, weights);
+    assert!(of(WeightType::F32).is_ok());
+    let error = of(WeightType::Bf16).unwrap_err().to_string();
+    assert!(error.contains("level 1") && error.contains("bf16"), "{error}");
+}

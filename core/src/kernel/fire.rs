@@ -177,6 +177,11 @@ impl Guess {
 }
 
 impl Scratch {
+    /// Room for what is found in so many panels.
+    pub(crate) fn reserve_panels(&mut self, panels: usize) {
+        self.screen.hits.reserve(0, panels);
+    }
+
     /// Room for blocks of `n` rows of width `d` against `f` latents.
     pub fn reserve(&mut self, n: usize, f: usize, d: usize, screened: Option<&Screen>, limit: Limit<'_>) {
         self.tile.reserve(dense_rows(d).min(n) * WIDTH.min(f));
@@ -232,16 +237,15 @@ pub fn fire<W: Weight>(
     let n = x.len().checked_div(d).unwrap_or(0);
     assert_eq!(x.len(), n * d, "fire: x is not [n, d]");
     out.reset(n, if let Limit::Above(t) = limit { t } else { 0.0 });
+    // Whatever comes of these rows: those that were rounded before are not them.
+    t.screen.forget();
     if w.rows.is_empty() || matches!(limit, Limit::Topk(0)) {
         return;
     }
     t.left.clear();
     t.rounded = false;
     match screen {
-        None => {
-            t.screen.forget();
-            in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out);
-        }
+        None => in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out),
         Some(screen) if screened(isa, x, w, bias, limit, screen, Visits::All, t, out) => {
             let left = core::mem::take(&mut t.left);
             in_full(isa, x, Pick::List(&left), w, bias, limit, t, out);
@@ -437,8 +441,10 @@ fn topk<W: Weight>(
             return false;
         }
         exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+        let seen = t.guesses[0].seen.len();
         largest(k, Pick::Range(0, n), sorted, t, out);
-        t.guesses[0].seen.clear();
+        // Bars that began at 0 are no matter of a guess.
+        t.guesses[0].seen.truncate(seen);
         return true;
     }
     if guess.ratio == 0.0 && n >= 8 * Guess::FIRST {

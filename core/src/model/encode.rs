@@ -237,7 +237,8 @@ impl Encoder {
     /// [`Encoder::new`] with its weights kept as `weights` says.
     ///
     /// # Errors
-    /// As [`Encoder::new`], and [`Error::Config`] for the seed, which has `f32` alone.
+    /// As [`Encoder::new`], [`Error::Config`] for the seed, which has `f32` alone, and [`Error::NotFinite`] for weights so large
+    /// that they are not finite any more.
     pub fn with_weights(model: Arc<Model>, isa: Isa, par: Par, weights: WeightType) -> Result<Self> {
         model.check()?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
@@ -254,6 +255,7 @@ impl Encoder {
             order.set(&families);
         }
         let stored = Stored::new(weights, &model);
+        stored.check()?;
         let two = arch.f2 > 0
             && !arch.gate.is_soft()
             && arch.gate != GateKind::GroupTop1

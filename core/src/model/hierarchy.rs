@@ -38,7 +38,8 @@ pub(crate) struct Order {
     pub places: Vec<u32>,
     /// `(f1 + 1)` places of each family.
     spans: Vec<(u32, u32)>,
-    /// Strips that families lie in, together.
+    /// Children, and strips that families lie in, together.
+    children: usize,
     strips: usize,
 }
 
@@ -47,11 +48,11 @@ impl Order {
     pub fn set(&mut self, families: &Families) {
         self.places.clear();
         self.spans.clear();
-        self.strips = 0;
+        (self.children, self.strips) = (families.parents().len(), 0);
         for p in (0..families.n_parents()).chain([ROOT]) {
             let (children, from) = (families.children(p), self.places.len());
             let least = children.len().div_ceil(LANES);
-            if (from % LANES + children.len()).div_ceil(LANES) > least {
+            if least > 0 && (from % LANES + children.len()).div_ceil(LANES) > least {
                 self.places.resize(from.next_multiple_of(LANES), NONE);
             }
             let from = self.places.len() as u32;
@@ -63,7 +64,16 @@ impl Order {
 
     /// Whether a screen in this order can pay: a strip costs as much as four children or so.
     pub fn pays(&self) -> bool {
-        self.places.len() >= 4 * self.strips
+        self.children >= 4 * self.strips
+    }
+
+    /// Panels, of two strips each, that are looked at where every family is.
+    fn panels(&self) -> usize {
+        self.spans
+            .iter()
+            .map(|(from, to)| (*to as usize).div_ceil(LANES) - *from as usize / LANES)
+            .map(|s| s.div_ceil(2))
+            .sum()
     }
 
     /// The places of the children of `parent`.
@@ -121,8 +131,9 @@ impl<W: Weight> Hierarchy<'_, W> {
         t.u.reserve(TILE.max(largest).max(active2));
         let roots = self.families.children(ROOT).len();
         fire_t.reserve(n, roots, self.w.d, None, limit);
-        if let Some((screen, _)) = self.screen {
+        if let Some((screen, order)) = self.screen {
             fire_t.reserve(n, self.families.parents().len(), self.w.d, Some(screen), limit);
+            fire_t.reserve_panels(order.panels());
         }
         t.root.reserve(n, roots, limit);
         t.lists.reserve_unsorted(n, active2);
@@ -146,7 +157,9 @@ impl<W: Weight> Hierarchy<'_, W> {
         mut row: impl FnMut(usize, &[u32], &[f32]),
     ) {
         let s = &s[..n * self.w.d];
-        if let Some((screen, order)) = self.screen.filter(|_| !self.top1) {
+        if matches!(limit, Limit::Topk(0)) {
+            t.lists.reset(n, 0.0);
+        } else if let Some((screen, order)) = self.screen.filter(|_| !self.top1) {
             self.group(order, n, &active, t);
             let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
             let left = fire::behind(isa, s, self.w, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);

@@ -197,6 +197,11 @@ impl Model {
                 return Err(Error::NotFinite { what: format!("{}[{at}]", NAMES[i]), step: 0 });
             }
         }
+        for (level, act, k) in [(1, self.arch.activation1, self.arch.k1), (2, self.arch.activation2, self.arch.k2)] {
+            if act == Activation::Topk && k < 1.0 && (level == 1 || self.arch.f2 > 0) {
+                return Err(Error::config("k", format!("level {level}: topk needs a k of at least 1, found {k}")));
+            }
+        }
         let expected = if self.arch.gate.is_hard() { self.arch.f2 } else { 0 };
         if self.parents.len() != expected {
             return Err(Error::Shape { what: "parent", expected, got: self.parents.len() });
@@ -234,9 +239,13 @@ impl Model {
             return f;
         }
         let most = if let Rule::Topk(k) = self.rule(level) { k.min(f) } else { f };
-        if level == 1 || !self.arch.gate.is_hard() {
-            return most;
-        }
+        if level == 1 || !self.arch.gate.is_hard() { most } else { most.min(self.max_open()) }
+    }
+
+    /// The most children that the parents of a row can open, behind a hard gate.
+
+    /// The most children that the active parents of a row, and ROOT, let fire behind a hard gate.
+    pub(crate) fn max_open(&self) -> usize {
         let mut families = alloc::vec![0; self.arch.f1];
         let mut roots = 0;
         for &p in &self.parents {
@@ -246,12 +255,7 @@ impl Model {
             families.iter_mut().for_each(|n| *n = 1.min(*n));
         }
         families.sort_unstable_by(|a, b| b.cmp(a));
-        most.min(roots + families.iter().take(self.max_active(1)).sum::<usize>())
-    }
-
-    /// As [`Model::max_active`] of level 2, before top-k chooses.
-    pub(crate) fn max_open(&self) -> usize {
-        if let Rule::Topk(_) = self.rule(2) { self.arch.f2 } else { self.max_active(2) }
+        roots + families.iter().take(self.max_active(1)).sum::<usize>()
     }
 
     /// The decoder directions of level 2 in the space of the activations, `(f2, d)`: `D2`, or `E2 D1` for `comp`.

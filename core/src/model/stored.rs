@@ -80,6 +80,22 @@ impl Stored {
         }
     }
 
+    /// Refuses weights that are finite but not as they are stored.
+    pub fn check(&self) -> Result<()> {
+        let finite = match self {
+            Self::F32 => [true; 2],
+            Self::Bf16(levels) => levels.each_ref().map(|w| w.iter().all(|w| w.is_finite())),
+            Self::Int8(levels) => levels.each_ref().map(|(_, scales)| scales.iter().all(|s| (127.0 * s).is_finite())),
+        };
+        match finite.iter().position(|finite| !finite) {
+            None => Ok(()),
+            Some(l) => {
+                let what = format!("a weight of level {} in {}", l + 1, self.weight_type().name());
+                Err(Error::NotFinite { what, step: 0 })
+            }
+        }
+    }
+
     pub fn weight_type(&self) -> WeightType {
         match self {
             Self::F32 => WeightType::F32,

@@ -167,7 +167,7 @@ impl Screen {
     /// Room for weights `[f, d]`.
     #[must_use]
     pub fn new(f: usize, d: usize) -> Self {
-        assert!(d < WIDEST, "screen: rows of {d} numbers");
+        assert!((1..WIDEST).contains(&d), "screen: rows of {d} numbers");
         let strips = f.div_ceil(LANES);
         Self {
             d,
@@ -258,7 +258,9 @@ impl Screen {
             return;
         }
         let words: &mut [f32] = bytemuck::cast_slice_mut(&mut self.lines);
-        self.mixed.resize_with(par.threads(), || [Vec::new(), Vec::new()]);
+        if self.mixed.len() < par.threads() {
+            self.mixed.resize_with(par.threads(), || [Vec::new(), Vec::new()]);
+        }
         let places = &self.places;
         par.for_items(&mut self.mixed, &mut self.strips, words, q * LANES, |[wide, mixed], s, strip, words| {
             mixed.resize(w.d, 0.0);

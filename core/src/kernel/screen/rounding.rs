@@ -79,11 +79,9 @@ pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -
         for c in 0..row.len().div_ceil(4) {
             put(c, 0);
         }
-        let norm = match largest {
-            _ if row.iter().any(|v| v.is_nan()) => f32::NAN,
-            0.0 => 0.0,
-            _ => largest * root_d * UP + f32::MIN_POSITIVE,
-        };
+        // A turned row of zeros need not have been one: what the turn lost is far below the smallest normal number.
+        let is_nan = row.iter().any(|v| v.is_nan());
+        let norm = if is_nan { f32::NAN } else { largest * root_d * UP + f32::MIN_POSITIVE };
         return Integers { scale: 0.0, sum: 0, norm, norm_hat: 0.0, error: norm };
     }
     let (scale, inverse) = (largest / MOST, MOST / largest);
