@@ -15,7 +15,14 @@ pub trait Weight: Copy + Default + Send + Sync {
     fn widen(self, scale: f32) -> f32;
 
     /// Sixteen values, those of [`Weight::widen`].
-    fn load<S: Simd>(simd: S, a: &[Self; LANES], scale: f32) -> Vector<S>;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, a: &[Self; LANES], scale: f32) -> Vector<S> {
+        let mut out = [0.0; LANES];
+        for l in 0..LANES {
+            out[l] = a[l].widen(scale);
+        }
+        load(simd, &out)
+    }
 }
 
 impl Weight for f32 {
@@ -36,15 +43,6 @@ impl Weight for bf16 {
     fn widen(self, _scale: f32) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, a: &[Self; LANES], scale: f32) -> Vector<S> {
-        let mut out = [0.0; LANES];
-        for l in 0..LANES {
-            out[l] = a[l].widen(scale);
-        }
-        load(simd, &out)
-    }
 }
 
 /// A multiple of the scale of the row.
@@ -52,15 +50,6 @@ impl Weight for i8 {
     #[inline(always)]
     fn widen(self, scale: f32) -> f32 {
         f32::from(self) * scale
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, a: &[Self; LANES], scale: f32) -> Vector<S> {
-        let mut out = [0.0; LANES];
-        for l in 0..LANES {
-            out[l] = a[l].widen(scale);
-        }
-        load(simd, &out)
     }
 }
 
