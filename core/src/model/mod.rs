@@ -242,8 +242,6 @@ impl Model {
         if level == 1 || !self.arch.gate.is_hard() { most } else { most.min(self.max_open()) }
     }
 
-    /// The most children that the parents of a row can open, behind a hard gate.
-
     /// The most children that the active parents of a row, and ROOT, let fire behind a hard gate.
     pub(crate) fn max_open(&self) -> usize {
         let mut families = alloc::vec![0; self.arch.f1];
