@@ -174,6 +174,8 @@ struct Engine {
 struct Lane {
     x: Vec<f32>,
     n: usize,
+    /// Why its rows could not be encoded.
+    failed: Option<Error>,
     scratch: Scratch,
 }
 
@@ -203,6 +205,7 @@ impl Ctx {
         let lane = |_| Lane {
             x: vec![0.0; BLOCK * d],
             n: 0,
+            failed: None,
             scratch: Scratch::for_rows(&encoder.model().arch, BLOCK).reserved(&encoder),
         };
         let lanes = (0..n_threads).map(lane).collect();
@@ -372,18 +375,22 @@ impl Engine {
             let used = left.div_ceil(size).min(lanes.len());
             let lanes = &mut lanes[..used];
             let encode = |l: usize, lane: &mut [Lane]| {
-                let Lane { x: values, n, scratch } = &mut lane[0];
+                let Lane { x: values, n, failed, scratch } = &mut lane[0];
                 let start = first + l * size;
                 *n = (x.n - start).min(size);
                 let values = &mut values[..*n * d];
                 x.widen(start, values);
-                encoder.encode_block(values, scratch).expect("finite rows, at most a block of them");
+                // They were finite when they were looked at; a host may have written to them since.
+                *failed = encoder.encode_block(values, scratch).err();
             };
             match pool {
                 None => Par::Seq.for_chunks(lanes, 1, encode),
                 Some(pool) => pool.install(|| Par::Rayon.for_chunks(lanes, 1, encode)),
             }
             for lane in lanes {
+                if let Some(error) = lane.failed.take() {
+                    return Err(error.into());
+                }
                 each(encoder, first, lane)?;
                 first += lane.n;
             }
