@@ -47,10 +47,16 @@ pub struct Dump {
 struct Shard {
     path: PathBuf,
     map: Mmap,
+    /// For single rows: to read one from the file maps no pages, which would have to be let go again. None beyond the first
+    /// [`OPEN_FILES`] shards, and where files cannot be read at a place.
+    file: Option<File>,
     /// The rows of all shards before this one.
     first_row: u64,
     matrix: Matrix,
 }
+
+/// Shards that stay open: systems allow a process some hundreds of open files.
+const OPEN_FILES: usize = if cfg!(unix) { 256 } else { 0 };
 
 /// A vector in a file: mapped if it is aligned there, else copied.
 #[derive(Debug)]
@@ -79,8 +85,13 @@ impl<T: bytemuck::Pod> Numbers<T> {
 }
 
 /// Maps `path` for reading.
-#[allow(unsafe_code, reason = "mapping a file is unsafe in principle; see the SAFETY comment")]
 fn map(path: &Path) -> Result<Mmap> {
+    Ok(open_map(path)?.1)
+}
+
+/// Opens `path` and maps it.
+#[allow(unsafe_code, reason = "mapping a file is unsafe in principle; see the SAFETY comment")]
+fn open_map(path: &Path) -> Result<(File, Mmap)> {
     let file = File::open(path).map_err(|e| io_error("reading", path, &e))?;
     let is_file = file.metadata().map_err(|e| io_error("reading", path, &e))?.is_file();
     ensure!(is_file, "reading `{}`: it is not a file", path.display());
@@ -88,9 +99,10 @@ fn map(path: &Path) -> Result<Mmap> {
     // has mapped: our writers make new files and rename them, which leaves the mapped ones alone. If another program
     // overwrites the file in place, rows read later hold its bytes: every row is checked to be finite when it is read,
     // token ids are plain integers, and all offsets were computed at opening, so that no memory outside the map is
-    // reached. If another program truncates the file, reading beyond its new end ends the process with SIGBUS. Both
+    // reached. If another program truncates the file, reading the map beyond its new end ends the process with SIGBUS. Both
     // are said in the manual: a dump must not be changed while it is in use.
-    unsafe { Mmap::map(&file) }.map_err(|e| io_error("reading", path, &e))
+    let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error("reading", path, &e))?;
+    Ok((file, map))
 }
 
 /// The sentence of an error of the parsers. They are given a name of a field, mostly; byte 0 says nothing more.
@@ -130,7 +142,7 @@ impl Dump {
         let mut shards: Vec<Shard> = Vec::with_capacity(paths.len());
         let mut first_row = 0;
         for path in paths {
-            let shard = Shard::open(path, raw, first_row)?;
+            let shard = Shard::open(path, raw, shards.len(), first_row)?;
             if let Some(first) = shards.first() {
                 shard.expect("width", first.matrix.d, shard.matrix.d, &first.path)?;
                 shard.expect("dtype", first.matrix.dtype, shard.matrix.dtype, &first.path)?;
@@ -168,7 +180,7 @@ impl Dump {
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first_row = 0;
         for entry in &manifest.shards {
-            let shard = Shard::open(&directory.join(&entry.file), None, first_row)?;
+            let shard = Shard::open(&directory.join(&entry.file), None, shards.len(), first_row)?;
             shard.expect("rows", entry.rows, shard.matrix.n as u64, &manifest_path)?;
             shard.expect("width", manifest.d, shard.matrix.d, &manifest_path)?;
             shard.expect("dtype", manifest.dtype, shard.matrix.dtype, &manifest_path)?;
@@ -285,18 +297,21 @@ impl Dump {
     /// If `out` has another size.
     pub fn read_rows(&self, rows: &[u64], out: &mut [f32]) -> Result<()> {
         assert!(out.len() == rows.len() * self.d, "[{}, {}] into a buffer of {}", rows.len(), self.d, out.len());
-        // In the order of the files, so that a page is read once and let go behind.
+        // In the order of the files, so that a page is read once, and let go behind where it was mapped.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_unstable_by_key(|&k| rows[k]);
         let mut trail = Trail::default();
+        let mut bytes = vec![0; self.d * self.dtype.size_bytes()];
         for k in order {
             let row = rows[k];
             ensure!(row < self.n_rows, "`{}`: row {row} of {} rows", self.name, self.n_rows);
             let shard = self.shard_of(row);
             let i = (row - shard.first_row) as usize;
             let out = &mut out[k * self.d..(k + 1) * self.d];
-            trail.pass(shard, i..i + 1);
-            shard.rows()?.widen_row(i, out);
+            if !shard.read_row(i, &mut bytes, out)? {
+                trail.pass(shard, i..i + 1);
+                shard.rows()?.widen_row(i, out);
+            }
             shard.check_finite(i, self.d, out)?;
         }
         Ok(())
@@ -447,8 +462,9 @@ pub(crate) struct Place<'a> {
 }
 
 impl Shard {
-    fn open(path: &Path, raw: Option<RawSpec>, first_row: u64) -> Result<Self> {
-        let map = map(path)?;
+    /// Shard `number` of a dump.
+    fn open(path: &Path, raw: Option<RawSpec>, number: usize, first_row: u64) -> Result<Self> {
+        let (file, map) = open_map(path)?;
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         if extension != "bin" && raw.is_some() {
             bail!("`{}`: a type and a width are for .bin files; this one says its own", path.display());
@@ -484,7 +500,7 @@ impl Shard {
                 path.display()
             ),
         };
-        Ok(Self { path: path.to_owned(), map, first_row, matrix })
+        Ok(Self { path: path.to_owned(), map, file: (number < OPEN_FILES).then_some(file), first_row, matrix })
     }
 
     fn expect<T: PartialEq + std::fmt::Display>(&self, field: &str, expected: T, found: T, by: &Path) -> Result<()> {
@@ -501,6 +517,23 @@ impl Shard {
         let Matrix { dtype, n, d, ref bytes } = self.matrix;
         let row_bytes = d.saturating_mul(dtype.size_bytes());
         Rows::new(&self.map[bytes.clone()], n, d, row_bytes, dtype).map_err(|e| in_file(&self.path, e))
+    }
+
+    /// Reads row `i` from the file, not the map; `bytes` are of a row. Whether it could.
+    #[cfg(unix)]
+    fn read_row(&self, i: usize, bytes: &mut [u8], out: &mut [f32]) -> Result<bool> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = &self.file else { return Ok(false) };
+        let Matrix { dtype, d, bytes: ref all, .. } = self.matrix;
+        let offset = (all.start + i * bytes.len()) as u64;
+        file.read_exact_at(bytes, offset).map_err(|e| io_error("reading", &self.path, &e))?;
+        Rows::new(bytes, 1, d, bytes.len(), dtype)?.widen_row(0, out);
+        Ok(true)
+    }
+
+    #[cfg(not(unix))]
+    fn read_row(&self, _: usize, _: &mut [u8], _: &mut [f32]) -> Result<bool> {
+        Ok(false)
     }
 
     /// `values` are rows of this shard from its row `first` on.

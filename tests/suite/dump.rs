@@ -113,10 +113,10 @@ fn stored_rows_are_rounded_once() {
 #[test]
 fn many_shards_equal_one_shard() {
     let dir = TempDir::new().unwrap();
-    let (n, d) = (101, 5);
+    let (n, d) = (301, 5);
     let rows = values(n, d);
     let tokens: Vec<u32> = (0..n as u32).collect();
-    for rows_a_shard in [1, 7, 100, 101, 1000] {
+    for rows_a_shard in [1, 7, 100, 301, 1000] {
         let path = dir.path().join(format!("{rows_a_shard}"));
         let spec = DumpSpec { max_shard_bytes: rows_a_shard * 10 + 9, ..DumpSpec::new(d, Dtype::F16) };
         let mut writer = DumpWriter::create(&path, spec).unwrap();
@@ -130,21 +130,41 @@ fn many_shards_equal_one_shard() {
         let dump = open(&path).unwrap();
         assert_eq!(all_rows(&dump), rows);
         assert_eq!(dump.tokens(), Some(&tokens[..]));
-        let wanted = [100, 0, 7, 6, 50, 50, 99];
+        let wanted = [300, 0, 7, 6, 50, 50, 255, 256, 299];
         let mut out = vec![f32::NAN; wanted.len() * d];
         dump.read_rows(&wanted, &mut out).unwrap();
         for (row, out) in wanted.iter().zip(out.chunks(d)) {
             assert_eq!(out, &rows[*row as usize * d..][..d]);
         }
-        for (start, len) in [(0, 0), (101, 0), (3, 95), (6, 2), (100, 1)] {
+        for (start, len) in [(0, 0), (301, 0), (3, 295), (6, 2), (300, 1)] {
             let mut out = vec![f32::NAN; len * d];
             dump.read_range(start, len, &mut out).unwrap();
             assert_eq!(out, rows[start as usize * d..][..len * d]);
         }
-        assert_says(&why(dump.read_rows(&[101], &mut vec![0.0; d])), &["row 101 of 101 rows"]);
-        assert_says(&why(dump.read_range(100, 2, &mut vec![0.0; 2 * d])), &["2 rows from row 100 of 101"]);
+        assert_says(&why(dump.read_rows(&[301], &mut vec![0.0; d])), &["row 301 of 301 rows"]);
+        assert_says(&why(dump.read_range(300, 2, &mut vec![0.0; 2 * d])), &["2 rows from row 300 of 301"]);
         assert!(dump.read_range(u64::MAX, 1, &mut vec![0.0; d]).is_err());
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_cut_short_while_it_is_in_use_is_an_error_for_single_rows() {
+    let dir = TempDir::new().unwrap();
+    let rows = values(12, 4);
+    let path = npy(&dir.path().join("a.npy"), Dtype::F32, &rows, 4);
+    let dump = open(&path).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(fs::metadata(&path).unwrap().len() - 1).unwrap();
+    let mut out = vec![f32::NAN; 4];
+    dump.read_rows(&[10], &mut out).unwrap();
+    assert_eq!(out, rows[40..44]);
+    assert_says(&why(dump.read_rows(&[11], &mut out)), &["reading", "a.npy"]);
+    // A file that takes its place is another one.
+    fs::remove_file(&path).unwrap();
+    npy(&path, Dtype::F32, &[0.0; 48], 4);
+    dump.read_rows(&[10], &mut out).unwrap();
+    assert_eq!(out, rows[40..44]);
 }
 
 #[test]

@@ -44,10 +44,8 @@ fn pursuit(v: &[f64], atoms: &[Vec<f64>]) -> ([f64; ATOMS], f64) {
     let (mut chosen, mut left, mut r2) = (Vec::<usize>::new(), v.to_vec(), [0.0; ATOMS]);
     let mut lead = f64::INFINITY;
     for r2 in &mut r2 {
-        let mut order: Vec<_> = (0..atoms.len())
-            .filter(|j| !chosen.contains(j))
-            .map(|j| (dot(&left, &atoms[j]).abs(), j))
-            .collect();
+        let mut order: Vec<_> =
+            (0..atoms.len()).filter(|j| !chosen.contains(j)).map(|j| (dot(&left, &atoms[j]).abs(), j)).collect();
         order.sort_by(|a, b| b.0.total_cmp(&a.0));
         lead = order.get(1).map_or(lead, |next| lead.min(order[0].0 - next.0));
         chosen.push(order[0].1);
@@ -140,12 +138,12 @@ fn span_and_parent_explain_what_was_planted() {
         [axis(0, 1, 1.0, 0.0), axis(1, 0, 2.0, 0.0), axis(2, 0, 1.0, 0.0), axis(3, 0, 1.0, 0.0), axis(3, 0, 1.0, 0.0)];
     let two: Vec<f32> = (0..4).flat_map(|p| axis(p, 6 + p, 1.0, 1.0)).collect();
     let draws = Draws { n: 200, seed: 1 };
-    let found = explained(&one.concat(), &two, d, &[0, 1, 2, ROOT], draws).unwrap();
+    let found = explained(Isa::detect(), &one.concat(), &two, d, &[0, 1, 2, ROOT], draws).unwrap();
     assert!((found.span - 0.5).abs() < 1e-6 && (found.span_chance - 4.0 / 12.0).abs() < 1e-12, "{found:?}");
     assert!((found.by_parent.value - 0.5).abs() < 1e-6 && found.edges == 3, "{found:?}");
     // A shuffle of three keeps one in place, on average.
     assert!((found.by_parent.null_mean - 0.5 / 3.0).abs() < 0.03, "{found:?}");
-    let all = explained(&normal(4, 20 * d), &two, d, &[ROOT; 4], draws).unwrap();
+    let all = explained(Isa::detect(), &normal(4, 20 * d), &two, d, &[ROOT; 4], draws).unwrap();
     assert!((all.span - 1.0).abs() < 1e-6 && all.span_chance == 1.0 && all.by_parent.value.is_nan(), "{all:?}");
 }
 
@@ -200,9 +198,9 @@ fn rows_without_direction_and_flat_models_have_their_rules() {
 
     let err = nearest(Isa::detect(), Par::Seq, &rows[1..], d).unwrap_err();
     assert!(matches!(err, Error::Shape { expected: 4, got: 19, .. }), "{err}");
-    let err = explained(&rows, &without, d, &[0; 3], NONE).unwrap_err();
+    let err = explained(Isa::detect(), &rows, &without, d, &[0; 3], NONE).unwrap_err();
     assert!(matches!(err, Error::Shape { expected: 4, got: 3, .. }), "{err}");
-    let err = explained(&rows, &without, d, &[0, 1, 5, 0], NONE).unwrap_err();
+    let err = explained(Isa::detect(), &rows, &without, d, &[0, 1, 5, 0], NONE).unwrap_err();
     assert!(matches!(err, Error::Index { index: 5, len: 5, .. }), "{err}");
     rows[3] = f32::NAN;
     let err = composed(Isa::detect(), Par::Seq, &without, &rows, d, NONE).unwrap_err();

@@ -44,6 +44,35 @@ pub fn dot(isa: Isa, a: &[f32], b: &[f32]) -> f64 {
     dispatch!(isa, _simd => sum(a, b, #[inline(always)] |a, b| f64::from(a) * f64::from(b)))
 }
 
+/// `a . v` of a row and a vector in `f64`.
+///
+/// # Panics
+/// If the lengths differ.
+#[must_use]
+pub fn dot_wide(isa: Isa, a: &[f32], v: &[f64]) -> f64 {
+    assert_eq!(a.len(), v.len(), "wide::dot_wide: lengths");
+    dispatch!(isa, _simd => sum(a, v, #[inline(always)] |a, v| f64::from(a) * v))
+}
+
+/// `a . b` of vectors in `f64`.
+///
+/// # Panics
+/// If the lengths differ.
+#[must_use]
+pub fn dot64(isa: Isa, a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len(), "wide::dot64: lengths");
+    dispatch!(isa, _simd => sum(a, b, #[inline(always)] |a, b| a * b))
+}
+
+/// `v_c -= w a_c`, of vectors in `f64`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn subtract64(isa: Isa, w: f64, a: &[f64], v: &mut [f64]) {
+    assert_eq!(a.len(), v.len(), "wide::subtract64: lengths");
+    dispatch!(isa, _simd => v.iter_mut().zip(a).for_each(#[inline(always)] |(v, a)| *v -= w * a));
+}
+
 /// `||a||^2`.
 #[must_use]
 pub fn sum_squares(isa: Isa, a: &[f32]) -> f64 {
@@ -91,6 +120,27 @@ pub fn spread(isa: Isa, a: &[f32], b: &[f32], mean: &[f64], t: &mut Vec<f64>) ->
 pub fn add(isa: Isa, a: &[f32], sums: &mut [f64]) {
     assert_eq!(a.len(), sums.len(), "wide::add: lengths");
     dispatch!(isa, _simd => sums.iter_mut().zip(a).for_each(#[inline(always)] |(sum, a)| *sum += f64::from(*a)));
+}
+
+/// `sums_c += w a_c`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_scaled(isa: Isa, w: f64, a: &[f32], sums: &mut [f64]) {
+    assert_eq!(a.len(), sums.len(), "wide::add_scaled: lengths");
+    dispatch!(isa, _simd => sums.iter_mut().zip(a).for_each(#[inline(always)] |(sum, a)| *sum += w * f64::from(*a)));
+}
+
+/// `sums_c += w (a_c - mean_c)^2`.
+///
+/// # Panics
+/// If the lengths differ.
+pub fn add_squares(isa: Isa, w: f64, a: &[f32], mean: &[f64], sums: &mut [f64]) {
+    assert!(a.len() == mean.len() && a.len() == sums.len(), "wide::add_squares: lengths");
+    dispatch!(isa, _simd => {
+        let pairs = a.iter().zip(mean);
+        sums.iter_mut().zip(pairs).for_each(#[inline(always)] |(sum, (a, m))| *sum += w * square(f64::from(*a) - m));
+    });
 }
 
 /// `sums_c += a_c - b_c`, of differences in `f64`.

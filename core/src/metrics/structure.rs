@@ -11,8 +11,7 @@ use super::check_parents;
 use super::coherence::{Draws, Score};
 use super::stability::{DictionaryReport, LevelsReport, dictionary, for_cosines, levels, unit};
 use crate::gate::ROOT;
-use crate::kernel::Isa;
-use crate::kernel::dense;
+use crate::kernel::{Isa, dense, wide};
 use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
@@ -29,6 +28,8 @@ const BLOCK: usize = 64;
 const DEPENDENT: f64 = 1e-5;
 /// The random streams of this module: this, plus the number of the draw.
 const STREAM: u64 = 0x7374_7275 << 32;
+/// From here on the streams are those of mixtures.
+const MIXTURES: usize = 1 << 30;
 
 /// `max_{j != i} cos(D_i, D_j)` over the directions of a level: -1 to 1, lower is better, high where features are split or
 /// composed. NaN with fewer than two directions. Quantiles are the values at rank `ceil(q n)`.
@@ -103,48 +104,61 @@ pub struct Composed {
 /// [`effective_children`]: super::coherence::geometry::effective_children
 pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {
     let atoms = directions("decoder of level 1", atoms, d)?;
-    let all = directions("directions of level 2", rows, d)?;
-    let n = (all.len() / d).min(MAX_FITTED);
-    let thinned: Vec<f32> = (0..n).flat_map(|i| all[i * (all.len() / d) / n * d..][..d].iter().copied()).collect();
-    let pursuit = Pursuit::new(&atoms, d);
-    let value = pursuit.mean(isa, par, &thinned);
-    let null = par.map(draws.n, |draw| {
-        let mut rng = Philox::new(draws.seed, STREAM + draw as u64);
-        let random: Vec<f32> = (0..n * d).map(|_| rng.normal_f32()).collect();
-        let mut mixed = vec![0.0; n * d];
-        for out in mixed.chunks_exact_mut(d) {
-            for _ in 0..MIXED {
-                let (sign, i) = (if rng.below(2) == 0 { 1.0 } else { -1.0 }, rng.below(n as u64) as usize);
-                out.iter_mut().zip(&thinned[i * d..]).for_each(|(o, w)| *o += sign * w);
-            }
-        }
-        // Random rows have a norm; of very few rows a mixture may have none, and is left out.
-        [random, mixed]
-            .map(|rows| pursuit.mean(isa, Par::Seq, &directions("random directions", &rows, d).unwrap_or_default()))
-    });
-    let score = |s: usize, kind: usize| Score::new(value[s], null.iter().map(|r| r[kind][s]));
-    Ok(Composed {
-        directions: n,
-        r2: core::array::from_fn(|s| score(s, 0)),
-        r2_mixed: core::array::from_fn(|s| score(s, 1)),
-    })
+    Pursuit::new(isa, &atoms, d).composed(par, rows, draws, &mut None)
 }
+
+/// What random directions have: how many of them, and their mean `R^2(s)` in each draw.
+type Random = (usize, Vec<[f64; ATOMS]>);
 
 /// Orthogonal matching pursuit over one set of unit atoms.
 struct Pursuit<'a> {
+    isa: Isa,
     atoms: &'a [f32],
     d: usize,
 }
 
 impl<'a> Pursuit<'a> {
-    fn new(atoms: &'a [f32], d: usize) -> Self {
-        Self { atoms, d }
+    fn new(isa: Isa, atoms: &'a [f32], d: usize) -> Self {
+        Self { isa, atoms, d }
+    }
+
+    /// See [`composed`]. `random` is what random directions have by these draws, where it is known, and becomes known.
+    fn composed(&self, par: Par, rows: &[f32], draws: Draws, random: &mut Option<Random>) -> Result<Composed> {
+        let d = self.d;
+        let all = directions("directions of level 2", rows, d)?;
+        let n = (all.len() / d).min(MAX_FITTED);
+        let thinned: Vec<f32> = (0..n).flat_map(|i| all[i * (all.len() / d) / n * d..][..d].iter().copied()).collect();
+        let value = self.mean(par, &thinned);
+        let rng = |draw: usize| Philox::new(draws.seed, STREAM + draw as u64);
+        // Random rows have a norm; of very few rows a mixture may have none, and is left out.
+        let mean = |rows: &[f32]| self.mean(Par::Seq, &directions("random directions", rows, d).unwrap_or_default());
+        let known = random.take().filter(|known| known.0 == n);
+        let (_, random) = random.insert(known.unwrap_or_else(|| {
+            let of = |draw| {
+                let mut rng = rng(draw);
+                mean(&Vec::from_iter((0..n * d).map(|_| rng.normal_f32())))
+            };
+            (n, par.map(draws.n, of))
+        }));
+        let mixed = par.map(draws.n, |draw| {
+            let mut rng = rng(MIXTURES + draw);
+            let mut mixed = vec![0.0; n * d];
+            for out in mixed.chunks_exact_mut(d) {
+                for _ in 0..MIXED {
+                    let (sign, i) = (if rng.below(2) == 0 { 1.0 } else { -1.0 }, rng.below(n as u64) as usize);
+                    out.iter_mut().zip(&thinned[i * d..]).for_each(|(o, w)| *o += sign * w);
+                }
+            }
+            mean(&mixed)
+        });
+        let scores = |null: &[[f64; ATOMS]]| core::array::from_fn(|s| Score::new(value[s], null.iter().map(|r| r[s])));
+        Ok(Composed { directions: n, r2: scores(random), r2_mixed: scores(&mixed) })
     }
 
     /// Mean `R^2(s)` of the unit rows of `rows`; NaN without rows.
-    fn mean(&self, isa: Isa, par: Par, rows: &[f32]) -> [f64; ATOMS] {
+    fn mean(&self, par: Par, rows: &[f32]) -> [f64; ATOMS] {
         let blocks: Vec<&[f32]> = rows.chunks(BLOCK * self.d).collect();
-        let parts = par.map(blocks.len(), |b| self.block(isa, blocks[b]));
+        let parts = par.map(blocks.len(), |b| self.block(blocks[b]));
         let mut sum = [0.0; ATOMS];
         for r2 in parts.iter().flatten() {
             sum.iter_mut().zip(r2).for_each(|(s, r)| *s += r);
@@ -153,7 +167,7 @@ impl<'a> Pursuit<'a> {
     }
 
     /// `R^2(s)` of each row of a block.
-    fn block(&self, isa: Isa, rows: &[f32]) -> Vec<[f64; ATOMS]> {
+    fn block(&self, rows: &[f32]) -> Vec<[f64; ATOMS]> {
         let (d, m) = (self.d, self.atoms.len() / self.d);
         let n = rows.len() / d;
         let mut residual = rows.to_vec();
@@ -162,15 +176,16 @@ impl<'a> Pursuit<'a> {
         let mut basis: Vec<Vec<Vec<f64>>> = vec![Vec::new(); n];
         let mut r2 = vec![[0.0f64; ATOMS]; n];
         for s in 0..ATOMS {
-            dense::affine(isa, &residual, self.atoms, d, None, &mut product);
+            dense::affine(self.isa, &residual, self.atoms, d, None, &mut product);
             for i in 0..n {
                 let before = if s > 0 { r2[i][s - 1] } else { 0.0 };
                 r2[i][s] = before;
                 let scores = &product[i * m..(i + 1) * m];
-                let best = (0..m).reduce(|a, b| if scores[b].abs() > scores[a].abs() { b } else { a });
+                let largest = scores.iter().fold(0.0f32, |most, s| if s.abs() > most { s.abs() } else { most });
+                let best = scores.iter().position(|s| s.abs() == largest);
                 let Some(next) = best.and_then(|j| self.orthonormal(j, &basis[i])) else { continue };
                 let left = &mut residual[i * d..(i + 1) * d];
-                let along: f64 = left.iter().zip(&next).map(|(r, q)| f64::from(*r) * q).sum();
+                let along = wide::dot_wide(self.isa, left, &next);
                 left.iter_mut().zip(&next).for_each(|(r, q)| *r = (f64::from(*r) - along * q) as f32);
                 r2[i][s] = (before + along * along).min(1.0);
                 basis[i].push(next);
@@ -181,22 +196,22 @@ impl<'a> Pursuit<'a> {
 
     /// Atom `j` without its part along `basis`, of norm 1; none if nothing is left of it.
     fn orthonormal(&self, j: usize, basis: &[Vec<f64>]) -> Option<Vec<f64>> {
-        remainder(&self.atoms[j * self.d..(j + 1) * self.d], basis)
+        remainder(self.isa, &self.atoms[j * self.d..(j + 1) * self.d], basis)
     }
 }
 
 /// `row` without its part along the orthonormal `basis`, of norm 1; none if nothing is left.
-fn remainder(row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
+fn remainder(isa: Isa, row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut v: Vec<f64> = row.iter().map(|w| f64::from(*w)).collect();
     // Twice, since what is left after once may be of the size of its rounding.
     for _ in 0..2 {
         for q in basis {
-            let along: f64 = v.iter().zip(q).map(|(v, q)| v * q).sum();
-            v.iter_mut().zip(q).for_each(|(v, q)| *v -= along * q);
+            wide::subtract64(isa, wide::dot64(isa, &v, q), q, &mut v);
         }
     }
-    let norm = libm::sqrt(v.iter().map(|v| v * v).sum());
-    (norm > DEPENDENT).then(|| v.iter().map(|v| v / norm).collect())
+    let norm = libm::sqrt(wide::dot64(isa, &v, &v));
+    v.iter_mut().for_each(|v| *v /= norm);
+    (norm > DEPENDENT).then_some(v)
 }
 
 /// How much of level 2's directions level 1 explains.
@@ -220,7 +235,14 @@ pub struct Explained {
 ///
 /// # Errors
 /// As [`levels`].
-pub fn explained(decoder1: &[f32], decoder2: &[f32], d: usize, parent: &[u32], draws: Draws) -> Result<Explained> {
+pub fn explained(
+    isa: Isa,
+    decoder1: &[f32],
+    decoder2: &[f32],
+    d: usize,
+    parent: &[u32],
+    draws: Draws,
+) -> Result<Explained> {
     let (one, has1) = unit("decoder of level 1", decoder1, d)?;
     let (two, has2) = unit("decoder of level 2", decoder2, d)?;
     if parent.len() != has2.len() {
@@ -230,24 +252,20 @@ pub fn explained(decoder1: &[f32], decoder2: &[f32], d: usize, parent: &[u32], d
     let mut basis: Vec<Vec<f64>> = Vec::new();
     for row in one.chunks_exact(d) {
         if basis.len() < d
-            && let Some(next) = remainder(row, &basis)
+            && let Some(next) = remainder(isa, row, &basis)
         {
             basis.push(next);
         }
     }
     let kept = || two.chunks_exact(d).zip(&has2).filter(|(_, h)| **h).map(|(r, _)| r);
-    let dot = |a: &[f32], q: &[f64]| -> f64 { a.iter().zip(q).map(|(a, q)| f64::from(*a) * q).sum() };
     let square = |v: f64| v * v;
-    let shares = kept().map(|row| basis.iter().map(|q| square(dot(row, q))).sum::<f64>().min(1.0));
+    let shares = kept().map(|row| basis.iter().map(|q| square(wide::dot_wide(isa, row, q))).sum::<f64>().min(1.0));
     let span = shares.sum::<f64>() / kept().count() as f64;
     let edges: Vec<(usize, usize)> = (0..parent.len())
         .filter(|&j| parent[j] != ROOT && has2[j] && has1[parent[j] as usize])
         .map(|j| (j, parent[j] as usize))
         .collect();
-    let cosine = |j: usize, p: usize| -> f64 {
-        let (a, b) = (&two[j * d..(j + 1) * d], &one[p * d..(p + 1) * d]);
-        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-    };
+    let cosine = |j: usize, p: usize| -> f64 { wide::dot(isa, &two[j * d..(j + 1) * d], &one[p * d..(p + 1) * d]) };
     let mean = |parents: &mut dyn Iterator<Item = usize>| {
         edges.iter().zip(parents).map(|((j, _), p)| square(cosine(*j, p))).sum::<f64>() / edges.len() as f64
     };
@@ -328,13 +346,15 @@ pub fn structure(isa: Isa, par: Par, of: &Decoders<'_>, draws: Draws) -> Result<
     } else {
         of.parent
     };
+    let atoms = directions("decoder of level 1", level1, d)?;
+    let (pursuit, mut random) = (Pursuit::new(isa, &atoms, d), None);
     found.level2 = Some(Level2Structure {
         dictionary: dictionary(isa, par, level2, d)?,
         nearest: nearest(isa, par, level2, d)?,
         levels: levels(isa, par, level1, level2, d, parent)?,
-        explained: explained(level1, level2, d, parent, draws)?,
-        composed: composed(isa, par, level2, level1, d, draws)?,
-        effective: of.effective.map(|rows| composed(isa, par, rows, level1, d, draws)).transpose()?,
+        explained: explained(isa, level1, level2, d, parent, draws)?,
+        composed: pursuit.composed(par, level2, draws, &mut random)?,
+        effective: of.effective.map(|rows| pursuit.composed(par, rows, draws, &mut random)).transpose()?,
     });
     Ok(found)
 }

@@ -200,7 +200,8 @@ pub struct TopWords {
 impl TopWords {
     /// Those of `partition`; `profiles` has the current words of level 2.
     ///
-    /// Cost: one pass over the profiles for the families and for each draw.
+    /// Cost: one pass over the words that latents fire on for the families and for each draw; memory 16 bytes for each of
+    /// those of each latent.
     ///
     /// # Errors
     /// [`Error::Index`] if a latent has no profile.
@@ -209,17 +210,27 @@ impl TopWords {
         if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
             return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
         }
+        // A latent fires on few of the words.
+        let nonzero = |&j: &u32| -> Vec<(u32, u64)> {
+            let row = profiles.mass(j as usize).iter().enumerate();
+            row.filter(|(_, a)| **a > 0).map(|(w, a)| (w as u32, *a)).collect()
+        };
+        let rows: Vec<Vec<(u32, u64)>> = partition.latents().iter().map(nonzero).collect();
         let of = |label: &[u32]| -> Vec<Vec<u32>> {
             let (start, member) = members(label, partition.clusters());
-            let mut mass = vec![0u64; words];
+            let (mut mass, mut touched) = (vec![0u64; words], Vec::new());
             let of_cluster = |bounds: &[usize]| {
-                mass.fill(0);
-                for &i in &member[bounds[0]..bounds[1]] {
-                    let row = profiles.mass(partition.latents()[i] as usize);
+                for &(w, a) in member[bounds[0]..bounds[1]].iter().flat_map(|i| &rows[*i]) {
+                    let sum = &mut mass[w as usize];
+                    if *sum == 0 {
+                        touched.push(w);
+                    }
                     // The sum of all masses of a word fits: see `Profiles::add`.
-                    mass.iter_mut().zip(row).for_each(|(m, a)| *m += a);
+                    *sum += a;
                 }
-                top(profiles, &mass)
+                let best = top(profiles, &mass, &touched);
+                touched.drain(..).for_each(|w| mass[w as usize] = 0);
+                best
             };
             start.windows(2).map(of_cluster).collect()
         };
@@ -264,11 +275,11 @@ impl TopWords {
     }
 }
 
-/// The top words by their masses.
-fn top(profiles: &Profiles, mass: &[u64]) -> Vec<u32> {
-    let mean = |w: usize| mass[w] as f64 / profiles.seen()[w] as f64;
-    let candidates = (0..mass.len()).filter(|&w| mass[w] > 0 && profiles.seen()[w] >= ALIVE_TOKENS);
-    let mut ranked: Vec<(f64, u32)> = candidates.map(|w| (mean(w), w as u32)).collect();
+/// The top ones of `words`, which have the masses `mass`.
+fn top(profiles: &Profiles, mass: &[u64], words: &[u32]) -> Vec<u32> {
+    let seen = |w: u32| profiles.seen()[w as usize];
+    let candidates = words.iter().filter(|w| seen(**w) >= ALIVE_TOKENS);
+    let mut ranked: Vec<(f64, u32)> = candidates.map(|w| (mass[*w as usize] as f64 / seen(*w) as f64, *w)).collect();
     let order = |a: &(f64, u32), b: &(f64, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     if ranked.len() > TOP_WORDS {
         ranked.select_nth_unstable_by(TOP_WORDS, order);

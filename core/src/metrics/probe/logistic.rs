@@ -5,6 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Labelled;
+use crate::kernel::{Isa, wide};
 use crate::{Error, Result};
 
 /// Steps of Newton's method before it gives up: some ten are needed.
@@ -89,6 +90,7 @@ pub fn fit(x: &[f32], width: usize, on: &Labelled, settings: &Settings) -> Resul
 
 /// The function in centred and scaled columns: `v_j = w_j scale_j`, `t_i = v . (x_i - mean) / scale + b`.
 struct Problem<'a> {
+    isa: Isa,
     x: &'a [f32],
     width: usize,
     on: &'a Labelled,
@@ -109,21 +111,19 @@ impl<'a> Problem<'a> {
             true => [n / (2.0 * (n - positives)), n / (2.0 * positives)].map(|s| s * settings.c),
             false => [settings.c; 2],
         };
-        let mut p = Self { x, width, on, mean: vec![0.0; width], scale: vec![0.0; width], weight };
+        let isa = Isa::default();
+        let mut p = Self { isa, x, width, on, mean: vec![0.0; width], scale: vec![0.0; width], weight };
         let (mut mean, mut scale) = (vec![0.0; width], vec![0.0; width]);
         for &row in &on.row {
             let row_values = p.row(row);
             if row_values.iter().any(|v| !v.is_finite()) {
                 return Err(Error::NotFinite { what: "row of a probe".into(), step: u64::from(row) });
             }
-            mean.iter_mut().zip(row_values).for_each(|(m, x)| *m += f64::from(*x));
+            wide::add(isa, row_values, &mut mean);
         }
         mean.iter_mut().for_each(|m| *m /= n);
         for &row in &on.row {
-            for ((s, x), m) in scale.iter_mut().zip(p.row(row)).zip(&mean) {
-                let x = f64::from(*x) - m;
-                *s += x * x;
-            }
+            wide::add_squares(isa, 1.0, p.row(row), &mean, &mut scale);
         }
         // What is below this is the rounding of a constant column.
         scale.iter_mut().zip(&mean).for_each(|(s, m)| {
@@ -148,7 +148,7 @@ impl<'a> Problem<'a> {
     /// `t_i` of every example.
     fn margins(&self, v: &[f64]) -> Vec<f64> {
         let (w, b) = self.raw(v);
-        self.on.row.iter().map(|&row| dot(self.row(row), &w) + b).collect()
+        self.on.row.iter().map(|&row| wide::dot_wide(self.isa, self.row(row), &w) + b).collect()
     }
 
     /// `sum_i a_i (x_i - mean) / scale`, and `sum_i a_i` last, for `a_i = f(i, x_i)`.
@@ -158,7 +158,7 @@ impl<'a> Problem<'a> {
         for (i, &row) in self.on.row.iter().enumerate() {
             let x = self.row(row);
             let a = f(i, x);
-            columns.iter_mut().zip(x).for_each(|(o, x)| *o += a * f64::from(*x));
+            wide::add_scaled(self.isa, a, x, columns);
             total[0] += a;
         }
         for ((o, m), s) in columns.iter_mut().zip(&self.mean).zip(&self.scale) {
@@ -193,9 +193,10 @@ impl<'a> Problem<'a> {
         while steps < MAX_STEPS {
             let t = self.margins(&v);
             for (i, (&t, &label)) in t.iter().zip(&self.on.label).enumerate() {
-                let (s, p) = (self.weight[usize::from(label)], sigmoid(t));
-                slope[i] = s * if label { -sigmoid(-t) } else { p };
-                curvature[i] = s * p * sigmoid(-t);
+                let s = self.weight[usize::from(label)];
+                let (p, q) = sigmoids(t);
+                slope[i] = s * if label { -q } else { p };
+                curvature[i] = s * p * q;
             }
             let mut gradient = self.pull(|i, _| slope[i]);
             (0..self.width).for_each(|j| gradient[j] += v[j] * self.ridge(j));
@@ -223,10 +224,7 @@ impl<'a> Problem<'a> {
     fn newton(&self, gradient: &[f64], curvature: &[f64], force: f64) -> Coefficients {
         let mut diagonal = vec![0.0; self.width + 1];
         for (i, &row) in self.on.row.iter().enumerate() {
-            for (j, x) in self.row(row).iter().enumerate() {
-                let x = f64::from(*x) - self.mean[j];
-                diagonal[j] += curvature[i] * x * x;
-            }
+            wide::add_squares(self.isa, curvature[i], self.row(row), &self.mean, &mut diagonal[..self.width]);
             diagonal[self.width] += curvature[i];
         }
         for j in 0..self.width {
@@ -243,7 +241,7 @@ impl<'a> Problem<'a> {
         let wanted = force * force * along;
         for _ in 0..MAX_PRODUCTS {
             let (w, b) = self.raw(&direction);
-            let mut product = self.pull(|i, x| curvature[i] * (dot(x, &w) + b));
+            let mut product = self.pull(|i, x| curvature[i] * (wide::dot_wide(self.isa, x, &w) + b));
             (0..self.width).for_each(|j| product[j] += direction[j] * self.ridge(j));
             let bend = inner(&direction, &product);
             if bend <= 0.0 {
@@ -288,8 +286,11 @@ fn softplus(t: f64) -> f64 {
     t.max(0.0) + libm::log1p(libm::exp(-t.abs()))
 }
 
-fn sigmoid(t: f64) -> f64 {
-    1.0 / (1.0 + libm::exp(-t))
+/// `1 / (1 + e^-t)`, and `1 / (1 + e^t)`: neither by taking the other from 1.
+fn sigmoids(t: f64) -> (f64, f64) {
+    let e = libm::exp(-t.abs());
+    let (large, small) = (1.0 / (1.0 + e), e / (1.0 + e));
+    if t < 0.0 { (small, large) } else { (large, small) }
 }
 
 fn inner(a: &[f64], b: &[f64]) -> f64 {
@@ -300,17 +301,7 @@ fn norm(a: &[f64]) -> f64 {
     libm::sqrt(inner(a, a))
 }
 
-/// `sum_c x[c] v[c]` in eight chains, so that the compiler may use vectors; the order is fixed all the same.
+/// `x . v`.
 pub(crate) fn dot(x: &[f32], v: &[f64]) -> f64 {
-    let ((xs, x_tail), (vs, v_tail)) = (x.as_chunks::<8>(), v.as_chunks::<8>());
-    let mut lane = [0.0; 8];
-    for (x, v) in xs.iter().zip(vs) {
-        for k in 0..8 {
-            lane[k] += f64::from(x[k]) * v[k];
-        }
-    }
-    for ((lane, x), v) in lane.iter_mut().zip(x_tail).zip(v_tail) {
-        *lane += f64::from(*x) * v;
-    }
-    ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]))
+    wide::dot_wide(Isa::default(), x, v)
 }
