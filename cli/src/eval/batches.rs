@@ -1,8 +1,10 @@
 //! The rows of an evaluation, cut in batches of whole sequences, encoded and decoded in parallel, handed over in order.
 
+use super::words::RowWords;
 use crate::console::check_interrupt;
 use crate::dump::Dump;
 use anyhow::Result;
+use std::sync::OnceLock;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::Lanes;
 use strata_core::{Codes, Encoder, Par};
@@ -92,6 +94,8 @@ pub struct Batch {
     pub error: Vec<f32>,
     /// Its sums.
     pub fidelity: Fidelity,
+    /// Of its rows, once someone has asked for them.
+    pub words: OnceLock<RowWords>,
 }
 
 impl Batch {
@@ -181,5 +185,5 @@ fn made(encoder: &Encoder, dump: &Dump, place: &Place, lanes: &mut Lanes) -> Res
     fidelity.add(&x, &hat1, &error)?;
     error.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
     let Place { start, sequence, ref bounds, .. } = *place;
-    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, open, hat1, error, fidelity })
+    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, open, hat1, error, fidelity, words: OnceLock::new() })
 }

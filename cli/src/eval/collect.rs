@@ -92,7 +92,6 @@ pub struct Collector<'a> {
     encoder: &'a Encoder,
     tokens: Option<&'a [u32]>,
     words: Option<Words<'a>>,
-    rows: Range<u64>,
     /// Of both levels.
     pub fidelity: Fidelity,
     /// By block of sequences: [`TERMS`] terms, and the sum of the rows.
@@ -167,7 +166,6 @@ impl<'a> Collector<'a> {
             places: sequences.known().then(places).transpose()?,
             text: words.as_ref().map(text).transpose()?,
             words,
-            rows,
             strongest: [Strongest::new(0, f1), Strongest::new(1, f2)],
             first_scored,
             scored: [Codes::new(), Codes::new()],
@@ -178,7 +176,7 @@ impl<'a> Collector<'a> {
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
         let Arch { d, f1, f2, .. } = self.encoder.model().arch;
         let encoder = self.encoder;
-        let (tokens, words, rows) = (self.tokens, self.words.as_ref(), &self.rows);
+        let (tokens, words) = (self.tokens, self.words.as_ref());
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
         let mut jobs: Vec<Job<'_>> = Vec::new();
         jobs.push(Box::new(|b| {
@@ -233,21 +231,15 @@ impl<'a> Collector<'a> {
             for (profiles, side) in [(current, 0), (previous, -1), (next, 1)] {
                 for (profiles, level, f) in [(&mut profiles.level1, 0, f1), (&mut profiles.level2, 1, f2)] {
                     jobs.push(Box::new(move |b| {
-                        Ok(profiles.add(&b.codes[level].view(f)?, &beside(b, words, rows, side))?)
+                        Ok(profiles.add(&b.codes[level].view(f)?, &beside(b, &words.of(b).profile, side))?)
                     }));
                 }
             }
-            let topics = move |b: &Batch, bounds: Range<usize>| -> Vec<u32> {
-                let first = b.start + bounds.start as u64;
-                bounds.map(|t| words.topic(first, b.start + t as u64)).collect()
-            };
-            jobs.push(Box::new(move |b| {
-                let words: Vec<u32> = b.sequences().flat_map(|(_, bounds)| topics(b, bounds)).collect();
-                Ok(topic.add(&b.codes[1].view(f2)?, &words)?)
-            }));
+            jobs.push(Box::new(move |b| Ok(topic.add(&b.codes[1].view(f2)?, &words.of(b).topic)?)));
             for windows in [windows, sequences] {
                 jobs.push(Box::new(move |b| {
-                    b.sequences().try_for_each(|(_, bounds)| Ok(windows.add(&topics(b, bounds))?))
+                    let topics = &words.of(b).topic;
+                    b.sequences().try_for_each(|(_, bounds)| Ok(windows.add(&topics[bounds])?))
                 }));
             }
         }
@@ -288,12 +280,10 @@ pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
 }
 
 /// The words `side` rows from each row of the batch (0, -1 or 1), none where that is another sequence.
-fn beside(b: &Batch, words: &Words<'_>, rows: &Range<u64>, side: i64) -> Vec<u32> {
+fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     let of = |t: usize, bounds: &Range<usize>| {
-        let at = t as i64 + side;
-        let inside = at >= bounds.start as i64 && at < bounds.end as i64;
-        let row = (b.start as i64 + at) as u64;
-        if inside && rows.contains(&row) { words.profile(row) } else { NO_WORD }
+        let at = t.checked_add_signed(side).filter(|at| bounds.contains(at));
+        at.map_or(NO_WORD, |at| words[at])
     };
     b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()
 }

@@ -1,5 +1,6 @@
 //! The tokens of the evaluated rows as words: few enough to count each latent on each.
 
+use super::batches::Batch;
 use crate::dump::Dump;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +12,14 @@ const PROFILE: usize = 1024;
 const TOPIC: usize = 4096;
 /// Vocabularies up to this size are of characters: their words of a topic are runs of three.
 const CHARACTERS: usize = 256;
+
+/// The words of the rows of a batch.
+pub struct RowWords {
+    /// Of profiles.
+    pub profile: Vec<u32>,
+    /// Of topics.
+    pub topic: Vec<u32>,
+}
 
 /// Numbers for the tokens of a dump.
 pub struct Words<'a> {
@@ -60,8 +69,21 @@ impl<'a> Words<'a> {
         self.topic.len()
     }
 
+    /// Those of the rows of `batch`.
+    pub fn of<'b>(&self, batch: &'b Batch) -> &'b RowWords {
+        batch.words.get_or_init(|| {
+            let (start, rows) = (batch.start, batch.n() as u64);
+            let profile = (start..start + rows).map(|row| self.profile(row)).collect();
+            let topics = |(_, bounds): (u64, Range<usize>)| {
+                let first = start + bounds.start as u64;
+                bounds.map(move |t| self.topic(first, start + t as u64))
+            };
+            RowWords { profile, topic: batch.sequences().flat_map(topics).collect() }
+        })
+    }
+
     /// The word of a profile for `row`.
-    pub fn profile(&self, row: u64) -> u32 {
+    fn profile(&self, row: u64) -> u32 {
         let (Some(&rank), vocabulary) = (self.rank.get(&self.tokens[row as usize]), self.rank.len()) else {
             return NO_WORD;
         };
@@ -73,7 +95,7 @@ impl<'a> Words<'a> {
     }
 
     /// The word of a topic for `row`, of a sequence that begins at row `first`.
-    pub fn topic(&self, first: u64, row: u64) -> u32 {
+    fn topic(&self, first: u64, row: u64) -> u32 {
         let key = if !self.characters {
             u64::from(self.tokens[row as usize])
         } else if row >= first + 2 {

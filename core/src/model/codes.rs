@@ -85,6 +85,11 @@ pub struct CodesView<'a> {
 }
 
 impl<'a> CodesView<'a> {
+    /// The values of all entries, of all tokens.
+    pub(crate) fn values(&self) -> &'a [f32] {
+        self.value
+    }
+
     /// Codes over `latents` latents, checked once.
     ///
     /// # Errors
@@ -103,8 +108,10 @@ impl<'a> CodesView<'a> {
         if value.len() != index.len() {
             return shape("values of the codes", index.len(), value.len());
         }
-        if let Some(&j) = index.iter().find(|&&j| j as usize >= latents) {
-            return Err(Error::Index { what: "latents of the codes", index: j as usize, len: latents });
+        // The largest one needs no branch.
+        let largest = index.iter().fold(0, |most, j| most.max(*j)) as usize;
+        if !index.is_empty() && largest >= latents {
+            return Err(Error::Index { what: "latents of the codes", index: largest, len: latents });
         }
         Ok(Self { offsets, index, value, latents })
     }

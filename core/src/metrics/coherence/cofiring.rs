@@ -174,48 +174,70 @@ impl Cofiring {
             }
         }
         let mut z1 = vec![0.0f32; self.f1];
-        let mut active: Vec<u32> = Vec::new();
+        // Of each token the active latents of level 2, ascending, and whether their parent is active.
+        let (mut offsets, mut active, mut token) = (vec![0usize], Vec::new(), Vec::<(u32, bool)>::new());
         for t in 0..n {
             for (i, z) in codes1.active(t) {
                 self.fires1[i] += 1;
                 z1[i] = z;
             }
-            active.clear();
+            token.clear();
             for (j, z) in codes2.active(t) {
                 let p = self.families.parents()[j];
-                active.push(j as u32);
+                let with_parent = p != ROOT && z1[p as usize] > 0.0;
+                token.push((j as u32, with_parent));
                 self.fires2[j] += 1;
                 self.mass[j].add(f64::from(z));
-                if p != ROOT && z1[p as usize] > 0.0 {
+                if with_parent {
                     self.with_parent[j] += 1;
                     self.parent_mass[j].add(f64::from(z1[p as usize]));
                 }
             }
-            if !active.is_sorted() {
-                active.sort_unstable();
+            token.sort_unstable();
+            token.dedup();
+            active.extend(&token);
+            offsets.push(active.len());
+            codes1.active(t).for_each(|(i, _)| z1[i] = 0.0);
+        }
+        self.count_pairs(&offsets, &active);
+        self.tokens += n as u64;
+        Ok(())
+    }
+
+    /// Counts the pairs of each token's latents, latent by latent, so that the counts of one are at hand for all tokens.
+    fn count_pairs(&mut self, offsets: &[usize], active: &[(u32, bool)]) {
+        // Of each latent, where it stands in `active`, and where its token begins there.
+        let mut start = vec![0usize; self.rank.len() + 1];
+        active.iter().for_each(|(j, _)| start[*j as usize + 1] += 1);
+        (1..start.len()).for_each(|j| start[j] += start[j - 1]);
+        let (mut next, mut place) = (start.clone(), vec![(0, 0); active.len()]);
+        for w in offsets.windows(2) {
+            for at in w[0]..w[1] {
+                let next = &mut next[active[at].0 as usize];
+                place[*next] = (w[0], at);
+                *next += 1;
             }
-            active.dedup();
-            let parents = self.families.parents();
-            for (k, &j) in active.iter().enumerate() {
-                // Ascending, and so are their ranks: those before `j` are in its row of a triangle.
-                let (before, p) = (&active[..k], parents[j as usize]);
+        }
+        let parents = self.families.parents();
+        for j in 0..self.rank.len() {
+            let p = parents[j];
+            for &(first, at) in &place[start[j]..start[j + 1]] {
+                // Ascending, and so are their ranks: they are in the row of `j` of a triangle.
+                let before = &active[first..at];
                 if p != ROOT {
-                    for &i in before.iter().filter(|i| parents[**i as usize] == p) {
-                        let at = self.start[p as usize]
-                            + triangle(self.rank[i as usize] as usize, self.rank[j as usize] as usize);
-                        self.siblings[at] += 1;
-                        self.siblings_with_parent[at] += u32::from(z1[p as usize] > 0.0);
+                    for &(i, with_parent) in before.iter().filter(|(i, _)| parents[*i as usize] == p) {
+                        let i = self.rank[i as usize] as usize;
+                        let pair = self.start[p as usize] + triangle(i, self.rank[j] as usize);
+                        self.siblings[pair] += 1;
+                        self.siblings_with_parent[pair] += u32::from(with_parent);
                     }
                 }
                 if let Some(all) = &mut self.all {
-                    let row = &mut all[below(j as usize)];
-                    before.iter().for_each(|i| row[*i as usize] += 1);
+                    let row = &mut all[below(j)];
+                    before.iter().for_each(|(i, _)| row[*i as usize] += 1);
                 }
             }
-            codes1.active(t).for_each(|(i, _)| z1[i] = 0.0);
         }
-        self.tokens += n as u64;
-        Ok(())
     }
 
     /// Adds the tokens of `other`.

@@ -69,6 +69,24 @@ impl Logistic {
 /// [`Error::Shape`] where sizes disagree or if a class has no example, [`Error::Index`] for a row out of range,
 /// [`Error::Config`] for a `c` that is not positive, [`Error::NotFinite`] (its step is the row).
 pub fn fit(x: &[f32], width: usize, on: &Labelled, settings: &Settings) -> Result<Logistic> {
+    fit_times(x, width, on, vec![1.0; on.len()], settings)
+}
+
+/// [`fit`] where example `i` counts `times[i]` times: rows that are equal need to be there once.
+///
+/// # Errors
+/// As [`fit`].
+///
+/// # Panics
+/// If `times` has another length than `on`.
+pub(super) fn fit_times(
+    x: &[f32],
+    width: usize,
+    on: &Labelled,
+    times: Vec<f64>,
+    settings: &Settings,
+) -> Result<Logistic> {
+    assert_eq!(times.len(), on.len(), "a number of times an example");
     let n_rows = x.len().checked_div(width).unwrap_or(0);
     if width == 0 || n_rows * width != x.len() {
         return Err(Error::Shape { what: "numbers of a row of a probe", expected: width, got: x.len() });
@@ -85,7 +103,7 @@ pub fn fit(x: &[f32], width: usize, on: &Labelled, settings: &Settings) -> Resul
             return Err(Error::Shape { what, expected: 1, got });
         }
     }
-    Problem::new(x, width, on, settings)?.solve(settings)
+    Problem::new(x, width, on, times, settings)?.solve(settings)
 }
 
 /// The function in centred and scaled columns: `v_j = w_j scale_j`, `t_i = v . (x_i - mean) / scale + b`.
@@ -94,6 +112,8 @@ struct Problem<'a> {
     x: &'a [f32],
     width: usize,
     on: &'a Labelled,
+    /// How often each example is there.
+    times: Vec<f64>,
     mean: Vec<f64>,
     scale: Vec<f64>,
     /// `C s_i` of a negative and of a positive example.
@@ -104,26 +124,27 @@ struct Problem<'a> {
 type Coefficients = Vec<f64>;
 
 impl<'a> Problem<'a> {
-    fn new(x: &'a [f32], width: usize, on: &'a Labelled, settings: &Settings) -> Result<Self> {
-        let n = on.len() as f64;
-        let positives = on.positives() as f64;
+    fn new(x: &'a [f32], width: usize, on: &'a Labelled, times: Vec<f64>, settings: &Settings) -> Result<Self> {
+        let n: f64 = times.iter().sum();
+        let positives: f64 = times.iter().zip(&on.label).filter(|(_, l)| **l).map(|(t, _)| t).sum();
         let weight = match settings.balanced {
             true => [n / (2.0 * (n - positives)), n / (2.0 * positives)].map(|s| s * settings.c),
             false => [settings.c; 2],
         };
         let isa = Isa::default();
-        let mut p = Self { isa, x, width, on, mean: vec![0.0; width], scale: vec![0.0; width], weight };
-        let (mut mean, mut scale) = (vec![0.0; width], vec![0.0; width]);
-        for &row in &on.row {
+        let zeros = || vec![0.0; width];
+        let mut p = Self { isa, x, width, on, times, mean: zeros(), scale: zeros(), weight };
+        let (mut mean, mut scale) = (zeros(), zeros());
+        for (&row, times) in on.row.iter().zip(&p.times) {
             let row_values = p.row(row);
             if row_values.iter().any(|v| !v.is_finite()) {
                 return Err(Error::NotFinite { what: "row of a probe".into(), step: u64::from(row) });
             }
-            wide::add(isa, row_values, &mut mean);
+            wide::add_scaled(isa, *times, row_values, &mut mean);
         }
         mean.iter_mut().for_each(|m| *m /= n);
-        for &row in &on.row {
-            wide::add_squares(isa, 1.0, p.row(row), &mean, &mut scale);
+        for (&row, times) in on.row.iter().zip(&p.times) {
+            wide::add_squares(isa, *times, p.row(row), &mean, &mut scale);
         }
         // What is below this is the rounding of a constant column.
         scale.iter_mut().zip(&mean).for_each(|(s, m)| {
@@ -173,27 +194,31 @@ impl<'a> Problem<'a> {
         if s > 0.0 { 1.0 / (s * s) } else { 1.0 }
     }
 
+    /// `C s_i`, as often as the example is there.
+    fn weights(&self) -> impl Iterator<Item = f64> + '_ {
+        self.on.label.iter().zip(&self.times).map(|(&label, times)| times * self.weight[usize::from(label)])
+    }
+
     fn objective(&self, v: &[f64], t: impl Iterator<Item = f64>) -> f64 {
         let penalty: f64 = (0..self.width).map(|j| v[j] * v[j] * self.ridge(j)).sum();
         let loss: f64 = t
-            .zip(&self.on.label)
-            .map(|(t, &label)| self.weight[usize::from(label)] * softplus(if label { -t } else { t }))
+            .zip(self.weights().zip(&self.on.label))
+            .map(|(t, (weight, &label))| weight * softplus(if label { -t } else { t }))
             .sum();
         penalty / 2.0 + loss
     }
 
     fn solve(&self, settings: &Settings) -> Result<Logistic> {
         let n = self.on.len();
-        let total: f64 = self.on.label.iter().map(|&l| self.weight[usize::from(l)]).sum();
+        let total: f64 = self.weights().sum();
         let mut v = vec![0.0; self.width + 1];
-        let positive = self.weight[1] * self.on.positives() as f64;
+        let positive: f64 = self.weights().zip(&self.on.label).filter(|(_, l)| **l).map(|(w, _)| w).sum();
         v[self.width] = libm::log(positive / (total - positive));
         let (mut steps, mut converged, mut first) = (0, false, None);
         let (mut curvature, mut slope) = (vec![0.0; n], vec![0.0; n]);
         while steps < MAX_STEPS {
             let t = self.margins(&v);
-            for (i, (&t, &label)) in t.iter().zip(&self.on.label).enumerate() {
-                let s = self.weight[usize::from(label)];
+            for (i, ((&t, s), &label)) in t.iter().zip(self.weights()).zip(&self.on.label).enumerate() {
                 let (p, q) = sigmoids(t);
                 slope[i] = s * if label { -q } else { p };
                 curvature[i] = s * p * q;

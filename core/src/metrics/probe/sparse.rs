@@ -2,6 +2,7 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter::repeat_n;
 
 use super::logistic::{self, Settings};
 use super::{Answers, Binary, Labelled, check_rows, mean_difference};
@@ -93,11 +94,12 @@ pub fn on_latents(
         return Ok((Answers::of(task.test.label.iter().map(|l| (*l, positive))), true));
     }
     let columns = Columns::new(codes.latents(), latents)?;
-    let (x, on) = columns.gather(codes, &task.train);
-    let probe = logistic::fit(&x, latents.len(), &on, settings)?;
-    let (x, on) = columns.gather(codes, &task.test);
+    let (x, on, times) = columns.gather(codes, &task.train);
+    let probe = logistic::fit_times(&x, latents.len(), &on, times, settings)?;
+    let (x, on, times) = columns.gather(codes, &task.test);
     let called = x.chunks_exact(latents.len()).map(|x| probe.margin(x) > 0.0);
-    Ok((Answers::of(on.label.iter().copied().zip(called)), probe.converged))
+    let answers = on.label.iter().zip(called).zip(&times).flat_map(|((l, c), n)| repeat_n((*l, c), *n as usize));
+    Ok((Answers::of(answers), probe.converged))
 }
 
 /// A probe on all of `x`, `[n, d]`.
@@ -136,17 +138,33 @@ impl Columns {
         Ok(Self { column, width: latents.len() })
     }
 
-    /// The rows of `on` as `[rows, width]`, and the labels of those rows in their new places.
-    fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> (Vec<f32>, Labelled) {
-        let mut x = vec![0.0; on.len() * self.width];
-        for (i, &row) in on.row.iter().enumerate() {
+    /// The rows of `on` as `[rows, width]`, the labels of those rows in their new places, and how often each is there:
+    /// the rows on which no chosen latent fires, which are most, are one row a label.
+    fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> (Vec<f32>, Labelled, Vec<f64>) {
+        let (mut x, mut kept, mut times) = (Vec::new(), Labelled::default(), Vec::new());
+        let mut silent = [0u32; 2];
+        let mut push = |x: &mut Vec<f32>, label, n| {
+            kept.row.push((x.len() / self.width) as u32);
+            kept.label.push(label);
+            times.push(f64::from(n));
+            x.resize(x.len() + self.width, 0.0);
+        };
+        for (&row, &label) in on.row.iter().zip(&on.label) {
+            let start = x.len();
             for (j, z) in codes.active(row as usize) {
                 let c = self.column[j];
                 if c != u32::MAX {
-                    x[i * self.width + c as usize] = z;
+                    if x.len() == start {
+                        push(&mut x, label, 1);
+                    }
+                    x[start + c as usize] = z;
                 }
             }
+            silent[usize::from(label)] += u32::from(x.len() == start);
         }
-        (x, Labelled { row: (0..on.len() as u32).collect(), label: on.label.clone() })
+        for (label, n) in [false, true].into_iter().zip(silent).filter(|(_, n)| *n > 0) {
+            push(&mut x, label, n);
+        }
+        (x, kept, times)
     }
 }

@@ -20,13 +20,11 @@ pub struct Profiles {
     words: usize,
     /// `[latents]`: tokens with a word on which the latent fires.
     fires: Vec<u64>,
-    /// `[latents]`: the sums of the rows of `mass`.
-    total: Vec<u64>,
     /// `[latents, words]`.
     mass: Vec<u64>,
     /// `[words]`: tokens with the word.
     seen: Vec<u64>,
-    /// The sum of `total`: bounds every sum of masses.
+    /// The sum of `mass`: bounds every sum of some of it.
     all: u64,
 }
 
@@ -40,14 +38,7 @@ impl Profiles {
             let why = alloc::format!("{latents} latents x {words} words, over the {MAX_CELLS} cells that are counted");
             Error::config("words", why)
         })?;
-        Ok(Self {
-            words,
-            fires: vec![0; latents],
-            total: vec![0; latents],
-            mass: vec![0; cells],
-            seen: vec![0; words],
-            all: 0,
-        })
+        Ok(Self { words, fires: vec![0; latents], mass: vec![0; cells], seen: vec![0; words], all: 0 })
     }
 
     /// A word in `0..words` for a token of a larger vocabulary: the token itself if that fits, else a hash. Tokens that
@@ -85,6 +76,28 @@ impl Profiles {
         if let Some(&w) = words.iter().find(|w| **w != NO_WORD && **w as usize >= self.words) {
             return Err(Error::Index { what: "words", index: w as usize, len: self.words });
         }
+        self.check_values(codes, words)?;
+        for (t, &w) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
+            let w = w as usize;
+            self.seen[w] += 1;
+            for (j, z) in codes.active(t) {
+                let units = units(z);
+                self.fires[j] += 1;
+                self.all += units;
+                self.mass[j * self.words + w] += units;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the values of tokens with a word are finite and fit.
+    fn check_values(&self, codes: &CodesView<'_>, words: &[u32]) -> Result<()> {
+        let values = codes.values();
+        let largest = values.iter().fold(0.0f32, |most, z| if *z > most { *z } else { most });
+        let most = units(largest).checked_mul(values.len() as u64).and_then(|most| most.checked_add(self.all));
+        if largest.is_finite() && most.is_some() {
+            return Ok(());
+        }
         let mut all = self.all;
         for (t, _) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
             for (_, z) in codes.active(t) {
@@ -94,17 +107,6 @@ impl Profiles {
                 all = all.checked_add(units(z)).ok_or_else(full)?;
             }
         }
-        for (t, &w) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
-            let w = w as usize;
-            self.seen[w] += 1;
-            for (j, z) in codes.active(t) {
-                let units = units(z);
-                self.fires[j] += 1;
-                self.total[j] += units;
-                self.mass[j * self.words + w] += units;
-            }
-        }
-        self.all = all;
         Ok(())
     }
 
@@ -119,12 +121,7 @@ impl Profiles {
         let same = self.words == other.words && self.fires.len() == other.fires.len();
         assert!(same, "merged profiles must be of the same latents and words");
         self.all = self.all.checked_add(other.all).ok_or_else(full)?;
-        for (a, b) in [
-            (&mut self.fires, &other.fires),
-            (&mut self.total, &other.total),
-            (&mut self.mass, &other.mass),
-            (&mut self.seen, &other.seen),
-        ] {
+        for (a, b) in [(&mut self.fires, &other.fires), (&mut self.mass, &other.mass), (&mut self.seen, &other.seen)] {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         }
         Ok(())
@@ -166,7 +163,7 @@ impl Profiles {
     /// If `q` has another length.
     pub fn profile(&self, j: usize, alpha: f64, q: &mut [f64]) {
         assert_eq!(q.len(), self.words, "a share for each word");
-        let (n, total) = (self.fires[j] as f64, self.total[j] as f64);
+        let (n, total) = (self.fires[j] as f64, self.mass(j).iter().sum::<u64>() as f64);
         for (q, a) in q.iter_mut().zip(self.mass(j)) {
             *q = (n * (*a as f64 / total) + alpha / self.words as f64) / (n + alpha);
         }
