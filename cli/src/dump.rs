@@ -49,14 +49,15 @@ struct Shard {
     map: Mmap,
     /// For single rows: to read one from the file maps no pages, which would have to be let go again. None beyond the first
     /// [`OPEN_FILES`] shards, and where files cannot be read at a place.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "there is no such reading"))]
     file: Option<File>,
     /// The rows of all shards before this one.
     first_row: u64,
     matrix: Matrix,
 }
 
-/// Shards that stay open: systems allow a process some hundreds of open files.
-const OPEN_FILES: usize = if cfg!(unix) { 256 } else { 0 };
+/// Shards of a dump that stay open: systems allow a process some hundreds of open files.
+const OPEN_FILES: usize = if cfg!(unix) { 32 } else { 0 };
 
 /// A vector in a file: mapped if it is aligned there, else copied.
 #[derive(Debug)]
@@ -99,8 +100,8 @@ fn open_map(path: &Path) -> Result<(File, Mmap)> {
     // has mapped: our writers make new files and rename them, which leaves the mapped ones alone. If another program
     // overwrites the file in place, rows read later hold its bytes: every row is checked to be finite when it is read,
     // token ids are plain integers, and all offsets were computed at opening, so that no memory outside the map is
-    // reached. If another program truncates the file, reading the map beyond its new end ends the process with SIGBUS. Both
-    // are said in the manual: a dump must not be changed while it is in use.
+    // reached. If another program truncates the file, reading the map beyond its new end ends the process with SIGBUS. So
+    // the manual says that a dump must not be changed while it is in use.
     let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error("reading", path, &e))?;
     Ok((file, map))
 }
@@ -291,7 +292,8 @@ impl Dump {
     /// `out[k, :] = f32(row rows[k])`. `out` is `[rows.len(), d]`, written, never read.
     ///
     /// # Errors
-    /// A row that does not exist; a number that is NaN or infinite, with its shard, row and column.
+    /// A row that does not exist, or that the file no longer holds; a number that is NaN or infinite, with its shard, row
+    /// and column.
     ///
     /// # Panics
     /// If `out` has another size.

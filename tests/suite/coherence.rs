@@ -517,6 +517,63 @@ fn exclusive_siblings_are_below_zero_given_their_parent_and_loose_ones_fire_toge
 }
 
 #[test]
+fn pairs_do_not_depend_on_how_the_tokens_are_cut_nor_on_a_latent_that_is_stored_twice() {
+    let (f1, f2, tokens) = (3, 60, 5_000);
+    let parent: Vec<u32> = (0..f2).map(|j| if j % 4 == 3 { ROOT } else { j % 4 }).collect();
+    // Over twice as many active latents as are counted together.
+    let mut rng = Philox::new(4, 0);
+    let mut draw = |f: usize, share: u64| {
+        let mut codes = Codes::new();
+        for _ in 0..tokens {
+            // Not in order.
+            for j in (0..f as u32).rev().filter(|_| rng.below(100) < share) {
+                codes.index.push(j);
+                codes.value.push(1.0 + j as f32);
+            }
+            codes.end_row();
+        }
+        codes
+    };
+    let (one, two) = (draw(f1, 60), draw(f2 as usize, 50));
+    let part = |codes: &Codes, rows: std::ops::Range<usize>| {
+        let mut part = Codes::new();
+        for t in rows {
+            part.index.extend(codes.row(t).index);
+            part.value.extend(codes.row(t).value);
+            part.end_row();
+        }
+        part
+    };
+    let run = |cut: usize| {
+        let mut c = Cofiring::with_all_pairs(f1, &parent).unwrap();
+        for start in (0..tokens).step_by(cut) {
+            let rows = start..tokens.min(start + cut);
+            c.add(&part(&one, rows.clone()).view(f1).unwrap(), &part(&two, rows).view(f2 as usize).unwrap()).unwrap();
+        }
+        c
+    };
+    let whole = run(tokens);
+    assert!(two.index.len() > 2 << 16);
+    for cut in [1, 700] {
+        let other = run(cut);
+        assert_eq!(whole.report(Par::Seq, Draws::default()), other.report(Par::Seq, Draws::default()));
+    }
+    let together = (0..tokens).filter(|t| [4, 8].iter().all(|j| two.row(*t).index.contains(j))).count();
+    assert_eq!(whole.together(4, 8) as usize, together);
+    // The first latent of each token once more.
+    let mut twice = Codes::new();
+    for t in 0..tokens {
+        let row = two.row(t);
+        twice.index.extend(row.index.iter().chain(row.index.first()));
+        twice.value.extend(row.value.iter().chain(row.value.first()));
+        twice.end_row();
+    }
+    let mut c = Cofiring::with_all_pairs(f1, &parent).unwrap();
+    c.add(&one.view(f1).unwrap(), &twice.view(f2 as usize).unwrap()).unwrap();
+    assert_eq!(c.together(4, 8), whole.together(4, 8));
+}
+
+#[test]
 fn cofiring_refuses_sizes_and_parents_that_do_not_fit() {
     assert!(matches!(Cofiring::new(3, &[0, 3]), Err(Error::Index { index: 3, len: 3, .. })));
     let many = vec![0; 1 << 15];

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use strata_core::Isa;
 use strata_core::kernel::adam::{AdamStep, adam, normalise, project_out};
 use strata_core::kernel::dense::{Matrix, Pair, Pick, affine, pairs, product, transposed};
-use strata_core::kernel::{reduce, scalar, select, sparse};
+use strata_core::kernel::{reduce, scalar, select, sparse, wide};
 
 /// Around the lane count 16, its multiples and the block of 64 lanes.
 const SIZES: [usize; 15] = [0, 1, 15, 16, 17, 31, 32, 33, 35, 63, 64, 65, 131, 256, 300];
@@ -428,6 +428,45 @@ fn normalise_and_project_out_have_the_bits_of_the_plain_loops() {
     let mut zero = [0.0; 20];
     normalise(Isa::detect(), &mut zero);
     assert_eq!(zero, [0.0; 20]);
+}
+
+/// `sum_c term(c)` as the documentation of the module says: sixteen chains, and the tree over them.
+fn in_chains(n: usize, term: impl Fn(usize) -> f64) -> f64 {
+    let mut sums = [0.0f64; 16];
+    (0..n).for_each(|c| sums[c % 16] += term(c));
+    for half in [8, 4, 2, 1] {
+        (0..half).for_each(|l| sums[l] += sums[l + half]);
+    }
+    sums[0]
+}
+
+#[test]
+fn wide_sums_have_the_bits_of_the_plain_loops() {
+    let mut s = Source(6);
+    for n in SIZES {
+        let [a, b] = [0, 1].map(|_| s.values(n));
+        let [v, m] = [0, 1].map(|_| s.values(n).iter().map(|x| f64::from(*x) * 1.1).collect::<Vec<f64>>());
+        let w = f64::from(s.value());
+        let wide_of = |x: &[f32], c: usize| f64::from(x[c]);
+        for isa in Isa::all_available() {
+            let bits =
+                |what: &str, got: f64, want: f64| assert_eq!(got.to_bits(), want.to_bits(), "{what} {n} {isa:?}");
+            bits("dot", wide::dot(isa, &a, &b), in_chains(n, |c| wide_of(&a, c) * wide_of(&b, c)));
+            bits("dot_wide", wide::dot_wide(isa, &a, &v), in_chains(n, |c| wide_of(&a, c) * v[c]));
+            bits("dot64", wide::dot64(isa, &v, &m), in_chains(n, |c| v[c] * m[c]));
+            bits("squares", wide::sum_squares(isa, &a), in_chains(n, |c| wide_of(&a, c).powi(2)));
+            let each = |what: &str, f: &dyn Fn(&mut [f64]), want: &dyn Fn(usize) -> f64| {
+                let mut got = v.clone();
+                f(&mut got);
+                (0..n).for_each(|c| bits(what, got[c], want(c)));
+            };
+            each("add", &|t| wide::add(isa, &a, t), &|c| v[c] + wide_of(&a, c));
+            each("add_scaled", &|t| wide::add_scaled(isa, w, &a, t), &|c| v[c] + w * wide_of(&a, c));
+            let square = |c: usize| (wide_of(&a, c) - m[c]) * (wide_of(&a, c) - m[c]);
+            each("add_squares", &|t| wide::add_squares(isa, w, &a, &m, t), &|c| v[c] + w * square(c));
+            each("subtract64", &|t| wide::subtract64(isa, w, &m, t), &|c| v[c] - w * m[c]);
+        }
+    }
 }
 
 proptest! {

@@ -305,6 +305,45 @@ fn without_a_latent_that_differs_the_more_frequent_answer_is_given() {
 }
 
 #[test]
+fn a_probe_on_latents_is_the_fit_of_their_dense_columns() {
+    let (n, latents) = (400usize, 6usize);
+    let mut rng = Philox::new(11, 0);
+    // Most rows have none of the chosen latents.
+    let z: Vec<f32> =
+        (0..n * latents).map(|_| if rng.below(8) == 0 { rng.normal_f32().abs() + 0.1 } else { 0.0 }).collect();
+    let codes = codes_of(&z, latents);
+    let view = codes.view(latents).unwrap();
+    let chosen = [4u32, 1];
+    let label: Vec<bool> =
+        (0..n).map(|i| z[i * latents + 4] - z[i * latents + 1] + 0.5 * rng.normal_f32() > 0.1).collect();
+    let of = |rows: std::ops::Range<usize>| Labelled {
+        row: rows.clone().map(|r| r as u32).collect(),
+        label: label[rows].to_vec(),
+    };
+    let task = Binary { train: of(0..300), test: of(300..n) };
+    let x: Vec<f32> = (0..n).flat_map(|i| chosen.map(|j| z[i * latents + j as usize])).collect();
+    for settings in [Settings::default(), Settings { c: 0.3, balanced: true, ..Settings::default() }] {
+        let (answers, converged) = on_latents(&view, &chosen, &task, &settings).unwrap();
+        let probe = fit(&x, 2, &task.train, &settings).unwrap();
+        let called = task.test.row.iter().map(|&r| probe.margin(&x[r as usize * 2..][..2]) > 0.0);
+        let want = Answers::of(task.test.label.iter().copied().zip(called));
+        assert!(converged && probe.converged);
+        assert_eq!((answers.accuracy(), answers.f1()), (want.accuracy(), want.f1()));
+        assert!(want.accuracy() > 0.6 && want.accuracy() < 1.0);
+    }
+    let short = Binary { train: Labelled { label: vec![true, false], ..task.train.clone() }, ..task.clone() };
+    assert!(matches!(on_latents(&view, &chosen, &short, &Settings::default()), Err(Error::Shape { .. })));
+    let beyond = Binary { train: Labelled { row: vec![0, n as u32], label: vec![true, false] }, ..task.clone() };
+    assert!(matches!(on_latents(&view, &chosen, &beyond, &Settings::default()), Err(Error::Index { .. })));
+    let mut infinite = codes.clone();
+    let row = (0..n).find(|i| i > &5 && z[i * latents + 4] > 0.0).unwrap();
+    let at = infinite.offsets[row] + codes.row(row).index.iter().position(|j| *j == 4).unwrap();
+    infinite.value[at] = f32::INFINITY;
+    let error = on_latents(&infinite.view(latents).unwrap(), &chosen, &task, &Settings::default()).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { step, .. } if step == row as u64), "{error}");
+}
+
+#[test]
 fn answers_are_counted() {
     let pairs = [(true, true), (true, false), (false, true), (false, false), (false, false)];
     let a = Answers::of(pairs.into_iter());

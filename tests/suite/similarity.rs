@@ -127,6 +127,10 @@ fn profiles_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(matches!(p.add(&infinite.view(2).unwrap(), &[0, 1]), Err(Error::NotFinite { step: 1, .. })));
     let huge = codes(&[1.0, 0.0, 1e12, 1e12], 2);
     assert!(matches!(p.add(&huge.view(2).unwrap(), &[0, 1]), Err(Error::Capacity { .. })));
+    let one = codes(&[1e30, 0.0], 2);
+    assert!(matches!(p.add(&one.view(2).unwrap(), &[0]), Err(Error::Capacity { .. })));
+    // What is on a token without a word does not count.
+    p.add(&infinite.view(2).unwrap(), &[NO_WORD, NO_WORD]).unwrap();
     assert_eq!(p, empty);
     assert!(matches!(Profiles::new(1 << 14, (1 << 13) + 1), Err(Error::Config { .. })));
     assert_eq!(Profiles::bucket(77, 100, 100), 77);

@@ -118,6 +118,25 @@ fn planted_compositions_are_found_and_random_directions_are_the_null() {
 }
 
 #[test]
+fn the_null_of_bare_and_of_effective_children_is_the_one_of_each_alone() {
+    let (d, f1, f2) = (9, 7, 50);
+    let (one, two, effective) = (normal(1, f1 * d), normal(2, f2 * d), normal(3, f2 * d));
+    let mut fewer = effective.clone();
+    fewer[..d].fill(0.0);
+    let draws = Draws { n: 4, seed: 5 };
+    for effective in [&effective, &fewer] {
+        for isa in Isa::all_available() {
+            let parent = [ROOT; 50];
+            let of = Decoders { d, level1: &one, level2: &two, parent: &parent, effective: Some(effective) };
+            let found = structure(isa, Par::Rayon, &of, draws).unwrap().level2.unwrap();
+            let alone = |rows: &[f32]| composed(Isa::SCALAR, Par::Seq, rows, &one, d, draws).unwrap();
+            assert_eq!((&found.composed, found.effective.as_ref()), (&alone(&two), Some(&alone(effective))));
+            assert_ne!(found.composed.r2_mixed, found.composed.r2);
+        }
+    }
+}
+
+#[test]
 fn span_and_parent_explain_what_was_planted() {
     let d = 12;
     // Level 1: four of the axes, one of them twice. Level 2: half on its parent's axis, half outside.

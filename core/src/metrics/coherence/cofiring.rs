@@ -18,7 +18,7 @@ use crate::{Error, ROOT, Result};
 /// Integer counts, and sums in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
 /// nor on blocks, nor on how they are split among accumulators that are merged.
 /// Memory: 8 bytes for each pair of siblings, at most `4 sum_C n_C^2`; with all pairs, 4 bytes for each of the
-/// `f2 (f2 - 1) / 2`; 32 bytes a latent of level 2 for the ratios.
+/// `f2 (f2 - 1) / 2`; 32 bytes a latent of level 2 for the ratios. While a block is added, 1 MiB and 4 bytes a latent more.
 #[derive(Clone, Debug)]
 pub struct Cofiring {
     families: Families,
@@ -41,6 +41,9 @@ pub struct Cofiring {
     mass: Vec<FixedSum>,
     parent_mass: Vec<FixedSum>,
 }
+
+/// Active latents whose pairs are counted together, and those of one more token.
+const TOGETHER: usize = 1 << 16;
 
 /// One family with at least two alive children; means over its pairs of alive siblings.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -175,7 +178,7 @@ impl Cofiring {
         }
         let mut z1 = vec![0.0f32; self.f1];
         // Of each token the active latents of level 2, ascending, and whether their parent is active.
-        let (mut offsets, mut active, mut token) = (vec![0usize], Vec::new(), Vec::<(u32, bool)>::new());
+        let (mut offsets, mut active, mut token) = (vec![0u32], Vec::new(), Vec::<(u32, bool)>::new());
         for t in 0..n {
             for (i, z) in codes1.active(t) {
                 self.fires1[i] += 1;
@@ -196,34 +199,38 @@ impl Cofiring {
             token.sort_unstable();
             token.dedup();
             active.extend(&token);
-            offsets.push(active.len());
+            offsets.push(active.len() as u32);
             codes1.active(t).for_each(|(i, _)| z1[i] = 0.0);
+            if active.len() >= TOGETHER || t + 1 == n {
+                self.count_pairs(&offsets, &active);
+                active.clear();
+                offsets.truncate(1);
+            }
         }
-        self.count_pairs(&offsets, &active);
         self.tokens += n as u64;
         Ok(())
     }
 
     /// Counts the pairs of each token's latents, latent by latent, so that the counts of one are at hand for all tokens.
-    fn count_pairs(&mut self, offsets: &[usize], active: &[(u32, bool)]) {
-        // Of each latent, where it stands in `active`, and where its token begins there.
-        let mut start = vec![0usize; self.rank.len() + 1];
+    fn count_pairs(&mut self, offsets: &[u32], active: &[(u32, bool)]) {
+        // Of each latent, where its token begins in `active`, and where it stands there.
+        let mut start = vec![0u32; self.rank.len() + 1];
         active.iter().for_each(|(j, _)| start[*j as usize + 1] += 1);
         (1..start.len()).for_each(|j| start[j] += start[j - 1]);
-        let (mut next, mut place) = (start.clone(), vec![(0, 0); active.len()]);
+        let (mut next, mut place) = (start.clone(), vec![(0u32, 0u32); active.len()]);
         for w in offsets.windows(2) {
             for at in w[0]..w[1] {
-                let next = &mut next[active[at].0 as usize];
-                place[*next] = (w[0], at);
+                let next = &mut next[active[at as usize].0 as usize];
+                place[*next as usize] = (w[0], at);
                 *next += 1;
             }
         }
         let parents = self.families.parents();
         for j in 0..self.rank.len() {
             let p = parents[j];
-            for &(first, at) in &place[start[j]..start[j + 1]] {
+            for &(first, at) in &place[start[j] as usize..start[j + 1] as usize] {
                 // Ascending, and so are their ranks: they are in the row of `j` of a triangle.
-                let before = &active[first..at];
+                let before = &active[first as usize..at as usize];
                 if p != ROOT {
                     for &(i, with_parent) in before.iter().filter(|(i, _)| parents[*i as usize] == p) {
                         let i = self.rank[i as usize] as usize;

@@ -200,8 +200,8 @@ pub struct TopWords {
 impl TopWords {
     /// Those of `partition`; `profiles` has the current words of level 2.
     ///
-    /// Cost: one pass over the words that latents fire on for the families and for each draw; memory 16 bytes for each of
-    /// those of each latent.
+    /// Cost: one pass over the words that latents fire on for the families and for each draw; memory 4 bytes for each of
+    /// those of each latent, at most half of that of the profiles.
     ///
     /// # Errors
     /// [`Error::Index`] if a latent has no profile.
@@ -210,23 +210,27 @@ impl TopWords {
         if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
             return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
         }
-        // A latent fires on few of the words.
-        let nonzero = |&j: &u32| -> Vec<(u32, u64)> {
-            let row = profiles.mass(j as usize).iter().enumerate();
-            row.filter(|(_, a)| **a > 0).map(|(w, a)| (w as u32, *a)).collect()
-        };
-        let rows: Vec<Vec<(u32, u64)>> = partition.latents().iter().map(nonzero).collect();
+        // A latent fires on few of the words: those of each, one after the other, and where they begin.
+        let row = |i: usize| profiles.mass(partition.latents()[i] as usize);
+        let n = partition.latents().len();
+        let mut first = vec![0usize];
+        (0..n).for_each(|i| first.push(first[i] + row(i).iter().filter(|a| **a > 0).count()));
+        let mut fired = Vec::with_capacity(first[n]);
+        (0..n).for_each(|i| fired.extend((0..words as u32).filter(|w| row(i)[*w as usize] > 0)));
         let of = |label: &[u32]| -> Vec<Vec<u32>> {
             let (start, member) = members(label, partition.clusters());
             let (mut mass, mut touched) = (vec![0u64; words], Vec::new());
             let of_cluster = |bounds: &[usize]| {
-                for &(w, a) in member[bounds[0]..bounds[1]].iter().flat_map(|i| &rows[*i]) {
-                    let sum = &mut mass[w as usize];
-                    if *sum == 0 {
-                        touched.push(w);
+                for &i in &member[bounds[0]..bounds[1]] {
+                    let row = row(i);
+                    for &w in &fired[first[i]..first[i + 1]] {
+                        let sum = &mut mass[w as usize];
+                        if *sum == 0 {
+                            touched.push(w);
+                        }
+                        // The sum of all masses of a word fits: see `Profiles::add`.
+                        *sum += row[w as usize];
                     }
-                    // The sum of all masses of a word fits: see `Profiles::add`.
-                    *sum += a;
                 }
                 let best = top(profiles, &mass, &touched);
                 touched.drain(..).for_each(|w| mass[w as usize] = 0);

@@ -48,6 +48,9 @@ pub struct Logistic {
 
 impl Logistic {
     /// `w . x + b`.
+    ///
+    /// # Panics
+    /// If `x` is not as long as `w`.
     pub fn margin(&self, x: &[f32]) -> f64 {
         dot(x, &self.weight) + self.bias
     }

@@ -82,21 +82,23 @@ pub fn sparse_probes(
 /// called by the more frequent answer of training, positive in a tie.
 ///
 /// # Errors
-/// As [`logistic::fit`].
+/// As [`logistic::fit`], of the rows that are tested on too.
 pub fn on_latents(
     codes: &CodesView<'_>,
     latents: &[u32],
     task: &Binary,
     settings: &Settings,
 ) -> Result<(Answers, bool)> {
+    check_rows(&task.train, codes.tokens())?;
+    check_rows(&task.test, codes.tokens())?;
     if latents.is_empty() {
         let positive = 2 * task.train.positives() >= task.train.len();
         return Ok((Answers::of(task.test.label.iter().map(|l| (*l, positive))), true));
     }
     let columns = Columns::new(codes.latents(), latents)?;
-    let (x, on, times) = columns.gather(codes, &task.train);
+    let (x, on, times) = columns.gather(codes, &task.train)?;
     let probe = logistic::fit_times(&x, latents.len(), &on, times, settings)?;
-    let (x, on, times) = columns.gather(codes, &task.test);
+    let (x, on, times) = columns.gather(codes, &task.test)?;
     let called = x.chunks_exact(latents.len()).map(|x| probe.margin(x) > 0.0);
     let answers = on.label.iter().zip(called).zip(&times).flat_map(|((l, c), n)| repeat_n((*l, c), *n as usize));
     Ok((Answers::of(answers), probe.converged))
@@ -140,7 +142,7 @@ impl Columns {
 
     /// The rows of `on` as `[rows, width]`, the labels of those rows in their new places, and how often each is there:
     /// the rows on which no chosen latent fires, which are most, are one row a label.
-    fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> (Vec<f32>, Labelled, Vec<f64>) {
+    fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> Result<(Vec<f32>, Labelled, Vec<f64>)> {
         let (mut x, mut kept, mut times) = (Vec::new(), Labelled::default(), Vec::new());
         let mut silent = [0u32; 2];
         let mut push = |x: &mut Vec<f32>, label, n| {
@@ -154,6 +156,9 @@ impl Columns {
             for (j, z) in codes.active(row as usize) {
                 let c = self.column[j];
                 if c != u32::MAX {
+                    if z.is_infinite() {
+                        return Err(Error::NotFinite { what: "codes of a probe".into(), step: u64::from(row) });
+                    }
                     if x.len() == start {
                         push(&mut x, label, 1);
                     }
@@ -165,6 +170,6 @@ impl Columns {
         for (label, n) in [false, true].into_iter().zip(silent).filter(|(_, n)| *n > 0) {
             push(&mut x, label, n);
         }
-        (x, kept, times)
+        Ok((x, kept, times))
     }
 }

@@ -8,6 +8,8 @@ pub const NO_WORD: u32 = u32::MAX;
 pub const MAX_CELLS: usize = 1 << 27;
 /// A value counts in units of `2^-24`.
 const UNIT: f64 = 16_777_216.0;
+/// Where the units of a value end: `2^40`.
+const LIMIT: f32 = 1_099_511_627_776.0;
 
 /// Streaming profiles of the latents of one level over words: the current token, the one before or after, or whatever
 /// numbers in `0..words` the caller gives to tokens.
@@ -95,7 +97,7 @@ impl Profiles {
         let values = codes.values();
         let largest = values.iter().fold(0.0f32, |most, z| if *z > most { *z } else { most });
         let most = units(largest).checked_mul(values.len() as u64).and_then(|most| most.checked_add(self.all));
-        if largest.is_finite() && most.is_some() {
+        if largest < LIMIT && most.is_some() {
             return Ok(());
         }
         let mut all = self.all;
@@ -103,6 +105,9 @@ impl Profiles {
             for (_, z) in codes.active(t) {
                 if z.is_infinite() {
                     return Err(Error::NotFinite { what: "codes".into(), step: t as u64 });
+                }
+                if z >= LIMIT {
+                    return Err(full());
                 }
                 all = all.checked_add(units(z)).ok_or_else(full)?;
             }
