@@ -90,6 +90,21 @@ proptest! {
 }
 
 #[test]
+fn more_atoms_than_have_a_table_of_products_equal_brute_force() {
+    let (d, m, n) = (8, 4_100, 6);
+    let (rows, atoms) = (normal(31, n * d), normal(32, m * d));
+    let of = |x: &[f32]| x.chunks(d).map(unit).collect::<Vec<_>>();
+    let columns = of(&atoms);
+    let pursued: Vec<_> = of(&rows).iter().map(|v| pursuit(v, &columns)).collect();
+    assert!(pursued.iter().all(|(_, lead)| *lead > 1e-5));
+    let got = composed(Isa::detect(), Par::Rayon, &rows, &atoms, d, NONE).unwrap();
+    for s in 0..ATOMS {
+        let want = pursued.iter().map(|(r2, _)| r2[s]).sum::<f64>() / n as f64;
+        assert!((got.r2[s].value - want).abs() < 1e-5, "{s}: {} {want}", got.r2[s].value);
+    }
+}
+
+#[test]
 fn planted_compositions_are_found_and_random_directions_are_the_null() {
     let (d, m, n) = (40, 30, 200);
     let atoms = normal(1, m * d);

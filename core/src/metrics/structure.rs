@@ -11,7 +11,7 @@ use super::check_parents;
 use super::coherence::{Draws, Score};
 use super::stability::{DictionaryReport, LevelsReport, dictionary, for_cosines, levels, unit};
 use crate::gate::ROOT;
-use crate::kernel::{Isa, dense, wide};
+use crate::kernel::{Isa, dense, reduce, wide};
 use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
@@ -24,6 +24,8 @@ pub const MAX_FITTED: usize = 4096;
 pub const MIXED: usize = 32;
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 64;
+/// Atoms of which all products are kept, at most: 64 MiB. Those of more are computed for each block, at three times the cost.
+const MAX_GRAM: usize = 4096;
 /// A row that is shorter than this after the chosen ones are taken out of it is one of them.
 const DEPENDENT: f64 = 1e-5;
 /// The random streams of this module: this, plus the number of the draw.
@@ -96,7 +98,7 @@ pub struct Composed {
 /// | `atoms` | `[m, d]` | row-major: the directions of level 1 |
 ///
 /// An effective child holds its parent's direction by construction: look at the bare directions too.
-/// Cost: `3 (1 + 2 draws) n m d` multiplications, `n` at most [`MAX_FITTED`].
+/// Cost: `(1 + 2 draws) n m d + m^2 d` multiplications, `n` at most [`MAX_FITTED`].
 ///
 /// # Errors
 /// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (its step is the row).
@@ -104,7 +106,7 @@ pub struct Composed {
 /// [`effective_children`]: super::coherence::geometry::effective_children
 pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {
     let atoms = directions("decoder of level 1", atoms, d)?;
-    Pursuit::new(isa, &atoms, d).composed(par, rows, draws, &mut None)
+    Pursuit::new(isa, par, &atoms, d).composed(par, rows, draws, &mut None)
 }
 
 /// What random directions have: how many of them, and their mean `R^2(s)` in each draw.
@@ -115,11 +117,19 @@ struct Pursuit<'a> {
     isa: Isa,
     atoms: &'a [f32],
     d: usize,
+    /// `[m, m]`: the products of the atoms, of at most [`MAX_GRAM`] of them.
+    gram: Option<Vec<f32>>,
 }
 
 impl<'a> Pursuit<'a> {
-    fn new(isa: Isa, atoms: &'a [f32], d: usize) -> Self {
-        Self { isa, atoms, d }
+    fn new(isa: Isa, par: Par, atoms: &'a [f32], d: usize) -> Self {
+        let m = atoms.len() / d;
+        let gram = (m <= MAX_GRAM).then(|| {
+            let blocks: Vec<&[f32]> = atoms.chunks(BLOCK * d).collect();
+            let products = par.map(blocks.len(), |b| products(isa, blocks[b], atoms, d));
+            products.into_iter().flatten().collect()
+        });
+        Self { isa, atoms, d, gram }
     }
 
     /// See [`composed`]. `random` is what random directions have by these draws, where it is known, and becomes known.
@@ -146,7 +156,7 @@ impl<'a> Pursuit<'a> {
             for out in mixed.chunks_exact_mut(d) {
                 for _ in 0..MIXED {
                     let (sign, i) = (if rng.below(2) == 0 { 1.0 } else { -1.0 }, rng.below(n as u64) as usize);
-                    out.iter_mut().zip(&thinned[i * d..]).for_each(|(o, w)| *o += sign * w);
+                    reduce::axpy(self.isa, sign, &thinned[i * d..(i + 1) * d], out);
                 }
             }
             mean(&mixed)
@@ -166,37 +176,103 @@ impl<'a> Pursuit<'a> {
         sum.map(|s| s / (rows.len() / self.d) as f64)
     }
 
-    /// `R^2(s)` of each row of a block.
+    /// `R^2(s)` of each row of a block: with the products `c = A v` and `G = A A^T`, what is left after the atoms `S` has the
+    /// products `c - G_S w`, `w = G_SS^-1 c_S`. Those in `f32` choose, the fit itself is in `f64`.
     fn block(&self, rows: &[f32]) -> Vec<[f64; ATOMS]> {
         let (d, m) = (self.d, self.atoms.len() / self.d);
         let n = rows.len() / d;
-        let mut residual = rows.to_vec();
-        let mut product = vec![0.0f32; n * m];
-        // The chosen atoms of each row, made orthonormal.
-        let mut basis: Vec<Vec<Vec<f64>>> = vec![Vec::new(); n];
+        let whole = products(self.isa, rows, self.atoms, d);
+        let mut left = whole.clone();
+        let mut fit = vec![Fit::default(); n];
         let mut r2 = vec![[0.0f64; ATOMS]; n];
         for s in 0..ATOMS {
-            dense::affine(self.isa, &residual, self.atoms, d, None, &mut product);
             for i in 0..n {
-                let before = if s > 0 { r2[i][s - 1] } else { 0.0 };
-                r2[i][s] = before;
-                let scores = &product[i * m..(i + 1) * m];
+                let scores = &left[i * m..(i + 1) * m];
                 let largest = scores.iter().fold(0.0f32, |most, s| if s.abs() > most { s.abs() } else { most });
-                let best = scores.iter().position(|s| s.abs() == largest);
-                let Some(next) = best.and_then(|j| self.orthonormal(j, &basis[i])) else { continue };
-                let left = &mut residual[i * d..(i + 1) * d];
-                let along = wide::dot_wide(self.isa, left, &next);
-                left.iter_mut().zip(&next).for_each(|(r, q)| *r = (f64::from(*r) - along * q) as f32);
-                r2[i][s] = (before + along * along).min(1.0);
-                basis[i].push(next);
+                if let Some(j) = scores.iter().position(|s| s.abs() == largest) {
+                    fit[i].add(
+                        j,
+                        |k| wide::dot(self.isa, self.atom(j), self.atom(k)),
+                        || wide::dot(self.isa, self.atom(j), &rows[i * d..(i + 1) * d]),
+                    );
+                }
+                r2[i][s] = fit[i].explained().min(1.0);
+            }
+            if s + 1 == ATOMS {
+                break;
+            }
+            left.copy_from_slice(&whole);
+            for k in 0..=s {
+                let own;
+                let all = if let Some(gram) = &self.gram {
+                    gram
+                } else {
+                    let chosen = fit.iter().flat_map(|f| self.atom(f.atom[k]).iter().copied());
+                    own = products(self.isa, &Vec::from_iter(chosen), self.atoms, d);
+                    &own
+                };
+                for (i, left) in left.chunks_exact_mut(m).enumerate().filter(|(i, _)| k < fit[*i].len) {
+                    let row = if self.gram.is_some() { fit[i].atom[k] } else { i };
+                    let w = fit[i].weights()[k] as f32;
+                    reduce::axpy(self.isa, -w, &all[row * m..(row + 1) * m], left);
+                }
             }
         }
         r2
     }
 
-    /// Atom `j` without its part along `basis`, of norm 1; none if nothing is left of it.
-    fn orthonormal(&self, j: usize, basis: &[Vec<f64>]) -> Option<Vec<f64>> {
-        remainder(self.isa, &self.atoms[j * self.d..(j + 1) * self.d], basis)
+    fn atom(&self, j: usize) -> &[f32] {
+        &self.atoms[j * self.d..(j + 1) * self.d]
+    }
+}
+
+/// `[n, m]`: the products of all rows with all atoms.
+fn products(isa: Isa, rows: &[f32], atoms: &[f32], d: usize) -> Vec<f32> {
+    let mut out = vec![0.0; rows.len() / d * (atoms.len() / d)];
+    dense::affine(isa, rows, atoms, d, None, &mut out);
+    out
+}
+
+/// A least-squares fit to a few atoms: `L L^T = G_SS` and `L y = c_S`.
+#[derive(Clone, Copy, Default)]
+struct Fit {
+    len: usize,
+    atom: [usize; ATOMS],
+    l: [[f64; ATOMS]; ATOMS],
+    y: [f64; ATOMS],
+}
+
+impl Fit {
+    /// Takes in atom `j`, unless nothing is left of it beside the others. `with` is its product with another atom or itself,
+    /// `along` with what is fitted.
+    fn add(&mut self, j: usize, with: impl Fn(usize) -> f64, along: impl Fn() -> f64) {
+        let n = self.len;
+        let mut row = [0.0; ATOMS];
+        for k in 0..n {
+            let sum: f64 = (0..k).map(|i| row[i] * self.l[k][i]).sum();
+            row[k] = (with(self.atom[k]) - sum) / self.l[k][k];
+        }
+        let pivot = libm::sqrt((with(j) - row[..n].iter().map(|l| l * l).sum::<f64>()).max(0.0));
+        if pivot > DEPENDENT {
+            row[n] = pivot;
+            self.y[n] = (along() - (0..n).map(|k| row[k] * self.y[k]).sum::<f64>()) / pivot;
+            (self.l[n], self.atom[n], self.len) = (row, j, n + 1);
+        }
+    }
+
+    /// The share of the square of a unit vector that is in the span of its atoms.
+    fn explained(&self) -> f64 {
+        self.y.iter().map(|y| y * y).sum()
+    }
+
+    /// `w` of `L^T w = y`.
+    fn weights(&self) -> [f64; ATOMS] {
+        let mut w = [0.0; ATOMS];
+        for k in (0..self.len).rev() {
+            let sum: f64 = (k + 1..self.len).map(|i| self.l[i][k] * w[i]).sum();
+            w[k] = (self.y[k] - sum) / self.l[k][k];
+        }
+        w
     }
 }
 
@@ -347,7 +423,7 @@ pub fn structure(isa: Isa, par: Par, of: &Decoders<'_>, draws: Draws) -> Result<
         of.parent
     };
     let atoms = directions("decoder of level 1", level1, d)?;
-    let (pursuit, mut random) = (Pursuit::new(isa, &atoms, d), None);
+    let (pursuit, mut random) = (Pursuit::new(isa, par, &atoms, d), None);
     found.level2 = Some(Level2Structure {
         dictionary: dictionary(isa, par, level2, d)?,
         nearest: nearest(isa, par, level2, d)?,
