@@ -98,7 +98,7 @@ pub struct Evaluation {
     pub composition_null: Option<CompositionNull>,
     /// How many fire together across the levels; none without families.
     pub across: Option<AcrossReport>,
-    /// What the gate has to cut, on one batch in eight; none without families.
+    /// What the gate has to cut, on one batch in eight, of long dumps on about 65,536 rows; none without families.
     pub leak: Option<LeakReport>,
     /// Shares of the subtrees in a row; none without families.
     pub attribution: Option<AttributionReport>,

@@ -116,6 +116,27 @@ fn profiles_equal_their_definition_and_do_not_depend_on_grouping_or_scale() {
 }
 
 #[test]
+fn profiles_of_many_words_are_those_of_few() {
+    // The same words, in a table that is filled latent by latent.
+    let (tokens, latents, few, many) = (300, 40, 9, 4_000);
+    let dense = random_dense(7, tokens, latents);
+    let codes = codes(&dense, latents);
+    let mut rng = Philox::new(8, 0);
+    let list: Vec<u32> = (0..tokens).map(|_| if rng.below(9) == 0 { NO_WORD } else { rng.below(9) as u32 }).collect();
+    let run = |words: usize| {
+        let mut p = Profiles::new(latents, words).unwrap();
+        p.add(&codes.view(latents).unwrap(), &list).unwrap();
+        p
+    };
+    let (one, two) = (run(few), run(many));
+    assert_eq!((one.fires(), one.seen()), (two.fires(), &two.seen()[..few]));
+    for j in 0..latents {
+        assert_eq!(one.mass(j), &two.mass(j)[..few]);
+        assert!(two.mass(j)[few..].iter().all(|m| *m == 0) && one.mass(j).iter().any(|m| *m > 0));
+    }
+}
+
+#[test]
 fn profiles_refuse_what_does_not_fit_and_then_add_nothing() {
     let mut p = Profiles::new(2, 3).unwrap();
     let two = codes(&[1.0, 2.0, 0.0, 1.0], 2);

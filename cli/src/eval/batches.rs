@@ -14,8 +14,10 @@ use strata_core::{Codes, Encoder, Par};
 const ROWS: u64 = 1024;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
-/// Of so many batches, one is encoded without the gate too.
-const OPEN_EVERY: usize = 8;
+/// Of so many batches, one is encoded without the gate too; of fewer where that leaves [`OPEN_ROWS`].
+const OPEN_EVERY: u64 = 8;
+/// Rows that are enough to know what the gate has to cut.
+const OPEN_ROWS: u64 = 1 << 16;
 /// Batches that are in memory together; as many again are being encoded.
 const TOGETHER: usize = 8;
 
@@ -86,7 +88,8 @@ pub struct Batch {
     pub x: Vec<f32>,
     /// Codes of both levels.
     pub codes: [Codes; 2],
-    /// Codes of level 2 without its gate, of one batch in eight where families gate it: they cost the drive of every child.
+    /// Codes of level 2 without its gate, of one batch in [`open_every`] where families gate it: they cost the drive of every
+    /// child.
     pub open: Option<Codes>,
     /// `x_hat1`, `(n, d)`.
     pub hat1: Vec<f32>,
@@ -117,21 +120,29 @@ impl Batch {
 
 /// Where a batch lies.
 struct Place {
-    number: usize,
+    /// Whether it is encoded without the gate too.
+    open: bool,
     start: u64,
     sequence: u64,
     bounds: Vec<usize>,
 }
 
+/// Of so many batches of `rows` rows in all one is encoded without the gate.
+pub fn open_every(rows: u64) -> u64 {
+    OPEN_EVERY.max(rows / OPEN_ROWS)
+}
+
 fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
     let mut left = sequences.of(start, end).enumerate().peekable();
+    let open_every = open_every(end - start);
     (0..).map_while(move |number| {
         let (sequence, (from, to)) = left.next()?;
         let mut bounds = vec![0, (to - from) as usize];
         while let Some((_, (_, to))) = left.next_if(|(_, (_, to))| to - from <= ROWS) {
             bounds.push((to - from) as usize);
         }
-        Some(Place { number, start: from, sequence: sequence as u64, bounds })
+        let open = (number as u64).is_multiple_of(open_every);
+        Some(Place { open, start: from, sequence: sequence as u64, bounds })
     })
 }
 
@@ -174,7 +185,7 @@ fn made(encoder: &Encoder, dump: &Dump, place: &Place, lanes: &mut Lanes) -> Res
     dump.read_range(place.start, n, &mut x)?;
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
-    let mut open = (place.number.is_multiple_of(OPEN_EVERY) && !encoder.model().parents.is_empty()).then(Codes::new);
+    let mut open = (place.open && !encoder.model().parents.is_empty()).then(Codes::new);
     match &mut open {
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,

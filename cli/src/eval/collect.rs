@@ -68,7 +68,7 @@ pub struct Tree {
     pub cofiring: Cofiring,
     /// How many fire together across the levels.
     pub across: Across,
-    /// What the gate has to cut, of one batch in eight.
+    /// What the gate has to cut, of one batch in [`open_every`](super::batches::open_every).
     pub leak: Leak,
     /// Shares of the subtrees in a row.
     pub attribution: Attribution,
@@ -244,10 +244,7 @@ impl<'a> Collector<'a> {
             }
         }
         for strongest in &mut self.strongest {
-            jobs.push(Box::new(move |b| {
-                strongest.add(b, tokens);
-                Ok(())
-            }));
+            jobs.push(Box::new(move |b| strongest.add(b, tokens)));
         }
         let ([scored1, scored2], first) = (&mut self.scored, self.first_scored);
         jobs.push(Box::new(move |b| {

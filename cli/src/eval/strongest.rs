@@ -1,6 +1,8 @@
 //! Of each latent of a level: its strongest places in the text, its tokens, its mean. One pass, bounded memory.
 
 use super::batches::Batch;
+use anyhow::Result;
+use std::ops::Range;
 
 /// Places a latent.
 const PLACES: usize = 10;
@@ -89,41 +91,49 @@ impl Strongest {
     }
 
     /// Takes in a batch; `tokens` are those of the whole dump.
-    pub fn add(&mut self, batch: &Batch, tokens: Option<&[u32]>) {
+    ///
+    /// # Errors
+    /// None that an encoder's own codes could cause.
+    pub fn add(&mut self, batch: &Batch, tokens: Option<&[u32]>) -> Result<()> {
         let codes = &batch.codes[self.level];
-        for (sequence, rows) in batch.sequences() {
-            for t in rows.clone() {
+        let sequences: Vec<(u64, Range<usize>)> = batch.sequences().collect();
+        let by_latent = codes.view(self.latents.len())?.by_latent();
+        for (j, seen) in self.latents.iter_mut().enumerate() {
+            let mut at = 0;
+            for (t, value) in by_latent.tokens(j) {
                 let row = batch.start + t as u64;
-                let code = codes.row(t);
-                for (&j, &value) in code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0) {
-                    let seen = &mut self.latents[j as usize];
-                    seen.fires += 1;
-                    seen.mass += f64::from(value);
-                    if let Some(tokens) = tokens {
-                        seen.tokens.add(tokens[row as usize], f64::from(value));
-                    }
-                    if seen.places.len() == PLACES && value <= seen.places[PLACES - 1].value {
+                seen.fires += 1;
+                seen.mass += f64::from(value);
+                if let Some(tokens) = tokens {
+                    seen.tokens.add(tokens[row as usize], f64::from(value));
+                }
+                if seen.places.len() == PLACES && value <= seen.places[PLACES - 1].value {
+                    continue;
+                }
+                // Tokens ascend, and so do their sequences.
+                while sequences[at].1.end <= t {
+                    at += 1;
+                }
+                let (sequence, rows) = &sequences[at];
+                if let Some(same) = seen.places.iter().position(|p| p.sequence == *sequence) {
+                    if value <= seen.places[same].value {
                         continue;
                     }
-                    if let Some(same) = seen.places.iter().position(|p| p.sequence == sequence) {
-                        if value <= seen.places[same].value {
-                            continue;
-                        }
-                        seen.places.remove(same);
-                    }
-                    let from = t.saturating_sub(BEFORE).max(rows.start);
-                    let to = (t + AFTER + 1).min(rows.end);
-                    let around = (from..to).map(|t| {
-                        let code = codes.row(t);
-                        code.index.iter().position(|i| *i == j).map_or(0.0, |at| code.value[at].max(0.0))
-                    });
-                    let around = around.collect();
-                    let place = Place { value, row, first: batch.start + from as u64, around, sequence };
-                    let at = seen.places.partition_point(|p| p.value >= value);
-                    seen.places.insert(at, place);
-                    seen.places.truncate(PLACES);
+                    seen.places.remove(same);
                 }
+                let from = t.saturating_sub(BEFORE).max(rows.start);
+                let to = (t + AFTER + 1).min(rows.end);
+                let around = (from..to).map(|t| {
+                    let code = codes.row(t);
+                    code.index.iter().position(|i| *i as usize == j).map_or(0.0, |at| code.value[at].max(0.0))
+                });
+                let around = around.collect();
+                let place = Place { value, row, first: batch.start + from as u64, around, sequence: *sequence };
+                let at = seen.places.partition_point(|p| p.value >= value);
+                seen.places.insert(at, place);
+                seen.places.truncate(PLACES);
             }
         }
+        Ok(())
     }
 }

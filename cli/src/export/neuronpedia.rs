@@ -164,13 +164,15 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
     each_group(encoder, dump, 0, dump.n_rows(), |batches| {
         let [level1, level2] = &mut levels;
-        let add = |level: &mut Level, at: usize| {
+        let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {
-                level.strongest.add(batch, None);
+                level.strongest.add(batch, None)?;
                 each_activation(&batch.codes[at], |latent, value| level.histograms.widen(latent, value));
             }
+            Ok(())
         };
-        rayon::join(|| add(level1, 0), || add(level2, 1));
+        let (one, two) = rayon::join(|| add(level1, 0), || add(level2, 1));
+        one.and(two)?;
         bar.inc(batches.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;

@@ -139,6 +139,21 @@ impl<'a> CodesView<'a> {
         index.iter().zip(value).filter(|(_, v)| **v > 0.0).map(|(j, v)| (*j as usize, *v))
     }
 
+    /// The active entries latent by latent: what is kept of each latent is then at hand for all of its tokens.
+    pub fn by_latent(&self) -> CodesByLatent {
+        let mut start = alloc::vec![0usize; self.latents + 1];
+        let entries = || (0..self.tokens()).flat_map(|t| self.active(t).map(move |(j, z)| (t, j, z)));
+        entries().for_each(|(_, j, _)| start[j + 1] += 1);
+        (0..self.latents).for_each(|j| start[j + 1] += start[j]);
+        let mut next = start.clone();
+        let mut entry = alloc::vec![(0, 0.0); start[self.latents]];
+        for (t, j, z) in entries() {
+            entry[next[j]] = (t as u32, z);
+            next[j] += 1;
+        }
+        CodesByLatent { start, entry }
+    }
+
     /// `n_j`: the number of tokens on which each latent is active.
     pub fn counts(&self) -> Vec<u64> {
         let mut n = alloc::vec![0; self.latents];
@@ -146,5 +161,26 @@ impl<'a> CodesView<'a> {
             n[*j as usize] += u64::from(*v > 0.0);
         }
         n
+    }
+}
+
+/// The active entries of [`Codes`], latent by latent, those of a latent in the order of their tokens.
+#[derive(Clone, Debug)]
+pub struct CodesByLatent {
+    /// `[latents + 1]`: where the entries of each latent begin.
+    start: Vec<usize>,
+    /// Tokens and values.
+    entry: Vec<(u32, f32)>,
+}
+
+impl CodesByLatent {
+    /// The number of latents.
+    pub fn latents(&self) -> usize {
+        self.start.len() - 1
+    }
+
+    /// The tokens on which latent `j` is active, ascending, with its values.
+    pub fn tokens(&self, j: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
+        self.entry[self.start[j]..self.start[j + 1]].iter().map(|(t, z)| (*t as usize, *z))
     }
 }

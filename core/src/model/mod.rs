@@ -20,7 +20,7 @@ pub mod seed;
 mod stored;
 mod tensor;
 
-pub use codes::{CodeRow, Codes, CodesView};
+pub use codes::{CodeRow, Codes, CodesByLatent, CodesView};
 pub(crate) use encode::Weights;
 pub use encode::{Encoder, Lanes, Scratch};
 pub(crate) use hierarchy::{Hierarchy, Order};

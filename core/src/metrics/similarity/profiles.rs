@@ -6,6 +6,8 @@ use super::*;
 pub const NO_WORD: u32 = u32::MAX;
 /// Latents times words, at most (1 GiB).
 pub const MAX_CELLS: usize = 1 << 27;
+/// Cells of a table that stays in the cache of a core. Larger ones are filled latent by latent.
+const CACHED: usize = 1 << 17;
 /// A value counts in units of `2^-24`.
 const UNIT: f64 = 16_777_216.0;
 /// Where the units of a value end: `2^40`.
@@ -79,14 +81,22 @@ impl Profiles {
             return Err(Error::Index { what: "words", index: w as usize, len: self.words });
         }
         self.check_values(codes, words)?;
-        for (t, &w) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
-            let w = w as usize;
-            self.seen[w] += 1;
-            for (j, z) in codes.active(t) {
-                let units = units(z);
-                self.fires[j] += 1;
-                self.all += units;
-                self.mass[j * self.words + w] += units;
+        words.iter().filter(|w| **w != NO_WORD).for_each(|w| self.seen[*w as usize] += 1);
+        let mut add = |j: usize, w: u32, z: f32| {
+            let units = units(z);
+            self.fires[j] += 1;
+            self.all += units;
+            self.mass[j * self.words + w as usize] += units;
+        };
+        if codes.latents() * self.words <= CACHED {
+            for (t, &w) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
+                codes.active(t).for_each(|(j, z)| add(j, w, z));
+            }
+        } else {
+            let codes = codes.by_latent();
+            for j in 0..codes.latents() {
+                let on_words = codes.tokens(j).filter(|(t, _)| words[*t] != NO_WORD);
+                on_words.for_each(|(t, z)| add(j, words[t], z));
             }
         }
         Ok(())
