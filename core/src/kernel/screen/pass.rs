@@ -249,6 +249,10 @@ impl Job<'_> {
                 let (upper, bar) = (a + e, f32x16::splat(simd, bars[r]));
                 // Not "greater": NaN must stay.
                 let stay = !upper.simd_le(bar) & there;
+                // Most often. What is likely is no more than what is possible, so there is nothing for the bar either.
+                if !stay.any_true() {
+                    continue;
+                }
                 let row = row[r];
                 t.hits.add(lanes + i32x16::splat(simd, (row * PANEL) as i32), upper, stay);
                 if let Some(rising) = self.rising {
