@@ -306,7 +306,8 @@ pub struct TrainConfig {
 pub struct ReviveConfig {
     /// A latent that has not fired for this many rows is dead.
     pub dead_after: u64,
-    /// AuxK uses the `k_aux` largest dead latents of each row; 0: half of `d`.
+    /// AuxK uses the `k_aux` largest dead latents of each row; 0: half of `d`, as TopK SAEs had it (arXiv 2406.04093). Few,
+    /// so that a dead latent learns one thing that is missing, and not its share of everything.
     pub k_aux: usize,
     /// Dead children of a hard gate are moved to the parent with the most error a child and set to a residual.
     pub reseed: bool,
@@ -430,7 +431,7 @@ impl Default for TrainConfig {
 
 impl Default for ReviveConfig {
     fn default() -> Self {
-        Self { dead_after: 200_000, k_aux: 0, reseed: true }
+        Self { dead_after: 200_000, k_aux: 4, reseed: true }
     }
 }
 
