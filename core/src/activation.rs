@@ -10,9 +10,63 @@
 //!
 //! Thresholds are strict. The selection itself has no gradient.
 
+use crate::choice::choices;
 use crate::kernel::fire::Limit;
 use crate::kernel::{Isa, select};
 use alloc::vec::Vec;
+
+choices! {
+    /// How pre-activations become latents.
+    Activation {
+        /// `z = max(u, 0)`, sparse through the L1 penalty.
+        Relu = "relu",
+        /// The `k` largest positive pre-activations of each row (Gao et al. 2024).
+        Topk = "topk",
+        /// The `k n` largest positive pre-activations of a batch of `n` rows; a tracked threshold at inference (Bussmann et al. 2024).
+        Batchtopk = "batchtopk",
+        /// `z = u 1[u > theta]` with a threshold per latent (Rajamanoharan et al. 2024).
+        Jumprelu = "jumprelu",
+        /// `z = 1[u > 0] max(e^r u + b_mag, 0)`: a tied Gated SAE (Rajamanoharan et al. 2024).
+        Gated = "gated",
+    }
+}
+
+/// How many latents of a level may be active, and who competes with whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Each latent stands for itself; a penalty makes the level sparse.
+    Each,
+    /// The largest `k` of each row.
+    Row,
+    /// The largest `k n` of a batch of `n` rows; a tracked threshold at inference.
+    Batch,
+}
+
+impl Activation {
+    /// Returns which pre-activations compete in training.
+    pub const fn selection(self) -> Selection {
+        match self {
+            Self::Relu | Self::Jumprelu | Self::Gated => Selection::Each,
+            Self::Topk => Selection::Row,
+            Self::Batchtopk => Selection::Batch,
+        }
+    }
+
+    /// Returns whether a penalty, and not a count, makes the level sparse.
+    pub const fn is_penalised(self) -> bool {
+        matches!(self.selection(), Selection::Each)
+    }
+
+    /// Returns whether a threshold that training tracks decides at inference.
+    pub const fn has_tau(self) -> bool {
+        matches!(self.selection(), Selection::Batch)
+    }
+
+    /// Returns whether `k` is a whole number of latents, at least 1.
+    pub const fn has_whole_k(self) -> bool {
+        matches!(self.selection(), Selection::Row)
+    }
+}
 
 /// Which entries of a row fire, as a rule that needs this row alone.
 #[derive(Clone, Copy, Debug)]

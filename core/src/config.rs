@@ -6,27 +6,20 @@
 //! families found by co-firing, with ROOT for children that nobody contains, while the weight of level 1's reconstruction
 //! falls to a tenth.
 
+pub use crate::activation::Activation;
+pub use crate::balance::Balance;
+pub use crate::decoder::Decoder;
+pub use crate::gate::GateKind;
+pub use crate::loss::Consistency;
+pub use crate::source::Source;
+
+use crate::activation::Selection;
+use crate::choice::choices;
 use crate::error::{Error, Result};
+use crate::gate::Reads;
+use crate::loss::NeededDecoder;
 use alloc::format;
 use serde::{Deserialize, Serialize};
-
-/// Declares an enum of settings that is written in lower case, with its variants' spellings listed.
-macro_rules! choices {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
-        impl $name {
-            /// Every choice, in order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-            /// The word that stands for it in `config.toml`.
-            pub const fn name(self) -> &'static str { match self { $(Self::$variant => $text),+ } }
-        }
-        impl core::fmt::Display for $name {
-            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result { f.write_str(self.name()) }
-        }
-    };
-}
 
 choices! {
     /// Which model is trained.
@@ -35,43 +28,6 @@ choices! {
         Tree = "tree",
         /// The reference design of the field's first sketch, kept as a baseline with its faults: see [`crate::model::seed`].
         Seed = "seed",
-    }
-}
-choices! {
-    /// How pre-activations become latents.
-    Activation {
-        /// `z = max(u, 0)`, sparse through the L1 penalty.
-        Relu = "relu",
-        /// The `k` largest positive pre-activations of each row (Gao et al. 2024).
-        Topk = "topk",
-        /// The `k n` largest positive pre-activations of a batch of `n` rows; a tracked threshold at inference (Bussmann et al. 2024).
-        Batchtopk = "batchtopk",
-        /// `z = u 1[u > theta]` with a threshold per latent (Rajamanoharan et al. 2024).
-        Jumprelu = "jumprelu",
-        /// `z = 1[u > 0] max(e^r u + b_mag, 0)`: a tied Gated SAE (Rajamanoharan et al. 2024).
-        Gated = "gated",
-    }
-}
-choices! {
-    /// What level 2 reads.
-    Source {
-        /// The centred activations, beside level 1.
-        X = "x",
-        /// The residual of level 1.
-        Res = "res",
-        /// The latents of level 1.
-        Z1 = "z1",
-    }
-}
-choices! {
-    /// What level 2 adds to.
-    Decoder {
-        /// `x_hat2 = x_hat1 + z2 D2`: children refine their parents.
-        Cum = "cum",
-        /// `x_hat2 = z2 D2 + b_dec`: each level alone.
-        Ind = "ind",
-        /// `x_hat2 = (z2 E2) D1 + b_dec`: level 2 composes decoder directions of level 1.
-        Comp = "comp",
     }
 }
 choices! {
@@ -86,61 +42,12 @@ choices! {
     }
 }
 choices! {
-    /// How level 1 acts on level 2.
-    GateKind {
-        /// Not at all.
-        None = "none",
-        /// `u2 = a2 sigmoid(z1 G + c)`.
-        Mul = "mul",
-        /// `u2 = a2 + z1 G + c`.
-        Add = "add",
-        /// `u2 = a2 1[z1_parent > 0]`; a child whose parent is ROOT is never masked.
-        Hard = "hard",
-        /// [`GateKind::Hard`], and of each family only the largest child may fire (H-SAE).
-        GroupTop1 = "group-top1",
-    }
-}
-choices! {
     /// Where the families of a hard gate come from.
     Parents {
         /// Co-firing statistics of training: the parent of highest expected log-lift.
         Cofire = "cofire",
         /// Drawn at random, once (the rule of Tree SAE, as a baseline).
         Random = "random",
-    }
-}
-choices! {
-    /// The loss that ties the levels together.
-    Consistency {
-        /// None.
-        None = "none",
-        /// Mean cosine of all pairs of latents over the batch: minimised for a positive weight, maximised for a negative one.
-        SeedCos = "seed-cos",
-        /// `||sg(z1) - z2 E2||^2`, for `decoder = "comp"`.
-        Latent = "latent",
-        /// `||z_p D_p - sum_children z_c D_c||^2` (HSAE).
-        Struct = "struct",
-        /// A child's drive outside of its parent is charged, on both sides.
-        Contain = "contain",
-        /// `cos^2` of a child's decoder direction with its parent's.
-        OffsetOrthogonal = "offset-orthogonal",
-        /// Squared positive cosines between siblings.
-        Sibling = "sibling",
-    }
-}
-choices! {
-    /// How the gradients of the two reconstructions are mixed on the parameters that both reach.
-    Balance {
-        /// Their sum.
-        Sum = "sum",
-        /// Level 1 sees its own reconstruction only.
-        Own = "own",
-        /// Weights that keep the gradient norms at a fixed ratio (GradNorm without second order).
-        Norm = "norm",
-        /// The part of level 2's gradient that opposes level 1's is removed, row by row (PCGrad).
-        Pcgrad = "pcgrad",
-        /// Weights learned as uncertainties (Kendall et al. 2018).
-        Uncert = "uncert",
     }
 }
 
@@ -450,26 +357,12 @@ impl Default for DataConfig {
     }
 }
 
-impl Activation {
-    /// Whether a penalty, and not a count, makes it sparse.
-    pub const fn penalised(self) -> bool {
-        matches!(self, Self::Relu | Self::Jumprelu | Self::Gated)
-    }
-}
-
-impl GateKind {
-    /// Whether families decide who may fire.
-    pub const fn is_hard(self) -> bool {
-        matches!(self, Self::Hard | Self::GroupTop1)
-    }
-
-    /// Whether it has weights.
-    pub const fn is_soft(self) -> bool {
-        matches!(self, Self::Mul | Self::Add)
-    }
-}
-
 impl Config {
+    /// Returns the settings of a level: 0 for the parents, 1 for the children.
+    pub fn level(&self, level: usize) -> &LevelConfig {
+        [&self.level1, &self.level2][level]
+    }
+
     /// Checks every setting alone and with the others, for rows of width `d`.
     ///
     /// # Errors
@@ -501,7 +394,7 @@ impl Config {
                     ),
                 );
             }
-            if level.activation == Activation::Topk && libm::floor(level.k) != level.k {
+            if level.activation.has_whole_k() && libm::floor(level.k) != level.k {
                 return bad(&format!("{name}.k"), format!("`topk` keeps a whole number of latents, found {}", level.k));
             }
             range(&format!("{name}.k_start"), level.k_start, 1.0, 1e6)?;
@@ -510,7 +403,7 @@ impl Config {
             range(&format!("{name}.bandwidth"), level.bandwidth, 1e-9, 1e9)?;
         }
         range("source_start", self.source_start, 0.0, 1.0)?;
-        if self.source_start > 0.0 && self.source != Source::Res {
+        if self.source_start > 0.0 && self.source.before_switch().is_none() {
             return bad("source_start", format!("only `source = \"res\"` has a turn, found `{}`", self.source));
         }
         range("train.long", self.train.long, 0.0, 1e12)?;
@@ -567,8 +460,9 @@ impl Config {
     /// Settings that exclude one another.
     fn validate_together(&self) -> Result<()> {
         let bad = |key: &str, why: alloc::string::String| Err(Error::config(key, why));
+        let (loss, needs) = (self.loss.consistency, self.loss.consistency.needs());
         if self.budget == Budget::Shared {
-            let batchtopk = [&self.level1, &self.level2].map(|l| l.activation == Activation::Batchtopk);
+            let batchtopk = [&self.level1, &self.level2].map(|l| l.activation.selection() == Selection::Batch);
             let need = |what: &str, found: &dyn core::fmt::Display| {
                 bad("budget", format!("`shared` needs {what}, found {found}"))
             };
@@ -582,56 +476,55 @@ impl Config {
                 let found = if batchtopk[0] { self.level2.activation } else { self.level1.activation };
                 return need("`batchtopk` at both levels", &format!("`{found}`"));
             }
-            if self.source != Source::X {
+            if !self.source.is_parallel() {
                 return need("`source = \"x\"`", &format!("`{}`", self.source));
             }
-            if self.gate.kind != GateKind::None {
+            if self.gate.kind.reads() != Reads::Nothing {
                 return need("`gate.kind = \"none\"`", &format!("`{}`", self.gate.kind));
             }
         }
         if self.model == ModelKind::Seed {
-            if self.gate.kind.is_hard() {
+            if self.gate.kind.has_families() {
                 return bad(
                     "gate.kind",
                     format!("`model = \"seed\"` takes `mul`, `add` or `none`, found `{}`", self.gate.kind),
                 );
             }
-            return match self.loss.consistency {
-                Consistency::None | Consistency::SeedCos => Ok(()),
-                other => {
-                    bad("loss.consistency", format!("`model = \"seed\"` takes `none` or `seed-cos`, found `{other}`"))
-                }
-            };
+            if !needs.seed_has_it {
+                return bad(
+                    "loss.consistency",
+                    format!("`model = \"seed\"` takes `none` or `seed-cos`, found `{loss}`"),
+                );
+            }
+            return Ok(());
         }
         if self.level2.latents == 0 {
-            return match self.loss.consistency {
-                Consistency::None => Ok(()),
-                other => bad("loss.consistency", format!("`{other}` ties two levels, and `level2.latents` is 0")),
-            };
+            if needs.two_levels {
+                return bad("loss.consistency", format!("`{loss}` ties two levels, and `level2.latents` is 0"));
+            }
+            return Ok(());
         }
-        let needs_families = matches!(
-            self.loss.consistency,
-            Consistency::Struct | Consistency::Contain | Consistency::OffsetOrthogonal | Consistency::Sibling
-        );
-        if needs_families && !self.gate.kind.is_hard() {
+        if needs.families && !self.gate.kind.has_families() {
             return bad(
                 "loss.consistency",
                 format!(
-                    "`{}` needs families: set `gate.kind` to `hard` or `group-top1`, found `{}`",
-                    self.loss.consistency, self.gate.kind
+                    "`{loss}` needs families: set `gate.kind` to `hard` or `group-top1`, found `{}`",
+                    self.gate.kind
                 ),
             );
         }
-        let comp = self.decoder == Decoder::Comp;
-        match self.loss.consistency {
-            Consistency::Latent if !comp => {
-                bad("loss.consistency", format!("`latent` needs `decoder = \"comp\"`, found `{}`", self.decoder))
+        match needs.decoder {
+            NeededDecoder::Composed if !self.decoder.is_composed() => {
+                bad("loss.consistency", format!("`{loss}` needs `decoder = \"comp\"`, found `{}`", self.decoder))
             }
-            c @ (Consistency::Struct | Consistency::OffsetOrthogonal | Consistency::Sibling) if comp => bad(
+            NeededDecoder::Directions if self.decoder.is_composed() => bad(
                 "loss.consistency",
-                format!("`{c}` compares decoder directions, and `decoder = \"comp\"` has none at level 2"),
+                format!(
+                    "`{loss}` compares decoder directions, and `decoder = \"{}\"` has none at level 2",
+                    self.decoder
+                ),
             ),
-            _ => Ok(()),
+            NeededDecoder::Any | NeededDecoder::Composed | NeededDecoder::Directions => Ok(()),
         }
     }
 }

@@ -13,9 +13,70 @@
 //! A soft gate in front of a threshold at zero never changes which latents fire (`s(g) > 0`); in front of top-k,
 //! batch-top-k or jumprelu it changes their ranking, and so which fire.
 
+use crate::choice::choices;
 use crate::kernel::{Isa, sparse};
 use alloc::vec;
 use alloc::vec::Vec;
+
+choices! {
+    /// How level 1 acts on level 2.
+    GateKind {
+        /// Not at all.
+        None = "none",
+        /// `u2 = a2 sigmoid(z1 G + c)`.
+        Mul = "mul",
+        /// `u2 = a2 + z1 G + c`.
+        Add = "add",
+        /// `u2 = a2 1[z1_parent > 0]`; a child whose parent is ROOT is never masked.
+        Hard = "hard",
+        /// [`GateKind::Hard`], and of each family only the largest child may fire (H-SAE).
+        GroupTop1 = "group-top1",
+    }
+}
+
+/// What a gate must know before it can say which children may fire on a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing: every child may fire.
+    Nothing,
+    /// Which parents are active: only their children, and those of ROOT, may fire.
+    ActiveParents {
+        /// Of each family only the child of the largest pre-activation may fire.
+        largest_only: bool,
+    },
+    /// The latents of level 1 and every ungated pre-activation of level 2, which it changes by weights of its own.
+    AllPreActivations,
+}
+
+impl GateKind {
+    /// Returns what the gate reads.
+    pub const fn reads(self) -> Reads {
+        match self {
+            Self::None => Reads::Nothing,
+            Self::Hard => Reads::ActiveParents { largest_only: false },
+            Self::GroupTop1 => Reads::ActiveParents { largest_only: true },
+            Self::Mul | Self::Add => Reads::AllPreActivations,
+        }
+    }
+
+    /// Returns whether families decide which children may fire: a hard gate.
+    pub const fn has_families(self) -> bool {
+        matches!(self.reads(), Reads::ActiveParents { .. })
+    }
+
+    /// Returns whether the gate has weights: a soft gate.
+    pub const fn has_weights(self) -> bool {
+        matches!(self.reads(), Reads::AllPreActivations)
+    }
+
+    /// Returns whether training computes every pre-activation of a row before the gate.
+    ///
+    /// A gate that lets only the largest child of a family fire has to rank the whole family, which the candidate lists
+    /// of training do not hold.
+    pub const fn is_dense_in_training(self) -> bool {
+        matches!(self.reads(), Reads::AllPreActivations | Reads::ActiveParents { largest_only: true })
+    }
+}
 
 /// The parent of a child that belongs to no family.
 pub const ROOT: u32 = u32::MAX;

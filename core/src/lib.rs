@@ -7,7 +7,10 @@ extern crate alloc;
 extern crate std;
 
 pub mod activation;
+pub mod balance;
+mod choice;
 pub mod config;
+pub mod decoder;
 pub mod error;
 pub mod format;
 pub mod gate;
@@ -20,6 +23,7 @@ pub mod order;
 pub mod par;
 pub mod rng;
 pub mod rows;
+pub mod source;
 pub mod synth;
 pub mod train;
 

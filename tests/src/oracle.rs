@@ -229,7 +229,7 @@ impl Problem {
     /// Children that a hard gate lets fire, given who fires at level 1.
     fn gate_mask(&self, fires1: &M, a2: &M, nearest: &mut f64) -> M {
         let mut allowed = M::ones(a2.raw_dim());
-        if !self.knobs.gate.is_hard() {
+        if !self.knobs.gate.has_families() {
             return allowed;
         }
         for i in 0..a2.nrows() {

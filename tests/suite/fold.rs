@@ -39,7 +39,7 @@ fn check(c: &Config, seed: u64) -> f64 {
             t.iter_mut().for_each(|v| *v = v.abs() + 0.05);
         }
     }
-    let hard = arch.gate.is_hard();
+    let hard = arch.gate.has_families();
     let parents = (0..if hard { arch.f2 } else { 0 })
         .map(|_| if rng.below(5) == 0 { ROOT } else { rng.below(arch.f1 as u64) as u32 })
         .collect();

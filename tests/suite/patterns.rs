@@ -378,7 +378,7 @@ fn model(gate: GateKind, activation: Activation) -> Model {
     }
     params[Id::GateW].iter_mut().for_each(|w| *w = rng.normal_f32());
     let parents = (0..40).map(|j| if j % 5 == 4 { ROOT } else { j % 12 }).collect();
-    Model { arch, params, parents: if arch.gate.is_hard() { parents } else { vec![] }, tau: [0.4, 0.5] }
+    Model { arch, params, parents: if arch.gate.has_families() { parents } else { vec![] }, tau: [0.4, 0.5] }
 }
 
 #[test]
@@ -432,7 +432,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
         let mut config = Config { model: ModelKind::Seed, ..Config::default() };
         (config.level1.latents, config.level2.latents) = (4, 4);
         let arch = Arch::new(&config, 9);
-        let parents = if arch.gate.is_hard() { vec![ROOT; 4] } else { vec![] };
+        let parents = if arch.gate.has_families() { vec![ROOT; 4] } else { vec![] };
         let seed = Model { params: arch.zeros(), arch, parents, tau: [0.0; 2] };
         let encoder = Encoder::new(Arc::new(seed), Isa::default(), Par::Seq).unwrap();
         let (mut a, mut b, mut c) = (Codes::new(), Codes::new(), Codes::new());

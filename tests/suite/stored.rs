@@ -59,7 +59,7 @@ proptest! {
     ) {
         let arch = Arch { gate, ..arch };
         let mut model = model(arch, seed, 3);
-        if !gate.is_hard() {
+        if !gate.has_families() {
             model.parents.clear();
         }
         for isa in Isa::all_available() {

@@ -203,7 +203,7 @@ fn every_balance_and_gate_trains_for_thirty_steps() {
                 turn += 1;
                 let (mut t, n) = trainer(&c);
                 let last = (0..30).map(|i| step(&mut t, &n, i)).last().expect("thirty steps");
-                assert_eq!(last.gate_on, gate.is_hard());
+                assert_eq!(last.gate_on, gate.has_families());
                 t.model().check().expect("a sound model");
                 t.model_unfolded().check().expect("a sound model");
                 for row in t.model_unfolded().params[strata_core::model::Id::WDec1].chunks(D) {

@@ -89,7 +89,7 @@ fn references(base: &Config) -> Vec<Row> {
 fn consistency(base: &Config) -> Suite {
     let hard = &row("", base, |c| {
         c.loss.consistency = Consistency::None;
-        if !c.gate.kind.is_hard() {
+        if !c.gate.kind.has_families() {
             c.gate.kind = GateKind::Hard;
         }
         if c.decoder == Decoder::Comp {
@@ -212,7 +212,7 @@ fn experiment(base: &Config) -> Suite {
             c.loss.consistency = Consistency::None;
         }),
         row(format!("run_4 (consistency {other})"), base, |c| {
-            if !c.gate.kind.is_hard() {
+            if !c.gate.kind.has_families() {
                 c.gate.kind = GateKind::Hard;
             }
             c.loss.consistency = other;

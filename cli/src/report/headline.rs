@@ -232,7 +232,7 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
     because.push(said);
     grades.push(grade);
     if let Some(p) = n.get("composition.containment") {
-        let forced = config.is_some_and(|c| c.gate.kind.is_hard() && c.model == ModelKind::Tree);
+        let forced = config.is_some_and(|c| c.gate.kind.has_families() && c.model == ModelKind::Tree);
         let how = if forced { ", by construction, as the gate allows nothing else" } else { "" };
         because.push(format!("With the gate in place its parent fires too {} of the time{how}.", percent(p)));
     }
@@ -440,7 +440,7 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
         })
     };
     let or_dash = |null: Option<String>| null.unwrap_or_else(|| "\u{2013}".into());
-    let is_forced = config.is_some_and(|c| c.gate.kind.is_hard() && c.model == ModelKind::Tree);
+    let is_forced = config.is_some_and(|c| c.gate.kind.has_families() && c.model == ModelKind::Tree);
     let contained_better = if is_forced { "by construction" } else { "higher" };
     let leaked = chance_of_parent(eval).map(|c| format!("{} if independent", percent(1.0 - c)));
     row("Leak: P(parent off | child, without a gate)", "leak.leak", or_dash(leaked), "lower", true);

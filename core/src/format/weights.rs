@@ -167,7 +167,7 @@ fn read(
             model.params.tensors[i] = tensor(&view, dtype)?;
         }
     }
-    if arch.gate.is_hard() && arch.f2 > 0 {
+    if arch.gate.has_families() && arch.f2 > 0 {
         known.push("parent");
         let view = find(&file, "parent")?;
         if view.dtype() != safetensors::Dtype::U32 {

@@ -61,12 +61,12 @@ impl Scratch {
     /// If there are none.
     pub fn for_rows(arch: &Arch, rows: usize) -> Self {
         assert!(rows > 0, "blocks of no rows");
-        Self::with_drives(arch, rows, if arch.gate.is_soft() { arch.f2 } else { 0 })
+        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.f2 } else { 0 })
     }
 
     /// For the forward pass of training.
     pub(crate) fn of_chunk(arch: &Arch) -> Self {
-        let dense = arch.gate.is_soft() || arch.gate == GateKind::GroupTop1;
+        let dense = arch.gate.has_weights() || arch.gate == GateKind::GroupTop1;
         Self::with_drives(arch, CHUNK, if dense { arch.f2 } else { 0 })
     }
 
@@ -94,7 +94,7 @@ impl Scratch {
         let (rule1, rule2) = (model.rule(1), model.rule(2));
         self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), rule1.limit());
         self.lists.reserve(rows, f1, rule1.limit());
-        if model.arch.gate.is_hard() {
+        if model.arch.gate.has_families() {
             let (active1, active2) = (model.max_active(1), model.max_open());
             encoder.hierarchy(Matrix::all(&model.params[Id::WEnc2], width)).reserve(
                 &mut self.fire,
@@ -245,23 +245,23 @@ impl Encoder {
             return Err(Error::config("weights", "expected f32, the only type of the seed model"));
         }
         let arch = &model.arch;
-        let families = if arch.gate.is_hard() {
+        let families = if arch.gate.has_families() {
             Families::new(model.parents.clone(), arch.f1)
         } else {
             Families::all_root(arch.f1, arch.f2)
         };
         let mut order = Order::default();
-        if arch.gate.is_hard() {
+        if arch.gate.has_families() {
             order.set(&families);
         }
         let stored = Stored::new(weights, &model);
         stored.check()?;
         let two = arch.f2 > 0
-            && !arch.gate.is_soft()
+            && !arch.gate.has_weights()
             && arch.gate != GateKind::GroupTop1
-            && (!arch.gate.is_hard() || order.pays());
+            && (!arch.gate.has_families() || order.pays());
         let screens = with_weights!(&stored, model, |w1, w2| {
-            let behind = if arch.gate.is_hard() { w2.only(Pick::List(&order.places)) } else { w2 };
+            let behind = if arch.gate.has_families() { w2.only(Pick::List(&order.places)) } else { w2 };
             let [one, two] = [(w1, arch.model == ModelKind::Tree), (behind, two)];
             [(one, Id::BEnc1), (two, Id::BEnc2)].map(|((w, asked), b)| {
                 (asked && Screen::pays(isa, model.params[b].len(), w.d)).then(|| {
@@ -489,7 +489,7 @@ impl Encoder {
         weights.source(self.isa, n, |i| codes1.row(i), t);
         let (rule, width) = (model.rule(2), model.arch.source_width());
         let b2 = &params[Id::BEnc2];
-        if model.arch.gate.is_soft() {
+        if model.arch.gate.has_weights() {
             for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
                 let s = Matrix::all(&t.s[rows.start * width..rows.end * width], width);
                 dense::product(self.isa, s, w2, Some(b2), &mut t.a2[..rows.len() * f2]);
@@ -503,7 +503,7 @@ impl Encoder {
                     codes2.end_row();
                 }
             }
-        } else if model.arch.gate.is_hard() {
+        } else if model.arch.gate.has_families() {
             let s = &t.s[..n * width];
             let active = |i: usize| {
                 let code = codes1.row(i);

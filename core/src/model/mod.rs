@@ -106,7 +106,7 @@ impl Arch {
         }
         if self.model == ModelKind::Seed {
             set(Id::BDec2, 1);
-            if self.gate.is_soft() {
+            if self.gate.has_weights() {
                 set(Id::GateEnc1, self.d);
                 set(Id::GateBias1, 1);
                 set(Id::GateEnc2, self.f1);
@@ -126,7 +126,7 @@ impl Arch {
                 set(ids[2], 1);
             }
         }
-        if self.f2 > 0 && self.gate.is_soft() {
+        if self.f2 > 0 && self.gate.has_weights() {
             set(Id::GateW, self.f2);
             set(Id::GateB, 1);
         }
@@ -202,7 +202,7 @@ impl Model {
                 return Err(Error::config("k", format!("level {level}: topk needs a k of at least 1, found {k}")));
             }
         }
-        let expected = if self.arch.gate.is_hard() { self.arch.f2 } else { 0 };
+        let expected = if self.arch.gate.has_families() { self.arch.f2 } else { 0 };
         if self.parents.len() != expected {
             return Err(Error::Shape { what: "parent", expected, got: self.parents.len() });
         }
@@ -239,7 +239,7 @@ impl Model {
             return f;
         }
         let most = if let Rule::Topk(k) = self.rule(level) { k.min(f) } else { f };
-        if level == 1 || !self.arch.gate.is_hard() { most } else { most.min(self.max_open()) }
+        if level == 1 || !self.arch.gate.has_families() { most } else { most.min(self.max_open()) }
     }
 
     /// The most children that the active parents of a row, and ROOT, let fire behind a hard gate.

@@ -218,7 +218,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     }
     // What flows on into level 1.
     let range1 = e1.row(i);
-    if f.gate.is_soft() {
+    if f.gate.has_weights() {
         let weight = &f.params[Id::GateW];
         for at1 in range1.clone() {
             let g_row = &weight[e1.index[at1] as usize * f.f[1]..][..f.f[1]];

@@ -164,7 +164,7 @@ fn collect(
         settle(&job.rules[0], chunk, 0, lane, None);
         let entries = &chunk.level[0];
         job.weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
-        if knobs.gate.is_soft() || knobs.gate == GateKind::GroupTop1 {
+        if knobs.gate.has_weights() || knobs.gate == GateKind::GroupTop1 {
             job.level2_dense(n, chunk, lane);
         } else {
             job.level2(n, chunk, lane);
@@ -219,7 +219,7 @@ impl Job<'_> {
             let p = families.parents()[j as usize];
             p == ROOT || place[p as usize] != u32::MAX
         };
-        let hard = gate.is_hard();
+        let hard = gate.has_families();
         let one_pass = if let (Limit::Above(floor), true) = (limit, self.drives) { Some(floor) } else { None };
         if let Some(floor) = one_pass {
             // One pass down to the lower of the two limits serves both.
@@ -296,7 +296,7 @@ impl Job<'_> {
     /// The same where the gate needs every drive of a row.
     fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
         let f = self.weights.arch.f2;
-        let soft = self.weights.gate.is_soft();
+        let soft = self.weights.gate.has_weights();
         self.weights.drive2(self.isa, 0..n, &mut lane.forward);
         for i in 0..n {
             let Lane { forward, u_dead, picked, bands, .. } = lane;
@@ -647,6 +647,6 @@ fn level_rule<'a>(
         _ => (arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2),
     };
     let (r_mag, b_mag, theta) = (&params[r][..], &params[b][..], &params[theta][..]);
-    let soft = level == 1 && knobs.gate.is_soft();
+    let soft = level == 1 && knobs.gate.has_weights();
     LevelRule { activation, k: knobs.k[level], floor, soft, r_mag, b_mag, theta }
 }

@@ -378,7 +378,7 @@ impl Objective {
         Kept {
             through: level == 0 && two,
             drive: level == 1,
-            gate: level == 1 && self.arch.gate.is_soft(),
+            gate: level == 1 && self.arch.gate.has_weights(),
             own,
             aux: backward::aux_weight(self, knobs, losses, level) > 0.0,
         }
@@ -386,7 +386,7 @@ impl Objective {
 
     /// What is made of the weights once a step.
     fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
-        let behind_gate = knobs.gate.is_hard() && !self.needs_drives(knobs);
+        let behind_gate = knobs.gate.has_families() && !self.needs_drives(knobs);
         for (screen, (f, d)) in
             self.screens.iter_mut().zip([(self.arch.f1, self.arch.d), (self.arch.f2, self.arch.source_width())])
         {
@@ -398,7 +398,7 @@ impl Objective {
         if let Some(screen) = screen1 {
             screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);
         }
-        let dense = knobs.gate.is_soft() || knobs.gate == GateKind::GroupTop1;
+        let dense = knobs.gate.has_weights() || knobs.gate == GateKind::GroupTop1;
         if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
             let (all, bias) = (Matrix::all(&params[Id::WEnc2], self.arch.source_width()), &params[Id::BEnc2]);
             if behind_gate {

@@ -105,7 +105,7 @@ impl Trainer {
             ModelKind::Tree => Engine::Tree(Box::new(Objective::new(config, d, isa, par)?)),
             ModelKind::Seed => Engine::Seed(Box::new(SeedObjective::new(config, d, isa, par))),
         };
-        let hard = arch.gate.is_hard() && arch.f2 > 0;
+        let hard = arch.gate.has_families() && arch.f2 > 0;
         let mut rng = Philox::new(config.seed, STREAM);
         let mut parents = vec![ROOT; if hard { arch.f2 } else { 0 }];
         if config.gate.parents == Parents::Random {
@@ -192,7 +192,7 @@ impl Trainer {
         report.w = self.knobs.w.map(f64::from);
         report.lambda = self.knobs.lambda.map(f64::from);
         report.dead = [self.knobs.dead[0].len(), self.knobs.dead[1].len()];
-        report.gate_on = self.knobs.gate.is_hard();
+        report.gate_on = self.knobs.gate.has_families();
         self.take_in(&losses, done, lr);
         report.tau = [self.tracker[0].tau, self.tracker[1].tau];
         report.moved = [moved, self.revive(done)];
@@ -206,15 +206,15 @@ impl Trainer {
         let activations = [self.arch.activation1, self.arch.activation2];
         for l in 0..2 {
             self.knobs.k[l] = annealed_k(levels[l], &self.config.train, self.step);
-            let controlled = activations[l].penalised() && levels[l].control && self.config.model == ModelKind::Tree;
+            let controlled = activations[l].is_penalised() && levels[l].control && self.config.model == ModelKind::Tree;
             self.knobs.lambda[l] = if controlled { self.lambda[l].lambda as f32 } else { levels[l].lambda as f32 };
             self.knobs.w[l] = self.balance.w[l] as f32;
             self.knobs.tau[l] = self.tracker[l].tau;
             self.silence[l].dead(self.config.revive.dead_after, &mut self.knobs.dead[l]);
         }
         let gate = self.config.gate.kind;
-        self.knobs.gate = if gate.is_hard() && done < self.config.gate.start { GateKind::None } else { gate };
-        let falls = self.knobs.gate.is_hard() && self.arch.f2 > 0 && !self.arch.activation1.penalised();
+        self.knobs.gate = if gate.has_families() && done < self.config.gate.start { GateKind::None } else { gate };
+        let falls = self.knobs.gate.has_families() && self.arch.f2 > 0 && !self.arch.activation1.is_penalised();
         if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| falls) {
             self.knobs.w[0] = w1 as f32;
         }
@@ -228,7 +228,7 @@ impl Trainer {
 
     /// Steps a count of co-firing: behind a hard gate the drives of all children are dear.
     fn drives_every(&self) -> u64 {
-        if self.knobs.gate.is_hard() { DRIVES_EVERY } else { 1 }
+        if self.knobs.gate.has_families() { DRIVES_EVERY } else { 1 }
     }
 
     /// What level 2 reads when a share `done` of the steps is behind.
@@ -250,7 +250,7 @@ impl Trainer {
     fn grow_families(&mut self, done: f64) -> Result<usize> {
         let gate = &self.config.gate;
         let Some(cofire) = &self.cofire else { return Ok(0) };
-        if gate.parents == Parents::Random || !self.knobs.gate.is_hard() {
+        if gate.parents == Parents::Random || !self.knobs.gate.has_families() {
             return Ok(0);
         }
         let first = self.step == 0 || ((self.step - 1) as f64 / self.config.train.steps as f64) < gate.start;
@@ -277,7 +277,7 @@ impl Trainer {
             if levels[l].latents == 0 {
                 continue;
             }
-            if act.penalised() && levels[l].control {
+            if act.is_penalised() && levels[l].control {
                 self.lambda[l].update(losses.l0[l], levels[l].k, hold);
             }
             match act {
@@ -307,7 +307,7 @@ impl Trainer {
         let (gate, revive) = (&self.config.gate, &self.config.revive);
         let (Engine::Tree(o), Some(cofire)) = (&self.engine, &mut self.cofire) else { return 0 };
         if !revive.reseed
-            || !self.knobs.gate.is_hard()
+            || !self.knobs.gate.has_families()
             || gate.reassign_every == 0
             || !self.step.is_multiple_of(gate.reassign_every)
             || done >= gate.freeze
@@ -414,12 +414,12 @@ impl Trainer {
         let mut arch = self.arch;
         let started =
             self.step > 0 && ((self.step - 1) as f64 / self.config.train.steps as f64) >= self.config.gate.start;
-        if arch.gate.is_hard() && (!started || arch.f2 == 0) {
+        if arch.gate.has_families() && (!started || arch.f2 == 0) {
             arch.gate = GateKind::None;
         }
         // As in the last step, whose weights these are.
         arch.source = self.source_at(self.step.saturating_sub(1) as f64 / self.config.train.steps as f64);
-        let parents = if arch.gate.is_hard() { self.parents.clone() } else { Vec::new() };
+        let parents = if arch.gate.has_families() { self.parents.clone() } else { Vec::new() };
         Model { arch, params: self.params.clone(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
     }
 

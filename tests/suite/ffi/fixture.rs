@@ -39,7 +39,7 @@ pub fn model(arch: Arch) -> Model {
     let mut rng = Philox::new(7, 0);
     let mut params = arch.zeros();
     params.tensors.iter_mut().flatten().for_each(|v| *v = 0.3 * rng.normal_f32());
-    let f2 = if arch.gate.is_hard() { arch.f2 } else { 0 };
+    let f2 = if arch.gate.has_families() { arch.f2 } else { 0 };
     let parents = (0..f2).map(|j| if j % 10 == 9 { ROOT } else { (j * 7 % arch.f1) as u32 }).collect();
     Model { arch, params, parents, tau: [0.2, 0.3] }
 }
