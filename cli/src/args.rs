@@ -60,6 +60,8 @@ pub enum Command {
     Ablate(Ablate),
     /// Show a run, or an ablation, as one HTML file that opens offline
     Report(Report),
+    /// List the settings of a run with default, range and meaning
+    Settings(ListSettings),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -311,6 +313,17 @@ pub struct Report {
     /// The file to write [default: report.html in that directory]
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+/// `strata settings`.
+#[derive(Debug, Args)]
+pub struct ListSettings {
+    /// Settings or sections to list, as in `gate` or `train.steps` [default: all]
+    #[arg(value_name = "KEY")]
+    pub keys: Vec<String>,
+    /// Print the page docs/settings.md
+    #[arg(long, conflicts_with = "keys")]
+    pub markdown: bool,
 }
 
 /// `strata ablate`.

@@ -6,6 +6,7 @@ use crate::console::Console;
 use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
+use crate::settings::list;
 use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -44,6 +45,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
             ablate::ablate(&args, &dump, isa, console)
         }
         Command::Report(args) => report_command(&args, console).map(|()| 0),
+        Command::Settings(args) => settings_command(&args, console).map(|()| 0),
     })
 }
 
@@ -269,6 +271,20 @@ fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> 
     } else {
         console.note(format!("the report is in {}: open it in a browser", path.display()));
     }
+    Ok(())
+}
+
+fn settings_command(args: &args::ListSettings, console: &mut Console<'_>) -> Result<()> {
+    if args.markdown && console.json {
+        bail!("--markdown: it cannot be combined with --json");
+    }
+    let sections = list::select(&args.keys)?;
+    let text = match (args.markdown, console.json) {
+        (true, _) => list::markdown(&sections),
+        (_, true) => serde_json::to_string_pretty(&list::json(&sections))? + "\n",
+        (false, false) => list::table(&sections),
+    };
+    write!(console.out, "{text}")?;
     Ok(())
 }
 

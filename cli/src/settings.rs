@@ -1,5 +1,7 @@
 //! From `config.toml` and `--set` to a [`Config`], and back.
 
+pub mod list;
+
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
 use strata_core::Config;
@@ -79,17 +81,7 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
         return Ok(());
     }
     let Some((_, old)) = known.iter().find(|(k, _)| k == key) else {
-        let near = known.iter().map(|(k, _)| {
-            // Its section may have been forgotten.
-            let last = k.rsplit('.').next().unwrap_or(k);
-            (strsim::damerau_levenshtein(k, key).min(1 + strsim::damerau_levenshtein(last, key)), k)
-        });
-        match near.min() {
-            Some((distance, near)) if distance <= key.len().div_ceil(2) => {
-                bail!("{origin}: unknown setting `{key}`; did you mean `{near}`?")
-            }
-            _ => bail!("{origin}: unknown setting `{key}`; every setting stands in the config.toml of a run"),
-        }
+        return Err(unknown(origin, key, known.iter().map(|(k, _)| k.as_str())));
     };
     let value = match (old, value) {
         (Value::Float(_), Value::Integer(i)) => Value::Float(i as f64),
@@ -119,6 +111,23 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
         bail!("{origin}: setting `{key}`: {}", one_line(error.message()));
     }
     Ok(())
+}
+
+/// The error of a key that is not in `known`, with the nearest that is.
+fn unknown<'a>(origin: &str, key: &str, known: impl Iterator<Item = &'a str>) -> anyhow::Error {
+    let near = known.map(|k| {
+        // Its section may have been forgotten.
+        let last = k.rsplit('.').next().unwrap_or(k);
+        (strsim::damerau_levenshtein(k, key).min(1 + strsim::damerau_levenshtein(last, key)), k)
+    });
+    match near.min() {
+        Some((distance, near)) if distance <= key.len().div_ceil(2) => {
+            anyhow!("{origin}: unknown setting `{key}`; did you mean `{near}`?")
+        }
+        _ => {
+            anyhow!("{origin}: unknown setting `{key}`; `strata settings` lists all, as does the config.toml of a run")
+        }
+    }
 }
 
 /// Appends every value that is no table, or an empty one, under its dotted key.

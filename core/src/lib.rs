@@ -23,6 +23,7 @@ pub mod order;
 pub mod par;
 pub mod rng;
 pub mod rows;
+mod setting;
 pub mod source;
 pub mod synth;
 pub mod train;

@@ -38,6 +38,7 @@ mod resume;
 mod rng;
 mod rows;
 mod saelens;
+mod settings;
 mod similarity;
 mod stability;
 mod stored;

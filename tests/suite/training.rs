@@ -142,7 +142,10 @@ fn a_turn_outside_of_the_training_is_refused() {
     }
     let c = Config { source_start: 0.5, source: Source::X, ..settings(Activation::Batchtopk, 20) };
     let error = c.validate(D).expect_err("nothing to turn to").to_string();
-    assert_eq!(error, "setting `source_start`: only `source = \"res\"` has a turn, found `x`");
+    assert_eq!(
+        error,
+        "setting `source_start`: it says when level 2 changes to the residual, which needs `source = \"res\"`, found `x`"
+    );
 }
 
 #[test]

@@ -1,0 +1,25 @@
+//! The settings of the rows.
+
+use crate::setting::settings;
+
+settings! {
+    /// Rows and their normalisation, which is folded into the saved weights.
+    DataConfig {
+        /// Subtract the mean row.
+        centre: bool = true;
+        /// Multiply by one number such that the mean squared norm is the width of the rows.
+        scale: bool = true;
+        /// Start the decoder bias at the geometric median.
+        geometric_median: bool = true;
+        /// Leave out of training the rows whose norm is more than this many times the median norm; 0: keep all.
+        outlier: f64 = 10.0, in 0.0..=1e9;
+        /// Share of the rows, at the end of the dump, that is held out.
+        holdout: f64 = 0.1, in 0.0..=0.9;
+        /// Number of rows on which mean, scale, median and outliers are measured.
+        stats_rows: usize = 1 << 16, in 1..=usize::MAX;
+        /// Number of consecutive rows that are read together.
+        block: u64 = 256, in 1..=u64::MAX;
+        /// Number of blocks whose rows are mixed.
+        window: u64 = 256, in 1..=u64::MAX;
+    }
+}

@@ -1,0 +1,27 @@
+//! The settings of one level.
+
+use crate::activation::Activation;
+use crate::setting::{ABOVE_ZERO, settings};
+
+settings! {
+    /// A level: its latents, its activation and its sparsity.
+    LevelConfig {
+        /// Number of latents: at least 1 at level 1; 0 at level 2 makes a flat SAE.
+        latents: usize = 0, in 0..=u32::MAX as usize - 1;
+        /// How pre-activations become latents.
+        activation: Activation = Activation::Batchtopk;
+        /// Target number of active latents per row (L0), at most `latents`: exact for `topk`, which takes a whole number,
+        /// and for `batchtopk`; held by a controller on `lambda` for the others.
+        k: f64 = 8.0, in ABOVE_ZERO..=f64::INFINITY;
+        /// `topk`, `batchtopk`: a long training (`train.long`) starts at `k_start` times `k`.
+        k_start: f64 = 3.0, in 1.0..=1e6;
+        /// `topk`, `batchtopk`: share of the steps over which the number of active latents falls linearly to `k`.
+        anneal: f64 = 0.3, in 0.0..=1.0;
+        /// `relu`, `jumprelu`, `gated`: initial weight of the sparsity penalty, which is a mean over rows.
+        lambda: f64 = 0.0, in 0.0..=1e6;
+        /// `relu`, `jumprelu`, `gated`: hold L0 at `k` by a PI controller on `ln lambda`.
+        control: bool = true;
+        /// `jumprelu`: width of the straight-through kernel, in units of the pre-activations.
+        bandwidth: f64 = 0.5, in 1e-9..=1e9;
+    }
+}
