@@ -7,24 +7,22 @@
 //! `DIR/report.html` shows them.
 
 mod compare;
-mod metric;
+mod plan;
 mod suites;
 mod sweep;
-
-pub use compare::{Difference, Report};
-pub use metric::{METRICS, Metric};
 
 use crate::args;
 use crate::checkpoint::sha256;
 use crate::console::Console;
 use crate::dump::Dump;
 use crate::eval;
-use crate::files::write_atomic;
+use crate::files::{read_json, write_atomic};
 use crate::report;
 use crate::run::Run;
 use crate::settings;
 use crate::train::{self, End};
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
+use plan::{Row, Suite};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
@@ -33,28 +31,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 use strata_core::{Config, Isa};
-
-/// Rows that are compared with one of them.
-#[derive(Clone, Debug)]
-pub struct Suite {
-    /// Its name.
-    pub name: String,
-    /// The rows; names are unique.
-    pub rows: Vec<Row>,
-    /// The row that the others are compared with.
-    pub base: usize,
-}
-
-/// One row of a table: settings, run with several seeds.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// Its settings, with the first seed.
-    pub config: Config,
-    /// Whether it is there to compare with: flat, Matryoshka, the seed model.
-    pub is_reference: bool,
-}
 
 /// One run.
 struct Job {
@@ -259,9 +235,4 @@ fn summarise(out: &Path, jobs: &[Job]) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(&all)?;
     write_atomic(&out.join("final_info.json"), format!("{text}\n").as_bytes())
-}
-
-fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    serde_json::from_str(&text).map_err(|e| anyhow!("reading {}: {e}", path.display()))
 }

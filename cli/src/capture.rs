@@ -1,7 +1,13 @@
 //! A language model and a text in, rows of the residual stream out.
 
-use anyhow::{Result, bail, ensure};
+use std::path::Path;
 
+use anyhow::{Result, bail, ensure};
+use strata_core::Dtype;
+
+use crate::console::{self, Console};
+use crate::dump::{DumpSpec, DumpWriter};
+use crate::lm::hook::hook_of;
 use crate::lm::{Lm, batches, ordered};
 
 /// What to capture.
@@ -93,4 +99,46 @@ pub fn capture(
         Ok(())
     })?;
     Ok(CaptureReport { n_windows: n_windows as u64, n_rows: done, n_tokens: ids.len() as u64 })
+}
+
+/// Captures into a dump at `path`, which appears whole or not at all.
+///
+/// # Errors
+/// As [`capture`] and [`DumpWriter`].
+pub fn capture_to(
+    lm: &Lm,
+    text: &str,
+    spec: &CaptureSpec,
+    dtype: Dtype,
+    path: &Path,
+    console: &mut Console<'_>,
+) -> Result<()> {
+    let mut dump = DumpSpec::new(lm.config().n_embd, dtype);
+    dump.model = Some(lm.name().to_owned());
+    dump.hook = Some(hook_of(spec.layer));
+    dump.context = Some(spec.context - spec.skip_first);
+    dump.vocab = Some(lm.vocab());
+    let mut writer = DumpWriter::create(path, dump)?;
+    let bar = console.bar("capturing", 0, "tokens");
+    let mut sink = |rows: &[f32], tokens: &[u32]| {
+        console::check_interrupt()?;
+        writer.append(rows, Some(tokens))
+    };
+    let report = capture(lm, text, spec, &mut sink, &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    writer.finish()?;
+    console.note(format!(
+        "captured {} rows of width {} after block {} into {}",
+        report.n_rows,
+        lm.config().n_embd,
+        spec.layer,
+        path.display()
+    ));
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
 }

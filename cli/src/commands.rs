@@ -1,16 +1,16 @@
 //! From what was typed to what is done.
 
 use crate::args::{self, Cli, Command};
-use crate::capture::{CaptureSpec, capture};
+use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
-use crate::dump::{Dump, DumpSpec, DumpWriter, RawSpec};
+use crate::dump::{Dump, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
-use strata_core::{Dtype, Isa};
+use strata_core::Isa;
 
 /// More threads than any machine has use for.
 const MOST_THREADS: usize = 1024;
@@ -84,58 +84,6 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
         spec.context = context;
     }
     capture_to(&lm, text, &spec, args.dtype, &args.out, console)
-}
-
-/// Captures into a dump at `path`, which appears whole or not at all.
-///
-/// # Errors
-/// As [`capture`] and [`DumpWriter`].
-pub fn capture_to(
-    lm: &Lm,
-    text: &str,
-    spec: &CaptureSpec,
-    dtype: Dtype,
-    path: &Path,
-    console: &mut Console<'_>,
-) -> Result<()> {
-    let mut dump = DumpSpec::new(lm.config().n_embd, dtype);
-    dump.model = Some(lm.name().to_owned());
-    dump.hook = Some(hook_of(spec.layer));
-    dump.context = Some(spec.context - spec.skip_first);
-    dump.vocab = Some(lm.vocab());
-    let mut writer = DumpWriter::create(path, dump)?;
-    let bar = console.bar("capturing", 0, "tokens");
-    let mut sink = |rows: &[f32], tokens: &[u32]| {
-        console::check_interrupt()?;
-        writer.append(rows, Some(tokens))
-    };
-    let report = capture(lm, text, spec, &mut sink, &|done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
-    writer.finish()?;
-    console.note(format!(
-        "captured {} rows of width {} after block {} into {}",
-        report.n_rows,
-        lm.config().n_embd,
-        spec.layer,
-        path.display()
-    ));
-    if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
-    }
-    Ok(())
-}
-
-/// The name of the residual stream after block `layer`, as the field writes it.
-pub fn hook_of(layer: usize) -> String {
-    format!("blocks.{layer}.hook_resid_post")
-}
-
-/// The block of a hook that [`hook_of`] named.
-pub fn layer_of(hook: &str) -> Option<usize> {
-    hook.strip_prefix("blocks.")?.strip_suffix(".hook_resid_post")?.parse().ok()
 }
 
 fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {

@@ -2,8 +2,7 @@
 
 use crate::INTERRUPTED;
 use crate::args;
-use crate::capture::CaptureSpec;
-use crate::commands::capture_to;
+use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
 use crate::contexts::{self, Shown};
 use crate::dump::Dump;

@@ -1,11 +1,11 @@
 //! `strata eval`: what a run does on rows, those that training held out if it did. One pass, memory that does not grow with the rows.
 
-use crate::commands::layer_of;
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::feed;
 use crate::files::write_atomic;
 use crate::lm::Lm;
+use crate::lm::hook::layer_of;
 use crate::probe::{NamedAbsorption, character_absorption, description_length};
 use crate::run::Run;
 use crate::settings;

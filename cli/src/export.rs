@@ -5,49 +5,16 @@
 
 use crate::args::ExportFormat;
 use crate::console::Console;
-use crate::dump::Dump;
-use crate::run::Run;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pending::PendingDirectory;
-use serde::Serialize;
-use std::path::Path;
-use strata_core::Isa;
 
 pub mod delphi;
 mod histogram;
+mod job;
 pub mod neuronpedia;
 mod pending;
 
-/// What to export to where.
-pub struct Job<'a> {
-    /// The run.
-    pub run: &'a Run,
-    /// The rows, with their tokens.
-    pub dump: &'a Dump,
-    /// The format.
-    pub format: ExportFormat,
-    /// The directory to make.
-    pub out: &'a Path,
-    /// Files a level, for delphi.
-    pub splits: Option<usize>,
-    /// Instruction set.
-    pub isa: Isa,
-}
-
-/// What was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Exported {
-    /// The format.
-    pub format: &'static str,
-    /// Rows that were exported.
-    pub rows: u64,
-    /// Rows at the end of the dump that the format has no place for.
-    pub left_out: u64,
-    /// Activations above 0 of level 1 and of level 2.
-    pub entries: [u64; 2],
-    /// Directories that were made, a level each, below the one that was named.
-    pub directories: Vec<String>,
-}
+pub use job::{Exported, Job};
 
 /// Exports; the directory `job.out` appears whole or not at all.
 ///
@@ -75,15 +42,4 @@ pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
         exported.directories.join(", ")
     ));
     Ok(exported)
-}
-
-/// The token id of every row.
-fn tokens(dump: &Dump) -> Result<&[u32]> {
-    dump.tokens().with_context(|| lacks(dump, "its tokens"))
-}
-
-/// One sentence for a dump that does not say `what`.
-fn lacks(dump: &Dump, what: &str) -> String {
-    let name = dump.name();
-    format!("an export needs a dump that says {what}, and {name} does not: capture it with `strata capture`")
 }

@@ -22,6 +22,15 @@ pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow!("{doing} `{}`: {why}", path.display())
 }
 
+/// Reads a JSON file.
+///
+/// # Errors
+/// One sentence with the path if it cannot be read or is not JSON.
+pub fn read_json(path: &Path) -> Result<serde_json::Value> {
+    let text = fs::read_to_string(path).map_err(|e| io_error("reading", path, &e))?;
+    serde_json::from_str(&text).map_err(|e| anyhow!("reading `{}`: expected JSON: {e}", path.display()))
+}
+
 /// A name beside `path` that nothing else uses: hidden, and of this process.
 pub(crate) fn temporary_sibling(path: &Path) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);

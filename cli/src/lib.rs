@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod ablate;
+pub mod ablation;
 pub mod args;
 pub mod capture;
 pub mod checkpoint;

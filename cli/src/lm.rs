@@ -4,6 +4,7 @@
 //! of a row depend neither on the windows given with its own nor on the number of threads.
 
 mod config;
+pub mod hook;
 mod net;
 mod vocab;
 mod weights;

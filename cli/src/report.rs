@@ -3,6 +3,7 @@
 //! The words, tables and plots of the page are made here; [`report/atlas.rs`](atlas) packs the latents, and the scripts
 //! in `cli/templates` draw the map and the page of a latent from them. A policy in the page forbids every request.
 
+use crate::ablation::Ablation;
 use crate::eval::latents;
 use crate::files::{io_error, write_atomic};
 use crate::settings;
@@ -24,7 +25,7 @@ mod metrics;
 mod number;
 mod sentence;
 
-use ablation::{Ablation, Question};
+use ablation::Question;
 use atlas::Atlas;
 use charts::Chart;
 use docs::Docs;

@@ -1,6 +1,6 @@
 //! The built-in suites, at matched L0: every row has the budget of the settings that they start from.
 
-use super::{Row, Suite};
+use super::plan::{Row, Suite};
 use crate::args::SuiteName;
 use anyhow::{Result, bail};
 use strata_core::Config;

@@ -13,7 +13,7 @@
 //! "level1.k" = [4, 8]
 //! ```
 
-use super::{Row, Suite};
+use super::plan::{Row, Suite};
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;

@@ -1,6 +1,5 @@
 //! The rows of an evaluation, cut in batches of whole sequences, encoded and decoded in parallel, handed over in order.
 
-use super::words::RowWords;
 use crate::console::check_interrupt;
 use crate::dump::Dump;
 use anyhow::Result;
@@ -76,6 +75,14 @@ impl<'a> Sequences<'a> {
     }
 }
 
+/// The words of the rows of a batch.
+pub struct RowWords {
+    /// One word of a profile per row.
+    pub profile: Vec<u32>,
+    /// One word of a topic per row.
+    pub topic: Vec<u32>,
+}
+
 /// Whole sequences, encoded and decoded.
 pub struct Batch {
     /// Its first row in the dump.
@@ -88,8 +95,8 @@ pub struct Batch {
     pub x: Vec<f32>,
     /// Codes of both levels.
     pub codes: [Codes; 2],
-    /// Codes of level 2 without its gate, of one batch in [`open_every`] where families gate it: they cost the drive of every
-    /// child.
+    /// Codes of level 2 without its gate, for one batch in [`open_every`] where families gate it: they need the ungated
+    /// pre-activation of every child.
     pub open: Option<Codes>,
     /// `x_hat1`, `(n, d)`.
     pub hat1: Vec<f32>,
@@ -97,7 +104,7 @@ pub struct Batch {
     pub error: Vec<f32>,
     /// Its sums.
     pub fidelity: Fidelity,
-    /// Of its rows, once someone has asked for them.
+    /// The words of its rows, computed at the first request.
     pub words: OnceLock<RowWords>,
 }
 

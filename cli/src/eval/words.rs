@@ -1,6 +1,6 @@
 //! The tokens of the evaluated rows as words: few enough to count each latent on each.
 
-use super::batches::Batch;
+use super::batches::{Batch, RowWords};
 use crate::dump::Dump;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,14 +12,6 @@ const PROFILE: usize = 1024;
 const TOPIC: usize = 4096;
 /// Vocabularies up to this size are of characters: their words of a topic are runs of three.
 const CHARACTERS: usize = 256;
-
-/// The words of the rows of a batch.
-pub struct RowWords {
-    /// Of profiles.
-    pub profile: Vec<u32>,
-    /// Of topics.
-    pub topic: Vec<u32>,
-}
 
 /// Numbers for the tokens of a dump.
 pub struct Words<'a> {

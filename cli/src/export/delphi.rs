@@ -21,8 +21,8 @@
 //! Rows are encoded twice, first only to count, and every entry goes to its place in its file: memory holds one block of
 //! rows and its codes, 2^14 rows, and 1 MiB of tokens.
 
+use super::job::{Exported, Job, lacks, tokens};
 use super::pending::PendingDirectory;
-use super::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;

@@ -23,8 +23,8 @@
 //! (see `each_group`); it does not grow with the rows.
 
 use super::histogram::Histograms;
+use super::job::{Exported, Job, lacks, tokens};
 use super::pending::PendingDirectory;
-use super::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;

@@ -3,77 +3,11 @@
 use super::charts::{Chart, axis};
 use super::number::{decimals, difference};
 use super::sentence;
-use crate::ablate::{METRICS, Metric};
+use crate::ablation::metric::{METRICS, Metric};
+use crate::ablation::{Ablation, Difference, RowReport, SuiteReport};
 use plotly::common::{ErrorData, ErrorType, Marker, MarkerSymbol, Mode};
 use plotly::layout::Margin;
 use plotly::{Layout, Plot, Scatter};
-use serde::Deserialize;
-use std::collections::BTreeMap;
-
-/// What is read of `ablation.json`; what is undefined is none.
-#[derive(Debug, Default, Deserialize)]
-pub struct Ablation {
-    /// The dump.
-    #[serde(default)]
-    pub dump: String,
-    /// The tables.
-    pub suites: Vec<Suite>,
-}
-
-/// One table.
-#[derive(Debug, Default, Deserialize)]
-pub struct Suite {
-    /// Its name.
-    pub name: String,
-    /// The row that the others are compared with.
-    pub base: String,
-    /// Its rows.
-    pub rows: Vec<Row>,
-}
-
-/// One row.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Row {
-    /// Its name.
-    pub name: String,
-    /// Whether it is one of the rows that stand in every table.
-    pub reference: bool,
-    /// Settings in which it differs.
-    pub set: Vec<String>,
-    /// Its runs.
-    pub runs: Vec<Run>,
-    /// Means over its runs.
-    pub mean: BTreeMap<String, Option<f64>>,
-    /// Each metric against the base row.
-    pub difference: BTreeMap<String, Difference>,
-}
-
-/// One run.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Run {
-    /// Its seed.
-    pub seed: u64,
-    /// Its directory, in that of the ablation.
-    pub dir: String,
-    /// Its metrics.
-    pub metrics: BTreeMap<String, Option<f64>>,
-}
-
-/// A difference to the base row, paired by seed.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Difference {
-    /// Its mean.
-    pub mean: Option<f64>,
-    /// The ends of its interval of 95 %.
-    pub low: Option<f64>,
-    /// The upper end.
-    pub high: Option<f64>,
-    /// How many seeds.
-    pub pairs: usize,
-}
 
 /// A suite, as it is shown.
 pub struct Question {
@@ -144,7 +78,7 @@ fn title(name: &str) -> String {
     .into()
 }
 
-fn question(i: usize, first: usize, suite: &Suite) -> Question {
+fn question(i: usize, first: usize, suite: &SuiteReport) -> Question {
     let is_defined = |key: &str| suite.rows.iter().any(|r| r.mean.get(key).copied().flatten().is_some());
     let columns: Vec<Metric> = METRICS.into_iter().filter(|c| is_defined(c.key)).collect();
     let varies = |key: &str| {
@@ -169,7 +103,7 @@ fn question(i: usize, first: usize, suite: &Suite) -> Question {
     }
 }
 
-fn line(suite: &Suite, row: &Row, columns: &[Metric]) -> Line {
+fn line(suite: &SuiteReport, row: &RowReport, columns: &[Metric]) -> Line {
     let value = |c: &Metric| row.mean.get(c.key).copied().flatten();
     let cell = |c: &Metric| match value(c) {
         None => "\u{2013}".into(),
@@ -201,7 +135,7 @@ fn line(suite: &Suite, row: &Row, columns: &[Metric]) -> Line {
 }
 
 /// The name of a row on an axis: names stay apart, and roles do not hang on colour.
-fn label(suite: &Suite, row: &Row) -> String {
+fn label(suite: &SuiteReport, row: &RowReport) -> String {
     match (row.name == suite.base, row.reference) {
         (true, _) => format!("{} (base)", row.name),
         (_, true) => format!("{} *", row.name),
@@ -210,10 +144,10 @@ fn label(suite: &Suite, row: &Row) -> String {
 }
 
 /// A point a row with the interval of its difference to the base, and a small one a seed.
-fn chart(suite: &Suite, column: Metric) -> Option<Chart> {
+fn chart(suite: &SuiteReport, column: Metric) -> Option<Chart> {
     let Metric { key, name, better, .. } = column;
     // The first row stands at the top.
-    let rows: Vec<&Row> = suite.rows.iter().rev().collect();
+    let rows: Vec<&RowReport> = suite.rows.iter().rev().collect();
     let mut plot = Plot::new();
     let mut drawn = 0;
     for (role, symbol) in

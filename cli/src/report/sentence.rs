@@ -1,7 +1,7 @@
 //! What an ablation shows, in a sentence that claims no more than its intervals do.
 
-use super::ablation::{Difference, Row, Suite};
 use super::number::{count, difference, fixed};
+use crate::ablation::{Difference, RowReport, SuiteReport};
 
 /// A difference under half of the last decimal that is shown is none, however sure.
 const SHOWN: f64 = 0.000_05;
@@ -21,17 +21,17 @@ fn with_interval(d: &Difference) -> String {
 }
 
 /// The rows that a suite is about, each with its difference in FVU2 to the base row.
-fn compared(suite: &Suite, reference: bool) -> Vec<(&Row, Difference)> {
+fn compared(suite: &SuiteReport, reference: bool) -> Vec<(&RowReport, Difference)> {
     let rows = suite.rows.iter().filter(|r| r.reference == reference && r.name != suite.base);
     rows.filter_map(|r| Some((r, *r.difference.get("fvu2").filter(|d| d.mean.is_some())?))).collect()
 }
 
-fn lowest<'a>(rows: &[(&'a Row, Difference)]) -> Option<(&'a Row, Difference)> {
+fn lowest<'a>(rows: &[(&'a RowReport, Difference)]) -> Option<(&'a RowReport, Difference)> {
     rows.iter().copied().min_by(|a, b| a.1.mean.unwrap_or(f64::NAN).total_cmp(&b.1.mean.unwrap_or(f64::NAN)))
 }
 
 /// The sentence of a suite.
-pub fn of(suite: &Suite) -> String {
+pub fn of(suite: &SuiteReport) -> String {
     let rows = compared(suite, false);
     let base = &suite.base;
     let Some(best) = lowest(&rows) else {
@@ -106,7 +106,7 @@ fn others(n: usize) -> String {
 }
 
 /// What the rows of reference say, if there are any.
-pub fn of_references(suite: &Suite) -> Option<String> {
+pub fn of_references(suite: &SuiteReport) -> Option<String> {
     let rows = compared(suite, true);
     let told: Vec<String> = rows
         .iter()
@@ -119,7 +119,7 @@ pub fn of_references(suite: &Suite) -> Option<String> {
 }
 
 /// What few seeds allow to say; none where there are enough.
-pub fn of_seeds(suites: &[Suite]) -> Option<String> {
+pub fn of_seeds(suites: &[SuiteReport]) -> Option<String> {
     let pairs = suites.iter().flat_map(|s| compared(s, false)).map(|r| r.1.pairs).min()?;
     match pairs {
         0 | 1 => Some("One seed: there are no intervals, and no difference can be told from chance. Run `strata ablate` with `--seeds 3` or more.".into()),
@@ -136,20 +136,20 @@ pub fn of_seeds(suites: &[Suite]) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn row(name: &str, difference: Option<(f64, f64, f64)>, pairs: usize, reference: bool) -> Row {
+    fn row(name: &str, difference: Option<(f64, f64, f64)>, pairs: usize, reference: bool) -> RowReport {
         let difference = difference.map(|(mean, low, high)| {
             let end = |v: f64| v.is_finite().then_some(v);
             ("fvu2".to_owned(), Difference { mean: Some(mean), low: end(low), high: end(high), pairs })
         });
-        Row { name: name.into(), reference, difference: difference.into_iter().collect(), ..Row::default() }
+        RowReport { name: name.into(), reference, difference: difference.into_iter().collect(), ..RowReport::default() }
     }
 
-    fn suite(rows: Vec<Row>) -> Suite {
+    fn suite(rows: Vec<RowReport>) -> SuiteReport {
         let rows = std::iter::once(row("base", None, 0, false)).chain(rows).collect();
-        Suite { name: "s".into(), base: "base".into(), rows }
+        SuiteReport { name: "s".into(), base: "base".into(), rows }
     }
 
-    fn three(name: &str, mean: f64, low: f64, high: f64) -> Row {
+    fn three(name: &str, mean: f64, low: f64, high: f64) -> RowReport {
         row(name, Some((mean, low, high)), 3, false)
     }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn one_row_of_many_is_called_luck() {
-        let mut rows: Vec<Row> = (0..7).map(|i| three(&format!("r{i}"), 0.001, -0.001, 0.002)).collect();
+        let mut rows: Vec<RowReport> = (0..7).map(|i| three(&format!("r{i}"), 0.001, -0.001, 0.002)).collect();
         rows.push(three("lucky", -0.001, -0.002, -0.0005));
         let text = of(&suite(rows));
         assert!(text.contains("no more than luck gives with 3 seeds (about 2.0 of 8)"), "{text}");

@@ -5,7 +5,7 @@
 pub struct Metric {
     /// Its name in `ablation.json` and `ablation.csv`.
     pub key: &'static str,
-    /// Its place in `eval.json`, a JSON pointer.
+    /// JSON pointer to it in `eval.json`.
     pub at: &'static str,
     /// What is printed above its column, if it has one.
     pub short: Option<&'static str>,

@@ -1,0 +1,54 @@
+//! What every export is given and returns.
+
+use crate::args::ExportFormat;
+use crate::dump::Dump;
+use crate::run::Run;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::path::Path;
+use strata_core::Isa;
+
+/// What to export, and where to.
+pub struct Job<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// The rows, with their tokens.
+    pub dump: &'a Dump,
+    /// The format.
+    pub format: ExportFormat,
+    /// The directory to make.
+    pub out: &'a Path,
+    /// Number of files per level, for delphi.
+    pub splits: Option<usize>,
+    /// Instruction set.
+    pub isa: Isa,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// The format.
+    pub format: &'static str,
+    /// Rows that were exported.
+    pub rows: u64,
+    /// Rows at the end of the dump that are no whole sequence.
+    pub left_out: u64,
+    /// Activations above 0 of level 1 and of level 2.
+    pub entries: [u64; 2],
+    /// Directories that were made, one per level, below the one that was named.
+    pub directories: Vec<String>,
+}
+
+/// Returns the token id of every row.
+///
+/// # Errors
+/// If the dump does not say its tokens.
+pub fn tokens(dump: &Dump) -> Result<&[u32]> {
+    dump.tokens().with_context(|| lacks(dump, "its tokens"))
+}
+
+/// Returns the sentence for a dump that does not say `what`.
+pub fn lacks(dump: &Dump, what: &str) -> String {
+    let name = dump.name();
+    format!("an export needs a dump that says {what}, and {name} does not: capture it with `strata capture`")
+}
