@@ -270,7 +270,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         splice,
     };
     spinner.finish_and_clear();
-    debug_assert_eq!(latents.len(), f1 + f2);
+    debug_assert_eq!(latents.len(), f1 + f2, "one record per latent of both levels");
     latents::write(&latents, &run.dir.join("latents.jsonl"))?;
     let path = run.dir.join("eval.json");
     write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&evaluation)?).as_bytes())?;

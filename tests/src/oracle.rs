@@ -491,7 +491,7 @@ impl Problem {
                         for j in (0..f2).filter(|&j| family(j) == Some(q)) {
                             delta = delta - &d2.row(j) * z2[(i, j)];
                         }
-                        assert_eq!(delta.len(), d);
+                        assert_eq!(delta.len(), d, "a decoder row has the width of the rows");
                         sum += delta.dot(&delta);
                     }
                 }

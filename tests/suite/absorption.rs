@@ -97,7 +97,7 @@ impl World {
         .unwrap();
         let of_class = self.test_rows(|_| true);
         assert_eq!((found.tokens, found.found), (of_class as u64, of_class as u64), "the probe finds every token");
-        assert!(found.probe.f1 > 0.99 && found.probe.converged);
+        assert!(found.probe.f1 > 0.99 && found.probe.converged, "the probe separates the class: {:?}", found.probe);
         found.scope.into_iter().next().unwrap()
     }
 

@@ -157,12 +157,12 @@ pub fn tree(dir: &Path) -> BTreeMap<String, String> {
 #[track_caller]
 pub fn assert_no_leftovers(dir: &Path) {
     let hidden = tree(dir).into_keys().filter(|n| n.contains(".tmp") || n.split('/').any(|p| p.starts_with('.')));
-    assert_eq!(hidden.collect::<Vec<_>>(), Vec::<String>::new());
+    assert_eq!(hidden.collect::<Vec<_>>(), Vec::<String>::new(), "temporary files are left in {}", dir.display());
 }
 
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    assert!(text.ends_with('\n'));
+    assert!(text.ends_with('\n'), "metrics.jsonl ends within a line: {text}");
     text.lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {l}"))).collect()
 }
 

@@ -32,7 +32,7 @@ fn fields(g: &Geometry) -> [(&'static str, f64); 6] {
 fn score(x: &[f32], d: usize, label: &[u32]) -> Geometry {
     let partition = Partition::of(label);
     let (directions, kept) = Directions::new(x, d, &partition).unwrap();
-    assert_eq!(kept, partition);
+    assert_eq!(kept, partition, "no label is left out");
     directions.score(Isa::detect(), partition.labels(), partition.clusters())
 }
 

@@ -258,10 +258,10 @@ fn use_all(dump: &Dump) {
     assert!(n > 0 && dump.d() > 0 && n * dump.d() <= 4096, "{n} x {}", dump.d());
     let mut out = vec![0.0; n * dump.d()];
     if dump.read_range(0, n, &mut out).is_ok() {
-        assert!(out.iter().all(|v| v.is_finite()));
+        assert!(out.iter().all(|v| v.is_finite()), "rows that are not finite were read without an error");
     }
-    assert!(dump.tokens().is_none_or(|t| t.len() == n));
-    assert!(dump.sequence_starts().is_none_or(|s| s[0] == 0 && s.iter().all(|&s| s < n as u64)));
+    assert!(dump.tokens().is_none_or(|t| t.len() == n), "one token per row");
+    assert!(dump.sequence_starts().is_none_or(|s| s[0] == 0 && s.iter().all(|&s| s < n as u64)), "sequences start at rows of the dump, the first at row 0");
     let _ = dump.fingerprint();
     let report = strata_cli::inspect::inspect(dump, None).unwrap();
     strata_cli::inspect::print(&report, &mut io::sink()).unwrap();

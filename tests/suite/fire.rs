@@ -74,7 +74,7 @@ impl Case {
         let (mut t, mut lists) = (Scratch::default(), RowLists::default());
         for screen in [None, Some(&screen), None] {
             fire(isa, &self.x, w, &self.bias, limit, screen, &mut t, &mut lists);
-            assert_eq!(lists.n(), self.n);
+            assert_eq!(lists.n(), self.n, "one list per row");
             for i in 0..self.n {
                 let (index, value) = lists.row(i);
                 let want = self.wanted(isa, &u[i * self.f..(i + 1) * self.f], rows, limit);

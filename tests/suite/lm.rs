@@ -164,14 +164,14 @@ fn captured(spec: &CaptureSpec, text: &str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u6
     let (mut rows, mut tokens) = (Vec::new(), Vec::new());
     let calls = std::cell::RefCell::new(Vec::new());
     let mut sink = |r: &[f32], t: &[u32]| {
-        assert_eq!(r.len(), t.len() * 128);
+        assert_eq!(r.len(), t.len() * 128, "one token per row of width 128");
         rows.extend_from_slice(r);
         tokens.extend_from_slice(t);
         Ok(())
     };
     let report =
         capture(model(), text, spec, &mut sink, &|done, total| calls.borrow_mut().push((done, total))).unwrap();
-    assert_eq!(report.n_rows as usize, tokens.len());
+    assert_eq!(report.n_rows as usize, tokens.len(), "the report counts the rows that the sink was given");
     (rows, tokens, calls.into_inner())
 }
 

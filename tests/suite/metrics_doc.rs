@@ -121,7 +121,7 @@ fn files() -> Vec<Value> {
         assert!(!first[part].is_null(), "{part}");
     }
     // Needs a language model of the width of the rows: its fields are those of the struct.
-    assert!(first["splice"].is_null());
+    assert!(first["splice"].is_null(), "a splice without a language model: {}", first["splice"]);
     let x = 0.5;
     let splice =
         SpliceReport { clean: x, level1: x, level2: x, mean_ablated: x, recovered1: x, recovered2: x, n_tokens: 1 };
@@ -130,14 +130,14 @@ fn files() -> Vec<Value> {
     train(&dump, &at("comp"), &["decoder=comp"]);
     strata(&args!["eval", at("comp"), "--dump", dump, "--all"]).ok();
     let comp = read_json(&at("comp").join("eval.json"));
-    assert!(comp["paths"].is_object());
+    assert!(comp["paths"].is_object(), "no paths in the evaluation of `decoder = \"comp\"`");
 
     let world = ["d=8", "roots=3", "children=2", "flat=2"].map(|s| args!["--set", s]).concat();
     strata(&[args!["synth", "--world", "a", "--rows", "3000", "--out", at("synth")], world].concat()).ok();
     train(&at("synth"), &at("known"), &[]);
     strata(&args!["eval", at("known"), "--dump", at("synth")]).ok();
     let known = read_json(&at("known").join("eval.json"));
-    assert!(known["recovery"].is_object());
+    assert!(known["recovery"].is_object(), "no recovery in the evaluation of a synthetic world");
 
     train(&dump, &at("flat"), &["level2.latents=0", "gate.kind=none"]);
     strata(&args!["eval", at("flat"), "--dump", dump, "--all"]).ok();
@@ -146,7 +146,7 @@ fn files() -> Vec<Value> {
     strata(&args!["probe", at("run"), "--dump", dump, "--labels", "chars"]).ok();
     let mut probe = read_json(&at("run").join("probe.json"));
     // Needs a second attribute.
-    assert!(probe["scr"].is_null());
+    assert!(probe["scr"].is_null(), "spurious correlation removal without a second attribute: {}", probe["scr"]);
     let points = vec![Scr { n: 2, removed: [1, 1], scr: x, a: x, b: x }];
     probe["scr"] = json!(ScrReport { clean: [x; 2], biased: [x; 2], converged: true, points });
     // A class is left out where it is too rare.

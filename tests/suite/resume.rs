@@ -75,7 +75,7 @@ fn killed(all: &[OsString], mut now: impl FnMut() -> bool) -> bool {
 
 #[track_caller]
 fn assert_same_run(run: &Path, reference: &Path) {
-    assert_eq!(weights(run), weights(reference));
+    assert_eq!(weights(run), weights(reference), "the weights differ from those of a run that was not interrupted");
     let lines = |run: &Path| {
         let mut lines = metrics(run);
         for line in &mut lines {
@@ -84,9 +84,9 @@ fn assert_same_run(run: &Path, reference: &Path) {
         }
         lines
     };
-    assert_eq!(lines(run), lines(reference));
+    assert_eq!(lines(run), lines(reference), "metrics.jsonl differs from that of a run that was not interrupted");
     let names = |run: &Path| tree(run).into_keys().collect::<Vec<_>>();
-    assert_eq!(names(run), names(reference));
+    assert_eq!(names(run), names(reference), "the files differ from those of a run that was not interrupted");
     let (found, expected) = (read_json(&run.join("final_info.json")), read_json(&reference.join("final_info.json")));
     for name in ["final_train_loss_mean", "best_val_loss_mean", "fvu2_mean", "l0_1_mean", "dead2_mean"] {
         assert_eq!(found["dump"]["means"][name], expected["dump"]["means"][name], "{name}");

@@ -258,7 +258,7 @@ fn compare_interrupted(c: &Config, at: u64) {
         assert_eq!(step(&mut again, &n, i), step(&mut whole, &n, i), "interrupted at {at}, step {i}: {c:?}");
     }
     assert_eq!(again.state(), whole.state(), "interrupted at {at}: {c:?}");
-    assert_eq!(again.model(), whole.model());
+    assert_eq!(again.model(), whole.model(), "the models differ, interrupted at {at}: {c:?}");
 }
 
 #[test]

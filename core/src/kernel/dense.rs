@@ -290,7 +290,7 @@ fn load_tail<S: Simd, W: Weight>(simd: S, a: &[W], scale: f32) -> Vector<S> {
 /// The sums of up to eight vectors, each by the tree of [`scalar::product`](super::scalar::product), in the first lanes.
 #[inline(always)]
 fn sums<S: Simd, const C: usize>(simd: S, v: [Vector<S>; C]) -> Vector<S> {
-    const { assert!(C <= 8) };
+    const { assert!(C <= 8, "a vector has eight lanes to hold the sums") };
     let mut a = [Vector::splat(simd, 0.0); 8];
     for c in 0..8 {
         a[c] = v[if c < C { c } else { C - 1 }];

@@ -127,7 +127,7 @@ fn try_files(cfg: &[u8], weights: &[u8]) -> bool {
     };
     let (mut level1, mut level2) = (Buffers::new(1, info.max_active1), Buffers::new(1, info.max_active2));
     let status = unsafe { strata_encode(ctx.ctx, (&raw const x).cast(), &mut level1.c, &mut level2.c) };
-    assert_eq!(status, STRATA_STATUS_OK);
+    assert_eq!(status, STRATA_STATUS_OK, "a model that loads encodes");
     let status = unsafe { strata_decode(ctx.ctx, &level1.c, &level2.c, &mut x) };
     // Weights of any size are finite; what they make of a row need not be.
     assert!(status == STRATA_STATUS_OK || status == STRATA_STATUS_NOT_FINITE, "{status}");

@@ -102,7 +102,7 @@ pub fn load_as(
     match unsafe { strata_model_load_buffers(c, cfg.len(), w, weights.len(), params, &mut out, &mut err) } {
         STRATA_STATUS_OK => Ok(out),
         status => {
-            assert_eq!(err.status, status);
+            assert_eq!(err.status, status, "the error struct has the status that was returned");
             assert!(out.is_null(), "an output of a call that failed");
             Err((status, message(&err).to_owned()))
         }
@@ -131,7 +131,7 @@ impl Ctx {
         let info = self.info();
         let mut level1 = Buffers::new(x.n_rows, x.n_rows * info.max_active1);
         let mut level2 = Buffers::new(x.n_rows, x.n_rows * info.max_active2);
-        assert_eq!(unsafe { strata_encode(self.ctx, x, &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK);
+        assert_eq!(unsafe { strata_encode(self.ctx, x, &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK, "strata_encode");
         (level1.codes(), level2.codes())
     }
 
@@ -145,7 +145,7 @@ impl Ctx {
             max_active2: 0,
             reserved: 0,
         };
-        assert_eq!(unsafe { strata_model_get_info(self.model, &mut info) }, STRATA_STATUS_OK);
+        assert_eq!(unsafe { strata_model_get_info(self.model, &mut info) }, STRATA_STATUS_OK, "strata_model_get_info");
         info
     }
 
@@ -168,7 +168,7 @@ pub fn new_ctx(model: *const strata_model, n_threads: u32) -> *mut strata_ctx {
     let (mut out, mut params) = (null_mut(), strata_ctx_params { struct_size: 0, n_threads: 9, reserved: 9 });
     unsafe { strata_ctx_params_init(&mut params) };
     params.n_threads = n_threads;
-    assert_eq!(unsafe { strata_ctx_new(model, &params, &mut out, null_mut()) }, STRATA_STATUS_OK);
+    assert_eq!(unsafe { strata_ctx_new(model, &params, &mut out, null_mut()) }, STRATA_STATUS_OK, "strata_ctx_new");
     out
 }
 
@@ -192,6 +192,6 @@ pub fn no_stats() -> strata_stats {
 
 pub fn stats(ctx: *const strata_ctx) -> strata_stats {
     let mut out = no_stats();
-    assert_eq!(unsafe { strata_stats_read(ctx, &mut out) }, STRATA_STATUS_OK);
+    assert_eq!(unsafe { strata_stats_read(ctx, &mut out) }, STRATA_STATUS_OK, "strata_stats_read");
     out
 }
