@@ -109,9 +109,18 @@ impl RowsOut {
     /// As [`RowsIn::new`], and nobody else reads the rows either.
     pub unsafe fn new(rows: *const strata_rows_mut, d: usize) -> Outcome<Self> {
         const {
-            assert!(size_of::<strata_rows>() == size_of::<strata_rows_mut>(), "the two structs differ in the type of `data` only");
-            assert!(offset_of!(strata_rows, data) == offset_of!(strata_rows_mut, data), "`data` lies at the same offset in both");
-            assert!(offset_of!(strata_rows, dtype) == offset_of!(strata_rows_mut, dtype), "`dtype` lies at the same offset in both");
+            assert!(
+                size_of::<strata_rows>() == size_of::<strata_rows_mut>(),
+                "the two structs differ in the type of `data` only"
+            );
+            assert!(
+                offset_of!(strata_rows, data) == offset_of!(strata_rows_mut, data),
+                "`data` lies at the same offset in both"
+            );
+            assert!(
+                offset_of!(strata_rows, dtype) == offset_of!(strata_rows_mut, dtype),
+                "`dtype` lies at the same offset in both"
+            );
         }
         // SAFETY: both structs are the same but for the type of `data`.
         let rows = unsafe { RowsIn::new(rows.cast(), d) }?;

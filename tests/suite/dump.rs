@@ -261,7 +261,10 @@ fn use_all(dump: &Dump) {
         assert!(out.iter().all(|v| v.is_finite()), "rows that are not finite were read without an error");
     }
     assert!(dump.tokens().is_none_or(|t| t.len() == n), "one token per row");
-    assert!(dump.sequence_starts().is_none_or(|s| s[0] == 0 && s.iter().all(|&s| s < n as u64)), "sequences start at rows of the dump, the first at row 0");
+    assert!(
+        dump.sequence_starts().is_none_or(|s| s[0] == 0 && s.iter().all(|&s| s < n as u64)),
+        "sequences start at rows of the dump, the first at row 0"
+    );
     let _ = dump.fingerprint();
     let report = strata_cli::inspect::inspect(dump, None).unwrap();
     strata_cli::inspect::print(&report, &mut io::sink()).unwrap();

@@ -97,17 +97,30 @@ fn read_delphi(module: &Path, length: usize, f: usize, n_files: usize) -> Vec<(u
         next = last + 1;
         let bytes = fs::read(path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        assert_eq!(file.names().into_iter().collect::<BTreeSet<_>>().len(), 3, "locations, activations and tokens, found {:?}", file.names());
+        assert_eq!(
+            file.names().into_iter().collect::<BTreeSet<_>>().len(),
+            3,
+            "locations, activations and tokens, found {:?}",
+            file.names()
+        );
         let (locations, values) = (file.tensor("locations").unwrap(), file.tensor("activations").unwrap());
         let tokens = file.tensor("tokens").unwrap();
-        assert_eq!((tokens.dtype(), tokens.shape().len(), tokens.shape()[1]), (StDtype::U32, 2, length), "type and shape of the tokens");
+        assert_eq!(
+            (tokens.dtype(), tokens.shape().len(), tokens.shape()[1]),
+            (StDtype::U32, 2, length),
+            "type and shape of the tokens"
+        );
         let sequences = tokens.shape()[0];
         let expected: Vec<usize> = (0..sequences * length).map(|i| token(i) as usize).collect();
         assert_eq!(numbers(tokens.data(), 4), expected, "token ids");
         let wide = if sequences > 1 << 16 { (StDtype::U32, 4) } else { (StDtype::U16, 2) };
         assert_eq!((locations.dtype(), values.dtype()), (wide.0, StDtype::F32), "types of locations and activations");
         let nnz = values.shape()[0];
-        assert_eq!((values.shape().len(), locations.shape()), (1, &[nnz, 3][..]), "one location of three numbers per activation");
+        assert_eq!(
+            (values.shape().len(), locations.shape()),
+            (1, &[nnz, 3][..]),
+            "one location of three numbers per activation"
+        );
         let places = numbers(locations.data(), wide.1);
         let mut here: Vec<(usize, usize, f32)> = Vec::new();
         for (place, bits) in places.chunks(3).zip(numbers(values.data(), 4)) {
@@ -232,7 +245,11 @@ fn features(level: &Path, head: &Value) -> Vec<Value> {
         let features = batch.as_object_mut().unwrap().remove("features").unwrap();
         assert_eq!(&batch, head, "the head of batch-{i}.json");
         let features = features.as_array().unwrap();
-        assert!(features.len() == 128 || i + 1 == fs::read_dir(level).unwrap().count(), "only the last file may be short, found {} features in batch-{i}.json", features.len());
+        assert!(
+            features.len() == 128 || i + 1 == fs::read_dir(level).unwrap().count(),
+            "only the last file may be short, found {} features in batch-{i}.json",
+            features.len()
+        );
         all.extend(features.iter().cloned());
     }
     all
@@ -331,9 +348,14 @@ fn check_histogram(feature: &Value, mine: &[(usize, f32)]) {
             };
             assert_eq!(heights, (0..50).map(bar).collect::<Vec<_>>(), "heights of the bars");
             let middles = (0..50).map(|i| ((edge(i) + edge(i + 1)) / 2.0) as f32);
-            assert!(values.len() == 50 && values.iter().zip(middles).all(|(v, m)| (v - m).abs() <= 1e-6 * m), "middles of the bars: {values:?}");
+            assert!(
+                values.len() == 50 && values.iter().zip(middles).all(|(v, m)| (v - m).abs() <= 1e-6 * m),
+                "middles of the bars: {values:?}"
+            );
         }
-        (Some(only), Some(_)) => assert_eq!((values, heights), (vec![only as f32], vec![mine.len() as u64]), "one bar for equal activations"),
+        (Some(only), Some(_)) => {
+            assert_eq!((values, heights), (vec![only as f32], vec![mine.len() as u64]), "one bar for equal activations")
+        }
         _ => assert!(values.is_empty() && heights.is_empty(), "bars of a latent that never fires: {values:?}"),
     }
 }

@@ -112,7 +112,11 @@ fn every_header_byte_overwritten_is_an_error_or_consistent() {
 
 fn assert_is_error_or_consistent(file: &[u8]) {
     if let Ok(NpyHeader { dtype, shape: [n, d], data_offset }) = NpyHeader::parse(file) {
-        assert_eq!(data_offset + n * d * dtype.size_bytes(), file.len(), "a header that was accepted describes the whole file");
+        assert_eq!(
+            data_offset + n * d * dtype.size_bytes(),
+            file.len(),
+            "a header that was accepted describes the whole file"
+        );
     }
 }
 

@@ -131,7 +131,11 @@ impl Ctx {
         let info = self.info();
         let mut level1 = Buffers::new(x.n_rows, x.n_rows * info.max_active1);
         let mut level2 = Buffers::new(x.n_rows, x.n_rows * info.max_active2);
-        assert_eq!(unsafe { strata_encode(self.ctx, x, &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK, "strata_encode");
+        assert_eq!(
+            unsafe { strata_encode(self.ctx, x, &mut level1.c, &mut level2.c) },
+            STRATA_STATUS_OK,
+            "strata_encode"
+        );
         (level1.codes(), level2.codes())
     }
 
