@@ -12,6 +12,7 @@ mod condition;
 mod dump;
 mod eval;
 mod export;
+mod feed;
 mod ffi;
 mod fire;
 mod fold;
