@@ -15,6 +15,7 @@ mod export;
 mod ffi;
 mod fire;
 mod fold;
+mod gemm;
 mod golden;
 mod gradient;
 mod hierarchy;

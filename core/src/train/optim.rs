@@ -7,7 +7,7 @@
 //! norm is in the log.
 
 use crate::config::{ModelKind, TrainConfig};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, Id, NAMES, Params};
 use crate::par::Par;
@@ -96,7 +96,10 @@ impl Adam {
             });
             let sum: f64 = parts.iter().sum();
             if !sum.is_finite() {
-                return Err(Error::NotFinite { what: alloc::format!("the gradient of {}", NAMES[id]), step: self.t });
+                return Err(Error::NotFinite {
+                    what: alloc::format!("the gradient of {}", NAMES[id]),
+                    at: At::Step(self.t),
+                });
             }
             squares += sum;
         }
