@@ -3,6 +3,7 @@
 
 mod ablate;
 mod absorption;
+mod arrows;
 mod attribution;
 mod bad_input;
 mod cli;
