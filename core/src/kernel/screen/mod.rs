@@ -51,14 +51,11 @@ use super::weight::Weight;
 use super::{Isa, LANES};
 use crate::Par;
 use bytemuck::{Pod, Zeroable};
-use hits::{Hits, PANEL};
+use hits::{Hits, NONE, PANEL};
 use rounding::{integers, mix};
 
 /// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
 const WIDEST: usize = 1 << 15;
-
-/// The place of no latent.
-pub(crate) const NONE: u32 = u32::MAX;
 
 /// Four columns of the latents of a strip, a byte each.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
