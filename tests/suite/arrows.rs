@@ -339,3 +339,53 @@ fn uses_are_found_in_trees_full_paths_and_macros_and_circles_in_them() {
     assert_eq!(circles(&uses(&more)), [["b", "c", "e"].map(str::to_owned).into()]);
     assert_eq!(arrows(&found)["a"], ["b", "c"].map(str::to_owned).into());
 }
+
+/// The names under `[dependencies]` and its kin in a Cargo.toml, as the code spells them.
+fn dependencies(toml: &str) -> Vec<String> {
+    let mut section = "";
+    let mut names = Vec::new();
+    for line in toml.lines().map(str::trim) {
+        if line.starts_with('[') {
+            section = line;
+        } else if section.ends_with("dependencies]") && !section.starts_with("[workspace") {
+            let end = line.find(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).unwrap_or(0);
+            if end > 0 {
+                names.push(line[..end].replace('-', "_"));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_declared_dependency_is_used() {
+    let mut unused = Vec::new();
+    for package in ["core", "cli", "ffi", "tests", "benches", "tests/fuzz", "tests/no_std"] {
+        let folder = root().join(package);
+        let toml = fs::read_to_string(folder.join("Cargo.toml")).expect("a Cargo.toml");
+        let code: Vec<String> = ["src", "suite", "benches", "targets"]
+            .into_iter()
+            .map(|sub| folder.join(sub))
+            .filter(|sub| sub.is_dir())
+            .flat_map(|sub| sources(&sub).into_values().map(|text| text.replace("#[cfg(test)]", "")))
+            .map(|text| code_of(&text))
+            .collect();
+        assert!(!code.is_empty() && !dependencies(&toml).is_empty(), "{package} has neither sources nor dependencies");
+        for name in dependencies(&toml) {
+            // The library of strata-ffi has the name that C links.
+            let name = if name == "strata_ffi" { "strata".to_owned() } else { name };
+            let is_word = |c: char| c.is_alphanumeric() || c == '_';
+            if !code.iter().any(|code| code.split(|c| !is_word(c)).any(|word| word == name)) {
+                unused.push(format!("{package}: {name}"));
+            }
+        }
+    }
+    assert!(unused.is_empty(), "dependencies that are declared and not used: {unused:?}");
+}
+
+#[test]
+fn dependencies_are_read_from_every_table_of_a_cargo_toml() {
+    let toml = "[package]\nname = \"x\"\n[dependencies]\n# a comment\na-b.workspace = true\nc = { version = \"1\" }\n\n\
+                [target.'cfg(unix)'.dev-dependencies]\nd = \"1\"\n[features]\ne = []\n[workspace.dependencies]\nf = \"1\"\n";
+    assert_eq!(dependencies(toml), ["a_b", "c", "d"]);
+}
