@@ -8,7 +8,7 @@ use crate::kernel::LANES;
 use crate::kernel::dense::{Pair, Pick};
 
 /// The place of no latent.
-pub(super) const NONE: u32 = u32::MAX;
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Places that one product of rows and strips has at most: two strips, or one.
 pub(super) const PANEL: usize = 2 * LANES;

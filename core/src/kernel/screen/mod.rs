@@ -51,7 +51,8 @@ use super::weight::Weight;
 use super::{Isa, LANES};
 use crate::Par;
 use bytemuck::{Pod, Zeroable};
-use hits::{Hits, NONE, PANEL};
+pub(crate) use hits::NONE;
+use hits::{Hits, PANEL};
 use rounding::{integers, mix};
 
 /// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
