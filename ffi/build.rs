@@ -1,4 +1,5 @@
 //! Gives the shared library its soname: the number changes with `STRATA_ABI_VERSION`.
+#![allow(clippy::disallowed_macros, reason = "cargo reads what a build script prints")]
 
 fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("linux") {

@@ -3,7 +3,8 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use fearless_simd::Level;
 use std::hint::black_box;
-use strata_benches::{PEAK_FLOPS, SHAPES, Shape, fma_peak, normal};
+use std::time::{Duration, Instant};
+use strata_benches::{PEAK_FLOPS, SHAPES, Shape, fma_peak, normal, peer_product};
 use strata_core::kernel::Screen;
 use strata_core::kernel::dense::Matrix;
 use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
@@ -23,8 +24,31 @@ fn dense_product(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("affine", shape.name()), |b| {
             b.iter(|| dense::affine(isa, black_box(&x), &w, shape.d, None, &mut out));
         });
+        group.bench_function(BenchmarkId::new("matrixmultiply", shape.name()), |b| {
+            b.iter(|| peer_product(black_box(&x), &w, shape, &mut out));
+        });
+        let ratio = ratio(
+            || peer_product(black_box(&x), &w, shape, &mut out.clone()),
+            || dense::affine(isa, black_box(&x), &w, shape.d, None, &mut out.clone()),
+        );
+        println!("dense, {}: {ratio:.2} times the speed of matrixmultiply", shape.name());
     }
     group.finish();
+}
+
+/// The time of `peer` over that of `own`, each the shortest of five runs that alternate, so that both meet the same machine.
+fn ratio(peer: impl Fn(), own: impl Fn()) -> f64 {
+    let time = |run: &dyn Fn()| {
+        let start = Instant::now();
+        run();
+        start.elapsed()
+    };
+    let (mut of_peer, mut of_own) = (Duration::MAX, Duration::MAX);
+    for _ in 0..5 {
+        of_peer = of_peer.min(time(&peer));
+        of_own = of_own.min(time(&own));
+    }
+    of_peer.as_secs_f64() / of_own.as_secs_f64()
 }
 
 /// Products, bias and selection in one pass, without and with the screen: above the bound of the group before only where

@@ -5,6 +5,36 @@ pub mod random;
 use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x16};
 use strata_core::Philox;
 
+/// `out[i, j] = sum_c x[i, c] * w[j, c]` by matrixmultiply, a peer of the dense kernel: `x` is `[n, d]`, `w` `[f, d]`, `out`
+/// `[n, f]`, all row-major.
+///
+/// # Panics
+/// If the lengths do not fit.
+#[allow(unsafe_code, reason = "matrixmultiply takes pointers")]
+pub fn peer_product(x: &[f32], w: &[f32], shape: Shape, out: &mut [f32]) {
+    let Shape { n, d, f } = shape;
+    assert_eq!([x.len(), w.len(), out.len()], [n * d, f * d, n * f], "lengths of x, w and out");
+    // SAFETY: the strides walk `[n, d]`, `[d, f]` and `[n, f]`, whose lengths were checked, and `out` is borrowed mutably.
+    unsafe {
+        matrixmultiply::sgemm(
+            n,
+            d,
+            f,
+            1.0,
+            x.as_ptr(),
+            d as isize,
+            1,
+            w.as_ptr(),
+            1,
+            d as isize,
+            0.0,
+            out.as_mut_ptr(),
+            f as isize,
+            1,
+        );
+    }
+}
+
 /// Sizes of one measurement: rows, width of a row, latents.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {

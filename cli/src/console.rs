@@ -90,6 +90,7 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 /// Makes the first Ctrl-C ask for an orderly end, and the second one end the process.
+#[allow(clippy::disallowed_methods, reason = "the second Ctrl-C ends a process that does not come to its orderly end")]
 pub fn listen_for_interrupt() {
     // A second call in one process (tests) keeps the first handler.
     let _ = ctrlc::set_handler(|| {

@@ -52,17 +52,17 @@ pub enum Error {
     },
     /// A number that is NaN or infinite.
     NotFinite {
-        /// The tensor or loss term it was met in.
+        /// The tensor, loss term or input that holds it.
         what: String,
-        /// The training step, or the row of the input.
-        step: u64,
+        /// Where it was met.
+        at: At,
     },
     /// A feature that this build leaves out.
     NotBuilt {
         /// The cargo feature.
         feature: &'static str,
     },
-    /// Memory that the system does not give.
+    /// Memory that could not be allocated.
     Memory {
         /// What it is for.
         what: &'static str,
@@ -105,9 +105,9 @@ impl fmt::Display for Error {
             Self::Format { offset, what } => write!(f, "{what} (at byte {offset})"),
             Self::Version { what, expected, got } => write!(f, "{what}: expected version {expected}, found {got}"),
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
-            Self::NotFinite { what, step } => write!(f, "{what} is not finite at step {step}"),
+            Self::NotFinite { what, at } => write!(f, "{what} is not finite {at}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
-            Self::Memory { what, bytes } => write!(f, "{what}: the system does not give {bytes} bytes of memory"),
+            Self::Memory { what, bytes } => write!(f, "out of memory: {what} needs {bytes} bytes"),
             Self::Capacity { what, needed, got } => {
                 write!(f, "{what}: {needed} entries are needed, the buffer has {got}")
             }
@@ -116,3 +116,51 @@ impl fmt::Display for Error {
 }
 
 impl core::error::Error for Error {}
+
+/// Where a number is that is not finite. Everything is counted from 0.
+#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// In this training step.
+    Step(u64),
+    /// In this row of the input.
+    Row(u64),
+    /// At this token of a stream.
+    Token(u64),
+    /// In this context (sequence) of a stream.
+    Context(u64),
+    /// For this latent.
+    Latent(u64),
+    /// In this element of a tensor.
+    Element(u64),
+    /// After this many iterations of a solver.
+    Iteration(u64),
+}
+
+impl At {
+    /// Element `i` of a tensor.
+    #[must_use]
+    pub const fn element(i: usize) -> Self {
+        Self::Element(i as u64)
+    }
+
+    /// Latent `i`.
+    #[must_use]
+    pub const fn latent(i: usize) -> Self {
+        Self::Latent(i as u64)
+    }
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Step(i) => write!(f, "at step {i}"),
+            Self::Row(i) => write!(f, "in row {i}"),
+            Self::Token(i) => write!(f, "at token {i}"),
+            Self::Context(i) => write!(f, "in context {i}"),
+            Self::Latent(i) => write!(f, "at latent {i}"),
+            Self::Element(i) => write!(f, "at element {i}"),
+            Self::Iteration(i) => write!(f, "after {i} iterations"),
+        }
+    }
+}

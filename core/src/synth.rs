@@ -5,15 +5,18 @@
 //! them plus noise. [`BenchOptions`] make the trees deeper and the features correlated. What a model finds can then be compared with what is there (see `metrics::recovery`).
 
 mod bench;
+mod config;
+mod vector;
 
-pub use bench::BenchOptions;
+pub use config::{BenchOptions, WorldConfig};
 
 use alloc::vec::Vec;
 use bench::Bench;
+use vector::{dot, unit};
 
+use crate::Result;
 use crate::gate::ROOT;
 use crate::rng::Philox;
-use crate::{Error, Result};
 
 /// The Philox stream of the directions; the tokens have the streams `0, 1, 2, ...` below it.
 const DIRECTIONS: u64 = u64::MAX;
@@ -26,103 +29,6 @@ const FLAT_PROBABILITY: (f64, f64) = (0.08, 0.02);
 /// Magnitude `1 + ROOT_SPREAD |N|` of a root or flat feature; a child's is its root's, times `1 + CHILD_SPREAD N`.
 const ROOT_SPREAD: f32 = 0.2;
 const CHILD_SPREAD: f32 = 0.1;
-
-/// The constants of a world.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct WorldConfig {
-    /// Dimensions of a token.
-    pub d: usize,
-    /// Trees.
-    pub roots: usize,
-    /// Children of each root; at most one of them is on.
-    pub children: usize,
-    /// Features without parent and children.
-    pub flat: usize,
-    /// `q`: the probability that some child is on, given that its root is on.
-    pub child_probability: f64,
-    /// The probability of root 0; the others fall geometrically to `p_min`.
-    pub p_max: f64,
-    /// The probability of the last root.
-    pub p_min: f64,
-    /// Standard deviation of the noise on each coordinate.
-    pub noise: f64,
-    /// A child's magnitude relative to its root's.
-    pub child_scale: f64,
-    /// `rho`: the cosine between a child's direction and its root's.
-    pub rho: f64,
-    /// Two worlds with equal constants and seed are equal, directions and tokens.
-    pub seed: u64,
-    /// Deeper trees, correlations and the rest of SynthSAEBench; none in worlds A, B and C. With it, `p_min` is the
-    /// least probability of any feature before its parent's, and `child_probability` the most that the children of a
-    /// feature (each child, where they are not exclusive) have, given their parent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bench: Option<BenchOptions>,
-}
-
-impl WorldConfig {
-    /// World A: 24 roots with 5 children each and 16 flat features in 64 dimensions, children entangled (`rho = .3`).
-    pub fn a() -> Self {
-        Self {
-            d: 64,
-            roots: 24,
-            children: 5,
-            flat: 16,
-            child_probability: 0.8,
-            p_max: 0.25,
-            p_min: 0.03,
-            noise: 0.02,
-            child_scale: 0.8,
-            rho: 0.3,
-            seed: 0,
-            bench: None,
-        }
-    }
-
-    /// World B is world A: what differs is the budget of the model, 30 % below the true L0.
-    pub fn b() -> Self {
-        Self::a()
-    }
-
-    /// World C: 48 dimensions, children orthogonal to their roots, more noise, fewer tokens with a child.
-    pub fn c() -> Self {
-        Self { d: 48, rho: 0.0, noise: 0.05, child_probability: 0.6, ..Self::a() }
-    }
-
-    fn check(&self) -> Result<usize> {
-        let probability = |key, p: f64, low: f64| {
-            if (low..=1.0).contains(&p) {
-                return Ok(());
-            }
-            Err(Error::config(key, alloc::format!("expected a number from {low} to 1, found {p}")))
-        };
-        probability("child_probability", self.child_probability, 0.0)?;
-        probability("p_max", self.p_max, f64::MIN_POSITIVE)?;
-        probability("p_min", self.p_min, f64::MIN_POSITIVE)?;
-        for (key, v) in [("noise", self.noise), ("child_scale", self.child_scale)] {
-            if !(0.0..f64::INFINITY).contains(&v) {
-                return Err(Error::config(key, alloc::format!("expected a finite number >= 0, found {v}")));
-            }
-        }
-        if !(self.rho > -1.0 && self.rho < 1.0) {
-            return Err(Error::config("rho", alloc::format!("expected a cosine between -1 and 1, found {}", self.rho)));
-        }
-        if self.d < 2 {
-            return Err(Error::config("d", alloc::format!("expected at least 2 dimensions, found {}", self.d)));
-        }
-        let features = match &self.bench {
-            Some(bench) => {
-                bench.check()?;
-                bench.n_tree(self)
-            }
-            None => self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots)),
-        };
-        match features.and_then(|n| n.checked_add(self.flat)) {
-            Some(0) => Err(Error::config("roots", "expected at least one feature, found none")),
-            Some(n) if n < ROOT as usize && n.checked_mul(self.d).is_some() => Ok(n),
-            _ => Err(Error::config("roots", "too many features")),
-        }
-    }
-}
 
 /// A world: directions, the forest, and any token on demand.
 ///
@@ -148,7 +54,7 @@ impl World {
     /// for world A.
     ///
     /// # Errors
-    /// [`Error::Config`] for a constant out of its range.
+    /// [`Error::Config`](crate::Error::Config) for a constant out of its range.
     pub fn new(config: &WorldConfig) -> Result<Self> {
         let n = config.check()?;
         let (d, roots, children) = (config.d, config.roots, config.children);
@@ -352,22 +258,4 @@ impl World {
 fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
     let step = |i| if i == 0 { 0.0 } else { i as f64 / (n - 1) as f64 };
     (0..n).map(|i| first * libm::pow(last / first, step(i))).collect()
-}
-
-/// Eight partial sums, so that the order of additions is fixed and still vectorises.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let (a8, b8) = (a.chunks_exact(8), b.chunks_exact(8));
-    let tail: f64 = a8.remainder().iter().zip(b8.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in a8.zip(b8) {
-        for l in 0..8 {
-            sums[l] += a[l] * b[l];
-        }
-    }
-    sums.iter().sum::<f64>() + tail
-}
-
-fn unit(row: &mut [f64]) {
-    let norm = libm::sqrt(dot(row, row));
-    row.iter_mut().for_each(|x| *x /= norm);
 }

@@ -3,6 +3,7 @@
 
 mod ablate;
 mod absorption;
+mod arrows;
 mod attribution;
 mod bad_input;
 mod cli;
@@ -16,6 +17,7 @@ mod feed;
 mod ffi;
 mod fire;
 mod fold;
+mod gemm;
 mod golden;
 mod gradient;
 mod hierarchy;

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use strata_core::error::At;
 use strata_core::metrics::coherence::agreement::{adjusted_mutual_information, adjusted_rand, agreement};
 use strata_core::metrics::coherence::cofiring::Cofiring;
 use strata_core::metrics::coherence::discover::{Graph, spherical_kmeans};
@@ -325,7 +326,7 @@ fn directions_leave_out_rows_of_zeros_and_refuse_what_is_not_finite() {
     let (directions, kept) = Directions::new(&[1.0, 0.0, 0.0, 0.0, 0.0, 2.0], 2, &partition).unwrap();
     assert_eq!((directions.n(), kept.latents(), kept.names()), (2, &[0, 2][..], &[3, 8][..]));
     let bad = Directions::new(&[1.0, 0.0, 0.0, 0.0, f32::NAN, 2.0], 2, &partition);
-    assert!(matches!(bad, Err(Error::NotFinite { step: 2, .. })));
+    assert!(matches!(bad, Err(Error::NotFinite { at: At::Latent(2), .. })));
     assert!(matches!(Directions::new(&[1.0; 4], 2, &partition), Err(Error::Index { index: 2, len: 2, .. })));
     assert!(matches!(Directions::new(&[1.0; 5], 2, &partition), Err(Error::Shape { .. })));
 }

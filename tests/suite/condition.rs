@@ -2,6 +2,7 @@
 
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;
+use strata_core::error::At;
 use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::condition::{Condition, HEADROOM, TOP};
 use strata_core::model::CodesView;
@@ -234,8 +235,11 @@ fn values_over_the_headroom_are_left_out_and_those_below_it_are_exact() {
     c.add(Par::Seq, &codes, &codes, &[64.0]).unwrap();
     let r = c.report(Isa::default(), Par::Seq, &[1.0], &[1.0], NO_DRAWS).unwrap();
     assert_eq!((r.tokens, r.tokens_left_out), (0, 1));
-    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NAN]), Err(Error::NotFinite { step: 1, .. })));
-    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NEG_INFINITY]), Err(Error::NotFinite { step: 1, .. })));
+    assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NAN]), Err(Error::NotFinite { at: At::Token(1), .. })));
+    assert!(matches!(
+        c.add(Par::Seq, &codes, &codes, &[f32::NEG_INFINITY]),
+        Err(Error::NotFinite { at: At::Token(1), .. })
+    ));
     assert!(matches!(c.add(Par::Seq, &codes, &codes, &[]), Err(Error::Shape { .. })));
     let mut out = [0.0];
     assert!(!c.direction(0, &mut out));
@@ -258,5 +262,5 @@ fn values_over_the_headroom_are_left_out_and_those_below_it_are_exact() {
     assert!(matches!(Condition::new(1, &[1], 1, &[1.0]), Err(Error::Index { index: 1, len: 1, .. })));
     assert_eq!(Condition::new(1, &[0], 1, &[0.0]).unwrap().resolution(), 2f64.powi(-24));
     assert!(matches!(Condition::new(1, &[0], 0, &[1.0]), Err(Error::Shape { .. })));
-    assert!(matches!(Condition::new(1, &[0], 1, &[1.0, f32::NAN]), Err(Error::NotFinite { step: 1, .. })));
+    assert!(matches!(Condition::new(1, &[0], 1, &[1.0, f32::NAN]), Err(Error::NotFinite { at: At::Row(1), .. })));
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 use strata_core::Error;
+use strata_core::error::At;
 use strata_core::metrics::matching::{Goal, assign};
 
 fn total(matrix: &[f64], cols: usize, column: &[Option<usize>]) -> f64 {
@@ -96,7 +97,7 @@ fn assignment_of_nothing_is_empty() {
 #[test]
 fn assignment_refuses_nan_and_wrong_sizes() {
     let err = assign(&[1.0, 2.0, f64::NAN, 0.0], 2, 2, Goal::Minimise).unwrap_err();
-    assert!(matches!(err, Error::NotFinite { step: 1, .. }), "{err}");
+    assert!(matches!(err, Error::NotFinite { at: At::Row(1), .. }), "{err}");
     let err = assign(&[1.0; 5], 2, 3, Goal::Minimise).unwrap_err();
     assert!(matches!(err, Error::Shape { expected: 6, got: 5, .. }), "{err}");
 }

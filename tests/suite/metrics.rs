@@ -1,6 +1,7 @@
 //! The streaming metrics against their definitions on dense matrices, and merged against whole.
 
 use proptest::prelude::*;
+use strata_core::error::At;
 use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::composition::{Child, Composition, Errors, Parent};
 use strata_core::metrics::exact::ExactSum;
@@ -254,7 +255,7 @@ fn fidelity_refuses_wrong_sizes_and_numbers_that_are_not_finite() {
     assert!(matches!(f.add(&[0.0; 6], &[0.0; 6], &[0.0; 3]), Err(Error::Shape { .. })));
     f.add(&[1.0; 6], &[0.0; 6], &[0.0; 6]).unwrap();
     let hat = [0.0, 0.0, 0.0, 0.0, f32::NAN, 0.0];
-    assert!(matches!(f.add(&[0.0; 6], &hat, &[0.0; 6]), Err(Error::NotFinite { step: 3, .. })));
+    assert!(matches!(f.add(&[0.0; 6], &hat, &[0.0; 6]), Err(Error::NotFinite { at: At::Token(3), .. })));
     assert_eq!(f.report().tokens, 2);
 }
 
@@ -562,7 +563,7 @@ fn composition_refuses_tables_that_are_too_large_and_parents_that_are_not_there(
     assert!(matches!(c.add(&codes, &codes, None), Err(Error::Shape { expected: 3, got: 2, .. })));
     assert!(matches!(Sparsity::new(3).add(&codes), Err(Error::Shape { expected: 3, got: 2, .. })));
     let infinite = CodesView::new(&[0, 0, 1], &[0], &[f32::INFINITY], 2).unwrap();
-    assert!(matches!(Sparsity::new(2).add(&infinite), Err(Error::NotFinite { step: 1, .. })));
+    assert!(matches!(Sparsity::new(2).add(&infinite), Err(Error::NotFinite { at: At::Token(1), .. })));
     let huge = CodesView::new(&[0, 1], &[0], &[1e15], 2).unwrap();
     assert!(matches!(Sparsity::new(2).add(&huge), Err(Error::Capacity { .. })));
     let errors = Errors { error: &[0.0], decoder2: &[1.0, 1.0], d: 1 };

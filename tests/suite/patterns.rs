@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use safetensors::SafeTensors;
 use std::sync::Arc;
 use strata_core::config::{Activation, Config, GateKind, ModelKind};
+use strata_core::error::At;
 use strata_core::metrics::composition::Composition;
 use strata_core::metrics::fixed::{FixedSum, LIMIT};
 use strata_core::metrics::leak::Leak;
@@ -311,7 +312,7 @@ fn patterns_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(matches!(p.add(&codes(&[1.0]), &[], None), Err(Error::Shape { expected: 1, got: 0, .. })));
     assert!(matches!(p.add(&codes(&[1.0]), &[0], Some(&[])), Err(Error::Shape { .. })));
     assert!(matches!(p.add(&codes(&[1.0]), &[0], Some(&[2])), Err(Error::Index { index: 2, len: 2, .. })));
-    assert!(matches!(p.add(&codes(&[f32::INFINITY]), &[0], None), Err(Error::NotFinite { step: 0, .. })));
+    assert!(matches!(p.add(&codes(&[f32::INFINITY]), &[0], None), Err(Error::NotFinite { at: At::Token(0), .. })));
     assert!(matches!(p.add(&codes(&[1e7]), &[0], None), Err(Error::Capacity { .. })));
     assert_eq!(p.report().tokens, 0);
     assert!(matches!(Patterns::new(1 << 22, 0), Err(Error::Config { .. })));

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use strata_core::error::At;
 use strata_core::metrics::probe::erase::{Examples, ScrTasks, scr, tpp};
 use strata_core::metrics::probe::logistic::{Settings, fit};
 use strata_core::metrics::probe::mdl::{Mdl, STEPS, step_for};
@@ -112,7 +113,7 @@ fn a_fit_refuses_what_has_no_answer() {
     far.row[2] = 4;
     assert!(matches!(fit(&x, 1, &far, &settings).unwrap_err(), Error::Index { index: 4, len: 4, .. }));
     let err = fit(&[1.0, f32::NAN, 0.0, 2.0], 1, &two, &settings).unwrap_err();
-    assert!(matches!(err, Error::NotFinite { step: 1, .. }), "{err}");
+    assert!(matches!(err, Error::NotFinite { at: At::Row(1), .. }), "{err}");
     for c in [0.0, -1.0, f64::NAN] {
         assert!(matches!(fit(&x, 1, &two, &Settings { c, ..settings }).unwrap_err(), Error::Config { .. }));
     }
@@ -340,7 +341,7 @@ fn a_probe_on_latents_is_the_fit_of_their_dense_columns() {
     let at = infinite.offsets[row] + codes.row(row).index.iter().position(|j| *j == 4).unwrap();
     infinite.value[at] = f32::INFINITY;
     let error = on_latents(&infinite.view(latents).unwrap(), &chosen, &task, &Settings::default()).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { step, .. } if step == row as u64), "{error}");
+    assert!(matches!(error, Error::NotFinite { at: At::Row(at), .. } if at == row as u64), "{error}");
 }
 
 #[test]

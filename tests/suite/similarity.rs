@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
+use strata_core::error::At;
 use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::similarity::{
     ALPHA, Inputs, Levels, NO_WORD, Profiles, SimilarityReport, auc, jensen_shannon, similarity,
@@ -145,7 +146,7 @@ fn profiles_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(matches!(p.add(&two.view(3).unwrap(), &[0, 1]), Err(Error::Shape { expected: 2, got: 3, .. })));
     assert!(matches!(p.add(&two.view(2).unwrap(), &[0, 3]), Err(Error::Index { index: 3, len: 3, .. })));
     let infinite = codes(&[1.0, 0.0, f32::INFINITY, 0.0], 2);
-    assert!(matches!(p.add(&infinite.view(2).unwrap(), &[0, 1]), Err(Error::NotFinite { step: 1, .. })));
+    assert!(matches!(p.add(&infinite.view(2).unwrap(), &[0, 1]), Err(Error::NotFinite { at: At::Row(1), .. })));
     let huge = codes(&[1.0, 0.0, 1e12, 1e12], 2);
     assert!(matches!(p.add(&huge.view(2).unwrap(), &[0, 1]), Err(Error::Capacity { .. })));
     let one = codes(&[1e30, 0.0], 2);

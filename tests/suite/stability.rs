@@ -1,6 +1,7 @@
 //! Dictionaries against their definitions, runs against permuted and random ones, and the bootstrap.
 
 use proptest::prelude::*;
+use strata_core::error::At;
 use strata_core::metrics::bootstrap::{BLOCKS, BlockSums, Resamples, fvu, interval, ratio};
 use strata_core::metrics::stability::{Run, dictionary, levels, matched, pairwise_mcc, stability};
 use strata_core::{Error, Isa, Par, Philox, ROOT};
@@ -169,7 +170,7 @@ fn stability_refuses_sizes_and_parents_that_do_not_fit() {
     let x = normal(1, 12);
     assert!(matches!(dictionary(isa(), Par::Seq, &x, 5), Err(Error::Shape { .. })));
     assert!(matches!(dictionary(isa(), Par::Seq, &x, 0), Err(Error::Shape { .. })));
-    assert!(matches!(dictionary(isa(), Par::Seq, &[0.0, f32::NAN], 1), Err(Error::NotFinite { step: 1, .. })));
+    assert!(matches!(dictionary(isa(), Par::Seq, &[0.0, f32::NAN], 1), Err(Error::NotFinite { at: At::Row(1), .. })));
     assert!(matches!(levels(isa(), Par::Seq, &x, &x, 3, &[0; 3]), Err(Error::Shape { expected: 4, got: 3, .. })));
     assert!(matches!(levels(isa(), Par::Seq, &x, &x, 3, &[4; 4]), Err(Error::Index { index: 4, len: 4, .. })));
     let run = |parent| Run { decoder1: &x, decoder2: &x, parent };
@@ -217,7 +218,7 @@ fn block_sums_do_not_depend_on_order_or_grouping() {
     assert_eq!(BlockSums::new(1, 5).blocks(), 5);
     let mut s = BlockSums::new(2, 5);
     assert!(matches!(s.add(0, &[1.0]), Err(Error::Shape { .. })));
-    assert!(matches!(s.add(3, &[1.0, f64::NAN]), Err(Error::NotFinite { step: 3, .. })));
+    assert!(matches!(s.add(3, &[1.0, f64::NAN]), Err(Error::NotFinite { at: At::Context(3), .. })));
     assert_eq!(s.values(), [0.0; 10]);
 }
 

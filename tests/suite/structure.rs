@@ -1,6 +1,7 @@
 //! The structure of decoders: by brute force, and where it was planted.
 
 use proptest::prelude::*;
+use strata_core::error::At;
 use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::structure::{ATOMS, Decoders, composed, explained, nearest, structure};
 use strata_core::{Error, Isa, Par, Philox, ROOT};
@@ -238,5 +239,5 @@ fn rows_without_direction_and_flat_models_have_their_rules() {
     assert!(matches!(err, Error::Index { index: 5, len: 5, .. }), "{err}");
     rows[3] = f32::NAN;
     let err = composed(Isa::detect(), Par::Seq, &without, &rows, d, NONE).unwrap_err();
-    assert!(matches!(err, Error::NotFinite { step: 0, .. }), "{err}");
+    assert!(matches!(err, Error::NotFinite { at: At::Row(0), .. }), "{err}");
 }

@@ -8,7 +8,7 @@
 
 use super::saelens;
 use crate::config::{Activation, Decoder, ModelKind, Source};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
 use crate::rows::{Dtype, Rows};
 use alloc::format;
@@ -182,7 +182,7 @@ fn read(
             let (view, dtype) = floats(&file, name, 1)?;
             model.tau[l] = widened(&view, dtype)?[0];
             if !model.tau[l].is_finite() {
-                return Err(Error::NotFinite { what: name.to_string(), step: 0 });
+                return Err(Error::NotFinite { what: name.to_string(), at: At::Element(0) });
             }
         }
     }

@@ -13,6 +13,7 @@ use super::fidelity::MIN_NORM;
 use super::fixed::{self, FixedSum};
 use super::sparsity::ALIVE_TOKENS;
 use super::{check_parents, defined_mean};
+use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, reduce};
 use crate::model::CodesView;
@@ -145,7 +146,7 @@ impl Attribution {
     /// Adds a block: `x` and `error = x_hat2 - x`, both `[n, d]` row-major.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) or
+    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) or
     /// [`Error::Capacity`] for a share that is not finite or over [`fixed::LIMIT`]; nothing is added then.
     pub fn add(
         &mut self,
@@ -289,7 +290,7 @@ fn shares(
         reduce::sub_into(isa, &x[t * d..(t + 1) * d], b_dec, &mut centred);
         let square = f64::from(reduce::sum_squares(isa, &centred));
         if !square.is_finite() {
-            return Err(Error::NotFinite { what: "x".into(), step });
+            return Err(Error::NotFinite { what: "an activation".into(), at: At::Token(step) });
         }
         let short = libm::sqrt(square) < MIN_NORM;
         out.short.push(short);

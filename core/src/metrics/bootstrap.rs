@@ -7,6 +7,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::exact::ExactSum;
+use crate::error::At;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
@@ -56,7 +57,7 @@ impl BlockSums {
     /// Adds `values`, one a term, to the block of `context`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if there is not one value for each term, [`Error::NotFinite`] (its step is the context); nothing
+    /// [`Error::Shape`] if there is not one value for each term, [`Error::NotFinite`] (with the context); nothing
     /// is added then.
     ///
     /// # Panics
@@ -66,7 +67,7 @@ impl BlockSums {
             return Err(Error::Shape { what: "terms of block sums", expected: self.terms, got: values.len() });
         }
         if values.iter().any(|v| !v.is_finite()) {
-            return Err(Error::NotFinite { what: "term of block sums".into(), step: context });
+            return Err(Error::NotFinite { what: "a term of the block sums".into(), at: At::Context(context) });
         }
         let at = self.block_of(context) * self.terms;
         self.sum[at..at + self.terms].iter_mut().zip(values).for_each(|(s, v)| s.add(*v));

@@ -5,6 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::check_parents;
+use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, wide};
 use crate::model::CodesView;
@@ -116,7 +117,7 @@ impl Condition {
         check_parents("learned parents", parent, f1)?;
         if let Some(at) = sample.iter().position(|x| !x.is_finite()) {
             let step = (at / d.max(1)) as u64;
-            return Err(Error::NotFinite { what: "sample of the activations".into(), step });
+            return Err(Error::NotFinite { what: "the sample of activations".into(), at: At::Row(step) });
         }
         if d == 0 {
             return Err(Error::Shape { what: "dimensions of a row", expected: 1, got: 0 });
@@ -165,7 +166,7 @@ impl Condition {
     /// of the sample (up to the next power of two) are left out, and counted: a mean would be theirs alone.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for an
+    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) for an
     /// activation that is not finite, [`Error::Capacity`] for more than `2^32 - 1` tokens; nothing is added then.
     pub fn add(&mut self, par: Par, codes1: &CodesView<'_>, codes2: &CodesView<'_>, x: &[f32]) -> Result<()> {
         let (n, d, isa) = (codes1.tokens(), self.d, self.isa);
@@ -231,8 +232,8 @@ impl Condition {
         }
         if let Some(at) = x.iter().position(|x| !x.is_finite()) {
             return Err(Error::NotFinite {
-                what: "x".into(),
-                step: self.tokens + self.left_out + (at / self.d) as u64,
+                what: "an activation".into(),
+                at: At::Token(self.tokens + self.left_out + (at / self.d) as u64),
             });
         }
         let rows = x.chunks(self.d).enumerate();

@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::exact::ExactSum;
+use crate::error::At;
 use crate::kernel::{Isa, reduce, wide};
 use crate::{Error, Result};
 
@@ -128,7 +129,7 @@ impl Fidelity {
     /// | `x`, `x_hat1`, `x_hat2` | `[n, d]` | row-major |
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (its step is the number of the token) for NaN or an
+    /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) for NaN or an
     /// infinite number; nothing is added then.
     pub fn add(&mut self, x: &[f32], x_hat1: &[f32], x_hat2: &[f32]) -> Result<()> {
         let d = self.d;
@@ -145,7 +146,7 @@ impl Fidelity {
             if !reduce::all_finite(self.isa, values)
                 && let Some(at) = values.iter().position(|v| !v.is_finite())
             {
-                return Err(Error::NotFinite { what: what.into(), step: self.tokens + (at / d) as u64 });
+                return Err(Error::NotFinite { what: what.into(), at: At::Token(self.tokens + (at / d) as u64) });
             }
         }
         if x.is_empty() {

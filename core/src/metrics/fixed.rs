@@ -1,5 +1,6 @@
 //! Sums in fixed point: exact under merging like [`super::exact::ExactSum`], and cheap enough for every active latent.
 
+use crate::error::At;
 use crate::{Error, Result};
 
 /// Terms are under this in magnitude, so that `2^40` of them fit.
@@ -53,6 +54,6 @@ pub fn check(what: &'static str, x: f64, step: u64) -> Result<()> {
     } else if x.is_finite() {
         Err(Error::Capacity { what, needed: x.abs() as usize, got: LIMIT as usize })
     } else {
-        Err(Error::NotFinite { what: what.into(), step })
+        Err(Error::NotFinite { what: what.into(), at: At::Token(step) })
     }
 }

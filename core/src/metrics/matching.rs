@@ -5,6 +5,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::error::At;
 use crate::{Error, Result};
 
 /// Which sum is the best one.
@@ -28,7 +29,7 @@ pub enum Goal {
 /// Cost: `O(min(rows, cols)^2 * max(rows, cols))` time, the potentials and (if `rows > cols`) a transposed copy.
 ///
 /// # Errors
-/// [`Error::Shape`] if `matrix` does not have `rows * cols` entries; [`Error::NotFinite`] (with the row as its step) if
+/// [`Error::Shape`] if `matrix` does not have `rows * cols` entries; [`Error::NotFinite`] (with the row) if
 /// an entry is NaN or infinite.
 pub fn assign(matrix: &[f64], rows: usize, cols: usize, goal: Goal) -> Result<Vec<Option<usize>>> {
     let size = rows.saturating_mul(cols);
@@ -36,7 +37,7 @@ pub fn assign(matrix: &[f64], rows: usize, cols: usize, goal: Goal) -> Result<Ve
         return Err(Error::Shape { what: "entries of the matrix to assign", expected: size, got: matrix.len() });
     }
     if let Some(at) = matrix.iter().position(|v| !v.is_finite()) {
-        return Err(Error::NotFinite { what: "matrix to assign".into(), step: (at / cols) as u64 });
+        return Err(Error::NotFinite { what: "the matrix to assign".into(), at: At::Row((at / cols) as u64) });
     }
     let sign = match goal {
         Goal::Minimise => 1.0,

@@ -175,8 +175,8 @@ impl Patterns {
     /// the class or [`NO_CLASS`].
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a class that there is not, [`Error::NotFinite`] (its
-    /// step is the number of the token) for an infinite value, [`Error::Capacity`] for one whose square is over
+    /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a class that there is not, [`Error::NotFinite`]
+    /// (with the token) for an infinite value, [`Error::Capacity`] for one whose square is over
     /// [`fixed::LIMIT`]; nothing is added then.
     pub fn add(&mut self, codes: &CodesView<'_>, position: &[u32], class: Option<&[u32]>) -> Result<()> {
         let n = codes.tokens();

@@ -79,7 +79,7 @@ impl Sparsity {
     /// Adds a block of codes.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the number of latents differs; [`Error::NotFinite`] (its step is the number of the token)
+    /// [`Error::Shape`] if the number of latents differs; [`Error::NotFinite`] (with the token)
     /// for an infinite value, [`Error::Capacity`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are latents; nothing is added
     /// then.
     pub fn add(&mut self, codes: &CodesView<'_>) -> Result<()> {

@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use super::check_parents;
 use super::matching::{Goal, assign};
+use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
@@ -94,7 +95,7 @@ pub(super) fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f3
     for (j, row) in out.chunks_exact_mut(d).enumerate() {
         let norm = libm::sqrt(row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum());
         if !norm.is_finite() {
-            return Err(Error::NotFinite { what: what.into(), step: j as u64 });
+            return Err(Error::NotFinite { what: what.into(), at: At::Row(j as u64) });
         }
         has.push(norm > 0.0);
         if norm > 0.0 {
@@ -137,7 +138,7 @@ fn mean(values: &[f64]) -> f64 {
 /// Cosines in `f32`, sums in `f64` in index order. Cost: `latents^2 d` multiplications.
 ///
 /// # Errors
-/// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (its step is the row).
+/// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (with the row).
 pub fn dictionary(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<DictionaryReport> {
     let (rows, has) = unit("decoder", decoder, d)?;
     let kept: Vec<f32> =
@@ -225,7 +226,7 @@ pub fn levels(
 /// bytes a pair; above, a greedy matching of 64 candidates a row.
 ///
 /// # Errors
-/// [`Error::Shape`] if `a` or `b` are not whole rows, [`Error::NotFinite`] (its step is the row).
+/// [`Error::Shape`] if `a` or `b` are not whole rows, [`Error::NotFinite`] (with the row).
 pub fn pairwise_mcc(isa: Isa, par: Par, a: &[f32], b: &[f32], d: usize) -> Result<Matched> {
     matched(isa, par, a, b, d, MAX_EXACT)
 }

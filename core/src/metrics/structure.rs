@@ -54,7 +54,7 @@ pub struct Nearest {
 /// Cosines in `f32`. Cost: `latents^2 d` multiplications.
 ///
 /// # Errors
-/// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (its step is the row).
+/// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (with the row).
 pub fn nearest(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<Nearest> {
     let rows = directions("decoder", decoder, d)?;
     let mut closest = for_cosines(isa, par, &rows, &rows, d, |i, cosine| {
@@ -101,7 +101,7 @@ pub struct Composed {
 /// Cost: `(1 + 2 draws) n m d + m^2 d` multiplications, `n` at most [`MAX_FITTED`].
 ///
 /// # Errors
-/// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (its step is the row).
+/// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (with the row).
 ///
 /// [`effective_children`]: super::coherence::geometry::effective_children
 pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {

@@ -5,7 +5,7 @@ use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
 use crate::activation::Rule;
 use crate::config::{Decoder, GateKind, ModelKind, Source};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::gate::{self, Families};
 use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
@@ -440,7 +440,7 @@ impl Encoder {
         }
         for (i, row) in x.chunks(d).enumerate() {
             if !reduce::all_finite(self.isa, row) {
-                return Err(Error::NotFinite { what: "a row of activations".into(), step: i as u64 });
+                return Err(Error::NotFinite { what: "an activation".into(), at: At::Row(i as u64) });
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ pub use tensor::{SharedBytes, Tensor};
 
 use crate::activation::Rule;
 use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::gate::ROOT;
 use crate::kernel::{Isa, dense};
 use crate::par::Par;
@@ -194,7 +194,7 @@ impl Model {
             }
             if !tensor.all_finite() {
                 let at = tensor.iter().position(|v| !v.is_finite()).unwrap_or(0);
-                return Err(Error::NotFinite { what: format!("{}[{at}]", NAMES[i]), step: 0 });
+                return Err(Error::NotFinite { what: NAMES[i].into(), at: At::Element(at as u64) });
             }
         }
         for (level, act, k) in [(1, self.arch.activation1, self.arch.k1), (2, self.arch.activation2, self.arch.k2)] {

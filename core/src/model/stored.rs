@@ -1,7 +1,7 @@
 //! The weights that an encoder multiplies with.
 
 use super::{Id, Model};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::kernel::weight::{to_bf16, to_int8};
 use alloc::format;
 use alloc::vec::Vec;
@@ -82,16 +82,18 @@ impl Stored {
 
     /// Refuses weights that are finite but not as they are stored.
     pub fn check(&self) -> Result<()> {
-        let finite = match self {
-            Self::F32 => [true; 2],
-            Self::Bf16(levels) => levels.each_ref().map(|w| w.iter().all(|w| w.is_finite())),
-            Self::Int8(levels) => levels.each_ref().map(|(_, scales)| scales.iter().all(|s| (127.0 * s).is_finite())),
+        let bad = match self {
+            Self::F32 => [None; 2],
+            Self::Bf16(levels) => levels.each_ref().map(|w| w.iter().position(|w| !w.is_finite()).map(At::element)),
+            Self::Int8(levels) => {
+                levels.each_ref().map(|(_, s)| s.iter().position(|s| !(127.0 * s).is_finite()).map(At::latent))
+            }
         };
-        match finite.iter().position(|finite| !finite) {
+        match bad.into_iter().enumerate().find_map(|(l, at)| Some((l, at?))) {
             None => Ok(()),
-            Some(l) => {
+            Some((l, at)) => {
                 let what = format!("a weight of level {} in {}", l + 1, self.weight_type().name());
-                Err(Error::NotFinite { what, step: 0 })
+                Err(Error::NotFinite { what, at })
             }
         }
     }

@@ -9,11 +9,10 @@
 //!
 //! The options and their sizes are those of the benchmark, the random numbers are not: scores compare within a world.
 
-use super::{WorldConfig, dot, unit};
+use super::config::{BenchOptions, WorldConfig};
+use super::vector::{dot, unit};
 use crate::gate::ROOT;
 use crate::rng::Philox;
-use crate::{Error, Result};
-use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -23,99 +22,7 @@ const CONSTANTS: u64 = u64::MAX - 1;
 /// Rate of a step that spreads the directions.
 const SPREAD_RATE: f64 = 3e-4;
 
-/// What SynthSAEBench has and worlds A, B and C have not.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BenchOptions {
-    /// Levels of children below the roots; every feature above the last level has `children` children.
-    pub depth: usize,
-    /// At most one child of a feature is on. Otherwise each is drawn by itself, given its parent.
-    pub exclusive: bool,
-    /// Factors of the Gaussian copula through which features fire together; 0: independent.
-    pub rank: usize,
-    /// Standard deviation of a feature's loading on a factor.
-    pub correlation: f64,
-    /// Exponent of Zipf's law.
-    pub zipf: f64,
-    /// Length of the vector that is added to every token.
-    pub bias: f64,
-    /// Mean magnitude of the first feature.
-    pub magnitude_first: f64,
-    /// Mean magnitude of the last feature; linear in between.
-    pub magnitude_last: f64,
-    /// Mean and deviation of the normal number whose absolute value is the deviation of a feature's magnitude.
-    pub magnitude_spread: f64,
-    /// Steps `V <- unit(V - 3e-4 (V V^T - I) V)` that spread the directions, at `4 n d^2` operations each.
-    pub spread_steps: usize,
-}
-
-impl WorldConfig {
-    /// The sizes of SynthSAEBench-16k: 128 trees of depth 3 with 4 exclusive children each and 5,504 flat features,
-    /// 16,384 in all, in 768 dimensions; mean L0 about 34. Its 100 steps of spreading are left out: they would take
-    /// minutes each time the world is made, and `spread_steps` brings them back.
-    pub fn sae_bench() -> Self {
-        Self {
-            d: 768,
-            roots: 128,
-            children: 4,
-            flat: 5504,
-            child_probability: 0.8,
-            p_max: 0.23,
-            p_min: 5e-4,
-            noise: 0.0,
-            child_scale: 1.0,
-            rho: 0.0,
-            seed: 0,
-            bench: Some(BenchOptions {
-                depth: 3,
-                exclusive: true,
-                rank: 25,
-                correlation: 0.1,
-                zipf: 0.5,
-                bias: 1.0,
-                magnitude_first: 5.0,
-                magnitude_last: 4.0,
-                magnitude_spread: 0.5,
-                spread_steps: 0,
-            }),
-        }
-    }
-}
-
 impl BenchOptions {
-    /// Features of the trees.
-    pub(super) fn n_tree(&self, config: &WorldConfig) -> Option<usize> {
-        let (mut level, mut sum) = (config.roots, config.roots);
-        for _ in 0..self.depth {
-            level = level.checked_mul(config.children)?;
-            sum = sum.checked_add(level)?;
-        }
-        Some(sum)
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        let bad = |key: &str, why| Err(Error::config(key, why));
-        if self.depth > 16 {
-            return bad("bench.depth", format!("expected at most 16, found {}", self.depth));
-        }
-        if self.rank > 1 << 12 {
-            return bad("bench.rank", format!("expected at most 4096, found {}", self.rank));
-        }
-        for (key, v) in [
-            ("bench.correlation", self.correlation),
-            ("bench.zipf", self.zipf),
-            ("bench.bias", self.bias),
-            ("bench.magnitude_first", self.magnitude_first),
-            ("bench.magnitude_last", self.magnitude_last),
-            ("bench.magnitude_spread", self.magnitude_spread),
-        ] {
-            if !(0.0..1e6).contains(&v) {
-                return bad(key, format!("expected 0 to 1000000, found {v}"));
-            }
-        }
-        Ok(())
-    }
-
     /// The forest: roots, then each level of children in the order of its parents, then the flat features.
     pub(super) fn parents(&self, config: &WorldConfig, n: usize) -> Vec<u32> {
         let mut parents = vec![ROOT; n];

@@ -17,7 +17,7 @@ use super::accumulate::{Part, RowNorms};
 use super::entries::{ByLatent, Entries, Gradients, Kept, List};
 use super::{accumulate, backward, forward};
 use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::gate::Families;
 use crate::kernel::dense::{Matrix, Pick};
 use crate::kernel::{Isa, Screen};
@@ -471,7 +471,7 @@ impl Objective {
             ("the auxiliary loss of a gated level", losses.gated[0] + losses.gated[1]),
         ] {
             if !value.is_finite() {
-                return Err(Error::NotFinite { what: what.into(), step: 0 });
+                return Err(Error::NotFinite { what: what.into(), at: At::Step(0) });
             }
         }
         Ok(())

@@ -11,7 +11,7 @@
 
 use super::accumulate::GROUP;
 use crate::config::{ModelKind, TrainConfig};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, Id, NAMES, Params};
 use crate::par::Par;
@@ -107,7 +107,10 @@ impl Adam {
             });
             let sum: f64 = parts.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()).sum();
             if !sum.is_finite() {
-                return Err(Error::NotFinite { what: alloc::format!("the gradient of {}", NAMES[id]), step: self.t });
+                return Err(Error::NotFinite {
+                    what: alloc::format!("the gradient of {}", NAMES[id]),
+                    at: At::Step(self.t),
+                });
             }
             squares += sum;
         }

@@ -2,7 +2,7 @@
 
 use super::objective::Losses;
 use crate::config::{Config, Consistency, GateKind};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::kernel::dense::transposed;
 use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::model::seed::combine;
@@ -104,7 +104,7 @@ impl SeedObjective {
         if losses.total.is_finite() {
             Ok(losses)
         } else {
-            Err(Error::NotFinite { what: "the loss of the seed".into(), step: 0 })
+            Err(Error::NotFinite { what: "the loss of the seed".into(), at: At::Step(0) })
         }
     }
 

@@ -11,7 +11,7 @@ use super::schedule::{annealed_k, annealed_w1, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
 use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents, Source};
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
 use crate::model::{Arch, Codes, Encoder, Id, Model, NAMES, Params};
@@ -174,7 +174,7 @@ impl Trainer {
         self.turn_knobs(done);
         let moved = self.grow_families(done)?;
         let at = |e: Error, step: u64| match e {
-            Error::NotFinite { what, .. } => Error::NotFinite { what, step },
+            Error::NotFinite { what, .. } => Error::NotFinite { what, at: At::Step(step) },
             other => other,
         };
         let losses = match &mut self.engine {

@@ -4,9 +4,11 @@ use alloc::vec::Vec;
 
 use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
 
-use super::NONE;
 use crate::kernel::LANES;
 use crate::kernel::dense::{Pair, Pick};
+
+/// The place of no latent.
+pub(crate) const NONE: u32 = u32::MAX;
 
 /// Places that one product of rows and strips has at most: two strips, or one.
 pub(super) const PANEL: usize = 2 * LANES;

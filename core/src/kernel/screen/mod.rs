@@ -51,14 +51,12 @@ use super::weight::Weight;
 use super::{Isa, LANES};
 use crate::Par;
 use bytemuck::{Pod, Zeroable};
+pub(crate) use hits::NONE;
 use hits::{Hits, PANEL};
 use rounding::{integers, mix};
 
 /// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
 const WIDEST: usize = 1 << 15;
-
-/// The place of no latent.
-pub(crate) const NONE: u32 = u32::MAX;
 
 /// Four columns of the latents of a strip, a byte each.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]

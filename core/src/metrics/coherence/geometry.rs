@@ -4,6 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Draws, Partition, Score, counts_of, sizes};
+use crate::error::At;
 use crate::kernel::Isa;
 use crate::kernel::dense;
 use crate::par::Par;
@@ -99,20 +100,20 @@ impl Directions {
     /// Norms in `f64`.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `rows` are not whole rows, [`Error::Index`] if a latent has none, [`Error::NotFinite`] (its
-    /// step is the row).
+    /// [`Error::Shape`] if `rows` are not whole rows, [`Error::Index`] if a latent has none, [`Error::NotFinite`]
+    /// (with the latent).
     pub fn new(rows: &[f32], d: usize, partition: &Partition) -> Result<(Self, Partition)> {
         if d == 0 || !rows.len().is_multiple_of(d) {
             return Err(Error::Shape { what: "entries of a row of directions", expected: d, got: rows.len() });
         }
         let len = rows.len() / d;
         if let Some(&j) = partition.latent.iter().find(|&&j| j as usize >= len) {
-            return Err(Error::Index { what: "directions of latents", index: j as usize, len });
+            return Err(Error::Index { what: "the direction", index: j as usize, len });
         }
         let row = |j: usize| &rows[j * d..(j + 1) * d];
         let norm = |j: usize| libm::sqrt(row(j).iter().map(|w| f64::from(*w) * f64::from(*w)).sum::<f64>());
         if let Some(&j) = partition.latent.iter().find(|&&j| !norm(j as usize).is_finite()) {
-            return Err(Error::NotFinite { what: "directions of latents".into(), step: u64::from(j) });
+            return Err(Error::NotFinite { what: "the direction".into(), at: At::Latent(u64::from(j)) });
         }
         let kept = partition.retain(|j| norm(j) > 0.0);
         let mut unit = Vec::with_capacity(kept.len() * d);

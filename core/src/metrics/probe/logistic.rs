@@ -5,6 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::Labelled;
+use crate::error::At;
 use crate::kernel::{Isa, wide};
 use crate::{Error, Result};
 
@@ -70,7 +71,7 @@ impl Logistic {
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree or if a class has no example, [`Error::Index`] for a row out of range,
-/// [`Error::Config`] for a `c` that is not positive, [`Error::NotFinite`] (its step is the row).
+/// [`Error::Config`] for a `c` that is not positive, [`Error::NotFinite`] (with the row).
 pub fn fit(x: &[f32], width: usize, on: &Labelled, settings: &Settings) -> Result<Logistic> {
     fit_times(x, width, on, vec![1.0; on.len()], settings)
 }
@@ -141,7 +142,7 @@ impl<'a> Problem<'a> {
         for (&row, times) in on.row.iter().zip(&p.times) {
             let row_values = p.row(row);
             if row_values.iter().any(|v| !v.is_finite()) {
-                return Err(Error::NotFinite { what: "row of a probe".into(), step: u64::from(row) });
+                return Err(Error::NotFinite { what: "an input of the probe".into(), at: At::Row(u64::from(row)) });
             }
             wide::add_scaled(isa, *times, row_values, &mut mean);
         }
@@ -243,7 +244,7 @@ impl<'a> Problem<'a> {
         }
         let (weight, bias) = self.raw(&v);
         if !bias.is_finite() || weight.iter().any(|w| !w.is_finite()) {
-            return Err(Error::NotFinite { what: "weight of a probe".into(), step: steps as u64 });
+            return Err(Error::NotFinite { what: "a weight of the probe".into(), at: At::Iteration(steps as u64) });
         }
         Ok(Logistic { weight, bias, steps, converged })
     }

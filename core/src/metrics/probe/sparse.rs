@@ -6,6 +6,7 @@ use core::iter::repeat_n;
 
 use super::logistic::{self, Settings};
 use super::{Answers, Binary, Labelled, check_rows, mean_difference};
+use crate::error::At;
 use crate::model::CodesView;
 use crate::par::Par;
 use crate::{Error, Result};
@@ -157,7 +158,10 @@ impl Columns {
                 let c = self.column[j];
                 if c != u32::MAX {
                     if z.is_infinite() {
-                        return Err(Error::NotFinite { what: "codes of a probe".into(), step: u64::from(row) });
+                        return Err(Error::NotFinite {
+                            what: "a code of the probe".into(),
+                            at: At::Row(u64::from(row)),
+                        });
                     }
                     if x.len() == start {
                         push(&mut x, label, 1);

@@ -1,6 +1,7 @@
 //! Which words a latent fires on.
 
 use super::*;
+use crate::error::At;
 
 /// A token without a word: there is none before the first token of a context, nor after the last one.
 pub const NO_WORD: u32 = u32::MAX;
@@ -114,7 +115,7 @@ impl Profiles {
         for (t, _) in words.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
             for (_, z) in codes.active(t) {
                 if z.is_infinite() {
-                    return Err(Error::NotFinite { what: "codes".into(), step: t as u64 });
+                    return Err(Error::NotFinite { what: "a code".into(), at: At::Row(t as u64) });
                 }
                 if z >= LIMIT {
                     return Err(full());
