@@ -11,21 +11,26 @@
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
 #![allow(non_camel_case_types, reason = "the names of the header")]
 
+#[doc(hidden)]
+pub mod boundary;
 mod codes;
 mod dump;
+#[doc(hidden)]
+pub mod failure;
 mod files;
 mod handle;
 mod message;
 mod params;
+mod pool;
 mod rows;
-#[doc(hidden)]
-pub mod status;
+mod status;
 
+use boundary::{Guarded, boundary, boundary_with};
 use codes::{CodesIn, CodesOut};
 use dump::Dump;
+use failure::{Failure, Outcome};
 use handle::Ctx;
 use rows::{RowsIn, RowsOut};
-use status::{Failure, Guarded, Outcome, boundary, boundary_with};
 use std::ffi::{c_char, c_void};
 use std::ptr;
 use strata_core::Error;
@@ -33,6 +38,7 @@ use strata_core::Error;
 pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
+use params::{check_apart, slice_extent};
 pub use status::{
     STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
     STRATA_STATUS_INDEX, STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL,
@@ -288,6 +294,11 @@ pub unsafe extern "C" fn strata_encode(
         let level1 = unsafe { CodesOut::new(level1, false) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
         let level2 = unsafe { CodesOut::new(level2, arch.f2 == 0) }.map_err(Failure::of("level2"))?;
+        // What is written comes into being as a view only after it is known to lie apart from everything else.
+        let written = [&level1, &level2].map(|level| level.as_ref().map_or_else(Default::default, CodesOut::extents));
+        for (i, own) in written.iter().flatten().enumerate() {
+            check_apart(own, written.iter().flatten().skip(i + 1).cloned().chain([x.extent()]))?;
+        }
         ctx.encode(&x, [level1, level2])
     })
 }
@@ -317,6 +328,7 @@ pub unsafe extern "C" fn strata_decode(
         let level1 = unsafe { CodesIn::new(level1, x_hat.rows.n, arch.f1) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
         let level2 = unsafe { CodesIn::new(level2, x_hat.rows.n, arch.f2) }.map_err(Failure::of("level2"))?;
+        check_apart(&x_hat.rows.extent(), level1.extents().into_iter().chain(level2.extents()))?;
         ctx.decode([&level1, &level2], &mut x_hat)
     })
 }
@@ -346,6 +358,7 @@ pub unsafe extern "C" fn strata_steer(
         let mut x = unsafe { RowsOut::new(x, ctx.arch().d) }.map_err(Failure::of("x"))?;
         // SAFETY: see the crate.
         let edits = unsafe { items(edits, n_edits) }.map_err(Failure::of("edits"))?;
+        check_apart(&x.rows.extent(), [slice_extent(edits)])?;
         ctx.steer(&mut x, edits)
     })
 }

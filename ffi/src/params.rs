@@ -1,7 +1,9 @@
 //! The structs of the header, and the rule by which structs of other versions are read and written.
 
-use crate::status::{Failure, Outcome, STRATA_STATUS_PARAMS, strata_status};
+use crate::failure::{Failure, Outcome};
+use crate::status::{STRATA_STATUS_PARAMS, strata_status};
 use std::ffi::{c_char, c_void};
+use std::ops::Range;
 use std::{ptr, slice};
 
 /// The type of the numbers of rows: STRATA_DTYPE_...
@@ -391,6 +393,25 @@ pub(crate) unsafe fn items<'a, T>(at: *const T, len: usize) -> Outcome<&'a [T]> 
     }
     // SAFETY: neither NULL nor misaligned nor too long; the rest as the caller promises.
     Ok(unsafe { slice::from_raw_parts(at, len) })
+}
+
+/// The addresses of `len` items from `at` on.
+pub(crate) fn extent<T>(at: *const T, len: usize) -> Range<usize> {
+    at.addr()..at.addr().saturating_add(len.saturating_mul(size_of::<T>()))
+}
+
+/// The addresses of the items of a slice.
+pub(crate) fn slice_extent<T>(items: &[T]) -> Range<usize> {
+    extent(items.as_ptr(), items.len())
+}
+
+/// Refuses memory that is written during the call and lies in other memory of the call.
+pub(crate) fn check_apart(written: &Range<usize>, others: impl IntoIterator<Item = Range<usize>>) -> Outcome {
+    let overlaps = |other: Range<usize>| written.start.max(other.start) < written.end.min(other.end);
+    if others.into_iter().any(overlaps) {
+        return Err(params("the buffers that the call writes overlap others of its buffers"));
+    }
+    Ok(())
 }
 
 #[cold]

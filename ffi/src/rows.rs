@@ -1,9 +1,11 @@
 //! Rows in the caller's memory, one at a time: the bytes between them belong to somebody else.
 
-use crate::params::{self, check_reserved, strata_dtype, strata_rows, strata_rows_mut};
+use crate::failure::{Failure, Outcome};
+use crate::params::{self, check_reserved, extent, strata_dtype, strata_rows, strata_rows_mut};
 use crate::params::{STRATA_DTYPE_BF16, STRATA_DTYPE_F16, STRATA_DTYPE_F32};
-use crate::status::{Failure, Outcome, STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
+use crate::status::{STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
 use std::mem::offset_of;
+use std::ops::Range;
 use std::{ptr, slice};
 use strata_core::{Dtype, Error, Rows};
 
@@ -63,6 +65,13 @@ impl RowsIn {
             }
         }
         Ok(Self { data: rows.data.cast(), n: rows.n_rows, d, stride_bytes: rows.row_stride_bytes, dtype })
+    }
+
+    /// The addresses of the rows and of what lies between them.
+    pub fn extent(&self) -> Range<usize> {
+        let last = self.n.saturating_sub(1) * self.stride_bytes;
+        let len = if self.n == 0 { 0 } else { last + self.d * self.dtype.size_bytes() };
+        extent(self.data, len)
     }
 
     pub fn row(&self, i: usize) -> Rows<'_> {
