@@ -35,20 +35,21 @@ fn run(body: impl FnOnce() -> Outcome) -> Outcome {
     })
 }
 
-/// Something that one thread at a time may use, and that a panic may leave half done: nobody may use it then.
+/// A value that one thread at a time may use. A panic may leave it half changed: it cannot be used any more then.
 #[derive(Debug)]
 pub struct Guarded<T>(Mutex<T>);
 
 impl<T> Guarded<T> {
-    /// Open.
+    /// Wraps a value.
     pub fn new(value: T) -> Self {
         Self(Mutex::new(value))
     }
 
-    /// Uses the value; if `f` panics, for the last time.
+    /// Calls `f` with the value; if `f` panics, later calls fail.
     ///
-    /// # Errors Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses it, [`STRATA_STATUS_PANIC`] if an
-    /// earlier call has panicked.
+    /// # Errors
+    /// Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses the value, [`STRATA_STATUS_PANIC`] if an earlier call
+    /// has panicked.
     pub fn with<R>(&self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
         match self.0.try_lock() {
             Ok(mut value) => f(&mut value),

@@ -19,8 +19,9 @@ pub(crate) struct CodesOut {
 impl CodesOut {
     /// Room for codes; `None` for NULL, where that is `optional`.
     ///
-    /// # Safety `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while
-    /// the result is used nobody else touches any of them.
+    /// # Safety
+    /// `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the result is
+    /// used no one else accesses any of them.
     pub unsafe fn new(to: *mut strata_codes, optional: bool) -> Outcome<Option<Self>> {
         if to.is_null() && optional {
             return Ok(None);
@@ -97,7 +98,7 @@ impl CodesIn<'_> {
     ///
     /// # Safety
     /// `from` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the
-    /// result is used nobody writes any of them.
+    /// result is used none of them is written.
     pub unsafe fn new(from: *const strata_codes, n_rows: usize, latents: usize) -> Outcome<Self> {
         if from.is_null() {
             return if latents == 0 {

@@ -40,7 +40,7 @@ pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
 pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     let mut file = open(path)?;
     // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the
-    // library promises that nobody else changes the file while the model lives (strata_model_load). If it is
+    // library promises that the file is not changed while the model lives (strata_model_load). If it is
     // overwritten in place all the same, the weights are other numbers from then on: they are f32, of which every bit
     // pattern is a value, and no size or index is read from the map after loading. If it is truncated, reading beyond
     // its new end ends the process with SIGBUS, which the manual says.

@@ -2,39 +2,39 @@
 
 use std::ffi::CStr;
 
-/// What a function returns: 0, or what went wrong. Numbers are pinned and never reused; callers must be ready for ones
+/// The result of a function: 0, or what went wrong. Numbers are never changed or reused; callers must be ready for numbers
 /// that they do not know. 10 to 19: an argument; 20 to 29: data; 30 to 39: a resource; 40 to 49: a device.
 pub type strata_status = i32;
 
-/// Done.
+/// The call succeeded.
 pub const STRATA_STATUS_OK: strata_status = 0;
 /// A pointer that must not be NULL is.
 pub const STRATA_STATUS_NULL: strata_status = 10;
-/// A size is not the one that the other arguments call for.
+/// A size does not fit the other arguments.
 pub const STRATA_STATUS_SHAPE: strata_status = 12;
-/// A level or a latent that the model does not have; a token that the vocabulary of a dump does not have.
+/// The model does not have this level or latent, or the vocabulary of the dump does not have this token.
 pub const STRATA_STATUS_INDEX: strata_status = 14;
-/// A field of a struct has a value that it cannot have, its struct_size or a reserved field included.
+/// A field of a struct has an invalid value; this includes struct_size and reserved fields.
 pub const STRATA_STATUS_PARAMS: strata_status = 16;
-/// A buffer of the caller is too small; strata_codes says in n what is needed.
+/// A buffer of the caller is too small; n of strata_codes says what is needed.
 pub const STRATA_STATUS_CAPACITY: strata_status = 18;
-/// Bytes that are not what their format says.
+/// The bytes do not follow their format.
 pub const STRATA_STATUS_FORMAT: strata_status = 20;
-/// A type of numbers that is not known.
+/// The type of numbers is unknown.
 pub const STRATA_STATUS_DTYPE: strata_status = 22;
-/// A file of another version than this library reads.
+/// The file has a version that this library does not read.
 pub const STRATA_STATUS_VERSION: strata_status = 24;
-/// A number that is NaN or infinite.
+/// A number is NaN or infinite.
 pub const STRATA_STATUS_NOT_FINITE: strata_status = 26;
-/// A file that cannot be read or written.
+/// A file cannot be read or written.
 pub const STRATA_STATUS_IO: strata_status = 30;
-/// Memory or threads that the system does not give.
+/// There is not enough memory, or a thread cannot be started.
 pub const STRATA_STATUS_MEMORY: strata_status = 32;
-/// A handle that one thread at a time may use is in use by another one at this moment.
+/// Another thread is using the handle at this moment, or its threads did not survive a fork.
 pub const STRATA_STATUS_BUSY: strata_status = 34;
-/// A device failed, or is not there.
+/// A device failed, or is missing.
 pub const STRATA_STATUS_DEVICE: strata_status = 40;
-/// A bug of the library. The handle that was passed can only be freed from now on.
+/// The library has a bug. From now on the handle can only be freed.
 pub const STRATA_STATUS_PANIC: strata_status = 99;
 
 /// The name of a status, `"STRATA_STATUS_..."`.
