@@ -286,9 +286,10 @@ pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_
 /// rows, or if there are more rows than memory can hold; DTYPE for an unknown x->dtype; NOT_FINITE for a number of x
 /// that is NaN or infinite; PARAMS for buffers that overlap; CAPACITY if offsets_len is below n_rows + 1 or a capacity
 /// is below n; BUSY. One thread at a time per context.
-/// Cost: at n_rows = 1, the time to read the encoder weights once: 4 d (f1 + f2) bytes, or, behind a hard gate, 4 d (f1
-/// + the number of children whose parent is active or that have no parent). More rows share that read, 256 at a time.
-/// With n_threads above 1, blocks of 32 to 256 rows are spread over the threads. No allocation after the first call.
+/// Cost: at n_rows = 1, the time to read the encoder weights once: 4 d (f1 + f2) bytes, or, behind a hard gate, 4 d times
+/// the number of latents of level 1 and of children whose parent is active or that have no parent. More rows share that
+/// read, 256 at a time. With n_threads above 1, blocks of 32 to 256 rows are spread over the threads. No allocation after
+/// the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
