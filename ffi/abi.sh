@@ -1,7 +1,7 @@
 #!/bin/sh
 # Compares the functions and structs of strata.h with those that programs have been compiled against (strata.abi): names,
-# arguments, types, sizes, offsets. A library of empty functions stands in for ours, as what is behind the opaque types
-# is nobody's business. Additions are no break; with --write they become part of strata.abi: for a release that adds to
+# arguments, types, sizes, offsets. A library of empty functions stands in for ours, as the
+# contents of the opaque types are no part of the ABI. Additions are no break; with --write they become part of strata.abi: for a release that adds to
 # the ABI, never to silence this. Needs gcc and abidiff (abigail-tools). usage: ffi/abi.sh [--write]
 set -eu
 cd "$(dirname "$0")"

@@ -3,7 +3,7 @@
 # the programs against .so and .a, as C99 and C++17, under valgrind where there is one. usage: ffi/check.sh
 set -eu
 cd "$(dirname "$0")"
-for tool in gcc g++ nm strip; do command -v $tool >/dev/null || { echo "ffi: $tool is missing" >&2; exit 1; }; done
+for tool in gcc g++ nm strip objcopy; do command -v $tool >/dev/null || { echo "ffi: $tool is missing" >&2; exit 1; }; done
 cargo build --locked --release -p strata-ffi
 lib=${CARGO_TARGET_DIR:-../target}/release
 out=$(mktemp -d)
@@ -16,6 +16,11 @@ nm -D --defined-only "$lib/libstrata.so" | awk '{print $3}' | LC_ALL=C sort | di
     { echo "ffi: libstrata.so exports other symbols than exports.txt says" >&2; exit 1; }
 ./abi.sh
 strip --strip-unneeded -o "$out/stripped.so" "$lib/libstrata.so"
+./static.sh "$lib/libstrata.a" "$out/libstrata.a"
+nm -g --defined-only "$out/libstrata.a" | awk 'NF == 3 {print $3}' | LC_ALL=C sort | diff exports.txt - ||
+    { echo "ffi: libstrata.a, as it is installed, defines other symbols than exports.txt says" >&2; exit 1; }
+size=$(stat -c %s "$out/libstrata.a")
+[ "$size" -lt $((20 << 20)) ] || { echo "ffi: libstrata.a, as it is installed: expected less than 20 MiB, found $size bytes" >&2; exit 1; }
 size=$(stat -c %s "$out/stripped.so")
 [ "$size" -lt $((2 << 20)) ] || { echo "ffi: libstrata.so, stripped: expected less than 2 MiB, found $size bytes" >&2; exit 1; }
 
@@ -23,14 +28,23 @@ ln -s "$(realpath "$lib/libstrata.so")" "$out/libstrata.so.1" # its soname
 gcc -std=c11 $strict ../tests/c/layout.c "$out/libstrata.so.1" -o "$out/layout"
 LD_LIBRARY_PATH=$out "$out/layout"
 gcc -std=c99 $strict examples/minimal.c "$out/libstrata.so.1" -o "$out/shared"
-gcc -std=c99 $strict examples/minimal.c "$lib/libstrata.a" $system -o "$out/static"
-gcc -std=c99 -g $strict ../tests/c/hostile.c "$lib/libstrata.a" $system -o "$out/hostile"
-gcc -std=c99 -g $strict ../tests/c/threads.c "$lib/libstrata.a" $system -o "$out/threads"
+gcc -std=c99 $strict examples/minimal.c "$lib/libstrata.a" $system -o "$out/whole"
+gcc -std=c99 $strict examples/minimal.c "$out/libstrata.a" $system -o "$out/static"
+for program in hostile threads leave limits stack; do
+    gcc -std=c99 -g $strict ../tests/c/$program.c "$out/libstrata.a" $system -o "$out/$program"
+done
+gcc -std=c99 $strict -shared -fPIC ../tests/c/nomap.c -ldl -o "$out/nomap.so"
+rustc --edition 2024 --crate-type staticlib -O -C lto=fat -C panic=unwind ../tests/c/other.rs -o "$out/libother.a"
+gcc -std=c99 $strict ../tests/c/two.c "$out/libstrata.a" "$out/libother.a" $system -o "$out/two"
 printf '#include <strata.h>\nint main() { return strata_abi_version() != STRATA_ABI_VERSION; }\n' >"$out/cpp.cpp"
 g++ -std=c++17 $strict "$out/cpp.cpp" "$lib/libstrata.a" $system -o "$out/cpp"
 "$out/cpp"
 "$out/hostile" ../tests/golden/sae
 "$out/threads" ../tests/golden/sae
+"$out/leave" ../tests/golden/sae
+"$out/limits" ../tests/golden/sae "$out"
+"$out/stack" 32768
+"$out/two"
 
 check() {
     LD_LIBRARY_PATH=$out "$@" ../tests/golden/sae >"$out/printed" || { echo "ffi: $* failed" >&2; exit 1; }
@@ -38,6 +52,9 @@ check() {
 }
 check "$out/shared"
 check "$out/static"
+check "$out/whole"
+# File systems without shared maps, and without any.
+for maps in shared all; do NOMAP=$maps LD_PRELOAD=$out/nomap.so check "$out/static"; done
 if command -v valgrind >/dev/null; then
     check $memcheck "$out/static"
     $memcheck "$out/hostile" ../tests/golden/sae

@@ -18,7 +18,8 @@ for file in libstrata.so libstrata.a; do
 done
 install -d "$prefix/include" "$prefix/lib/pkgconfig" "$prefix/lib/cmake/strata"
 install -m 644 include/strata.h include/strata.hpp "$prefix/include"
-install -m 644 "$target/release/libstrata.a" "$prefix/lib"
+./static.sh "$target/release/libstrata.a" "$prefix/lib/libstrata.a"
+chmod 644 "$prefix/lib/libstrata.a"
 install -m 755 "$target/release/libstrata.so" "$prefix/lib/libstrata.so.1"
 strip --strip-unneeded "$prefix/lib/libstrata.so.1"
 ln -sf libstrata.so.1 "$prefix/lib/libstrata.so"

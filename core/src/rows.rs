@@ -217,6 +217,19 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// `f32(self[i, j])`, exactly.
+    ///
+    /// # Panics
+    /// If `i >= n` or `j >= d`.
+    #[must_use]
+    pub fn get(&self, i: usize, j: usize) -> f32 {
+        assert!(i < self.n && j < self.d, "({i}, {j}) of ({}, {})", self.n, self.d);
+        let size = self.dtype.size_bytes();
+        let mut out = [0.0];
+        self.widen_bytes(&self.row_bytes(i)[j * size..(j + 1) * size], &mut out);
+        out[0]
+    }
+
     /// The first (row, column), row by row, that is NaN or infinite.
     #[must_use]
     pub fn first_not_finite(&self) -> Option<(usize, usize)> {

@@ -350,7 +350,7 @@ class ctx {
     explicit operator bool() const noexcept { return handle_ != nullptr; }
 
   private:
-    // Entries a row, before it is known how many there are.
+    // Entries per row, before their number is known.
     static constexpr std::size_t first_guess = 32;
     std::unique_ptr<strata_ctx, detail::free_ctx> handle_;
 };

@@ -1,7 +1,9 @@
 //! Codes in the caller's buffers: filled a block at a time, or read in place.
 
-use crate::params::{self, items, params, strata_codes};
-use crate::status::{Failure, Outcome, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
+use crate::failure::{Failure, Outcome};
+use crate::params::{self, extent, items, params, slice_extent, strata_codes};
+use crate::status::{STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
+use std::ops::Range;
 use std::ptr;
 use strata_core::Error;
 use strata_core::model::{CodeRow, Codes, CodesView};
@@ -17,8 +19,9 @@ pub(crate) struct CodesOut {
 impl CodesOut {
     /// Room for codes; `None` for NULL, where that is `optional`.
     ///
-    /// # Safety `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while
-    /// the result is used nobody else touches any of them.
+    /// # Safety
+    /// `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the result is
+    /// used no one else accesses any of them.
     pub unsafe fn new(to: *mut strata_codes, optional: bool) -> Outcome<Option<Self>> {
         if to.is_null() && optional {
             return Ok(None);
@@ -38,6 +41,12 @@ impl CodesOut {
             return Err(params("a buffer of the codes does not lie at its alignment"));
         }
         Ok(Some(Self { to, at, rows: 0, n: 0 }))
+    }
+
+    /// The addresses of everything that is written.
+    pub fn extents(&self) -> [Range<usize>; 4] {
+        let strata_codes { offsets, offsets_len, index, value, capacity, .. } = self.at;
+        [extent(self.to, 1), extent(offsets, offsets_len), extent(index, capacity), extent(value, capacity)]
     }
 
     /// Adds the rows of a block.
@@ -79,17 +88,24 @@ impl CodesOut {
 }
 
 /// [`strata_codes`] being read: the codes of `n_rows` rows, or none where it is NULL.
-pub(crate) struct CodesIn<'a>(Option<CodesView<'a>>);
+pub(crate) struct CodesIn<'a> {
+    view: Option<CodesView<'a>>,
+    extents: [Range<usize>; 3],
+}
 
 impl CodesIn<'_> {
     /// Codes of `n_rows` rows over `latents` latents; NULL is right where there are no latents.
     ///
     /// # Safety
     /// `from` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the
-    /// result is used nobody writes any of them.
+    /// result is used none of them is written.
     pub unsafe fn new(from: *const strata_codes, n_rows: usize, latents: usize) -> Outcome<Self> {
         if from.is_null() {
-            return if latents == 0 { Ok(Self(None)) } else { Err(Failure::null()) };
+            return if latents == 0 {
+                Ok(Self { view: None, extents: Default::default() })
+            } else {
+                Err(Failure::null())
+            };
         }
         // SAFETY: as the caller promises.
         let at = unsafe { params::read(from) }?;
@@ -111,10 +127,15 @@ impl CodesIn<'_> {
         if let Some(e) = value.iter().position(|v| !v.is_finite()) {
             return Err(Failure::not_finite("value: entry", e));
         }
-        Ok(Self(Some(view)))
+        Ok(Self { view: Some(view), extents: [slice_extent(offsets), slice_extent(index), slice_extent(value)] })
+    }
+
+    /// The addresses of the codes.
+    pub fn extents(&self) -> [Range<usize>; 3] {
+        self.extents.clone()
     }
 
     pub fn row(&self, i: usize) -> CodeRow<'_> {
-        self.0.map_or(CodeRow { index: &[], value: &[] }, |view| view.row(i))
+        self.view.map_or(CodeRow { index: &[], value: &[] }, |view| view.row(i))
     }
 }

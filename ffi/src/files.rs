@@ -1,10 +1,13 @@
 //! The files of a model: the small one is read, the large one mapped.
 
-use crate::status::{Failure, Outcome, STRATA_STATUS_FORMAT};
-use memmap2::Mmap;
+use crate::failure::{Failure, Outcome};
+use crate::status::{STRATA_STATUS_FORMAT, STRATA_STATUS_MEMORY};
+use memmap2::{Mmap, MmapOptions};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use strata_core::model::SharedBytes;
 
 /// The most bytes of a file that is read into memory. A `cfg.json` has a few hundred.
 const MOST_BYTES: u64 = 1 << 20;
@@ -31,13 +34,30 @@ pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Maps a file for reading.
-pub(crate) fn map(path: &Path) -> Outcome<Mmap> {
-    let file = open(path)?;
+/// The bytes of a file: mapped, and shared with other processes that map it, where the file system allows it.
+///
+/// Some (FUSE with `direct_io`) allow private maps alone, some no maps: then the file is mapped privately, or read.
+pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
+    let mut file = open(path)?;
     // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the
-    // library promises that nobody else changes the file while the model lives (strata_model_load). If it is
+    // library promises that the file is not changed while the model lives (strata_model_load). If it is
     // overwritten in place all the same, the weights are other numbers from then on: they are f32, of which every bit
     // pattern is a value, and no size or index is read from the map after loading. If it is truncated, reading beyond
     // its new end ends the process with SIGBUS, which the manual says.
-    unsafe { Mmap::map(&file) }.map_err(|e| Failure::io("reading", path, &e))
+    if let Ok(map) = unsafe { Mmap::map(&file) } {
+        return Ok(Arc::new(map));
+    }
+    // SAFETY: the same; pages of a private map that were not written change with the file, too.
+    if let Ok(map) = unsafe { MmapOptions::new().map_copy_read_only(&file) } {
+        return Ok(Arc::new(map));
+    }
+    let len = file.metadata().map_err(|e| Failure::io("reading", path, &e))?.len();
+    let mut bytes = Vec::new();
+    let reserved = usize::try_from(len).is_ok_and(|len| bytes.try_reserve_exact(len).is_ok());
+    if !reserved {
+        let why = format!("out of memory: reading `{}` needs {len} bytes", path.display());
+        return Err(Failure::new(STRATA_STATUS_MEMORY, why));
+    }
+    file.read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
+    Ok(Arc::new(bytes))
 }

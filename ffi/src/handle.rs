@@ -1,15 +1,17 @@
 //! What the opaque types are, and the work: rows in blocks, each encoded in a lane of its own.
 
+use crate::boundary::Guarded;
 use crate::codes::{CodesIn, CodesOut};
+use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::message::Message;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
 use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
+use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
-use crate::status::{Failure, Guarded, Outcome, STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_IO};
+use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_IO};
 use crate::status::{STRATA_STATUS_MEMORY, STRATA_STATUS_PARAMS};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::ffi::{CStr, c_char};
 use std::io::ErrorKind;
 use std::path::Path;
@@ -18,7 +20,7 @@ use strata_core::config::ModelKind;
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes, WeightType};
+use strata_core::model::{Arch, Codes, Id, Scratch, WeightType};
 use strata_core::{Encoder, Error, Isa, Model, Par};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -69,7 +71,7 @@ impl strata_model {
             return Err(Failure::new(STRATA_STATUS_IO, why));
         }
         let cfg = files::read(&dir.join("cfg.json"))?;
-        let weights: SharedBytes = Arc::new(files::map(&dir.join("sae_weights.safetensors"))?);
+        let weights = files::map(&dir.join("sae_weights.safetensors"))?;
         Self::new(settings, (*weights).as_ref().len(), || weights::read_model_shared(&cfg, &weights))
     }
 
@@ -159,14 +161,15 @@ pub(crate) struct Ctx {
     bytes: Vec<u8>,
     /// `(f1 + f2)`: edits of each latent; zeros between calls.
     n_edits: Vec<u8>,
-    stats: Option<Stats>,
+    /// On the heap: accumulators have several kilobytes, and contexts are made on small stacks, too.
+    stats: Option<Box<Stats>>,
     /// Of the last call.
     message: Message,
 }
 
 struct Engine {
     encoder: Arc<Encoder>,
-    pool: Option<ThreadPool>,
+    pool: Option<Pool>,
     lanes: Vec<Lane>,
 }
 
@@ -185,6 +188,14 @@ struct Stats {
     fires: [Vec<u64>; 2],
 }
 
+impl Stats {
+    /// Of no rows. Not inlined, so that its copies of the accumulators are gone from the stack when rows are encoded.
+    #[inline(never)]
+    fn new(d: usize, latents: [usize; 2]) -> Box<Self> {
+        Box::new(Self { fidelity: Fidelity::new(d), rows: 0, fires: latents.map(|f| vec![0; f]) })
+    }
+}
+
 impl Ctx {
     pub fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
         check_reserved(settings.reserved.into())?;
@@ -200,8 +211,7 @@ impl Ctx {
         // manual says so too.
         let a_row = 2048 + 2 * d + 4 * (f1 + f2) + 16 * (max1 + max2);
         check_memory(a_row.saturating_mul(4 * BLOCK * n_threads))?;
-        let pool = (n_threads > 1).then(|| ThreadPoolBuilder::new().num_threads(n_threads).build()).transpose();
-        let pool = pool.map_err(|e| Failure::new(STRATA_STATUS_MEMORY, format!("starting threads: {e}")))?;
+        let pool = (n_threads > 1).then(|| Pool::new(n_threads)).transpose()?;
         let lane = |_| Lane {
             x: vec![0.0; BLOCK * d],
             n: 0,
@@ -307,11 +317,7 @@ impl Ctx {
         let Self { engine, decoded, stats, .. } = self;
         decoded.resize(2 * TOGETHER * d, 0.0);
         let (hats1, hats2) = decoded.split_at_mut(TOGETHER * d);
-        let stats = stats.get_or_insert_with(|| Stats {
-            fidelity: Fidelity::new(d),
-            rows: 0,
-            fires: [vec![0; f1], vec![0; f2]],
-        });
+        let stats = stats.get_or_insert_with(|| Stats::new(d, [f1, f2]));
         engine.blocks(x, |encoder, _, lane| {
             let [codes1, codes2] = lane.scratch.codes();
             for start in (0..lane.n).step_by(TOGETHER) {
@@ -385,7 +391,7 @@ impl Engine {
             };
             match pool {
                 None => Par::Seq.for_chunks(lanes, 1, encode),
-                Some(pool) => pool.install(|| Par::Rayon.for_chunks(lanes, 1, encode)),
+                Some(pool) => pool.run(|| Par::Rayon.for_chunks(lanes, 1, encode))?,
             }
             for lane in lanes {
                 if let Some(error) = lane.failed.take() {

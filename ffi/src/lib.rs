@@ -1,31 +1,38 @@
-//! The C ABI. The manual is `include/strata.h`, generated from this crate by `generate-header.sh`.
+//! The C ABI. The manual is `include/strata.h`, which `generate-header.sh` makes from the doc comments of this crate.
 //!
 //! Every function checks its pointers, makes views of them, calls the core, and turns the outcome into a status.
 //!
-//! # Safety Every pointer is NULL or, during the call: aligned (the numbers of rows excepted) and valid for what its
-//! type and the documentation say, for reading where it is `const` and for reading and writing where it is not; not
-//! written by anybody else where it is `const`, not touched by anybody else where it is not. Handles come from the
-//! function that makes them and are freed once. Strings end with a zero.
+//! # Safety
+//!
+//! Every pointer is NULL or, during the call, aligned (the numbers of rows excepted) and valid for what its type and the
+//! documentation say: for reads where it is `const`, for reads and writes where it is not. No other thread writes through
+//! it where it is `const`, or uses it at all where it is not. Handles come from the function that makes them and are freed
+//! once. Strings end with a zero byte.
 
 #![allow(unsafe_code, reason = "the boundary to C: every block says what the caller has promised")]
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
 #![allow(non_camel_case_types, reason = "the names of the header")]
 
+#[doc(hidden)]
+pub mod boundary;
 mod codes;
 mod dump;
+#[doc(hidden)]
+pub mod failure;
 mod files;
 mod handle;
 mod message;
 mod params;
+mod pool;
 mod rows;
-#[doc(hidden)]
-pub mod status;
+mod status;
 
+use boundary::{Guarded, boundary, boundary_with};
 use codes::{CodesIn, CodesOut};
 use dump::Dump;
+use failure::{Failure, Outcome};
 use handle::Ctx;
 use rows::{RowsIn, RowsOut};
-use status::{Failure, Guarded, Outcome, boundary, boundary_with};
 use std::ffi::{c_char, c_void};
 use std::ptr;
 use strata_core::Error;
@@ -33,6 +40,7 @@ use strata_core::Error;
 pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
+use params::{check_apart, slice_extent};
 pub use status::{
     STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
     STRATA_STATUS_INDEX, STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL,
@@ -40,71 +48,74 @@ pub use status::{
     strata_status,
 };
 
-/// Raised only when a program compiled against an older header would break.
+/// The version of the ABI. It is raised only when a program compiled against an older header would break.
 pub const STRATA_ABI_VERSION: u32 = 1_u32;
 
-/// The STRATA_ABI_VERSION of the library: compare it with that of the header at start-up, and stop if they differ.
-/// Cannot fail. Any thread. Cost: none.
+/// Returns the STRATA_ABI_VERSION of the library. Compare it with that of the header at start-up, and stop if they
+/// differ. Cannot fail. Thread-safe. Cost: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_abi_version() -> u32 {
     STRATA_ABI_VERSION
 }
 
-/// The version of the library, "0.1.0". Static: not to be freed. Cannot fail. Any thread. Cost: none.
+/// Returns the version of the library, "0.1.0". The string is static and must not be freed. Cannot fail. Thread-safe.
+/// Cost: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// The name of a status, "STRATA_STATUS_OK"; "STRATA_STATUS_UNKNOWN" of a number that is none. Static, never NULL: not
-/// to be freed. Cannot fail. Any thread. Cost: none.
+/// Returns the name of a status, such as "STRATA_STATUS_OK", or "STRATA_STATUS_UNKNOWN" for a number that is no status.
+/// The string is static, never NULL, and must not be freed. Cannot fail. Thread-safe. Cost: none.
 #[unsafe(no_mangle)]
 pub extern "C" fn strata_status_name(status: strata_status) -> *const c_char {
     status::name(status).as_ptr()
 }
 
-/// Writes the whole struct: its size and the defaults, STRATA_WEIGHTS_F32. NULL does nothing. Cannot fail. Any thread.
-/// Cost: none.
+/// Initialises the struct with its size and the defaults (STRATA_WEIGHTS_F32). Does nothing if params is NULL. Cannot
+/// fail. Thread-safe. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_params_init(params: *mut strata_model_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Writes the whole struct: its size and the defaults, by which the caller's thread computes. NULL does nothing. Cannot
-/// fail. Any thread. Cost: none.
+/// Initialises the struct with its size and the defaults (no threads: the caller's thread computes). Does nothing if
+/// params is NULL. Cannot fail. Thread-safe. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_params_init(params: *mut strata_ctx_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Writes the whole struct: its size and the defaults: float, files of 1 GiB, no names. d is 0 and must be
-/// set. NULL does nothing. Cannot fail. Any thread. Cost: none.
+/// Initialises the struct with its size and the defaults (float, files of 1 GiB, no names). d is 0 and must be set.
+/// Does nothing if params is NULL. Cannot fail. Thread-safe. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params) {
     // SAFETY: see the crate.
     unsafe { init(params) }
 }
 
-/// Loads the model of a run, or one of SAELens. path: the directory of the run, the sae/ in it, or that of SAELens,
-/// with cfg.json and sae_weights.safetensors; UTF-8 on Windows, bytes elsewhere. Of SAELens the architectures standard,
-/// topk, jumprelu and gated are read, as models of one level with the same latents. Files are data: whatever their
-/// bytes, the outcome is a model or an error.
+/// Loads the model of a run, or a model of SAELens. path is the directory of the run, the sae/ directory in it, or the
+/// directory that SAELens wrote, with cfg.json and sae_weights.safetensors; it is UTF-8 on Windows and bytes elsewhere.
+/// Of SAELens, the architectures standard, topk, jumprelu and gated are read, as models of one level with the same
+/// latents. Files are treated as data: whatever their bytes, the outcome is a model or an error.
 ///
-/// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
+/// params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
+/// NULL.
 ///
-/// The weights are mapped, and f32 ones are used where they lie. Until the model and all contexts made from it are
-/// freed, nobody may change or truncate sae_weights.safetensors: the weights would change with it, and a truncated file
-/// ends the process with SIGBUS. Replacing it by renaming another file over it, or deleting it, is safe. Where this
-/// cannot be promised, read the files and use strata_model_load_buffers.
+/// The weights are mapped, and f32 weights are used in place. Until the model and all contexts made from it are freed,
+/// do not modify or truncate sae_weights.safetensors: the weights would change with the file, and a truncated file ends
+/// the process with SIGBUS. Replacing the file by a rename, or deleting it, is safe. Where this cannot be promised,
+/// read the files and use strata_model_load_buffers. On file systems that refuse shared maps the file is mapped
+/// privately or read.
 ///
-/// Errors: IO where there is no model at path, or a file cannot be read; FORMAT where a file is not what it should be:
-/// damaged, of sizes that do not fit each other, or of an architecture that is not read; PARAMS for a type of weights
-/// that is none, or that an architecture does not have (the seed has F32 alone); VERSION for a cfg.json of a newer
-/// library; NOT_FINITE for a weight that is NaN or infinite; MEMORY where the system gives none. Any thread.
-/// Cost: one pass over the weights, to see that they are finite; processes that load the same file share its memory.
-/// Other weights than F32 cost a second pass and a copy of the encoder's in that type.
+/// Errors: IO if there is no model at path or a file cannot be read; FORMAT if a file is damaged, has sizes that do not
+/// fit each other, or has an architecture that is not read; PARAMS for an unknown type of weights, or one that the
+/// architecture does not have (the seed model has F32 alone); VERSION for a cfg.json of a newer library; NOT_FINITE for
+/// a weight that is NaN or infinite; MEMORY. Thread-safe.
+/// Cost: one pass over the weights, to check that they are finite. Processes that load the same file share its memory.
+/// Types of weights other than F32 cost a second pass and a copy of the encoder's weights in that type.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load(
     path: *const c_char,
@@ -122,11 +133,12 @@ pub unsafe extern "C" fn strata_model_load(
     unsafe { boundary_with(err, body) }
 }
 
-/// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. They are
-/// copied: nothing of them is needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
+/// Loads a model from the bytes of its two files, cfg.json and sae_weights.safetensors, at any alignment. The bytes are
+/// copied and are not needed afterwards. A length of 0 is an empty file, and its pointer may be NULL.
 ///
-/// params: NULL for the defaults. out: receives the model, to be freed with strata_model_free. err: may be NULL.
-/// Errors: FORMAT, VERSION, NOT_FINITE, PARAMS, MEMORY, for what they are at strata_model_load. Any thread.
+/// params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
+/// NULL.
+/// Errors: FORMAT, VERSION, NOT_FINITE, PARAMS and MEMORY, as for strata_model_load. Thread-safe.
 /// Cost: one copy of the weights, as float.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load_buffers(
@@ -150,16 +162,17 @@ pub unsafe extern "C" fn strata_model_load_buffers(
     unsafe { boundary_with(err, body) }
 }
 
-/// Frees a model, once. NULL does nothing. Contexts made from it go on working: what they share goes with the last of
-/// them. No other thread may be using the model pointer itself any more. Cannot fail. Cost: gives the memory back.
+/// Frees a model, once. Does nothing if model is NULL. Contexts made from it go on working: what they share is freed
+/// with the last of them. No other thread may be using the model pointer itself. Cannot fail. Cost: returns the memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_free(model: *mut strata_model) {
     // SAFETY: see the crate.
     unsafe { free(model) }
 }
 
-/// The sizes of a model. out: struct_size must be set; it stays, and of the other fields those within it are written.
-/// Errors: PARAMS for a struct_size that was not set. Any thread, at the same time as others. Cost: none.
+/// Writes the sizes of a model. out: struct_size must be set and is kept; of the other fields, those within struct_size
+/// are written.
+/// Errors: PARAMS if struct_size was not set. Thread-safe, also for the same model. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_get_info(
     model: *const strata_model,
@@ -173,9 +186,9 @@ pub unsafe extern "C" fn strata_model_get_info(
     })
 }
 
-/// Writes to parent the latent of level 1 that is the parent of latent2 of level 2, or STRATA_ROOT where it has none
-/// (so for all latents of a model without families).
-/// Errors: INDEX for latent2 of f2 or above. Any thread, at the same time as others. Cost: none.
+/// Writes to parent the level-1 latent that is the parent of latent2 of level 2, or STRATA_ROOT if it has none (as all
+/// latents of a model without families).
+/// Errors: INDEX if latent2 is f2 or above. Thread-safe, also for the same model. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_parent(
     model: *const strata_model,
@@ -190,10 +203,10 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
-/// Copies the decoder row of a latent, the direction that it adds to the reconstruction, into out: d floats. level: 1
-/// or 2. out_len: places of out, d at least.
-/// Errors: INDEX for a level other than 1 and 2, or a latent that it does not have; CAPACITY for out_len below d. Any
-/// thread, at the same time as others. Cost: the copy.
+/// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d floats. level: 1 or 2.
+/// out_len: the capacity of out in floats, at least d.
+/// Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
+/// d. Thread-safe, also for the same model. Cost: the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
     model: *const strata_model,
@@ -215,13 +228,14 @@ pub unsafe extern "C" fn strata_model_decoder_row(
     })
 }
 
-/// Makes a context, which keeps its model alive: model may be freed before it. Make one for each thread that encodes.
+/// Makes a context. It keeps its model alive: model may be freed before it. Make one context per thread that encodes.
 ///
-/// params: NULL for the defaults. out: receives the context, to be freed with strata_ctx_free. err: may be NULL.
-/// Errors: PARAMS for n_threads above 1024; MEMORY where the system gives neither that much memory nor that many
-/// threads. Any thread, with the same model as others.
-/// Cost: for each thread of the context at most 1024 * (2048 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2))
-/// bytes, of which the system backs those that are used, and its start.
+/// params: may be NULL for the defaults. out: receives the context, which is freed with strata_ctx_free. err: may be
+/// NULL.
+/// Errors: PARAMS if n_threads is above 1024; MEMORY if there is not enough memory, or a thread cannot be started.
+/// Thread-safe, also for the same model.
+/// Cost: per thread of the context at most 1024 * (2048 + 2 d + 4 (f1 + f2) + 16 (max_active1 + max_active2)) bytes of
+/// address space, of which the pages that are used take memory, and the start of the thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_new(
     model: *const strata_model,
@@ -239,40 +253,43 @@ pub unsafe extern "C" fn strata_ctx_new(
     unsafe { boundary_with(err, body) }
 }
 
-/// Frees a context, once, and ends its threads. NULL does nothing. No other thread may be using it. Cannot fail. Cost:
-/// waits for its threads to end.
+/// Frees a context, once, and ends its threads: they have ended when the call returns. Does nothing if ctx is NULL. No
+/// other thread may be using the context. In the child of a fork, where the threads of the context are missing, nothing
+/// is waited for. Cannot fail. Cost: waits for the threads to end.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
     // SAFETY: see the crate.
     unsafe { free(ctx) }
 }
 
-/// What went wrong in the last call of strata_encode, strata_decode, strata_steer, strata_stats_update or
-/// strata_stats_read with this context: one sentence in UTF-8, or "" if it went well. Never NULL. It belongs to the
-/// context and is there until its next call; not to be freed. NULL, a context in use by another thread, and one after
-/// PANIC have sentences of their own. Cannot fail. One thread at a time for each context. Cost: none.
+/// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode, strata_steer,
+/// strata_stats_update or strata_stats_read with this context, or "" if the call succeeded. Never NULL. The string
+/// belongs to the context, is valid until the next call with it, and must not be freed. A NULL context, a context in
+/// use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One thread at a
+/// time per context. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_char {
     // SAFETY: see the crate.
     unsafe { get(ctx) }.map_or(c"ctx: the pointer is NULL".as_ptr(), strata_ctx::message)
 }
 
-/// Encodes rows: which latents of both levels fire on each, and how strongly. The codes of a row depend on that row
-/// alone, and their bits neither on the machine's vector instructions nor on n_threads nor on how rows are grouped in
-/// calls.
+/// Encodes rows: finds which latents of both levels are active on each row, and their activations. The codes of a row
+/// depend on that row alone; their bits depend neither on the vector instructions of the machine, nor on n_threads, nor
+/// on how rows are grouped into calls.
 ///
 /// x: may have no rows; offsets[0] and n are 0 then. level1, level2: buffers that overlap neither each other nor x;
-/// level2 may be NULL for a model of one level. If a buffer is too small, both n say what is needed, and what else is
-/// in the buffers is unspecified; n_rows * max_active entries are always enough. Rows that are not finite are refused
-/// before anything is written.
+/// level2 may be NULL for a model of one level. If a buffer is too small, both n say what is needed, and the other
+/// contents of the buffers are unspecified; n_rows * max_active entries are always enough. Rows that are not finite are
+/// refused before anything is written.
 ///
-/// Errors: SHAPE for an x->d that is not the model's, a row_stride_bytes below the bytes of a row where there are rows,
-/// or more rows than memory can hold; DTYPE for an x->dtype that is not known; NOT_FINITE for a number of x that is NaN
-/// or infinite; CAPACITY for offsets_len below n_rows + 1 or a capacity below n; BUSY. One thread at a time for each
-/// context.
-/// Cost: at n_rows = 1 the time to read the encoder weights once: 4 d (f1 + f2) bytes, or behind a hard gate 4 d (f1 +
-/// the children of the parents that fire, and of none); more rows share that read, 256 at a time. With n_threads
-/// above 1 blocks of 32 to 256 rows are spread over the threads. No allocation after the first call.
+/// Errors: SHAPE if x->d is not the width of the model, if row_stride_bytes is below the bytes of a row where there are
+/// rows, or if there are more rows than memory can hold; DTYPE for an unknown x->dtype; NOT_FINITE for a number of x
+/// that is NaN or infinite; PARAMS for buffers that overlap; CAPACITY if offsets_len is below n_rows + 1 or a capacity
+/// is below n; BUSY. One thread at a time per context.
+/// Cost: at n_rows = 1, the time to read the encoder weights once: 4 d (f1 + f2) bytes, or, behind a hard gate, 4 d times
+/// the number of latents of level 1 and of children whose parent is active or that have no parent. More rows share that
+/// read, 256 at a time. With n_threads above 1, blocks of 32 to 256 rows are spread over the threads. No allocation after
+/// the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -288,20 +305,25 @@ pub unsafe extern "C" fn strata_encode(
         let level1 = unsafe { CodesOut::new(level1, false) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
         let level2 = unsafe { CodesOut::new(level2, arch.f2 == 0) }.map_err(Failure::of("level2"))?;
+        // What is written comes into being as a view only after it is known to lie apart from everything else.
+        let written = [&level1, &level2].map(|level| level.as_ref().map_or_else(Default::default, CodesOut::extents));
+        for (i, own) in written.iter().flatten().enumerate() {
+            check_apart(own, written.iter().flatten().skip(i + 1).cloned().chain([x.extent()]))?;
+        }
         ctx.encode(&x, [level1, level2])
     })
 }
 
-/// Reconstructs x_hat->n_rows rows from their codes: what the whole model says, of both levels where there are two. Of
-/// the codes n is not read; rows may use fewer latents than were encoded, or others, in any order. The bytes between
-/// the rows of x_hat stay as they are.
+/// Reconstructs x_hat->n_rows rows from their codes, of both levels where there are two. n of the codes is not read; a
+/// row may have fewer codes than were encoded, or others, in any order. The bytes between the rows of x_hat are left as
+/// they are.
 ///
 /// level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
-/// Errors: SHAPE and DTYPE for x_hat as for x at strata_encode, SHAPE also for offsets_len below n_rows + 1, or offsets
-/// that do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
-/// value that is NaN or infinite; BUSY. x_hat is then as it was. One thread at a time for each context; the caller's
-/// thread computes.
-/// Cost: 4 d bytes of decoder weights read for each code. No allocation after the first call.
+/// Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len is below n_rows + 1, or
+/// offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
+/// value that is NaN or infinite; PARAMS if x_hat overlaps the codes; BUSY. x_hat is unchanged then. One thread at a
+/// time per context; the caller's thread computes.
+/// Cost: 4 d bytes of decoder weights are read per code. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
     ctx: *mut strata_ctx,
@@ -317,23 +339,25 @@ pub unsafe extern "C" fn strata_decode(
         let level1 = unsafe { CodesIn::new(level1, x_hat.rows.n, arch.f1) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
         let level2 = unsafe { CodesIn::new(level2, x_hat.rows.n, arch.f2) }.map_err(Failure::of("level2"))?;
+        check_apart(&x_hat.rows.extent(), level1.extents().into_iter().chain(level2.extents()))?;
         ctx.decode([&level1, &level2], &mut x_hat)
     })
 }
 
-/// Changes rows in place. For each edit, with D its latent's decoder row:
+/// Changes rows in place. For each edit, with D the decoder direction of its latent:
 ///   ADD: x += strength * D
-///   SET: x += (strength - z) * D, z the latent's activation on the row as it came: the reconstruction has the latent
-///        at strength, and what the SAE does not explain of the row stays as it is.
-/// All edits see the rows as they came. A latent that is SET may have no other edit.
+///   SET: x += (strength - z) * D, where z is the latent's activation on the original row: the reconstruction then has the
+///        latent at strength, and the error of the SAE on the row is kept.
+/// All edits see the original rows. A latent that is SET may have no other edit.
 ///
 /// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 /// infinite.
-/// Errors: SHAPE and DTYPE for x as at strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
-/// infinite; INDEX for a level other than 1 and 2, or a latent that it does not have; PARAMS for an unknown mode, or
-/// two edits of a latent one of which is SET; BUSY. Nothing is written then. One thread at a time for each context.
-/// Cost: SET encodes the rows, ADD alone does not; besides, one decoder row for each row and edit. No allocation after
-/// the first call.
+/// Errors: SHAPE and DTYPE for x as for strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
+/// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for an unknown
+/// mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
+/// One thread at a time per context.
+/// Cost: SET encodes the rows, ADD alone does not; in addition one decoder direction is read per row and edit. No
+/// allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_steer(
     ctx: *mut strata_ctx,
@@ -346,14 +370,16 @@ pub unsafe extern "C" fn strata_steer(
         let mut x = unsafe { RowsOut::new(x, ctx.arch().d) }.map_err(Failure::of("x"))?;
         // SAFETY: see the crate.
         let edits = unsafe { items(edits, n_edits) }.map_err(Failure::of("edits"))?;
+        check_apart(&x.rows.extent(), [slice_extent(edits)])?;
         ctx.steer(&mut x, edits)
     })
 }
 
-/// Encodes and decodes rows and adds them to the statistics of the context: one pass, and memory that does not grow
-/// with the number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
-/// Errors: SHAPE, DTYPE, NOT_FINITE for x as at strata_encode; BUSY. One thread at a time for each context: to use
-/// several, give each a context. Cost: strata_encode and strata_decode. No allocation after the first call.
+/// Encodes and decodes rows and adds them to the statistics of the context, in one pass; memory does not grow with the
+/// number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
+/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; BUSY. One thread at a time per context: to use
+/// several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
+/// first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const strata_rows) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -363,10 +389,10 @@ pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const str
     })
 }
 
-/// The statistics of all rows since the context was made. out: struct_size must be set; it stays, and of the other
-/// fields those within it are written.
-/// Errors: PARAMS for a struct_size that was not set; BUSY. One thread at a time for each context. Cost: one pass over
-/// f1 + f2 counters.
+/// Writes the statistics of all rows since the context was made. out: struct_size must be set and is kept; of the other
+/// fields, those within struct_size are written.
+/// Errors: PARAMS if struct_size was not set; BUSY. One thread at a time per context. Cost: one pass over f1 + f2
+/// counters.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut strata_stats) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -375,14 +401,15 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
     })
 }
 
-/// Starts a dump of activations, to be trained on with the command line program. dir: where it will be, a path as for
-/// strata_model_load; it must not exist, its parent must. Until strata_dump_close everything lies in a hidden directory
-/// beside it.
+/// Starts a dump of activations, on which the command line program can train. dir is the path that the dump will have,
+/// as for strata_model_load: it must not exist, and its parent must. Until strata_dump_close everything lies in a
+/// hidden directory beside it.
 ///
-/// params: d must be set, so it may not be NULL; its strings are copied. out: receives the dump, to be ended with
+/// params: must be given, with d set; its strings are copied. out: receives the dump, which is ended with
 /// strata_dump_close or strata_dump_abandon. err: may be NULL.
-/// Errors: SHAPE for a d of 0 or a row above 1 GiB; DTYPE for a dtype that is not known; PARAMS for a model or hook
-/// that is not UTF-8; IO where dir exists, or cannot be made. Any thread. Cost: a directory.
+/// Errors: SHAPE if d is 0 or a row is above 1 GiB; DTYPE for an unknown dtype; PARAMS for a model or hook that is not
+/// UTF-8; IO if dir exists or cannot be made; MEMORY. Thread-safe. Cost: a directory, and buffers of 3 MiB and three
+/// rows.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_create(
     dir: *const c_char,
@@ -402,12 +429,12 @@ pub unsafe extern "C" fn strata_dump_create(
     unsafe { boundary_with(err, body) }
 }
 
-/// Gives a dump the texts of its tokens, which reports show: texts[i] for token i, NULL for one without a text. Once,
-/// and before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that are not UTF-8
-/// become U+FFFD. The texts are copied. err: may be NULL.
+/// Stores the text of each token in a dump, for reports to show: texts[i] for token i, NULL for a token without text.
+/// May be called once, before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that
+/// are not UTF-8 become U+FFFD. The texts are copied. err: may be NULL.
 ///
-/// Errors: SHAPE for n_texts of 0; PARAMS where there are rows or texts already; IO where the file cannot be written,
-/// after which strata_dump_close fails; BUSY. One thread at a time for each dump. Cost: a file of the texts.
+/// Errors: SHAPE if n_texts is 0; PARAMS if there are rows or texts already; IO if the file cannot be written, after
+/// which strata_dump_close fails; BUSY. One thread at a time per dump. Cost: a file of the texts.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_set_vocab(
     dump: *mut strata_dump,
@@ -426,15 +453,15 @@ pub unsafe extern "C" fn strata_dump_set_vocab(
     unsafe { boundary_with(err, body) }
 }
 
-/// Appends rows, stored in the type of the dump whatever their own. tokens: the id of each row's token, n_rows of them,
-/// or NULL: for all rows of the dump, or for none. err: may be NULL.
+/// Appends rows, which are stored in the type of the dump whatever their own type is. tokens: the token id of each row,
+/// n_rows of them, or NULL; either all rows of a dump have tokens or none has. err: may be NULL.
 ///
-/// Errors that leave the dump as it was: SHAPE and DTYPE for x as at strata_encode, with the d of the dump; NOT_FINITE
-/// for a number of x that is NaN or infinite; PARAMS for tokens where earlier rows had none, or none where they had;
-/// INDEX for a token beyond the vocabulary; BUSY. Errors after which nothing more can be appended, and
-/// strata_dump_close fails: IO for a file that cannot be written; NOT_FINITE for a number beyond the range of the
-/// dump's type. One thread at a time for each dump.
-/// Cost: the bytes of the rows, through a buffer of 1 MiB; a full file is synced to the disk.
+/// Errors that leave the dump as it was: SHAPE and DTYPE for x as for strata_encode, with the d of the dump; NOT_FINITE
+/// for a number of x that is NaN or infinite; PARAMS for tokens if earlier rows had none, or no tokens if they had;
+/// INDEX for a token beyond the vocabulary; BUSY. Errors after which nothing more can be appended and strata_dump_close
+/// fails: IO if a file cannot be written; NOT_FINITE for a number beyond the range of the dump's type. One thread at a
+/// time per dump.
+/// Cost: the bytes of the rows, written 1 MiB at a time; a full file is synced to the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_append(
     dump: *mut strata_dump,
@@ -455,10 +482,12 @@ pub unsafe extern "C" fn strata_dump_append(
     unsafe { boundary_with(err, body) }
 }
 
-/// Ends a dump: it appears under its name, whole and on disk, or not at all and err says why. Frees dump either way.
-/// NULL does nothing. err: may be NULL.
-/// Errors: SHAPE where no rows were appended; IO where a file cannot be written, dir exists by now, or an append has
-/// failed. No other thread may be using the dump. Cost: the last file is synced to the disk.
+/// Ends a dump: either it appears under its name, complete, or nothing appears and err says why. Frees dump in both
+/// cases. Does nothing if dump is NULL. err: may be NULL.
+/// Errors: SHAPE if no rows were appended; IO if a file cannot be written, dir exists by now, or an append has failed.
+/// There is one case in which IO is returned and the dump is there, complete: its name could not be synced to the disk,
+/// so that it may be missing after a loss of power; the sentence in err says so. No other thread may be using the dump.
+/// Cost: the last file is synced to the disk.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut strata_error) -> strata_status {
     let body = || {
@@ -473,9 +502,9 @@ pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut str
     unsafe { boundary_with(err, body) }
 }
 
-/// Ends a dump that is not wanted: what was written is deleted, and nothing appears. Frees dump, instead of
-/// strata_dump_close. NULL does nothing. Cannot fail; what the system does not delete stays in the hidden directory. No
-/// other thread may be using the dump. Cost: the deletion.
+/// Ends a dump that is not wanted: what was written is deleted, and nothing appears. Frees dump, in place of
+/// strata_dump_close. Does nothing if dump is NULL. Cannot fail; what cannot be deleted stays in the hidden directory.
+/// No other thread may be using the dump. Cost: the deletion.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_abandon(dump: *mut strata_dump) {
     // SAFETY: see the crate.

@@ -1,7 +1,7 @@
 //! Sentences in room of a fixed size: what a caller gets of a failure, with no allocation.
 
+use crate::failure::Failure;
 use crate::params::strata_error;
-use crate::status::Failure;
 use std::ffi::c_char;
 use std::fmt::{self, Write};
 use std::mem::offset_of;

@@ -1,7 +1,9 @@
 //! The structs of the header, and the rule by which structs of other versions are read and written.
 
-use crate::status::{Failure, Outcome, STRATA_STATUS_PARAMS, strata_status};
+use crate::failure::{Failure, Outcome};
+use crate::status::{STRATA_STATUS_PARAMS, strata_status};
 use std::ffi::{c_char, c_void};
+use std::ops::Range;
 use std::{ptr, slice};
 
 /// The type of the numbers of rows: STRATA_DTYPE_...
@@ -14,30 +16,31 @@ pub const STRATA_DTYPE_F16: strata_dtype = 1_u32;
 /// The upper half of a float (ggml: GGML_TYPE_BF16)
 pub const STRATA_DTYPE_BF16: strata_dtype = 2_u32;
 
-/// The encoder's weights as they are.
+/// The encoder's weights in f32, unchanged.
 pub const STRATA_WEIGHTS_F32: u32 = 0_u32;
-/// A copy of them rounded to bf16. The codes are those of a model with such weights, to the bit.
+/// A copy of the encoder's weights, rounded to bf16. The codes are those of a model with the rounded weights, to the bit.
 pub const STRATA_WEIGHTS_BF16: u32 = 1_u32;
-/// A copy of them rounded to 8 bits with a scale for each latent, max |w| / 127. The codes are those of a model with
-/// such weights, to the bit.
+/// A copy of the encoder's weights, rounded to 8 bits with one scale per latent, max |w| / 127. The codes are those of a
+/// model with the rounded weights, to the bit.
 pub const STRATA_WEIGHTS_INT8: u32 = 2_u32;
 
-/// The parent of a latent that belongs to no family.
+/// The parent of a latent without a parent.
 pub const STRATA_ROOT: u32 = 0xFFFF_FFFF_u32;
 
 /// Mode of an edit: x += strength * decoder row.
 pub const STRATA_EDIT_ADD: u32 = 0_u32;
-/// Mode of an edit: x changes as if the activation of the latent went from what it is to strength, and the error of the
-/// SAE is kept. Encoding x again need not give strength: other latents see the change too.
+/// Mode of an edit: the activation of the latent is set to strength in the reconstruction, and the error of the SAE is
+/// kept. Encoding x again need not give strength, as other latents respond to the change, too.
 pub const STRATA_EDIT_SET: u32 = 1_u32;
 
-/// What went wrong, in words. Zero it and set struct_size, or nothing is written; written only by a call that fails.
+/// Receives the sentence that explains a failure. Zero the struct and set struct_size, or nothing is written; only a call
+/// that fails writes it.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct strata_error {
-    /// sizeof(strata_error); a smaller one gets a shorter message.
+    /// sizeof(strata_error); a smaller struct gets a shorter message.
     pub struct_size: usize,
-    /// What the function returned.
+    /// The status that the function returned.
     pub status: strata_status,
     /// 0
     pub reserved: u32,
@@ -45,8 +48,8 @@ pub struct strata_error {
     pub message: [c_char; 256],
 }
 
-/// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. Bytes between rows
-/// are not touched. In a ggml hook: data, ne[1], ne[0], nb[1].
+/// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
+/// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows {
@@ -66,7 +69,7 @@ pub struct strata_rows {
     pub reserved: u32,
 }
 
-/// strata_rows that are written.
+/// Rows that are written; the layout is that of strata_rows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows_mut {
@@ -86,25 +89,25 @@ pub struct strata_rows_mut {
     pub reserved: u32,
 }
 
-/// Which latents fire on each row, and how strongly, in buffers of the caller. CSR: row i has the entries
-/// offsets[i] to offsets[i + 1] - 1; as strata_encode writes it, latents ascend and values are above 0.
+/// The active latents of each row with their activations, in buffers of the caller, in CSR form: row i has the entries
+/// offsets[i] to offsets[i + 1] - 1. strata_encode writes latents in ascending order and values above 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_codes {
     /// sizeof(strata_codes)
     pub struct_size: usize,
-    /// offsets_len places. May be NULL where that is 0.
+    /// Array of offsets_len numbers. May be NULL if offsets_len is 0.
     pub offsets: *mut usize,
-    /// Places of offsets: n_rows + 1 at least.
+    /// Capacity of offsets: at least n_rows + 1.
     pub offsets_len: usize,
-    /// Latents; capacity places. May be NULL where capacity is 0; so may value.
+    /// Array of latents, with capacity entries. May be NULL if capacity is 0, as may value.
     pub index: *mut u32,
-    /// Their activations; capacity places.
+    /// Array of their activations, with capacity entries.
     pub value: *mut f32,
-    /// Places of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call
-    /// with a guess (0 will do) says in n what is needed.
+    /// Capacity of index and of value. n_rows * max_active of the model is always enough, and often far too much: a call
+    /// with a guess (0 will do) reports in n what is needed.
     pub capacity: usize,
-    /// Written by strata_encode: entries used, or needed where it returns STRATA_STATUS_CAPACITY.
+    /// Written by strata_encode: the entries used, or the entries needed if it returns STRATA_STATUS_CAPACITY.
     pub n: usize,
 }
 
@@ -116,7 +119,7 @@ pub struct strata_edit {
     pub level: u32,
     /// Below f1 or f2.
     pub latent: u32,
-    /// In units of the activations, as decoder rows have norm 1; those of SAELens have the norms they were saved with.
+    /// In units of the activations, as decoder directions have norm 1; those of SAELens keep the norms they were saved with.
     pub strength: f32,
     /// STRATA_EDIT_ADD or STRATA_EDIT_SET
     pub mode: u32,
@@ -128,7 +131,7 @@ pub struct strata_edit {
 pub struct strata_model_params {
     /// sizeof(strata_model_params)
     pub struct_size: usize,
-    /// What encoding keeps its weights in: STRATA_WEIGHTS_...
+    /// The type in which the encoder's weights are kept: STRATA_WEIGHTS_...
     pub weights: u32,
     /// 0
     pub reserved: u32,
@@ -140,13 +143,14 @@ pub struct strata_model_params {
 pub struct strata_ctx_params {
     /// sizeof(strata_ctx_params)
     pub struct_size: usize,
-    /// 0 or 1: compute in the caller's thread, start none. More: as many threads of the context's own. At most 1024.
+    /// 0 or 1: the caller's thread computes, and no thread is started. More: the context starts that many threads. At most
+    /// 1024.
     pub n_threads: u32,
     /// 0
     pub reserved: u32,
 }
 
-/// What a dump is, besides its rows.
+/// The description of a dump.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_dump_params {
@@ -154,15 +158,15 @@ pub struct strata_dump_params {
     pub struct_size: usize,
     /// Numbers in a row; must be set.
     pub d: usize,
-    /// The type they are stored as, whatever they are appended as.
+    /// The type in which numbers are stored, whatever the type of the appended rows.
     pub dtype: strata_dtype,
-    /// Rows of a sequence where all have as many (the last may be shorter), else 0.
+    /// Rows per sequence if all sequences have as many (the last may be shorter), else 0.
     pub context: u32,
-    /// Files are closed before they would be larger, with at least one row each; 0: 1 GiB.
+    /// The most bytes per file; each file has at least one row. 0: 1 GiB.
     pub max_shard_bytes: u64,
-    /// The model the rows come from, in UTF-8, or NULL.
+    /// The name of the language model that the rows come from, in UTF-8, or NULL.
     pub model: *const c_char,
-    /// The place in the model, in UTF-8, or NULL.
+    /// The hook point in the model, such as "blocks.6.hook_resid_post", in UTF-8, or NULL.
     pub hook: *const c_char,
     /// 0
     pub reserved: u64,
@@ -180,15 +184,15 @@ pub struct strata_model_info {
     pub f1: usize,
     /// Latents of level 2; 0 for a model of one level.
     pub f2: usize,
-    /// The most codes that one row can give at level 1.
+    /// The largest number of codes that one row can have at level 1.
     pub max_active1: usize,
-    /// The most codes that one row can give at level 2.
+    /// The largest number of codes that one row can have at level 2.
     pub max_active2: usize,
     /// 0
     pub reserved: u64,
 }
 
-/// What a model is worth on the rows seen by a context. NaN where there is nothing to divide by.
+/// Statistics of a model on the rows seen by a context. A ratio whose denominator is 0 is NaN.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_stats {
@@ -196,17 +200,17 @@ pub struct strata_stats {
     pub struct_size: usize,
     /// Rows seen.
     pub rows: u64,
-    /// Fraction of variance that level 1 leaves unexplained: 0 is perfect, 1 is no better than the mean row.
+    /// Fraction of variance unexplained (FVU) by level 1: 0 is perfect, 1 is no better than the mean row.
     pub fvu1: f64,
-    /// The same of the whole model.
+    /// Fraction of variance unexplained by the whole model.
     pub fvu2: f64,
-    /// Mean number of latents of level 1 that fire on a row.
+    /// Mean number of active latents per row (L0) at level 1.
     pub l0_1: f64,
-    /// The same at level 2.
+    /// Mean number of active latents per row at level 2.
     pub l0_2: f64,
-    /// Latents of level 1 that fired on no row.
+    /// Latents of level 1 that were active on no row.
     pub dead1: u64,
-    /// The same at level 2.
+    /// Latents of level 2 that were active on no row.
     pub dead2: u64,
     /// 0
     pub reserved: u64,
@@ -378,7 +382,7 @@ pub(crate) unsafe fn init<T: Versioned>(to: *mut T) {
 /// `len` items at `at`, which may be NULL if there are none.
 ///
 /// # Safety
-/// If `len > 0` and `at` is not NULL, `len` items lie there and nobody writes them during `'a`.
+/// If `len > 0` and `at` is not NULL, `len` items lie there and are not written during `'a`.
 pub(crate) unsafe fn items<'a, T>(at: *const T, len: usize) -> Outcome<&'a [T]> {
     if len == 0 {
         return Ok(&[]);
@@ -391,6 +395,25 @@ pub(crate) unsafe fn items<'a, T>(at: *const T, len: usize) -> Outcome<&'a [T]> 
     }
     // SAFETY: neither NULL nor misaligned nor too long; the rest as the caller promises.
     Ok(unsafe { slice::from_raw_parts(at, len) })
+}
+
+/// The addresses of `len` items from `at` on.
+pub(crate) fn extent<T>(at: *const T, len: usize) -> Range<usize> {
+    at.addr()..at.addr().saturating_add(len.saturating_mul(size_of::<T>()))
+}
+
+/// The addresses of the items of a slice.
+pub(crate) fn slice_extent<T>(items: &[T]) -> Range<usize> {
+    extent(items.as_ptr(), items.len())
+}
+
+/// Refuses memory that is written during the call and lies in other memory of the call.
+pub(crate) fn check_apart(written: &Range<usize>, others: impl IntoIterator<Item = Range<usize>>) -> Outcome {
+    let overlaps = |other: Range<usize>| written.start.max(other.start) < written.end.min(other.end);
+    if others.into_iter().any(overlaps) {
+        return Err(params("the buffers that the call writes overlap others of its buffers"));
+    }
+    Ok(())
 }
 
 #[cold]

@@ -1,9 +1,11 @@
-//! Rows in the caller's memory, one at a time: the bytes between them belong to somebody else.
+//! Rows in the caller's memory, one at a time, as the bytes between them may be in use elsewhere.
 
-use crate::params::{self, check_reserved, strata_dtype, strata_rows, strata_rows_mut};
+use crate::failure::{Failure, Outcome};
+use crate::params::{self, check_reserved, extent, strata_dtype, strata_rows, strata_rows_mut};
 use crate::params::{STRATA_DTYPE_BF16, STRATA_DTYPE_F16, STRATA_DTYPE_F32};
-use crate::status::{Failure, Outcome, STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
+use crate::status::{STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
 use std::mem::offset_of;
+use std::ops::Range;
 use std::{ptr, slice};
 use strata_core::{Dtype, Error, Rows};
 
@@ -26,7 +28,7 @@ pub(crate) struct RowsIn {
     dtype: Dtype,
 }
 
-// SAFETY: the rows are only read, and the caller of `new` promises that nobody writes them.
+// SAFETY: the rows are only read, and the caller of `new` promises that they are not written.
 unsafe impl Sync for RowsIn {}
 
 impl RowsIn {
@@ -34,7 +36,7 @@ impl RowsIn {
     ///
     /// # Safety
     /// `rows` is NULL or points to a struct of `struct_size` bytes; while the result is used the rows that it describes
-    /// are there, and nobody writes them.
+    /// are there and are not written.
     pub unsafe fn new(rows: *const strata_rows, d: usize) -> Outcome<Self> {
         // SAFETY: as the caller promises.
         let rows = unsafe { params::read(rows) }?;
@@ -65,12 +67,19 @@ impl RowsIn {
         Ok(Self { data: rows.data.cast(), n: rows.n_rows, d, stride_bytes: rows.row_stride_bytes, dtype })
     }
 
+    /// The addresses of the rows and of what lies between them.
+    pub fn extent(&self) -> Range<usize> {
+        let last = self.n.saturating_sub(1) * self.stride_bytes;
+        let len = if self.n == 0 { 0 } else { last + self.d * self.dtype.size_bytes() };
+        extent(self.data, len)
+    }
+
     pub fn row(&self, i: usize) -> Rows<'_> {
         assert!(i < self.n, "row {i} of {}", self.n);
         let row_bytes = self.d * self.dtype.size_bytes();
         // SAFETY: inside of the rows, whose bytes `new` has found to be at most `isize::MAX`.
         let start = unsafe { self.data.add(i * self.stride_bytes) };
-        // SAFETY: row `i` has as many bytes, and nobody writes them.
+        // SAFETY: row `i` has as many bytes, which are not written.
         let bytes = unsafe { slice::from_raw_parts(start, row_bytes) };
         Rows::new(bytes, 1, self.d, row_bytes, self.dtype).expect("one row of its own size")
     }
@@ -106,7 +115,7 @@ impl RowsOut {
     /// Rows of width `d`.
     ///
     /// # Safety
-    /// As [`RowsIn::new`], and nobody else reads the rows either.
+    /// As [`RowsIn::new`], and no one else reads the rows either.
     pub unsafe fn new(rows: *const strata_rows_mut, d: usize) -> Outcome<Self> {
         const {
             assert!(
@@ -134,7 +143,7 @@ impl RowsOut {
         self.rows.dtype.narrow(values, bytes);
         // SAFETY: inside of the rows, whose bytes `RowsIn::new` has found to be at most `isize::MAX`.
         let start = unsafe { self.data.add(i * self.rows.stride_bytes) };
-        // SAFETY: row `i` has `d` numbers of this type, and is nobody else's during the call.
+        // SAFETY: row `i` has `d` numbers of this type, and no one else accesses it during the call.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), start, bytes.len()) };
     }
 }

@@ -421,7 +421,7 @@ fn what_a_type_cannot_hold_is_refused_and_leaves_nothing() {
     rows[37 * 3 + 1] = 70_000.0;
     let mut writer = DumpWriter::create(&path, DumpSpec::new(3, Dtype::F16)).unwrap();
     writer.append(&rows[..30], None).unwrap();
-    let expected = ["row 37, column 1: 70000 is beyond the range of f16; bf16 or f32 hold it"];
+    let expected = ["row 37, column 1: 70000 is beyond the range of f16; bf16 and f32 hold it"];
     assert_says(&why(writer.append(&rows[30..], None)), &expected);
     assert_says(&why(writer.append(&rows[..3], None)), &["an earlier error"]);
     assert_says(&why(writer.finish()), &["an earlier error"]);
@@ -448,7 +448,7 @@ fn a_dump_is_seen_whole_or_not_at_all() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 
     let writer = DumpWriter::create(&path, DumpSpec::new(2, Dtype::F32)).unwrap();
-    assert_says(&why(writer.finish()), &["expected at least 1 row, found 0"]);
+    assert_says(&why(writer.finish()), &["a dump has at least 1 row"]);
     // Whatever stands at the path is left alone, also if it came while we wrote.
     let mut writer = DumpWriter::create(&path, DumpSpec::new(2, Dtype::F32)).unwrap();
     writer.append(&[1.0; 8], None).unwrap();
@@ -467,17 +467,17 @@ fn tokens_and_sequences_have_to_fit_the_rows() {
     let vocab = Some(vec![String::new(); 3]);
     let create =
         || DumpWriter::create(&path, DumpSpec { vocab: vocab.clone(), ..DumpSpec::new(2, Dtype::F32) }).unwrap();
-    assert_says(&why(create().append(&[0.0; 4], Some(&[0]))), &["expected 2 tokens, one a row, found 1"]);
-    assert_says(&why(create().append(&[0.0; 4], Some(&[0, 3]))), &["expected tokens below 3", "found 3"]);
+    assert_says(&why(create().append(&[0.0; 4], Some(&[0]))), &["tokens: expected 2, one per row, found 1"]);
+    assert_says(&why(create().append(&[0.0; 4], Some(&[0, 3]))), &["tokens: expected ids below 3", "found 3"]);
     assert_says(&why(create().append(&[0.0; 3], None)), &["expected rows of 2, found 3 numbers"]);
     let mut writer = create();
     writer.append(&[0.0; 4], None).unwrap();
-    assert_says(&why(writer.append(&[0.0; 4], Some(&[0, 1]))), &["tokens for all rows or for none"]);
+    assert_says(&why(writer.append(&[0.0; 4], Some(&[0, 1]))), &["tokens: expected them for all rows, or for none"]);
     let mut writer = create();
     writer.append(&[0.0; 2], Some(&[0])).unwrap();
     writer.start_sequence();
     writer.append(&[0.0; 2], Some(&[0])).unwrap();
-    assert_says(&why(writer.finish()), &["the first sequence: expected row 0, found 1"]);
+    assert_says(&why(writer.finish()), &["the first sequence: expected to start at row 0, found 1"]);
 
     // Starts of sequences at an odd place in the file are copied, not mapped.
     small(&path);

@@ -275,19 +275,26 @@ pub fn shard_header(dtype: Dtype, n: u64, d: usize) -> Result<Vec<u8>> {
     let Some(size) = size else {
         return Err(Error::Shape { what: "rows of a shard", expected: usize::MAX / d.max(1) / 4, got: n as usize });
     };
-    Ok(header(ACTIVATIONS, name, &format!("{n},{d}"), size))
+    Ok(header(&[(ACTIVATIONS, name, format!("{n},{d}"), 0..size)]))
 }
 
 /// The same for a file with one vector of `n` numbers of four bytes, whose type safetensors calls `dtype`.
 pub fn vector_header(name: &str, dtype: &str, n: u64) -> Vec<u8> {
-    header(name, dtype, &format!("{n}"), n.saturating_mul(4))
+    header(&[(name, dtype, format!("{n}"), 0..n.saturating_mul(4))])
 }
 
-fn header(name: &str, dtype: &str, shape: &str, size: u64) -> Vec<u8> {
+/// A header of [`SHARD_HEADER`] bytes for tensors given as `(name, dtype, shape, bytes of the data)`.
+pub(super) fn header(tensors: &[(&str, &str, String, Range<u64>)]) -> Vec<u8> {
     let mut header = ((SHARD_HEADER - 8) as u64).to_le_bytes().to_vec();
-    let text = format!("{{\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[0,{size}]}}}}");
-    header.extend_from_slice(text.as_bytes());
-    assert!(header.len() <= SHARD_HEADER, "two short names and three numbers of 20 digits fit in the header");
+    for (i, (name, dtype, shape, Range { start, end })) in tensors.iter().enumerate() {
+        let before = if i == 0 { '{' } else { ',' };
+        let text = format!(
+            "{before}\"{name}\":{{\"dtype\":\"{dtype}\",\"shape\":[{shape}],\"data_offsets\":[{start},{end}]}}"
+        );
+        header.extend_from_slice(text.as_bytes());
+    }
+    header.push(b'}');
+    assert!(header.len() <= SHARD_HEADER, "two short names and numbers of 20 digits fit in the header");
     header.resize(SHARD_HEADER, b' ');
     header
 }

@@ -80,3 +80,32 @@ fn nothing_is_allocated_after_the_first_call() {
         assert!(warm > 0, "the counter counts nothing");
     }
 }
+
+#[test]
+fn buffers_that_overlap_are_refused_before_anything_is_written() {
+    let ctx = Ctx::new(&models()[0], 0);
+    let n = 3;
+    let (mut x, values) = (f32_rows(&values(n * D)), values(n * D));
+    let (mut level1, mut level2) = (Buffers::new(n, n * F1), Buffers::new(n, n * F2));
+    let apart = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
+    assert_eq!(apart, STRATA_STATUS_OK);
+
+    // The rows of a reconstruction over each array of the codes: decode reads those while it writes.
+    for array in [level1.c.offsets.cast::<u8>(), level1.c.index.cast(), level2.c.value.cast()] {
+        let mut rows = x.rows_mut();
+        rows.data = array.cast();
+        let status = unsafe { strata_decode(ctx.ctx, &level1.c, &level2.c, &mut rows) };
+        assert_eq!(status, STRATA_STATUS_PARAMS);
+        let said = unsafe { std::ffi::CStr::from_ptr(strata_ctx_message(ctx.ctx)) };
+        assert!(said.to_str().unwrap().contains("overlap"), "{said:?}");
+    }
+    // Codes over the rows that they come from, and over each other.
+    let mut over_rows = level1.c;
+    over_rows.value = x.rows_mut().data.cast();
+    over_rows.capacity = n * D;
+    for codes in [&mut over_rows, &mut level2.c.clone()] {
+        let status = unsafe { strata_encode(ctx.ctx, &x.rows(), codes, &mut level2.c) };
+        assert_eq!(status, STRATA_STATUS_PARAMS);
+    }
+    assert_eq!(x.wide(), values, "nothing was written");
+}

@@ -3,7 +3,8 @@
 use std::ptr::null_mut;
 use std::sync::Barrier;
 
-use strata::status::{Failure, Guarded, boundary};
+use strata::boundary::{Guarded, boundary};
+use strata::failure::Failure;
 use strata::*;
 use strata_core::format::weights;
 

@@ -1,0 +1,64 @@
+//! The boundary that no panic crosses.
+
+use crate::failure::{Failure, Outcome};
+use crate::message::explain;
+use crate::params::strata_error;
+use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_OK, STRATA_STATUS_PANIC, strata_status};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, TryLockError};
+
+/// Runs the body of an exported function. A panic ends here.
+pub fn boundary(body: impl FnOnce() -> Outcome) -> strata_status {
+    run(body).map_or_else(|failure| failure.status, |()| STRATA_STATUS_OK)
+}
+
+/// [`boundary`], with the explanation of a failure in `err`.
+///
+/// # Safety
+/// `err` is NULL or points to a struct of `struct_size` bytes.
+pub(crate) unsafe fn boundary_with(err: *mut strata_error, body: impl FnOnce() -> Outcome) -> strata_status {
+    run(body).map_or_else(
+        |failure| {
+            // SAFETY: as the caller promises.
+            unsafe { explain(err, &failure) };
+            failure.status
+        },
+        |()| STRATA_STATUS_OK,
+    )
+}
+
+fn run(body: impl FnOnce() -> Outcome) -> Outcome {
+    // Unwind safe: what a panic leaves half done is behind a `Guarded`, which stays closed then.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        Err(Failure::new(STRATA_STATUS_PANIC, format!("a bug in strata: {}", text.unwrap_or("a panic"))))
+    })
+}
+
+/// A value that one thread at a time may use. A panic may leave it half changed: it cannot be used any more then.
+#[derive(Debug)]
+pub struct Guarded<T>(Mutex<T>);
+
+impl<T> Guarded<T> {
+    /// Wraps a value.
+    pub fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// Calls `f` with the value; if `f` panics, later calls fail.
+    ///
+    /// # Errors
+    /// Those of `f`; [`STRATA_STATUS_BUSY`] while another thread uses the value, [`STRATA_STATUS_PANIC`] if an earlier call
+    /// has panicked.
+    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> Outcome<R>) -> Outcome<R> {
+        match self.0.try_lock() {
+            Ok(mut value) => f(&mut value),
+            Err(TryLockError::WouldBlock) => {
+                Err(Failure::new(STRATA_STATUS_BUSY, "another thread is using this handle at this moment"))
+            }
+            Err(TryLockError::Poisoned(_)) => {
+                Err(Failure::new(STRATA_STATUS_PANIC, "a bug in strata ended an earlier call: free this handle"))
+            }
+        }
+    }
+}
