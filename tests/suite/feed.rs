@@ -112,7 +112,7 @@ fn a_row_that_cannot_be_read_is_an_error_of_its_batch() {
     let order = RowOrder::new(config().seed, N as u64, config().data.block, config().data.window);
     // A row that is no outlier, far enough into the order to be in the fourth batch.
     let positions = expected(&dump(dir.path(), None), N as u64, &config(), 100, 4);
-    let position = (positions[2].1..positions[3].1).find(|p| order.row(0, *p) % 7 != 0).unwrap();
+    let position = (positions[2].1..positions[3].1).find(|p| !order.row(0, *p).is_multiple_of(7)).unwrap();
     let bad = order.row(0, position) as usize;
     let other = TempDir::new().unwrap();
     let dump = dump(other.path(), Some(bad));
