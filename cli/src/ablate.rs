@@ -16,7 +16,7 @@ use crate::checkpoint::sha256;
 use crate::console::Console;
 use crate::dump::Dump;
 use crate::eval;
-use crate::files::{read_json, write_atomic};
+use crate::files::{read, write_atomic};
 use crate::report;
 use crate::run::Run;
 use crate::settings;
@@ -32,6 +32,9 @@ use std::sync::mpsc;
 use std::time::Instant;
 use strata_core::{Config, Isa};
 
+/// Seeds of a row, at most.
+const MOST_SEEDS: u64 = 10_000;
+
 /// One run.
 struct Job {
     config: Config,
@@ -46,8 +49,8 @@ struct Job {
 pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let experiment = args.suite.contains(&args::SuiteName::Experiment);
     let seeds = args.seeds.unwrap_or(if experiment { 1 } else { 3 });
-    if seeds == 0 {
-        bail!("--seeds: expected at least 1, found 0");
+    if !(1..=MOST_SEEDS).contains(&seeds) {
+        bail!("--seeds: expected 1 to {MOST_SEEDS}, found {seeds}");
     }
     if experiment && (seeds > 1 || args.suite.len() > 1) {
         bail!("--suite experiment leaves one run in each run_i: expected one seed and no other suite");
@@ -75,6 +78,14 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     for suite in &suites {
         for row in &suite.rows {
             row.config.validate(dump.d()).with_context(|| format!("{}, {}", suite.name, row.name))?;
+            // Settings hold it as TOML does.
+            if row.config.seed > i64::MAX as u64 - seeds {
+                bail!(
+                    "`seed`: expected at most {} for {seeds} seeds, found {}",
+                    i64::MAX as u64 - seeds,
+                    row.config.seed
+                );
+            }
             for seed in seeds_of(row, seeds) {
                 let dir = args.out.join(dir_of(suite, row, seed)?);
                 let config = Config { seed, ..row.config.clone() };
@@ -147,7 +158,7 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
             let own = threads / workers + usize::from(w < threads % workers);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build().context("starting threads")?;
             let (done, next, stop, pending) = (done.clone(), &next, &stop, &pending);
-            scope.spawn(move || {
+            let work = move || {
                 while !stop.load(Ordering::SeqCst) {
                     let Some(&job) = pending.get(next.fetch_add(1, Ordering::SeqCst)) else { break };
                     let end = pool.install(|| run_one(job, dump, isa));
@@ -157,7 +168,8 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
                     // The receiver outlives the scope.
                     let _ = done.send((job, end));
                 }
-            });
+            };
+            std::thread::Builder::new().spawn_scoped(scope, work).context("starting a thread")?;
         }
         drop(done);
         for (n, (job, end)) in finished.iter().enumerate() {
@@ -188,11 +200,10 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
 /// Whether a run was trained and evaluated, on this dump and with these settings.
 fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
     let path = job.dir.join("config.toml");
-    if path.exists() {
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        if settings::parse(&text, &path.display().to_string())? != job.config {
-            bail!("{} holds a run with other settings: choose another --out, or remove it", job.dir.display());
-        }
+    if let Some(text) = read::optional_text(&path, read::SMALL)?
+        && settings::parse(&text, &path.display().to_string())? != job.config
+    {
+        bail!("{} holds a run with other settings: choose another --out, or remove it", job.dir.display());
     }
     if !job.dir.join("final_info.json").exists() || !job.dir.join("eval.json").exists() {
         return Ok(false);
@@ -216,7 +227,7 @@ fn run_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
         }
     }
     let run = Run::open(&job.dir)?;
-    let job = eval::Job { run: &run, dump, all: false, lm: None, splice: false, against: None, isa };
+    let job = eval::Job { run: &run, dump, all: false, lm: None, splice: false, against: None, out: None, isa };
     eval::eval(&job, &mut console)?;
     Ok(End::Done)
 }
@@ -235,4 +246,8 @@ fn summarise(out: &Path, jobs: &[Job]) -> Result<()> {
     }
     let text = serde_json::to_string_pretty(&all)?;
     write_atomic(&out.join("final_info.json"), format!("{text}\n").as_bytes())
+}
+
+fn read_json(path: &Path) -> Result<serde_json::Value> {
+    read::json(path, read::SMALL)
 }

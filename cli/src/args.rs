@@ -182,7 +182,8 @@ pub struct Train {
     /// The run directory to make
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
-    /// Go on with a run that was stopped, from its last checkpoint
+    /// Go on with a run from its last checkpoint: one that was stopped, or, with another `--set train.steps=N`, one that
+    /// is finished
     #[arg(long)]
     pub resume: bool,
     /// Settings of the run.
@@ -214,6 +215,9 @@ pub struct Eval {
     /// Another run on such rows, for instance of another seed: how far it has found the same
     #[arg(long, value_name = "RUN")]
     pub against: Option<PathBuf>,
+    /// The directory that eval.json and latents.jsonl go into; it is made if it is not there [default: RUN]
+    #[arg(short, long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
@@ -257,6 +261,9 @@ pub struct Encode {
     /// The file to write: safetensors, in CSR form a level
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub force: bool,
     /// Write values as f16
     #[arg(long)]
     pub f16: bool,

@@ -65,6 +65,7 @@ pub fn capture(
     let most = lm.config().n_positions;
     ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
     ensure!(skip < t, "the tokens skipped in each window must be fewer than its {t}, found {skip}");
+    lm.check_attention(t, rayon::current_num_threads())?;
     let ids = lm.encode_text(text)?;
     let kept = t - skip;
     let mut n_windows = ids.len() / t;

@@ -4,6 +4,7 @@ use crate::args::{self, Cli, Command};
 use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
 use crate::dump::{Dump, RawSpec};
+use crate::files::read as input;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
@@ -15,6 +16,9 @@ use strata_core::Isa;
 /// More threads than any machine has use for.
 const MOST_THREADS: usize = 1024;
 
+/// The variable that says how many threads there are where `--threads` does not.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
 /// Runs one command; returns its exit code.
 ///
 /// # Errors
@@ -22,14 +26,19 @@ const MOST_THREADS: usize = 1024;
 pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     let isa = instruction_set()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
-    if let Some(n) = cli.global.threads {
+    let asked = match (cli.global.threads, std::env::var(THREADS)) {
+        (Some(n), _) => Some(("--threads", n)),
+        (None, Ok(text)) => text.parse().ok().filter(|n| *n > 0).map(|n| (THREADS, n)),
+        (None, Err(_)) => None,
+    };
+    if let Some((from, n)) = asked {
         if n == 0 || n > MOST_THREADS {
-            bail!("--threads: expected 1 to {MOST_THREADS}, found {n}");
+            bail!("{from}: expected 1 to {MOST_THREADS}, found {n}");
         }
         pool = pool.num_threads(n);
     }
-    let pool = pool.build().context("starting threads")?;
     console::listen_for_interrupt();
+    let pool = pool.build().context("starting threads")?;
     pool.install(|| match cli.command {
         Command::Demo(args) => demo::demo(&args, isa, console),
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
@@ -73,7 +82,7 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
     let read;
     let text = match &args.text {
         Some(path) => {
-            read = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            read = input::text(path, input::LARGE)?;
             &read
         }
         None => EMBEDDED_TEXT,
@@ -119,7 +128,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
         train::End::Done => {
             if console.json {
                 let path = args.out.join("final_info.json");
-                let info = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+                let info = input::text(&path, input::SMALL)?;
                 write!(console.out, "{info}")?;
             } else {
                 console.note(format!("the model is in {}", args.out.join("sae").display()));
@@ -151,15 +160,18 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         lm: lm.as_ref(),
         splice: args.splice,
         against: against.as_ref(),
+        out: args.out.as_deref(),
         isa,
     };
-    let found = eval::eval(&job, console)?.evaluation;
+    // What was found is printed even if it cannot be written, as to find it took long.
+    let (found, written) = eval::find_and_write(&job, console)?;
+    let found = found.evaluation;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
     } else {
         eval::print(&found, &mut console.out)?;
     }
-    Ok(())
+    written
 }
 
 /// The embedded model, if the dump came from it.
@@ -194,6 +206,9 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     let run = Run::open(&args.run)?;
     let dump = open(&args.dump, &args.raw)?;
     refuse_own_input(&args.dump, &args.out)?;
+    if args.out.is_file() && !args.force {
+        bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
+    }
     let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;

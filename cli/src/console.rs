@@ -1,15 +1,16 @@
-//! What a person sees: progress bars, notes, interruption. Bars go to standard error, and only to a terminal.
+//! What a person sees: progress, notes, interruption. Progress goes to standard error: a bar on a terminal, else a line
+//! now and then.
+
+mod interrupt;
+mod lines;
 
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write};
-use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// When Ctrl-C was first pressed.
-static INTERRUPTED: OnceLock<Instant> = OnceLock::new();
-/// What comes sooner than this after the first Ctrl-C is the same one: some programs signal a process and its group.
-const SAME: Duration = Duration::from_millis(500);
+pub use interrupt::{Interrupted, Orderly, check_interrupt, interrupted, listen_for_interrupt};
+use lines::Lines;
 
 /// How much is said, and where.
 pub struct Console<'a> {
@@ -39,7 +40,15 @@ impl Console<'_> {
 
     /// A sign of life for work whose length is not known.
     pub fn spinner(&self, what: &'static str) -> ProgressBar {
-        let spinner = ProgressBar::with_draw_target(None, self.target());
+        let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        if self.shows() == Shows::Nothing {
+            return spinner;
+        }
+        if self.shows() == Shows::Lines {
+            let _ = writeln!(std::io::stderr(), "{what}");
+            return spinner;
+        }
+        spinner.set_draw_target(ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{msg} {elapsed} {spinner}") {
             spinner.set_style(style);
         }
@@ -48,9 +57,12 @@ impl Console<'_> {
         spinner
     }
 
-    fn target(&self) -> ProgressDrawTarget {
-        let visible = !self.quiet && !self.json && std::io::stderr().is_terminal();
-        if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() }
+    fn shows(&self) -> Shows {
+        match self.quiet || self.json {
+            true => Shows::Nothing,
+            false if std::io::stderr().is_terminal() => Shows::Bars,
+            false => Shows::Lines,
+        }
     }
 
     /// A bar over `total` units, with units a second and the time left.
@@ -61,8 +73,15 @@ impl Console<'_> {
     /// A bar that starts at `from`: the rate counts what comes after.
     pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        let template =
-            format!("{{prefix:<9}} {{wide_bar}} {{human_pos}}/{{human_len}}  {{rate}} {unit}/s  {{eta}} left  {{msg}}");
+        let (target, template) = match self.shows() {
+            Shows::Nothing => return bar,
+            Shows::Bars => (ProgressDrawTarget::stderr(), "{prefix:<9} {wide_bar} {human_pos}/{human_len}  "),
+            Shows::Lines => (
+                ProgressDrawTarget::term_like_with_hz(Box::new(Lines::new()), 1),
+                "{prefix}: {percent} %, {human_pos} of {human_len}  ",
+            ),
+        };
+        let template = format!("{template}{{rate}} {unit}/s  {{eta}} left  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
                 let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
@@ -72,43 +91,15 @@ impl Console<'_> {
         bar.set_prefix(what.to_owned());
         bar.set_position(from);
         bar.reset_eta();
-        bar.set_draw_target(self.target());
+        bar.set_draw_target(target);
         bar
     }
 }
 
-/// The error of work that Ctrl-C stopped.
-#[derive(Debug)]
-pub struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("interrupted: nothing was written")
-    }
-}
-
-impl std::error::Error for Interrupted {}
-
-/// Makes the first Ctrl-C ask for an orderly end, and the second one end the process.
-#[allow(clippy::disallowed_methods, reason = "the second Ctrl-C ends a process that does not come to its orderly end")]
-pub fn listen_for_interrupt() {
-    // A second call in one process (tests) keeps the first handler.
-    let _ = ctrlc::set_handler(|| {
-        if INTERRUPTED.get_or_init(Instant::now).elapsed() > SAME {
-            std::process::exit(130);
-        }
-    });
-}
-
-/// Whether Ctrl-C was pressed.
-pub fn interrupted() -> bool {
-    INTERRUPTED.get().is_some()
-}
-
-/// Stops work that leaves nothing behind.
-///
-/// # Errors
-/// [`Interrupted`] once Ctrl-C was pressed.
-pub fn check_interrupt() -> Result<(), Interrupted> {
-    if interrupted() { Err(Interrupted) } else { Ok(()) }
+/// How progress is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shows {
+    Nothing,
+    Lines,
+    Bars,
 }

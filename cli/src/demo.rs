@@ -7,7 +7,7 @@ use crate::console::Console;
 use crate::contexts::{self, Shown};
 use crate::dump::Dump;
 use crate::eval::{self, Evaluation, Found};
-use crate::files::io_error;
+use crate::files::MadeDirectories;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::report;
 use crate::run::Run;
@@ -50,7 +50,8 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
     let lm = Lm::embedded()?;
     config.validate(lm.config().n_embd)?;
-    std::fs::create_dir_all(&args.out).map_err(|e| io_error("making", &args.out, &e))?;
+    // An interrupt before anything is in it removes it again.
+    let _made = MadeDirectories::all(&args.out)?;
     if !dump_path.exists() {
         console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));
         capture_to(&lm, EMBEDDED_TEXT, &CaptureSpec::new(&lm, LAYER), Dtype::F16, &dump_path, console)?;
@@ -68,7 +69,8 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     console.note("3/3 evaluating on the last tenth, which neither model was trained on");
     let run = Run::open(&run_path)?;
-    let job = eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, isa };
+    let job =
+        eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, out: None, isa };
     let Found { evaluation: found, latents } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
     let page = report::report(&run_path, None)?;

@@ -1,22 +1,22 @@
 //! Activation dumps on disk: mapped for reading, streamed for writing.
 
+mod content;
+mod map;
 mod writer;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use memmap2::Mmap;
-#[cfg(unix)]
-use memmap2::UncheckedAdvice;
 use safetensors::Dtype as StDtype;
 use sha2::{Digest, Sha256};
 use strata_core::format::dump::{MANIFEST_FILE, MEAN, Manifest, Matrix, SEQUENCE_STARTS, TOKENS, TensorTable};
 use strata_core::format::npy::NpyHeader;
 use strata_core::{Dtype, Error, Rows};
 
-use crate::files::io_error;
+use crate::files::{io_error, read};
+use map::Map;
 pub use writer::{DumpSpec, DumpSummary, DumpWriter};
 
 /// What a raw `.bin` file does not say itself.
@@ -46,7 +46,7 @@ pub struct Dump {
 #[derive(Debug)]
 struct Shard {
     path: PathBuf,
-    map: Mmap,
+    map: Map,
     /// For single rows: to read one from the file maps no pages, which would have to be let go again. None beyond the first
     /// [`OPEN_FILES`] shards, and where files cannot be read at a place.
     #[cfg_attr(not(unix), allow(dead_code, reason = "there is no such reading"))]
@@ -62,12 +62,12 @@ const OPEN_FILES: usize = if cfg!(unix) { 32 } else { 0 };
 /// A vector in a file: mapped if it is aligned there, else copied.
 #[derive(Debug)]
 enum Numbers<T> {
-    Mapped(Mmap, Range<usize>),
+    Mapped(Map, Range<usize>),
     Copied(Vec<T>),
 }
 
 impl<T: bytemuck::Pod> Numbers<T> {
-    fn new(map: Mmap, range: Range<usize>, from_le: impl Fn(&[u8]) -> T) -> Self {
+    fn new(map: Map, range: Range<usize>, from_le: impl Fn(&[u8]) -> T) -> Self {
         let bytes = &map[range.clone()];
         if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() {
             Self::Mapped(map, range)
@@ -85,25 +85,16 @@ impl<T: bytemuck::Pod> Numbers<T> {
     }
 }
 
-/// Maps `path` for reading.
-fn map(path: &Path) -> Result<Mmap> {
-    Ok(open_map(path)?.1)
-}
+/// The most bytes of a token. The longest ones of published vocabularies have some hundred.
+const TOKEN_BYTES: usize = 4096;
 
-/// Opens `path` and maps it.
-#[allow(unsafe_code, reason = "mapping a file is unsafe in principle; see the SAFETY comment")]
-fn open_map(path: &Path) -> Result<(File, Mmap)> {
-    let file = File::open(path).map_err(|e| io_error("reading", path, &e))?;
-    let is_file = file.metadata().map_err(|e| io_error("reading", path, &e))?.is_file();
-    ensure!(is_file, "reading `{}`: it is not a file", path.display());
-    // SAFETY: the map is read-only and private to this process, and nothing in this process writes to a file that it
-    // has mapped: our writers make new files and rename them, which leaves the mapped ones alone. If another program
-    // overwrites the file in place, rows read later hold its bytes: every row is checked to be finite when it is read,
-    // token ids are plain integers, and all offsets were computed at opening, so that no memory outside the map is
-    // reached. If another program truncates the file, reading the map beyond its new end ends the process with SIGBUS. So
-    // the manual says that a dump must not be changed while it is in use.
-    let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error("reading", path, &e))?;
-    Ok((file, map))
+/// Refuses a token that no text has: contexts repeat their tokens again and again.
+///
+/// # Errors
+/// One sentence with the token's id.
+pub(crate) fn check_token(id: usize, text: &str) -> Result<()> {
+    ensure!(text.len() <= TOKEN_BYTES, "token {id}: expected at most {TOKEN_BYTES} bytes, found {}", text.len());
+    Ok(())
 }
 
 /// The sentence of an error of the parsers. They are given a name of a field, mostly; byte 0 says nothing more.
@@ -176,7 +167,7 @@ impl Dump {
             let directory = directory.display();
             bail!("`{directory}`: expected {MANIFEST_FILE} in it, found none; bare files are given one by one");
         }
-        let json = fs::read(&manifest_path).map_err(|e| io_error("reading", &manifest_path, &e))?;
+        let json = read::bytes(&manifest_path, read::SMALL)?;
         let manifest = Manifest::parse(&json).map_err(|e| in_file(&manifest_path, e))?;
         let mut shards = Vec::with_capacity(manifest.shards.len());
         let mut first_row = 0;
@@ -202,9 +193,11 @@ impl Dump {
             None => None,
             Some(file) => {
                 let path = directory.join(file);
-                let json = fs::read(&path).map_err(|e| io_error("reading", &path, &e))?;
+                let json = read::bytes(&path, read::VOCABULARY)?;
                 let texts: Vec<String> = serde_json::from_slice(&json)
                     .map_err(|e| anyhow!("`{}`: expected a list of strings: {e}", path.display()))?;
+                let mut all = texts.iter().enumerate();
+                all.try_for_each(|(id, t)| check_token(id, t)).with_context(|| format!("`{}`", path.display()))?;
                 Some(texts)
             }
         };
@@ -401,9 +394,6 @@ struct Piece<'a> {
 
 /// Pages of a map that a reader leaves behind before they are let go.
 const TRAIL_BYTES: usize = 1 << 20;
-/// The most that a page fault maps at once: a huge page.
-#[cfg(unix)]
-const AROUND_BYTES: usize = 2 << 20;
 
 /// Lets go of the pages that a reader has behind it, at the latest when it is done: memory does not grow with the rows
 /// that were read. The system keeps them as long as it has no other use for the memory, but not as ours.
@@ -429,7 +419,7 @@ impl<'a> Trail<'a> {
 
     fn release(&mut self) {
         if let Some(shard) = self.shard.take() {
-            release(&shard.map, self.bytes.clone());
+            shard.map.release(self.bytes.clone());
         }
     }
 }
@@ -440,23 +430,6 @@ impl Drop for Trail<'_> {
     }
 }
 
-/// Drops the pages of `bytes` from the memory of this process. They are read from the file again when they are needed.
-#[cfg(unix)]
-#[allow(unsafe_code, reason = "this advice may lose what was written to a map; see the SAFETY comment")]
-fn release(map: &Mmap, bytes: Range<usize>) {
-    // A fault maps what lies around its page, too: the range grows to whole pieces of that size.
-    let (start, end) = (bytes.start / AROUND_BYTES * AROUND_BYTES, bytes.end.next_multiple_of(AROUND_BYTES));
-    let n_bytes = end.min(map.len()) - start;
-    // SAFETY: the map is read-only and backed by a file, so that no page of it holds anything that the file does not: the
-    // next access finds the same bytes.
-    let advised = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
-    // Advice that is not taken costs memory, nothing else.
-    drop(advised);
-}
-
-#[cfg(not(unix))]
-fn release(_: &Mmap, _: Range<usize>) {}
-
 /// Where a view comes from: row `i` of it is row `first + i` of the file `path`.
 pub(crate) struct Place<'a> {
     pub(crate) path: &'a Path,
@@ -466,7 +439,7 @@ pub(crate) struct Place<'a> {
 impl Shard {
     /// Shard `number` of a dump.
     fn open(path: &Path, raw: Option<RawSpec>, number: usize, first_row: u64) -> Result<Self> {
-        let (file, map) = open_map(path)?;
+        let (file, map) = Map::open(path)?;
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
         if extension != "bin" && raw.is_some() {
             bail!("`{}`: a type and a width are for .bin files; this one says its own", path.display());
@@ -557,16 +530,18 @@ impl Shard {
 type Tokens = (Option<Numbers<u32>>, Option<Numbers<u64>>);
 
 fn open_tokens(path: &Path, n_rows: u64) -> Result<Tokens> {
-    let parse = |map: &Mmap| {
+    let parse = |map: &Map| {
         let table = TensorTable::parse(map)?;
         Ok((table.vector(TOKENS, StDtype::U32)?, table.vector(SEQUENCE_STARTS, StDtype::U64)?))
     };
-    let file = map(path)?;
+    let file = Map::of(path)?;
     let (ids, starts) = parse(&file).map_err(|e| in_file(path, e))?;
     let starts = match starts {
         None => None,
         // The second map costs nothing and lets each vector own what it points into.
-        Some(range) => Some(Numbers::new(map(path)?, range, |b| u64::from_le_bytes(b.try_into().expect("8 bytes")))),
+        Some(range) => {
+            Some(Numbers::new(Map::of(path)?, range, |b| u64::from_le_bytes(b.try_into().expect("8 bytes"))))
+        }
     };
     if let Some(starts) = &starts {
         let starts = starts.get();
@@ -587,7 +562,7 @@ fn open_tokens(path: &Path, n_rows: u64) -> Result<Tokens> {
 }
 
 fn open_mean(path: &Path, d: usize) -> Result<Vec<f32>> {
-    let file = map(path)?;
+    let file = Map::of(path)?;
     let range = TensorTable::parse(&file).and_then(|t| t.vector(MEAN, StDtype::F32)).map_err(|e| in_file(path, e))?;
     let Some(range) = range else { bail!("`{}`: expected a tensor `{MEAN}`, found none", path.display()) };
     let found = range.len() / 4;

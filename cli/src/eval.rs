@@ -3,7 +3,7 @@
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::feed;
-use crate::files::write_atomic;
+use crate::files::{MadeDirectories, check_writable, read, write_atomic};
 use crate::lm::Lm;
 use crate::lm::hook::layer_of;
 use crate::probe::{NamedAbsorption, character_absorption, description_length};
@@ -11,9 +11,10 @@ use crate::run::Run;
 use crate::settings;
 use crate::splice::{SpliceReport, splice};
 use crate::truth;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use std::ops::Range;
+use std::path::Path;
 use strata_core::metrics::absorption::SAMPLE;
 use strata_core::metrics::attribution::{AttributionReport, PathReport};
 use strata_core::metrics::bootstrap::{self, Interval, Resamples};
@@ -68,6 +69,8 @@ pub struct Job<'a> {
     pub splice: bool,
     /// Another run to compare with, such as another seed.
     pub against: Option<&'a Run>,
+    /// The directory that the files go into, made if it is not there: the run's own where none is named.
+    pub out: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,
 }
@@ -161,11 +164,43 @@ pub struct Found {
     pub latents: Vec<LatentRecord>,
 }
 
-/// Evaluates, and writes `RUN/eval.json` and `RUN/latents.jsonl`.
+/// Evaluates, and writes `eval.json` and `latents.jsonl` into the run or where the job says.
 ///
 /// # Errors
-/// If the widths differ, a row is not finite, or the dump does not hold what splicing needs.
+/// As [`find_and_write`]; or if a file cannot be written.
 pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
+    let (found, written) = find_and_write(job, console)?;
+    written.map(|()| found)
+}
+
+/// Evaluates, and returns what was found even where it cannot be written, with the error of that. Whether there is a
+/// directory that files can be made in is tried before anything is measured.
+///
+/// # Errors
+/// If the directory is none or cannot be written into, the widths differ, a row is not finite, or the dump does not hold
+/// what splicing needs.
+pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<(Found, Result<()>)> {
+    let dir = job.out.unwrap_or(&job.run.dir);
+    let mut made = MadeDirectories::all(dir)?;
+    let writable = check_writable(dir);
+    writable.map_err(|e| if job.out.is_none() { anyhow!("{e}; name another directory with --out") } else { e })?;
+    let found = find(job, console)?;
+    let written = write(&found, dir);
+    if written.is_ok() {
+        made.keep();
+        console.note(format!("every metric is in {}", dir.join("eval.json").display()));
+    }
+    Ok((found, written))
+}
+
+fn write(found: &Found, dir: &Path) -> Result<()> {
+    latents::write(&found.latents, &dir.join("latents.jsonl"))?;
+    let text = serde_json::to_string_pretty(&found.evaluation)?;
+    write_atomic(&dir.join("eval.json"), format!("{text}\n").as_bytes())
+}
+
+/// Evaluates.
+fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let Job { run, dump, isa, .. } = job;
     run.check_width(dump)?;
     if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != dump.d()) {
@@ -271,10 +306,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     };
     spinner.finish_and_clear();
     debug_assert_eq!(latents.len(), f1 + f2, "one record per latent of both levels");
-    latents::write(&latents, &run.dir.join("latents.jsonl"))?;
-    let path = run.dir.join("eval.json");
-    write_atomic(&path, format!("{}\n", serde_json::to_string_pretty(&evaluation)?).as_bytes())?;
-    console.note(format!("every metric is in {}", path.display()));
+    check_interrupt()?;
     Ok(Found { evaluation, latents })
 }
 
@@ -302,10 +334,10 @@ fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool)> {
         bail!("{} has no rows", job.dump.name());
     }
     let path = job.run.dir.join("config.toml");
-    if job.all || !path.exists() {
+    if job.all {
         return Ok((0..n, false));
     }
-    let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let Some(text) = read::optional_text(&path, read::SMALL)? else { return Ok((0..n, false)) };
     let config = settings::parse(&text, &path.display().to_string())?;
     let (start, end) = feed::split(job.dump, config.data.holdout);
     Ok(if start < end { (start..end, true) } else { (0..n, false) })
@@ -321,7 +353,7 @@ fn splice_rows(
 ) -> Result<SpliceReport> {
     let dump = job.dump;
     let need = |what: &str| {
-        anyhow::anyhow!(
+        anyhow!(
             "--splice needs a dump that says {what}, and {} does not: capture it with `strata capture`",
             dump.name()
         )

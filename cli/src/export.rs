@@ -5,14 +5,13 @@
 
 use crate::args::ExportFormat;
 use crate::console::Console;
+use crate::files::PendingDirectory;
 use anyhow::{Result, ensure};
-use pending::PendingDirectory;
 
 pub mod delphi;
 mod histogram;
 mod job;
 pub mod neuronpedia;
-mod pending;
 
 pub use job::{Exported, Job};
 

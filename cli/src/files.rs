@@ -1,50 +1,27 @@
-//! Files that appear whole or not at all, and one sentence for each way in which that fails.
+//! Files that appear whole or not at all, input files that are bounded, and one sentence for each way to fail.
+//!
+//! | part | content |
+//! |---|---|
+//! | [`words`] | errors of the system and of libraries, in words for people |
+//! | [`read`] | opening and reading input: regular files only, of a bounded size |
+//! | `temporary` | hidden files and directories under random names, swept when their process is gone |
+//! | `claim` | directories that are made and kept for this process |
 
-use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Write};
+mod claim;
+pub mod read;
+mod temporary;
+pub mod words;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
-/// One sentence: what was being done (`reading`, `writing`), to which path, and what came in the way.
-pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
-    let why = match error.kind() {
-        ErrorKind::StorageFull => "the disk is full".into(),
-        ErrorKind::QuotaExceeded => "the disk quota is used up".into(),
-        ErrorKind::NotFound => "no such file or directory".into(),
-        ErrorKind::PermissionDenied => "permission denied".into(),
-        ErrorKind::ReadOnlyFilesystem => "the file system is read-only".into(),
-        _ => error.to_string(),
-    };
-    anyhow!("{doing} `{}`: {why}", path.display())
-}
-
-/// Reads a JSON file.
-///
-/// # Errors
-/// One sentence with the path if it cannot be read or is not JSON.
-pub fn read_json(path: &Path) -> Result<serde_json::Value> {
-    let text = fs::read_to_string(path).map_err(|e| io_error("reading", path, &e))?;
-    serde_json::from_str(&text).map_err(|e| anyhow!("reading `{}`: expected JSON: {e}", path.display()))
-}
-
-/// A name beside `path` that nothing else uses: hidden, and of this process.
-pub(crate) fn temporary_sibling(path: &Path) -> Result<PathBuf> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().with_context(|| format!("writing `{}`: the path has no file name", path.display()))?;
-    let mut temporary = OsString::from(".");
-    temporary.push(name);
-    temporary.push(format!(".{}-{}.tmp", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    Ok(path.with_file_name(temporary))
-}
-
-/// The directory that holds `path`.
-pub(crate) fn parent_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
+pub(crate) use claim::{Claim, MadeDirectories, remove_leftovers};
+pub(crate) use temporary::Temporary;
+use temporary::parent_of;
+pub use words::io_error;
 
 /// Makes the names in `directory` last. Only Unix lets a directory be opened for that.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
@@ -54,34 +31,50 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps `directory` for this process as long as the result lives; the system lets go of it however the process ends.
-/// Only Unix lets a directory be opened for that; a file system without locks keeps nothing.
+/// Removes what this process has not finished, and the directories that it made for nothing, as it is about to end.
+pub(crate) fn remove_unfinished() {
+    temporary::remove_all();
+    claim::remove_made();
+}
+
+/// Returns the path that a new file called `path` has to replace: `path` itself, or the regular file that it links to.
 ///
 /// # Errors
-/// If another process has it.
-pub(crate) fn lock(directory: &Path) -> Result<Option<File>> {
-    if !cfg!(unix) {
-        return Ok(None);
-    }
-    let file = File::open(directory).map_err(|e| io_error("reading", directory, &e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => bail!("`{}` is in use by another process", directory.display()),
-        Err(TryLockError::Error(_)) => Ok(None),
+/// If something other than a regular file is there: to rename a file over a device would destroy the device.
+pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
+    let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
+    let kind = if found.is_symlink() { path.metadata().map(|m| m.file_type()) } else { Ok(found.file_type()) };
+    match kind {
+        Ok(kind) if kind.is_file() && found.is_symlink() => {
+            path.canonicalize().map_err(|e| io_error("writing", path, &e))
+        }
+        Ok(kind) if kind.is_file() => Ok(path.to_owned()),
+        Ok(kind) if kind.is_dir() => bail!("writing `{shown}`: it is a directory"),
+        Ok(kind) => bail!("writing `{shown}`: it is {}, not a regular file; choose another name", read::name_of(kind)),
+        Err(_) => bail!("writing `{shown}`: it is a symbolic link that leads nowhere"),
     }
 }
 
-/// Removes what a killed process left unfinished in `directory`, which must be locked.
-pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
-    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
-    for path in entries.filter_map(|e| e.ok().map(|e| e.path())) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.starts_with('.') && name.ends_with(".tmp") {
-            let gone = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            gone.map_err(|e| io_error("removing", &path, &e))?;
-        }
-    }
+/// Refuses to put a new directory where anything is already.
+///
+/// # Errors
+/// If there is something at `path`.
+pub(crate) fn expect_free(path: &Path) -> Result<()> {
+    ensure!(
+        path.symlink_metadata().is_err(),
+        "writing `{}`: it exists already; remove it or choose another name",
+        path.display()
+    );
     Ok(())
+}
+
+/// Tries whether files can be made in `directory`, so that long work does not end in finding out that they cannot.
+///
+/// # Errors
+/// One sentence with the directory.
+pub(crate) fn check_writable(directory: &Path) -> Result<()> {
+    Temporary::file(&directory.join("probe")).map(drop).map_err(|e| io_error("writing into", directory, &e))
 }
 
 /// Writes `bytes` to `path`, replacing what is there: temporary file beside it, fsync, rename, fsync of the directory.
@@ -89,19 +82,9 @@ pub(crate) fn remove_leftovers(directory: &Path) -> Result<()> {
 /// # Errors
 /// One sentence with the path; `path` is then as it was before, and the temporary file is gone.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    ensure!(!path.is_dir(), "writing `{}`: it is a directory", path.display());
-    let temporary = temporary_sibling(path)?;
-    let write = || {
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&temporary);
-        io_error("writing", path, &e)
-    })?;
-    sync_directory(parent_of(path))
+    let mut file = PendingFile::create(path)?;
+    file.write_all(bytes).map_err(|e| io_error("writing", path, &e))?;
+    file.finish()
 }
 
 /// A file that is written a piece at a time and appears under its name when it is finished; dropped before, it leaves
@@ -109,9 +92,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 #[derive(Debug)]
 pub struct PendingFile {
     file: File,
-    temporary: PathBuf,
+    temporary: Temporary,
     path: PathBuf,
-    finished: bool,
 }
 
 impl PendingFile {
@@ -120,10 +102,9 @@ impl PendingFile {
     /// # Errors
     /// One sentence with the path.
     pub fn create(path: &Path) -> Result<Self> {
-        ensure!(!path.is_dir(), "writing `{}`: it is a directory", path.display());
-        let temporary = temporary_sibling(path)?;
-        let file = File::create_new(&temporary).map_err(|e| io_error("writing", path, &e))?;
-        Ok(Self { file, temporary, path: path.to_owned(), finished: false })
+        let path = destination(path)?;
+        let (temporary, file) = Temporary::file(&path).map_err(|e| io_error("writing", &path, &e))?;
+        Ok(Self { file, temporary, path })
     }
 
     /// Sets the length, so that a full disk shows early where the file system can tell.
@@ -138,13 +119,10 @@ impl PendingFile {
     ///
     /// # Errors
     /// One sentence with the path; what was there before is untouched.
-    pub fn finish(mut self) -> Result<()> {
-        self.file
-            .sync_all()
-            .and_then(|()| fs::rename(&self.temporary, &self.path))
-            .map_err(|e| io_error("writing", &self.path, &e))?;
-        self.finished = true;
-        sync_directory(parent_of(&self.path))
+    pub fn finish(self) -> Result<()> {
+        let Self { file, temporary, path } = self;
+        file.sync_all().and_then(|()| temporary.publish(&path)).map_err(|e| io_error("writing", &path, &e))?;
+        sync_directory(parent_of(&path))
     }
 }
 
@@ -164,10 +142,51 @@ impl io::Seek for PendingFile {
     }
 }
 
-impl Drop for PendingFile {
-    fn drop(&mut self) {
-        if !self.finished {
-            let _ = fs::remove_file(&self.temporary);
-        }
+/// A directory that lies hidden beside its path until it is finished; dropped before, it leaves nothing behind.
+#[derive(Debug)]
+pub struct PendingDirectory {
+    path: PathBuf,
+    hidden: Temporary,
+    inner: Vec<PathBuf>,
+}
+
+impl PendingDirectory {
+    /// Starts the directory that will be at `path`.
+    ///
+    /// # Errors
+    /// If `path` exists, or its parent does not.
+    pub fn create(path: &Path) -> Result<Self> {
+        expect_free(path)?;
+        let hidden = Temporary::directory(path).map_err(|e| io_error("writing", path, &e))?;
+        Ok(Self { path: path.to_owned(), hidden, inner: Vec::new() })
+    }
+
+    /// Where the directory lies until it is finished.
+    pub fn hidden(&self) -> &Path {
+        self.hidden.path()
+    }
+
+    /// Makes a directory in it; returns where it lies until then.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn directory(&mut self, name: &str) -> Result<PathBuf> {
+        let inner = self.hidden().join(name);
+        fs::create_dir(&inner).map_err(|e| io_error("writing", &self.path.join(name), &e))?;
+        self.inner.push(inner.clone());
+        Ok(inner)
+    }
+
+    /// Gives it its name. Whoever wrote the files has made them last.
+    ///
+    /// # Errors
+    /// If that fails; nothing is at the path then.
+    pub fn finish(self) -> Result<()> {
+        let Self { path, hidden, inner } = self;
+        inner.iter().map(PathBuf::as_path).chain([hidden.path()]).try_for_each(sync_directory)?;
+        // On Unix a rename would replace an empty directory.
+        expect_free(&path)?;
+        hidden.publish(&path).map_err(|e| io_error("writing", &path, &e))?;
+        sync_directory(parent_of(&path))
     }
 }

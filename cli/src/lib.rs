@@ -19,6 +19,8 @@ pub mod files;
 pub mod heldout;
 pub mod inspect;
 pub mod lm;
+pub mod memory;
+mod panics;
 pub mod probe;
 pub mod report;
 pub mod run;
@@ -27,9 +29,9 @@ pub mod splice;
 pub mod synth;
 pub mod train;
 pub mod truth;
+mod typed;
 pub mod usage;
 
-use clap::Parser;
 use clap::error::ErrorKind;
 use console::{Console, Interrupted};
 use std::ffi::OsString;
@@ -41,7 +43,8 @@ pub const INTERRUPTED: u8 = 130;
 /// Runs the command line `args`, the program's name first. Returns the exit code: 0 done, 1 failed, 2 usage, 130
 /// interrupted.
 pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> u8 {
-    let cli = match args::Cli::try_parse_from(args) {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match typed::parse(&args) {
         Ok(cli) => cli,
         Err(error) => {
             let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -60,7 +63,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
             INTERRUPTED
         }
         Err(error) => {
-            let _ = writeln!(console.err, "error: {error:#}");
+            let _ = writeln!(console.err, "error: {}", files::words::sentence(&error));
             1
         }
     }

@@ -10,7 +10,6 @@ mod vocab;
 mod weights;
 mod windows;
 
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
@@ -20,6 +19,8 @@ use candle_core::{Device, Tensor};
 pub use config::{Activation, Config};
 pub use windows::{batches, ordered};
 
+use crate::files::read as input;
+use crate::memory;
 use vocab::Vocab;
 use weights::Weights;
 
@@ -45,16 +46,16 @@ impl Lm {
     /// One sentence that names the file, what was expected in it and what was found.
     pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let read = |file: &str| {
+        let read = |file: &str, most: u64| {
             let path = dir.join(file);
-            fs::read(&path).with_context(|| format!("reading {}", path.display()))
+            input::bytes(&path, most)
         };
-        let config = read("config.json")?;
+        let config = read("config.json", input::SMALL)?;
         // The vocabulary comes before the weights, which may be large.
         let (vocab_file, vocab) = if dir.join("tokenizer.json").exists() {
-            ("tokenizer.json", read("tokenizer.json")?)
+            ("tokenizer.json", read("tokenizer.json", input::VOCABULARY)?)
         } else if dir.join("meta.json").exists() {
-            ("meta.json", read("meta.json")?)
+            ("meta.json", read("meta.json", input::VOCABULARY)?)
         } else {
             bail!("{} has neither tokenizer.json nor meta.json, so text cannot be encoded", dir.display());
         };
@@ -65,7 +66,7 @@ impl Lm {
                 index.display()
             );
         }
-        let weights = read("model.safetensors")?;
+        let weights = read("model.safetensors", input::LARGE)?;
         let name = dir.display().to_string();
         Self::from_parts(name, &config, &weights, vocab_file, &vocab)
     }
@@ -233,6 +234,19 @@ impl Lm {
         ensure!((1..=most).contains(&t), "a window must have 1 to {most} tokens in {}, found {t}", self.name);
         ensure!(b > 0, "there must be at least one window");
         Ok(())
+    }
+
+    /// Refuses windows of `t` tokens whose attention, `n_head t^2` scores, does not fit into memory on `threads` threads.
+    ///
+    /// # Errors
+    /// One sentence with the length.
+    pub(crate) fn check_attention(&self, t: usize, threads: usize) -> Result<()> {
+        let (heads, pairs) = (self.config.n_head as u128, (t as u128).pow(2));
+        // The scores, those that are masked, their exponentials and shares, of 4 bytes each, and the mask.
+        let bytes = threads.max(1) as u128 * (4 * 4 * heads + 1) * pairs;
+        memory::check(bytes, || {
+            format!("attention over {t} tokens in {} (a smaller --context takes less) needs", self.name)
+        })
     }
 
     /// That block `layer` is there.

@@ -5,13 +5,12 @@
 
 use crate::ablation::Ablation;
 use crate::eval::latents;
-use crate::files::{io_error, write_atomic};
+use crate::files::{self, io_error, write_atomic};
 use crate::settings;
 use anyhow::{Context, Result, anyhow, bail};
 use askama::Template;
 use serde_json::Value;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use toml::Table;
 
@@ -113,11 +112,7 @@ fn name_of(dir: &Path) -> String {
 
 /// The text of a file that may be missing.
 fn read(path: &Path) -> Result<Option<String>> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(io_error("reading", path, &error)),
-    }
+    files::read::optional_text(path, files::read::LARGE)
 }
 
 fn read_json(path: &Path) -> Result<Option<Value>> {

@@ -2,6 +2,7 @@
 
 pub mod list;
 
+use crate::files::read;
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
 use strata_core::Config;
@@ -15,7 +16,7 @@ use toml::{Table, Value};
 pub fn load(base: Config, file: Option<&Path>, sets: &[String], seed: Option<u64>) -> Result<Config> {
     let mut table = to_table(&base)?;
     if let Some(path) = file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = read::text(path, read::SMALL)?;
         merge(&mut table, &text, &path.display().to_string())?;
     }
     for set in sets {

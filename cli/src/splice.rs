@@ -49,6 +49,7 @@ pub fn splice(
     lm.check_layer(layer)?;
     let most = lm.config().n_positions;
     ensure!((2..=most).contains(&t), "a window must have 2 to {most} tokens in {}, found {t}", lm.name());
+    lm.check_attention(t, rayon::current_num_threads())?;
     let d = lm.config().n_embd;
     ensure!(mean.len() == d, "the mean row must have the model's width {d}, found {}", mean.len());
     let n_windows = ids.len() / t;

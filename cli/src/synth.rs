@@ -1,8 +1,9 @@
 //! `strata synth`: a dump of a synthetic world, with its truth beside it.
 
 use crate::args;
-use crate::console::Console;
+use crate::console::{Console, check_interrupt};
 use crate::dump::{DumpSpec, DumpSummary, DumpWriter};
+use crate::files::expect_free;
 use crate::truth;
 use anyhow::{Context, Result, bail};
 use strata_core::Par;
@@ -23,16 +24,20 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
         bail!("--rows: expected at least 1, found 0");
     }
     let config = world_of(args)?;
-    let mut writer = DumpWriter::create(&args.out, DumpSpec::new(config.d.max(1), args.dtype))?;
+    // Refused before the directions are drawn, which takes a while; and sizes before anything of them is made.
+    expect_free(&args.out)?;
     let world = World::new(&config)?;
+    let mut writer = DumpWriter::create(&args.out, DumpSpec::new(config.d, args.dtype))?;
     let d = config.d;
     let bar = console.bar("drawing", args.rows, "rows");
-    let starts: Vec<u64> = (0..args.rows).step_by(PIECE).collect();
-    for some in starts.chunks(TOGETHER) {
-        let pieces = Par::Rayon.map(some.len(), |i| {
-            let n = (args.rows - some[i]).min(PIECE as u64) as usize;
+    for first in (0..args.rows).step_by(PIECE * TOGETHER) {
+        check_interrupt()?;
+        let pieces = (args.rows - first).div_ceil(PIECE as u64).min(TOGETHER as u64);
+        let pieces = Par::Rayon.map(pieces as usize, |i| {
+            let start = first + (i * PIECE) as u64;
+            let n = (args.rows - start).min(PIECE as u64) as usize;
             let mut x = vec![0.0; n * d];
-            world.sample(some[i], n, &mut x, None);
+            world.sample(start, n, &mut x, None);
             x
         });
         for piece in pieces {

@@ -1,23 +1,31 @@
 //! `strata train`: from a dump to a run directory.
 
+mod job;
+mod start;
+
+pub use job::{End, Job};
+
 use crate::checkpoint;
-use crate::console::{self, Console};
+use crate::console::{self, Console, Orderly};
 use crate::dump::Dump;
 use crate::feed::{self, Feed, Reader};
-use crate::files::{self, io_error, write_atomic};
+use crate::files::{io_error, read, write_atomic};
 use crate::heldout::{self, HeldOut};
+use crate::memory;
+use crate::run;
 use crate::settings;
 use crate::usage::Usage;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use start::{exists_already, start};
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use strata_core::config::Activation;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
-use strata_core::train::{Array, State, StepReport, Trainer};
+use strata_core::train::{Array, StepReport, Trainer};
 use strata_core::{Config, Isa, Par};
 
 /// Rows on which the held-out loss is measured during training.
@@ -29,33 +37,11 @@ const WATCHES: u64 = 10;
 const CALIBRATION_ROWS: usize = 1 << 15;
 const CALIBRATION_NUMBERS: usize = 1 << 22;
 
-/// What to train, and where it goes.
-pub struct Job<'a> {
-    /// Rows.
-    pub dump: &'a Dump,
-    /// The run directory.
-    pub run: &'a Path,
-    /// Settings: those of the run when it is resumed, see [`settings_of`].
-    pub config: Config,
-    /// Go on where the run stopped.
-    pub resume: bool,
-    /// Instruction set.
-    pub isa: Isa,
-}
-
-/// How a training ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum End {
-    /// All steps were taken; the model is in `RUN/sae`.
-    Done,
-    /// Ctrl-C: a checkpoint was written after this many steps.
-    Interrupted(u64),
-}
-
-/// Settings for `strata train`: of the run itself when it is resumed, else from defaults, file and flags.
+/// Settings for `strata train`: of the run itself when it is resumed, else from defaults, file and flags. A resumed run
+/// may be given another number of steps.
 ///
 /// # Errors
-/// As [`settings::load`]; and if a resumed run is given settings that differ from its own.
+/// As [`settings::load`]; if there is no run to resume; and if a resumed run is given settings that differ from its own.
 pub fn settings_of(
     run: &Path,
     resume: bool,
@@ -64,19 +50,25 @@ pub fn settings_of(
     seed: Option<u64>,
 ) -> Result<Config> {
     let path = run.join("config.toml");
-    if resume && path.exists() {
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let own = settings::parse(&text, &path.display().to_string())?;
-        if let Some((key, own, asked)) = settings::difference(&own, &settings::load(own.clone(), file, sets, seed)?)? {
-            bail!(
-                "{} goes on with its own settings: `{key}`: expected {own} by {}, found {asked}",
-                run.display(),
-                path.display()
-            );
-        }
-        return Ok(own);
+    if !resume {
+        return settings::load(Config::default(), file, sets, seed);
     }
-    settings::load(Config::default(), file, sets, seed)
+    let Some(text) = read::optional_text(&path, read::SMALL)? else {
+        let (run, what) =
+            (run.display(), if run.exists() { "is no run: expected config.toml in it" } else { "does not exist" });
+        bail!("--resume: {run} {what}; leave --resume out to begin a training there");
+    };
+    let mut own = settings::parse(&text, &path.display().to_string())?;
+    let asked = settings::load(own.clone(), file, sets, seed)?;
+    own.train.steps = asked.train.steps;
+    if let Some((key, own, asked)) = settings::difference(&own, &asked)? {
+        bail!(
+            "{} goes on with its own settings: `{key}`: expected {own} by {}, found {asked}",
+            run.display(),
+            path.display()
+        );
+    }
+    Ok(own)
 }
 
 /// Trains, or goes on training.
@@ -92,27 +84,13 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if n_train == 0 {
         bail!("{} has {n_rows} rows, and `data.holdout` leaves none to train on", dump.name());
     }
-    let checkpoints = run.join("checkpoints");
-    let mut lock = if run.exists() { files::lock(run)? } else { None };
-    let mut saved = None;
-    if *resume {
-        saved = checkpoint::load_newest(&checkpoints)?;
-        if let Some((_, state)) = &mut saved {
-            check_origin(state, job, n_train)?;
-        }
-        if run.join("final_info.json").exists() {
-            console.note(format!("{} is finished already", run.display()));
-            return Ok(End::Done);
-        }
-        if saved.is_none() {
-            console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
-        }
-    } else if run.exists() && fs::read_dir(run).map_err(|e| io_error("reading", run, &e))?.next().is_some() {
+    if !resume && run.is_file() {
         return Err(exists_already(run));
     }
+    let Some(mut start) = start(job, n_train, console)? else { return Ok(End::Done) };
     let mut cursor = 0;
-    let mut trainer = match saved {
-        Some((_, mut state)) => {
+    let mut trainer = match start.saved.take() {
+        Some(mut state) => {
             cursor = state.take_u64("cursor", 1)?[0];
             Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
                 .with_context(|| format!("resuming {}", run.display()))?
@@ -132,21 +110,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
     };
 
-    // Nothing was written so far: what cannot be trained leaves no run behind.
-    if run.exists() {
-        [run, checkpoints.as_path(), &run.join("sae")].into_iter().try_for_each(files::remove_leftovers)?;
-        checkpoint::prune(&checkpoints)?;
-    } else {
-        fs::create_dir_all(files::parent_of(run)).map_err(|e| io_error("making", run, &e))?;
-        fs::create_dir(run).map_err(|e| match e.kind() {
-            ErrorKind::AlreadyExists => exists_already(run),
-            _ => io_error("making", run, &e),
-        })?;
-        lock = files::lock(run)?;
-    }
-    if !run.join("config.toml").exists() {
-        write_atomic(&run.join("config.toml"), settings::to_toml(config)?.as_bytes())?;
-    }
+    start.commit(run, config)?;
+    let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;
     let held_out = HeldOut::watched(dump, n_train, n_rows, WATCHED_ROWS);
@@ -155,16 +120,29 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let batch = config.train.batch as u64;
     let bar = console.bar_from("training", first_step * batch, steps * batch, "tokens");
     let started = Instant::now();
+    // Until the last step is taken an interrupt ends the training with a checkpoint, and the process waits for it.
+    let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
     let reader = Reader::new(dump, n_train, config, trainer.normalisation().clone(), cursor, *isa)?;
-    let save = |trainer: &Trainer, feed: &Feed<'_>| -> Result<()> {
+    let state_of = |trainer: &Trainer, feed: &Feed<'_>| {
         let mut state = trainer.state();
         state.put("cursor", Array::U64(vec![feed.cursor()]));
-        for (name, text) in origin_of(job, n_train)? {
-            state.put(name, Array::U64(text.bytes().map(u64::from).collect()));
+        for (name, text) in &start.origin {
+            state.put(*name, Array::U64(text.bytes().map(u64::from).collect()));
         }
-        checkpoint::save(&checkpoints, trainer.step_count(), &state)
+        state
     };
+    let calibrate = |trainer: &mut Trainer| -> Result<()> {
+        let levels = [&config.level1, &config.level2];
+        if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
+            trainer.calibrate(&calibration_rows(dump, n_train, trainer, *isa)?)?;
+        }
+        Ok(())
+    };
+    // A run that is resumed behind its last step has its thresholds still to be set.
+    if first_step == steps {
+        calibrate(&mut trainer)?;
+    }
     let take_steps = |feed: &mut Feed<'_>| -> Result<End> {
         while trainer.step_count() < steps {
             let report = trainer.step(feed.next_batch()?)?;
@@ -181,12 +159,12 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 // What only a step needs makes room for the rows and the encoder of the held-out loss, and of the thresholds.
                 trainer.rest();
             }
+            // The last checkpoint holds the thresholds of the training, not those that are set for the model: a run that
+            // is trained further goes on as one that was never to end here.
+            let unfinished = last.then(|| state_of(&trainer, feed));
             if last {
                 feed.release();
-                let levels = [&config.level1, &config.level2];
-                if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
-                    trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
-                }
+                calibrate(&mut trainer)?;
             }
             if line {
                 let elapsed = mark.0.elapsed().as_secs_f64();
@@ -200,7 +178,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
             let stop = !last && console::interrupted();
             if due || stop || last {
-                save(&trainer, feed)?;
+                let state = unfinished.unwrap_or_else(|| state_of(&trainer, feed));
+                checkpoint::save(&checkpoints, taken, &state)?;
             }
             if stop {
                 return Ok(End::Interrupted(taken));
@@ -210,6 +189,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     };
     let end = reader.ahead(config.train.batch, steps.saturating_sub(first_step), take_steps)?;
     bar.finish_and_clear();
+    drop(orderly);
     if end != End::Done {
         return Ok(end);
     }
@@ -228,6 +208,9 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     drop(trainer);
     write_model(run, &model, &origin)?;
     drop(model);
+    if start.model_alone {
+        return Ok(End::Done);
+    }
     let speed = heldout::encode_speed(dump, n_train, n_rows, run, *isa)?;
     let mut means = json!({
         "final_train_loss_mean": log.last["loss"],
@@ -253,7 +236,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         "trained {taken} steps of {batch} tokens in {seconds:.1} s ({:.0} tokens/s)",
         taken as f64 * batch as f64 / seconds.max(1e-9)
     ));
-    drop(lock);
+    drop(start);
     Ok(End::Done)
 }
 
@@ -278,8 +261,9 @@ fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, isa: Isa) -> R
 fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Result<()> {
     let dir = run.join("sae");
     fs::create_dir_all(&dir).map_err(|e| io_error("making", &dir, &e))?;
-    write_atomic(&dir.join("sae_weights.safetensors"), &weights::write_weights(model)?)?;
-    write_atomic(&dir.join("cfg.json"), &weights::write_cfg(&model.arch, origin))
+    let files = [(run::WEIGHTS, weights::write_weights(model)?), (run::CFG, weights::write_cfg(&model.arch, origin))];
+    files.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))?;
+    run::write_sums(&dir, &files)
 }
 
 /// Refuses sizes whose memory the system would not give, before anything is allocated for good.
@@ -287,47 +271,11 @@ fn check_memory(config: &Config, d: usize) -> Result<()> {
     let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
     // Weights, gradients and two moments of the encoders and decoders; co-firing; the rows of a step.
     let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + batch * d as u128) + 2 * f1 * f2;
-    let is_given = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
-    if !is_given {
-        bail!(
-            "`level1.latents`, `level2.latents`, `train.batch`: {f1}, {f2} and {batch} need at least {} GB of memory \
-             for rows of width {d}",
-            bytes >> 30
-        );
-    }
-    Ok(())
-}
-
-fn exists_already(run: &Path) -> anyhow::Error {
-    anyhow!("{} exists already: pass --resume to go on with it, or choose another --out", run.display())
-}
-
-/// What a checkpoint must go on with: texts, kept as the numbers of their bytes.
-fn origin_of(job: &Job<'_>, n_train: u64) -> Result<[(&'static str, String); 2]> {
-    // Where rows are held out depends on the sequences, which the fingerprint does not know.
-    let dump = format!("{} {n_train}", job.dump.fingerprint());
-    Ok([("dump", dump), ("config", settings::to_toml(&job.config)?)])
-}
-
-fn check_origin(state: &mut State, job: &Job<'_>, n_train: u64) -> Result<()> {
-    let run = job.run.display();
-    for (name, expected) in origin_of(job, n_train)? {
-        let Some(Array::U64(saved)) = state.0.remove(name) else {
-            bail!("the checkpoint of {run} does not say its {name}");
-        };
-        let saved = String::from_utf8(saved.into_iter().map(|b| b as u8).collect())?;
-        if saved == expected {
-            continue;
-        }
-        if name == "dump" {
-            bail!("{run} was trained on another dump than {}: expected the same rows", job.dump.name());
-        }
-        let saved = settings::parse(&saved, "the checkpoint")?;
-        if let Some((key, saved, found)) = settings::difference(&saved, &job.config)? {
-            bail!("{run} was trained with other settings: `{key}`: expected {saved}, found {found} in its config.toml");
-        }
-    }
-    Ok(())
+    memory::check(bytes, || {
+        format!(
+            "`level1.latents`, `level2.latents`, `train.batch`: {f1}, {f2} and {batch}, for rows of width {d}, need"
+        )
+    })
 }
 
 /// `metrics.jsonl`, and what the summary needs of it.
@@ -359,7 +307,7 @@ impl Log {
         };
         let mut kept = String::new();
         if first_step > 0 && log.path.exists() {
-            let text = fs::read(&log.path).map_err(|e| io_error("reading", &log.path, &e))?;
+            let text = read::bytes(&log.path, read::LARGE)?;
             for line in String::from_utf8_lossy(&text).lines() {
                 // A line that the end of the process cut short belongs to a step that is taken again.
                 let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
@@ -408,7 +356,8 @@ impl Log {
             "cpu_seconds": self.cpu_seconds(), "peak_resident_bytes": Usage::now().peak_resident_bytes,
         });
         let text = format!("{line}\n");
-        self.take_in(line);
+        // As a run that is resumed reads it: the parser may be off by the last bit of a number.
+        self.take_in(serde_json::from_str(&text)?);
         let append = || {
             let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
             let before = file.metadata()?.len();

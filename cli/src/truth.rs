@@ -6,11 +6,11 @@
 //! 4294967295 for none), and the magnitudes of the last rows in CSR form: `indptr` (u64), `index` (u32), `value` (f32).
 
 use crate::dump::{Dump, DumpWriter};
+use crate::files::read;
 use anyhow::{Context, Result, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
-use std::fs;
 use strata_core::metrics::recovery::{Recovery, Truth, recovery};
 use strata_core::model::Id;
 use strata_core::synth::{World, WorldConfig};
@@ -85,9 +85,7 @@ pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
 /// One sentence if `truth.json` is damaged or belongs to another dump.
 pub fn open(dump: &Dump) -> Result<Option<World>> {
     let Some(path) = dump.directory().map(|d| d.join(DESCRIPTION)).filter(|p| p.exists()) else { return Ok(None) };
-    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let read = || -> Result<Description> { Ok(serde_json::from_str(&text)?) };
-    let found = read().with_context(|| format!("reading {}", path.display()))?;
+    let found: Description = read::json(&path, read::SMALL)?;
     ensure!(
         found.format == "strata-truth" && found.version == 1,
         "{}: expected strata-truth of version 1, found {} of version {}",

@@ -50,4 +50,6 @@ mod sums;
 mod synth;
 mod synth_cli;
 mod tensor;
+#[cfg(unix)]
+mod torture;
 mod training;

@@ -228,8 +228,8 @@ fn a_resumed_run_has_its_own_settings_and_dump() {
     let resume = |dump: &Path, more: Vec<OsString>| {
         strata(&[args!["train", "--dump", *dump, "--out", run, "--resume"], more].concat())
     };
-    let sentence = ["own settings", "`train.steps`", "expected 30", "config.toml", "found 31"];
-    resume(&dump, args!["--set", "train.steps=31"]).fails(&sentence);
+    resume(&dump, args!["--set", "train.lr=0.5"]).fails(&["own settings", "`train.lr`", "config.toml", "found 0.5"]);
+    resume(&dump, args!["--set", "train.steps=29"]).fails(&["has taken 30 steps", "at least 30", "found 29"]);
     resume(&dump, args!["--seed", "5"]).fails(&["`seed`", "expected 0", "found 5"]);
     let mut changed = all.clone();
     changed[..600 * D].iter_mut().for_each(|v| *v += 1.0);
@@ -243,8 +243,8 @@ fn a_resumed_run_has_its_own_settings_and_dump() {
     assert_eq!(tree(&run), before);
     // Its own settings may be said again.
     let toml = fs::read_to_string(run.join("config.toml")).unwrap();
-    fs::write(run.join("config.toml"), toml.replace("steps = 30", "steps = 40")).unwrap();
-    resume(&dump, vec![]).fails(&["other settings", "`train.steps`", "expected 30", "found 40"]);
+    fs::write(run.join("config.toml"), toml.replace("batch = 48", "batch = 49")).unwrap();
+    resume(&dump, vec![]).fails(&["other settings", "`train.batch`", "expected 48", "found 49"]);
     fs::write(run.join("config.toml"), toml).unwrap();
     resume(&dump, args!["--set", "train.steps=30", "--config", run.join("config.toml")]).ok();
 }
@@ -269,40 +269,55 @@ fn the_same_rows_cut_into_other_sequences_are_another_dump() {
 }
 
 #[test]
-fn damaged_checkpoints_are_named() {
+fn damaged_checkpoints_are_named_and_the_older_one_serves() {
     let (_dir, dump, run) = trained(&[]);
     let reference = weights(&run);
-    fs::remove_file(run.join("final_info.json")).unwrap();
-    let newest = run.join("checkpoints/step-000000030");
-    let path = newest.join("state.safetensors");
-    let good = fs::read(&path).unwrap();
-    let resume = args!["train", "--dump", dump, "--out", run, "--resume"];
-    let place = path.display().to_string();
-    for at in [0, 9, good.len() / 2, good.len() - 1] {
+    let checkpoints = run.join("checkpoints");
+    let [older, newest] = ["step-000000028", "step-000000030"].map(|name| checkpoints.join(name));
+    let (state, sum) = ("state.safetensors", "state.sha256");
+    let good = fs::read(newest.join(state)).unwrap();
+    let flipped = |at: usize| {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
-        fs::write(&path, &bad).unwrap();
-        let before = tree(&run);
-        strata(&resume).fails(&[&place, "damaged", "SHA-256", "expected", "found", "go on from step 28"]);
-        assert_eq!(tree(&run), before);
+        bad
+    };
+    let cases = [
+        (state, Some(flipped(0)), "expected the SHA-256"),
+        (state, Some(flipped(9)), "expected the SHA-256"),
+        (state, Some(flipped(good.len() / 2)), "expected the SHA-256"),
+        (state, Some(flipped(good.len() - 1)), "expected the SHA-256"),
+        (state, Some(good[..good.len() / 2].to_vec()), "expected the SHA-256"),
+        (state, Some(Vec::new()), "expected the SHA-256"),
+        (state, None, "is missing"),
+        (sum, Some(b"nonsense".to_vec()), "expected a SHA-256"),
+        (sum, Some(vec![0xff]), "expected a SHA-256"),
+        (sum, Some(Vec::new()), "expected a SHA-256"),
+        (sum, None, "is missing"),
+    ];
+    let resume = args!["train", "--dump", dump, "--out", run, "--resume"];
+    let put = |path: &Path, bytes: &Option<Vec<u8>>| match bytes {
+        Some(bytes) => fs::write(path, bytes).unwrap(),
+        None => fs::remove_file(path).unwrap(),
+    };
+    for (name, bytes, why) in &cases {
+        put(&newest.join(name), bytes);
+        fs::remove_file(run.join("final_info.json")).unwrap();
+        fs::remove_dir_all(run.join("sae")).unwrap();
+        let ran = strata(&resume).ok();
+        let note = ran.err.lines().find(|l| l.contains("going on from step 28")).unwrap_or_default();
+        assert!(note.contains(why) && note.contains(&newest.join(name).display().to_string()), "{}", ran.err);
+        assert_eq!(weights(&run), reference);
+        assert_eq!(fs::read(newest.join(state)).unwrap(), good);
     }
-    fs::write(&path, &good[..good.len() / 2]).unwrap();
-    strata(&resume).fails(&[&place, "damaged"]);
-    fs::write(&path, &good).unwrap();
-    let sum = fs::read(newest.join("state.sha256")).unwrap();
-    fs::write(newest.join("state.sha256"), "nonsense").unwrap();
-    strata(&resume).fails(&["expected the SHA-256 nonsense"]);
-    fs::write(newest.join("state.sha256"), [0xff]).unwrap();
-    strata(&resume).fails(&["state.sha256"]);
-    fs::remove_file(newest.join("state.sha256")).unwrap();
-    strata(&resume).fails(&["state.sha256"]);
-    fs::write(newest.join("state.sha256"), sum).unwrap();
-    fs::remove_file(&path).unwrap();
-    strata(&resume).fails(&["state.safetensors"]);
-    // As the sentence says: without the damaged one it goes on from the one before, to the same bits.
-    fs::remove_dir_all(&newest).unwrap();
-    strata(&resume).ok();
-    assert_eq!(weights(&run), reference);
+    // With none that is whole, the newest is named, and nothing is touched.
+    for checkpoint in [&older, &newest] {
+        fs::write(checkpoint.join(state), &good[..9]).unwrap();
+    }
+    fs::remove_file(run.join("final_info.json")).unwrap();
+    let before = tree(&run);
+    let place = newest.join(state).display().to_string();
+    strata(&resume).fails(&[&place, "damaged", "no older checkpoint is whole", "to start over"]);
+    assert_eq!(tree(&run), before);
 }
 
 #[test]
@@ -348,6 +363,9 @@ fn flags_that_make_no_sense_are_refused() {
     let out = dir.path().join("out");
     strata(&args!["inspect", dump, "--threads", "0"]).fails(&["--threads", "expected 1 to", "found 0"]);
     strata(&args!["inspect", dump, "--threads", "100000"]).fails(&["--threads", "found 100000"]);
+    let mut threads = super::cli::command(&args!["inspect", dump]);
+    threads.env("RAYON_NUM_THREADS", "100000");
+    super::cli::finish(threads).fails(&["RAYON_NUM_THREADS", "found 100000"]);
     let capture = |more: &[&str]| {
         let mut all = args!["capture", "--out", out];
         all.extend(more.iter().map(OsString::from));
@@ -428,11 +446,13 @@ mod full_disk {
     use super::*;
     use crate::cli::{command, finish};
 
-    /// `strata` that may not write files of more than `blocks` times 512 bytes: the write fails with EFBIG.
-    fn limited(all: &[OsString], blocks: u64) -> crate::cli::Ran {
+    /// `strata` that may not write files of more than `blocks` times 512 bytes: the write fails with EFBIG, and unless
+    /// the signal is trapped from outside, it comes with one that ends a process.
+    fn limited(all: &[OsString], blocks: u64, is_trapped: bool) -> crate::cli::Ran {
         let strata = command(all);
         let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""));
+        let trap = if is_trapped { "trap '' XFSZ; " } else { "" };
+        shell.arg("-c").arg(format!("{trap}ulimit -f {blocks}; exec \"$0\" \"$@\""));
         shell.arg(strata.get_program()).args(strata.get_args()).env_remove("STRATA_SIMD");
         finish(shell)
     }
@@ -444,18 +464,26 @@ mod full_disk {
         let (new, out) = (dir.join("new"), dir.join("codes"));
         // Checkpoints are larger than 4 kB, settings and metrics of the first steps are not.
         let all = train_args(&dump, &new, &["train.checkpoint_every=3"]);
-        limited(&all, 16).fails(&["checkpoints/step-000000003", "writing", "too large"]);
+        for is_trapped in [true, false] {
+            limited(&all, 16, is_trapped).fails(&["checkpoints/step-000000003", "writing", "too large"]);
+            assert_no_leftovers(&new);
+            fs::remove_dir_all(new.join("checkpoints")).unwrap();
+            fs::rename(&new, dir.join(format!("stopped-{is_trapped}"))).unwrap();
+        }
+        limited(&all, 16, true).fails(&["too large"]);
         assert_no_leftovers(&new);
         assert_eq!(fs::read_dir(new.join("checkpoints")).unwrap().count(), 0);
         strata(&args!["train", "--dump", dump, "--out", new, "--resume"]).ok();
         assert_eq!(weights(&new), weights(&run));
 
         let encode = args!["encode", run, "--dump", dump, "--out", out];
-        limited(&encode, 4).fails(&["writing", "codes"]);
+        limited(&encode, 4, false).fails(&["writing", "codes"]);
         let capture = args!["capture", "--layer", "0", "--max-tokens", "1024", "--out", out];
-        limited(&capture, 4).fails(&["writing", "codes"]);
+        limited(&capture, 4, false).fails(&["writing", "codes"]);
         let eval = args!["eval", run, "--dump", dump];
-        limited(&eval, 0).fails(&["writing", "latents.jsonl"]);
+        // What was found is printed all the same.
+        let ran = limited(&eval, 0, false).fails(&["writing", "latents.jsonl"]);
+        assert!(ran.out.contains("fraction of variance unexplained"), "{}", ran.out);
         assert!(!out.exists() && !run.join("eval.json").exists() && !run.join("latents.jsonl").exists());
         assert_no_leftovers(dir);
         // The same commands without the limit.
@@ -496,7 +524,8 @@ mod full_disk {
         let filler = disk.0.join("filler");
         fs::write(&filler, vec![0; (1024 * 1024 - 5 * state / 2) as usize]).unwrap();
         let ran = strata(&train_args(&dump, &run, &["train.checkpoint_every=2"]));
-        ran.fails(&["writing", "checkpoints/step-", "the disk is full"]);
+        let err = ran.fails(&["writing", "checkpoints/step-", "the disk is full"]).err;
+        assert!(err.matches("full").count() == 1 && !err.contains("os error"), "said once: {err}");
         assert_no_leftovers(&run);
         let kept: Vec<String> = tree(&run).into_keys().filter(|n| n.ends_with("state.safetensors")).collect();
         assert!((1..=2).contains(&kept.len()), "{kept:?}");

@@ -195,6 +195,7 @@ fn a_run_directory_holds_what_formats_md_says() {
         "final_info.json",
         "metrics.jsonl",
         "sae/",
+        "sae/SHA256SUMS",
         "sae/cfg.json",
         "sae/sae_weights.safetensors",
     ];
@@ -340,7 +341,7 @@ fn encode_writes_the_codes_of_the_encoder_bit_for_bit() {
                 encoder.unwrap().encode_par(Par::Seq, &rows(600), codes1, codes2).unwrap();
             }
             let out = dir.path().join("codes.safetensors");
-            let mut all = args!["encode", run, "--dump", dump, "--out", out, "--json"];
+            let mut all = args!["encode", run, "--dump", dump, "--out", out, "--force", "--json"];
             if is_f16 {
                 all.extend(args!["--f16"]);
             }
@@ -381,10 +382,12 @@ fn codes_beyond_f16_are_refused_and_the_file_that_was_there_stays() {
     let dump = write_dump(&dir.path().join("large"), &large, D);
     let out = dir.path().join("codes.safetensors");
     fs::write(&out, "before").unwrap();
-    let ran = strata(&args!["encode", run, "--dump", dump, "--out", out, "--f16"]);
+    strata(&args!["encode", run, "--dump", dump, "--out", out]).fails(&["codes.safetensors", "exists", "--force"]);
+    let ran = strata(&args!["encode", run, "--dump", dump, "--out", out, "--f16", "--force"]);
     ran.fails(&["--f16", "level", "beyond the range of f16"]);
     assert_eq!(fs::read_to_string(&out).unwrap(), "before");
-    strata(&args!["encode", run, "--dump", dump, "--out", out]).ok();
+    strata(&args!["encode", run, "--dump", dump, "--out", out, "--force"]).ok();
+    assert_ne!(fs::read(&out).unwrap(), b"before");
     assert_no_leftovers(dir.path());
 }
 

@@ -456,6 +456,7 @@ fn what_cannot_be_exported_is_refused_in_one_sentence() {
         number.copy_from_slice(&(value.signum() * 3e38).to_le_bytes());
     }
     fs::write(&weights, bytes).unwrap();
+    fs::remove_file(run.join("sae/SHA256SUMS")).unwrap();
     for (format, parts) in [
         ("neuronpedia", &["reconstruction of level 1 is not finite"][..]),
         ("delphi", &["row ", "of level 1", "expected a finite activation, found inf"]),

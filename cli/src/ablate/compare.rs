@@ -3,7 +3,7 @@
 use super::plan::{Row, Suite};
 use crate::ablation::metric::METRICS;
 use crate::ablation::{Ablation, Difference, RowReport, RunReport, SuiteReport};
-use crate::files::read_json;
+use crate::files::read;
 use crate::settings;
 use anyhow::{Context, Result};
 use std::collections::BTreeMap;
@@ -31,7 +31,7 @@ pub fn report(
         for row in &suite.rows {
             let mut runs = Vec::new();
             for (seed, dir) in runs_of(suite, row)? {
-                let eval = read_json(&out.join(&dir).join("eval.json"))?;
+                let eval: serde_json::Value = read::json(&out.join(&dir).join("eval.json"), read::SMALL)?;
                 let metric = |at: &str| eval.pointer(at).and_then(serde_json::Value::as_f64).filter(|v| v.is_finite());
                 let metrics = METRICS.map(|m| (m.key.into(), metric(m.at))).into();
                 runs.push(RunReport { seed, metrics, dir: dir.display().to_string() });

@@ -14,6 +14,7 @@
 //! ```
 
 use super::plan::{Row, Suite};
+use crate::files::read;
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -41,7 +42,7 @@ struct OwnRun {
 pub fn read(file: Option<&Path>, sets: &[String]) -> Result<(Config, Option<Suite>)> {
     let Some(path) = file else { return Ok((settings::load(Config::default(), None, sets, None)?, None)) };
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading {name}"))?;
+    let text = read::text(path, read::SMALL)?;
     let mut table: Table = text.parse().with_context(|| name.clone())?;
     let base_row = match table.remove("base") {
         None => None,

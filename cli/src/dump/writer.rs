@@ -1,6 +1,6 @@
 //! A dump directory, written row by row in bounded memory, and seen whole or not at all.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use strata_core::format::dump_builder::{DumpBuilder, DumpFiles, DumpPart, Refusa
 
 pub use strata_core::format::dump_builder::DumpSpec;
 
-use crate::files::{io_error, parent_of, sync_directory, temporary_sibling};
+use crate::files::{PendingDirectory, io_error};
 
 /// What was written.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -41,18 +41,15 @@ pub struct DumpWriter {
 struct Directory {
     /// Where the dump will be.
     path: PathBuf,
-    directory: PathBuf,
-    /// The open file of each [`DumpPart`].
+    /// The open file of each [`DumpPart`]. Closed before the directory goes: some systems do not delete files that are
+    /// open.
     open: [Option<(PathBuf, File)>; 2],
+    directory: PendingDirectory,
 }
 
 impl Directory {
     fn create_beside(path: &Path) -> Result<Self> {
-        if path.symlink_metadata().is_ok() {
-            bail!("writing `{}`: it exists already; remove it or choose another name", path.display());
-        }
-        let directory = temporary_sibling(path)?;
-        fs::create_dir(&directory).map_err(|e| io_error("writing", path, &e))?;
+        let directory = PendingDirectory::create(path)?;
         Ok(Self { path: path.to_owned(), directory, open: [None, None] })
     }
 
@@ -66,7 +63,7 @@ impl DumpFiles for Directory {
     type Error = Error;
 
     fn create(&mut self, part: DumpPart, name: &str) -> Result<()> {
-        let path = self.directory.join(name);
+        let path = self.directory.hidden().join(name);
         let file = File::create_new(&path).map_err(|e| io_error("writing", &path, &e))?;
         self.open[part as usize] = Some((path, file));
         self.write(part, &[0; SHARD_HEADER])
@@ -87,7 +84,7 @@ impl DumpFiles for Directory {
     }
 
     fn write_whole(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = self.directory.join(name);
+        let path = self.directory.hidden().join(name);
         let write = || {
             let mut file = File::create_new(&path)?;
             file.write_all(bytes)?;
@@ -98,15 +95,6 @@ impl DumpFiles for Directory {
 
     fn refuse(&self, why: Refusal) -> Error {
         anyhow!("writing `{}`: {why}", self.path.display())
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        // Some systems do not delete files that are open.
-        self.open = [None, None];
-        // After `DumpWriter::finish` the directory has its name and is no longer here.
-        let _ = fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -158,13 +146,9 @@ impl DumpWriter {
     pub fn finish(self) -> Result<DumpSummary> {
         let Self { mut files, mut builder } = self;
         let manifest = builder.finish(&mut files)?;
-        sync_directory(&files.directory)?;
-        // On Unix a rename would replace an empty directory.
-        ensure!(files.path.symlink_metadata().is_err(), "writing `{}`: it exists by now", files.path.display());
-        fs::rename(&files.directory, &files.path).map_err(|e| io_error("writing", &files.path, &e))?;
-        sync_directory(parent_of(&files.path))?;
+        files.directory.finish()?;
         Ok(DumpSummary {
-            path: files.path.clone(),
+            path: files.path,
             n_rows: manifest.rows,
             n_shards: manifest.shards.len(),
             n_bytes: manifest.rows * (manifest.d * manifest.dtype.size_bytes()) as u64,

@@ -3,12 +3,11 @@
 use super::collect::{Collector, Text};
 use super::strongest::Place;
 use crate::dump::Dump;
-use crate::files::{PendingFile, io_error};
+use crate::files::{PendingFile, io_error, read};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 use strata_core::metrics::coherence::Partition;
@@ -176,7 +175,7 @@ pub fn write(records: &[LatentRecord], path: &Path) -> Result<()> {
 /// # Errors
 /// One sentence naming the file and the line.
 pub fn read(path: &Path) -> Result<Vec<LatentRecord>> {
-    let file = File::open(path).map_err(|e| io_error("reading", path, &e))?;
+    let file = read::open(path)?;
     let mut records = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|e| io_error("reading", path, &e))?;

@@ -22,10 +22,10 @@
 //! rows and its codes, 2^14 rows, and 1 MiB of tokens.
 
 use super::job::{Exported, Job, lacks, tokens};
-use super::pending::PendingDirectory;
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;
+use crate::files::PendingDirectory;
 use crate::files::{io_error, write_atomic};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;

@@ -24,13 +24,13 @@
 
 use super::histogram::Histograms;
 use super::job::{Exported, Job, lacks, tokens};
-use super::pending::PendingDirectory;
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::encode::each_block;
 use crate::eval::batches::{Sequences, each_group};
 use crate::eval::latents::{self, LatentRecord};
 use crate::eval::strongest::{Place, Strongest};
+use crate::files::PendingDirectory;
 use crate::files::io_error;
 use crate::run::Run;
 use anyhow::{Result, ensure};

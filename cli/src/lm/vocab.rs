@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use tokenizers::Tokenizer;
+use tokenizers::{ModelWrapper, Tokenizer};
+
+use crate::dump::check_token;
+use crate::panics::caught;
 
 /// How text becomes token ids.
 pub enum Vocab {
@@ -30,9 +33,14 @@ impl Vocab {
         if let Some(chars) = char_tokenizer(&v) {
             return Ok(Self::Chars(Chars::new(chars?)?));
         }
-        let mut t = Tokenizer::from_bytes(json).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
-        t.with_padding(None);
-        t.with_truncation(None).map_err(|e| anyhow!("truncation cannot be turned off: {e}"))?;
+        let read = || -> Result<Tokenizer> {
+            let mut t = Tokenizer::from_bytes(json).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
+            t.with_padding(None);
+            t.with_truncation(None).map_err(|e| anyhow!("truncation cannot be turned off: {e}"))?;
+            Ok(without_dropout(t))
+        };
+        let t = checked("it cannot be read", read)?;
+        t.get_vocab(true).iter().try_for_each(|(token, id)| check_token(*id as usize, token))?;
         Ok(Self::Tokenizer(Box::new(t)))
     }
 
@@ -72,12 +80,33 @@ impl Vocab {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Self::Chars(c) => c.encode(text),
-            Self::Tokenizer(t) => {
-                let e = t.encode_fast(text, false).map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
+            Self::Tokenizer(t) => checked("the tokenizer cannot encode the text", || {
+                let e = t.encode_fast(text, false);
+                let e = e.map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
                 Ok(e.get_ids().to_vec())
-            }
+            }),
         }
     }
+}
+
+/// Runs `f`, a piece of the library of tokenizers, which panics on some files and texts.
+///
+/// # Errors
+/// That of `f`; or `what` is the matter, with the words of the panic.
+fn checked<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    caught(f).map_err(|panic| anyhow!("{what}: the library of tokenizers fails on it ({panic})"))?
+}
+
+/// A tokenizer that merges always, as it does when a model is used: dropout is for training one, and draws at random.
+fn without_dropout(mut t: Tokenizer) -> Tokenizer {
+    if let ModelWrapper::BPE(bpe) = t.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        t.with_model(bpe);
+    }
+    t
 }
 
 impl Chars {

@@ -48,7 +48,8 @@ pub fn ordered<T: Send>(
                     }
                 }
             };
-            scope.spawn(move || pool.install(work));
+            let spawned = thread::Builder::new().spawn_scoped(scope, move || pool.install(work));
+            spawned.context("starting a thread")?;
         }
         for i in 0..n {
             let result = results[i % n_threads].recv().context("a thread of the language model stopped")?;

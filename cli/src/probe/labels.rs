@@ -7,7 +7,7 @@
 
 use crate::dump::Dump;
 use crate::eval::classes::TokenClasses;
-use crate::files::io_error;
+use crate::files::read;
 use anyhow::{Result, anyhow, bail, ensure};
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Labels {
             return Self::chars(dump);
         }
         let shown = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|e| io_error("reading", path, &e))?;
+        let bytes = read::bytes(path, read::LARGE)?;
         let (labels, attributes) = match path.extension().and_then(|e| e.to_str()) {
             Some("npy") => (npy(&bytes).map_err(|e| anyhow!("`{shown}`: {e}"))?, None),
             Some("safetensors") => tensors(&bytes).map_err(|e| anyhow!("`{shown}`: {e}"))?,

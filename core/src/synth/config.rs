@@ -1,8 +1,12 @@
 //! The constants of a synthetic world.
 
-use crate::gate::ROOT;
 use crate::{Error, Result};
 use alloc::format;
+
+/// The most features of a world, and the most numbers of their directions: 2 GiB in f64. A description may come from
+/// anyone.
+const MOST_FEATURES: usize = 1 << 20;
+const MOST_NUMBERS: usize = 1 << 28;
 
 /// The constants of a world.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -94,10 +98,23 @@ impl WorldConfig {
             }
             None => self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots)),
         };
+        // Tables of the children, and of SynthSAEBench also of pairs of dimensions and of factors.
+        let (rank, square) = self.bench.as_ref().map_or((0, 0), |b| (b.rank, self.d));
+        let fits = |n: usize| {
+            let sizes = [n.checked_mul(self.d), n.checked_mul(rank), square.checked_mul(square)];
+            n.max(self.children) <= MOST_FEATURES && sizes.iter().all(|s| s.is_some_and(|s| s <= MOST_NUMBERS))
+        };
         match features.and_then(|n| n.checked_add(self.flat)) {
             Some(0) => Err(Error::config("roots", "expected at least one feature, found none")),
-            Some(n) if n < ROOT as usize && n.checked_mul(self.d).is_some() => Ok(n),
-            _ => Err(Error::config("roots", "too many features")),
+            Some(n) if fits(n) => Ok(n),
+            _ => Err(Error::config(
+                "roots",
+                format!(
+                    "expected at most {MOST_FEATURES} features (`roots`, `children`, `flat`), and at most {MOST_NUMBERS} \
+                     numbers of their directions in {} dimensions, found more",
+                    self.d
+                ),
+            )),
         }
     }
 }

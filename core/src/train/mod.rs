@@ -23,6 +23,6 @@ pub use controller::{LambdaControl, ThresholdTracker};
 pub use counts::{Block, Counts};
 pub use objective::{Knobs, Losses, Objective};
 pub use optim::Adam;
-pub use schedule::{annealed_k, annealed_w1, is_long, learning_rate};
+pub use schedule::{agree, annealed_k, annealed_w1, is_long, learning_rate};
 pub use state::{Array, State};
 pub use trainer::{StepReport, Trainer};

@@ -1,6 +1,6 @@
 //! What depends on the step alone.
 
-use crate::config::{Balance, LevelConfig, LossConfig, TrainConfig};
+use crate::config::{Activation, Balance, Config, LevelConfig, LossConfig, TrainConfig};
 
 /// `lr * min((t + 1) / (warmup T), 1) * min((T - t) / (decay T), 1)` at step `t` of `T`: warm-up, constant, decay to 0.
 pub fn learning_rate(train: &TrainConfig, step: u64) -> f64 {
@@ -37,4 +37,36 @@ pub fn annealed_w1(loss: &LossConfig, balance: Balance, done: f64) -> Option<f64
     }
     let over = ((done - loss.w1_start) / (1.0 - loss.w1_start)).clamp(0.0, 1.0);
     Some(loss.w1 + (loss.w1_end - loss.w1) * over)
+}
+
+/// Returns whether the first `taken` steps of a training under `a` are those of one under `b`, which differs from it in
+/// `train.steps` at most: whether everything that depends on the share of the steps behind is the same at each of them.
+/// A training under `a` that has taken them can then go on to the bits of one under `b`.
+pub fn agree(a: &Config, b: &Config, taken: u64) -> bool {
+    a.train.steps == b.train.steps || (0..taken).all(|step| at(a, step) == at(b, step))
+}
+
+/// Everything at `step` that depends on `train.steps`.
+fn at(config: &Config, step: u64) -> ([f64; 3], Option<f64>, [bool; 6]) {
+    let steps = config.train.steps as f64;
+    let (before, done) = (step.saturating_sub(1) as f64 / steps, step as f64 / steps);
+    let levels = [&config.level1, &config.level2];
+    let uses = |activation: fn(Activation) -> bool| levels.iter().any(|l| activation(l.activation));
+    let is_penalised = uses(|a| !matches!(a, Activation::Topk | Activation::Batchtopk));
+    let is_tracked = uses(|a| a == Activation::Batchtopk);
+    let gate = &config.gate;
+    let moving = [
+        learning_rate(&config.train, step),
+        annealed_k(&config.level1, &config.train, step),
+        annealed_k(&config.level2, &config.train, step),
+    ];
+    let switches = [
+        done < gate.start,
+        step > 0 && before < gate.start,
+        done < gate.freeze,
+        done < config.source_start,
+        is_penalised && (done < config.train.warmup || done >= 0.9),
+        is_tracked && done < 0.5,
+    ];
+    (moving, annealed_w1(&config.loss, config.train.balance, done), switches)
 }

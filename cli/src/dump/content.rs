@@ -1,0 +1,42 @@
+//! A hash of what a dump holds, so that a run does not go on with other rows than it began with.
+
+use super::{Dump, Piece, Trail};
+use crate::console::check_interrupt;
+use anyhow::Result;
+use sha2::{Digest, Sha256};
+use strata_core::metrics::absorption::sample;
+
+/// Bytes that are hashed: all of a dump that has no more. Of a larger one, as many in stretches spread over it, so that
+/// a training does not begin with a long wait.
+const BYTES: u64 = 256 << 20;
+/// Bytes of a stretch.
+const STRETCH: u64 = 256 << 10;
+
+impl Dump {
+    /// Returns a hash of the stored rows: of all of them up to 256 MiB, else of 1,024 stretches of 256 KiB at places
+    /// that are always the same.
+    ///
+    /// # Errors
+    /// If Ctrl-C was pressed.
+    pub fn content(&self) -> Result<String> {
+        let row_bytes = (self.d * self.dtype.size_bytes()) as u64;
+        let rows = (STRETCH / row_bytes).max(1);
+        let starts: Vec<u64> = if self.n_bytes() <= BYTES {
+            (0..self.n_rows).step_by(usize::try_from(rows)?).collect()
+        } else {
+            sample(0, self.n_rows, usize::try_from((BYTES / (rows * row_bytes)).max(1))?, 0)
+        };
+        let mut hash = Sha256::new();
+        hash.update(format!("strata-dump-content-1 {} {} {}\n", self.n_rows, self.d, self.dtype));
+        let mut trail = Trail::default();
+        for start in starts {
+            check_interrupt()?;
+            for Piece { shard, range } in self.pieces(start, rows.min(self.n_rows - start) as usize)? {
+                trail.pass(shard, range.clone());
+                let at = |row: usize| shard.matrix.bytes.start + row * row_bytes as usize;
+                hash.update(&shard.map[at(range.start)..at(range.end)]);
+            }
+        }
+        Ok(hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect())
+    }
+}

@@ -1,0 +1,106 @@
+//! The bytes of a file, mapped wherever the file system can map, and otherwise read.
+
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::ops::{Deref, Range};
+use std::path::Path;
+
+use anyhow::Result;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
+use memmap2::{Mmap, MmapMut, MmapOptions};
+
+use crate::files::{io_error, read};
+
+/// The most that a page fault maps at once: a huge page.
+#[cfg(unix)]
+const AROUND_BYTES: usize = 2 << 20;
+
+/// The bytes of a file. They do not move.
+#[derive(Debug)]
+pub(super) struct Map {
+    bytes: Mmap,
+    /// Whether the pages are those of the file, so that one that is released is read again from there.
+    is_backed: bool,
+}
+
+impl Map {
+    /// Maps `path`.
+    ///
+    /// # Errors
+    /// One sentence with the path.
+    pub(super) fn of(path: &Path) -> Result<Self> {
+        Ok(Self::open(path)?.1)
+    }
+
+    /// Opens `path` and maps it: shared where that is possible, else private (some file systems in user space have
+    /// nothing else), else by reading it as a whole.
+    ///
+    /// # Errors
+    /// One sentence with the path.
+    #[allow(unsafe_code, reason = "mapping a file is unsafe in principle; see the SAFETY comment")]
+    pub(super) fn open(path: &Path) -> Result<(File, Self)> {
+        let file = read::open(path)?;
+        // SAFETY: the map is read-only and private to this process, and nothing in this process writes to a file that
+        // it has mapped: our writers make new files and rename them, which leaves the mapped ones alone. If another
+        // program overwrites the file in place, rows read later hold its bytes: every row is checked to be finite when
+        // it is read, token ids are plain integers, and all offsets were computed at opening, so that no memory outside
+        // the map is reached. If another program truncates the file, reading the map beyond its new end ends the
+        // process with SIGBUS. So the manual says that a dump must not be changed while it is in use.
+        let shared = unsafe { Mmap::map(&file) };
+        let refused = match shared {
+            Ok(bytes) => return Ok((file, Self { bytes, is_backed: true })),
+            Err(e) if e.kind() == ErrorKind::OutOfMemory => return Err(io_error("reading", path, &e)),
+            Err(e) => e,
+        };
+        // SAFETY: as above. A private map that nothing writes to shows the file as a shared one does.
+        let private = unsafe { MmapOptions::new().map_copy_read_only(&file) };
+        if let Ok(bytes) = private {
+            return Ok((file, Self { bytes, is_backed: true }));
+        }
+        let bytes = read_whole(&file).map_err(|e| match e.kind() {
+            ErrorKind::OutOfMemory => io_error("reading", path, &e),
+            // What was refused first says more about the file.
+            _ => io_error("reading", path, &refused),
+        })?;
+        Ok((file, Self { bytes, is_backed: false }))
+    }
+
+    /// Drops the pages of `range` from the memory of this process. They are read from the file again when they are
+    /// needed.
+    #[cfg(unix)]
+    #[allow(unsafe_code, reason = "this advice may lose what was written to a map; see the SAFETY comment")]
+    pub(super) fn release(&self, range: Range<usize>) {
+        if !self.is_backed {
+            return;
+        }
+        // A fault maps what lies around its page, too: the range grows to whole pieces of that size.
+        let (start, end) = (range.start / AROUND_BYTES * AROUND_BYTES, range.end.next_multiple_of(AROUND_BYTES));
+        let n_bytes = end.min(self.bytes.len()) - start;
+        // SAFETY: the map is read-only and backed by a file, so that no page of it holds anything that the file does
+        // not: the next access finds the same bytes.
+        let advised = unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
+        // Advice that is not taken costs memory, nothing else.
+        drop(advised);
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn release(&self, _: Range<usize>) {
+        let _ = self.is_backed;
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn read_whole(mut file: &File) -> std::io::Result<Mmap> {
+    let n = usize::try_from(file.metadata()?.len()).map_err(|_| ErrorKind::OutOfMemory)?;
+    let mut bytes = MmapMut::map_anon(n)?;
+    file.read_exact(&mut bytes)?;
+    bytes.make_read_only()
+}

@@ -1,0 +1,196 @@
+//! How a training begins: which process has the run directory, and what there is in it to go on with.
+
+use super::job::Job;
+use crate::checkpoint::{self, Loaded};
+use crate::console::Console;
+use crate::files::{Claim, io_error, remove_leftovers, words, write_atomic};
+use crate::settings;
+use anyhow::{Result, anyhow, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use strata_core::Config;
+use strata_core::train::{Array, State, agree};
+
+/// A run directory that is this process's own, with everything decided that depends on what is in it.
+pub(super) struct Start {
+    /// The checkpoint to go on from; none for a training that begins.
+    pub(super) saved: Option<State>,
+    /// Whether all steps were taken and only the model is missing.
+    pub(super) model_alone: bool,
+    /// What checkpoints say of where they come from.
+    pub(super) origin: Origin,
+    claim: Claim,
+    damaged: Vec<(PathBuf, String)>,
+    checkpoints: PathBuf,
+}
+
+/// Takes the run directory, making it if it is not there, and reads the checkpoint; `None` if the run is finished.
+///
+/// The directory is locked before anything in it is looked at, so that of two processes one is refused, whatever they
+/// find. A directory that was made here disappears again if nothing is put into it.
+///
+/// # Errors
+/// One sentence if another process has the run, it is there already, or it belongs to other settings or rows.
+pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> Result<Option<Start>> {
+    let run = job.run;
+    let claim = Claim::new(run)?;
+    let checkpoints = run.join("checkpoints");
+    if !job.resume && !is_vacant(run)? {
+        return Err(exists_already(run));
+    }
+    let origin = origin_of(job, n_train)?;
+    let mut start = Start { saved: None, model_alone: false, origin, claim, damaged: Vec::new(), checkpoints };
+    if !job.resume {
+        return Ok(Some(start));
+    }
+    let has_info = run.join("final_info.json").exists();
+    let has_model = ["cfg.json", "sae_weights.safetensors"].iter().all(|n| run.join("sae").join(n).exists());
+    let loaded = match checkpoint::load_newest(&start.checkpoints) {
+        // All that a finished run needs is there.
+        Err(error) if has_info && has_model => {
+            console.note(words::sentence(&error));
+            None
+        }
+        loaded => loaded?,
+    };
+    let steps = job.config.train.steps;
+    let Some(Loaded { step, mut state, damaged }) = loaded else {
+        if has_info && has_model {
+            console.note(format!("{} is finished already", run.display()));
+            return Ok(None);
+        }
+        if has_info {
+            bail!(
+                "{} is finished, but its model is gone, and there is no checkpoint to make it from: train it again into \
+                 another --out",
+                run.display()
+            );
+        }
+        console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
+        return Ok(Some(start));
+    };
+    let before = check_origin(&mut state, job, &start.origin)?;
+    if step > steps {
+        bail!("{} has taken {step} steps: `train.steps`: expected at least {step}, found {steps}", run.display());
+    }
+    if has_info && step == steps {
+        if has_model {
+            console.note(format!("{} is finished already", run.display()));
+            return Ok(None);
+        }
+        console.note(format!("{} is finished, but its model is gone: making it from the checkpoint", run.display()));
+        start.model_alone = true;
+    }
+    for (_, what) in &damaged {
+        console.note(format!("{what}; going on from step {step} instead"));
+    }
+    if before.train.steps != steps {
+        console.note(longer(&before, &job.config, step));
+    }
+    (start.saved, start.damaged) = (Some(state), damaged);
+    Ok(Some(start))
+}
+
+impl Start {
+    /// Puts the directory in order once it is certain that there is something to train: what cannot be trained leaves
+    /// no run behind, and a run as it was.
+    ///
+    /// # Errors
+    /// One sentence with the file that cannot be written or removed.
+    pub(super) fn commit(&mut self, run: &Path, config: &Config) -> Result<()> {
+        self.claim.keep();
+        [run, self.checkpoints.as_path(), &run.join("sae")].into_iter().try_for_each(remove_leftovers)?;
+        checkpoint::discard(&self.checkpoints, &self.damaged)?;
+        checkpoint::prune(&self.checkpoints)?;
+        if self.model_alone {
+            return Ok(());
+        }
+        let (path, text) = (run.join("config.toml"), settings::to_toml(config)?);
+        if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+            write_atomic(&path, text.as_bytes())?;
+        }
+        // The summary of a run that is trained further says that it is finished, which it no longer is.
+        let info = run.join("final_info.json");
+        if info.exists() {
+            fs::remove_file(&info).map_err(|e| io_error("removing", &info, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether nothing but leftovers is in `run`.
+fn is_vacant(run: &Path) -> Result<bool> {
+    let entries = fs::read_dir(run).map_err(|e| io_error("reading", run, &e))?;
+    Ok(entries.filter_map(Result::ok).all(|e| {
+        let name = e.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with('.') && name.ends_with(".strata.tmp")
+    }))
+}
+
+pub(super) fn exists_already(run: &Path) -> anyhow::Error {
+    anyhow!("{} exists already: pass --resume to go on with it, or choose another --out", run.display())
+}
+
+/// The sentence about a run that goes on to another number of steps, of which `taken` are behind it.
+fn longer(before: &Config, now: &Config, taken: u64) -> String {
+    let (from, to) = (before.train.steps, now.train.steps);
+    if agree(before, now, taken) {
+        return format!("going on to {to} steps instead of {from}: as if it had been {to} from the first step");
+    }
+    format!(
+        "going on to {to} steps instead of {from}: the result differs from that of {to} steps from the first one, since \
+         settings of the {taken} steps that were taken (learning rate, annealing, start of the gate) depend on \
+         `train.steps`"
+    )
+}
+
+/// What a checkpoint must go on with: texts, kept as the numbers of their bytes.
+type Origin = [(&'static str, String); 3];
+
+fn origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
+    // Where rows are held out depends on the sequences, which the fingerprint does not know.
+    let dump = format!("{} {n_train}", job.dump.fingerprint());
+    Ok([("dump", dump), (CONTENT, job.dump.content()?), ("config", settings::to_toml(&job.config)?)])
+}
+
+/// The hash of the rows; checkpoints of earlier versions do not have it.
+const CONTENT: &str = "content";
+
+/// Returns the settings of the checkpoint, which differ from those of the job in `train.steps` at most.
+///
+/// # Errors
+/// One sentence with what differs.
+fn check_origin(state: &mut State, job: &Job<'_>, origin: &Origin) -> Result<Config> {
+    let run = job.run.display();
+    let mut before = job.config.clone();
+    for (name, expected) in origin {
+        let name = *name;
+        let saved = match state.0.remove(name) {
+            Some(Array::U64(saved)) => saved,
+            None if name == CONTENT => continue,
+            _ => bail!("the checkpoint of {run} does not say its {name}"),
+        };
+        let saved = String::from_utf8(saved.into_iter().map(|b| b as u8).collect())?;
+        if saved == *expected {
+            continue;
+        }
+        if name == "dump" {
+            bail!("{run} was trained on another dump than {}: expected the same rows", job.dump.name());
+        }
+        if name == CONTENT {
+            bail!(
+                "rows of {} have changed since {run} was trained on them: expected the same rows; to train on these, \
+                 choose another --out",
+                job.dump.name()
+            );
+        }
+        before = settings::parse(&saved, "the checkpoint")?;
+        let mut compared = before.clone();
+        compared.train.steps = job.config.train.steps;
+        if let Some((key, saved, found)) = settings::difference(&compared, &job.config)? {
+            bail!("{run} was trained with other settings: `{key}`: expected {saved}, found {found} in its config.toml");
+        }
+    }
+    Ok(before)
+}

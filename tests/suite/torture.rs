@@ -1,0 +1,22 @@
+//! What hostile files, other processes, failing systems and impatient people do to the `strata` binary.
+
+mod hostile;
+mod inputs;
+mod leftovers;
+mod memory;
+mod runs;
+mod signals;
+mod tokenizers;
+
+use std::path::Path;
+use std::process::Command;
+
+/// Makes a pipe.
+fn fifo(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+/// Asks a process for its end.
+fn signal(name: &str, pid: u32) {
+    assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success());
+}
