@@ -493,7 +493,8 @@ fn bad_weights_are_said_in_one_sentence() {
 fn a_directory_without_its_files_is_said_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let err = || format!("{:#}", Lm::from_dir(dir.path()).err().unwrap());
-    assert!(err().starts_with(&format!("reading {}: ", dir.path().join("config.json").display())), "{}", err());
+    let config = dir.path().join("config.json");
+    assert!(err().starts_with(&format!("reading `{}`: ", config.display())), "{}", err());
     write(dir.path(), &tiny_config(), &[]);
     fs::remove_file(dir.path().join("meta.json")).unwrap();
     assert!(err().ends_with(" has neither tokenizer.json nor meta.json, so text cannot be encoded"), "{}", err());
@@ -502,7 +503,8 @@ fn a_directory_without_its_files_is_said_in_one_sentence() {
     fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
     assert!(err().contains("/tokenizer.json: not JSON: "), "{}", err());
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
-    assert!(err().starts_with(&format!("reading {}: ", dir.path().join("model.safetensors").display())), "{}", err());
+    let weights = dir.path().join("model.safetensors");
+    assert!(err().starts_with(&format!("reading `{}`: ", weights.display())), "{}", err());
     let index = dir.path().join("model.safetensors.index.json");
     fs::write(&index, "{}").unwrap();
     let want = "says that the weights are in several files, but they must be in one, model.safetensors";

@@ -79,7 +79,7 @@ pub fn means(run: &Path) -> Value {
     let mut means = read_json(&run.join("final_info.json"))["dump"]["means"].take();
     let of_the_machine = ["total_train_time", "avg_inference_tokens_per_second", "cpu_seconds", "peak_resident_bytes"];
     means.as_object_mut().unwrap().retain(|key, _| !of_the_machine.contains(&key.trim_end_matches("_mean")));
-    assert!(means["fvu2_mean"].is_number());
+    assert!(means["fvu2_mean"].is_number(), "{means}");
     means
 }
 

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, Result, anyhow, bail, ensure};
+use anyhow::{Error, Result, anyhow, ensure};
 use strata_core::Rows;
 use strata_core::format::dump::SHARD_HEADER;
 use strata_core::format::dump_builder::{DumpBuilder, DumpFiles, DumpPart, Refusal};
