@@ -464,8 +464,8 @@ strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
 strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 
 // Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
-// the model was saved with, else 0. The model has learned nothing of such a row, as which the first token of a sequence
-// often has: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
+// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
 // reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
 // training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
 // no row.

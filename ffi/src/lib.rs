@@ -402,8 +402,8 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
 }
 
 /// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
-/// the model was saved with, else 0. The model has learned nothing of such a row, as which the first token of a sequence
-/// often has: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+/// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
+/// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
 /// reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
 /// training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
 /// no row.
