@@ -300,8 +300,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         taken as f64 * batch as f64 / seconds.max(1e-9)
     ));
     if left_out > 0 {
-        console
-            .note(format!("left out {left_out} of the {} rows met in {passes:.1} passes over {n_train} rows", cursor));
+        console.note(format!("left out {left_out} of the {cursor} rows met in {passes:.1} passes over {n_train} rows"));
     }
     console.note(of_held_out(&watched, config, n_rows > n_train));
     warnings.iter().for_each(|warning| console.warn(warning));
