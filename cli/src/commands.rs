@@ -45,7 +45,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),
         Command::Train(args) => train_command(&args, isa, console),
-        Command::Eval(args) => eval_command(&args, isa, console).map(|()| 0),
+        Command::Eval(args) => eval_command(&args, isa, console),
         Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
         Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
@@ -144,7 +144,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     }
 }
 
-fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let run = Run::open(&args.run)?;
     let dump = open(&args.dump, &args.raw)?;
     let lm = match (&args.model, args.splice) {
@@ -165,13 +165,12 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     };
     // What was found is printed even if it cannot be written, as to find it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
-    let found = found.evaluation;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+        writeln!(console.out, "{}", serde_json::to_string_pretty(&found.evaluation)?)?;
     } else {
-        eval::print(&found, &mut console.out)?;
+        eval::print(&found.evaluation, &mut console.out)?;
     }
-    written
+    written.map(|()| u8::from(found.is_meaningless))
 }
 
 /// The embedded model, if the dump came from it.

@@ -33,6 +33,11 @@ impl Console<'_> {
         }
     }
 
+    /// Writes a warning on standard error, quiet or not: a run that went wrong says so.
+    pub fn warn(&mut self, sentence: impl AsRef<str>) {
+        self.error(format!("warning: {}", sentence.as_ref()));
+    }
+
     /// A line on standard error, quiet or not.
     pub fn error(&mut self, line: impl AsRef<str>) {
         let _ = writeln!(self.err, "{}", line.as_ref());

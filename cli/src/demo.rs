@@ -71,7 +71,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let run = Run::open(&run_path)?;
     let job =
         eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, out: None, isa };
-    let Found { evaluation: found, latents } = eval::eval(&job, console)?;
+    let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
     let page = report::report(&run_path, None)?;
     let seconds = started.elapsed().as_secs_f64();

@@ -4,12 +4,14 @@ use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::feed;
 use crate::files::{MadeDirectories, check_writable, read, write_atomic};
+use crate::health::{self, Asked, Evaluated};
 use crate::lm::Lm;
 use crate::lm::hook::layer_of;
 use crate::probe::{NamedAbsorption, character_absorption, description_length};
+use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use crate::settings;
-use crate::splice::{SpliceReport, splice};
+use crate::splice::{self, SpliceReport, splice};
 use crate::truth;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
@@ -22,15 +24,15 @@ use strata_core::metrics::composition::{CompositionNull, CompositionReport};
 use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::fidelity::FidelityReport;
 use strata_core::metrics::leak::LeakReport;
-use strata_core::metrics::patterns::PatternReport;
 use strata_core::metrics::patterns::across::AcrossReport;
+use strata_core::metrics::patterns::{PatternReport, Patterns};
 use strata_core::metrics::probe::mdl::MdlReport;
 use strata_core::metrics::recovery::Recovery;
 use strata_core::metrics::similarity::SimilarityReport;
 use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Config, Encoder, Isa, Par};
 
 pub(crate) mod batches;
 pub mod classes;
@@ -41,6 +43,7 @@ pub mod meta;
 pub mod sample;
 pub(crate) mod strongest;
 mod table;
+pub(crate) mod unit;
 mod words;
 
 pub use families::Coherence;
@@ -84,6 +87,14 @@ pub struct Evaluation {
     pub rows: [u64; 2],
     /// Whether training held them out: the settings of the run say so, and not every row was asked for.
     pub held_out: bool,
+    /// How often training went over its rows, where the model says so.
+    pub passes: Option<f64>,
+    /// Rows that no score counts, as training left them out.
+    pub left_out: LeftOutReport,
+    /// L0 of each level that the settings ask for; none where they are not known, or ask for none of a level by itself.
+    pub asked_l0: Option<[f64; 2]>,
+    /// What is wrong, a sentence each.
+    pub warnings: Vec<String>,
     /// Reconstruction, both levels.
     pub fidelity: FidelityReport,
     /// How sure the headline is.
@@ -130,6 +141,19 @@ pub struct Evaluation {
     pub splice: Option<SpliceReport>,
 }
 
+/// Rows that training left out, and what they would do to the headline.
+#[derive(Clone, Debug, Serialize)]
+pub struct LeftOutReport {
+    /// Norms over this are left out; none where every norm is kept.
+    pub norm_limit: Option<f64>,
+    /// Rows over the limit.
+    pub over_limit: u64,
+    /// Rows that are left out by their position or token.
+    pub named: u64,
+    /// FVU of each level on all rows, those that are left out included.
+    pub fvu_of_all: [f64; 2],
+}
+
 /// Where the latents of both levels fire.
 #[derive(Clone, Debug, Serialize)]
 pub struct PlacesReport {
@@ -162,6 +186,8 @@ pub struct Found {
     pub evaluation: Evaluation,
     /// `latents.jsonl`.
     pub latents: Vec<LatentRecord>,
+    /// Whether no score can mean anything; the last of the warnings says why.
+    pub is_meaningless: bool,
 }
 
 /// Evaluates, and writes `eval.json` and `latents.jsonl` into the run or where the job says.
@@ -211,32 +237,35 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         other.encoder(*isa)
     });
     let other = other.transpose()?;
-    let (rows, held_out) = rows_of(job)?;
+    let (rows, held_out, config) = rows_of(job)?;
+    let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let encoder = run.encoder(*isa)?;
     let (f1, f2) = (encoder.model().arch.f1, encoder.model().arch.f2);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
-    let mut seen = Collector::new(&encoder, dump, rows.clone(), first_scored)?;
+    let mut seen = Collector::new(&encoder, dump, &filter, rows.clone(), first_scored)?;
     if seen.tree.is_none() && !encoder.model().parents.is_empty() {
         console.note(format!(
             "{f1} x {f2} pairs of latents are too many to count: nothing is measured between the levels"
         ));
     }
+    let unit = seen.unit;
     let bar = console.bar("measuring", rows.end - rows.start, "tokens");
     let mut jobs = seen.jobs();
-    batches::each_group(&encoder, dump, rows.start, rows.end, |some| {
+    batches::each_group(&encoder, dump, &filter, unit, (rows.start, rows.end), |some| {
         collect::take_in(&mut jobs, some)?;
-        bar.inc(some.iter().map(|b| b.n() as u64).sum());
+        bar.inc(some.iter().map(|b| b.n() as u64 + b.left_out.total()).sum());
         Ok(())
     })?;
     drop(jobs);
     bar.finish_and_clear();
-    let splice = job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &rows, console)).transpose()?;
+    let splice =
+        job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;
     let spinner = console.spinner("comparing families, neighbours and nulls");
     let unembedding = job.lm.map(Lm::unembedding).transpose()?;
     let text = seen.text.as_ref();
-    let fidelity = seen.fidelity.report();
-    let composition = seen.tree.as_ref().map(|t| t.composition.report());
+    let mut fidelity = seen.fidelity.report();
+    let mut composition = seen.tree.as_ref().map(|t| t.composition.report());
     let fires2 = seen.level2.as_ref().map_or(&[][..], |l| l.fires());
     let similar = || families::similarity(&encoder, text, (seen.level1.fires(), fires2), unembedding.as_deref());
     let latents = latents::records(&latents::Sources {
@@ -247,8 +276,18 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         sse2: fidelity.level2.mse * fidelity.tokens as f64,
         unembedding: unembedding.as_deref(),
     })?;
+    // From here on in units of the activations.
+    for level in [&mut fidelity.level1, &mut fidelity.level2] {
+        level.mse = unit.up_squared(level.mse);
+    }
+    composition.iter_mut().flat_map(|c| &mut c.child).for_each(|child| child.gain = unit.up_squared(child.gain));
+    let places = |patterns: &Patterns| {
+        let mut report = patterns.report();
+        report.latent.iter_mut().for_each(|l| l.value_mean = unit.up(l.value_mean));
+        report
+    };
     let [scored1, scored2] = &seen.scored;
-    let sampled = Sampled::rows(&encoder, dump, rows.start, rows.end, SAMPLE, SEED)?;
+    let sampled = Sampled::rows(&encoder, dump, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
     let views = sampled.views(&encoder)?;
     // Beside each other: some of them cannot use all threads.
     let tree = seen.tree.as_ref();
@@ -274,17 +313,41 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     );
     let (composition_null, condition, coherence, similarity) = of_families?;
     let (description_length, absorption) = of_sample?;
+    let (level1, level2) = (seen.level1.report(), seen.level2.as_ref().map(|l| l.report()));
+    let asked = config.as_ref().map_or(Asked::Nothing, health::asked);
+    let asked_l0 = if let Asked::Each(asked) = asked { Some(asked) } else { None };
+    let (warnings, is_meaningless) = health::of_evaluation(&Evaluated {
+        rows: fidelity.tokens,
+        vary: !fidelity.level1.fvu.is_nan(),
+        fvu: [fidelity.level1.fvu, fidelity.level2.fvu],
+        l0: [level1.l0_mean, level2.as_ref().map_or(f64::NAN, |l| l.l0_mean)],
+        dead: [level1.dead, level2.as_ref().map_or(f64::NAN, |l| l.dead)],
+        latents: [f1, f2],
+        asked,
+        zeros: [health::zero_tail(dump)?, dump.n_rows()],
+    });
+    let LeftOut { over_limit, named } = seen.left_out;
+    let of_all = seen.fidelity_of_all.as_ref().map(|all| all.report());
     let evaluation = Evaluation {
         dump: dump.name().to_owned(),
         rows: [rows.start, rows.end - rows.start],
         held_out,
+        passes: run.origin.passes,
+        left_out: LeftOutReport {
+            norm_limit: filter.rule().norm_limit.map(f64::from),
+            over_limit,
+            named,
+            fvu_of_all: of_all.map_or([f64::NAN; 2], |all| [all.level1.fvu, all.level2.fvu]),
+        },
+        asked_l0,
+        warnings,
         intervals: intervals(&seen, encoder.model().arch.d)?,
-        level1: seen.level1.report(),
-        level2: seen.level2.as_ref().map(|l| l.report()),
+        level1,
+        level2,
         patterns: seen.places.as_ref().map(|p| PlacesReport {
             classes: p.classes.iter().flat_map(|c| c.names()).map(|n| (*n).to_owned()).collect(),
-            level1: p.level1.report(),
-            level2: (f2 > 0).then(|| p.level2.report()),
+            level1: places(&p.level1),
+            level2: (f2 > 0).then(|| places(&p.level2)),
         }),
         composition_null,
         across: seen.tree.as_ref().map(|t| t.across.report()),
@@ -299,7 +362,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         description_length,
         absorption,
         stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
-        recovery: world.map(|w| truth::score(&w, &encoder, first_scored, scored1, scored2)).transpose()?,
+        recovery: world.map(|w| truth::score(&w, &encoder, &seen.scored_rows, scored1, scored2)).transpose()?,
         composition,
         fidelity,
         splice,
@@ -307,7 +370,8 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     spinner.finish_and_clear();
     debug_assert_eq!(latents.len(), f1 + f2, "one record per latent of both levels");
     check_interrupt()?;
-    Ok(Found { evaluation, latents })
+    evaluation.warnings.iter().for_each(|warning| console.warn(warning));
+    Ok(Found { evaluation, latents, is_meaningless })
 }
 
 fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
@@ -327,20 +391,18 @@ fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
     })
 }
 
-/// The rows that training held out by the settings of the run; every row with `all`, or where it held out none.
-fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool)> {
+/// Returns the rows that training held out by the settings of the run, whether it did, and those settings; every row with
+/// `all`, or where it held out none.
+fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     let n = job.dump.n_rows();
     if n == 0 {
         bail!("{} has no rows", job.dump.name());
     }
     let path = job.run.dir.join("config.toml");
-    if job.all {
-        return Ok((0..n, false));
-    }
-    let Some(text) = read::optional_text(&path, read::SMALL)? else { return Ok((0..n, false)) };
+    let Some(text) = read::optional_text(&path, read::SMALL)? else { return Ok((0..n, false, None)) };
     let config = settings::parse(&text, &path.display().to_string())?;
     let (start, end) = feed::split(job.dump, config.data.holdout);
-    Ok(if start < end { (start..end, true) } else { (0..n, false) })
+    Ok(if start < end && !job.all { (start..end, true, Some(config)) } else { (0..n, false, Some(config)) })
 }
 
 /// Splices the reconstructions of the rows' tokens back into the model they came from.
@@ -348,6 +410,7 @@ fn splice_rows(
     job: &Job<'_>,
     encoder: &Encoder,
     lm: &Lm,
+    filter: &RowFilter<'_>,
     rows: &Range<u64>,
     console: &mut Console<'_>,
 ) -> Result<SpliceReport> {
@@ -365,7 +428,8 @@ fn splice_rows(
     let first = (rows.start as usize).next_multiple_of(context);
     let ids = tokens.get(first..rows.end as usize).filter(|ids| ids.len() >= context);
     let Some(ids) = ids else { bail!("the rows that are evaluated hold no whole sequence of {context} tokens") };
-    let sample = feed::sample(dump, dump.n_rows(), 1 << 16)?;
+    splice::check_window(lm, layer, dump, first as u64, &ids[..context])?;
+    let sample = feed::sample(dump, filter, dump.n_rows(), 1 << 16)?.rows;
     let d = dump.d();
     let mut mean = vec![0.0f64; d];
     sample.chunks(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x)));
@@ -386,6 +450,7 @@ fn splice_rows(
             Ok(())
         },
         &mean,
+        |i, x| filter.reason((first + i) as u64, x).is_some(),
     )?;
     spinner.finish_and_clear();
     Ok(report)

@@ -1,7 +1,8 @@
-//! The rows that each step trains on: a stateless order, outliers left out, one integer for the cursor, one batch read
-//! ahead.
+//! The rows that each step trains on: a stateless order without the rows that the filter leaves out, one integer for the
+//! cursor, one batch read ahead.
 
 use crate::dump::Dump;
+use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use std::mem;
@@ -10,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
-use strata_core::{Config, Isa, RowOrder};
+use strata_core::{Config, RowOrder};
 
 /// Returns the number of rows to train on, and of all rows: the last ones are held out, whole sequences of them where the
 /// dump has sequences.
@@ -32,7 +33,7 @@ const READERS: usize = 4;
 /// Reads the batches of a training in their order.
 pub struct Reader<'a> {
     dump: &'a Dump,
-    isa: Isa,
+    filter: &'a RowFilter<'a>,
     order: RowOrder,
     normalisation: Normalisation,
     cursor: u64,
@@ -41,8 +42,9 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// Prepares to read the first `n_train` rows of `dump` in the order of `config.seed`, normalised. `cursor` counts the
-    /// positions of the order that have been used: 0, or what [`Feed::cursor`] was.
+    /// Prepares to read the first `n_train` rows of `dump` without those that `filter` leaves out, in the order of
+    /// `config.seed`, normalised. `cursor` counts the positions of the order that have been used: 0, or what
+    /// [`Feed::cursor`] was.
     ///
     /// # Errors
     /// If the system does not start the threads that read.
@@ -50,14 +52,14 @@ impl<'a> Reader<'a> {
         dump: &'a Dump,
         n_train: u64,
         config: &Config,
+        filter: &'a RowFilter<'a>,
         normalisation: Normalisation,
         cursor: u64,
-        isa: Isa,
     ) -> Result<Self> {
         let order = RowOrder::new(config.seed, n_train, config.data.block, config.data.window);
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
-        Ok(Self { dump, isa, order, normalisation, cursor, ids: Vec::new(), threads })
+        Ok(Self { dump, filter, order, normalisation, cursor, ids: Vec::new(), threads })
     }
 
     /// Calls `train` with a feed of `n_batches` batches of `batch` rows. While `train` computes with one batch, threads of
@@ -100,11 +102,11 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Fills `out`, `(n, d)`, with the next rows that are no outliers, normalised; with anything once `stop` is set.
+    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised; with anything once `stop` is set.
     ///
-    /// No more rows are read than are needed, so that the cursor counts rows that were used or are outliers.
+    /// No more rows are read than are needed, so that the cursor counts rows that were used or left out.
     fn fill(&mut self, out: &mut [f32], stop: &AtomicBool) -> Result<()> {
-        let Self { dump, isa, order, normalisation, cursor, ids, threads } = self;
+        let Self { dump, filter, order, normalisation, cursor, ids, threads } = self;
         let d = dump.d();
         let mut filled = 0;
         let mut skipped = 0;
@@ -119,9 +121,9 @@ impl<'a> Reader<'a> {
             // In order, so that the first row that cannot be read is the one that is named.
             parts.into_iter().collect::<Result<()>>()?;
             *cursor += ids.len() as u64;
-            let read = filled..out.len() / d;
-            for i in read {
-                if normalisation.keeps(*isa, &out[i * d..(i + 1) * d]) {
+            let first = filled;
+            for i in first..out.len() / d {
+                if filter.keeps(ids[i - first], &out[i * d..(i + 1) * d]) {
                     out.copy_within(i * d..(i + 1) * d, filled * d);
                     filled += 1;
                     skipped = 0;
@@ -129,7 +131,8 @@ impl<'a> Reader<'a> {
                     skipped += 1;
                     if skipped > order.n_rows() {
                         bail!(
-                            "every row of {} is an outlier: its norm is more than `data.outlier` times the median",
+                            "every row of {} is left out: by `data.skip_first` or `data.skip_tokens`, or as its norm is \
+                             more than `data.outlier` times the median",
                             dump.name()
                         );
                     }
@@ -161,7 +164,7 @@ impl Feed<'_> {
     /// Returns the next batch, `(n, d)`, and waits for it where it has not been read yet.
     ///
     /// # Errors
-    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds only outliers; and after the
+    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
     /// last batch.
     pub fn next_batch(&mut self) -> Result<&[f32]> {
         // Behind the last batch no one takes the buffer.
@@ -188,14 +191,31 @@ impl Drop for Feed<'_> {
     }
 }
 
-/// Reads at most `wanted` rows of the first `n`: one at random from each of as many equal parts, so that no position in a
-/// sequence is preferred. The sample is always the same.
+/// Reads a sample of the first `n` rows: one at random from each of `wanted` equal parts, so that no position in a sequence
+/// is preferred, without those that `filter` leaves out. The sample is always the same.
 ///
 /// # Errors
-/// If a row cannot be read or is not finite.
-pub fn sample(dump: &Dump, n: u64, wanted: usize) -> Result<Vec<f32>> {
-    let ids = stratified(0, n, wanted, 0);
+/// If a row cannot be read or is not finite, or if the filter keeps none of them.
+pub fn sample(dump: &Dump, filter: &RowFilter<'_>, n: u64, wanted: usize) -> Result<Sample> {
+    let mut ids = stratified(0, n, wanted, 0);
+    let drawn = ids.len();
+    ids.retain(|row| !filter.names(*row));
+    let named = (drawn - ids.len()) as u64;
     let mut rows = vec![0.0; ids.len() * dump.d()];
     dump.read_rows(&ids, &mut rows)?;
-    Ok(rows)
+    let mut left_out = filter.retain(&mut ids, &mut rows);
+    left_out.named += named;
+    if rows.is_empty() {
+        bail!("{}: the rows that are left out are all of a sample of {drawn} rows", dump.name());
+    }
+    Ok(Sample { rows, left_out })
+}
+
+/// Some rows of a dump.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// `(n, d)`, raw.
+    pub rows: Vec<f32>,
+    /// Rows that were drawn and left out.
+    pub left_out: LeftOut,
 }

@@ -1,6 +1,7 @@
-//! Held-out rows during and right after training: FVU, and the speed of encoding.
+//! Held-out rows during and right after training: FVU, L0 and dead latents, and the speed of encoding.
 
 use crate::dump::Dump;
+use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use anyhow::Result;
 use std::path::Path;
@@ -21,10 +22,44 @@ pub struct HeldOut {
     n: usize,
 }
 
+/// The scores of a model on held-out rows, with the rule of inference.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Watched {
+    /// Rows that were scored.
+    pub rows: u64,
+    /// Rows that were not, as training leaves them out.
+    pub left_out: LeftOut,
+    /// Fraction of variance unexplained of each level; NaN for rows that are all equal.
+    pub fvu: [f64; 2],
+    /// The same over all rows, those that were left out included.
+    pub fvu_of_all: [f64; 2],
+    /// Mean number of latents that fire per row, of each level.
+    pub l0: [f64; 2],
+    /// Share of the latents of each level that fire on none of the rows; NaN for a level without latents.
+    pub dead: [f64; 2],
+}
+
+/// Sums over rows, in `f64`.
+struct Sums {
+    rows: u64,
+    mean: Vec<f64>,
+    total: f64,
+    sse: [f64; 2],
+}
+
+impl Sums {
+    fn new(d: usize) -> Self {
+        Self { rows: 0, mean: vec![0.0; d], total: 0.0, sse: [0.0; 2] }
+    }
+
+    fn fvu(&self) -> [f64; 2] {
+        self.sse.map(|sse| if self.total > 0.0 { sse / self.total } else { f64::NAN })
+    }
+}
+
 impl HeldOut {
     /// The first `most` held-out rows; without any, the last rows of training.
-    pub fn watched(dump: &Dump, n_train: u64, n_rows: u64, most: u64) -> Self {
-        let _ = dump;
+    pub fn watched(n_train: u64, n_rows: u64, most: u64) -> Self {
         if n_rows > n_train {
             return Self { start: n_train, n: (n_rows - n_train).min(most) as usize };
         }
@@ -32,45 +67,82 @@ impl HeldOut {
         Self { start: n_rows - n, n: n as usize }
     }
 
-    /// Normalised rows from `first` of those held out on.
-    fn rows<'x>(&self, dump: &Dump, trainer: &Trainer, first: u64, x: &'x mut [f32]) -> Result<&'x [f32]> {
-        dump.read_range(self.start + first, x.len() / dump.d(), x)?;
-        trainer.normalisation().apply(x);
-        Ok(x)
-    }
-
-    /// Fraction of variance unexplained of both levels, with the rule of inference.
+    /// Scores a trainer: rows within `filter`, and all of them.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite.
-    pub fn fvu(&self, dump: &Dump, trainer: &Trainer, isa: Isa) -> Result<[f64; 2]> {
+    pub fn watch(&self, dump: &Dump, trainer: &Trainer, filter: &RowFilter<'_>, isa: Isa) -> Result<Watched> {
         // On normalised rows: the weights are then the trainer's own, not a copy.
         let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), isa, Par::Rayon)?;
         let d = dump.d();
         let mut x = vec![0.0; self.n.min(PART) * d];
-        let parts = || (0..self.n).step_by(PART).map(|first| (first as u64, PART.min(self.n - first)));
-        let mut mean = vec![0.0f64; d];
+        let parts = || (0..self.n).step_by(PART).map(|first| (self.start + first as u64, PART.min(self.n - first)));
+        let (mut kept, mut all) = (Sums::new(d), Sums::new(d));
+        let mut left_out = LeftOut::default();
+        // By row, whether it is scored.
+        let mut keeps = Vec::with_capacity(self.n);
         for (first, n) in parts() {
-            let x = self.rows(dump, trainer, first, &mut x[..n * d])?;
-            x.chunks(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v)));
-        }
-        mean.iter_mut().for_each(|m| *m /= self.n as f64);
-        let (mut total, mut sse) = (0.0f64, [0.0f64; 2]);
-        let (mut hat1, mut hat2) = (x.clone(), x.clone());
-        for (first, n) in parts() {
-            let x = self.rows(dump, trainer, first, &mut x[..n * d])?;
-            let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
-            encoder.encode_par(Par::Rayon, x, &mut codes1, &mut codes2)?;
-            let (hat1, hat2) = (&mut hat1[..n * d], &mut hat2[..n * d]);
-            encoder.decode(&codes1, &codes2, hat1, hat2)?;
-            for (i, &v) in x.iter().enumerate() {
-                let v = f64::from(v);
-                total += (v - mean[i % d]).powi(2);
-                sse[0] += (f64::from(hat1[i]) - v).powi(2);
-                sse[1] += (f64::from(hat2[i]) - v).powi(2);
+            let x = &mut x[..n * d];
+            dump.read_range(first, n, x)?;
+            for (i, row) in x.chunks(d).enumerate() {
+                let reason = filter.reason(first + i as u64, row);
+                reason.into_iter().for_each(|r| left_out.count(r));
+                keeps.push(reason.is_none());
+            }
+            trainer.normalisation().apply(x);
+            for (row, keeps) in x.chunks(d).zip(&keeps[keeps.len() - n..]) {
+                for sums in if *keeps { vec![&mut kept, &mut all] } else { vec![&mut all] } {
+                    sums.rows += 1;
+                    sums.mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
+                }
             }
         }
-        Ok(sse.map(|s| s / total))
+        for sums in [&mut kept, &mut all] {
+            let n = sums.rows as f64;
+            sums.mean.iter_mut().for_each(|m| *m /= n);
+        }
+        let arch = encoder.model().arch;
+        let mut fires = [vec![0u64; arch.f1], vec![0u64; arch.f2]];
+        let (mut hat1, mut hat2) = (x.clone(), x.clone());
+        for (part, (first, n)) in parts().enumerate() {
+            let x = &mut x[..n * d];
+            dump.read_range(first, n, x)?;
+            trainer.normalisation().apply(x);
+            let mut codes = [Codes::new(), Codes::new()];
+            let [codes1, codes2] = &mut codes;
+            encoder.encode_par(Par::Rayon, x, codes1, codes2)?;
+            let (hat1, hat2) = (&mut hat1[..n * d], &mut hat2[..n * d]);
+            encoder.decode(codes1, codes2, hat1, hat2)?;
+            for i in 0..n {
+                let row = i * d..(i + 1) * d;
+                let keeps = keeps[part * PART + i];
+                for sums in if keeps { vec![&mut kept, &mut all] } else { vec![&mut all] } {
+                    for ((at, m), (h1, h2)) in
+                        row.clone().zip(&sums.mean).zip(hat1[row.clone()].iter().zip(&hat2[row.clone()]))
+                    {
+                        let v = f64::from(x[at]);
+                        sums.total += (v - m).powi(2);
+                        sums.sse[0] += (f64::from(*h1) - v).powi(2);
+                        sums.sse[1] += (f64::from(*h2) - v).powi(2);
+                    }
+                }
+                if keeps {
+                    for (fires, codes) in fires.iter_mut().zip(&codes) {
+                        let code = codes.row(i);
+                        let on = code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0);
+                        on.for_each(|(j, _)| fires[*j as usize] += 1);
+                    }
+                }
+            }
+        }
+        Ok(Watched {
+            rows: kept.rows,
+            left_out,
+            fvu: kept.fvu(),
+            fvu_of_all: all.fvu(),
+            l0: fires.each_ref().map(|f| f.iter().sum::<u64>() as f64 / kept.rows as f64),
+            dead: fires.map(|f| f.iter().filter(|n| **n == 0).count() as f64 / f.len() as f64),
+        })
     }
 }
 
@@ -80,7 +152,7 @@ impl HeldOut {
 /// If the run or a row cannot be read.
 pub fn encode_speed(dump: &Dump, n_train: u64, n_rows: u64, run: &Path, isa: Isa) -> Result<f64> {
     let encoder = Run::open(run)?.encoder(isa)?;
-    let held_out = HeldOut::watched(dump, n_train, n_rows, BLOCK as u64);
+    let held_out = HeldOut::watched(n_train, n_rows, BLOCK as u64);
     let mut x = vec![0.0; held_out.n * dump.d()];
     dump.read_range(held_out.start, held_out.n, &mut x)?;
     let (mut codes1, mut codes2) = (Codes::new(), Codes::new());

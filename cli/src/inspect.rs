@@ -7,6 +7,7 @@ use serde::Serialize;
 use strata_core::{Dtype, Par};
 
 use crate::dump::Dump;
+use crate::health::{self, zero_tail};
 
 /// Rows a chunk of work; fixed, so that the sums do not depend on the number of threads.
 const CHUNK: usize = 1024;
@@ -64,7 +65,9 @@ pub struct Inspection {
     pub max_norm: f64,
     /// Rows that are all zeros.
     pub n_zero: u64,
-    /// Rows longer than ten times the median.
+    /// Those of them that are the last rows of the dump without another one after them; 0 where not all was looked at.
+    pub n_zero_tail: u64,
+    /// Rows longer than ten times the median: with the default `data.outlier`, training and evaluation leave them out.
     pub n_outliers: u64,
     /// `||mean_i x_i||`, the length of what all rows have in common.
     pub norm_of_mean: f64,
@@ -276,6 +279,7 @@ fn look(
         min_norm: if n_finite == 0 { 0.0 } else { min_norm.into() },
         max_norm: max_norm.into(),
         n_zero,
+        n_zero_tail: if n_inspected == dump.n_rows() { zero_tail(dump)? } else { 0 },
         n_outliers,
         norm_of_mean,
         norm_of_mean_to_median: if median_norm > 0.0 { norm_of_mean / median_norm } else { 0.0 },
@@ -307,15 +311,11 @@ fn what_is_wrong(i: &Inspection) -> Option<String> {
     if i.total_variance <= 1e-12 * (i.norm_of_mean * i.norm_of_mean) {
         return Some(format!("all {n} rows are equal, so that there is nothing to learn"));
     }
+    if let Some(sentence) = health::zeros(i.n_zero_tail, i.n_rows) {
+        return Some(sentence);
+    }
     if i.n_zero * 2 > n {
         return Some(format!("{} of {n} rows are all zeros: were padding tokens captured?", i.n_zero));
-    }
-    if i.n_outliers * 100 > n {
-        let (count, max, median) = (i.n_outliers, i.max_norm, i.median_norm);
-        return Some(format!(
-            "{count} of {n} rows are over ten times longer than the median ({median:.4}, the longest {max:.4}) and \
-             would dominate the loss: leave those tokens out"
-        ));
     }
     if i.n_rows < i.d as u64 {
         return Some(format!("there are only {} rows for {} dimensions: capture more", i.n_rows, i.d));
@@ -359,7 +359,11 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     line("norm of mean", format!("{:.6}, {:.3} of the median norm", i.norm_of_mean, i.norm_of_mean_to_median))?;
     line("total variance", format!("{:.6}", i.total_variance))?;
     line("zero rows", i.n_zero.to_string())?;
-    line("outlier rows", format!("{} (over ten times the median norm)", i.n_outliers))?;
+    let fate = match i.n_outliers {
+        0 => "",
+        _ => "; training and evaluation leave them out, see `data.outlier`",
+    };
+    line("outlier rows", format!("{} (over ten times the median norm{fate})", i.n_outliers))?;
     line("not finite", format!("{} row(s)", i.n_not_finite))?;
     line("verdict", i.verdict.clone())
 }

@@ -2,13 +2,15 @@
 //!
 //! Sparse probing and targeted probe perturbation on every class of the labels, spurious correlation removal where there
 //! is a second attribute, description length, and, for the character classes of a dump, absorption. Everything on one
-//! bounded, seeded sample of examples; tested on whole stretches of sequences that nothing was fitted on.
+//! bounded, seeded sample of examples, whose rows and codes are divided by one number so that no score depends on the unit
+//! of the activations; tested on whole stretches of sequences that nothing was fitted on.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::eval::classes::TokenClasses;
 use crate::eval::sample::{Sampled, both_decoders, dictionary};
 use crate::files::write_atomic;
+use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
@@ -69,6 +71,8 @@ pub struct Probed {
     pub unit: Unit,
     /// Examples, and those that are tested on.
     pub examples: [usize; 2],
+    /// Rows that were drawn and not used, as the training of the model left them out.
+    pub rows_left_out: LeftOut,
     /// Sparse probing, a class at a time against the rest, balanced: chance is an accuracy of 1/2.
     pub classes: Vec<ClassProbes>,
     /// Classes without enough examples of either answer on either side of the split, or beyond the limit: left out.
@@ -126,16 +130,17 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     ensure!(!job.out.is_dir(), "writing `{}`: it is a directory", job.out.display());
     let labels = Labels::open(job.labels, dump)?;
     let encoder = run.encoder(isa)?;
+    let filter = RowFilter::of_model(dump, &run.origin.left_out, isa)?;
     console.note(format!("encoding up to {} {}", job.sample, unit_name(labels.unit)));
     let (sampled, label_of) = match labels.unit {
         Unit::Rows => {
-            let sampled = Sampled::rows(&encoder, dump, 0, dump.n_rows(), job.sample, seed)?;
+            let sampled = Sampled::rows(&encoder, dump, &filter, (0, dump.n_rows()), job.sample, seed)?;
             let rows = sampled.row.clone();
             (sampled, rows)
         }
         Unit::Sequences => {
             let starts = dump.sequence_starts().context("labels a sequence, of a dump without sequences")?;
-            Sampled::sequences(&encoder, dump, starts, job.sample, seed)?
+            Sampled::sequences(&encoder, dump, &filter, starts, job.sample, seed)?
         }
     };
     let of = |all: &[Option<u32>]| -> Vec<Option<u32>> { label_of.iter().map(|i| all[*i as usize]).collect() };
@@ -187,6 +192,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
         labels: job.labels.display().to_string(),
         unit: labels.unit,
         examples: [sampled.len(), sampled.is_test.iter().filter(|t| **t).count()],
+        rows_left_out: sampled.left_out,
         classes,
         left_out,
         tpp,
@@ -309,7 +315,12 @@ pub fn description_length(codes: &CodesView<'_>, sampled: &Sampled) -> Result<Op
     let step = step_for(FINEST, squares / n as f64, on as f64 / n as f64);
     let mut mdl = Mdl::new(codes.latents(), step)?;
     mdl.add(codes)?;
-    Ok(Some(mdl.report()))
+    let mut report = mdl.report();
+    for point in &mut report.points {
+        point.step *= sampled.scale;
+        point.squared_error *= sampled.scale * sampled.scale;
+    }
+    Ok(Some(report))
 }
 
 /// Absorption of every class of tokens of [`TokenClasses::hierarchies`] with enough examples in a sample of rows; none for
@@ -354,27 +365,30 @@ pub fn character_absorption(
 /// If `out` cannot be written to.
 pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(out, "{} {} of {}, {} to test on", p.examples[0], unit_name(p.unit), p.dump, p.examples[1])?;
+    if p.rows_left_out.total() > 0 {
+        writeln!(out, "{} rows are left out, as they were in training", p.rows_left_out.total())?;
+    }
     writeln!(out)?;
     writeln!(out, "accuracy on balanced rows (chance .5), from k latents of level 1, of level 2, and from the rows")?;
     writeln!(
         out,
-        "{:<16}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}",
+        "{:<16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
         "class", "n", "1: k=1", "k=5", "k=20", "2: k=1", "k=5", "k=20", "rows"
     )?;
     for c in &p.classes {
-        write!(out, "{:<16}{:>8}", c.name, c.examples)?;
+        write!(out, "{:<16} {:>8}", c.name, c.examples)?;
         for probes in [&c.level1, &c.level2] {
             for k in [1, 5, 20] {
                 let at = probes.iter().find(|s| s.k == k).map_or(f64::NAN, |s| s.accuracy);
-                write!(out, "{:>8}", number(at))?;
+                write!(out, " {:>7}", number(at))?;
             }
         }
-        writeln!(out, "{:>8}", number(c.dense.accuracy))?;
+        writeln!(out, " {:>7}", number(c.dense.accuracy))?;
     }
     let row = |out: &mut dyn Write, name: &str, values: &mut dyn Iterator<Item = f64>| -> std::io::Result<()> {
         write!(out, "{name:<24}")?;
         for v in values {
-            write!(out, "{:>8}", number(v))?;
+            write!(out, " {:>7}", number(v))?;
         }
         writeln!(out)
     };
@@ -408,14 +422,14 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "absorption: share of the class's tokens on which its main latents of level 1 are silent")?;
         writeln!(
             out,
-            "{:<16}{:>8}{:>8}{:>8}{:>10}{:>10}{:>10}{:>10}",
+            "{:<16} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
             "class", "tokens", "main", "F1", "silent", "absorbed", "missed", "fraction"
         )?;
         for a in &p.absorption {
             let s = &a.found.scope[0];
             writeln!(
                 out,
-                "{:<16}{:>8}{:>8}{:>8}{:>10}{:>10}{:>10}{:>10}",
+                "{:<16} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
                 a.name,
                 a.found.found,
                 s.main.len(),
@@ -433,6 +447,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
 fn number(value: f64) -> String {
     match value {
         v if !v.is_finite() => "-".into(),
+        v if v >= 1e6 => format!("{v:.1e}"),
         v if v >= 2.0 => format!("{v:.0}"),
         v => format!("{v:.3}"),
     }

@@ -19,6 +19,7 @@ mod atlas;
 mod charts;
 mod docs;
 mod embed;
+mod facts;
 mod headline;
 mod metrics;
 mod number;
@@ -146,6 +147,7 @@ fn run_page(dir: &Path) -> Result<String> {
     if !dir.join("sae").exists() && !lines.is_empty() {
         notes.push("Training has not finished: the curves end where it stands.".into());
     }
+    notes.extend(facts::notes(eval.as_ref(), read_json(&dir.join("final_info.json"))?.as_ref()));
     let docs = Docs::load();
     let training = charts::training(&lines);
     let sparsity = eval.as_ref().map(charts::sparsity).unwrap_or_default();

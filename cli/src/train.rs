@@ -10,8 +10,10 @@ use crate::console::{self, Console, Orderly};
 use crate::dump::Dump;
 use crate::feed::{self, Feed, Reader};
 use crate::files::{io_error, read, write_atomic};
-use crate::heldout::{self, HeldOut};
+use crate::health::{self, Asked};
+use crate::heldout::{self, HeldOut, Watched};
 use crate::memory;
+use crate::row_filter::RowFilter;
 use crate::run;
 use crate::settings;
 use crate::usage::Usage;
@@ -26,7 +28,7 @@ use strata_core::config::Activation;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, StepReport, Trainer};
-use strata_core::{Config, Isa, Par};
+use strata_core::{Config, Par};
 
 /// Rows on which the held-out loss is measured during training.
 const WATCHED_ROWS: u64 = 4096;
@@ -89,6 +91,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
     let Some(mut start) = start(job, n_train, console)? else { return Ok(End::Done) };
     let mut cursor = 0;
+    let mut filter = RowFilter::of_settings(dump, &config.data, *isa)?;
+    let mut drawn = None;
     let mut trainer = match start.saved.take() {
         Some(mut state) => {
             cursor = state.take_u64("cursor", 1)?[0];
@@ -97,12 +101,17 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
         None => {
             let spinner = console.spinner("measuring the rows");
-            let rows = feed::sample(dump, n_train, config.data.stats_rows)?;
-            let normalisation =
-                Normalisation::measure(*isa, &rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
-            let mut sample: Vec<f32> =
-                rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
-            drop(rows);
+            let found = feed::sample(dump, &filter, n_train, config.data.stats_rows)?;
+            let normalisation = Normalisation::measure(*isa, &found.rows, dump.d(), &config.data)
+                .with_context(|| dump.name().to_owned())?;
+            let kept = || found.rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r));
+            let over = found.rows.len() / dump.d() - kept().count();
+            drawn = Some((
+                found.left_out.total() + over as u64,
+                found.left_out.named + (found.rows.len() / dump.d()) as u64,
+            ));
+            let mut sample: Vec<f32> = kept().take(256).flatten().copied().collect();
+            drop(found);
             normalisation.apply(&mut sample);
             let trainer = Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?;
             spinner.finish_and_clear();
@@ -110,11 +119,17 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
     };
 
+    filter.set_limit(trainer.normalisation().norm_limit);
+    if let Some((left_out, of)) = drawn.filter(|(left_out, _)| *left_out > 0) {
+        console.note(leaves_out(&filter, config, left_out, of));
+    }
+
     start.commit(run, config)?;
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;
-    let held_out = HeldOut::watched(dump, n_train, n_rows, WATCHED_ROWS);
+    let held_out = HeldOut::watched(n_train, n_rows, WATCHED_ROWS);
+    let mut watched = None;
 
     let steps = config.train.steps;
     let batch = config.train.batch as u64;
@@ -123,7 +138,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // Until the last step is taken an interrupt ends the training with a checkpoint, and the process waits for it.
     let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
-    let reader = Reader::new(dump, n_train, config, trainer.normalisation().clone(), cursor, *isa)?;
+    let reader = Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?;
     let state_of = |trainer: &Trainer, feed: &Feed<'_>| {
         let mut state = trainer.state();
         state.put("cursor", Array::U64(vec![feed.cursor()]));
@@ -135,7 +150,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let calibrate = |trainer: &mut Trainer| -> Result<()> {
         let levels = [&config.level1, &config.level2];
         if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
-            trainer.calibrate(&calibration_rows(dump, n_train, trainer, *isa)?)?;
+            trainer.calibrate(&calibration_rows(dump, n_train, trainer, &filter)?)?;
         }
         Ok(())
     };
@@ -146,6 +161,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let take_steps = |feed: &mut Feed<'_>| -> Result<End> {
         while trainer.step_count() < steps {
             let report = trainer.step(feed.next_batch()?)?;
+            cursor = feed.cursor();
             let taken = trainer.step_count();
             bar.set_position(taken * batch);
             let last = taken == steps;
@@ -169,9 +185,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             if line {
                 let elapsed = mark.0.elapsed().as_secs_f64();
                 let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-                let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
+                let found = if watch { Some(held_out.watch(dump, &trainer, &filter, *isa)?) } else { None };
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
-                log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
+                log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
+                watched = found.or(watched.take());
                 // The next speed is that of steps alone.
                 mark = (Instant::now(), taken);
             }
@@ -193,7 +210,13 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if end != End::Done {
         return Ok(end);
     }
+    // A run that is resumed behind its last step has not been watched yet.
+    let watched = match watched {
+        Some(found) => found,
+        None => held_out.watch(dump, &trainer, &filter, *isa)?,
+    };
     let seconds = started.elapsed().as_secs_f64();
+    let passes = cursor as f64 / n_train as f64;
     let origin = Origin {
         model: dump.model().map(str::to_owned),
         hook: dump.hook().map(str::to_owned),
@@ -202,6 +225,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         steps,
         rows: steps * batch,
         seed: config.seed,
+        passes: Some(passes),
+        left_out: filter.rule().clone(),
     };
     // The optimiser's memory is free before the model is written.
     let model = trainer.model();
@@ -229,31 +254,83 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         means["cpu_seconds_mean"] = json!(cpu_s);
         means["peak_resident_bytes_mean"] = json!(bytes);
     }
-    let info = json!({ dump.name(): { "means": means } });
+    let left_out = cursor - steps * batch;
+    let warnings = health::of_training(&health::Training {
+        config,
+        held_out: &watched,
+        is_held_out: n_rows > n_train,
+        best_fvu: log.best_held_out,
+        dead: log.last["dead"].as_array().map(|dead| [0, 1].map(|l| dead[l].as_u64().unwrap_or(0))),
+        passes,
+        n_train,
+        zeros: health::zero_tail(dump)?,
+        n_rows,
+    });
+    let asked_l0 = if let Asked::Each(asked) = health::asked(config) { Some(asked) } else { None };
+    // Rows as they were met: those of a second pass count twice.
+    let rows = json!({
+        "trained_on": n_train, "held_out": n_rows - n_train, "passes": passes, "met": cursor,
+        "left_out": left_out, "rule": filter.rule(),
+    });
+    let info = json!({ dump.name(): {
+        "means": means, "rows": rows, "asked_l0": asked_l0, "held_out": watched,
+        "warnings": warnings,
+    } });
     write_atomic(&run.join("final_info.json"), format!("{info:#}\n").as_bytes())?;
     let taken = steps - first_step;
     console.note(format!(
         "trained {taken} steps of {batch} tokens in {seconds:.1} s ({:.0} tokens/s)",
         taken as f64 * batch as f64 / seconds.max(1e-9)
     ));
+    if left_out > 0 {
+        console.note(format!("left out {left_out} of the {cursor} rows met in {passes:.1} passes over {n_train} rows"));
+    }
+    console.note(of_held_out(&watched, config, n_rows > n_train));
+    warnings.iter().for_each(|warning| console.warn(warning));
     drop(start);
     Ok(End::Done)
 }
 
-/// Rows of the training, normalised, for the thresholds at its end: always the same ones.
-fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, isa: Isa) -> Result<Vec<f32>> {
-    let normalisation = trainer.normalisation();
-    let d = dump.d();
-    let mut rows = feed::sample(dump, n_train, CALIBRATION_ROWS.min(CALIBRATION_NUMBERS / d).max(1))?;
-    let mut kept = 0;
-    for i in 0..rows.len() / d {
-        if normalisation.keeps(isa, &rows[i * d..(i + 1) * d]) {
-            rows.copy_within(i * d..(i + 1) * d, kept * d);
-            kept += 1;
-        }
+/// Returns the sentence about the rows that a training will leave out, `left_out` of a sample of `of` rows.
+fn leaves_out(filter: &RowFilter<'_>, config: &Config, left_out: u64, of: u64) -> String {
+    let mut which = Vec::new();
+    if let Some(limit) = filter.rule().norm_limit {
+        which.push(format!("a norm over {limit:.3}, {} times the median (`data.outlier`)", config.data.outlier));
     }
-    rows.truncate(kept * d);
-    normalisation.apply(&mut rows);
+    if config.data.skip_first > 0 {
+        which.push(format!("one of the first {} positions of a sequence", config.data.skip_first));
+    }
+    if !filter.rule().skip_tokens.is_empty() {
+        which.push("a token of `data.skip_tokens`".into());
+    }
+    let share = 100.0 * left_out as f64 / of as f64;
+    format!("leaving out about {share:.2} % of the rows: those with {}", which.join(", or with "))
+}
+
+/// Returns the sentence about what the held-out rows say.
+fn of_held_out(w: &Watched, config: &Config, is_held_out: bool) -> String {
+    let levels = if config.level2.latents > 0 { 2 } else { 1 };
+    let list = |of: &dyn Fn(usize) -> String| (0..levels).map(of).collect::<Vec<_>>().join(" and ");
+    let asked = match health::asked(config) {
+        Asked::Each(asked) => format!(" of {} asked for", list(&|l| asked[l].to_string())),
+        Asked::Together(asked) => format!(" of {asked} asked for together"),
+        Asked::Nothing => String::new(),
+    };
+    format!(
+        "on {} {}: FVU {}, L0 {}{asked}, {} of the latents silent",
+        w.rows,
+        if is_held_out { "held-out rows" } else { "rows of the training (none were held out)" },
+        list(&|l| format!("{:.4}", w.fvu[l])),
+        list(&|l| format!("{:.2}", w.l0[l])),
+        list(&|l| format!("{:.1} %", 100.0 * w.dead[l])),
+    )
+}
+
+/// Returns normalised rows of the training, for the thresholds at its end: always the same ones.
+fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, filter: &RowFilter<'_>) -> Result<Vec<f32>> {
+    let most = CALIBRATION_ROWS.min(CALIBRATION_NUMBERS / dump.d()).max(1);
+    let mut rows = feed::sample(dump, filter, n_train, most)?.rows;
+    trainer.normalisation().apply(&mut rows);
     Ok(rows)
 }
 
@@ -343,7 +420,7 @@ impl Log {
         tokens: u64,
         speed: f64,
         seconds: f64,
-        held_out: Option<[f64; 2]>,
+        held_out: Option<&Watched>,
     ) -> Result<()> {
         let l = &r.losses;
         let line = json!({
@@ -352,7 +429,9 @@ impl Log {
             "lr": r.lr, "lambda": r.lambda, "k": r.k, "tau": r.tau, "w": r.w, "grad_norm": r.grad_norm,
             "balance": { "n1": l.balance.own, "n2": l.balance.through, "cosine": l.balance.cosine },
             "gate_on": r.gate_on, "moved": r.moved[0], "reseeded": r.moved[1],
-            "tokens_per_s": speed, "seconds": self.seconds_before + seconds, "held_out_fvu": held_out,
+            "tokens_per_s": speed, "seconds": self.seconds_before + seconds,
+            "held_out_fvu": held_out.map(|w| w.fvu), "held_out_fvu_of_all": held_out.map(|w| w.fvu_of_all),
+            "held_out_left_out": held_out.map(|w| w.left_out.total()),
             "cpu_seconds": self.cpu_seconds(), "peak_resident_bytes": Usage::now().peak_resident_bytes,
         });
         let text = format!("{line}\n");

@@ -113,16 +113,22 @@ pub fn first_scored(world: &World, start: u64, end: u64) -> u64 {
     end - most.min(end - start)
 }
 
-/// Scores a model against the world, given its codes of the tokens from `first` on.
+/// Scores a model against the world, given its codes of the tokens `rows`, ascending.
 ///
 /// # Errors
 /// As [`recovery`].
-pub fn score(world: &World, encoder: &Encoder, first: u64, codes1: &Codes, codes2: &Codes) -> Result<Recovery> {
+pub fn score(world: &World, encoder: &Encoder, rows: &[u64], codes1: &Codes, codes2: &Codes) -> Result<Recovery> {
     let arch = encoder.model().arch;
-    let n = codes1.n();
-    let mut magnitude = vec![0.0; n * world.n_features()];
+    let (n, features) = (rows.len(), world.n_features());
+    let mut magnitude = vec![0.0; n * features];
     let mut x = vec![0.0; n * arch.d];
-    world.sample(first, n, &mut x, Some(&mut magnitude));
+    let mut from = 0;
+    for run in rows.chunk_by(|a, b| a + 1 == *b) {
+        let to = from + run.len();
+        let part = &mut magnitude[from * features..to * features];
+        world.sample(run[0], run.len(), &mut x[from * arch.d..to * arch.d], Some(part));
+        from = to;
+    }
     let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &magnitude };
     let parents = &encoder.model().parents;
     Ok(recovery(

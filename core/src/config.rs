@@ -19,7 +19,7 @@ pub use crate::gate::GateKind;
 pub use crate::loss::Consistency;
 pub use crate::setting::{Allowed, Section, Setting, Value};
 pub use crate::source::Source;
-pub use data::DataConfig;
+pub use data::{DataConfig, TokenName};
 pub use gate::{GateConfig, Parents};
 pub use level::LevelConfig;
 pub use loss::LossConfig;

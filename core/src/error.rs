@@ -69,6 +69,15 @@ pub enum Error {
         /// How many bytes.
         bytes: usize,
     },
+    /// A number that is too large for the sum that it is added to.
+    Range {
+        /// What it is.
+        what: &'static str,
+        /// The number.
+        value: f64,
+        /// It has to be below this in magnitude.
+        limit: f64,
+    },
     /// A buffer of the caller is too small.
     Capacity {
         /// Which buffer.
@@ -108,6 +117,9 @@ impl fmt::Display for Error {
             Self::NotFinite { what, at } => write!(f, "{what} is not finite {at}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
             Self::Memory { what, bytes } => write!(f, "out of memory: {what} needs {bytes} bytes"),
+            Self::Range { what, value, limit } => {
+                write!(f, "{what}: expected a number below {limit:e} in magnitude, found {value:e}")
+            }
             Self::Capacity { what, needed, got } => {
                 write!(f, "{what}: {needed} entries are needed, the buffer has {got}")
             }

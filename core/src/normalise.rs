@@ -15,6 +15,7 @@ use crate::config::{Activation, DataConfig, GateKind, ModelKind};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
 use crate::model::{Id, Model};
+use crate::row_rule::is_over;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -103,7 +104,7 @@ impl Normalisation {
 
     /// Whether training uses this raw row.
     pub fn keeps(&self, isa: Isa, row: &[f32]) -> bool {
-        libm::sqrtf(reduce::sum_squares(isa, row)) <= self.norm_limit
+        !is_over(isa, row, self.norm_limit)
     }
 
     /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.

@@ -94,6 +94,8 @@ pub enum Value {
     Number(f64),
     /// One of the words of an enum.
     Word(&'static str),
+    /// A list with this many entries.
+    List(usize),
 }
 
 /// The values that a setting can have. Its `Display` says so in words.
@@ -107,6 +109,8 @@ pub enum Allowed {
     Integer(RangeInclusive<u64>),
     /// A number in this range; the smallest positive number as its low end excludes 0.
     Number(RangeInclusive<f64>),
+    /// A list of token ids and texts.
+    Tokens,
 }
 
 /// Whatever can stand in a table of settings: a value, or a section of its own.
@@ -142,7 +146,7 @@ impl Setting {
             (Allowed::Integer(range), Value::Integer(value)) => range.contains(&value),
             (Allowed::Number(range), Value::Number(value)) => range.contains(&value),
             // The types of the other settings hold nothing else.
-            (Allowed::Switch | Allowed::Choice(_), _) => true,
+            (Allowed::Switch | Allowed::Choice(_) | Allowed::Tokens, _) => true,
             (Allowed::Integer(_) | Allowed::Number(_), _) => false,
         };
         if is_allowed {
@@ -189,6 +193,8 @@ impl fmt::Display for Value {
             Self::Number(value) if value.is_finite() => write!(f, "{value:e}"),
             Self::Number(value) => write!(f, "{value}"),
             Self::Word(value) => f.write_str(value),
+            Self::List(0) => f.write_str("[]"),
+            Self::List(n) => write!(f, "[{n} entries]"),
         }
     }
 }
@@ -197,6 +203,7 @@ impl fmt::Display for Allowed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Switch => f.write_str("true or false"),
+            Self::Tokens => f.write_str("ids and texts"),
             Self::Choice(words) => f.write_str(&words.join(", ")),
             Self::Integer(range) if *range.end() == u64::MAX => write!(f, "at least {}", range.start()),
             Self::Integer(range) => write!(f, "{} to {}", range.start(), range.end()),

@@ -332,6 +332,12 @@ class ctx {
     }
     result steer(strata_rows_mut x, const std::vector<strata_edit> &edits) { return steer(x, edits.data(), edits.size()); }
 
+    // flags: of x.n_rows rows, STRATA_ROW_OVER_LIMIT or 0.
+    result row_flags(const strata_rows &x, std::vector<std::uint8_t> &flags) {
+        flags.resize(x.n_rows);
+        return detail::said(strata_row_flags(get(), &x, flags.data(), flags.size()), get());
+    }
+
     result stats_update(const strata_rows &x) { return detail::said(strata_stats_update(get(), &x), get()); }
     result stats_read(strata_stats &out) const {
         out = strata_stats{};

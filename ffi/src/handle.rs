@@ -5,7 +5,7 @@ use crate::codes::{CodesIn, CodesOut};
 use crate::failure::{Failure, Outcome};
 use crate::files;
 use crate::message::Message;
-use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, check_reserved, params};
+use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, STRATA_ROW_OVER_LIMIT, check_reserved, params};
 use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::pool::Pool;
@@ -21,12 +21,14 @@ use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Arch, Codes, Id, Scratch, WeightType};
-use strata_core::{Encoder, Error, Isa, Model, Par};
+use strata_core::{Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
 pub struct strata_model {
     encoder: Arc<Encoder>,
     max_active: [usize; 2],
+    /// Rows that training left out.
+    left_out: RowRule,
 }
 
 /// What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
@@ -96,14 +98,14 @@ impl strata_model {
         };
         // As float, twice; in the file they may be f16.
         check_memory(weights_len.saturating_mul(4))?;
-        let (model, _) = read().map_err(Failure::reading)?;
+        let (model, origin) = read().map_err(Failure::reading)?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
         }
         let max_active = [model.max_active(1), model.max_active(2)];
         let encoder = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, weights);
         let encoder = encoder.map_err(Failure::reading)?;
-        Ok(Self { encoder: Arc::new(encoder), max_active })
+        Ok(Self { encoder: Arc::new(encoder), max_active, left_out: origin.left_out })
     }
 
     pub(crate) fn info(&self) -> strata_model_info {
@@ -163,6 +165,7 @@ pub(crate) struct Ctx {
     n_edits: Vec<u8>,
     /// On the heap: accumulators have several kilobytes, and contexts are made on small stacks, too.
     stats: Option<Box<Stats>>,
+    left_out: RowRule,
     /// Of the last call.
     message: Message,
 }
@@ -221,7 +224,7 @@ impl Ctx {
         let lanes = (0..n_threads).map(lane).collect();
         let (decoded, bytes, n_edits) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d), vec![0; f1 + f2]);
         let (engine, message) = (Engine { encoder, pool, lanes }, Message::new());
-        Ok(Self { engine, decoded, bytes, n_edits, stats: None, message })
+        Ok(Self { engine, decoded, bytes, n_edits, stats: None, left_out: model.left_out.clone(), message })
     }
 
     pub fn arch(&self) -> Arch {
@@ -335,6 +338,19 @@ impl Ctx {
             }
             Ok(())
         })
+    }
+
+    /// Hands over the flag of each row.
+    pub fn row_flags(&mut self, x: &RowsIn, mut put: impl FnMut(usize, u8)) -> Outcome {
+        x.check_finite().map_err(Failure::of("x"))?;
+        let Self { engine, left_out, .. } = self;
+        let encoder = &engine.encoder;
+        let row = &mut engine.lanes[0].x[..encoder.model().arch.d];
+        for i in 0..x.n {
+            x.widen(i, row);
+            put(i, if left_out.is_over(encoder.isa(), row) { STRATA_ROW_OVER_LIMIT as u8 } else { 0 });
+        }
+        Ok(())
     }
 
     pub fn stats(&self) -> strata_stats {

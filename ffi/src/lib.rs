@@ -263,10 +263,10 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 }
 
 /// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode, strata_steer,
-/// strata_stats_update or strata_stats_read with this context, or "" if the call succeeded. Never NULL. The string
-/// belongs to the context, is valid until the next call with it, and must not be freed. A NULL context, a context in
-/// use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One thread at a
-/// time per context. Cost: none.
+/// strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if the call succeeded. Never
+/// NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+/// a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
+/// thread at a time per context. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_char {
     // SAFETY: see the crate.
@@ -398,6 +398,41 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
     with_ctx(ctx, |ctx| {
         // SAFETY: see the crate.
         unsafe { write(out, ctx.stats()) }.map_err(Failure::of("out"))
+    })
+}
+
+/// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
+/// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
+/// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+/// reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
+/// training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
+/// no row.
+///
+/// flags_len is the number of elements of flags, at least x->n_rows.
+/// Errors: SHAPE, DTYPE, NOT_FINITE for x as for strata_encode; CAPACITY for flags_len below x->n_rows; BUSY. One thread
+/// at a time per context; the calling thread computes. Cost: one pass over the rows. No allocation.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_row_flags(
+    ctx: *mut strata_ctx,
+    x: *const strata_rows,
+    flags: *mut u8,
+    flags_len: usize,
+) -> strata_status {
+    with_ctx(ctx, |ctx| {
+        // SAFETY: see the crate.
+        let x = unsafe { RowsIn::new(x, ctx.arch().d) }.map_err(Failure::of("x"))?;
+        if flags_len < x.n {
+            return Err(Error::Capacity { what: "flags", needed: x.n, got: flags_len }.into());
+        }
+        if x.n > 0 {
+            writable(flags).map_err(Failure::of("flags"))?;
+        }
+        ctx.row_flags(&x, |i, flag| {
+            // SAFETY: `i < x.n <= flags_len`.
+            let place = unsafe { flags.add(i) };
+            // SAFETY: the place is the caller's to write; see the crate.
+            unsafe { place.write(flag) };
+        })
     })
 }
 

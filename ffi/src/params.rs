@@ -33,6 +33,9 @@ pub const STRATA_EDIT_ADD: u32 = 0_u32;
 /// kept. Encoding x again need not give strength, as other latents respond to the change, too.
 pub const STRATA_EDIT_SET: u32 = 1_u32;
 
+/// Flag of a row: its norm is over the limit of the rows that the model was trained on.
+pub const STRATA_ROW_OVER_LIMIT: u32 = 1_u32;
+
 /// Receives the sentence that explains a failure. Zero the struct and set struct_size, or nothing is written; only a call
 /// that fails writes it.
 #[repr(C)]

@@ -228,7 +228,7 @@ fn attribution_refuses_what_does_not_fit_and_then_adds_nothing() {
     assert!(matches!(add(&[1.0], &[0.0], Decoders { b_dec: &[], ..good }), Err(Error::Shape { what: "b_dec", .. })));
     assert!(matches!(add(&[f32::NAN], &[0.0], good), Err(Error::NotFinite { at: At::Token(0), .. })));
     assert!(matches!(add(&[1.0], &[f32::INFINITY], good), Err(Error::NotFinite { at: At::Token(0), .. })));
-    assert!(matches!(add(&[1.0], &[1e20], good), Err(Error::Capacity { .. })));
+    assert!(matches!(add(&[1.0], &[1e20], good), Err(Error::Range { .. })));
     assert_eq!(a.report().tokens, 0);
     assert!(matches!(paths(Par::Seq, &[0.0; 3], &[0.0; 2], 2, 1), Err(Error::Shape { expected: 2, got: 3, .. })));
     assert!(matches!(paths(Par::Seq, &[0.0; 4], &[0.0; 3], 2, 1), Err(Error::Shape { expected: 2, got: 3, .. })));

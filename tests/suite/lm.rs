@@ -108,7 +108,7 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
         x_hat2.copy_from_slice(x);
         Ok(())
     };
-    let report = |n| in_pool(n, || splice(model(), 2, ids, T, halve, &mean).unwrap());
+    let report = |n| in_pool(n, || splice(model(), 2, ids, T, halve, &mean, |_, _| false).unwrap());
     let r = report(2);
     eprintln!("{r:?}");
     assert_eq!(r.level2, r.clean);
@@ -118,6 +118,14 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
     assert_eq!(r.n_tokens, 40 * 127);
     assert_eq!(r, report(1));
     assert_eq!(r, report(3));
+    assert_eq!((r.rows_left_out, r.of_all), (0, [r.level1, r.level2]));
+
+    // Rows that stay are not replaced, in no way; and what replacing them would do is said.
+    let some = splice(model(), 2, ids, T, halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
+    assert_eq!((some.rows_left_out, some.of_all, some.clean), (40 * 64, [r.level1, r.level2], r.clean));
+    assert!(some.level1 < r.level1 && some.mean_ablated < r.mean_ablated);
+    let all = splice(model(), 2, ids, T, halve, &mean, |_, _| true).unwrap();
+    assert_eq!((all.level1, all.mean_ablated, all.of_all), (r.clean, r.clean, [r.level1, r.level2]));
 }
 
 #[test]
@@ -127,7 +135,7 @@ fn splice_names_the_level_that_is_not_finite() {
         x_hat2.fill(f32::NAN);
         Ok(())
     };
-    let e = splice(model(), 1, &golden_ids(), T, bad, &[0.0; 128]).unwrap_err();
+    let e = splice(model(), 1, &golden_ids(), T, bad, &[0.0; 128], |_, _| false).unwrap_err();
     assert_eq!(e.to_string(), "the reconstruction of level 2 is not finite");
 }
 

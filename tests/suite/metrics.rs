@@ -565,9 +565,9 @@ fn composition_refuses_tables_that_are_too_large_and_parents_that_are_not_there(
     let infinite = CodesView::new(&[0, 0, 1], &[0], &[f32::INFINITY], 2).unwrap();
     assert!(matches!(Sparsity::new(2).add(&infinite), Err(Error::NotFinite { at: At::Token(1), .. })));
     let huge = CodesView::new(&[0, 1], &[0], &[1e15], 2).unwrap();
-    assert!(matches!(Sparsity::new(2).add(&huge), Err(Error::Capacity { .. })));
+    assert!(matches!(Sparsity::new(2).add(&huge), Err(Error::Range { .. })));
     let errors = Errors { error: &[0.0], decoder2: &[1.0, 1.0], d: 1 };
     let one = CodesView::new(&[0, 0], &[], &[], 3).unwrap();
-    assert!(matches!(c.add(&one, &huge, Some(errors)), Err(Error::Capacity { .. })));
+    assert!(matches!(c.add(&one, &huge, Some(errors)), Err(Error::Range { .. })));
     assert_eq!(c.report().tokens, 0);
 }

@@ -123,9 +123,19 @@ fn files() -> Vec<Value> {
     // Needs a language model of the width of the rows: its fields are those of the struct.
     assert!(first["splice"].is_null(), "a splice without a language model: {}", first["splice"]);
     let x = 0.5;
-    let splice =
-        SpliceReport { clean: x, level1: x, level2: x, mean_ablated: x, recovered1: x, recovered2: x, n_tokens: 1 };
+    let splice = SpliceReport {
+        clean: x,
+        level1: x,
+        level2: x,
+        mean_ablated: x,
+        recovered1: x,
+        recovered2: x,
+        n_tokens: 1,
+        rows_left_out: 1,
+        of_all: [x; 2],
+    };
     first["splice"] = json!(splice);
+    first["warnings"] = json!(["level 1 has collapsed"]);
 
     train(&dump, &at("comp"), &["decoder=comp"]);
     strata(&args!["eval", at("comp"), "--dump", dump, "--all"]).ok();

@@ -313,7 +313,7 @@ fn patterns_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(matches!(p.add(&codes(&[1.0]), &[0], Some(&[])), Err(Error::Shape { .. })));
     assert!(matches!(p.add(&codes(&[1.0]), &[0], Some(&[2])), Err(Error::Index { index: 2, len: 2, .. })));
     assert!(matches!(p.add(&codes(&[f32::INFINITY]), &[0], None), Err(Error::NotFinite { at: At::Token(0), .. })));
-    assert!(matches!(p.add(&codes(&[1e7]), &[0], None), Err(Error::Capacity { .. })));
+    assert!(matches!(p.add(&codes(&[1e7]), &[0], None), Err(Error::Range { .. })));
     assert_eq!(p.report().tokens, 0);
     assert!(matches!(Patterns::new(1 << 22, 0), Err(Error::Config { .. })));
     assert!(matches!(Across::new(2, &[0, 2]), Err(Error::Index { index: 2, len: 2, .. })));

@@ -203,9 +203,15 @@ fn tpp_and_scr_equal_the_formulas_a_token_at_a_time() {
     }
     for point in &found.points {
         let want = g.f64(&format!("scr.{}", point.n));
-        for (got, want) in [point.scr, point.a, point.b].into_iter().zip(want) {
-            assert!((got - want).abs() < 1e-9, "{point:?} {want}");
+        for (l, got) in [point.a, point.b].into_iter().enumerate() {
+            // Undefined only where the bias costs less than two standard errors, which are `1 / sqrt(n)` at most.
+            let lost = found.clean[l] - found.biased[l];
+            let n = [&tasks.a, &tasks.b][l].test.row.len() as f64;
+            let undefined = got.is_nan() && lost <= 2.0 / n.sqrt();
+            assert!(undefined || (got - want[1 + l]).abs() < 1e-9, "{point:?} {want:?}");
         }
+        assert!(point.scr.is_nan() || (point.scr - want[0]).abs() < 1e-9, "{point:?} {want:?}");
+        assert!(!point.a.is_nan(), "{point:?}");
     }
     let err = tpp(Par::Seq, &p.examples(), &[], &[2], &settings).unwrap_err();
     assert_eq!(err.to_string(), "classes of TPP: expected 2, found 0");
@@ -251,8 +257,8 @@ fn clean_latents_have_a_perfect_tpp_and_scr() {
     let found = scr(Par::Seq, &ex, &ScrTasks { a: task(&a), b: task(&b), biased }, &[2], &settings).unwrap();
     assert!(found.biased[0] < 0.9 && found.biased[1] == 1.0, "the probe follows the larger attribute: {found:?}");
     let s = &found.points[0];
-    // Along the other direction nothing was lost, which scores 0.
-    assert!(s.scr == s.a && s.a > 0.9 && s.b == 0.0 && s.removed == [2, 2], "{s:?}");
+    // Along the other direction nothing was lost, and nothing can be won back.
+    assert!(s.scr == s.a && s.a > 0.9 && s.b.is_nan() && s.removed == [2, 2], "{s:?}");
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn all() -> Vec<Setting> {
 fn outside(allowed: &Allowed) -> Vec<String> {
     match allowed {
         Allowed::Switch => vec![],
-        Allowed::Choice(_) => vec![],
+        Allowed::Choice(_) | Allowed::Tokens => vec![],
         Allowed::Integer(range) => {
             let low = range.start().checked_sub(1);
             let high = range.end().checked_add(1);

@@ -132,15 +132,21 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         let width = suite.rows.iter().map(|r| r.name.chars().count() + 2).max().unwrap_or(0).max(suite.name.len() + 2);
         write!(out, "{:<width$}", suite.name)?;
         for (_, title) in shown() {
-            write!(out, "{title:>8}")?;
+            write!(out, " {title:>8}")?;
         }
         writeln!(out, "  FVU2 less that of {} [95 %]", suite.base)?;
         for row in &suite.rows {
             write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
             for (metric, _) in shown() {
                 let digits = metric.digits;
-                let text = row.mean[metric.key].map_or_else(|| "-".into(), |value| format!("{value:.digits$}"));
-                write!(out, "{text:>8}")?;
+                let text = row.mean[metric.key].map_or_else(
+                    || "-".into(),
+                    |value| match format!("{value:.digits$}") {
+                        plain if plain.len() <= 8 => plain,
+                        _ => format!("{value:.1e}"),
+                    },
+                );
+                write!(out, " {text:>8}")?;
             }
             match row.difference.get("fvu2") {
                 Some(Difference { mean: Some(mean), low: Some(low), high: Some(high), .. }) => {

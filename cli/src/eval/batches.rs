@@ -1,7 +1,9 @@
 //! The rows of an evaluation, cut in batches of whole sequences, encoded and decoded in parallel, handed over in order.
 
+use super::unit::Unit;
 use crate::console::check_interrupt;
 use crate::dump::Dump;
+use crate::row_filter::{LeftOut, Reason, RowFilter};
 use anyhow::Result;
 use std::sync::OnceLock;
 use strata_core::metrics::fidelity::Fidelity;
@@ -83,10 +85,16 @@ pub struct RowWords {
     pub topic: Vec<u32>,
 }
 
-/// Whole sequences, encoded and decoded.
+/// Whole sequences without the rows that the filter leaves out, encoded and decoded; every number in [`Unit`]s.
 pub struct Batch {
-    /// Its first row in the dump.
-    pub start: u64,
+    /// Its rows in the dump, ascending.
+    pub rows: Vec<u64>,
+    /// The position of each of its rows in its sequence, rows that are left out counted.
+    pub positions: Vec<u32>,
+    /// Rows of its sequences that are left out.
+    pub left_out: LeftOut,
+    /// The sums of those rows; none where a reconstruction of them is not finite.
+    pub fidelity_left_out: Option<Fidelity>,
     /// The number of its first sequence among those evaluated.
     pub sequence: u64,
     /// Where each of its sequences begins, in rows of the batch; then the number of rows.
@@ -112,11 +120,6 @@ impl Batch {
     /// Its rows.
     pub fn n(&self) -> usize {
         self.codes[0].n()
-    }
-
-    /// The place of each of its rows in its sequence.
-    pub fn positions(&self) -> Vec<u32> {
-        self.sequences().flat_map(|(_, rows)| 0..rows.len() as u32).collect()
     }
 
     /// Its sequences, as ranges of its rows, with their numbers among all.
@@ -153,7 +156,7 @@ fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item 
     })
 }
 
-/// Encodes and decodes rows `start..end`, and hands them to `use_batches` in order, some batches at a time; the next ones
+/// Encodes and decodes rows `start..end` without those that `filter` leaves out, and hands them to `use_batches` in order, some batches at a time; the next ones
 /// are encoded meanwhile.
 ///
 /// Memory: 16 batches of rows, their codes, and three times as many numbers of reconstructions.
@@ -163,15 +166,16 @@ fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item 
 pub fn each_group(
     encoder: &Encoder,
     dump: &Dump,
-    start: u64,
-    end: u64,
+    filter: &RowFilter<'_>,
+    unit: Unit,
+    (start, end): (u64, u64),
     mut use_batches: impl FnMut(&[Batch]) -> Result<()> + Send,
 ) -> Result<()> {
     let mut places = places(Sequences::new(dump), start, end);
     let mut next = || -> Vec<Place> { places.by_ref().take(TOGETHER).collect() };
     let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
     let mut make = |places: Vec<Place>| -> Result<Vec<Batch>> {
-        let made = |lanes: &mut Lanes, i: usize| made(encoder, dump, &places[i], lanes);
+        let made = |lanes: &mut Lanes, i: usize| made(encoder, dump, filter, unit, &places[i], lanes);
         Par::Rayon.map_in(&mut lanes, places.len(), made).into_iter().collect()
     };
     let mut batches = make(next())?;
@@ -185,7 +189,14 @@ pub fn each_group(
     Ok(())
 }
 
-fn made(encoder: &Encoder, dump: &Dump, place: &Place, lanes: &mut Lanes) -> Result<Batch> {
+fn made(
+    encoder: &Encoder,
+    dump: &Dump,
+    filter: &RowFilter<'_>,
+    unit: Unit,
+    place: &Place,
+    lanes: &mut Lanes,
+) -> Result<Batch> {
     let d = dump.d();
     let n = *place.bounds.last().unwrap_or(&0);
     let mut x = vec![0.0; n * d];
@@ -199,9 +210,68 @@ fn made(encoder: &Encoder, dump: &Dump, place: &Place, lanes: &mut Lanes) -> Res
     }
     let (mut hat1, mut error) = (vec![0.0; n * d], vec![0.0; n * d]);
     encoder.decode(codes1, codes2, &mut hat1, &mut error)?;
+    // Of raw rows, as the limit of the norm is.
+    let reasons = |x: &[f32]| -> Vec<Option<Reason>> {
+        (place.start..).zip(x.chunks_exact(d)).map(|(row, x)| filter.reason(row, x)).collect()
+    };
+    let reasons = if filter.keeps_all() { vec![None; n] } else { reasons(&x) };
+    for values in [&mut x, &mut hat1, &mut error] {
+        unit.divide(values);
+    }
+    codes.iter_mut().chain(&mut open).for_each(|codes| unit.divide(&mut codes.value));
+    let Place { start, sequence, ref bounds, .. } = *place;
+    let mut rows: Vec<u64> = (start..start + n as u64).collect();
+    let mut positions: Vec<u32> = bounds.windows(2).flat_map(|w| 0..(w[1] - w[0]) as u32).collect();
+    let (mut bounds, mut left_out) = (bounds.clone(), LeftOut::default());
+    let mut fidelity_left_out = Some(Fidelity::new(d));
+    reasons.iter().flatten().for_each(|reason| left_out.count(*reason));
+    if left_out.total() > 0 {
+        let kept: Vec<bool> = reasons.iter().map(Option::is_none).collect();
+        let others = [&x, &hat1, &error].map(|all| pick(all, d, |t| !kept[t]));
+        let mut sums = Fidelity::new(d);
+        // A row of an immense norm may have a reconstruction beyond the range of f32: there is no FVU with it then.
+        fidelity_left_out = sums.add(&others[0], &others[1], &others[2]).is_ok().then_some(sums);
+        for all in [&mut x, &mut hat1, &mut error] {
+            *all = pick(all, d, |t| kept[t]);
+        }
+        codes.iter_mut().chain(&mut open).for_each(|codes| *codes = rows_of(codes, &kept));
+        bounds = bounds.iter().map(|end| kept[..*end].iter().filter(|k| **k).count()).collect();
+        rows = pick(&rows, 1, |t| kept[t]);
+        positions = pick(&positions, 1, |t| kept[t]);
+    }
     let mut fidelity = Fidelity::new(d);
     fidelity.add(&x, &hat1, &error)?;
     error.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
-    let Place { start, sequence, ref bounds, .. } = *place;
-    Ok(Batch { start, sequence, bounds: bounds.clone(), x, codes, open, hat1, error, fidelity, words: OnceLock::new() })
+    Ok(Batch {
+        rows,
+        positions,
+        left_out,
+        fidelity_left_out,
+        sequence,
+        bounds,
+        x,
+        codes,
+        open,
+        hat1,
+        error,
+        fidelity,
+        words: OnceLock::new(),
+    })
+}
+
+/// Returns the rows `t` of `all`, of `d` entries each, for which `wanted(t)`.
+fn pick<T: Copy>(all: &[T], d: usize, wanted: impl Fn(usize) -> bool) -> Vec<T> {
+    all.chunks_exact(d).enumerate().filter(|(t, _)| wanted(*t)).flat_map(|(_, row)| row).copied().collect()
+}
+
+/// Returns the codes of the rows that are kept.
+fn rows_of(codes: &Codes, kept: &[bool]) -> Codes {
+    let mut out = Codes::new();
+    for t in (0..kept.len()).filter(|t| kept[*t]) {
+        let row = codes.row(t);
+        out.index.extend(row.index);
+        out.value.extend(row.value);
+        out.end_row();
+    }
+    out
 }

@@ -3,9 +3,11 @@
 use super::batches::{Batch, Sequences};
 use super::classes::TokenClasses;
 use super::strongest::Strongest;
+use super::unit::Unit;
 use super::words::Words;
 use crate::dump::Dump;
 use crate::feed;
+use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::Result;
 use std::ops::Range;
 use strata_core::config::Decoder;
@@ -90,6 +92,10 @@ pub struct Places {
 /// `4 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 4096 (f1 + f2)` bytes.
 pub struct Collector<'a> {
     encoder: &'a Encoder,
+    /// The unit of all that is collected.
+    pub unit: Unit,
+    /// `b_dec`, in that unit.
+    b_dec: Vec<f32>,
     tokens: Option<&'a [u32]>,
     words: Option<Words<'a>>,
     /// Of both levels.
@@ -108,10 +114,16 @@ pub struct Collector<'a> {
     pub text: Option<Text>,
     /// Of both levels.
     pub strongest: [Strongest; 2],
-    /// First row whose codes are kept to score them against a truth, and the codes.
+    /// First row whose codes are kept to score them against a truth.
     first_scored: u64,
     /// Those codes.
     pub scored: [Codes; 2],
+    /// Their rows.
+    pub scored_rows: Vec<u64>,
+    /// Rows that are left out.
+    pub left_out: LeftOut,
+    /// [`Collector::fidelity`] with those rows; none where a reconstruction of them is not finite.
+    pub fidelity_of_all: Option<Fidelity>,
 }
 
 impl<'a> Collector<'a> {
@@ -119,11 +131,22 @@ impl<'a> Collector<'a> {
     ///
     /// # Errors
     /// If a table would be too large.
-    pub fn new(encoder: &'a Encoder, dump: &'a Dump, rows: Range<u64>, first_scored: u64) -> Result<Self> {
+    pub fn new(
+        encoder: &'a Encoder,
+        dump: &'a Dump,
+        filter: &RowFilter<'_>,
+        rows: Range<u64>,
+        first_scored: u64,
+    ) -> Result<Self> {
         let Arch { d, f1, f2, .. } = encoder.model().arch;
         let parents = &encoder.model().parents;
-        let words = Words::new(dump, rows.clone(), f1.max(f2));
+        let words = Words::new(dump, filter, rows.clone(), f1.max(f2));
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
+        let mut sample = feed::sample(dump, filter, dump.n_rows(), UNIT_ROWS)?.rows;
+        let unit = Unit::of(&sample, d);
+        unit.divide(&mut sample);
+        let mut b_dec = encoder.model().params[Id::BDec].to_vec();
+        unit.divide(&mut b_dec);
         let tree = || -> Result<Tree> {
             let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
             Ok(Tree {
@@ -132,7 +155,7 @@ impl<'a> Collector<'a> {
                 across: Across::new(f1, parents)?,
                 leak: Leak::new(f1, parents)?,
                 attribution: Attribution::new(f1, parents)?,
-                condition: Condition::new(f1, parents, d, &feed::sample(dump, dump.n_rows(), UNIT_ROWS)?)?,
+                condition: Condition::new(f1, parents, d, &sample)?,
             })
         };
         let places = || -> Result<Places> {
@@ -157,6 +180,8 @@ impl<'a> Collector<'a> {
         let sequences = Sequences::new(dump);
         Ok(Self {
             encoder,
+            unit,
+            b_dec,
             tokens: dump.tokens(),
             fidelity: Fidelity::new(d),
             sums: BlockSums::new(TERMS + d, sequences.count(rows.start, rows.end)),
@@ -169,6 +194,9 @@ impl<'a> Collector<'a> {
             strongest: [Strongest::new(0, f1), Strongest::new(1, f2)],
             first_scored,
             scored: [Codes::new(), Codes::new()],
+            scored_rows: Vec::new(),
+            left_out: LeftOut::default(),
+            fidelity_of_all: Some(Fidelity::new(d)),
         })
     }
 
@@ -176,11 +204,18 @@ impl<'a> Collector<'a> {
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
         let Arch { d, f1, f2, .. } = self.encoder.model().arch;
         let encoder = self.encoder;
-        let (tokens, words) = (self.tokens, self.words.as_ref());
+        let (tokens, words, b_dec) = (self.tokens, self.words.as_ref(), &self.b_dec[..]);
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
         let mut jobs: Vec<Job<'_>> = Vec::new();
+        let (left_out, of_all) = (&mut self.left_out, &mut self.fidelity_of_all);
         jobs.push(Box::new(|b| {
             fidelity.merge(&b.fidelity);
+            left_out.merge(b.left_out);
+            *of_all = of_all.take().zip(b.fidelity_left_out.as_ref()).map(|(mut all, others)| {
+                all.merge(&b.fidelity);
+                all.merge(others);
+                all
+            });
             Ok(())
         }));
         jobs.push(Box::new(move |b| add_sums(sums, d, b)));
@@ -195,7 +230,7 @@ impl<'a> Collector<'a> {
                 d,
                 decoder1: cumulative.then(|| &model.params[Id::WDec1][..]),
                 decoder2: encoder.decoder2(),
-                b_dec: &model.params[Id::BDec],
+                b_dec,
             };
             jobs.push(Box::new(move |b| Ok(across.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
             jobs.push(Box::new(move |b| match &b.open {
@@ -219,10 +254,10 @@ impl<'a> Collector<'a> {
             let classes = &*classes;
             for (patterns, level, f) in [(level1, 0, f1), (level2, 1, f2)] {
                 jobs.push(Box::new(move |b| {
-                    let rows = b.start as usize..b.start as usize + b.n();
                     let of_rows = classes.as_ref().zip(tokens);
-                    let class = of_rows.map(|(c, t)| t[rows].iter().map(|t| c.of(*t)).collect::<Vec<u32>>());
-                    Ok(patterns.add(&b.codes[level].view(f)?, &b.positions(), class.as_deref())?)
+                    let class = |(c, t): (&TokenClasses, &[u32])| b.rows.iter().map(|r| c.of(t[*r as usize])).collect();
+                    let class: Option<Vec<u32>> = of_rows.map(class);
+                    Ok(patterns.add(&b.codes[level].view(f)?, &b.positions, class.as_deref())?)
                 }));
             }
         }
@@ -246,9 +281,10 @@ impl<'a> Collector<'a> {
         for strongest in &mut self.strongest {
             jobs.push(Box::new(move |b| strongest.add(b, tokens)));
         }
-        let ([scored1, scored2], first) = (&mut self.scored, self.first_scored);
+        let ([scored1, scored2], rows, first) = (&mut self.scored, &mut self.scored_rows, self.first_scored);
         jobs.push(Box::new(move |b| {
-            for t in (0..b.n()).filter(|t| b.start + *t as u64 >= first) {
+            for t in (0..b.n()).filter(|t| b.rows[*t] >= first) {
+                rows.push(b.rows[t]);
                 for (scored, codes) in [&mut *scored1, &mut *scored2].into_iter().zip(&b.codes) {
                     let row = codes.row(t);
                     scored.index.extend(row.index);
@@ -276,10 +312,12 @@ pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
     done.into_iter().collect()
 }
 
-/// The words `side` rows from each row of the batch (0, -1 or 1), none where that is another sequence.
+/// The words `side` rows from each row of the batch (0, -1 or 1), none where that is another sequence or a row that is
+/// left out.
 fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     let of = |t: usize, bounds: &Range<usize>| {
         let at = t.checked_add_signed(side).filter(|at| bounds.contains(at));
+        let at = at.filter(|at| b.rows[t].checked_add_signed(side as i64) == Some(b.rows[*at]));
         at.map_or(NO_WORD, |at| words[at])
     };
     b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()

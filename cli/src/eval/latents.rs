@@ -2,6 +2,7 @@
 
 use super::collect::{Collector, Text};
 use super::strongest::Place;
+use super::unit::Unit;
 use crate::dump::Dump;
 use crate::files::{PendingFile, io_error, read};
 use anyhow::{Context as _, Result};
@@ -94,7 +95,7 @@ pub struct Sources<'a> {
     pub seen: &'a Collector<'a>,
     /// Of the levels; none without families.
     pub composition: Option<&'a CompositionReport>,
-    /// `sum ||x_hat2 - x||^2` over all rows.
+    /// `sum ||x_hat2 - x||^2` over all rows, in the unit of `seen`.
     pub sse2: f64,
     /// `(words, d)`, of the language model, where there is one.
     pub unembedding: Option<&'a [f32]>,
@@ -122,6 +123,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
         s.composition.iter().flat_map(|c| &c.parent).map(|p| (p.latent, p)).collect();
     let tokens = s.seen.level1.report().tokens as f64;
     let finite = |v: f64| v.is_finite().then_some(v);
+    let unit = s.seen.unit;
 
     Ok(Par::Rayon.map(f1 + f2, |at| {
         let level = usize::from(at >= f1);
@@ -139,8 +141,8 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
             children: if level == 0 { children[j].clone() } else { Vec::new() },
             fires: seen.fires,
             density: seen.fires as f64 / tokens,
-            mean: finite(seen.mass / seen.fires as f64),
-            max: seen.places.first().map(|p| f64::from(p.value)),
+            mean: finite(unit.up(seen.mass / seen.fires as f64)),
+            max: seen.places.first().map(|p| unit.up(f64::from(p.value))),
             containment: child.and_then(|c| finite(c.containment)),
             lift: child.and_then(|c| finite(c.lift)),
             gain: child.and_then(|c| finite(c.gain / s.sse2)),
@@ -151,7 +153,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
             promotes: named(promotes),
             suppresses: named(suppresses),
             neighbours: near[at].clone(),
-            contexts: seen.places.iter().map(|p| context(p, s.dump.tokens(), &text)).collect(),
+            contexts: seen.places.iter().map(|p| context(p, unit, s.dump.tokens(), &text)).collect(),
         }
     }))
 }
@@ -194,12 +196,12 @@ fn divergence(text: &Text, child: usize, parent: usize) -> f64 {
     q.iter().zip(&p).map(|(q, p)| q * (q / p).log2()).sum::<f64>().max(0.0)
 }
 
-fn context(place: &Place, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
+fn context(place: &Place, unit: Unit, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
     let rows = place.first as usize..place.first as usize + place.around.len();
     Context {
         row: place.row,
         peak: (place.row - place.first) as usize,
-        values: place.around.clone(),
+        values: place.around.iter().map(|v| unit.up(f64::from(*v)) as f32).collect(),
         tokens: tokens.map_or_else(Vec::new, |tokens| tokens[rows].iter().map(|t| text(*t)).collect()),
     }
 }

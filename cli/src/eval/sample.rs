@@ -2,7 +2,8 @@
 
 use crate::console::check_interrupt;
 use crate::dump::Dump;
-use anyhow::Result;
+use crate::row_filter::{LeftOut, RowFilter};
+use anyhow::{Result, bail};
 use strata_core::metrics::absorption::{Dictionary, sample};
 use strata_core::metrics::probe::{joined, pool, split};
 use strata_core::model::{CodesView, Id};
@@ -20,55 +21,89 @@ const TEST_SHARE: f64 = 0.2;
 pub struct Sampled {
     /// The row of each example, ascending; of a sequence, its first.
     pub row: Vec<u64>,
-    /// `[n, d]`.
+    /// `s = sqrt(E||x - mean x||^2 / d)` of the examples, 1 where they do not vary: rows and codes are divided by it, as
+    /// the penalty of a probe means something else for other units.
+    pub scale: f64,
+    /// `[n, d]`, divided by `scale`.
     pub x: Vec<f32>,
-    /// Level 1, level 2, and both: level 1 first.
+    /// Level 1, level 2, and both, level 1 first: divided by `scale`.
     pub codes: [Codes; 3],
+    /// `[d]`: `b_dec`, divided by `scale`.
+    pub centre: Vec<f32>,
     /// Whether an example is tested on: whole stretches of sequences are.
     pub is_test: Vec<bool>,
+    /// Rows that were drawn and left out.
+    pub left_out: LeftOut,
 }
 
 impl Sampled {
-    /// At most `wanted` of the rows `start..end`.
+    /// At most `wanted` of the rows `start..end`, without those that `filter` leaves out.
     ///
     /// # Errors
-    /// If a row cannot be read or is not finite.
-    pub fn rows(encoder: &Encoder, dump: &Dump, start: u64, end: u64, wanted: usize, seed: u64) -> Result<Self> {
-        let row = sample(start, end, wanted, seed);
+    /// If a row cannot be read or is not finite, or if none is left.
+    pub fn rows(
+        encoder: &Encoder,
+        dump: &Dump,
+        filter: &RowFilter<'_>,
+        (start, end): (u64, u64),
+        wanted: usize,
+        seed: u64,
+    ) -> Result<Self> {
+        let drawn = sample(start, end, wanted, seed);
         let d = dump.d();
-        let mut x = vec![0.0; row.len() * d];
+        let (mut row, mut x, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
         let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
-        for (ids, x) in row.chunks(BLOCK).zip(x.chunks_mut(BLOCK * d)) {
-            dump.read_rows(ids, x)?;
-            encoder.encode_par(Par::Rayon, x, &mut codes1, &mut codes2)?;
+        for ids in drawn.chunks(BLOCK) {
+            let mut ids = ids.to_vec();
+            let mut rows = vec![0.0; ids.len() * d];
+            dump.read_rows(&ids, &mut rows)?;
+            left_out.merge(filter.retain(&mut ids, &mut rows));
+            encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
+            row.extend(ids);
+            x.extend(rows);
             check_interrupt()?;
+        }
+        if row.is_empty() {
+            bail!(
+                "the {} rows of {} that were drawn are all left out, as they were in training",
+                drawn.len(),
+                dump.name()
+            );
         }
         let sequence: Vec<u64> = match dump.sequence_starts() {
             Some(starts) => row.iter().map(|r| starts.partition_point(|s| s <= r) as u64 - 1).collect(),
             None => row.iter().map(|r| r / STRETCH).collect(),
         };
-        Self::new(encoder, row, x, [codes1, codes2], &sequence, seed)
+        Self::new(encoder, row, x, [codes1, codes2], left_out, &sequence, seed)
     }
 
-    /// At most `wanted` whole sequences of `dump`, each pooled into one example. `starts` are all sequences.
+    /// At most `wanted` whole sequences of `dump`, each pooled into one example, without the rows that `filter` leaves
+    /// out; a sequence without any other row is no example. `starts` are all sequences. Returns the sequences too.
     ///
     /// # Errors
-    /// If a row cannot be read or is not finite.
+    /// If a row cannot be read or is not finite, or if no sequence is left.
     pub fn sequences(
         encoder: &Encoder,
         dump: &Dump,
+        filter: &RowFilter<'_>,
         starts: &[u64],
         wanted: usize,
         seed: u64,
     ) -> Result<(Self, Vec<u64>)> {
-        let chosen = sample(0, starts.len() as u64, wanted, seed);
+        let drawn = sample(0, starts.len() as u64, wanted, seed);
+        let (mut chosen, mut left_out) = (Vec::new(), LeftOut::default());
         let arch = encoder.model().arch;
         let (mut row, mut x, mut codes) = (Vec::new(), Vec::new(), [Codes::new(), Codes::new()]);
-        for &s in &chosen {
+        for &s in &drawn {
             let start = starts[s as usize];
             let n = (starts.get(s as usize + 1).copied().unwrap_or(dump.n_rows()) - start) as usize;
             let mut rows = vec![0.0; n * dump.d()];
             dump.read_range(start, n, &mut rows)?;
+            left_out.merge(filter.retain(&mut (start..start + n as u64).collect(), &mut rows));
+            if rows.is_empty() {
+                continue;
+            }
+            chosen.push(s);
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
             let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.f1)?, &[0])?;
@@ -79,25 +114,35 @@ impl Sampled {
             codes[1].append(&pooled2);
             check_interrupt()?;
         }
-        Ok((Self::new(encoder, row, x, codes, &chosen, seed)?, chosen))
+        if chosen.is_empty() {
+            bail!("every row of the sequences of {} is left out, as it was in training", dump.name());
+        }
+        Ok((Self::new(encoder, row, x, codes, left_out, &chosen, seed)?, chosen))
     }
 
     fn new(
         encoder: &Encoder,
         row: Vec<u64>,
-        x: Vec<f32>,
-        [codes1, codes2]: [Codes; 2],
+        mut x: Vec<f32>,
+        [mut codes1, mut codes2]: [Codes; 2],
+        left_out: LeftOut,
         sequence: &[u64],
         seed: u64,
     ) -> Result<Self> {
         let arch = encoder.model().arch;
+        let scale = scale_of(&x, arch.d);
+        let inverse = (1.0 / scale) as f32;
+        let mut centre = encoder.model().params[Id::BDec].to_vec();
+        for values in [&mut x, &mut codes1.value, &mut codes2.value, &mut centre] {
+            values.iter_mut().for_each(|v| *v *= inverse);
+        }
         let both = joined(&codes1.view(arch.f1)?, &codes2.view(arch.f2)?)?;
         // The split is over the sequences that are here, in order.
         let mut here = sequence.to_vec();
         here.dedup();
         let side = split(here.len(), TEST_SHARE, seed);
         let is_test = sequence.iter().map(|s| here.binary_search(s).is_ok_and(|i| side[i])).collect();
-        Ok(Self { row, x, codes: [codes1, codes2, both], is_test })
+        Ok(Self { row, scale, x, centre, codes: [codes1, codes2, both], is_test, left_out })
     }
 
     /// Number of examples.
@@ -121,6 +166,17 @@ impl Sampled {
     }
 }
 
+/// `sqrt(E||x - mean x||^2 / d)` of rows, 1 where they do not vary.
+fn scale_of(x: &[f32], d: usize) -> f64 {
+    let n = (x.len() / d).max(1) as f64;
+    let mut mean = vec![0.0f64; d];
+    x.chunks_exact(d).for_each(|row| mean.iter_mut().zip(row).for_each(|(m, x)| *m += f64::from(*x)));
+    mean.iter_mut().for_each(|m| *m /= n);
+    let rows = x.chunks_exact(d).flat_map(|row| row.iter().zip(&mean));
+    let scale = (rows.map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>() / (n * d as f64)).sqrt();
+    if scale.is_normal() { scale } else { 1.0 }
+}
+
 /// The decoder directions of both levels, level 1 first.
 pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
     [&encoder.model().params[Id::WDec1][..], encoder.decoder2()].concat()
@@ -133,12 +189,5 @@ pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
 pub fn dictionary<'a>(sampled: &'a Sampled, encoder: &'a Encoder, decoder: &'a [f32]) -> Result<Dictionary<'a>> {
     let model = encoder.model();
     let [_, _, codes] = sampled.views(encoder)?;
-    Ok(Dictionary {
-        x: &sampled.x,
-        d: model.arch.d,
-        centre: &model.params[Id::BDec],
-        codes,
-        decoder,
-        f1: model.arch.f1,
-    })
+    Ok(Dictionary { x: &sampled.x, d: model.arch.d, centre: &sampled.centre, codes, decoder, f1: model.arch.f1 })
 }

@@ -101,7 +101,7 @@ impl Strongest {
         for (j, seen) in self.latents.iter_mut().enumerate() {
             let mut at = 0;
             for (t, value) in by_latent.tokens(j) {
-                let row = batch.start + t as u64;
+                let row = batch.rows[t];
                 seen.fires += 1;
                 seen.mass += f64::from(value);
                 if let Some(tokens) = tokens {
@@ -121,14 +121,16 @@ impl Strongest {
                     }
                     seen.places.remove(same);
                 }
-                let from = t.saturating_sub(BEFORE).max(rows.start);
-                let to = (t + AFTER + 1).min(rows.end);
-                let around = (from..to).map(|t| {
+                let first = batch.rows[rows.start].max(row.saturating_sub(BEFORE as u64));
+                let last = batch.rows[rows.end - 1].min(row + AFTER as u64);
+                let around = (first..=last).map(|row| {
+                    // A row that is left out has no activation here.
+                    let Ok(t) = batch.rows.binary_search(&row) else { return 0.0 };
                     let code = codes.row(t);
                     code.index.iter().position(|i| *i as usize == j).map_or(0.0, |at| code.value[at].max(0.0))
                 });
                 let around = around.collect();
-                let place = Place { value, row, first: batch.start + from as u64, around, sequence: *sequence };
+                let place = Place { value, row, first, around, sequence: *sequence };
                 let at = seen.places.partition_point(|p| p.value >= value);
                 seen.places.insert(at, place);
                 seen.places.truncate(PLACES);

@@ -10,26 +10,48 @@ use strata_core::metrics::sparsity::SparsityReport;
 /// If `out` cannot be written to.
 pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     let f = &e.fidelity;
-    writeln!(out, "{} rows of {} from row {}", e.rows[1], e.dump, e.rows[0])?;
+    let which = if e.held_out { "held-out rows" } else { "rows, those of the training among them," };
+    writeln!(out, "{} {which} of {} from row {}", f.tokens, e.dump, e.rows[0])?;
+    if let Some(passes) = e.passes {
+        writeln!(out, "trained on {} passes over the other rows", number(passes, 2))?;
+    }
+    let left = &e.left_out;
+    if left.over_limit + left.named > 0 {
+        let limit = left.norm_limit.map_or_else(String::new, |l| format!(" with a norm over {}", number(l, 3)));
+        let [all1, all2] = left.fvu_of_all.map(|v| number(v, 4));
+        let all = if e.level2.is_some() { format!("{all1} and {all2}") } else { all1 };
+        writeln!(
+            out,
+            "left out as in training: {} rows{limit}, {} by position or token; FVU with them {all}",
+            left.over_limit, left.named
+        )?;
+    }
     writeln!(out)?;
-    writeln!(out, "{:<34}{:>10}{:>10}", "", "level 1", "level 2")?;
+    writeln!(out, "{:<34} {:>10} {:>10}", "", "level 1", "level 2")?;
     let two = e.level2.is_some();
     let mut line = |name: &str, a: f64, b: Option<f64>, digits: usize| {
         let b = b.filter(|_| two).map_or_else(|| "-".into(), |b| number(b, digits));
-        writeln!(out, "{name:<34}{:>10}{b:>10}", number(a, digits))
+        writeln!(out, "{name:<34} {:>10} {b:>10}", number(a, digits))
     };
     line("fraction of variance unexplained", f.level1.fvu, Some(f.level2.fvu), 4)?;
     line("cosine with the activations", f.level1.cosine, Some(f.level2.cosine), 4)?;
     line("norm of reconstruction / of row", f.level1.norm_ratio, Some(f.level2.norm_ratio), 4)?;
     let second = |get: fn(&SparsityReport) -> f64| e.level2.as_ref().map(get);
     line("latents that fire (L0)", e.level1.l0_mean, second(|s| s.l0_mean), 2)?;
+    if let Some([asked1, asked2]) = e.asked_l0 {
+        line("  asked for", asked1, Some(asked2), 2)?;
+    }
     line("latents", e.level1.latents as f64, second(|s| s.latents as f64), 0)?;
     line("dead, share", e.level1.dead, second(|s| s.dead), 4)?;
     line("density of the median latent", e.level1.median_density, second(|s| s.median_density), 5)?;
     if let Some(s) = &e.splice {
         line("cross-entropy, nats", s.level1, Some(s.level2), 4)?;
         line("cross-entropy recovered", s.recovered1, Some(s.recovered2), 4)?;
-        writeln!(out, "{:<34}{:>10}{:>10}", "  clean / mean-ablated", number(s.clean, 4), number(s.mean_ablated, 4))?;
+        writeln!(out, "{:<34} {:>10} {:>10}", "  clean / mean-ablated", number(s.clean, 4), number(s.mean_ablated, 4))?;
+        if s.rows_left_out > 0 {
+            let [all1, all2] = s.of_all.map(|v| number(v, 4));
+            writeln!(out, "{:<34} {all1:>10} {all2:>10}", "  nats, left-out rows replaced too")?;
+        }
     }
     if let Some(c) = &e.composition {
         writeln!(out)?;
@@ -41,7 +63,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             ("P(one child | some child)", c.exclusivity, 4),
             ("children that harm", c.harmful, 4),
         ] {
-            writeln!(out, "{name:<34}{:>10}", number(value, digits))?;
+            writeln!(out, "{name:<34} {:>10}", number(value, digits))?;
         }
         if let Some(a) = &e.attribution {
             let shares = [a.parents, a.children + a.orphans, a.root, a.error].map(|s| number(100.0 * s, 1));
@@ -51,7 +73,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     }
     if let (Some(null), Some(c), Some(s)) = (&e.composition_null, &e.coherence, &e.similarity) {
         writeln!(out)?;
-        writeln!(out, "{:<34}{:>10}{:>10}{:>10}", "families against random ones", "", "random", "z")?;
+        writeln!(out, "{:<34} {:>10} {:>10} {:>10}", "families against random ones", "", "random", "z")?;
         let mut scores = vec![
             ("median lift of an edge", null.median_lift),
             ("cosine silhouette of directions", c.decoder.silhouette),
@@ -61,9 +83,9 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         scores.extend(c.topics.as_ref().map(|t| ("words of a family (NPMI)", t.npmi)));
         for (name, s) in scores {
             let z = number(s.z, 1);
-            writeln!(out, "{name:<34}{:>10}{:>10}{z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
+            writeln!(out, "{name:<34} {:>10} {:>10} {z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
         }
-        writeln!(out, "{:<34}{:>10}{:>10}{:>20}", "edges against random pairs", "", "random", "AUC")?;
+        writeln!(out, "{:<34} {:>10} {:>10} {:>20}", "edges against random pairs", "", "random", "AUC")?;
         for (name, s) in [
             ("decoder directions (cosine)", &s.decoder),
             ("tokens (1 - JSD)", &s.token_corrected),
@@ -72,8 +94,19 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         ] {
             if s.connected.is_finite() {
                 let auc = format!("{:.3} [{:.2}, {:.2}]", s.auc, s.auc_low, s.auc_high);
-                writeln!(out, "{name:<34}{:>10}{:>10}{auc:>20}", number(s.connected, 3), number(s.matched, 3))?;
+                writeln!(out, "{name:<34} {:>10} {:>10} {auc:>20}", number(s.connected, 3), number(s.matched, 3))?;
             }
+        }
+    }
+    if let Some(s) = &e.stability {
+        writeln!(out)?;
+        writeln!(out, "{:<34} {:>10} {:>10}", "against the other run", "level 1", "level 2")?;
+        for (name, values) in [
+            ("directions (MCC)", [s.level1.mcc, s.level2.mcc]),
+            ("edges that are edges there, chance", [s.edge_agreement, s.edge_chance]),
+        ] {
+            let [a, b] = values.map(|v| number(v, 4));
+            writeln!(out, "{name:<34} {a:>10} {b:>10}")?;
         }
     }
     if let Some(r) = &e.recovery {
@@ -88,12 +121,17 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             ("true children in level 2", r.leaf_in_level2),
             ("roots absorbed by their children", r.absorption),
         ] {
-            writeln!(out, "{name:<34}{:>10}", number(value, 4))?;
+            writeln!(out, "{name:<34} {:>10}", number(value, 4))?;
         }
     }
     Ok(())
 }
 
+/// A number that leaves its column of 10 no wider than it is.
 fn number(value: f64, digits: usize) -> String {
-    if value.is_finite() { format!("{value:.digits$}") } else { "undefined".into() }
+    if !value.is_finite() {
+        return "undefined".into();
+    }
+    let plain = format!("{value:.digits$}");
+    if plain.len() <= 10 { plain } else { format!("{value:.3e}") }
 }

@@ -2,6 +2,8 @@
 
 use super::batches::{Batch, RowWords};
 use crate::dump::Dump;
+use crate::row_filter::RowFilter;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use strata_core::metrics::similarity::{MAX_CELLS, NO_WORD, Profiles};
@@ -24,13 +26,15 @@ pub struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Of the tokens of `dump`, if it has any, ranked by how often they occur in `rows`; few enough words for
+    /// Of the tokens of `dump`, if it has any, ranked by how often they occur in `rows` without those that `filter` names; few enough words for
     /// tables of `latents`. Memory: some tens of bytes a token
     /// that occurs and, for characters, for each run of three that does.
-    pub fn new(dump: &'a Dump, rows: Range<u64>, latents: usize) -> Option<Self> {
+    pub fn new(dump: &'a Dump, filter: &RowFilter<'_>, rows: Range<u64>, latents: usize) -> Option<Self> {
         let tokens = dump.tokens()?;
         let seen = &tokens[rows.start as usize..rows.end as usize];
         let mut count: BTreeMap<u32, u64> = BTreeMap::new();
+        let used = rows.zip(seen).filter(|(row, _)| !filter.names(*row)).map(|(_, t)| *t);
+        let seen: Cow<'_, [u32]> = if filter.keeps_all() { seen.into() } else { used.collect() };
         seen.iter().for_each(|t| *count.entry(*t).or_default() += 1);
         let mut order: Vec<u32> = count.keys().copied().collect();
         order.sort_by_key(|t| (std::cmp::Reverse(count[t]), *t));
@@ -64,13 +68,9 @@ impl<'a> Words<'a> {
     /// Those of the rows of `batch`.
     pub fn of<'b>(&self, batch: &'b Batch) -> &'b RowWords {
         batch.words.get_or_init(|| {
-            let (start, rows) = (batch.start, batch.n() as u64);
-            let profile = (start..start + rows).map(|row| self.profile(row)).collect();
-            let topics = |(_, bounds): (u64, Range<usize>)| {
-                let first = start + bounds.start as u64;
-                bounds.map(move |t| self.topic(first, start + t as u64))
-            };
-            RowWords { profile, topic: batch.sequences().flat_map(topics).collect() }
+            let profile = batch.rows.iter().map(|row| self.profile(*row)).collect();
+            let topic = batch.rows.iter().zip(&batch.positions).map(|(row, at)| self.topic(row - u64::from(*at), *row));
+            RowWords { profile, topic: topic.collect() }
         })
     }
 

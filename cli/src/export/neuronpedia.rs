@@ -30,8 +30,10 @@ use crate::encode::each_block;
 use crate::eval::batches::{Sequences, each_group};
 use crate::eval::latents::{self, LatentRecord};
 use crate::eval::strongest::{Place, Strongest};
+use crate::eval::unit::Unit;
 use crate::files::PendingDirectory;
 use crate::files::io_error;
+use crate::row_filter::RowFilter;
 use crate::run::Run;
 use anyhow::{Result, ensure};
 use indicatif::ProgressBar;
@@ -162,7 +164,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
     let Arch { f1, f2, .. } = encoder.model().arch;
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
-    each_group(encoder, dump, 0, dump.n_rows(), |batches| {
+    each_group(encoder, dump, &RowFilter::none(encoder.isa()), Unit::ONE, (0, dump.n_rows()), |batches| {
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {

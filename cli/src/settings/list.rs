@@ -73,6 +73,8 @@ pub fn json(sections: &[Section]) -> Json {
             Value::Integer(value) => json!(value),
             Value::Number(value) => json!(value),
             Value::Word(value) => json!(value),
+            // Defaults are empty.
+            Value::List(n) => json!(vec![Json::Null; n]),
         };
         let mut object = json!({ "key": s.key, "default": default, "range": s.allowed.to_string() });
         match &s.allowed {
@@ -87,6 +89,7 @@ pub fn json(sections: &[Section]) -> Json {
                 object["low"] = finite(*range.start());
                 object["high"] = finite(*range.end());
             }
+            Allowed::Tokens => {}
         }
         object["meaning"] = json!(s.meaning);
         object

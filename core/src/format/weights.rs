@@ -10,6 +10,7 @@ use super::saelens;
 use crate::config::{Activation, Decoder, ModelKind, Source};
 use crate::error::{At, Error, Result};
 use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
+use crate::row_rule::RowRule;
 use crate::rows::{Dtype, Rows};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -24,7 +25,7 @@ const FORMAT: &str = "strata-sae";
 /// Newest version that is written and read.
 const VERSION: u32 = 1;
 
-/// Where a model comes from. Nothing here changes what it computes.
+/// Where a model comes from, and which rows it was trained on. Nothing here changes what it computes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Origin {
@@ -42,6 +43,12 @@ pub struct Origin {
     pub rows: u64,
     /// Seed of the run.
     pub seed: u64,
+    /// How often training went over its rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passes: Option<f64>,
+    /// Rows that training left out, and that every evaluation leaves out of its scores.
+    #[serde(skip_serializing_if = "RowRule::keeps_all")]
+    pub left_out: RowRule,
 }
 
 #[derive(Serialize, Deserialize)]

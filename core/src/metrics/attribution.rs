@@ -147,7 +147,7 @@ impl Attribution {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) or
-    /// [`Error::Capacity`] for a share that is not finite or over [`fixed::LIMIT`]; nothing is added then.
+    /// [`Error::Range`] for a share that is not finite or over [`fixed::LIMIT`]; nothing is added then.
     pub fn add(
         &mut self,
         par: Par,

@@ -84,7 +84,7 @@ impl Composition {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens,
-    /// [`Error::NotFinite`] if a gain would not be finite, [`Error::Capacity`] if it would be over [`fixed::LIMIT`];
+    /// [`Error::NotFinite`] if a gain would not be finite, [`Error::Range`] if it would be over [`fixed::LIMIT`];
     /// nothing is added then.
     pub fn add(&mut self, codes1: &CodesView<'_>, codes2: &CodesView<'_>, errors: Option<Errors<'_>>) -> Result<()> {
         let (n, f1, f2) = (codes1.tokens(), self.f1, self.parent.len());

@@ -11,8 +11,9 @@ const UNIT: f64 = (1u64 << 40) as f64;
 /// `sum_i x_i`, each term rounded to a whole number of `2^-40` (off by no more than one of them), the sum of those
 /// exact: equal multisets of terms give equal bits, in any order and grouping.
 ///
-/// For terms whose scale is known, as values of latents are; [`super::exact::ExactSum`] has no resolution to mind, and
-/// is 34 times as large.
+/// For terms whose scale is known: divide values by a power of two near the size of the rows, which changes no digit, and
+/// multiply what is reported in their units by it (`strata eval` does). [`super::exact::ExactSum`] has no resolution to
+/// mind, and is 34 times as large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedSum(i128);
 
@@ -47,12 +48,12 @@ pub fn fits(x: f64) -> bool {
 /// [`fits`], or the error that says why not; `step` is the number of the token.
 ///
 /// # Errors
-/// [`Error::NotFinite`] for NaN or an infinite number, [`Error::Capacity`] beyond [`LIMIT`].
+/// [`Error::NotFinite`] for NaN or an infinite number, [`Error::Range`] from [`LIMIT`] on.
 pub fn check(what: &'static str, x: f64, step: u64) -> Result<()> {
     if fits(x) {
         Ok(())
     } else if x.is_finite() {
-        Err(Error::Capacity { what, needed: x.abs() as usize, got: LIMIT as usize })
+        Err(Error::Range { what, value: x, limit: LIMIT })
     } else {
         Err(Error::NotFinite { what: what.into(), at: At::Token(step) })
     }

@@ -176,7 +176,7 @@ impl Patterns {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a class that there is not, [`Error::NotFinite`]
-    /// (with the token) for an infinite value, [`Error::Capacity`] for one whose square is over
+    /// (with the token) for an infinite value, [`Error::Range`] for one whose square is over
     /// [`fixed::LIMIT`]; nothing is added then.
     pub fn add(&mut self, codes: &CodesView<'_>, position: &[u32], class: Option<&[u32]>) -> Result<()> {
         let n = codes.tokens();

@@ -80,7 +80,7 @@ impl Sparsity {
     ///
     /// # Errors
     /// [`Error::Shape`] if the number of latents differs; [`Error::NotFinite`] (with the token)
-    /// for an infinite value, [`Error::Capacity`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are latents; nothing is added
+    /// for an infinite value, [`Error::Range`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are latents; nothing is added
     /// then.
     pub fn add(&mut self, codes: &CodesView<'_>) -> Result<()> {
         let latents = self.fires.len();

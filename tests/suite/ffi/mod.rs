@@ -15,6 +15,7 @@ mod damage;
 mod dump;
 mod encode;
 mod fixture;
+mod flags;
 mod header;
 mod memory;
 mod message;

@@ -157,7 +157,7 @@ impl Cofiring {
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens, [`Error::NotFinite`]
-    /// (with the token) for an infinite value, [`Error::Capacity`] for one over [`fixed::LIMIT`];
+    /// (with the token) for an infinite value, [`Error::Range`] for one over [`fixed::LIMIT`];
     /// nothing is added then.
     pub fn add(&mut self, codes1: &CodesView<'_>, codes2: &CodesView<'_>) -> Result<()> {
         let (n, f2) = (codes1.tokens(), self.rank.len());

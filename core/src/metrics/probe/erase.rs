@@ -20,8 +20,8 @@ use crate::{Error, Result};
 
 /// The numbers of latents that are removed.
 pub const NS: [usize; 7] = [2, 5, 10, 20, 50, 100, 500];
-/// A bias that costs less accuracy than this is none, and its removal scores 0.
-const LEAST_LOSS: f64 = 0.001;
+/// A bias that costs less accuracy than this many standard errors of what it costs is none: there is nothing to remove.
+const STANDARD_ERRORS: f64 = 2.0;
 
 /// Rows, or pooled rows, with their codes and the directions that those stand for.
 #[derive(Clone, Copy, Debug)]
@@ -55,14 +55,20 @@ impl Examples<'_> {
         self.decoder.chunks_exact(self.d).map(|row| dot(row, &probe.weight)).collect()
     }
 
-    /// Accuracy of a probe on `on` with the latents marked in `removed` taken out.
-    fn accuracy(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> f64 {
+    /// What a probe calls each row of `on` with the latents marked in `removed` taken out.
+    fn called(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> Vec<bool> {
         let called = on.row.iter().map(|&r| {
             let r = r as usize;
             let gone: f64 =
                 self.codes.active(r).filter(|(j, _)| removed[*j]).map(|(j, z)| f64::from(z) * reach[j]).sum();
             probe.margin(&self.x[r * self.d..][..self.d]) - gone > 0.0
         });
+        called.collect()
+    }
+
+    /// Accuracy of a probe on `on` with the latents marked in `removed` taken out.
+    fn accuracy(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> f64 {
+        let called = self.called(probe, reach, on, removed);
         Answers::of(on.label.iter().copied().zip(called)).accuracy()
     }
 }
@@ -185,10 +191,11 @@ pub struct Scr {
     /// Number removed in either direction: at most `n`.
     pub removed: [usize; 2],
     /// The direction in which the biased probe is worse, the first in a tie. 1 or less, higher is better: 0: nothing is
-    /// gained, 1: as good as a probe without bias.
+    /// gained, 1: as good as a probe without bias. NaN as that direction.
     pub scr: f64,
     /// `(acc' - acc) / (clean - acc)`: `acc` the biased probe on `a`'s test rows, `acc'` without the latents of `b`,
-    /// `clean` the probe of `a`; 0 if `clean - acc` is under 0.001.
+    /// `clean` the probe of `a`. NaN where the bias costs nothing: `clean - acc` is not over two standard errors of it, from
+    /// the test rows that only one of the two probes calls rightly.
     pub a: f64,
     /// The same with `a` and `b` exchanged.
     pub b: f64,
@@ -222,6 +229,15 @@ pub fn scr(par: Par, ex: &Examples<'_>, tasks: &ScrTasks, ns: &[usize], settings
     }
     let none = vec![false; ex.codes.latents()];
     let clean = [0, 1].map(|i| ex.accuracy(&fitted[i].probe, &fitted[i].reach, tests[i], &none));
+    // Rows that one of the probes calls rightly and the other does not, by which one.
+    let costs = [0, 1].map(|i| {
+        let [own, other] = [i, 2].map(|f| ex.called(&fitted[f].probe, &fitted[f].reach, tests[i], &none));
+        let right = tests[i].label.iter().zip(own.iter().zip(&other));
+        let difference = |(l, (own, other)): (&bool, (&bool, &bool))| f64::from(own == l) - f64::from(other == l);
+        let (n, sum, squares) = right.map(difference).fold((0.0, 0.0, 0.0), |(n, s, q), v| (n + 1.0, s + v, q + v * v));
+        let mean: f64 = sum / n;
+        mean > STANDARD_ERRORS * libm::sqrt((squares / n - mean * mean) / n)
+    });
     let of_biased = |i: usize, removed: &[bool]| ex.accuracy(&fitted[2].probe, &fitted[2].reach, tests[i], removed);
     let biased = [0, 1].map(|i| of_biased(i, &none));
     let points = par.map(ns.len(), |k| {
@@ -230,7 +246,7 @@ pub fn scr(par: Par, ex: &Examples<'_>, tasks: &ScrTasks, ns: &[usize], settings
         let score = |i: usize| {
             let lost = clean[i] - biased[i];
             let after = of_biased(i, &fitted[1 - i].removed(n));
-            if lost < LEAST_LOSS { 0.0 } else { (after - biased[i]) / lost }
+            if costs[i] { (after - biased[i]) / lost } else { f64::NAN }
         };
         let [a, b] = [score(0), score(1)];
         let removed = [1, 0].map(|i| fitted[i].order.len().min(n));
