@@ -25,7 +25,7 @@ fn copy_of_the_model(to: &Path, noise: f32) -> PathBuf {
         .tensors()
         .into_iter()
         .map(|(name, view)| {
-            assert_eq!(view.dtype(), safetensors::Dtype::F16);
+            assert_eq!(view.dtype(), safetensors::Dtype::F16, "the type of the embedded weights");
             let values = view.data().chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32());
             let changed = values.flat_map(|v| (v + noise * rng.normal_f32()).to_le_bytes()).collect();
             (name, view.shape().to_vec(), changed)

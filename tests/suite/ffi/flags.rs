@@ -16,7 +16,7 @@ fn flags(norm_limit: Option<f32>, rows: &strata_rows, flags_len: usize) -> Resul
     let mut ctx = null_mut();
     let mut flags = vec![7; flags_len];
     unsafe {
-        assert_eq!(strata_ctx_new(handle, std::ptr::null(), &mut ctx, null_mut()), STRATA_STATUS_OK);
+        assert_eq!(strata_ctx_new(handle, std::ptr::null(), &mut ctx, null_mut()), STRATA_STATUS_OK, "a context");
         let status = strata_row_flags(ctx, rows, flags.as_mut_ptr(), flags.len());
         strata_ctx_free(ctx);
         strata_model_free(handle);
