@@ -240,7 +240,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let (rows, held_out, config) = rows_of(job)?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let encoder = run.encoder(*isa)?;
-    let (f1, f2) = (encoder.model().arch.f1, encoder.model().arch.f2);
+    let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
     let mut seen = Collector::new(&encoder, dump, &filter, rows.clone(), first_scored)?;

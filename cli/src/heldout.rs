@@ -102,7 +102,7 @@ impl HeldOut {
             sums.mean.iter_mut().for_each(|m| *m /= n);
         }
         let arch = encoder.model().arch;
-        let mut fires = [vec![0u64; arch.f1], vec![0u64; arch.f2]];
+        let mut fires = [vec![0u64; arch.level[0].latents], vec![0u64; arch.level[1].latents]];
         let (mut hat1, mut hat2) = (x.clone(), x.clone());
         for (part, (first, n)) in parts().enumerate() {
             let x = &mut x[..n * d];

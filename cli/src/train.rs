@@ -24,7 +24,6 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use strata_core::config::Activation;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, StepReport, Trainer};
@@ -149,7 +148,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     };
     let calibrate = |trainer: &mut Trainer| -> Result<()> {
         let levels = [&config.level1, &config.level2];
-        if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
+        if levels.iter().any(|l| l.latents > 0 && l.activation.has_tau()) {
             trainer.calibrate(&calibration_rows(dump, n_train, trainer, &filter)?)?;
         }
         Ok(())

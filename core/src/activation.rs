@@ -1,4 +1,5 @@
-//! Activations: which latents of a row fire, their value, and the gradient. Forward and backward side by side.
+//! Activations: which latents of a row fire, their value, and the gradient. Each has a file of its own, with forward and
+//! backward side by side.
 //!
 //! | name | latents of a row, `u` its pre-activations | `dz/du` where `z > 0` | parameters |
 //! |---|---|---|---|
@@ -9,11 +10,30 @@
 //! | gated | `1[u > 0] max(e^r u + b, 0)` | `e^r` | `r`, `b` |
 //!
 //! Thresholds are strict. The selection itself has no gradient.
+//!
+//! [`Activation`] names the choice, and [`Rule`] is the choice with the numbers of one level: the same rule encodes and
+//! trains. A rule is dispatched once per row or per list, so that the loops inside are those of one activation.
+
+mod batchtopk;
+mod gated;
+mod jumprelu;
+mod kind;
+mod relu;
+mod topk;
+
+pub(crate) use kind::{Auxiliary, Backward, Candidacy};
 
 use crate::choice::choices;
+use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 use crate::kernel::{Isa, select};
 use alloc::vec::Vec;
+use batchtopk::Batchtopk;
+use gated::Gated;
+use jumprelu::Jumprelu;
+use kind::Kind;
+use relu::Relu;
+use topk::Topk;
 
 choices! {
     /// How pre-activations become latents.
@@ -31,7 +51,7 @@ choices! {
     }
 }
 
-/// How many latents of a level may be active, and who competes with whom.
+/// How many latents of a level may be active, and which of them compete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
     /// Each latent stands for itself; a penalty makes the level sparse.
@@ -42,13 +62,42 @@ pub enum Selection {
     Batch,
 }
 
+/// A tensor of one number per latent that belongs to an activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// `theta` of `jumprelu`.
+    Threshold,
+    /// `r`, the logarithm of the slope of `gated`.
+    RMag,
+    /// `b`, the offset of `gated`.
+    BMag,
+}
+
 impl Activation {
+    /// Returns the parameters that are trained with the activation, at most two.
+    pub const fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Relu | Self::Topk | Self::Batchtopk => &[],
+            Self::Jumprelu => &[Parameter::Threshold],
+            Self::Gated => &[Parameter::RMag, Parameter::BMag],
+        }
+    }
+
     /// Returns which pre-activations compete in training.
     pub const fn selection(self) -> Selection {
         match self {
             Self::Relu | Self::Jumprelu | Self::Gated => Selection::Each,
             Self::Topk => Selection::Row,
             Self::Batchtopk => Selection::Batch,
+        }
+    }
+
+    /// Returns whether the sparsity penalty weighs latents by the norms of their decoder rows, so that it has a gradient
+    /// there.
+    pub const fn penalises_decoder_norms(self) -> bool {
+        match self {
+            Self::Relu | Self::Topk | Self::Batchtopk => true,
+            Self::Jumprelu | Self::Gated => false,
         }
     }
 
@@ -68,97 +117,157 @@ impl Activation {
     }
 }
 
-/// Which entries of a row fire, as a rule that needs this row alone.
-#[derive(Clone, Copy, Debug)]
-pub enum Rule<'a> {
-    /// `u > t`.
-    Above(f32),
-    /// The `k` largest positive ones, ties to the lower index.
-    Topk(usize),
-    /// `u_j > t_j`.
-    AboveEach(&'a [f32]),
-    /// `u > 0` and `e^r u + b > 0`.
-    Gated {
-        /// Logarithms of the slopes, `(f)`.
-        r_mag: &'a [f32],
-        /// Offsets, `(f)`.
-        b_mag: &'a [f32],
-    },
+/// The tensors of an activation, `(f)` each; empty where it has none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Parameters<'a> {
+    /// Thresholds of `jumprelu`.
+    pub threshold: &'a [f32],
+    /// Logarithms of the slopes of `gated`.
+    pub r_mag: &'a [f32],
+    /// Offsets of `gated`.
+    pub b_mag: &'a [f32],
 }
 
-impl Rule<'_> {
-    /// What a pre-activation must reach at least: exactly the rule, but for a gated level, where [`Rule::keep`] decides.
-    pub fn limit(&self) -> Limit<'_> {
-        match *self {
-            Self::Above(t) => Limit::Above(t),
-            Self::Topk(k) => Limit::Topk(k),
-            Self::AboveEach(t) => Limit::AboveEach(t),
-            Self::Gated { .. } => Limit::Above(0.0),
+/// The activation of one level with its numbers: which entries of a row fire, and their values.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule<'a>(Inner<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Inner<'a> {
+    Relu(Relu),
+    Topk(Topk),
+    Batchtopk(Batchtopk),
+    Jumprelu(Jumprelu<'a>),
+    Gated(Gated<'a>),
+}
+
+/// Evaluates `$body` with `$kind` the activation of a rule, once for each type of it.
+macro_rules! each {
+    ($rule:expr, $kind:ident => $body:expr) => {
+        match &$rule.0 {
+            Inner::Relu($kind) => $body,
+            Inner::Topk($kind) => $body,
+            Inner::Batchtopk($kind) => $body,
+            Inner::Jumprelu($kind) => $body,
+            Inner::Gated($kind) => $body,
+        }
+    };
+}
+
+impl<'a> Rule<'a> {
+    /// Returns the rule of a level: `k` latents per row, the tracked threshold `tau`, and its parameters, each where the
+    /// activation has it.
+    pub fn new(activation: Activation, k: f64, tau: f32, parameters: Parameters<'a>) -> Self {
+        let Parameters { threshold, r_mag, b_mag } = parameters;
+        Self(match activation {
+            Activation::Relu => Inner::Relu(Relu),
+            Activation::Topk => Inner::Topk(Topk { k: k as usize }),
+            Activation::Batchtopk => Inner::Batchtopk(Batchtopk { k, tau }),
+            Activation::Jumprelu => Inner::Jumprelu(Jumprelu { threshold }),
+            Activation::Gated => Inner::Gated(Gated { r_mag, b_mag }),
+        })
+    }
+
+    /// Returns the rule by which ungated pre-activations of the level count as firing in training, each row by itself:
+    /// counts of a row or a batch become the tracked threshold `tau`.
+    pub(crate) fn ungated(self, tau: f32) -> Self {
+        match self.0 {
+            Inner::Topk(_) | Inner::Batchtopk(_) => Self(Inner::Batchtopk(Batchtopk { k: 0.0, tau: tau.max(0.0) })),
+            Inner::Relu(_) | Inner::Jumprelu(_) | Inner::Gated(_) => self,
         }
     }
 
-    /// Appends those that fire of the latents `from`, pre-activations `u`, that have reached the limit of a row.
+    /// Returns what a pre-activation must reach to fire: exactly the rule, but for a gated level, where [`Rule::keep`]
+    /// decides.
+    pub fn limit(&self) -> Limit<'_> {
+        each!(self, kind => kind.limit())
+    }
+
+    /// Appends those that fire of the latents `from`, with pre-activations `u` that have reached the limit of a row.
     pub fn keep(&self, from: &[u32], u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
-        let Self::Gated { r_mag, b_mag } = self else {
-            index.extend_from_slice(from);
-            value.extend_from_slice(u);
-            return;
-        };
-        for (&j, &u) in from.iter().zip(u) {
-            let z = gated(u, r_mag[j as usize], b_mag[j as usize]);
-            if z > 0.0 {
-                index.push(j);
-                value.push(z);
-            }
-        }
+        let first = index.len();
+        index.extend_from_slice(from);
+        value.extend_from_slice(u);
+        self.settle(first, index, value);
     }
 
     /// Appends the latents of one row that fire: their indices, ascending, and their values `z`.
     pub fn fire(&self, isa: Isa, u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
-        match *self {
-            Self::Above(t) => select::above(isa, u, t, index, value),
-            Self::Topk(k) => select::topk_row(isa, u, k, index, value),
-            Self::AboveEach(t) => select::above_each(isa, u, t, index, value),
-            Self::Gated { r_mag, b_mag } => {
-                let first = index.len();
-                select::above(isa, u, 0.0, index, value);
-                let mut kept = first;
-                for at in first..index.len() {
-                    let j = index[at] as usize;
-                    let z = gated(value[at], r_mag[j], b_mag[j]);
-                    if z > 0.0 {
-                        (index[kept], value[kept]) = (index[at], z);
-                        kept += 1;
-                    }
-                }
-                index.truncate(kept);
-                value.truncate(kept);
-            }
+        let first = index.len();
+        select_row(isa, self.limit(), u, index, value);
+        self.settle(first, index, value);
+    }
+
+    /// Turns the pre-activations from place `first` on, which have reached the limit, into the values of those that fire.
+    fn settle(&self, first: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) {
+        each!(self, kind => filter(kind, first, index, value, |_, z| z));
+    }
+
+    /// Drops the pre-activations from place `first` on that have reached the limit and do not fire.
+    pub(crate) fn drop_silent(&self, first: usize, index: &mut Vec<u32>, u: &mut Vec<f32>) {
+        each!(self, kind => filter(kind, first, index, u, |u, _| u));
+    }
+
+    /// Returns what a pre-activation must reach in training to become a candidate.
+    pub(crate) fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b> {
+        each!(self, kind => kind.candidates(by))
+    }
+
+    /// Writes the lower ends of the bands of the straight-through kernel where the activation has one; else nothing.
+    pub(crate) fn bands(&self, bandwidth: f32, band: &mut Vec<f32>) {
+        match self.0 {
+            Inner::Jumprelu(kind) => kind.bands(bandwidth, band),
+            Inner::Relu(_) | Inner::Topk(_) | Inner::Batchtopk(_) | Inner::Gated(_) => {}
         }
+    }
+
+    /// Writes the values of pre-activations that were selected; 0 where a latent does not fire.
+    pub(crate) fn values(&self, index: &[u32], u: &[f32], z: &mut Vec<f32>) {
+        z.clear();
+        each!(self, kind => z.extend(index.iter().zip(u).map(|(j, u)| kind.value(*j as usize, *u).max(0.0))));
+    }
+
+    /// Carries `dL/dz` to `dL/du` and to the activation's parameters.
+    pub(crate) fn backward(&self, by: &Backward, row: &mut EntryRow<'_>) {
+        each!(self, kind => kind.backward(by, row));
+    }
+
+    /// Adds the sparsity penalty of a row to `sum`, and its gradient to the entries:
+    /// `lambda/n sum z |D_j|` (relu, topk, batchtopk), `lambda/n sum 1[z > 0]` (jumprelu), `lambda/n sum relu(u)` (gated).
+    pub(crate) fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+        if penalty != 0.0 {
+            each!(self, kind => kind.penalise(penalty, norms, row, sum));
+        }
+    }
+
+    /// Adds the gradient of the auxiliary reconstruction of a gated level, and returns its value; 0 for the others.
+    pub(crate) fn auxiliary(&self, by: Auxiliary<'_>, row: &mut EntryRow<'_>) -> f64 {
+        each!(self, kind => kind.auxiliary(by, row))
     }
 }
 
-/// `z = 1[u > 0] max(e^r u + b, 0)`.
-pub fn gated(u: f32, r: f32, b: f32) -> f32 {
-    if u > 0.0 { (libm::expf(r) * u + b).max(0.0) } else { 0.0 }
+/// Appends the pre-activations of one row that reach a limit, ascending by latent.
+pub(crate) fn select_row(isa: Isa, limit: Limit<'_>, u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
+    match limit {
+        Limit::Above(t) => select::above(isa, u, t, index, value),
+        Limit::AboveEach(t) => select::above_each(isa, u, t, index, value),
+        Limit::Topk(k) => select::topk_row(isa, u, k, index, value),
+    }
 }
 
-/// Gradient of [`gated`] where it is positive: `(dz/du, dz/dr, dz/db) = (e^r, e^r u, 1)`.
-pub fn gated_backward(u: f32, r: f32) -> (f32, f32, f32) {
-    let slope = libm::expf(r);
-    (slope, slope * u, 1.0)
-}
-
-/// Straight-through kernel of the jumprelu threshold: `K((u - theta) / eps) = 1[|u - theta| < eps / 2]`.
-///
-/// Fed with the PRE-activation: entries just below the threshold count as much as those just above (Rajamanoharan et
-/// al. 2024; a kernel that sees only active latents halves the gradient).
-pub fn jump_kernel(u: f32, theta: f32, bandwidth: f32) -> bool {
-    let v = u - theta;
-    v < 0.5 * bandwidth && v > -0.5 * bandwidth
-}
-
-/// `dL/dtheta` of one entry: `-(theta / eps) K dL/dz - (lambda / (n eps)) K`, with `penalty = lambda / n`.
-pub fn jump_threshold_backward(u: f32, theta: f32, bandwidth: f32, grad_z: f32, penalty: f32) -> f32 {
-    if jump_kernel(u, theta, bandwidth) { -(theta * grad_z + penalty) / bandwidth } else { 0.0 }
+/// Keeps those that fire of the entries from place `first` on, with `kept(u, z)` in place of the pre-activation.
+fn filter<K: Kind>(kind: &K, first: usize, index: &mut Vec<u32>, value: &mut Vec<f32>, kept: impl Fn(f32, f32) -> f32) {
+    if K::LIMIT_DECIDES {
+        return;
+    }
+    let mut to = first;
+    for at in first..index.len() {
+        let z = kind.value(index[at] as usize, value[at]);
+        if z > 0.0 {
+            (index[to], value[to]) = (index[at], kept(value[at], z));
+            to += 1;
+        }
+    }
+    index.truncate(to);
+    value.truncate(to);
 }

@@ -11,6 +11,7 @@ pub mod balance;
 mod choice;
 pub mod config;
 pub mod decoder;
+pub mod entry;
 pub mod error;
 pub mod format;
 pub mod gate;

@@ -1,15 +1,30 @@
 //! The losses that tie the levels together, one file each: value and gradient side by side.
 //!
-//! The two reconstructions, the sparsity penalties and AuxK live where their rows are
-//! ([`train::objective`](crate::train::objective)); these are the variants of `loss.consistency`.
+//! The two reconstructions, the sparsity penalties and AuxK live where their rows are, in `train`; these are the variants of
+//! `loss.consistency`.
+//!
+//! [`Consistency`] names the choice, and [`Term`] is the choice with the numbers of one step. A step asks it in a fixed
+//! order: [`Consistency::measure`] once per batch, [`Term::add_level`], [`Term::add_rows`] and [`Term::add_drives`] once per
+//! row, [`Term::value`] and [`Term::add_decoder_row`] once the rows are done. Each answers for every variant.
 
-pub(crate) mod containment;
-pub(crate) mod directions;
-pub(crate) mod latent;
-pub mod seed_cos;
-pub(crate) mod structural;
+mod containment;
+mod directions;
+mod inputs;
+mod latent;
+mod measured;
+pub(crate) mod seed_cos;
+mod structural;
+
+pub(crate) use inputs::{Inputs, Scratch, Weights};
 
 use crate::choice::choices;
+use crate::entry::{CodeRow, EntryRow};
+use containment::Containment;
+use directions::{OffsetOrthogonal, Sibling};
+use latent::Latent;
+use measured::Measured;
+use seed_cos::SeedCos;
+use structural::Structural;
 
 choices! {
     /// The loss that ties the levels together.
@@ -22,7 +37,7 @@ choices! {
         Latent = "latent",
         /// `||z_p D_p - sum_children z_c D_c||^2` (HSAE).
         Struct = "struct",
-        /// A child's drive outside of its parent is charged, on both sides.
+        /// The ungated pre-activation of a child where its parent is silent is penalised, on both sides.
         Contain = "contain",
         /// `cos^2` of a child's decoder direction with its parent's.
         OffsetOrthogonal = "offset-orthogonal",
@@ -51,7 +66,7 @@ pub struct Needs {
     pub families: bool,
     /// What the decoder of level 2 must be.
     pub decoder: NeededDecoder,
-    /// Every ungated pre-activation of level 2 above its threshold.
+    /// Every ungated pre-activation of level 2 above its threshold, with an entry for its latent and for the parent.
     pub drives: bool,
     /// Whether the seed model can be trained with it.
     pub seed_has_it: bool,
@@ -69,6 +84,131 @@ impl Consistency {
             Self::Latent => Needs { decoder: NeededDecoder::Composed, ..none },
             Self::Contain => Needs { families: true, drives: true, ..none },
             Self::Struct | Self::OffsetOrthogonal | Self::Sibling => directions,
+        }
+    }
+
+    /// Returns how many numbers the loss works in per thread, for rows of width `d` and `f1` latents of level 1.
+    pub(crate) const fn scratch_width(self, d: usize, f1: usize) -> usize {
+        match self {
+            Self::Struct => d,
+            Self::Latent => f1,
+            Self::None | Self::SeedCos | Self::Contain | Self::OffsetOrthogonal | Self::Sibling => 0,
+        }
+    }
+
+    /// Returns the weight of the mean cosine over all pairs of latents, for the seed model, which has no other loss.
+    pub(crate) const fn seed_weight(self, weight: f64) -> f64 {
+        match self {
+            Self::SeedCos => weight,
+            Self::None | Self::Latent | Self::Struct | Self::Contain | Self::OffsetOrthogonal | Self::Sibling => 0.0,
+        }
+    }
+
+    /// Measures the codes of a batch where the loss compares whole batches, and returns what this adds to the loss.
+    /// `levels` gives the code of every row, in order, and `f` the numbers of latents.
+    pub(crate) fn measure<'e>(
+        self,
+        weight: f64,
+        seed_cos: &mut SeedCos,
+        n: usize,
+        f: [usize; 2],
+        levels: [impl Iterator<Item = CodeRow<'e>> + Clone; 2],
+    ) -> f64 {
+        match self {
+            Self::SeedCos => seed_cos.measure(n, f, levels) * weight,
+            Self::None | Self::Latent | Self::Struct | Self::Contain | Self::OffsetOrthogonal | Self::Sibling => 0.0,
+        }
+    }
+
+    /// Returns the loss with the numbers of a step.
+    pub(crate) fn term<'a>(self, weights: &Weights, inputs: Inputs<'a>) -> Term<'a> {
+        match self {
+            Self::None => Term::None,
+            Self::SeedCos => Term::SeedCos(Measured::new(weights, inputs)),
+            Self::Latent => Term::Latent(Latent::new(weights, inputs)),
+            Self::Struct => Term::Struct(Structural::new(weights, inputs)),
+            Self::Contain => Term::Contain(Containment::new(weights, inputs)),
+            Self::OffsetOrthogonal => Term::OffsetOrthogonal(OffsetOrthogonal::new(weights, inputs)),
+            Self::Sibling => Term::Sibling(Sibling::new(weights, inputs)),
+        }
+    }
+}
+
+/// A consistency loss with the numbers of one step.
+#[derive(Clone, Copy)]
+pub(crate) enum Term<'a> {
+    None,
+    SeedCos(Measured<'a>),
+    Latent(Latent<'a>),
+    Struct(Structural<'a>),
+    Contain(Containment<'a>),
+    OffsetOrthogonal(OffsetOrthogonal<'a>),
+    Sibling(Sibling<'a>),
+}
+
+impl Term<'_> {
+    /// Adds to `dL/dz` what the entries of one level (0 or 1) on row `b` of the batch get by themselves.
+    pub fn add_level(&self, level: usize, b: usize, row: &mut EntryRow<'_>) {
+        match self {
+            Self::SeedCos(term) => term.add_level(level, b, row),
+            Self::None
+            | Self::Latent(_)
+            | Self::Struct(_)
+            | Self::Contain(_)
+            | Self::OffsetOrthogonal(_)
+            | Self::Sibling(_) => {}
+        }
+    }
+
+    /// Adds to `dL/dz` of a row what depends on the latents of both levels; returns the row's part of the loss.
+    pub fn add_rows(&self, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+        match self {
+            Self::Latent(term) => term.add_row(rows, scratch),
+            Self::Struct(term) => term.add_row(rows, scratch),
+            Self::None | Self::SeedCos(_) | Self::Contain(_) | Self::OffsetOrthogonal(_) | Self::Sibling(_) => 0.0,
+        }
+    }
+
+    /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `drives`: latents of
+    /// level 2 with values above their threshold. Returns the row's part of the loss. Comes after the backward pass of level
+    /// 2's activation and gate.
+    pub fn add_drives(&self, drives: CodeRow<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+        match self {
+            Self::Contain(term) => term.add_row(drives, rows, scratch),
+            Self::None
+            | Self::SeedCos(_)
+            | Self::Latent(_)
+            | Self::Struct(_)
+            | Self::OffsetOrthogonal(_)
+            | Self::Sibling(_) => 0.0,
+        }
+    }
+
+    /// Returns what depends on the decoders alone, weighted.
+    pub fn value(&self) -> f64 {
+        match self {
+            Self::OffsetOrthogonal(term) => term.value(),
+            Self::Sibling(term) => term.value(),
+            Self::None | Self::SeedCos(_) | Self::Latent(_) | Self::Struct(_) | Self::Contain(_) => 0.0,
+        }
+    }
+
+    /// Adds the gradient of decoder row `j` of a level (0 or 1). `entries` are the entries of the latent, in row order: its
+    /// value, and the codes of both levels on that row. `scratch` is [`Consistency::scratch_width`] numbers.
+    pub fn add_decoder_row<'e>(
+        &self,
+        level: usize,
+        j: usize,
+        entries: impl Iterator<Item = (f32, [CodeRow<'e>; 2])>,
+        scratch: &mut [f32],
+        grad: &mut [f32],
+    ) {
+        match self {
+            Self::Latent(term) => term.add_decoder_row(level, entries, scratch, grad),
+            Self::Struct(term) => term.add_decoder_row(level, j, entries, scratch, grad),
+            Self::OffsetOrthogonal(term) => term.add_decoder_row(level, j, grad),
+            Self::Sibling(term) => term.add_decoder_row(level, j, grad),
+            Self::None | Self::SeedCos(_) | Self::Contain(_) => {}
         }
     }
 }

@@ -4,22 +4,23 @@
 //! and thresholds then mean the same for every layer and data set. A saved model has this folded in:
 //!
 //! ```text
-//! b_dec <- mean + b_dec / scale      b_enc, b_mag, threshold, tau <- the same / scale      gate.w <- gate.w * scale (mul)
+//! b_dec <- mean + b_dec / scale      b_enc, b_mag, threshold, tau <- the same / scale
+//! gate.w <- gate.w * scale (mul)     gate.b <- gate.b / scale (add)
 //! ```
 //!
 //! Every activation is positively homogeneous, so the folded model fires the same latents at `1 / scale` times the
 //! value, and decoder rows keep norm 1: latents are in the units of the raw activations. The seed has sigmoids of its
 //! input, so there the encoders take the scale (`W <- W * scale`, `b <- b - scale W mean`) and `D1 <- D1 / scale`.
 
-use crate::config::{Activation, DataConfig, GateKind, ModelKind};
+use crate::config::{DataConfig, ModelKind};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Id, Model};
+use crate::model::Model;
 use crate::row_rule::is_over;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// What was measured on a sample of rows.
+/// The normalisation that was measured on a sample of rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Normalisation {
     /// Subtracted from every row, `(d)`; zeros where centring is off.
@@ -30,12 +31,12 @@ pub struct Normalisation {
     pub centre: Vec<f32>,
     /// Total variance `E||x' - E x'||^2` of normalised rows: the denominator of every loss.
     pub variance: f32,
-    /// Raw rows with a larger norm are left out of training; infinity keeps all.
+    /// Largest norm of a raw row that training uses; infinity keeps all rows.
     pub norm_limit: f32,
 }
 
 impl Normalisation {
-    /// Measures `rows`, `(n, d)` raw.
+    /// Measures raw rows, `(n, d)`.
     ///
     /// # Errors
     /// [`Error::Config`] if the rows do not vary, so that there is nothing to explain.
@@ -102,51 +103,49 @@ impl Normalisation {
         }
     }
 
-    /// Whether training uses this raw row.
+    /// Returns whether training uses this raw row.
     pub fn keeps(&self, isa: Isa, row: &[f32]) -> bool {
         !is_over(isa, row, self.norm_limit)
     }
 
     /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.
     pub fn fold(&self, isa: Isa, model: &mut Model) {
-        let (s, d) = (self.scale, self.mean.len());
-        let p = &mut model.params;
-        for (b, &m) in p[Id::BDec].iter_mut().zip(&self.mean) {
-            *b = m + *b / s;
+        let s = self.scale;
+        let specs = model.arch.specs();
+        for ((_, tensor), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
+            match spec.scales_with_x {
+                1 => tensor.iter_mut().for_each(|v| *v /= s),
+                -1 => tensor.iter_mut().for_each(|v| *v *= s),
+                _ => {}
+            }
+        }
+        for (b, &m) in model.params.b_dec.iter_mut().zip(&self.mean) {
+            *b += m;
         }
         if model.arch.model == ModelKind::Seed {
-            for (w, b) in [(Id::WEnc1, Id::BEnc1), (Id::GateEnc1, Id::GateBias1)] {
-                p[w].iter_mut().for_each(|v| *v *= s);
-                for j in 0..p[b].len() {
-                    p[b][j] -= reduce::dot(isa, &p[w][j * d..(j + 1) * d], &self.mean);
+            // Its encoder reads `x` itself, not `x - b_dec`, so the mean goes to the biases.
+            let level = &mut model.params.level[0];
+            for (w, b) in [(&level.w_enc, &mut level.b_enc), (&level.gate_w, &mut level.gate_b)] {
+                for (b, w) in b.iter_mut().zip(w.chunks(self.mean.len())) {
+                    *b -= reduce::dot(isa, w, &self.mean);
                 }
             }
-            p[Id::WDec1].iter_mut().for_each(|v| *v /= s);
-            return;
         }
-        for id in [Id::BEnc1, Id::BMag1, Id::Threshold1, Id::BEnc2, Id::BMag2, Id::Threshold2] {
-            p[id].iter_mut().for_each(|v| *v /= s);
-        }
-        match model.arch.gate {
-            GateKind::Mul => p[Id::GateW].iter_mut().for_each(|v| *v *= s),
-            GateKind::Add => p[Id::GateB].iter_mut().for_each(|v| *v /= s),
-            _ => {}
-        }
-        for (tau, act) in model.tau.iter_mut().zip([model.arch.activation1, model.arch.activation2]) {
-            if act == Activation::Batchtopk {
+        for (tau, level) in model.tau.iter_mut().zip(model.arch.level) {
+            if level.activation.has_tau() {
                 *tau /= s;
             }
         }
     }
 }
 
-/// The point that minimises the sum of distances to `rows`, by Weiszfeld's iteration from the mean: at most 100 steps,
-/// until it moves by less than 1e-5 of its scale.
+/// Returns the point that minimises the sum of distances to `rows`, by Weiszfeld's iteration from the mean: at most 100
+/// steps, until it moves by less than 1e-5 of its scale.
 pub fn geometric_median(isa: Isa, rows: &[f32], d: usize) -> Vec<f32> {
     weiszfeld(isa, d, rows.len() / d, |i, row| row.copy_from_slice(&rows[i * d..(i + 1) * d]))
 }
 
-/// Of `n` rows that `read` writes one at a time, so that no second copy of them is needed.
+/// Returns the geometric median of `n` rows that `read` writes one at a time, so that no second copy of them is needed.
 fn weiszfeld(isa: Isa, d: usize, n: usize, read: impl Fn(usize, &mut [f32])) -> Vec<f32> {
     let mut at = vec![0.0f32; d];
     if n == 0 {

@@ -1,6 +1,9 @@
 //! What level 2 reads: every decision about a [`Source`].
 
 use crate::choice::choices;
+use crate::entry::{CodeRow, EntryRow};
+use crate::kernel::{Isa, sparse};
+use alloc::vec::Vec;
 
 choices! {
     /// What level 2 reads.
@@ -55,4 +58,118 @@ impl Source {
             Self::X | Self::Z1 => false,
         }
     }
+
+    /// Writes what level 2 reads, `(n, width)`, from the centred rows `xt`, `(n, d)`, and the latents of level 1 of each. `d1`
+    /// are level 1's decoder rows, `(f1, d)`.
+    pub(crate) fn fill<'c>(
+        self,
+        isa: Isa,
+        d1: &[f32],
+        xt: &[f32],
+        d: usize,
+        z1: impl Fn(usize) -> CodeRow<'c>,
+        s: &mut [f32],
+    ) {
+        let n = xt.len() / d;
+        match self {
+            Self::X => s.copy_from_slice(xt),
+            Self::Res => {
+                for (i, (row, xt)) in s.chunks_mut(d).zip(xt.chunks(d)).enumerate() {
+                    let code = z1(i);
+                    row.fill(0.0);
+                    sparse::accumulate_rows(isa, code.index, code.value, d1, d, row);
+                    for (r, &x) in row.iter_mut().zip(xt) {
+                        *r = x - *r;
+                    }
+                }
+            }
+            Self::Z1 => {
+                let f1 = (s.len() / n.max(1)).max(1);
+                s.fill(0.0);
+                for (i, row) in s.chunks_mut(f1).enumerate() {
+                    let code = z1(i);
+                    for (&j, &z) in code.index.iter().zip(code.value) {
+                        row[j as usize] = z;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds to `dL/dz1` of a row what flows on through level 2's encoder, from `dL/da2`.
+    ///
+    /// ```text
+    /// res  dS = da2 W2,  dz1_i -= dS . D1_i        (nothing with `detach`)
+    /// z1   dz1_i += sum_j da2_j W2_ji
+    /// ```
+    pub(crate) fn backward(self, by: Backward<'_>, one: &mut EntryRow<'_>, two: &EntryRow<'_>) {
+        let Backward { isa, w2, d1, f1, detach, grad_s, row } = by;
+        match self {
+            Self::X => {}
+            Self::Res if detach => {}
+            Self::Res => {
+                let d = grad_s.len();
+                grad_s.fill(0.0);
+                sparse::accumulate_rows(isa, two.index, two.grad_a, w2, d, grad_s);
+                row.resize(one.index.len(), 0.0);
+                sparse::dot_rows(isa, one.index, d1, d, grad_s, row);
+                for (grad, dot) in one.grad_z[1].iter_mut().zip(row.iter()) {
+                    *grad -= dot;
+                }
+            }
+            Self::Z1 => {
+                for (grad, &i) in one.grad_z[1].iter_mut().zip(one.index) {
+                    let mut sum = 0.0f32;
+                    for (&j, da) in two.index.iter().zip(two.grad_a.iter()) {
+                        sum += da * w2[j as usize * f1 + i as usize];
+                    }
+                    *grad += sum;
+                }
+            }
+        }
+    }
+
+    /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent: `at` are their rows
+    /// of `d` numbers in `xt` and `r1`, `grad` is `dL/da`, and `z1`
+    /// gives level 1's latents on the row of an entry.
+    pub(crate) fn add_encoder_row<'c>(
+        self,
+        isa: Isa,
+        at: &[u32],
+        grad: &[f32],
+        [xt, r1]: [&[f32]; 2],
+        d: usize,
+        z1: impl Fn(u32) -> CodeRow<'c>,
+        out: &mut [f32],
+    ) {
+        match self {
+            Self::X => sparse::accumulate_rows(isa, at, grad, xt, d, out),
+            Self::Res => sparse::accumulate_rows(isa, at, grad, r1, d, out),
+            Self::Z1 => {
+                for (&at, &grad) in at.iter().zip(grad) {
+                    let code = z1(at);
+                    for (&i, &z) in code.index.iter().zip(code.value) {
+                        out[i as usize] = libm::fmaf(grad, z, out[i as usize]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the backward pass of a source reads and works in.
+pub(crate) struct Backward<'a> {
+    pub isa: Isa,
+    /// Encoder rows of level 2, `(f2, width)`.
+    pub w2: &'a [f32],
+    /// Decoder rows of level 1, `(f1, d)`.
+    pub d1: &'a [f32],
+    /// Latents of level 1.
+    pub f1: usize,
+    /// No gradient flows through the residual.
+    pub detach: bool,
+    /// `(d)`: `dL/dS` is written here where [`Source::reaches_decoder1`]; else empty.
+    pub grad_s: &'a mut [f32],
+    /// Scratch of one number per entry.
+    pub row: &'a mut Vec<f32>,
 }

@@ -304,7 +304,7 @@ pub unsafe extern "C" fn strata_encode(
         // SAFETY: see the crate.
         let level1 = unsafe { CodesOut::new(level1, false) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
-        let level2 = unsafe { CodesOut::new(level2, arch.f2 == 0) }.map_err(Failure::of("level2"))?;
+        let level2 = unsafe { CodesOut::new(level2, arch.level[1].latents == 0) }.map_err(Failure::of("level2"))?;
         // What is written comes into being as a view only after it is known to lie apart from everything else.
         let written = [&level1, &level2].map(|level| level.as_ref().map_or_else(Default::default, CodesOut::extents));
         for (i, own) in written.iter().flatten().enumerate() {
@@ -336,9 +336,11 @@ pub unsafe extern "C" fn strata_decode(
         // SAFETY: see the crate.
         let mut x_hat = unsafe { RowsOut::new(x_hat, arch.d) }.map_err(Failure::of("x_hat"))?;
         // SAFETY: see the crate.
-        let level1 = unsafe { CodesIn::new(level1, x_hat.rows.n, arch.f1) }.map_err(Failure::of("level1"))?;
+        let level1 =
+            unsafe { CodesIn::new(level1, x_hat.rows.n, arch.level[0].latents) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
-        let level2 = unsafe { CodesIn::new(level2, x_hat.rows.n, arch.f2) }.map_err(Failure::of("level2"))?;
+        let level2 =
+            unsafe { CodesIn::new(level2, x_hat.rows.n, arch.level[1].latents) }.map_err(Failure::of("level2"))?;
         check_apart(&x_hat.rows.extent(), level1.extents().into_iter().chain(level2.extents()))?;
         ctx.decode([&level1, &level2], &mut x_hat)
     })

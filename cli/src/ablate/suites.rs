@@ -92,7 +92,7 @@ fn consistency(base: &Config) -> Suite {
         if !c.gate.kind.has_families() {
             c.gate.kind = GateKind::Hard;
         }
-        if c.decoder == Decoder::Comp {
+        if c.decoder.is_composed() {
             c.decoder = Decoder::Cum;
         }
     })
@@ -165,7 +165,7 @@ fn sparsity_ratio(base: &Config) -> Suite {
     for (a, b) in RATIOS {
         rows.push(row(format!("{a}:{b}"), base, |c| {
             // `topk` keeps whole latents.
-            let whole = [c.level1.activation, c.level2.activation].contains(&Activation::Topk);
+            let whole = c.level1.activation.has_whole_k() || c.level2.activation.has_whole_k();
             let k1 = total * a / (a + b);
             let k1 = if whole { k1.round().max(1.0) } else { k1 };
             c.level1.k = k1.min(c.level1.latents as f64);
@@ -188,7 +188,7 @@ fn balance(base: &Config) -> Suite {
         (c.loss.w1, c.loss.w2) = (1.0, 1.0);
         (c.loss.w1_start, c.loss.w1_end) = (c.gate.start, 0.1);
     }));
-    for &kind in Balance::ALL.iter().filter(|b| **b != Balance::Sum) {
+    for kind in Balance::Sum.others() {
         rows.push(row(kind.name(), base, |c| {
             c.train.balance = kind;
             (c.loss.w1, c.loss.w2) = (1.0, 1.0);
@@ -200,7 +200,7 @@ fn balance(base: &Config) -> Suite {
 /// The settings as they are, without their gate, with a soft one, with containment (without it, where they have it
 /// already), and the Matryoshka.
 fn experiment(base: &Config) -> Suite {
-    let other = if base.loss.consistency == Consistency::Contain { Consistency::None } else { Consistency::Contain };
+    let other = if base.loss.consistency.needs().drives { Consistency::None } else { Consistency::Contain };
     let mut rows = vec![
         row("run_1 (as set)", base, |_| {}),
         row("run_2 (gate none)", base, |c| {

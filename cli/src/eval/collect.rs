@@ -10,7 +10,6 @@ use crate::feed;
 use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::Result;
 use std::ops::Range;
-use strata_core::config::Decoder;
 use strata_core::kernel::wide;
 use strata_core::metrics::attribution::{self, Attribution};
 use strata_core::metrics::bootstrap::BlockSums;
@@ -24,7 +23,7 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::model::{Arch, Id};
+use strata_core::model::Arch;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
@@ -138,14 +137,15 @@ impl<'a> Collector<'a> {
         rows: Range<u64>,
         first_scored: u64,
     ) -> Result<Self> {
-        let Arch { d, f1, f2, .. } = encoder.model().arch;
+        let Arch { d, .. } = encoder.model().arch;
+        let [f1, f2] = encoder.model().arch.latents();
         let parents = &encoder.model().parents;
         let words = Words::new(dump, filter, rows.clone(), f1.max(f2));
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
         let mut sample = feed::sample(dump, filter, dump.n_rows(), UNIT_ROWS)?.rows;
         let unit = Unit::of(&sample, d);
         unit.divide(&mut sample);
-        let mut b_dec = encoder.model().params[Id::BDec].to_vec();
+        let mut b_dec = encoder.model().params.b_dec.to_vec();
         unit.divide(&mut b_dec);
         let tree = || -> Result<Tree> {
             let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
@@ -202,7 +202,8 @@ impl<'a> Collector<'a> {
 
     /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
-        let Arch { d, f1, f2, .. } = self.encoder.model().arch;
+        let Arch { d, .. } = self.encoder.model().arch;
+        let [f1, f2] = self.encoder.model().arch.latents();
         let encoder = self.encoder;
         let (tokens, words, b_dec) = (self.tokens, self.words.as_ref(), &self.b_dec[..]);
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
@@ -225,10 +226,10 @@ impl<'a> Collector<'a> {
         }
         if let Some(Tree { composition, cofiring, across, leak, attribution, condition }) = &mut self.tree {
             let model = encoder.model();
-            let cumulative = model.arch.decoder == Decoder::Cum;
+            let cumulative = model.arch.decoder.is_cumulative();
             let decoders = attribution::Decoders {
                 d,
-                decoder1: cumulative.then(|| &model.params[Id::WDec1][..]),
+                decoder1: cumulative.then(|| &model.params.level[0].w_dec[..]),
                 decoder2: encoder.decoder2(),
                 b_dec,
             };

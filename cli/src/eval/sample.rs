@@ -6,7 +6,7 @@ use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::{Result, bail};
 use strata_core::metrics::absorption::{Dictionary, sample};
 use strata_core::metrics::probe::{joined, pool, split};
-use strata_core::model::{CodesView, Id};
+use strata_core::model::CodesView;
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read together.
@@ -106,8 +106,8 @@ impl Sampled {
             chosen.push(s);
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
-            let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.f1)?, &[0])?;
-            let (_, pooled2) = pool(&rows, dump.d(), &codes2.view(arch.f2)?, &[0])?;
+            let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.level[0].latents)?, &[0])?;
+            let (_, pooled2) = pool(&rows, dump.d(), &codes2.view(arch.level[1].latents)?, &[0])?;
             row.push(start);
             x.extend(mean);
             codes[0].append(&pooled1);
@@ -132,11 +132,11 @@ impl Sampled {
         let arch = encoder.model().arch;
         let scale = scale_of(&x, arch.d);
         let inverse = (1.0 / scale) as f32;
-        let mut centre = encoder.model().params[Id::BDec].to_vec();
+        let mut centre = encoder.model().params.b_dec.to_vec();
         for values in [&mut x, &mut codes1.value, &mut codes2.value, &mut centre] {
             values.iter_mut().for_each(|v| *v *= inverse);
         }
-        let both = joined(&codes1.view(arch.f1)?, &codes2.view(arch.f2)?)?;
+        let both = joined(&codes1.view(arch.level[0].latents)?, &codes2.view(arch.level[1].latents)?)?;
         // The split is over the sequences that are here, in order.
         let mut here = sequence.to_vec();
         here.dedup();
@@ -162,7 +162,11 @@ impl Sampled {
     pub fn views(&self, encoder: &Encoder) -> Result<[CodesView<'_>; 3]> {
         let arch = encoder.model().arch;
         let [one, two, both] = &self.codes;
-        Ok([one.view(arch.f1)?, two.view(arch.f2)?, both.view(arch.f1 + arch.f2)?])
+        Ok([
+            one.view(arch.level[0].latents)?,
+            two.view(arch.level[1].latents)?,
+            both.view(arch.level[0].latents + arch.level[1].latents)?,
+        ])
     }
 }
 
@@ -179,7 +183,7 @@ fn scale_of(x: &[f32], d: usize) -> f64 {
 
 /// The decoder directions of both levels, level 1 first.
 pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
-    [&encoder.model().params[Id::WDec1][..], encoder.decoder2()].concat()
+    [&encoder.model().params.level[0].w_dec[..], encoder.decoder2()].concat()
 }
 
 /// The sample as absorption wants it; `decoder` is [`both_decoders`].
@@ -189,5 +193,12 @@ pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
 pub fn dictionary<'a>(sampled: &'a Sampled, encoder: &'a Encoder, decoder: &'a [f32]) -> Result<Dictionary<'a>> {
     let model = encoder.model();
     let [_, _, codes] = sampled.views(encoder)?;
-    Ok(Dictionary { x: &sampled.x, d: model.arch.d, centre: &sampled.centre, codes, decoder, f1: model.arch.f1 })
+    Ok(Dictionary {
+        x: &sampled.x,
+        d: model.arch.d,
+        centre: &sampled.centre,
+        codes,
+        decoder,
+        f1: model.arch.level[0].latents,
+    })
 }

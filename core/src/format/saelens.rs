@@ -11,10 +11,11 @@
 //! that reads `x` rather than `x - b_dec` (`apply_b_dec_to_input = false`) gets `W_enc b_dec` in its bias.
 
 use super::weights::{Origin, find, floats, reserved};
+use crate::activation::Parameter;
 use crate::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Arch, Id, Model, Tensor};
+use crate::model::{Arch, LevelArch, Model, Tensor};
 use crate::rows::Dtype;
 use alloc::format;
 use alloc::string::String;
@@ -88,21 +89,19 @@ pub(super) fn read(
         }
     };
     let k = cfg.k.or(cfg.activation_fn_kwargs.and_then(|kwargs| kwargs.k));
-    let k = match (activation, k) {
-        (Activation::Topk, Some(k)) if k > 0 => k as f64,
-        (Activation::Topk, k) => return wrong(format!("`k`: expected at least 1, found {}", k.unwrap_or(0))),
+    let k = match (activation.has_whole_k(), k) {
+        (true, Some(k)) if k > 0 => k as f64,
+        (true, k) => return wrong(format!("`k`: expected at least 1, found {}", k.unwrap_or(0))),
         // How many fire on average is not said; no more than there are.
-        _ => f as f64,
+        (false, _) => f as f64,
     };
     let arch = Arch {
         model: ModelKind::Tree,
         d,
-        f1: f,
-        f2: 0,
-        activation1: activation,
-        activation2: Activation::Relu,
-        k1: k,
-        k2: 1.0,
+        level: [
+            LevelArch { latents: f, activation, k },
+            LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::None,
@@ -124,40 +123,37 @@ pub(super) fn read(
         tensor(&view, dtype)
     };
     let (view, dtype) = floats(&file, "b_dec", d as u128)?;
-    p[Id::BDec] = tensor(&view, dtype)?;
-    p[Id::WDec1] = matrix("W_dec", [f, d])?;
-    p[Id::WEnc1] = transposed(&matrix("W_enc", [d, f])?, d, f)?.into();
-    let bias = if activation == Activation::Gated { "b_gate" } else { "b_enc" };
+    p.b_dec = tensor(&view, dtype)?;
+    p.level[0].w_dec = matrix("W_dec", [f, d])?;
+    p.level[0].w_enc = transposed(&matrix("W_enc", [d, f])?, d, f)?.into();
+    let bias = if activation.parameters().contains(&Parameter::RMag) { "b_gate" } else { "b_enc" };
     let mut known = alloc::vec!["b_dec", "W_dec", "W_enc", bias];
-    p[Id::BEnc1] = vector(bias)?;
-    match activation {
-        Activation::Jumprelu => {
-            known.push("threshold");
-            p[Id::Threshold1] = vector("threshold")?;
-            // There a relu comes first: below 0 nothing fires.
-            p[Id::Threshold1].iter_mut().for_each(|t| *t = t.max(0.0));
-        }
-        Activation::Gated => {
-            known.extend(["r_mag", "b_mag"]);
-            p[Id::RMag1] = vector("r_mag")?;
-            p[Id::BMag1] = vector("b_mag")?;
-            // There the magnitude is e^r times the product without a bias, here e^r times the pre-activation with it.
-            for j in 0..f {
-                let (r, b) = (p[Id::RMag1][j], p[Id::BEnc1][j]);
-                p[Id::BMag1][j] -= libm::expf(r) * b;
-            }
-        }
-        _ => {}
+    p.level[0].b_enc = vector(bias)?;
+    for &parameter in activation.parameters() {
+        let name = match parameter {
+            Parameter::Threshold => "threshold",
+            Parameter::RMag => "r_mag",
+            Parameter::BMag => "b_mag",
+        };
+        known.push(name);
+        *p.level[0].parameter_mut(parameter) = vector(name)?;
+    }
+    let level = &mut p.level[0];
+    // There a relu comes first: below 0 nothing fires.
+    level.threshold.iter_mut().for_each(|t| *t = t.max(0.0));
+    // There the magnitude is e^r times the product without a bias, here e^r times the pre-activation with it.
+    for ((offset, &r), &b) in level.b_mag.iter_mut().zip(level.r_mag.iter()).zip(level.b_enc.iter()) {
+        *offset -= libm::expf(r) * b;
     }
     check_names(&file, &known)?;
     let isa = Isa::default();
     if cfg.apply_b_dec_to_input == Some(false) {
         for j in 0..f {
-            let shift = reduce::dot(isa, &p[Id::WEnc1][j * d..(j + 1) * d], &p[Id::BDec]);
-            p[Id::BEnc1][j] += shift;
+            let shift = reduce::dot(isa, &p.level[0].w_enc[j * d..(j + 1) * d], &p.b_dec);
+            p.level[0].b_enc[j] += shift;
         }
     }
-    if activation == Activation::Topk && cfg.rescale_acts_by_decoder_norm == Some(true) {
+    if activation.has_whole_k() && cfg.rescale_acts_by_decoder_norm == Some(true) {
         fold_norms(isa, &mut model);
     }
     model.check()?;
@@ -222,14 +218,14 @@ fn transposed(w: &[f32], d: usize, f: usize) -> Result<Vec<f32>> {
 /// `n_j = |W_dec_j|`; `W_enc_j` and `b_enc_j` times `n_j`, `W_dec_j` over it: latents compete by what they add.
 fn fold_norms(isa: Isa, model: &mut Model) {
     let (d, p) = (model.arch.d, &mut model.params);
-    for j in 0..model.arch.f1 {
-        let norm = libm::sqrtf(reduce::sum_squares(isa, &p[Id::WDec1][j * d..(j + 1) * d])).max(1e-8);
+    for j in 0..model.arch.level[0].latents {
+        let norm = libm::sqrtf(reduce::sum_squares(isa, &p.level[0].w_dec[j * d..(j + 1) * d])).max(1e-8);
         // Norms of 1, as SAELens folds them on saving, leave the rows as they lie.
         if (norm - 1.0).abs() < 1e-6 {
             continue;
         }
-        reduce::scale(isa, norm, &mut p[Id::WEnc1][j * d..(j + 1) * d]);
-        p[Id::BEnc1][j] *= norm;
-        p[Id::WDec1][j * d..(j + 1) * d].iter_mut().for_each(|v| *v /= norm);
+        reduce::scale(isa, norm, &mut p.level[0].w_enc[j * d..(j + 1) * d]);
+        p.level[0].b_enc[j] *= norm;
+        p.level[0].w_dec[j * d..(j + 1) * d].iter_mut().for_each(|v| *v /= norm);
     }
 }

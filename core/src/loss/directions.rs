@@ -1,25 +1,37 @@
 //! Losses on decoder directions alone: offset-orthogonal and sibling diversity.
 
+use super::inputs::{Inputs, Weights};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, reduce};
 
+/// Returns `wc / f2`.
+fn per_child(weights: &Weights, families: &Families) -> f32 {
+    weights.weight as f32 / families.parents().len() as f32
+}
+
 /// `(1/f2) sum_j cos^2(D2_j, D1_pi(j))`: a child's direction is an offset from its parent's, not a copy of it (Park et
-/// al. 2024). Children of ROOT are not charged.
+/// al. 2024). Children of ROOT are not penalised.
 ///
 /// With `c = cos`, `^` for unit vectors and `k = 2 wc c / f2`:
 /// `dD2_j += k (D1^ - c D2^) / |D2_j|`, `dD1_p += k (D2^ - c D1^) / |D1_p|`.
+#[derive(Clone, Copy)]
 pub(crate) struct OffsetOrthogonal<'a> {
-    pub isa: Isa,
-    pub d: usize,
-    pub d1: &'a [f32],
-    pub d2: &'a [f32],
-    pub families: &'a Families,
+    isa: Isa,
+    d: usize,
+    d1: &'a [f32],
+    d2: &'a [f32],
+    families: &'a Families,
     /// `wc / f2`.
-    pub scale: f32,
+    scale: f32,
 }
 
-impl OffsetOrthogonal<'_> {
-    /// The value, with its weight.
+impl<'a> OffsetOrthogonal<'a> {
+    pub fn new(weights: &Weights, inputs: Inputs<'a>) -> Self {
+        let Inputs { isa, d, d1, d2, families, .. } = inputs;
+        Self { isa, d, d1, d2, families, scale: per_child(weights, families) }
+    }
+
+    /// Returns the value, with its weight.
     pub fn value(&self) -> f64 {
         let mut sum = 0.0;
         for (j, &p) in self.families.parents().iter().enumerate() {
@@ -31,8 +43,12 @@ impl OffsetOrthogonal<'_> {
         f64::from(self.scale) * sum
     }
 
-    /// Adds the gradient of child `j`'s row.
-    pub fn add_child(&self, j: usize, grad: &mut [f32]) {
+    /// Adds the gradient of the decoder row of parent `j` (level 0) or child `j` (level 1).
+    pub fn add_decoder_row(&self, level: usize, j: usize, grad: &mut [f32]) {
+        if level == 0 { self.add_parent(j, grad) } else { self.add_child(j, grad) }
+    }
+
+    fn add_child(&self, j: usize, grad: &mut [f32]) {
         let p = self.families.parents()[j];
         if p != ROOT {
             let (c, n2, n1) = self.cos(j, p as usize);
@@ -42,8 +58,7 @@ impl OffsetOrthogonal<'_> {
         }
     }
 
-    /// Adds the gradient of parent `p`'s row.
-    pub fn add_parent(&self, p: usize, grad: &mut [f32]) {
+    fn add_parent(&self, p: usize, grad: &mut [f32]) {
         for &j in self.families.children(p as u32) {
             let (c, n2, n1) = self.cos(j as usize, p);
             let k = 2.0 * self.scale * c / n1;
@@ -52,7 +67,7 @@ impl OffsetOrthogonal<'_> {
         }
     }
 
-    /// `(cos, |D2_j|, |D1_p|)`.
+    /// Returns `(cos, |D2_j|, |D1_p|)`.
     fn cos(&self, j: usize, p: usize) -> (f32, f32, f32) {
         let (a, b) = (self.row2(j), self.row1(p));
         let na = libm::sqrtf(reduce::sum_squares(self.isa, a)).max(1e-12);
@@ -73,17 +88,23 @@ impl OffsetOrthogonal<'_> {
 /// children has negative cosines and costs nothing; children of ROOT are no siblings.
 ///
 /// `dD2_j += (2 wc / f2) P sum_k max(cos_jk, 0) D2^_k / |D2_j|`, with `P` the projection away from `D2^_j`.
+#[derive(Clone, Copy)]
 pub(crate) struct Sibling<'a> {
-    pub isa: Isa,
-    pub d: usize,
-    pub d2: &'a [f32],
-    pub families: &'a Families,
+    isa: Isa,
+    d: usize,
+    d2: &'a [f32],
+    families: &'a Families,
     /// `wc / f2`.
-    pub scale: f32,
+    scale: f32,
 }
 
-impl Sibling<'_> {
-    /// The value, with its weight.
+impl<'a> Sibling<'a> {
+    pub fn new(weights: &Weights, inputs: Inputs<'a>) -> Self {
+        let Inputs { isa, d, d2, families, .. } = inputs;
+        Self { isa, d, d2, families, scale: per_child(weights, families) }
+    }
+
+    /// Returns the value, with its weight.
     pub fn value(&self) -> f64 {
         let mut sum = 0.0;
         for j in 0..self.families.parents().len() {
@@ -93,8 +114,11 @@ impl Sibling<'_> {
         f64::from(self.scale) * sum
     }
 
-    /// Adds the gradient of child `j`'s row.
-    pub fn add_child(&self, j: usize, grad: &mut [f32]) {
+    /// Adds the gradient of the decoder row of child `j` (level 1); parents get none.
+    pub fn add_decoder_row(&self, level: usize, j: usize, grad: &mut [f32]) {
+        if level == 0 {
+            return;
+        }
         self.each_sibling(j, |k, c, nj, nk| {
             let s = 2.0 * self.scale * c / nj;
             reduce::axpy(self.isa, s / nk, self.row(k), grad);

@@ -10,7 +10,7 @@
 //! `f1 x f2`. It also means that the loss only sees how much activity each token has in all, not which pairs fire
 //! together: minimised it wants an empty level, maximised it wants every latent dense. Kept as a baseline.
 
-use crate::train::entries::Entries;
+use crate::entry::CodeRow;
 use alloc::vec::Vec;
 
 /// Added to the squared norms.
@@ -18,7 +18,7 @@ const E: f32 = 1e-6;
 
 /// Norms and sums over the batch.
 #[derive(Clone, Debug, Default)]
-pub struct SeedCos {
+pub(crate) struct SeedCos {
     /// `n_i` of both levels.
     norm: [Vec<f32>; 2],
     /// `h_i . t` of both levels.
@@ -28,13 +28,13 @@ pub struct SeedCos {
 }
 
 impl SeedCos {
-    /// Measures a batch of `n` rows, `chunk` rows an [`Entries`]; returns the value without its weight.
-    pub(crate) fn measure<'e>(
+    /// Measures a batch of `n` rows, whose codes `levels` gives in order, with `f` latents; returns the value without its
+    /// weight.
+    pub fn measure<'e>(
         &mut self,
         n: usize,
         f: [usize; 2],
-        levels: [impl Iterator<Item = &'e Entries> + Clone; 2],
-        chunk: usize,
+        levels: [impl Iterator<Item = CodeRow<'e>> + Clone; 2],
     ) -> f64 {
         let [q, p] = &mut self.target;
         let sums = [p, q];
@@ -44,9 +44,9 @@ impl SeedCos {
             let norm = &mut self.norm[l];
             norm.clear();
             norm.resize(f[l], 0.0);
-            each(levels[l].clone(), chunk, |_, j, z| norm[j] += z * z);
+            each(levels[l].clone(), |_, j, z| norm[j] += z * z);
             norm.iter_mut().for_each(|v| *v = libm::sqrtf(*v + E));
-            each(levels[l].clone(), chunk, |b, j, z| sums[b] += z / norm[j]);
+            each(levels[l].clone(), |b, j, z| sums[b] += z / norm[j]);
         }
         let [q, p] = &self.target;
         let value: f64 = p.iter().zip(q).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum();
@@ -54,25 +54,29 @@ impl SeedCos {
             let (along, target, norm) = (&mut self.along[l], &self.target[l], &self.norm[l]);
             along.clear();
             along.resize(f[l], 0.0);
-            each(levels[l].clone(), chunk, |b, j, z| along[j] += z / norm[j] * target[b]);
+            each(levels[l].clone(), |b, j, z| along[j] += z / norm[j] * target[b]);
         }
         value / (f[0] as f64 * f[1] as f64)
     }
 
-    /// `(t_b - h_bj (h_j . t)) / n_j` of an entry of level `l` (0 or 1).
-    pub(crate) fn grad(&self, l: usize, j: usize, b: usize, z: f32) -> f32 {
-        let n = self.norm[l][j];
-        (self.target[l][b] - z / n * self.along[l][j]) / n
+    /// Returns the numbers of latents that were measured.
+    pub fn latents(&self) -> [usize; 2] {
+        self.norm.each_ref().map(Vec::len)
+    }
+
+    /// Returns `(t_b - h_bj (h_j . t)) / n_j` of an entry of a level (0 or 1).
+    pub fn grad(&self, level: usize, j: usize, b: usize, z: f32) -> f32 {
+        let n = self.norm[level][j];
+        (self.target[level][b] - z / n * self.along[level][j]) / n
     }
 }
 
-fn each<'e>(chunks: impl Iterator<Item = &'e Entries>, chunk: usize, mut f: impl FnMut(usize, usize, f32)) {
-    for (c, e) in chunks.enumerate() {
-        for i in 0..e.offsets.len() - 1 {
-            for at in e.row(i) {
-                if e.z[at] > 0.0 {
-                    f(c * chunk + i, e.index[at] as usize, e.z[at]);
-                }
+/// Calls `f(row, latent, value)` for everything that fires.
+fn each<'e>(rows: impl Iterator<Item = CodeRow<'e>>, mut f: impl FnMut(usize, usize, f32)) {
+    for (b, code) in rows.enumerate() {
+        for (&j, &z) in code.index.iter().zip(code.value) {
+            if z > 0.0 {
+                f(b, j as usize, z);
             }
         }
     }

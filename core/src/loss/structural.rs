@@ -6,90 +6,99 @@
 //! dz_bc -= k delta_bp . D_c     dD_c -= k sum_b z_bc delta_bp
 //! ```
 //!
-//! Children of ROOT belong to no family and are not charged.
+//! Children of ROOT belong to no family and are not penalised.
 
+use super::inputs::{Inputs, Scratch, Weights};
+use crate::entry::{CodeRow, EntryRow};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Id, Params};
-use crate::train::entries::Entries;
-use crate::train::objective::Lane;
 
-/// `delta_bp` of one row into `out`, `(d)`.
-pub(crate) fn delta(
+/// See the module.
+#[derive(Clone, Copy)]
+pub(crate) struct Structural<'a> {
     isa: Isa,
-    params: &Params,
-    families: &Families,
     d: usize,
-    p: u32,
-    i: usize,
-    e1: &Entries,
-    e2: &Entries,
-    out: &mut [f32],
-) {
-    out.fill(0.0);
-    for at in e1.row(i) {
-        if e1.index[at] == p && e1.z[at] > 0.0 {
-            reduce::axpy(isa, e1.z[at], &params[Id::WDec1][p as usize * d..][..d], out);
-        }
-    }
-    for at in e2.row(i) {
-        let c = e2.index[at] as usize;
-        if e2.z[at] > 0.0 && families.parents()[c] == p {
-            reduce::axpy(isa, -e2.z[at], &params[Id::WDec2][c * d..][..d], out);
-        }
-    }
+    d1: &'a [f32],
+    d2: &'a [f32],
+    families: &'a Families,
+    /// `wc / (n nu)`.
+    scale: f32,
+    /// `k`, as rows and as decoder rows are multiplied with it: the two are rounded differently.
+    k: [f32; 2],
 }
 
-/// Adds the gradient to the entries of row `i`, with `k`; returns the row's sum of squares.
-pub(crate) fn row(
-    isa: Isa,
-    params: &Params,
-    families: &Families,
-    d: usize,
-    i: usize,
-    e1: &mut Entries,
-    e2: &mut Entries,
-    k: f32,
-    lane: &mut Lane,
-) -> f64 {
-    let Lane { vector: [v, _], place: [place1, _], .. } = lane;
-    let mut value = 0.0;
-    // Every parent that fires or has a child that does, each once: `place` marks those that are done.
-    let family =
-        |at2: usize, e2: &Entries| if e2.z[at2] > 0.0 { families.parents()[e2.index[at2] as usize] } else { ROOT };
-    let parents1 = e1.row(i);
-    let parents2 = e2.row(i);
-    for turn in parents1.clone().map(Ok).chain(parents2.clone().map(Err)) {
-        let p = match turn {
-            Ok(at) => e1.index[at],
-            Err(at) => family(at, e2),
-        };
-        if p == ROOT || place1[p as usize] != u32::MAX {
-            continue;
-        }
-        place1[p as usize] = 0;
-        delta(isa, params, families, d, p, i, e1, e2, v);
-        value += f64::from(reduce::sum_squares(isa, v));
-        for at in parents1.clone() {
-            if e1.index[at] == p {
-                e1.grad.z[0][at] += k * reduce::dot(isa, v, &params[Id::WDec1][p as usize * d..][..d]);
+impl<'a> Structural<'a> {
+    pub fn new(weights: &Weights, inputs: Inputs<'a>) -> Self {
+        let Inputs { isa, n, variance, d, d1, d2, families, .. } = inputs;
+        let unit = 1.0 / (n as f64 * f64::from(variance));
+        let weight = weights.weight as f32;
+        let k = [2.0 * weight * unit as f32, (2.0 * weights.weight * unit) as f32];
+        Self { isa, d, d1, d2, families, scale: weight * unit as f32, k }
+    }
+
+    /// Writes `delta_bp` of one row, `(d)`.
+    fn delta(&self, p: u32, [z1, z2]: [CodeRow<'_>; 2], out: &mut [f32]) {
+        out.fill(0.0);
+        for (&i, &z) in z1.index.iter().zip(z1.value) {
+            if i == p && z > 0.0 {
+                reduce::axpy(self.isa, z, &self.d1[p as usize * self.d..][..self.d], out);
             }
         }
-        for at in parents2.clone() {
-            let c = e2.index[at] as usize;
-            if families.parents()[c] == p {
-                e2.grad.z[0][at] -= k * reduce::dot(isa, v, &params[Id::WDec2][c * d..][..d]);
+        for (&c, &z) in z2.index.iter().zip(z2.value) {
+            if z > 0.0 && self.families.parents()[c as usize] == p {
+                reduce::axpy(self.isa, -z, &self.d2[c as usize * self.d..][..self.d], out);
             }
         }
     }
-    for at in parents1 {
-        place1[e1.index[at] as usize] = u32::MAX;
+
+    /// Adds the gradient to the entries of a row; returns its value.
+    pub fn add_row(&self, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+        let Scratch { vector, slots: [slots1, _], .. } = scratch;
+        let (d, k, codes) = (self.d, self.k[0], [one.code(), two.code()]);
+        let family = |c: u32, z: f32| if z > 0.0 { self.families.parents()[c as usize] } else { ROOT };
+        let of_children = codes[1].index.iter().zip(codes[1].value).map(|(c, z)| family(*c, *z));
+        let mut value = 0.0;
+        // Every parent that fires or has a child that does, each once: its slot marks that it is done.
+        for p in codes[0].index.iter().copied().chain(of_children.clone()) {
+            if p == ROOT || slots1[p as usize] != u32::MAX {
+                continue;
+            }
+            slots1[p as usize] = 0;
+            self.delta(p, codes, vector);
+            value += f64::from(reduce::sum_squares(self.isa, vector));
+            for (at, &i) in one.index.iter().enumerate() {
+                if i == p {
+                    one.grad_z[0][at] += k * reduce::dot(self.isa, vector, &self.d1[p as usize * d..][..d]);
+                }
+            }
+            for (at, &c) in two.index.iter().enumerate() {
+                if self.families.parents()[c as usize] == p {
+                    two.grad_z[0][at] -= k * reduce::dot(self.isa, vector, &self.d2[c as usize * d..][..d]);
+                }
+            }
+        }
+        for p in codes[0].index.iter().copied().chain(of_children).filter(|p| *p != ROOT) {
+            slots1[p as usize] = u32::MAX;
+        }
+        f64::from(self.scale) * value
     }
-    for at in parents2 {
-        let p = family(at, e2);
-        if p != ROOT {
-            place1[p as usize] = u32::MAX;
+
+    /// Adds `k sum_b z_bp delta_bp` to the row of a parent, or takes `k sum_b z_bc delta_bp` from that of a child.
+    pub fn add_decoder_row<'e>(
+        &self,
+        level: usize,
+        j: usize,
+        entries: impl Iterator<Item = (f32, [CodeRow<'e>; 2])>,
+        vector: &mut [f32],
+        grad: &mut [f32],
+    ) {
+        let (p, k) = if level == 0 { (j as u32, self.k[1]) } else { (self.families.parents()[j], -self.k[1]) };
+        if p == ROOT {
+            return;
+        }
+        for (z, codes) in entries.filter(|(z, _)| *z > 0.0) {
+            self.delta(p, codes, vector);
+            reduce::axpy(self.isa, k * z, vector, grad);
         }
     }
-    value
 }

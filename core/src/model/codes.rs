@@ -1,5 +1,6 @@
 //! Sparse codes: which latents of each row fire, and how strongly.
 
+use crate::entry::CodeRow;
 use crate::error::{Error, Result};
 use alloc::vec::Vec;
 
@@ -14,24 +15,15 @@ pub struct Codes {
     pub value: Vec<f32>,
 }
 
-/// The codes of one row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct CodeRow<'a> {
-    /// Latents, ascending.
-    pub index: &'a [u32],
-    /// Their activations.
-    pub value: &'a [f32],
-}
-
 impl Codes {
-    /// No rows.
+    /// Makes codes of no rows.
     pub fn new() -> Self {
         let mut codes = Self::default();
         codes.clear();
         codes
     }
 
-    /// Forgets every row, keeps the memory.
+    /// Removes every row and keeps the memory.
     pub fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);
@@ -39,12 +31,12 @@ impl Codes {
         self.value.clear();
     }
 
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn n(&self) -> usize {
         self.offsets.len().saturating_sub(1)
     }
 
-    /// Row `i`.
+    /// Returns the code of row `i`.
     pub fn row(&self, i: usize) -> CodeRow<'_> {
         let range = self.offsets[i]..self.offsets[i + 1];
         CodeRow { index: &self.index[range.clone()], value: &self.value[range] }
@@ -63,7 +55,7 @@ impl Codes {
         self.offsets.extend(other.offsets.iter().skip(1).map(|o| o + base));
     }
 
-    /// These codes as codes over `latents` latents.
+    /// Returns a view of these codes as codes over `latents` latents.
     ///
     /// # Errors
     /// As [`CodesView::new`].
@@ -85,12 +77,12 @@ pub struct CodesView<'a> {
 }
 
 impl<'a> CodesView<'a> {
-    /// The values of all entries, of all tokens.
+    /// Returns the values of all entries of all tokens.
     pub(crate) fn values(&self) -> &'a [f32] {
         self.value
     }
 
-    /// Codes over `latents` latents, checked once.
+    /// Makes codes over `latents` latents from slices, which are checked once.
     ///
     /// # Errors
     /// [`Error::Shape`] if `offsets` is empty or decreases, does not begin with 0 or does not end with the number of
@@ -116,30 +108,30 @@ impl<'a> CodesView<'a> {
         Ok(Self { offsets, index, value, latents })
     }
 
-    /// The number of tokens.
+    /// Returns the number of tokens.
     pub fn tokens(&self) -> usize {
         self.offsets.len() - 1
     }
 
-    /// The number of latents.
+    /// Returns the number of latents.
     pub fn latents(&self) -> usize {
         self.latents
     }
 
-    /// Everything that is stored for token `t`.
+    /// Returns everything that is stored for token `t`.
     pub fn row(&self, t: usize) -> CodeRow<'a> {
         let range = self.offsets[t]..self.offsets[t + 1];
         CodeRow { index: &self.index[range.clone()], value: &self.value[range] }
     }
 
-    /// The active latents of token `t` with their values, in stored order.
+    /// Returns the active latents of token `t` with their values, in stored order.
     pub fn active(&self, t: usize) -> impl Iterator<Item = (usize, f32)> + 'a {
         let range = self.offsets[t]..self.offsets[t + 1];
         let (index, value) = (&self.index[range.clone()], &self.value[range]);
         index.iter().zip(value).filter(|(_, v)| **v > 0.0).map(|(j, v)| (*j as usize, *v))
     }
 
-    /// The active entries latent by latent: what is kept of each latent is then at hand for all of its tokens.
+    /// Returns the active entries latent by latent, so that a loop over them touches the data of one latent at a time.
     pub fn by_latent(&self) -> CodesByLatent {
         let mut start = alloc::vec![0usize; self.latents + 1];
         let entries = || (0..self.tokens()).flat_map(|t| self.active(t).map(move |(j, z)| (t, j, z)));
@@ -154,7 +146,7 @@ impl<'a> CodesView<'a> {
         CodesByLatent { start, entry }
     }
 
-    /// `n_j`: the number of tokens on which each latent is active.
+    /// Returns `n_j`, the number of tokens on which each latent is active.
     pub fn counts(&self) -> Vec<u64> {
         let mut n = alloc::vec![0; self.latents];
         for (j, v) in self.index.iter().zip(self.value) {
@@ -174,12 +166,12 @@ pub struct CodesByLatent {
 }
 
 impl CodesByLatent {
-    /// The number of latents.
+    /// Returns the number of latents.
     pub fn latents(&self) -> usize {
         self.start.len() - 1
     }
 
-    /// The tokens on which latent `j` is active, ascending, with its values.
+    /// Returns the tokens on which latent `j` is active, ascending, with its values.
     pub fn tokens(&self, j: usize) -> impl Iterator<Item = (usize, f32)> + '_ {
         self.entry[self.start[j]..self.start[j + 1]].iter().map(|(t, z)| (*t as usize, *z))
     }

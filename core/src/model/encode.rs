@@ -1,15 +1,15 @@
-//! Encode and decode at inference, and the drive of level 2 that training shares with it.
+//! Encode and decode at inference, and the ungated pre-activations of level 2, which training computes the same way.
 
 use super::hierarchy::{self, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
-use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
+use super::{Arch, CodeRow, Codes, Model, Params, compose, seed};
 use crate::activation::Rule;
-use crate::config::{Decoder, GateKind, ModelKind, Source};
+use crate::config::{GateKind, ModelKind};
 use crate::error::{At, Error, Result};
-use crate::gate::{self, Families};
+use crate::gate::{self, Families, Reads};
 use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
-use crate::kernel::fire::{self, RowLists, fire};
+use crate::kernel::fire::{self, Limit, RowLists, fire};
 use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, Screen, reduce, sparse};
 use crate::par::Par;
@@ -18,65 +18,65 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Rows of a dense product.
+/// Number of rows of one dense product.
 pub(crate) const CHUNK: usize = 64;
-/// Rows that are encoded together: the more there are, the more of them share weights.
+/// Number of rows that are encoded together: the more there are, the more often a weight that was read is used.
 const BLOCK: usize = 16 * CHUNK;
 
-/// The numbers of one block of rows; reused from block to block.
+/// Working memory for one block of rows; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    /// Rows of a block.
+    /// Most rows of a block.
     rows: usize,
-    /// `(rows, d)` centred rows.
+    /// `(rows, d)`: centred rows.
     pub(crate) xt: Aligned,
-    /// `(rows, source width)` what level 2 reads.
+    /// `(rows, source width)`: what level 2 reads.
     pub(crate) s: Aligned,
-    /// `(f1)` latents of level 1 of the seed.
+    /// `(f1)`: latents of level 1 of the seed model.
     h1: Vec<f32>,
-    /// `(CHUNK, f2)` ungated drives of level 2, where its gate needs all of them.
+    /// `(CHUNK, f2)`: ungated pre-activations of level 2, where its gate reads all of them.
     pub(crate) a2: Vec<f32>,
-    /// `(f2)` gate of one row.
+    /// `(f2)`: gate of one row.
     pub(crate) g2: Vec<f32>,
-    /// `(f2)` gated pre-activations of one row.
+    /// `(f2)`: gated pre-activations of one row.
     pub(crate) u2: Vec<f32>,
-    /// What finding the latents needs, and those found.
+    /// Working memory of the fused encoder, and the latents that it found.
     pub(crate) fire: fire::Scratch,
     pub(crate) lists: RowLists,
-    /// What a hard gate needs.
+    /// Working memory of a hard gate.
     pub(crate) hierarchy: hierarchy::Scratch,
-    /// Of the block that was encoded last.
+    /// The codes of the block that was encoded last.
     codes: [Codes; 2],
 }
 
 impl Scratch {
-    /// For encoding with models of this architecture, in blocks of 1,024 rows.
+    /// Makes working memory for models of this architecture, in blocks of 1,024 rows.
     pub fn new(arch: &Arch) -> Self {
         Self::for_rows(arch, BLOCK)
     }
 
-    /// For encoding in blocks of `rows` rows: fewer need less memory, and read weights more often.
+    /// Makes working memory for blocks of `rows` rows: smaller blocks need less memory, and read the weights more often.
     ///
     /// # Panics
-    /// If there are none.
+    /// If `rows` is 0.
     pub fn for_rows(arch: &Arch, rows: usize) -> Self {
         assert!(rows > 0, "blocks of no rows");
-        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.f2 } else { 0 })
+        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.level[1].latents } else { 0 })
     }
 
-    /// For the forward pass of training.
+    /// Makes working memory for one chunk of the forward pass of training.
     pub(crate) fn of_chunk(arch: &Arch) -> Self {
-        let dense = arch.gate.has_weights() || arch.gate == GateKind::GroupTop1;
-        Self::with_drives(arch, CHUNK, if dense { arch.f2 } else { 0 })
+        let dense = arch.gate.is_dense_in_training();
+        Self::with_drives(arch, CHUNK, if dense { arch.level[1].latents } else { 0 })
     }
 
     fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
-        let source = if arch.f2 > 0 { rows * arch.source_width() } else { 0 };
+        let source = if arch.level[1].latents > 0 { rows * arch.source_width() } else { 0 };
         Self {
             rows,
             xt: Aligned::zeros(rows * arch.d),
             s: Aligned::zeros(source),
-            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.f1 } else { 0 }],
+            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.level[0].latents } else { 0 }],
             a2: vec![0.0; CHUNK * f2],
             g2: vec![0.0; f2],
             u2: vec![0.0; f2],
@@ -84,19 +84,20 @@ impl Scratch {
         }
     }
 
-    /// Makes room for the most codes that a block of rows can give: encoding with `encoder` then never allocates. The
+    /// Reserves capacity for the most codes that a block of rows can give: encoding with `encoder` then never allocates. The
     /// operating system backs only what is used.
     #[must_use]
     pub fn reserved(mut self, encoder: &Encoder) -> Self {
         let (model, rows) = (encoder.model(), self.rows);
-        let Arch { d, f1, f2, .. } = model.arch;
+        let Arch { d, .. } = model.arch;
+        let [f1, f2] = model.arch.latents();
         let width = model.arch.source_width();
-        let (rule1, rule2) = (model.rule(1), model.rule(2));
+        let (rule1, rule2) = (model.rule(0), model.rule(1));
         self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), rule1.limit());
         self.lists.reserve(rows, f1, rule1.limit());
         if model.arch.gate.has_families() {
-            let (active1, active2) = (model.max_active(1), model.max_open());
-            encoder.hierarchy(Matrix::all(&model.params[Id::WEnc2], width)).reserve(
+            let (active1, active2) = (model.max_active(0), model.max_open());
+            encoder.hierarchy(Matrix::all(&model.params.level[1].w_enc, width)).reserve(
                 &mut self.fire,
                 &mut self.hierarchy,
                 rows,
@@ -108,10 +109,10 @@ impl Scratch {
             self.fire.reserve(rows, f2, width, encoder.screens[1].as_ref(), rule2.limit());
             self.lists.reserve(rows, f2, rule2.limit());
         }
-        for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
-            let f = [model.arch.f1, model.arch.f2][level - 1];
-            // Selecting the k largest uses the end of the lists as scratch.
-            let spare = if let Rule::Topk(k) = model.rule(level) {
+        for (level, codes) in self.codes.iter_mut().enumerate() {
+            let f = model.arch.level[level].latents;
+            // Selecting the k largest uses the ends of the lists as working memory.
+            let spare = if let Limit::Topk(k) = model.rule(level).limit() {
                 2 * f.min(k.saturating_mul(2).saturating_add(128))
             } else {
                 0
@@ -124,25 +125,26 @@ impl Scratch {
         self
     }
 
-    /// The pairs of a row and a latent that encoding with it has looked at, but for drives behind a soft gate.
+    /// Returns how many pairs of a row and a latent encoding has looked at so far. A soft gate, which reads every ungated
+    /// pre-activation, is not counted.
     pub fn work(&self) -> fire::Work {
         self.fire.work
     }
 
-    /// The codes of both levels of the block that was encoded last.
+    /// Returns the codes of both levels of the block that was encoded last.
     pub fn codes(&self) -> &[Codes; 2] {
         &self.codes
     }
 }
 
-/// A scratch for each thread that encodes ([`Encoder::encode_par_in`]).
+/// Working memory for each thread that encodes ([`Encoder::encode_par_in`]).
 #[derive(Clone, Debug, Default)]
 pub struct Lanes {
     arch: Option<Arch>,
     scratch: Vec<Scratch>,
 }
 
-/// Weights as the forward pass reads them: shared by training and inference.
+/// Weights as the forward passes of training and of inference read them.
 #[derive(Clone, Copy)]
 pub(crate) struct Weights<'a> {
     pub arch: &'a Arch,
@@ -153,56 +155,35 @@ pub(crate) struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// `s`, what level 2 reads, for the first `n` rows, given the latents of level 1 of each.
+    /// Writes `s`, what level 2 reads, for the first `n` rows, given the latents of level 1 of each.
     pub fn source<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
-        let Arch { d, f1, .. } = *self.arch;
-        match self.arch.source {
-            Source::X => t.s[..n * d].copy_from_slice(&t.xt[..n * d]),
-            Source::Res => {
-                for i in 0..n {
-                    let row = &mut t.s[i * d..(i + 1) * d];
-                    let code = z1(i);
-                    row.fill(0.0);
-                    sparse::accumulate_rows(isa, code.index, code.value, &self.params[Id::WDec1], d, row);
-                    for (r, &x) in row.iter_mut().zip(&t.xt[i * d..]) {
-                        *r = x - *r;
-                    }
-                }
-            }
-            Source::Z1 => {
-                t.s[..n * f1].fill(0.0);
-                for i in 0..n {
-                    let code = z1(i);
-                    for (&j, &z) in code.index.iter().zip(code.value) {
-                        t.s[i * f1 + j as usize] = z;
-                    }
-                }
-            }
-        }
+        let (d, width) = (self.arch.d, self.arch.source_width());
+        let d1 = &self.params.level[0].w_dec;
+        self.arch.source.fill(isa, d1, &t.xt[..n * d], d, z1, &mut t.s[..n * width]);
     }
 
-    /// `a2 = s W2^T + b2` for rows `rows` of the scratch, in its first rows.
+    /// Writes `a2 = s W2^T + b2` of the rows `rows` of the scratch to its first rows.
     pub fn drive2(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
-        let (width, f2) = (self.arch.source_width(), self.arch.f2);
+        let (width, f2) = (self.arch.source_width(), self.arch.level[1].latents);
         let n = rows.len();
         let s = &t.s[rows.start * width..rows.end * width];
-        let (w, b) = (&self.params[Id::WEnc2], &self.params[Id::BEnc2]);
+        let (w, b) = (&self.params.level[1].w_enc, &self.params.level[1].b_enc);
         dense::affine(isa, s, w, width, Some(b), &mut t.a2[..n * f2]);
     }
 
-    /// Gated pre-activations of row `i`, from its drive and the latents of level 1. Leaves the gate in `t.g2`.
+    /// Returns the gated pre-activations of row `i`, from its ungated ones and the latents of level 1. A soft gate is left in
+    /// `t.g2`.
     pub fn gate_row<'t>(&self, isa: Isa, i: usize, z1: CodeRow<'_>, t: &'t mut Scratch) -> &'t [f32] {
-        let f2 = self.arch.f2;
+        let f2 = self.arch.level[1].latents;
         let a = &t.a2[i * f2..(i + 1) * f2];
-        match self.gate {
-            GateKind::None => return a,
-            GateKind::Mul | GateKind::Add => {
-                gate::soft(isa, z1.index, z1.value, &self.params[Id::GateW], &self.params[Id::GateB], &mut t.g2);
-                if self.gate == GateKind::Mul { gate::mul(a, &t.g2, &mut t.u2) } else { gate::add(a, &t.g2, &mut t.u2) }
+        match self.gate.reads() {
+            Reads::Nothing => return a,
+            Reads::AllPreActivations => {
+                gate::soft_gate(isa, z1, &self.params.gate.w, &self.params.gate.b, &mut t.g2);
+                self.gate.apply(a, &t.g2, &mut t.u2);
             }
-            GateKind::Hard | GateKind::GroupTop1 => {
-                let active = z1.index.iter().zip(z1.value).filter(|(_, z)| **z > 0.0).map(|(j, _)| *j);
-                gate::hard(self.families, active, self.gate == GateKind::GroupTop1, a, &mut t.u2);
+            Reads::ActiveParents { largest_only } => {
+                gate::hard(self.families, z1.active(), largest_only, a, &mut t.u2);
             }
         }
         &t.u2
@@ -211,14 +192,14 @@ impl Weights<'_> {
 
 /// A model made ready to encode. Immutable; share it between threads.
 ///
-/// Weights are used as they lie; where it pays, a copy of the encoders in 8 bits says which latents need them at all
-/// ([`crate::kernel::screen`]).
+/// Weights are used where they lie. Where it pays, a copy of the encoders in 8 bits decides first which latents can fire at
+/// all ([`crate::kernel::screen`]).
 #[derive(Clone, Debug)]
 pub struct Encoder {
     model: Arc<Model>,
     isa: Isa,
     stored: Stored,
-    /// Of both levels; behind a hard gate in the order beside them.
+    /// The encoders of both levels in 8 bits; level 2 behind a hard gate is in the order of `order`.
     screens: [Option<Screen>; 2],
     order: Order,
     families: Families,
@@ -226,15 +207,15 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// Prepares `model`.
+    /// Prepares `model` for encoding.
     ///
     /// # Errors
-    /// Whatever [`Model::check`] finds.
+    /// Returns what [`Model::check`] finds.
     pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
         Self::with_weights(model, isa, par, WeightType::F32)
     }
 
-    /// [`Encoder::new`] with its weights kept as `weights` says.
+    /// Prepares `model` as [`Encoder::new`] does, with its weights stored as `weights`.
     ///
     /// # Errors
     /// As [`Encoder::new`], [`Error::Config`] for the seed, which has `f32` alone, and [`Error::NotFinite`] for weights so large
@@ -246,9 +227,9 @@ impl Encoder {
         }
         let arch = &model.arch;
         let families = if arch.gate.has_families() {
-            Families::new(model.parents.clone(), arch.f1)
+            Families::new(model.parents.clone(), arch.level[0].latents)
         } else {
-            Families::all_root(arch.f1, arch.f2)
+            Families::all_root(arch.level[0].latents, arch.level[1].latents)
         };
         let mut order = Order::default();
         if arch.gate.has_families() {
@@ -256,61 +237,64 @@ impl Encoder {
         }
         let stored = Stored::new(weights, &model);
         stored.check()?;
-        let two = arch.f2 > 0
-            && !arch.gate.has_weights()
-            && arch.gate != GateKind::GroupTop1
-            && (!arch.gate.has_families() || order.pays());
+        let two = arch.n_levels() == 2
+            && match arch.gate.reads() {
+                Reads::Nothing => true,
+                Reads::ActiveParents { largest_only } => !largest_only && order.pays(),
+                Reads::AllPreActivations => false,
+            };
         let screens = with_weights!(&stored, model, |w1, w2| {
             let behind = if arch.gate.has_families() { w2.only(Pick::List(&order.places)) } else { w2 };
             let [one, two] = [(w1, arch.model == ModelKind::Tree), (behind, two)];
-            [(one, Id::BEnc1), (two, Id::BEnc2)].map(|((w, asked), b)| {
-                (asked && Screen::pays(isa, model.params[b].len(), w.d)).then(|| {
+            [(one, 0), (two, 1)].map(|((w, asked), l)| {
+                let bias = &model.params.level[l].b_enc;
+                (asked && Screen::pays(isa, bias.len(), w.d)).then(|| {
                     let mut screen = Screen::new(w.rows.len(), w.d);
-                    screen.quantise(isa, par, w, &model.params[b]);
+                    screen.quantise(isa, par, w, bias);
                     screen
                 })
             })
         });
         let mut decoder2 = Vec::new();
-        if arch.f2 > 0 && arch.decoder == Decoder::Comp {
-            decoder2 = vec![0.0; arch.f2 * arch.d];
+        if arch.level[1].latents > 0 && arch.decoder.is_composed() {
+            decoder2 = vec![0.0; arch.level[1].latents * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
         Ok(Self { isa, stored, screens, order, families, decoder2, model })
     }
 
-    /// The model.
+    /// Returns the model.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// The instruction set that it computes with.
+    /// Returns the instruction set that it computes with.
     pub fn isa(&self) -> Isa {
         self.isa
     }
 
-    /// Decoder directions of level 2 in the space of the activations, `(f2, d)`.
+    /// Returns the decoder directions of level 2 in the space of the activations, `(f2, d)`.
     pub fn decoder2(&self) -> &[f32] {
-        if self.decoder2.is_empty() { &self.model.params[Id::WDec2] } else { &self.decoder2 }
+        if self.decoder2.is_empty() { &self.model.params.level[1].w_dec } else { &self.decoder2 }
     }
 
-    /// What its weights are kept in.
+    /// Returns the type that its weights are stored in.
     pub fn weight_type(&self) -> WeightType {
         self.stored.weight_type()
     }
 
-    /// Level 2 behind its hard gate.
+    /// Returns level 2 behind its hard gate.
     fn hierarchy<'a, W>(&'a self, w: Matrix<'a, W>) -> Hierarchy<'a, W> {
         Hierarchy {
             w,
-            bias: &self.model.params[Id::BEnc2],
+            bias: &self.model.params.level[1].b_enc,
             families: &self.families,
             screen: self.screens[1].as_ref().map(|screen| (screen, &self.order)),
-            top1: self.model.arch.gate == GateKind::GroupTop1,
+            largest_only: self.model.arch.gate.reads() == (Reads::ActiveParents { largest_only: true }),
         }
     }
 
-    /// Who is whose parent.
+    /// Returns the parents of the children.
     pub fn families(&self) -> &Families {
         &self.families
     }
@@ -331,7 +315,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// [`Encoder::encode`] with the chunks of rows spread over the threads of `par`; the same bits.
+    /// Appends the codes of `x` as [`Encoder::encode`] does, with blocks of rows spread over the threads of `par`; the bits
+    /// are the same.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
@@ -339,7 +324,7 @@ impl Encoder {
         self.encode_par_in(par, x, &mut Lanes::default(), codes1, codes2)
     }
 
-    /// [`Encoder::encode_par`] with scratch that is kept from call to call.
+    /// Appends the codes of `x` as [`Encoder::encode_par`] does, with working memory that is kept from call to call.
     ///
     /// # Errors
     /// As [`Encoder::encode`].
@@ -359,16 +344,16 @@ impl Encoder {
         Ok(())
     }
 
-    /// [`Encoder::encode_par`], and besides what level 2 would fire without its gate: `open2` takes the same rule on the
-    /// same thresholds, of the drive `a2` in place of `u2`. With topk children then compete with all others, not only
-    /// with those of active parents. Without a gate `open2` equals `codes2`.
+    /// Appends the codes of `x` as [`Encoder::encode_par`] does, and to `open2` those that level 2 would have without its gate:
+    /// the same rule with the same thresholds, on `a2` in place of `u2`. With topk children then compete with all others, not
+    /// only with those of active parents. Without a gate `open2` equals `codes2`.
     ///
-    /// Cost: behind a hard gate the drive of every child, which [`Encoder::encode`] leaves out; else one more selection a
-    /// row.
+    /// Cost: behind a hard gate the pre-activation of every child, which [`Encoder::encode`] leaves out; else one more
+    /// selection per row.
     ///
     /// # Errors
-    /// As [`Encoder::encode`], and [`Error::Config`] for the seed, whose level 2 is no drive behind a gate; nothing is
-    /// appended then.
+    /// As [`Encoder::encode`], and [`Error::Config`] for the seed model, whose level 2 has no pre-activations before its gate;
+    /// nothing is appended then.
     pub fn encode_open_par(
         &self,
         par: Par,
@@ -390,10 +375,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// The codes of both levels and, with `open`, those of level 2 without its gate, of `x` in parts.
+    /// Returns the codes of both levels and, with `open`, those of level 2 without its gate, for consecutive parts of `x`.
     fn encode_parts(&self, par: Par, x: &[f32], open: bool, lanes: &mut Lanes) -> Vec<[Codes; 3]> {
-        // Small inputs in smaller blocks, so that every thread has some. Blocks share a scratch; what they share has no part
-        // in the codes.
+        // Small inputs are cut into smaller blocks, so that every thread has some. Blocks share working memory, which does
+        // not influence the codes.
         let n = x.len() / self.model.arch.d;
         let size = BLOCK.min(n.div_ceil(par.threads()).next_multiple_of(8)).max(8) * self.model.arch.d;
         let blocks = x.len().div_ceil(size);
@@ -446,7 +431,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes up to a block of rows; `open` gets what level 2 would fire without its gate.
+    /// Encodes up to a block of rows; `open` receives the codes that level 2 would have without its gate.
     fn encode_rows(&self, x: &[f32], t: &mut Scratch, open: Option<&mut Codes>) {
         with_weights!(&self.stored, self.model, |w1, w2| self.encode_with(w1, w2, x, t, open));
     }
@@ -460,7 +445,8 @@ impl Encoder {
         mut open: Option<&mut Codes>,
     ) {
         let model = &*self.model;
-        let Arch { d, f2, .. } = model.arch;
+        let Arch { d, .. } = model.arch;
+        let [_, f2] = model.arch.latents();
         let n = x.len() / d;
         let [mut codes1, mut codes2] = core::mem::take(&mut t.codes);
         codes1.clear();
@@ -473,11 +459,11 @@ impl Encoder {
         let params = &model.params;
         let weights = Weights { arch: &model.arch, params, families: &self.families, gate: model.arch.gate };
         for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
-            reduce::sub_into(self.isa, row, &params[Id::BDec], xt);
+            reduce::sub_into(self.isa, row, &params.b_dec, xt);
         }
         let xt = &t.xt[..n * d];
-        let (rule, screen) = (model.rule(1), self.screens[0].as_ref());
-        fire(self.isa, xt, w1, &params[Id::BEnc1], rule.limit(), screen, &mut t.fire, &mut t.lists);
+        let (rule, screen) = (model.rule(0), self.screens[0].as_ref());
+        fire(self.isa, xt, w1, &params.level[0].b_enc, rule.limit(), screen, &mut t.fire, &mut t.lists);
         append(&rule, &t.lists, &mut codes1);
         if f2 == 0 {
             for codes in [&mut codes2].into_iter().chain(open) {
@@ -487,8 +473,8 @@ impl Encoder {
             return;
         }
         weights.source(self.isa, n, |i| codes1.row(i), t);
-        let (rule, width) = (model.rule(2), model.arch.source_width());
-        let b2 = &params[Id::BEnc2];
+        let (rule, width) = (model.rule(1), model.arch.source_width());
+        let b2 = &params.level[1].b_enc;
         if model.arch.gate.has_weights() {
             for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
                 let s = Matrix::all(&t.s[rows.start * width..rows.end * width], width);
@@ -505,11 +491,8 @@ impl Encoder {
             }
         } else if model.arch.gate.has_families() {
             let s = &t.s[..n * width];
-            let active = |i: usize| {
-                let code = codes1.row(i);
-                code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
-            };
-            let same = (model.arch.source == Source::X, &mut t.fire);
+            let active = |i: usize| codes1.row(i).active();
+            let same = (model.arch.source.is_parallel(), &mut t.fire);
             self.hierarchy(w2).run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
@@ -538,7 +521,8 @@ impl Encoder {
     /// [`Error::Shape`] if the four do not have the same number of rows, [`Error::Index`] if a latent is out of range;
     /// nothing is written then.
     pub fn decode(&self, codes1: &Codes, codes2: &Codes, x_hat1: &mut [f32], x_hat2: &mut [f32]) -> Result<()> {
-        let Arch { d, f1, f2, .. } = self.model.arch;
+        let Arch { d, .. } = self.model.arch;
+        let [f1, f2] = self.model.arch.latents();
         let n = codes1.n();
         for (what, got) in
             [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())]
@@ -558,20 +542,21 @@ impl Encoder {
         Ok(())
     }
 
-    /// [`Encoder::decode`] of one row.
+    /// Decodes one row as [`Encoder::decode`] does.
     ///
     /// # Panics
     /// If a latent is out of range, or if an output is not `(d)`.
     pub fn decode_row(&self, z1: CodeRow<'_>, z2: CodeRow<'_>, x_hat1: &mut [f32], x_hat2: &mut [f32]) {
-        let Arch { d, f2, model, decoder, .. } = self.model.arch;
+        let Arch { d, model, decoder, .. } = self.model.arch;
+        let [_, f2] = self.model.arch.latents();
         let params = &self.model.params;
-        x_hat1.copy_from_slice(&params[Id::BDec]);
-        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params[Id::WDec1], d, x_hat1);
-        let cumulative = f2 == 0 || decoder == Decoder::Cum;
-        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params[Id::BDec] });
+        x_hat1.copy_from_slice(&params.b_dec);
+        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params.level[0].w_dec, d, x_hat1);
+        let cumulative = f2 == 0 || decoder.is_cumulative();
+        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params.b_dec });
         if model == ModelKind::Seed {
-            for (j, &e) in params[Id::BDec2].iter().enumerate() {
-                reduce::axpy(self.isa, e, &params[Id::WDec1][j * d..(j + 1) * d], x_hat2);
+            for (j, &e) in params.b_dec2.iter().enumerate() {
+                reduce::axpy(self.isa, e, &params.level[0].w_dec[j * d..(j + 1) * d], x_hat2);
             }
         }
         if f2 > 0 {
@@ -580,7 +565,7 @@ impl Encoder {
     }
 }
 
-/// Appends what fires of the lists of a block of rows.
+/// Appends the latents that fire among those found for a block of rows.
 fn append(rule: &Rule<'_>, lists: &RowLists, codes: &mut Codes) {
     for i in 0..lists.n() {
         let (index, u) = lists.row(i);

@@ -1,8 +1,8 @@
-//! Level 2 behind a hard gate: only the children of the parents that fire, and those of ROOT.
+//! Encodes level 2 behind a hard gate: computes only the children of active parents, and those of ROOT.
 //!
 //! A row costs `d (f1 + k1 c + r)` multiply-adds instead of `d (f1 + f2)`, with `k1` active parents of `c` children each
 //! and `r` children under ROOT. The pairs of a row and an active parent are taken in the order of the parents: the rows of
-//! a block that share a parent are multiplied with its children together, so that a family is read once a block. The codes
+//! a block that share a parent are multiplied with its children together, so that a family is read once per block. The codes
 //! are those of the dense product behind [`gate::hard`](crate::gate::hard), bit for bit.
 
 use crate::gate::{Families, ROOT};
@@ -13,38 +13,38 @@ use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, LANES, Screen, select};
 use alloc::vec::Vec;
 
-/// Products of a family that are held at a time, unless a single row has more.
+/// Most products of a family that are held at a time, unless a single row has more.
 const TILE: usize = 1 << 14;
 
-/// Level 2 as its gate lets it be read.
+/// Level 2 behind its gate.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hierarchy<'a, W = f32> {
     /// `(f2, width)`, all of them.
     pub w: Matrix<'a, W>,
     /// `(f2)`.
     pub bias: &'a [f32],
-    /// Who is whose parent.
+    /// The parents of the children.
     pub families: &'a Families,
-    /// All children in 8 bits, in the order beside them, where that pays.
+    /// All children in 8 bits, in the order that stands with them, where that pays.
     pub screen: Option<(&'a Screen, &'a Order)>,
-    /// Of each family only the largest child can fire.
-    pub top1: bool,
+    /// Whether of each family only the largest child can fire.
+    pub largest_only: bool,
 }
 
-/// Children family by family, ROOT's last. No family lies in more strips of sixteen places than it must.
+/// The children, family by family, ROOT's last. No family lies in more strips of sixteen slots than it must.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
-    /// The child at each place, or none.
+    /// The child in each slot, or none.
     pub places: Vec<u32>,
-    /// `(f1 + 1)` places of each family.
+    /// `(f1 + 1)`: the slots of each family.
     spans: Vec<(u32, u32)>,
-    /// Children, and strips that families lie in, together.
+    /// Numbers of children, and of strips that families lie in.
     children: usize,
     strips: usize,
 }
 
 impl Order {
-    /// Takes over these families.
+    /// Orders the children of these families.
     pub fn set(&mut self, families: &Families) {
         self.places.clear();
         self.spans.clear();
@@ -62,12 +62,12 @@ impl Order {
         }
     }
 
-    /// Whether a screen in this order can pay: a strip costs as much as four children or so.
+    /// Returns whether a screen in this order can pay: a strip costs about as much as four children.
     pub fn pays(&self) -> bool {
         self.children >= 4 * self.strips
     }
 
-    /// Panels, of two strips each, that are looked at where every family is.
+    /// Returns the number of panels, of two strips each, that are looked at where every family is.
     fn panels(&self) -> usize {
         self.spans
             .iter()
@@ -76,7 +76,7 @@ impl Order {
             .sum()
     }
 
-    /// The places of the children of `parent`.
+    /// Returns the slots of the children of `parent`.
     fn span(&self, parent: u32) -> (u32, u32) {
         if parent == ROOT { self.spans[self.spans.len() - 1] } else { self.spans[parent as usize] }
     }
@@ -90,7 +90,7 @@ struct Hit {
     u: f32,
 }
 
-/// What a block of rows needs; reused from block to block.
+/// Working memory for one block of rows; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Scratch {
     /// Active parents of rows, `parent << 32 | row`.
@@ -112,7 +112,7 @@ pub(crate) struct Scratch {
 }
 
 impl<W: Weight> Hierarchy<'_, W> {
-    /// Room for blocks of `n` rows of which `active1` parents and `active2` children fire at most.
+    /// Reserves capacity for blocks of `n` rows on each of which at most `active1` parents and `active2` children fire.
     pub fn reserve(
         &self,
         fire_t: &mut fire::Scratch,
@@ -159,7 +159,7 @@ impl<W: Weight> Hierarchy<'_, W> {
         let s = &s[..n * self.w.d];
         if matches!(limit, Limit::Topk(0)) {
             t.lists.reset(n, 0.0);
-        } else if let Some((screen, order)) = self.screen.filter(|_| !self.top1) {
+        } else if let Some((screen, order)) = self.screen.filter(|_| !self.largest_only) {
             self.group(order, n, &active, t);
             let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
             let left = fire::behind(isa, s, self.w, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
@@ -180,7 +180,8 @@ impl<W: Weight> Hierarchy<'_, W> {
         }
     }
 
-    /// Which places meet which rows: those of the children of each parent its rows, ascending, and ROOT's all `n`.
+    /// Assigns rows to slots: the slots of each parent's children meet the rows on which it is active, ascending; ROOT's
+    /// meet all `n`.
     fn group<A: Iterator<Item = u32>>(&self, order: &Order, n: usize, active: impl Fn(usize) -> A, t: &mut Scratch) {
         let ends = &mut t.ends;
         ends.clear();
@@ -208,7 +209,7 @@ impl<W: Weight> Hierarchy<'_, W> {
         t.groups.push(Group { places: order.span(ROOT), rows: (from, from + n as u32) });
     }
 
-    /// Fills the lists of the rows `which`, which are empty, with every pre-activation that the gate lets through computed.
+    /// Fills the lists of the rows `which`, which are empty; computes every pre-activation that the gate lets through.
     fn in_full<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
@@ -267,7 +268,7 @@ impl<W: Weight> Hierarchy<'_, W> {
         }
     }
 
-    /// Notes which of the children of a parent reach the limit on the rows `rows`, where the parent is active.
+    /// Collects which of the children of a parent reach the limit on the rows `rows`, where the parent is active.
     fn family(&self, isa: Isa, s: &[f32], children: &[u32], limit: Limit<'_>, rows: &[u32], t: &mut Scratch) {
         if children.is_empty() {
             return;
@@ -288,7 +289,7 @@ impl<W: Weight> Hierarchy<'_, W> {
             }
         };
         for (&row, u) in rows.iter().zip(u.chunks_exact(children.len())) {
-            if self.top1 {
+            if self.largest_only {
                 let best = (1..u.len()).fold(0, |best, c| if u[c] > u[best] { c } else { best });
                 note(row, children[best], u[best]);
             } else {

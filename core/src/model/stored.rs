@@ -1,22 +1,22 @@
-//! The weights that an encoder multiplies with.
+//! The types in which an encoder can store its weights.
 
-use super::{Id, Model};
+use super::Model;
 use crate::error::{At, Error, Result};
 use crate::kernel::weight::{to_bf16, to_int8};
 use alloc::format;
 use alloc::vec::Vec;
 use half::bf16;
 
-/// What an encoder keeps its weights in. The model keeps its own; decoder directions stay `f32`.
+/// The type in which an encoder stores the encoder weights. The model's own tensors and decoder directions stay `f32`.
 ///
-/// | | bytes a weight | codes |
+/// | | bytes per weight | codes |
 /// |---|---|---|
 /// | `F32` | 4, those of the model | |
 /// | `Bf16` | 2 | those of a model whose encoders are rounded to bf16, bit for bit |
-/// | `Int8` | 1, and 4 a row | those of a model whose encoders are `q max abs(w) / 127` of their row, `q` the nearest integers |
+/// | `Int8` | 1, and 4 per row | those of a model whose encoders are `q max abs(w) / 127` of their row, `q` the nearest integers |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightType {
-    /// As they are.
+    /// The weights as they are.
     #[default]
     F32,
     /// The upper half of an `f32`.
@@ -26,10 +26,10 @@ pub enum WeightType {
 }
 
 impl WeightType {
-    /// All of them.
+    /// Every type.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
-    /// The name that [`WeightType::named`] takes.
+    /// Returns the name that [`WeightType::named`] takes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl WeightType {
         }
     }
 
-    /// The type called `name`.
+    /// Returns the type called `name`.
     ///
     /// # Errors
     /// [`Error::Config`] if there is none.
@@ -48,7 +48,7 @@ impl WeightType {
         found.ok_or_else(|| Error::config("weights", format!("expected f32, bf16 or int8, found `{name}`")))
     }
 
-    /// Bytes of a weight.
+    /// Returns the bytes of one weight.
     #[must_use]
     pub fn size_bytes(self) -> usize {
         match self {
@@ -69,18 +69,17 @@ pub(crate) enum Stored {
 
 impl Stored {
     pub fn new(weights: WeightType, model: &Model) -> Self {
-        let of = |id: Id| &model.params[id];
+        let [one, two] = model.params.level.each_ref().map(|level| &level.w_enc);
         match weights {
             WeightType::F32 => Self::F32,
-            WeightType::Bf16 => Self::Bf16([to_bf16(of(Id::WEnc1)), to_bf16(of(Id::WEnc2))]),
-            WeightType::Int8 => Self::Int8([
-                to_int8(of(Id::WEnc1), model.arch.d),
-                to_int8(of(Id::WEnc2), model.arch.source_width().max(1)),
-            ]),
+            WeightType::Bf16 => Self::Bf16([to_bf16(one), to_bf16(two)]),
+            WeightType::Int8 => {
+                Self::Int8([to_int8(one, model.arch.d), to_int8(two, model.arch.source_width().max(1))])
+            }
         }
     }
 
-    /// Refuses weights that are finite but not as they are stored.
+    /// Checks that every weight is still finite as it is stored.
     pub fn check(&self) -> Result<()> {
         let bad = match self {
             Self::F32 => [None; 2],
@@ -114,7 +113,7 @@ macro_rules! with_weights {
         match $stored {
             $crate::model::stored::Stored::F32 => {
                 let ($w1, $w2) =
-                    (Matrix::all(&$model.params[Id::WEnc1], d), Matrix::all(&$model.params[Id::WEnc2], width));
+                    (Matrix::all(&$model.params.level[0].w_enc, d), Matrix::all(&$model.params.level[1].w_enc, width));
                 $body
             }
             $crate::model::stored::Stored::Bf16([w1, w2]) => {

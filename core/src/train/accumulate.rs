@@ -10,13 +10,15 @@
 
 use super::entries::ByLatent;
 use super::forward::code_row;
-use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
-use crate::config::{Activation, Balance, Config, Consistency, Decoder, Source};
-use crate::gate::{Families, ROOT};
+use super::objective::{self, CHUNK, Chunk, Knobs, Losses, Objective, slot};
+use crate::activation::{Activation, Parameter};
+use crate::balance::{Balance, RowNorms};
+use crate::config::Config;
+use crate::entry::CodeRow;
+use crate::gate::Families;
 use crate::kernel::{Isa, dense, reduce, sparse};
-use crate::loss::directions::{OffsetOrthogonal, Sibling};
-use crate::loss::{latent, structural};
-use crate::model::{Arch, Id, Params};
+use crate::loss::Term;
+use crate::model::{Arch, LevelParams, Params};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -31,17 +33,6 @@ pub(super) const GROUP: usize = 256;
 /// Least norm that a decoder row is divided by: the penalty on a row of zeros has no direction.
 const TINY: f32 = 1e-12;
 
-/// What a balance needs to know of the two gradients on `D1`.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct RowNorms {
-    /// `|grad_D1 l1|`, without its weight.
-    pub own: f64,
-    /// `|grad_D1 l2|`, without its weight.
-    pub through: f64,
-    /// Their cosine; 0 where one of them is zero.
-    pub cosine: f64,
-}
-
 /// Scratch of one latent's gradient.
 #[derive(Clone, Debug)]
 pub(crate) struct Part {
@@ -51,21 +42,17 @@ pub(crate) struct Part {
     dec: Vec<f32>,
     /// `(f2)`, `comp` only: a column of `E2`.
     column: Vec<f32>,
-    /// `(d)` for the structural consistency, `(f1)` for that of latents.
+    /// For the consistency loss.
     miss: Vec<f32>,
 }
 
 impl Part {
     /// For a model of these settings.
     pub(crate) fn new(arch: &Arch, config: &Config) -> Self {
-        let comp = arch.f2 > 0 && arch.decoder == Decoder::Comp;
-        let miss = match config.loss.consistency {
-            Consistency::Struct => arch.d,
-            Consistency::Latent => arch.f1,
-            _ => 0,
-        };
-        let through = if arch.f2 > 0 { arch.d } else { 0 };
-        let column = if comp { arch.f2 } else { 0 };
+        let comp = arch.level[1].latents > 0 && arch.decoder.is_composed();
+        let miss = config.loss.consistency.scratch_width(arch.d, arch.level[0].latents);
+        let through = if arch.level[1].latents > 0 { arch.d } else { 0 };
+        let column = if comp { arch.level[1].latents } else { 0 };
         Self { w: vec![0.0; through], dec: vec![0.0; through], column: vec![0.0; column], miss: vec![0.0; miss] }
     }
 }
@@ -81,17 +68,13 @@ struct Job<'a> {
     rows: &'a [f32],
     chunks: &'a [Chunk],
     params: &'a Params,
-    families: &'a Families,
     recon: [f32; 2],
     penalty: [f32; 2],
     norms: [&'a [f32]; 2],
     /// Whether AuxK acts, a level: only then are its slots of the row buffer filled.
     aux: [bool; 2],
     balance: Balance,
-    consistency: Consistency,
-    /// `2 wc / (n nu)` and `2 wc / n`.
-    structural: f32,
-    latent: f32,
+    term: Term<'a>,
 }
 
 impl Job<'_> {
@@ -104,6 +87,14 @@ impl Job<'_> {
     fn gather(&self, list: &ByLatent, j: usize, coef: &[f32], s: usize, out: &mut [f32]) {
         let range = list.latent(j);
         sparse::accumulate_rows(self.isa, &list.at[range.clone()], &coef[range], self.slot(s), self.d, out);
+    }
+
+    /// Returns the entries of latent `j`, in row order: its value, and the codes of both levels on that row.
+    fn codes<'l>(&'l self, list: &'l ByLatent, j: usize) -> impl Iterator<Item = (f32, [CodeRow<'l>; 2])> {
+        list.latent(j).map(move |at| {
+            let (chunk, row) = self.find(list.at[at]);
+            (list.z[at], [0, 1].map(|l| code_row(&chunk.level[l], row)))
+        })
     }
 
     /// The chunk and the row in it of a place.
@@ -126,7 +117,7 @@ pub(super) fn run(
     let two = o.n_levels() == 2;
     let unit = 1.0 / (n * f64::from(knobs.variance));
     let mut by_latent = core::mem::take(&mut o.by_latent);
-    let f = [o.arch.f1, o.arch.f2];
+    let f = o.arch.latents();
     for (l, list) in by_latent.iter_mut().enumerate().take(o.n_levels()) {
         list.fill(f[l], CHUNK, o.slots, o.kept(l, knobs, losses), o.chunks.iter().map(|c| &c.level[l]));
     }
@@ -134,7 +125,7 @@ pub(super) fn run(
     let mut through2 = core::mem::take(&mut o.through2);
     let mut stats = core::mem::take(&mut o.stats);
     let mut parts = core::mem::take(&mut o.parts);
-    stats.resize(o.arch.f1 * STATS, 0.0);
+    stats.resize(o.arch.level[0].latents * STATS, 0.0);
     let job = Job {
         isa: o.isa,
         d: o.arch.d,
@@ -142,38 +133,19 @@ pub(super) fn run(
         rows: &o.rows,
         chunks: &o.chunks,
         params,
-        families,
         recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
         penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
         norms: [&o.norms[0], &o.norms[1]],
         aux: [0, 1].map(|l| super::backward::aux_weight(o, knobs, losses, l) > 0.0),
         balance: o.config.train.balance,
-        consistency: o.config.loss.consistency,
-        structural: (2.0 * o.config.loss.consistency_weight * unit) as f32,
-        latent: (2.0 * o.config.loss.consistency_weight / n) as f32,
+        term: objective::term(&o.config, o.isa, o.n, knobs.variance, params, families, &o.seed_cos),
     };
-    let directions = (two && o.config.loss.consistency == Consistency::OffsetOrthogonal).then(|| OffsetOrthogonal {
-        isa: o.isa,
-        d: o.arch.d,
-        d1: &params[Id::WDec1],
-        d2: &params[Id::WDec2],
-        families,
-        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
-    });
-    let sibling = (two && o.config.loss.consistency == Consistency::Sibling).then(|| Sibling {
-        isa: o.isa,
-        d: o.arch.d,
-        d2: &params[Id::WDec2],
-        families,
-        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
-    });
-    losses.consistency +=
-        directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
+    losses.consistency += job.term.value();
     if two {
-        level2(o, &job, &by_latent[1], directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed, &mut parts);
+        level2(o, &job, &by_latent[1], grads, &mut grad_composed, &mut parts);
     }
-    level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats, &mut parts);
-    if two && !grads[Id::GateW].is_empty() {
+    level1(o, &job, &by_latent[0], &grad_composed, grads, &mut through2, &mut stats, &mut parts);
+    if two && !grads.gate.w.is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
     let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus), core::mem::take(&mut o.groups));
@@ -192,18 +164,16 @@ fn level2(
     o: &Objective,
     job: &Job<'_>,
     list: &ByLatent,
-    directions: Option<&OffsetOrthogonal<'_>>,
-    sibling: Option<&Sibling<'_>>,
     grads: &mut Params,
     grad_composed: &mut [f32],
     parts: &mut [Part],
 ) {
-    let (d, f2) = (job.d, o.arch.f2);
-    let comp = o.arch.decoder == Decoder::Comp;
+    let (d, f2) = (job.d, o.arch.level[1].latents);
+    let comp = o.arch.decoder.is_composed();
     let width = o.arch.source_width();
     let penalty = if comp { 0.0 } else { job.penalty[1] };
-    let widths = o.arch.widths();
-    let [_, _, _, _, _, _, _, w_enc, b_enc, w_dec, theta, r_mag, b_mag, _, gate_b, ..] = &mut grads.tensors;
+    let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[1];
+    let gate_b = &mut grads.gate.b;
     let decoder: &mut [f32] = if comp { grad_composed } else { w_dec };
     let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
@@ -218,49 +188,35 @@ fn level2(
             if job.aux[1] {
                 job.gather(list, j, &list.v, slot::E2, dec);
             }
-            if penalty != 0.0 && is_l1(o.arch.activation2) {
+            if penalty != 0.0 && o.arch.level[1].activation.penalises_decoder_norms() {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
                     penalty * sum / job.norms[1][j].max(TINY),
-                    &job.params[Id::WDec2][j * d..][..d],
+                    &job.params.level[1].w_dec[j * d..][..d],
                     dec,
                 );
             }
-            let p = job.families.parents()[j];
-            if job.consistency == Consistency::Struct && p != ROOT {
-                struct_latent(job, list, j, p, -job.structural, &mut part.miss, dec);
-            }
-            if let Some(loss) = directions {
-                loss.add_child(j, dec);
-            }
-            if let Some(loss) = sibling {
-                loss.add_child(j, dec);
+            if !comp {
+                job.term.add_decoder_row(1, j, job.codes(list, j), &mut part.miss, dec);
             }
             let w = &mut w[i * width..][..width];
             w.fill(0.0);
-            match o.arch.source {
-                Source::X => job.gather(list, j, &list.grad[0], slot::XT, w),
-                Source::Res => job.gather(list, j, &list.grad[0], slot::R1, w),
-                Source::Z1 => {
-                    for at in range.clone() {
-                        let (chunk, row) = job.find(list.at[at]);
-                        let code = code_row(&chunk.level[0], row);
-                        for (&i1, &z) in code.index.iter().zip(code.value) {
-                            w[i1 as usize] = libm::fmaf(list.grad[0][at], z, w[i1 as usize]);
-                        }
-                    }
-                }
-            }
+            let (at, grad) = (&list.at[range.clone()], &list.grad[0][range.clone()]);
+            let z1 = |at: u32| {
+                let (chunk, row) = job.find(at);
+                code_row(&chunk.level[0], row)
+            };
+            o.arch.source.add_encoder_row(job.isa, at, grad, [job.slot(slot::XT), job.slot(slot::R1)], d, z1, w);
             b[i] = reduce::sum(job.isa, &list.grad[0][range.clone()]);
-            write_sums(job.isa, list, range, i, o.arch.activation2, theta, r, bm);
+            write_sums(job.isa, list, range, i, o.arch.level[1].activation, [theta, r, bm]);
             if !c.is_empty() {
                 c[i] = reduce::sum(job.isa, &list.grad_g[list.latent(j)]);
             }
         }
     });
     if comp {
-        composition(o, job, list, widths[Id::WDec2 as usize], grad_composed, w_dec, parts);
+        composition(o, job, list, o.arch.level[0].latents, grad_composed, w_dec, parts);
     }
 }
 
@@ -275,37 +231,19 @@ fn composition(
     parts: &mut [Part],
 ) {
     let d = job.d;
-    let e2 = &job.params[Id::WDec2];
-    o.par.for_rows_in(parts, o.arch.f2, BLOCK, [grad], [f1], |part, first, [grad]| {
+    let e2 = &job.params.level[1].w_dec;
+    o.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
         let n = grad.len() / f1;
-        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params[Id::WDec1], d, None, grad);
+        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params.level[0].w_dec, d, None, grad);
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
             let j = first + i;
-            if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
+            if job.penalty[1] != 0.0 && o.arch.level[1].activation.penalises_decoder_norms() {
                 let sum = reduce::sum(job.isa, &list.z[list.latent(j)]);
                 reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j].max(TINY), &e2[j * f1..][..f1], grad);
             }
-            if job.consistency == Consistency::Latent {
-                for at in list.latent(j) {
-                    let (chunk, row) = job.find(list.at[at]);
-                    let (z1, z2) = (code_row(&chunk.level[0], row), code_row(&chunk.level[1], row));
-                    latent::miss(job.isa, e2, f1, z1, z2.index, z2.value, &mut part.miss);
-                    reduce::axpy(job.isa, job.latent * list.z[at], &part.miss, grad);
-                }
-            }
+            job.term.add_decoder_row(1, j, job.codes(list, j), &mut part.miss, grad);
         }
     });
-}
-
-/// `dD_j += k sum_b z_bj delta_bp`, `p` the parent of the family of `j`: with the structural weight for the parent itself,
-/// with its negative for a child.
-fn struct_latent(job: &Job<'_>, list: &ByLatent, j: usize, p: u32, k: f32, delta: &mut [f32], grad: &mut [f32]) {
-    for at in list.latent(j).filter(|at| list.z[*at] > 0.0) {
-        let (chunk, row) = job.find(list.at[at]);
-        let [level1, level2] = &chunk.level;
-        structural::delta(job.isa, job.params, job.families, job.d, p, row, level1, level2, delta);
-        reduce::axpy(job.isa, k * list.z[at], delta, grad);
-    }
 }
 
 /// Encoder, decoder, bias and activation parameters of level 1.
@@ -313,22 +251,21 @@ fn level1(
     o: &Objective,
     job: &Job<'_>,
     list: &ByLatent,
-    directions: Option<&OffsetOrthogonal<'_>>,
     grad_composed: &[f32],
     grads: &mut Params,
     through2: &mut [f32],
     stats: &mut [f32],
     parts: &mut [Part],
 ) {
-    let (d, f1) = (job.d, o.arch.f1);
+    let (d, f1) = (job.d, o.arch.level[0].latents);
     let two = o.n_levels() == 2;
-    let comp = two && o.arch.decoder == Decoder::Comp;
-    let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
-    let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
+    let comp = two && o.arch.decoder.is_composed();
+    let through_residual = two && o.arch.source.reaches_decoder1(o.config.source_detach);
+    let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[0];
     let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
     let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
-    let children = &o.all[..if comp { o.arch.f2 } else { 0 }];
+    let children = &o.all[..if comp { o.arch.level[1].latents } else { 0 }];
     o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
         let Part { w: w2, dec: dec2, column, miss } = part;
         for i in 0..b.len() {
@@ -339,13 +276,13 @@ fn level1(
             job.gather(list, j, &list.z, slot::R1, dec);
             reduce::scale(job.isa, -job.recon[0], dec);
             dec2.fill(0.0);
-            if two && o.arch.decoder == Decoder::Cum {
+            if two && o.arch.decoder.is_cumulative() {
                 job.gather(list, j, &list.z, slot::R2, dec2);
                 reduce::scale(job.isa, -job.recon[1], dec2);
             }
             if comp {
                 // D1 takes part in x_hat2 through C2 = E2 D1: dD1 += E2^T dC2.
-                for (c, row) in column.iter_mut().zip(job.params[Id::WDec2].chunks(f1)) {
+                for (c, row) in column.iter_mut().zip(job.params.level[1].w_dec.chunks(f1)) {
                     *c = row[j];
                 }
                 sparse::accumulate_rows(job.isa, children, column, grad_composed, d, dec2);
@@ -363,23 +300,18 @@ fn level1(
             if job.aux[0] {
                 job.gather(list, j, &list.v, slot::e1(two), dec);
             }
-            if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
+            if job.penalty[0] != 0.0 && o.arch.level[0].activation.penalises_decoder_norms() {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
                     job.penalty[0] * sum / job.norms[0][j].max(TINY),
-                    &job.params[Id::WDec1][j * d..][..d],
+                    &job.params.level[0].w_dec[j * d..][..d],
                     dec,
                 );
             }
-            if two && job.consistency == Consistency::Struct {
-                struct_latent(job, list, j, j as u32, job.structural, miss, dec);
-            }
-            if let Some(loss) = directions {
-                loss.add_parent(j, dec);
-            }
             if two {
-                mix(job.isa, job.balance, dec, dec2);
+                job.term.add_decoder_row(0, j, job.codes(list, j), miss, dec);
+                job.balance.mix(job.isa, dec, dec2);
             }
 
             let w = &mut w[i * d..][..d];
@@ -389,58 +321,38 @@ fn level1(
             if two {
                 w2.fill(0.0);
                 job.gather(list, j, &list.grad[1], slot::XT, w2);
-                mix(job.isa, job.balance, w, w2);
+                job.balance.mix(job.isa, w, w2);
                 b2[i] = reduce::sum(job.isa, &list.grad[1][range.clone()]);
             }
-            write_sums(job.isa, list, range, i, o.arch.activation1, theta, r, bm);
+            write_sums(job.isa, list, range, i, o.arch.level[0].activation, [theta, r, bm]);
         }
     });
 }
 
-/// `g <- g1 + g2` as the balance says; `g2` keeps the part that was added.
-///
-/// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other. Parameters of
-/// one number a latent have no direction to remove: under `pcgrad` their two parts are added.
-fn mix(isa: Isa, balance: Balance, g1: &mut [f32], g2: &mut [f32]) {
-    match balance {
-        Balance::Own => g2.fill(0.0),
-        Balance::Pcgrad => {
-            let dot = reduce::dot(isa, g1, g2);
-            let norm = reduce::sum_squares(isa, g1);
-            if dot < 0.0 && norm > 0.0 {
-                reduce::axpy(isa, -dot / norm, g1, g2);
-            }
-        }
-        Balance::Sum | Balance::Norm | Balance::Uncert => {}
-    }
-    reduce::axpy(isa, 1.0, g2, g1);
-}
-
-/// Gradients of the activation's own parameters, where there are any.
+/// Writes the gradients of the activation's own parameters of latent `i` of a block: `theta`, `r` and `b` are rows of one
+/// number each, empty where the activation has no such parameter.
 fn write_sums(
     isa: Isa,
     list: &ByLatent,
     range: core::ops::Range<usize>,
     i: usize,
     activation: Activation,
-    theta: &mut [f32],
-    r: &mut [f32],
-    b: &mut [f32],
+    [theta, r, b]: [&mut [f32]; 3],
 ) {
-    match activation {
-        Activation::Jumprelu => theta[i] = reduce::sum(isa, &list.grad_p[0][range]),
-        Activation::Gated => {
-            r[i] = reduce::sum(isa, &list.grad_p[0][range.clone()]);
-            b[i] = reduce::sum(isa, &list.grad_p[1][range]);
-        }
-        _ => {}
+    for (parameter, grad) in activation.parameters().iter().zip(&list.grad_p) {
+        let to = match parameter {
+            Parameter::Threshold => &mut theta[i],
+            Parameter::RMag => &mut r[i],
+            Parameter::BMag => &mut b[i],
+        };
+        *to = reduce::sum(isa, &grad[range.clone()]);
     }
 }
 
 /// `dG_ij = sum_b z1_bi dg_bj`, by parent.
 fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) {
-    let f2 = o.arch.f2;
-    o.par.for_rows(o.arch.f1, BLOCK, [&mut grads[Id::GateW]], [f2], |first, [grad]| {
+    let f2 = o.arch.level[1].latents;
+    o.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
         for (i, grad) in grad.chunks_mut(f2).enumerate() {
             grad.fill(0.0);
             for at in list.latent(first + i) {
@@ -493,18 +405,18 @@ fn bias(
         });
         groups.chunks(d).for_each(|sum| reduce::axpy(job.isa, 1.0, sum, g));
     };
-    take_out(&grads[Id::BEnc1], &job.params[Id::WEnc1], g1);
+    take_out(&grads.level[0].b_enc, &job.params.level[0].w_enc, g1);
     if two {
-        take_out(through2, &job.params[Id::WEnc1], g2);
-        if o.arch.source != Source::Z1 {
-            take_out(&grads[Id::BEnc2], &job.params[Id::WEnc2], g2);
+        take_out(through2, &job.params.level[0].w_enc, g2);
+        if o.arch.source.is_activations() {
+            take_out(&grads.level[1].b_enc, &job.params.level[1].w_enc, g2);
         }
-        mix(job.isa, job.balance, g1, g2);
+        job.balance.mix(job.isa, g1, g2);
     }
-    grads[Id::BDec].copy_from_slice(g1);
+    grads.b_dec.copy_from_slice(g1);
     // The encoder biases of level 1 are mixed only now: the two parts were needed apart.
     if two && !o.own() {
-        for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(through2) {
+        for (b, &b2) in grads.level[0].b_enc.iter_mut().zip(through2) {
             *b += b2;
         }
     }
@@ -523,9 +435,4 @@ fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
     let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));
     let cosine = if own > 0.0 && through > 0.0 { sums[2] / (own * through) } else { 0.0 };
     RowNorms { own: own / weight(0), through: through / weight(1), cosine }
-}
-
-/// Whether the penalty of this activation is the L1 norm of the latents, weighted by decoder norms.
-fn is_l1(activation: Activation) -> bool {
-    matches!(activation, Activation::Relu | Activation::Topk | Activation::Batchtopk)
 }

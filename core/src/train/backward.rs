@@ -9,23 +9,22 @@
 //! Level 1's gradient is kept in two parts: its own terms, and what comes through level 2, so that the balance between
 //! the levels can be chosen later ([`Balance`](crate::config::Balance)).
 
-use super::entries::{Entries, List};
-use super::forward::code_row;
-use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
-use crate::activation;
-use crate::config::{Activation, Consistency, Decoder, GateKind, LevelConfig, Source};
-use crate::gate::{self, Families};
+use super::objective::{self, CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
+use crate::activation::{self, Auxiliary, Rule};
+use crate::decoder::Decoder;
+use crate::entry::{CodeRow, EntryRow};
+use crate::gate::{self, Families, GateKind};
 use crate::kernel::{Isa, reduce, sparse};
-use crate::loss::seed_cos::SeedCos;
-use crate::loss::{containment, latent, structural};
-use crate::model::{Id, Params};
+use crate::loss::Term;
+use crate::model::Params;
+use crate::source::{self, Source};
+use alloc::vec::Vec;
 
 /// The factors of one call.
 pub(super) struct Factors<'a> {
     pub isa: Isa,
     pub d: usize,
     pub f: [usize; 2],
-    pub n: f32,
     /// `2 w_l / (n nu)`.
     pub recon: [f32; 2],
     /// `2 alpha_l / (n nu)`, where AuxK acts.
@@ -34,10 +33,9 @@ pub(super) struct Factors<'a> {
     pub gated: f32,
     /// `lambda_l / n`.
     pub penalty: [f32; 2],
-    /// `1 / (n nu)`.
-    pub unit: f32,
-    pub activation: [Activation; 2],
-    pub levels: [&'a LevelConfig; 2],
+    pub rules: [Rule<'a>; 2],
+    /// Widths of the straight-through kernels.
+    pub bandwidth: [f32; 2],
     pub params: &'a Params,
     pub families: &'a Families,
     pub gate: GateKind,
@@ -46,13 +44,12 @@ pub(super) struct Factors<'a> {
     pub detach: bool,
     pub two: bool,
     pub own: bool,
-    pub consistency: Consistency,
-    /// Weight of the consistency loss.
-    pub weight: f32,
-    pub contain: containment::Weights,
+    /// The consistency loss.
+    pub term: Term<'a>,
+    /// Whether it needs ungated pre-activations of level 2, and entries of their parents.
+    pub drives: bool,
     pub decoder2: &'a [f32],
     pub norms: [&'a [f32]; 2],
-    pub seed_cos: &'a SeedCos,
 }
 
 /// Fills the gradients of every entry, AuxK's `e1`, `e2`, `dL/dS`, and the partial sums of the loss.
@@ -65,39 +62,30 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
     let f = Factors {
         isa: o.isa,
         d,
-        f: [o.arch.f1, o.arch.f2],
-        n: n as f32,
+        f: o.arch.latents(),
         recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
         aux: aux.map(|a| (2.0 * a * unit) as f32),
         gated: (2.0 * config.loss.gated_aux * unit) as f32,
         penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
-        unit: unit as f32,
-        activation: [o.arch.activation1, o.arch.activation2],
-        levels: [&config.level1, &config.level2],
+        rules: [0, 1].map(|l| super::forward::level_rule(l, &o.arch, params, knobs)),
+        bandwidth: [0, 1].map(|l| config.level(l).bandwidth as f32),
         params,
         families,
         gate: knobs.gate,
         decoder: o.arch.decoder,
         source: o.arch.source,
         detach: config.source_detach,
-        two: o.arch.f2 > 0,
+        two: o.arch.level[1].latents > 0,
         own: o.own(),
-        consistency: config.loss.consistency,
-        weight: config.loss.consistency_weight as f32,
-        contain: containment::Weights {
-            down: config.loss.contain_down as f32,
-            up: config.loss.contain_up as f32,
-            margin: config.loss.contain_margin as f32,
-        },
-        decoder2: if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed },
+        term: objective::term(&o.config, o.isa, o.n, knobs.variance, params, families, &o.seed_cos),
+        drives: o.arch.n_levels() == 2 && config.loss.consistency.needs().drives,
+        decoder2: if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed },
         norms: [&o.norms[0], &o.norms[1]],
-        seed_cos: &o.seed_cos,
     };
     let kept = [0, 1].map(|l| o.kept(l, knobs, losses));
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
-        chunk.sums =
-            super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
-        if f.consistency == Consistency::Contain && f.two {
+        chunk.sums = objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
+        if f.drives {
             add_parents(&f, chunk, lane, buffer, slots);
         }
         for (l, e) in chunk.level.iter_mut().enumerate() {
@@ -127,7 +115,8 @@ pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: u
     o.config.loss.aux / losses.fvu[level] * (dead as f64 / k_aux as f64).min(1.0)
 }
 
-/// Containment charges parents that do not fire: gives each an entry, with its pre-activation.
+/// Gives an entry, with its pre-activation, to every silent parent of a child in `drives`: a consistency loss that needs
+/// ungated pre-activations penalises both sides.
 fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32], slots: usize) {
     let Chunk { level: [e1, _], aux: [aux, _], drives, .. } = chunk;
     let Lane { place: [place, _], old, .. } = lane;
@@ -146,8 +135,8 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
             let p = f.families.parents()[drives.index[at] as usize];
             if p != gate::ROOT && place[p as usize] == u32::MAX {
                 let p = p as usize;
-                let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d])
-                    + f.params[Id::BEnc1][p];
+                let u = reduce::dot(f.isa, &f.params.level[0].w_enc[p * f.d..(p + 1) * f.d], &row[..f.d])
+                    + f.params.level[0].b_enc[p];
                 place[p] = e1.count() as u32;
                 e1.push(p as u32, u, 0.0, None);
                 if lit {
@@ -166,265 +155,116 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     let d = f.d;
     let (head, tail) = row.split_at_mut(slot::e1(true) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
-    let Chunk { level: [e1, e2], aux: [_, aux2], sums, drives, .. } = chunk;
-    let range = e2.row(i);
+    let Chunk { level: [e1, e2], aux: [_, picks], sums, drives, .. } = chunk;
+    let (mut one, mut two) = (e1.row_mut(i), e2.row_mut(i));
 
-    lane.row.resize(range.len(), 0.0);
-    sparse::dot_rows(f.isa, &e2.index[range.clone()], f.decoder2, d, r2, &mut lane.row);
-    for (at, dot) in range.clone().zip(&lane.row) {
-        e2.grad.z[0][at] -= f.recon[1] * dot;
-    }
-    penalise(f, 1, e2, range.clone(), sums);
-    match f.consistency {
-        Consistency::SeedCos => seed_cos(f, 1, e2, range.clone(), b),
-        Consistency::Struct => {
-            sums.consistency += f64::from(f.weight * f.unit)
-                * structural::row(f.isa, f.params, f.families, f.d, i, e1, e2, 2.0 * f.weight * f.unit, lane);
-        }
-        Consistency::Latent => {
-            let value = latent::row(
-                f.isa,
-                &f.params[Id::WDec2],
-                f.f[0],
-                code_row(e1, i),
-                e2,
-                range.clone(),
-                2.0 * f.weight / f.n,
-                lane,
-            );
-            sums.consistency += f64::from(f.weight / f.n) * value;
-        }
-        _ => {}
-    }
+    reconstruction(f.isa, f.recon[1], two.index, f.decoder2, r2, two.grad_z[0], &mut lane.row);
+    f.rules[1].penalise(f.penalty[1], f.norms[1], &mut two, &mut sums.sparsity[1]);
+    f.term.add_level(1, b, &mut two);
+    sums.consistency += f.term.add_rows([&mut one, &mut two], lane.loss());
     if f.aux[1] > 0.0 {
-        sums.aux[1] += aux_row(f, 1, e2, aux2, i, r2, f.decoder2, &mut tail[d..2 * d], lane);
+        sums.aux[1] += aux_row(f, 1, &mut two, picks.code(i), r2, f.decoder2, &mut tail[d..2 * d], &mut lane.row);
     }
-    if f.activation[1] == Activation::Gated {
-        let base = if f.decoder == Decoder::Cum { r1 } else { xt };
-        sums.gated[1] += gated_row(f, 1, e2, range.clone(), base, f.decoder2, lane);
-    }
-    activation_backward(f, 1, e2, range.clone());
-    for at in range.clone() {
-        let grad_u = e2.grad.u[0][at];
-        (e2.grad.a[at], e2.grad.g[at]) = match f.gate {
-            GateKind::Mul => gate::mul_backward(e2.a[at], e2.g[at], grad_u),
-            GateKind::Add => (grad_u, grad_u),
-            GateKind::None | GateKind::Hard | GateKind::GroupTop1 => (grad_u, 0.0),
-        };
-    }
-    if f.consistency == Consistency::Contain {
-        sums.consistency += f64::from(f.weight / f.n)
-            * containment::row(f.families, &f.contain, drives, i, e1, e2, f.weight / f.n, &mut lane.place);
+    let base = if f.decoder.is_cumulative() { r1 } else { xt };
+    sums.gated[1] += f.rules[1].auxiliary(auxiliary(f, base, f.decoder2, lane), &mut two);
+    f.rules[1].backward(&activation_of(f, 1), &mut two);
+    f.gate.backward(two.a, two.g, two.grad_u[0], two.grad_a, two.grad_g);
+    if f.drives {
+        sums.consistency += f.term.add_drives(drives.code(i), [&mut one, &mut two], lane.loss());
     }
     // What flows on into level 1.
-    let range1 = e1.row(i);
     if f.gate.has_weights() {
-        let weight = &f.params[Id::GateW];
-        for at1 in range1.clone() {
-            let g_row = &weight[e1.index[at1] as usize * f.f[1]..][..f.f[1]];
-            let mut sum = 0.0f32;
-            for at in range.clone() {
-                sum += e2.grad.g[at] * g_row[e2.index[at] as usize];
-            }
-            e1.grad.z[1][at1] += sum;
-        }
+        gate::soft_backward(&f.params.gate.w, f.f[1], &mut one, &two);
     }
-    match f.source {
-        Source::X => {}
-        Source::Res if f.detach => {}
-        Source::Res => {
-            let ds = &mut tail[2 * d..3 * d];
-            ds.fill(0.0);
-            sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad.a[range], &f.params[Id::WEnc2], d, ds);
-            lane.row.resize(range1.len(), 0.0);
-            sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params[Id::WDec1], d, ds, &mut lane.row);
-            for (at1, dot) in range1.zip(&lane.row) {
-                e1.grad.z[1][at1] -= dot;
-            }
-        }
-        Source::Z1 => {
-            for at1 in range1 {
-                let mut sum = 0.0f32;
-                for at in range.clone() {
-                    sum += e2.grad.a[at] * f.params[Id::WEnc2][e2.index[at] as usize * f.f[0] + e1.index[at1] as usize];
-                }
-                e1.grad.z[1][at1] += sum;
-            }
-        }
-    }
+    let by = source::Backward {
+        isa: f.isa,
+        w2: &f.params.level[1].w_enc,
+        d1: &f.params.level[0].w_dec,
+        f1: f.f[0],
+        detach: f.detach,
+        grad_s: if f.source.reaches_decoder1(f.detach) { &mut tail[2 * d..3 * d] } else { &mut [] },
+        row: &mut lane.row,
+    };
+    f.source.backward(by, &mut one, &two);
 }
 
 fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usize, row: &mut [f32]) {
     let d = f.d;
     let (head, tail) = row.split_at_mut(slot::e1(f.two) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
-    let Chunk { level: [e1, _], aux: [aux1, _], sums, .. } = chunk;
-    let range = e1.row(i);
-    let decoder = &f.params[Id::WDec1];
+    let Chunk { level: [e1, _], aux: [picks, _], sums, .. } = chunk;
+    let mut one = e1.row_mut(i);
+    let decoder = &f.params.level[0].w_dec;
 
-    lane.row.resize(range.len(), 0.0);
-    sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r1, &mut lane.row);
-    for (at, dot) in range.clone().zip(&lane.row) {
-        e1.grad.z[0][at] -= f.recon[0] * dot;
+    reconstruction(f.isa, f.recon[0], one.index, decoder, r1, one.grad_z[0], &mut lane.row);
+    if f.two && f.decoder.is_cumulative() {
+        reconstruction(f.isa, f.recon[1], one.index, decoder, r2, one.grad_z[1], &mut lane.row);
     }
-    if f.two && f.decoder == Decoder::Cum {
-        sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r2, &mut lane.row);
-        for (at, dot) in range.clone().zip(&lane.row) {
-            e1.grad.z[1][at] -= f.recon[1] * dot;
-        }
-    }
-    penalise(f, 0, e1, range.clone(), sums);
-    if f.consistency == Consistency::SeedCos {
-        seed_cos(f, 0, e1, range.clone(), b);
-    }
+    f.rules[0].penalise(f.penalty[0], f.norms[0], &mut one, &mut sums.sparsity[0]);
+    f.term.add_level(0, b, &mut one);
     if f.aux[0] > 0.0 {
-        sums.aux[0] += aux_row(f, 0, e1, aux1, i, r1, decoder, &mut tail[..d], lane);
+        sums.aux[0] += aux_row(f, 0, &mut one, picks.code(i), r1, decoder, &mut tail[..d], &mut lane.row);
     }
-    if f.activation[0] == Activation::Gated {
-        sums.gated[0] += gated_row(f, 0, e1, range.clone(), xt, decoder, lane);
-    }
-    activation_backward(f, 0, e1, range);
+    sums.gated[0] += f.rules[0].auxiliary(auxiliary(f, xt, decoder, lane), &mut one);
+    f.rules[0].backward(&activation_of(f, 0), &mut one);
 }
 
-/// Sparsity: `lambda/n sum z |D_j|` (relu, topk, batchtopk), `lambda/n sum 1[z > 0]` (jumprelu), `lambda/n sum relu(u)` (gated).
-fn penalise(
-    f: &Factors<'_>,
-    l: usize,
-    e: &mut Entries,
-    range: core::ops::Range<usize>,
-    sums: &mut super::objective::Sums,
+/// Adds `dz_j -= c r . D_j` to the entries of a row: the gradient of a reconstruction with the residual `r`.
+fn reconstruction(
+    isa: Isa,
+    c: f32,
+    index: &[u32],
+    decoder: &[f32],
+    r: &[f32],
+    grad_z: &mut [f32],
+    dots: &mut Vec<f32>,
 ) {
-    let penalty = f.penalty[l];
-    if penalty == 0.0 {
-        return;
-    }
-    for at in range {
-        match f.activation[l] {
-            Activation::Relu | Activation::Topk | Activation::Batchtopk => {
-                let norm = f.norms[l][e.index[at] as usize];
-                if e.z[at] > 0.0 {
-                    sums.sparsity[l] += f64::from(penalty) * f64::from(e.z[at] * norm);
-                    e.grad.z[0][at] += penalty * norm;
-                }
-            }
-            Activation::Jumprelu => sums.sparsity[l] += if e.z[at] > 0.0 { f64::from(penalty) } else { 0.0 },
-            Activation::Gated => {
-                if e.u[at] > 0.0 {
-                    sums.sparsity[l] += f64::from(penalty) * f64::from(e.u[at]);
-                    e.grad.u[0][at] += penalty;
-                }
-            }
-        }
+    dots.resize(index.len(), 0.0);
+    sparse::dot_rows(isa, index, decoder, r.len(), r, dots);
+    for (grad, dot) in grad_z.iter_mut().zip(dots.iter()) {
+        *grad -= c * dot;
     }
 }
 
-fn seed_cos(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<usize>, b: usize) {
-    let scale = f.weight / (f.f[0] as f32 * f.f[1] as f32);
-    for at in range {
-        e.grad.z[0][at] += scale * f.seed_cos.grad(l, e.index[at] as usize, b, e.z[at]);
-    }
+/// Returns what the backward pass of a level's activation needs.
+fn activation_of(f: &Factors<'_>, level: usize) -> activation::Backward {
+    activation::Backward { own: f.own, penalty: f.penalty[level], bandwidth: f.bandwidth[level] }
+}
+
+/// Returns what the auxiliary reconstruction of `base` by an activation reads and works in.
+fn auxiliary<'a>(f: &Factors<'_>, base: &'a [f32], decoder: &'a [f32], lane: &'a mut Lane) -> Auxiliary<'a> {
+    let Lane { vector, row, row2: magnitude, .. } = lane;
+    Auxiliary { isa: f.isa, weight: f.gated, base, decoder, vector, row, magnitude }
 }
 
 /// Computes AuxK of one row: `e = (2 alpha / (n nu)) (v D - r)`, `du += (e D^T) 1[v > 0]`. Returns
 /// `alpha / (n nu) |v D - r|^2`.
 ///
-/// `picks` holds the selected latents of every row, ascending, which is the order of the sum `v D`; among the entries,
+/// `picks` are the selected latents of the row, ascending, which is the order of the sum `v D`; among the entries,
 /// selected latents that also fire come first.
 fn aux_row(
     f: &Factors<'_>,
     l: usize,
-    e: &mut Entries,
-    picks: &List,
-    i: usize,
+    entries: &mut EntryRow<'_>,
+    picks: CodeRow<'_>,
     r: &[f32],
     decoder: &[f32],
     out: &mut [f32],
-    lane: &mut Lane,
+    dots: &mut Vec<f32>,
 ) -> f64 {
     out.fill(0.0);
-    let picked = picks.row(i);
-    sparse::accumulate_rows(f.isa, &picks.index[picked.clone()], &picks.u[picked], decoder, f.d, out);
+    sparse::accumulate_rows(f.isa, picks.index, picks.value, decoder, f.d, out);
     for (o, r) in out.iter_mut().zip(r) {
         *o -= r;
     }
     let value = 0.5 * f64::from(f.aux[l]) * f64::from(reduce::sum_squares(f.isa, out));
     reduce::scale(f.isa, f.aux[l], out);
-    let range = e.row(i);
-    lane.row.resize(range.len(), 0.0);
-    sparse::dot_rows(f.isa, &e.index[range.clone()], decoder, f.d, out, &mut lane.row);
-    for (at, dot) in range.zip(&lane.row) {
-        if e.v[at] > 0.0 {
-            e.grad.u[0][at] += dot;
+    dots.resize(entries.index.len(), 0.0);
+    sparse::dot_rows(f.isa, entries.index, decoder, f.d, out, dots);
+    for (at, dot) in dots.iter().enumerate() {
+        if entries.v[at] > 0.0 {
+            entries.grad_u[0][at] += dot;
         }
     }
     value
-}
-
-/// Auxiliary reconstruction of a gated level through a frozen decoder:
-/// `a = (2 wg / (n nu)) (relu(u) D - base)`, `du += (a D^T) 1[u > 0]`. Returns `wg / (n nu) |relu(u) D - base|^2`.
-fn gated_row(
-    f: &Factors<'_>,
-    l: usize,
-    e: &mut Entries,
-    range: core::ops::Range<usize>,
-    base: &[f32],
-    decoder: &[f32],
-    lane: &mut Lane,
-) -> f64 {
-    let _ = l;
-    let Lane { row, row2, vector: [v, _], .. } = lane;
-    let index = &e.index[range.clone()];
-    row2.clear();
-    row2.extend(e.u[range.clone()].iter().map(|u| u.max(0.0)));
-    v.fill(0.0);
-    sparse::accumulate_rows(f.isa, index, row2, decoder, f.d, v);
-    for (v, b) in v.iter_mut().zip(base) {
-        *v -= b;
-    }
-    let value = 0.5 * f64::from(f.gated) * f64::from(reduce::sum_squares(f.isa, v));
-    row.resize(range.len(), 0.0);
-    sparse::dot_rows(f.isa, index, decoder, f.d, v, row);
-    for (at, dot) in range.zip(row.iter()) {
-        if e.u[at] > 0.0 {
-            e.grad.u[0][at] += f.gated * dot;
-        }
-    }
-    value
-}
-
-/// From `dL/dz` to `dL/du`, and to the activation's own parameters.
-fn activation_backward(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<usize>) {
-    let (theta, r_mag) = if l == 0 { (Id::Threshold1, Id::RMag1) } else { (Id::Threshold2, Id::RMag2) };
-    for at in range {
-        let j = e.index[at] as usize;
-        let fires = e.z[at] > 0.0;
-        let [own, through] = [e.grad.z[0][at], e.grad.z[1][at]];
-        let seen = if f.own { own } else { own + through };
-        match f.activation[l] {
-            Activation::Relu | Activation::Topk | Activation::Batchtopk => {
-                if fires {
-                    e.grad.u[0][at] += own;
-                    e.grad.u[1][at] += through;
-                }
-            }
-            Activation::Jumprelu => {
-                if fires {
-                    e.grad.u[0][at] += own;
-                    e.grad.u[1][at] += through;
-                }
-                let bandwidth = f.levels[l].bandwidth as f32;
-                e.grad.p[0][at] =
-                    activation::jump_threshold_backward(e.u[at], f.params[theta][j], bandwidth, seen, f.penalty[l]);
-            }
-            Activation::Gated => {
-                if fires {
-                    let (du, dr, db) = activation::gated_backward(e.u[at], f.params[r_mag][j]);
-                    e.grad.u[0][at] += own * du;
-                    e.grad.u[1][at] += through * du;
-                    e.grad.p[0][at] = seen * dr;
-                    e.grad.p[1][at] = seen * db;
-                }
-            }
-        }
-    }
 }

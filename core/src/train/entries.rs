@@ -1,5 +1,6 @@
 //! The sparse working set of a step: the entries of each level that forward and backward touch.
 
+use crate::entry::{CodeRow, EntryRow};
 use alloc::vec::Vec;
 
 /// Which numbers of a level's entries are read after a row is done, and so are kept.
@@ -126,6 +127,28 @@ impl Entries {
         }
     }
 
+    /// Returns the entries of row `i` with their gradients.
+    pub(crate) fn row_mut(&mut self, i: usize) -> EntryRow<'_> {
+        let row = self.row(i);
+        // What a step does not have is empty.
+        let part = |values: &'_ [f32]| values.get(row.clone()).map(|_| row.clone()).unwrap_or(0..0);
+        let (v, a, g) = (part(&self.v), part(&self.a), part(&self.g));
+        let Gradients { z: [z0, z1], u: [u0, u1], a: grad_a, g: grad_g, p: [p0, p1] } = &mut self.grad;
+        EntryRow {
+            index: &self.index[row.clone()],
+            u: &self.u[row.clone()],
+            z: &self.z[row.clone()],
+            v: &self.v[v],
+            a: &self.a[a],
+            g: &self.g[g],
+            grad_z: [&mut z0[row.clone()], &mut z1[row.clone()]],
+            grad_u: [&mut u0[row.clone()], &mut u1[row.clone()]],
+            grad_a: &mut grad_a[row.clone()],
+            grad_g: &mut grad_g[row.clone()],
+            grad_p: [&mut p0[row.clone()], &mut p1[row]],
+        }
+    }
+
     /// AuxK activation of a place.
     pub fn lit(&self, at: usize) -> f32 {
         self.v.get(at).copied().unwrap_or(0.0)
@@ -182,6 +205,12 @@ impl List {
     /// Places of row `i`.
     pub fn row(&self, i: usize) -> core::ops::Range<usize> {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
+    }
+
+    /// Returns row `i` as latents with their pre-activations.
+    pub(crate) fn code(&self, i: usize) -> CodeRow<'_> {
+        let row = self.row(i);
+        CodeRow { index: &self.index[row.clone()], value: &self.u[row] }
     }
 
     /// Drive and gate of a place, where there is a soft gate.

@@ -2,36 +2,20 @@
 
 use super::entries::{Entries, List};
 use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
-use crate::activation;
-use crate::config::{Activation, Budget, Consistency, Decoder, GateKind};
+use crate::activation::{self, Candidacy, Rule, Selection};
+use crate::config::Budget;
+use crate::entry::CodeRow;
 use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{Limit, RowLists, fire};
 use crate::kernel::{Isa, Screen, reduce, select, sparse};
-use crate::model::{CodeRow, Hierarchy, Id, Order, Params, Scratch, Weights};
+use crate::model::{Arch, Hierarchy, Order, Params, Scratch, Weights};
 use alloc::vec::Vec;
 use core::ops::Range;
-
-/// How a level is read, for one call.
-#[derive(Clone, Copy)]
-struct LevelRule<'a> {
-    activation: Activation,
-    k: f64,
-    /// What a candidate of `batchtopk` must exceed, where there is something to go by.
-    floor: Option<f32>,
-    /// Whether entries carry the drive and the gate of a soft gate.
-    soft: bool,
-    r_mag: &'a [f32],
-    b_mag: &'a [f32],
-    theta: &'a [f32],
-}
 
 /// The floor of a batch's candidates over the cut of the batch before. Much lower, and more is looked at than is kept;
 /// higher, and a batch is too often scanned again.
 const NEAR: f32 = 0.85;
-
-/// Candidates of a row for the first floor, besides twice as many as it is to keep.
-const FIRST: usize = 8;
 
 /// Runs both levels: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`.
 pub(super) fn run(
@@ -48,8 +32,8 @@ pub(super) fn run(
     while first < o.n_levels() {
         // Levels that share a budget are chosen from together; their settings say that level 2 does not read level 1.
         let levels = &(first..if shared { 2 } else { first + 1 });
-        let batchtopk = [o.arch.activation1, o.arch.activation2][first] == Activation::Batchtopk;
-        if batchtopk && o.floor[first].is_none() {
+        let over_batch = o.arch.level[first].activation.selection() == Selection::Batch;
+        if over_batch && o.floor[first].is_none() {
             let floor = first_floor(o, params, families, knobs, x, levels);
             o.floor[levels.clone()].fill(Some(floor));
         }
@@ -57,7 +41,7 @@ pub(super) fn run(
             for level in levels.clone() {
                 collect(o, params, families, knobs, x, level, usize::MAX);
             }
-            if !batchtopk || !lower_floor(o, knobs, levels) {
+            if !over_batch || !lower_floor(o, knobs, levels) {
                 break;
             }
         }
@@ -126,16 +110,17 @@ fn collect(
     let job = Job {
         isa,
         weights: Weights { arch: &arch, params, families, gate: knobs.gate },
+        rules: [0, 1].map(|l| level_rule(l, &arch, params, knobs)),
         // The tracked threshold counts what is above it, so nothing above it may be left out.
-        rules: [0, 1].map(|l| {
+        floors: [0, 1].map(|l| {
             let tau = knobs.tau[l];
-            level_rule(l, &arch, params, knobs, o.floor[l].map(|floor| if tau > 0.0 { floor.min(tau) } else { floor }))
+            o.floor[l].map(|floor| if tau > 0.0 { floor.min(tau) } else { floor })
         }),
         screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
         order: &o.order,
         dead: [&knobs.dead[0], &knobs.dead[1]],
         k_aux: if config.loss.aux > 0.0 { k_aux } else { 0 },
-        tau2: knobs.tau[1],
+        ungated: level_rule(1, &arch, params, knobs).ungated(knobs.tau[1]),
         drives: o.needs_drives(knobs),
     };
     let used = o.chunks.len().min(n_chunks);
@@ -148,7 +133,7 @@ fn collect(
             let first = c * CHUNK * d;
             for i in 0..n {
                 let row = &mut buffer[(i * slots + slot::XT) * d..][..d];
-                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params[Id::BDec], row);
+                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params.b_dec, row);
             }
         }
         for i in 0..n {
@@ -161,10 +146,10 @@ fn collect(
             return;
         }
         chunk.drives.clear();
-        settle(&job.rules[0], chunk, 0, lane, None);
+        settle(&job.rules[0], false, chunk, 0, lane, None);
         let entries = &chunk.level[0];
         job.weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
-        if knobs.gate.has_weights() || knobs.gate == GateKind::GroupTop1 {
+        if knobs.gate.is_dense_in_training() {
             job.level2_dense(n, chunk, lane);
         } else {
             job.level2(n, chunk, lane);
@@ -176,25 +161,33 @@ fn collect(
 struct Job<'a> {
     isa: Isa,
     weights: Weights<'a>,
-    rules: [LevelRule<'a>; 2],
+    rules: [Rule<'a>; 2],
+    /// What a candidate of a selection over the batch must exceed, where there is something to go by.
+    floors: [Option<f32>; 2],
     screens: [Option<&'a Screen>; 2],
     order: &'a Order,
     dead: [&'a [u32]; 2],
     /// How many dead latents of a row AuxK picks; 0 without it.
     k_aux: usize,
-    tau2: f32,
+    /// By what ungated pre-activations of level 2 count as firing.
+    ungated: Rule<'a>,
     /// Whether the ungated drives of level 2 are asked for.
     drives: bool,
 }
 
 impl Job<'_> {
+    /// Returns what a pre-activation of a level (0 or 1) must reach to become a candidate.
+    fn candidates<'b>(&'b self, level: usize, bands: &'b [Vec<f32>; 2]) -> Limit<'b> {
+        self.rules[level].candidates(&Candidacy { floor: self.floors[level], band: &bands[level] })
+    }
+
     /// Candidates and AuxK's picks of level 1.
     fn level1(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
         let Weights { arch, params, .. } = self.weights;
         let Scratch { xt, fire: t, lists, .. } = &mut lane.forward;
         let xt = &xt[..n * arch.d];
-        let (w, b) = (Matrix::all(&params[Id::WEnc1], arch.d), &params[Id::BEnc1]);
-        fire(self.isa, xt, w, b, self.rules[0].limit(&lane.bands[0]), self.screens[0], t, lists);
+        let (w, b) = (Matrix::all(&params.level[0].w_enc, arch.d), &params.level[0].b_enc);
+        fire(self.isa, xt, w, b, self.candidates(0, &lane.bands), self.screens[0], t, lists);
         copy(lists, &mut chunk.candidates[0]);
         self.pick_dead(0, xt, w, b, |_, _| true, lane_picks(&mut lane.u_dead, &mut lane.picked), &mut chunk.aux[0]);
     }
@@ -205,14 +198,10 @@ impl Job<'_> {
         let width = arch.source_width();
         let Scratch { s, fire: t, lists, hierarchy, .. } = &mut lane.forward;
         let s = &s[..n * width];
-        let (w, b) = (Matrix::all(&params[Id::WEnc2], width), &params[Id::BEnc2]);
-        let rule = &self.rules[1];
-        let limit = rule.limit(&lane.bands[1]);
+        let (w, b) = (Matrix::all(&params.level[1].w_enc, width), &params.level[1].b_enc);
+        let limit = self.candidates(1, &lane.bands);
         let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], drives, .. } = chunk;
-        let active = |i: usize| {
-            let code = code_row(entries, i);
-            code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
-        };
+        let active = |i: usize| code_row(entries, i).active();
         let place = &mut lane.place[0];
         // Whether the gate is open for a child, for the parents that `place` marks.
         let open = |place: &[u32], j: u32| {
@@ -220,26 +209,29 @@ impl Job<'_> {
             p == ROOT || place[p as usize] != u32::MAX
         };
         let hard = gate.has_families();
-        let one_pass = if let (Limit::Above(floor), true) = (limit, self.drives) { Some(floor) } else { None };
-        if let Some(floor) = one_pass {
+        let one_pass = match (limit, self.ungated.limit()) {
+            (Limit::Above(floor), Limit::Above(tau)) if self.drives => Some((floor, tau)),
+            _ => None,
+        };
+        if let Some((floor, tau)) = one_pass {
             // One pass down to the lower of the two limits serves both.
-            let tau = rule.drive_limit(self.tau2);
-            let least = if rule.activation == Activation::Gated { 0.0 } else { tau.min(floor) };
-            fire(self.isa, s, w, b, Limit::Above(least), self.screens[1], t, lists);
+            fire(self.isa, s, w, b, Limit::Above(tau.min(floor)), self.screens[1], t, lists);
             for i in 0..n {
                 let (index, u) = lists.row(i);
+                let first = drives.index.len();
                 active(i).for_each(|p| place[p as usize] = 0);
                 for (&j, &u) in index.iter().zip(u) {
                     if u > floor && (!hard || open(place, j)) {
                         candidates.index.push(j);
                         candidates.u.push(u);
                     }
-                    if u > tau && rule.drives(j, u) {
+                    if u > tau {
                         drives.index.push(j);
                         drives.u.push(u);
                     }
                 }
                 active(i).for_each(|p| place[p as usize] = u32::MAX);
+                self.ungated.drop_silent(first, &mut drives.index, &mut drives.u);
                 candidates.end_row(None);
                 drives.end_row(None);
             }
@@ -252,7 +244,7 @@ impl Job<'_> {
                 screen: self.screens[1]
                     .filter(|_| !self.drives && self.order.pays())
                     .map(|screen| (screen, self.order)),
-                top1: false,
+                largest_only: false,
             };
             if hard {
                 hierarchy_of.run(self.isa, s, n, limit, active, (false, &mut *t), hierarchy, |_, index, u| {
@@ -265,12 +257,15 @@ impl Job<'_> {
                 copy(lists, candidates);
             }
             if self.drives {
-                let limit = match rule.activation {
-                    Activation::Jumprelu => Limit::AboveEach(rule.theta),
-                    _ => Limit::Above(rule.drive_limit(self.tau2)),
-                };
-                fire(self.isa, s, w, b, limit, self.screens[1], t, lists);
-                copy(lists, drives);
+                fire(self.isa, s, w, b, self.ungated.limit(), self.screens[1], t, lists);
+                for i in 0..lists.n() {
+                    let first = drives.index.len();
+                    let (index, u) = lists.row(i);
+                    drives.index.extend_from_slice(index);
+                    drives.u.extend_from_slice(u);
+                    self.ungated.drop_silent(first, &mut drives.index, &mut drives.u);
+                    drives.end_row(None);
+                }
             }
         }
         let picks = lane_picks(&mut lane.u_dead, &mut lane.picked);
@@ -295,20 +290,23 @@ impl Job<'_> {
 
     /// The same where the gate needs every drive of a row.
     fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
-        let f = self.weights.arch.f2;
+        let f = self.weights.arch.level[1].latents;
         let soft = self.weights.gate.has_weights();
         self.weights.drive2(self.isa, 0..n, &mut lane.forward);
         for i in 0..n {
             let Lane { forward, u_dead, picked, bands, .. } = lane;
             if self.drives {
-                collect_drives(self.isa, &self.rules[1], self.tau2, &forward.a2[i * f..(i + 1) * f], &mut chunk.drives);
-                chunk.drives.end_row(None);
+                let (a, drives) = (&forward.a2[i * f..(i + 1) * f], &mut chunk.drives);
+                let first = drives.index.len();
+                activation::select_row(self.isa, self.ungated.limit(), a, &mut drives.index, &mut drives.u);
+                self.ungated.drop_silent(first, &mut drives.index, &mut drives.u);
+                drives.end_row(None);
             }
             self.weights.gate_row(self.isa, i, code_row(&chunk.level[0], i), forward);
             let u = &forward.u2;
             let a_and_g = || (&forward.a2[i * f..(i + 1) * f], &forward.g2[..]);
             let list = &mut chunk.candidates[1];
-            candidates(self.isa, &self.rules[1], &bands[1], u, list);
+            activation::select_row(self.isa, self.candidates(1, bands), u, &mut list.index, &mut list.u);
             list.end_row(soft.then(a_and_g));
             if self.k_aux > 0 && !self.dead[1].is_empty() {
                 u_dead.clear();
@@ -370,63 +368,6 @@ fn copy(lists: &RowLists, list: &mut List) {
     }
 }
 
-impl LevelRule<'_> {
-    /// What a candidate must reach. `band` are the thresholds of jumprelu less half a bandwidth.
-    fn limit<'b>(&self, band: &'b [f32]) -> Limit<'b> {
-        match self.activation {
-            Activation::Relu | Activation::Gated => Limit::Above(0.0),
-            Activation::Topk => Limit::Topk(self.k as usize),
-            Activation::Batchtopk => match self.floor {
-                Some(floor) => Limit::Above(floor),
-                None => Limit::Topk(FIRST + 2 * libm::ceil(self.k) as usize),
-            },
-            Activation::Jumprelu => Limit::AboveEach(band),
-        }
-    }
-
-    /// What an ungated drive must exceed to count as firing, where it is one number.
-    fn drive_limit(&self, tau: f32) -> f32 {
-        match self.activation {
-            Activation::Topk | Activation::Batchtopk => tau.max(0.0),
-            _ => 0.0,
-        }
-    }
-
-    /// Whether a drive above that limit would fire.
-    fn drives(&self, j: u32, u: f32) -> bool {
-        self.activation != Activation::Gated
-            || activation::gated(u, self.r_mag[j as usize], self.b_mag[j as usize]) > 0.0
-    }
-}
-
-/// The latents of a row that its activation may let fire.
-fn candidates(isa: Isa, rule: &LevelRule<'_>, band: &[f32], u: &[f32], list: &mut List) {
-    match rule.limit(band) {
-        Limit::Above(t) => select::above(isa, u, t, &mut list.index, &mut list.u),
-        Limit::AboveEach(t) => select::above_each(isa, u, t, &mut list.index, &mut list.u),
-        Limit::Topk(k) => select::topk_row(isa, u, k, &mut list.index, &mut list.u),
-    }
-}
-
-/// Ungated drives that would fire.
-fn collect_drives(isa: Isa, rule: &LevelRule<'_>, tau: f32, a: &[f32], list: &mut List) {
-    if rule.activation == Activation::Jumprelu {
-        select::above_each(isa, a, rule.theta, &mut list.index, &mut list.u);
-        return;
-    }
-    let first = list.index.len();
-    select::above(isa, a, rule.drive_limit(tau), &mut list.index, &mut list.u);
-    let mut kept = first;
-    for e in first..list.index.len() {
-        if rule.drives(list.index[e], list.u[e]) {
-            (list.index[kept], list.u[kept]) = (list.index[e], list.u[e]);
-            kept += 1;
-        }
-    }
-    list.index.truncate(kept);
-    list.u.truncate(kept);
-}
-
 /// The `k_aux` largest positive ones of the pre-activations of the dead latents of a row.
 fn largest_dead(isa: Isa, dead: &[u32], k_aux: usize, u_dead: &[f32], picked: &mut List, list: &mut List) {
     picked.clear();
@@ -442,13 +383,13 @@ fn largest_dead(isa: Isa, dead: &[u32], k_aux: usize, u_dead: &[f32], picked: &m
 /// Ties go to the lower chunk, then to the lower level, row and latent.
 fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut Losses) {
     let first = levels.start;
-    let activation = [o.arch.activation1, o.arch.activation2][first];
+    let selection = o.arch.level[first].activation.selection();
     let values = &mut o.values;
-    if activation == Activation::Topk {
+    if selection == Selection::Row {
         let least = o.chunks.iter().flat_map(|c| c.candidates[first].u.iter().copied()).fold(f32::INFINITY, f32::min);
         losses.selected_min[first] = if least.is_finite() { least } else { 0.0 };
     }
-    if activation != Activation::Batchtopk {
+    if selection != Selection::Batch {
         return;
     }
     values.clear();
@@ -512,7 +453,8 @@ fn list_keep(list: &mut List, cut: f32, mut ties: usize) {
 
 /// Turns the candidates of a level into entries: values, AuxK's picks, and with `drives` every charged drive.
 fn settle(
-    rule: &LevelRule<'_>,
+    rule: &Rule<'_>,
+    is_soft: bool,
     chunk: &mut Chunk,
     level: usize,
     lane: &mut Lane,
@@ -521,25 +463,14 @@ fn settle(
     let entries = &mut chunk.level[level];
     let list = &chunk.candidates[level];
     let aux = &chunk.aux[level];
-    let place = &mut lane.place[level];
+    let (place, z) = (&mut lane.place[level], &mut lane.row);
+    rule.values(&list.index, &list.u, z);
     entries.clear();
     let lit = aux.offsets.len() > 1;
     let mut fired = 0;
     for i in 0..list.offsets.len() - 1 {
         for at in list.row(i) {
-            let (j, u) = (list.index[at] as usize, list.u[at]);
-            let z = match rule.activation {
-                Activation::Relu | Activation::Topk | Activation::Batchtopk => u,
-                Activation::Jumprelu => {
-                    if u > rule.theta[j] {
-                        u
-                    } else {
-                        0.0
-                    }
-                }
-                Activation::Gated => activation::gated(u, rule.r_mag[j], rule.b_mag[j]),
-            };
-            let z = z.max(0.0);
+            let (j, u, z) = (list.index[at] as usize, list.u[at], z[at]);
             fired += u64::from(z > 0.0);
             place[j] = entries.count() as u32;
             entries.push(j as u32, u, z, list.soft(at));
@@ -563,7 +494,7 @@ fn settle(
                 let j = chunk.drives.index[at];
                 if place[j as usize] == u32::MAX {
                     place[j as usize] = entries.count() as u32;
-                    let soft = rule.soft.then(|| (chunk.drives.u[at], 0.0));
+                    let soft = is_soft.then(|| (chunk.drives.u[at], 0.0));
                     entries.push(j, charged(i, at), 0.0, soft);
                 }
             }
@@ -608,20 +539,20 @@ fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a>
 fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: bool) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
-    let decoder2: &[f32] = if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed };
-    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, None));
-    let contain = two && o.config.loss.consistency == Consistency::Contain;
+    let decoder2: &[f32] = if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed };
+    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs));
+    let contain = two && o.config.loss.consistency.needs().drives;
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
         if shared {
             // What level 2 saw of it were all its candidates: level 2 had to be scanned before the choice.
-            settle(&rules[0], chunk, 0, lane, None);
+            settle(&rules[0], false, chunk, 0, lane, None);
         }
         if two {
             // A masked drive has no pre-activation of its own; it never fires, so any value below 0 will do.
             let silent: &dyn Fn(usize, usize) -> f32 = &|_, _| f32::NEG_INFINITY;
-            settle(&rules[1], chunk, 1, lane, contain.then_some(silent));
+            settle(&rules[1], knobs.gate.has_weights(), chunk, 1, lane, contain.then_some(silent));
         } else {
-            settle(&rules[0], chunk, 0, lane, None);
+            settle(&rules[0], false, chunk, 0, lane, None);
         }
         chunk.sums.squares = [0.0; 2];
         for column in &mut chunk.columns {
@@ -631,11 +562,11 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
         for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
             let (xt, rest) = row.split_at_mut(d);
             let (r1, rest) = rest.split_at_mut(d);
-            residual(isa, xt, firing(&chunk.level[0], i, lane), &params[Id::WDec1], r1);
+            residual(isa, xt, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
             chunk.sums.squares[0] += f64::from(reduce::sum_squares(isa, r1));
             reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
             if two {
-                let from = if arch.decoder == Decoder::Cum { r1 } else { xt };
+                let from = if arch.decoder.is_cumulative() { r1 } else { xt };
                 let r2 = &mut rest[..d];
                 residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
                 chunk.sums.squares[1] += f64::from(reduce::sum_squares(isa, r2));
@@ -654,18 +585,7 @@ fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mu
     }
 }
 
-fn level_rule<'a>(
-    level: usize,
-    arch: &crate::model::Arch,
-    params: &'a Params,
-    knobs: &Knobs,
-    floor: Option<f32>,
-) -> LevelRule<'a> {
-    let (activation, theta, r, b) = match level {
-        0 => (arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1),
-        _ => (arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2),
-    };
-    let (r_mag, b_mag, theta) = (&params[r][..], &params[b][..], &params[theta][..]);
-    let soft = level == 1 && knobs.gate.has_weights();
-    LevelRule { activation, k: knobs.k[level], floor, soft, r_mag, b_mag, theta }
+/// Returns the rule of a level (0 or 1) in a step.
+pub(super) fn level_rule<'a>(level: usize, arch: &Arch, params: &'a Params, knobs: &Knobs) -> Rule<'a> {
+    Rule::new(arch.level[level].activation, knobs.k[level], knobs.tau[level], params.level[level].activation())
 }

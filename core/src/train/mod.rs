@@ -2,7 +2,6 @@
 
 mod accumulate;
 mod backward;
-mod balance;
 mod cofire;
 mod controller;
 mod counts;
@@ -17,7 +16,7 @@ pub mod seed_objective;
 mod state;
 mod trainer;
 
-pub use accumulate::RowNorms;
+pub use crate::balance::RowNorms;
 pub use cofire::Cofire;
 pub use controller::{LambdaControl, ThresholdTracker};
 pub use counts::{Block, Counts};

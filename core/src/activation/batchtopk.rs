@@ -1,0 +1,50 @@
+//! Training: `z = u` at the `k n` largest positive `u` of a batch of `n` rows. Inference: `z = u 1[u > tau]` with a
+//! threshold that training tracks (Bussmann et al. 2024). `dz/du = 1` where `z > 0`. A penalty, where one is set, is the L1
+//! norm of the latents, weighted by decoder norms.
+
+use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through, penalise_l1};
+use crate::entry::EntryRow;
+use crate::kernel::fire::Limit;
+
+/// Candidates of a row for the first floor, besides twice as many as it is to keep.
+const FIRST: usize = 8;
+
+/// See the module.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Batchtopk {
+    pub k: f64,
+    pub tau: f32,
+}
+
+impl Kind for Batchtopk {
+    const LIMIT_DECIDES: bool = true;
+
+    fn limit(&self) -> Limit<'_> {
+        Limit::Above(self.tau)
+    }
+
+    /// The selection runs over the whole batch, so a row offers all that may be among its largest: what lies above a floor
+    /// that follows the cut of the last batch, or some of its largest where there was no batch yet.
+    fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b> {
+        match by.floor {
+            Some(floor) => Limit::Above(floor),
+            None => Limit::Topk(FIRST + 2 * libm::ceil(self.k) as usize),
+        }
+    }
+
+    fn value(&self, _: usize, u: f32) -> f32 {
+        u
+    }
+
+    fn backward(&self, _: &Backward, row: &mut EntryRow<'_>) {
+        pass_through(row);
+    }
+
+    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+        penalise_l1(penalty, norms, row, sum);
+    }
+
+    fn auxiliary(&self, _: Auxiliary<'_>, _: &mut EntryRow<'_>) -> f64 {
+        0.0
+    }
+}

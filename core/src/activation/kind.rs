@@ -1,0 +1,91 @@
+//! What each activation answers, and what several share.
+
+use crate::entry::EntryRow;
+use crate::kernel::Isa;
+use crate::kernel::fire::Limit;
+use alloc::vec::Vec;
+
+/// What decides in training which pre-activations become candidates.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidacy<'a> {
+    /// What a candidate of `batchtopk` must exceed, where there is something to go by.
+    pub floor: Option<f32>,
+    /// `jumprelu`: the lower end of the band of each threshold, `theta - bandwidth / 2`.
+    pub band: &'a [f32],
+}
+
+/// What the backward pass of an activation needs besides the entries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backward {
+    /// Whether only the level's own terms reach the activation's parameters, and not what comes through level 2.
+    pub own: bool,
+    /// `lambda / n`.
+    pub penalty: f32,
+    /// Width of the straight-through kernel.
+    pub bandwidth: f32,
+}
+
+/// What the auxiliary reconstruction of a level reads and works in.
+pub(crate) struct Auxiliary<'a> {
+    pub isa: Isa,
+    /// `2 wg / (n nu)`.
+    pub weight: f32,
+    /// `(d)`: the row that is to be reconstructed.
+    pub base: &'a [f32],
+    /// `(f, d)`, frozen.
+    pub decoder: &'a [f32],
+    /// `(d)` scratch.
+    pub vector: &'a mut [f32],
+    /// Scratch of one number per entry.
+    pub row: &'a mut Vec<f32>,
+    /// As `row`.
+    pub magnitude: &'a mut Vec<f32>,
+}
+
+/// What each activation answers, in its own file.
+pub(super) trait Kind {
+    /// Whether [`Kind::limit`] is the whole rule, so that what reaches it fires with the value `u`.
+    const LIMIT_DECIDES: bool;
+
+    /// Returns what a pre-activation must reach to fire at inference.
+    fn limit(&self) -> Limit<'_>;
+
+    /// Returns what a pre-activation must reach in training to become a candidate, before the batch decides.
+    fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b>;
+
+    /// Returns the value of latent `j` at a pre-activation that was selected; 0 where it does not fire.
+    fn value(&self, j: usize, u: f32) -> f32;
+
+    /// Carries `dL/dz` to `dL/du` and to the activation's parameters.
+    fn backward(&self, by: &Backward, row: &mut EntryRow<'_>);
+
+    /// Adds the sparsity penalty, `penalty = lambda / n`, to `sum` and its gradient to the entries. `norms` are those of the
+    /// decoder rows.
+    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64);
+
+    /// Adds the gradient of the auxiliary reconstruction to the entries, and returns its value; 0 for an activation that
+    /// has none.
+    fn auxiliary(&self, by: Auxiliary<'_>, row: &mut EntryRow<'_>) -> f64;
+}
+
+/// Where a latent fires, `dz/du = 1`: both parts of `dL/dz` go on.
+pub(super) fn pass_through(row: &mut EntryRow<'_>) {
+    let [own, through] = &mut row.grad_u;
+    for at in 0..row.z.len() {
+        if row.z[at] > 0.0 {
+            own[at] += row.grad_z[0][at];
+            through[at] += row.grad_z[1][at];
+        }
+    }
+}
+
+/// `lambda/n sum z |D_j|`: the L1 norm of the latents, each in the unit of what it adds to the reconstruction.
+pub(super) fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+    for at in 0..row.z.len() {
+        let norm = norms[row.index[at] as usize];
+        if row.z[at] > 0.0 {
+            *sum += f64::from(penalty) * f64::from(row.z[at] * norm);
+            row.grad_z[0][at] += penalty * norm;
+        }
+    }
+}

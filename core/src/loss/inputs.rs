@@ -1,0 +1,47 @@
+//! What the losses read and work in.
+
+use super::seed_cos::SeedCos;
+use crate::gate::Families;
+use crate::kernel::Isa;
+use alloc::vec::Vec;
+
+/// Weights of a consistency loss, as they are set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Weights {
+    /// `wc`.
+    pub weight: f64,
+    /// `contain`: weights of the two sides.
+    pub down: f32,
+    pub up: f32,
+    /// `contain`: the margin `tau`.
+    pub margin: f32,
+}
+
+/// What a term reads in one step.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    pub isa: Isa,
+    /// Rows of the batch.
+    pub n: usize,
+    /// Total variance `nu` of the rows.
+    pub variance: f32,
+    /// Width of a row.
+    pub d: usize,
+    /// Decoder rows of level 1, `(f1, d)`.
+    pub d1: &'a [f32],
+    /// Decoder rows of level 2, `(f2, d)`, or `(f2, f1)` where they compose level 1's.
+    pub d2: &'a [f32],
+    pub families: &'a Families,
+    /// Sums over the batch, for `seed-cos`.
+    pub seed_cos: &'a SeedCos,
+}
+
+/// Scratch of one row.
+pub(crate) struct Scratch<'a> {
+    /// [`Consistency::scratch_width`](super::Consistency::scratch_width) numbers.
+    pub vector: &'a mut [f32],
+    /// Numbers of one row's entries.
+    pub row: &'a mut Vec<f32>,
+    /// One slot per latent of each level, all `u32::MAX` between calls.
+    pub slots: &'a mut [Vec<u32>; 2],
+}
