@@ -23,8 +23,8 @@
  *
  * Memory. Whatever _new, _load and _create make is freed once, by _free, _close or _abandon, in any order: a context keeps
  * its model alive. Everything else belongs to the caller; pointers are used only during the call. strata_encode,
- * strata_decode, strata_steer, strata_stats_update and strata_stats_read allocate nothing after the first call, even if
- * they fail; only the queue of a context with n_threads > 1 allocates a small block now and then. Every function needs at
+ * strata_decode, strata_steer, strata_stats_update, strata_stats_read and strata_row_flags allocate nothing after the
+ * first call, even if they fail; only the queue of a context with n_threads > 1 allocates a small block now and then. Every function needs at
  * most 32 KiB of stack in the calling thread.
  *
  * Floating point. The promise of equal bits holds in the default environment, rounding to nearest: another rounding mode
@@ -63,6 +63,9 @@
 // Mode of an edit: the activation of the latent is set to strength in the reconstruction, and the error of the SAE is
 // kept. Encoding x again need not give strength, as other latents respond to the change, too.
 #define STRATA_EDIT_SET 1u
+
+// Flag of a row: its norm is over the limit of the rows that the model was trained on.
+#define STRATA_ROW_OVER_LIMIT 1u
 
 // What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
 typedef struct strata_ctx strata_ctx;
@@ -408,10 +411,10 @@ strata_status strata_ctx_new(const strata_model *model,
 void strata_ctx_free(strata_ctx *ctx);
 
 // Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode, strata_steer,
-// strata_stats_update or strata_stats_read with this context, or "" if the call succeeded. Never NULL. The string
-// belongs to the context, is valid until the next call with it, and must not be freed. A NULL context, a context in
-// use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One thread at a
-// time per context. Cost: none.
+// strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if the call succeeded. Never
+// NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+// a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
+// thread at a time per context. Cost: none.
 const char *strata_ctx_message(const strata_ctx *ctx);
 
 // Encodes rows: finds which latents of both levels are active on each row, and their activations. The codes of a row
@@ -482,6 +485,21 @@ strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
 // Errors: PARAMS if struct_size was not set; BUSY. One thread at a time per context. Cost: one pass over f1 + f2
 // counters.
 strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
+
+// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
+// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
+// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+// reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
+// training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
+// no row.
+//
+// flags_len is the number of elements of flags, at least x->n_rows.
+// Errors: SHAPE, DTYPE, NOT_FINITE for x as for strata_encode; CAPACITY for flags_len below x->n_rows; BUSY. One thread
+// at a time per context; the calling thread computes. Cost: one pass over the rows. No allocation.
+strata_status strata_row_flags(strata_ctx *ctx,
+                               const strata_rows *x,
+                               uint8_t *flags,
+                               size_t flags_len);
 
 // Starts a dump of activations, on which the command line program can train. dir is the path that the dump will have,
 // as for strata_model_load: it must not exist, and its parent must. Until strata_dump_close everything lies in a

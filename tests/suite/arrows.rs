@@ -13,13 +13,14 @@ core: balance -> choice kernel
 core: choice -> setting
 core: config -> activation balance choice decoder error gate loss setting source
 core: decoder -> choice
-core: format -> activation config error kernel model rows
+core: format -> activation config error kernel model row_rule rows
 core: gate -> choice entry kernel
 core: loss -> choice entry gate kernel
 core: metrics -> error gate kernel model par rng
 core: model -> activation config decoder entry error gate kernel par source
-core: normalise -> config error kernel model
+core: normalise -> config error kernel model row_rule
 core: order -> rng
+core: row_rule -> kernel
 core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
@@ -28,23 +29,30 @@ core: train -> activation balance config decoder entry error gate kernel loss mo
 cli: ablate -> ablation args checkpoint console dump eval files report run settings train
 cli: capture -> console dump lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console demo dump encode eval export inspect lm probe report run settings synth train
+cli: commands -> ablate args capture console demo dump encode eval export files inspect lm probe report run settings synth train
+cli: console -> files
 cli: contexts -> eval
 cli: demo -> args capture console contexts dump eval files lm report run settings train
-cli: dump -> files
+cli: dump -> console files
 cli: encode -> console dump files run
-cli: eval -> console dump feed files lm probe run settings splice truth
-cli: export -> args console dump encode eval files run
-cli: feed -> dump
-cli: heldout -> dump run
-cli: inspect -> dump
-cli: probe -> console dump eval files run
+cli: eval -> console dump feed files health lm probe row_filter run settings splice truth
+cli: export -> args console dump encode eval files row_filter run
+cli: feed -> dump row_filter
+cli: health -> dump heldout
+cli: heldout -> dump row_filter run
+cli: inspect -> dump health
+cli: lm -> dump files memory panics
+cli: memory -> files
+cli: probe -> console dump eval files row_filter run
 cli: report -> ablation eval files settings
-cli: run -> checkpoint dump
-cli: splice -> lm
-cli: synth -> args console dump truth
-cli: train -> checkpoint console dump feed files heldout settings usage
-cli: truth -> dump
+cli: row_filter -> dump
+cli: run -> checkpoint dump files
+cli: settings -> files
+cli: splice -> dump lm
+cli: synth -> args console dump files truth
+cli: train -> checkpoint console dump feed files health heldout memory row_filter run settings usage
+cli: truth -> dump files
+cli: typed -> args
 ffi: boundary -> failure message params status
 ffi: codes -> failure params status
 ffi: dump -> boundary failure params rows status

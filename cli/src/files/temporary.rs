@@ -152,7 +152,7 @@ fn sweep(directory: &Path) {
 #[cfg(all(test, unix))]
 #[allow(clippy::disallowed_methods, reason = "files of the test")]
 mod tests {
-    use super::{ENDING, Temporary, sweep};
+    use crate::files::temporary::{ENDING, Temporary, sweep};
     use std::fs;
 
     #[test]
