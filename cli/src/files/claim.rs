@@ -81,7 +81,7 @@ impl Claim {
         let in_use = || format!("`{}` is in use by another process", directory.display());
         // Another process that failed may remove the directory between its making and its locking.
         for _ in 0..10 {
-            let made = MadeDirectories::all(directory)?;
+            let mut made = MadeDirectories::all(directory)?;
             ensure!(directory.is_dir(), "making `{}`: it exists and is no directory", directory.display());
             if !cfg!(unix) {
                 return Ok(Self { made, _lock: None });
@@ -93,7 +93,12 @@ impl Claim {
             match file.try_lock() {
                 Ok(()) if is_same(&file, directory) => return Ok(Self { made, _lock: Some(file) }),
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => bail!(in_use()),
+                Err(TryLockError::WouldBlock) => {
+                    // The process that has the directory has not written into it yet, maybe: it must not lose it because
+                    // this one made it.
+                    made.keep();
+                    bail!(in_use())
+                }
                 Err(TryLockError::Error(_)) => return Ok(Self { made, _lock: None }),
             }
         }
