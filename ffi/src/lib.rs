@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code, reason = "the boundary to C: every block says what the caller has promised")]
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "the manual of the header writes elements of C arrays, `a[i]`")]
 #![allow(non_camel_case_types, reason = "the names of the header")]
 
 #[doc(hidden)]

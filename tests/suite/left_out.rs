@@ -131,12 +131,12 @@ fn a_training_says_what_it_leaves_out_and_scores_without_it() {
             assert!((a - b).abs() < 1e-3 * b.abs(), "{level}: {a} {b}");
         }
     }
-    for part in ["254 held-out rows of sinks", "left out as in training: 2 rows with a norm over", "  asked for"] {
+    for part in ["381 held-out rows of sinks", "left out as in training: 3 rows with a norm over", "  asked for"] {
         assert!(found.out.contains(part), "`{part}` is not in\n{}", found.out);
     }
     let page = dir.path().join("page.html");
     strata(&args!["report", run, "--out", page]).ok();
-    assert!(fs::read_to_string(page).unwrap().contains("2 rows are left out"));
+    assert!(fs::read_to_string(page).unwrap().contains("3 rows are left out"));
 }
 
 #[test]
