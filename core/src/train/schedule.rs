@@ -52,8 +52,8 @@ fn at(config: &Config, step: u64) -> ([f64; 3], Option<f64>, [bool; 6]) {
     let (before, done) = (step.saturating_sub(1) as f64 / steps, step as f64 / steps);
     let levels = [&config.level1, &config.level2];
     let uses = |activation: fn(Activation) -> bool| levels.iter().any(|l| activation(l.activation));
-    let is_penalised = uses(|a| !matches!(a, Activation::Topk | Activation::Batchtopk));
-    let is_tracked = uses(|a| a == Activation::Batchtopk);
+    let is_penalised = uses(Activation::is_penalised);
+    let is_tracked = uses(Activation::has_tau);
     let gate = &config.gate;
     let moving = [
         learning_rate(&config.train, step),
