@@ -111,7 +111,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     )?;
     write_atomic(&args.out.join("ablation.csv"), compare::csv(&compared).as_bytes())?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&compared)?)?;
+        console.json_pretty(&compared)?;
     } else {
         compare::print(&compared, &mut console.out)?;
     }

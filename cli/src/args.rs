@@ -70,20 +70,36 @@ pub struct DumpArgs {
     /// The dump, or its shards in order
     #[arg(required = true, value_name = "PATH")]
     pub dump: Vec<PathBuf>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
-/// How to read a raw `.bin`.
+/// What a dump does not say itself.
 #[derive(Debug, Args)]
-pub struct RawArgs {
-    /// Raw .bin: type of its numbers (f32, f16, bf16)
+#[command(next_help_heading = "What the dump does not say itself")]
+pub struct SourceArgs {
+    /// Raw files (.bin): type of the numbers (f32, f16, bf16)
     #[arg(long, value_name = "TYPE", requires = "dim")]
     pub dtype: Option<Dtype>,
-    /// Raw .bin: numbers a row
+    /// Raw files (.bin): numbers per row
     #[arg(long, value_name = "D", requires = "dtype")]
     pub dim: Option<usize>,
+    /// The token id of every row: a .npy of integers, or a .safetensors with a tensor `tokens`
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// The text of every token id: tokenizer.json, vocab.json or vocab.txt, or a directory with one of them
+    #[arg(long, value_name = "FILE")]
+    pub vocab: Option<PathBuf>,
+    /// Rows of a sequence, where all have as many
+    #[arg(long, value_name = "T", conflicts_with = "starts")]
+    pub context: Option<usize>,
+    /// The first row of every sequence: a .npy of integers, or a .safetensors with a tensor `sequence_starts`
+    #[arg(long, value_name = "FILE")]
+    pub starts: Option<PathBuf>,
+    /// Which layer, of a dump that holds several
+    #[arg(long, value_name = "L")]
+    pub layer: Option<usize>,
 }
 
 /// Settings of a run.
@@ -189,18 +205,18 @@ pub struct Train {
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// `strata eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
     /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub run: Option<PathBuf>,
+    /// The dump, or its shards in order [default: the one that the run was trained on]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
     /// Evaluate every row, not only those that training held out
     #[arg(long)]
@@ -218,18 +234,18 @@ pub struct Eval {
     /// The directory that eval.json and latents.jsonl go into; it is made if it is not there [default: RUN]
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// `strata probe`.
 #[derive(Debug, Args)]
 pub struct Probe {
     /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order; every row may be used
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub run: Option<PathBuf>,
+    /// The dump, or its shards in order; every row may be used [default: the one that the run was trained on]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
     /// Labels: `chars` for the kinds of the dump's own tokens (and absorption); or a .npy with one dimension of integers,
     /// or a .safetensors with a tensor `labels` of them, one a row or one a sequence (whose rows are then averaged). A
@@ -245,18 +261,18 @@ pub struct Probe {
     /// Seed of the sample, the split and whatever is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// `strata encode`.
 #[derive(Debug, Args)]
 pub struct Encode {
     /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub run: Option<PathBuf>,
+    /// The dump, or its shards in order [default: the one that the run was trained on]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
     /// The file to write: safetensors, in CSR form a level
     #[arg(long, value_name = "FILE")]
@@ -270,18 +286,18 @@ pub struct Encode {
     /// What to keep the encoder's weights in while it encodes: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// `strata export`.
 #[derive(Debug, Args)]
 pub struct Export {
     /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    pub run: Option<PathBuf>,
+    /// The dump, or its shards in order [default: the one that the run was trained on]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
     /// For which tool
     #[arg(long, value_name = "TOOL")]
@@ -292,9 +308,9 @@ pub struct Export {
     /// delphi: files a level, from 1 to 256, at most one a latent; it reads one at a time as a whole [default: 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// A tool to export for.
@@ -354,9 +370,9 @@ pub struct Ablate {
     /// One setting that all runs share, as in `--set train.steps=2000`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// Built-in runs.

@@ -139,7 +139,7 @@ pub fn capture_to(
         path.display()
     ));
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
     }
     Ok(())
 }

@@ -3,12 +3,12 @@
 use crate::args::{self, Cli, Command};
 use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
-use crate::dump::{Dump, RawSpec};
+use crate::dump::{Dump, Source};
 use crate::files::read as input;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, sources, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::Isa;
@@ -50,7 +50,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
         Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
         Command::Ablate(args) => {
-            let dump = open(&args.dump, &args.raw)?;
+            let dump = open(&args.dump, &args.source)?;
             ablate::ablate(&args, &dump, isa, console)
         }
         Command::Report(args) => report_command(&args, console).map(|()| 0),
@@ -66,12 +66,8 @@ fn instruction_set() -> Result<Isa> {
     }
 }
 
-fn open(paths: &[PathBuf], raw: &args::RawArgs) -> Result<Dump> {
-    let raw = match (raw.dtype, raw.dim) {
-        (Some(dtype), Some(dim)) => Some(RawSpec { dtype, dim }),
-        _ => None,
-    };
-    Dump::open(paths, raw)
+fn open(paths: &[PathBuf], flags: &args::SourceArgs) -> Result<Dump> {
+    sources::with_flags(Source::new(paths), flags).open()
 }
 
 fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
@@ -98,13 +94,13 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
 fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {
     let summary = synth::synth(args, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&summary)?)?;
+        console.json(&summary)?;
     }
     Ok(())
 }
 
 fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {
-    let dump = open(&args.dump, &args.raw)?;
+    let dump = open(&args.dump, &args.source)?;
     let bar = console.bar("reading", dump.n_rows(), "rows");
     let found = inspect::inspect_with_progress(&dump, |rows| {
         bar.inc(rows);
@@ -112,7 +108,7 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
     })?;
     bar.finish_and_clear();
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+        console.json_pretty(&found)?;
     } else {
         inspect::print(&found, &mut console.out)?;
     }
@@ -120,7 +116,7 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
 }
 
 fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let dump = open(&args.dump, &args.raw)?;
+    let dump = open(&args.dump, &args.source)?;
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
     let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, isa };
@@ -145,8 +141,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
+    let (run, dump) = sources::open(args.run.as_deref(), &args.dump, &args.source, "eval")?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
@@ -166,7 +161,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     // What was found is printed even if it cannot be written, as to find it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found.evaluation)?)?;
+        console.json_pretty(&found.evaluation)?;
     } else {
         eval::print(&found.evaluation, &mut console.out)?;
     }
@@ -186,15 +181,14 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
 }
 
 fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
+    let (run, dump) = sources::open(args.run.as_deref(), &args.dump, &args.source, "probe")?;
     let out = args.out.clone().unwrap_or_else(|| run.dir.join("probe.json"));
-    refuse_own_input(&[args.dump.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    refuse_own_input(&[dump.source().paths.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
     let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
     let job = probe::Job { run: &run, dump: &dump, labels, sample, seed, out: &out, isa };
     let found = probe::probe(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+        console.json_pretty(&found)?;
     } else {
         probe::print(&found, &mut console.out)?;
     }
@@ -202,26 +196,24 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
-    refuse_own_input(&args.dump, &args.out)?;
+    let (run, dump) = sources::open(args.run.as_deref(), &args.dump, &args.source, "encode")?;
+    refuse_own_input(&dump.source().paths, &args.out)?;
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
     let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
     }
     Ok(())
 }
 
 fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
+    let (run, dump) = sources::open(args.run.as_deref(), &args.dump, &args.source, "export")?;
     let job = export::Job { run: &run, dump: &dump, format: args.format, out: &args.out, splits: args.splits, isa };
     let report = export::export(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
     }
     Ok(())
 }
@@ -229,7 +221,7 @@ fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> R
 fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
     let path = report::report(&args.from, args.out.as_deref())?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::json!({ "report": path }))?;
+        console.json(&serde_json::json!({ "report": path }))?;
     } else {
         console.note(format!("the report is in {}: open it in a browser", path.display()));
     }

@@ -78,7 +78,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     if console.json {
         let shown = shown.map(|s| json!({ "parent": s.parent, "children": s.children }));
         let all = json!({ "seconds": seconds, "evaluation": found, "shown": shown, "report": page });
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&all)?)?;
+        console.json_pretty(&all)?;
     } else {
         print(&found, shown.as_ref(), console)?;
         console.note(format!("\n{seconds:.0} seconds in all; open {} in a browser", page.display()));

@@ -16,6 +16,7 @@ use crate::memory;
 use crate::row_filter::RowFilter;
 use crate::run;
 use crate::settings;
+use crate::sources;
 use crate::usage::Usage;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -124,6 +125,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
 
     start.commit(run, config)?;
+    sources::remember(run, dump.source())?;
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;

@@ -28,22 +28,26 @@ core: train -> activation balance config decoder entry error gate kernel loss mo
 cli: ablate -> ablation args checkpoint console dump eval files report run settings train
 cli: capture -> console dump lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console demo dump encode eval export inspect lm probe report run settings synth train
-cli: contexts -> eval
+cli: commands -> ablate args capture console demo dump encode eval export inspect lm probe report run settings sources synth train
+cli: console -> escape
+cli: contexts -> escape eval
 cli: demo -> args capture console contexts dump eval files lm report run settings train
-cli: dump -> files
+cli: dump -> escape files nearest texts
 cli: encode -> console dump files run
-cli: eval -> console dump feed files lm probe run settings splice truth
+cli: eval -> console dump escape feed files lm probe run settings splice texts truth
 cli: export -> args console dump encode eval files run
 cli: feed -> dump
 cli: heldout -> dump run
-cli: inspect -> dump
+cli: inspect -> dump escape report
+cli: lm -> texts
 cli: probe -> console dump eval files run
 cli: report -> ablation eval files settings
 cli: run -> checkpoint dump
+cli: sources -> args dump files run
 cli: splice -> lm
 cli: synth -> args console dump truth
-cli: train -> checkpoint console dump feed files heldout settings usage
+cli: texts -> files
+cli: train -> checkpoint console dump feed files heldout settings sources usage
 cli: truth -> dump
 ffi: boundary -> failure message params status
 ffi: codes -> failure params status

@@ -198,6 +198,7 @@ fn a_run_directory_holds_what_formats_md_says() {
         "sae/SHA256SUMS",
         "sae/cfg.json",
         "sae/sae_weights.safetensors",
+        "source.json",
     ];
     assert_eq!(found, expected);
 

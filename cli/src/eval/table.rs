@@ -1,6 +1,7 @@
 //! The table that a person reads.
 
 use super::Evaluation;
+use crate::escape::escaped;
 use std::io::Write;
 use strata_core::metrics::sparsity::SparsityReport;
 
@@ -11,7 +12,7 @@ use strata_core::metrics::sparsity::SparsityReport;
 pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     let f = &e.fidelity;
     let which = if e.held_out { "held-out rows" } else { "rows, those of the training among them," };
-    writeln!(out, "{} {which} of {} from row {}", f.tokens, e.dump, e.rows[0])?;
+    writeln!(out, "{} {which} of {} from row {}", f.tokens, escaped(&e.dump), e.rows[0])?;
     if let Some(passes) = e.passes {
         writeln!(out, "trained on {} passes over the other rows", number(passes, 2))?;
     }

@@ -6,15 +6,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use crate::dump::check_token;
 use crate::panics::caught;
+
+use crate::texts;
 
 /// How text becomes token ids.
 pub enum Vocab {
     /// One token a character.
     Chars(Chars),
-    /// Whatever `tokenizer.json` describes.
-    Tokenizer(Box<Tokenizer>),
+    /// Whatever `tokenizer.json` describes, with the text of every id.
+    Tokenizer(Box<Tokenizer>, Vec<String>),
 }
 
 /// A character vocabulary.
@@ -40,8 +41,7 @@ impl Vocab {
             Ok(without_dropout(t))
         };
         let t = checked("it cannot be read", read)?;
-        t.get_vocab(true).iter().try_for_each(|(token, id)| check_token(*id as usize, token))?;
-        Ok(Self::Tokenizer(Box::new(t)))
+        Ok(Self::Tokenizer(Box::new(t), texts::of_tokenizer(&v)?))
     }
 
     /// Reads the string `"chars"` of `meta.json`: the character at place `i` has id `i`.
@@ -55,21 +55,15 @@ impl Vocab {
     pub fn n_ids(&self) -> usize {
         match self {
             Self::Chars(c) => c.list.len(),
-            Self::Tokenizer(t) => t.get_vocab(true).values().max().map_or(0, |m| *m as usize + 1),
+            Self::Tokenizer(_, texts) => texts.len(),
         }
     }
 
-    /// The string of every id, in order; a hole is the empty string.
+    /// The text that every id stands for, in order; a hole is the empty string.
     pub fn tokens(&self) -> Vec<String> {
         match self {
             Self::Chars(c) => c.list.iter().map(char::to_string).collect(),
-            Self::Tokenizer(t) => {
-                let mut out = vec![String::new(); self.n_ids()];
-                for (token, id) in t.get_vocab(true) {
-                    out[id as usize] = token;
-                }
-                out
-            }
+            Self::Tokenizer(_, texts) => texts.clone(),
         }
     }
 
@@ -80,7 +74,7 @@ impl Vocab {
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         match self {
             Self::Chars(c) => c.encode(text),
-            Self::Tokenizer(t) => checked("the tokenizer cannot encode the text", || {
+            Self::Tokenizer(t, _) => checked("the tokenizer cannot encode the text", || {
                 let e = t.encode_fast(text, false);
                 let e = e.map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
                 Ok(e.get_ids().to_vec())

@@ -261,6 +261,7 @@ impl DumpBuilder {
                 dtype: spec.dtype,
                 shards: Vec::new(),
                 tokens: None,
+                sequence_starts: None,
                 vocab: None,
                 model: spec.model.clone(),
                 hook: spec.hook.clone(),
