@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use strata_benches::{Shape, normal};
 use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
-use strata_core::model::{Arch, Model, Scratch};
+use strata_core::model::{Arch, LevelArch, Model, Scratch};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Adam, Trainer};
 use strata_core::{Codes, Encoder, Isa, Par, ROOT};
@@ -72,7 +72,7 @@ fn optimiser(c: &mut Criterion) {
         let model = trainer.model_unfolded();
         let (arch, train) = (model.arch, trainer.config().train.clone());
         let (mut params, mut grads) = (model.params.clone(), model.params.zeros_like());
-        for (stream, grad) in grads.tensors.iter_mut().enumerate() {
+        for (stream, grad) in grads.each_mut().enumerate() {
             let values = normal(grad.len(), stream as u64);
             grad.iter_mut().zip(values).for_each(|(g, v)| *g = 1e-4 * v);
         }
@@ -81,7 +81,7 @@ fn optimiser(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {
             let isa = Isa::detect();
             b.iter(|| {
-                adam.update(isa, Par::Rayon, &arch, &train, 1e-3, &[], &mut params, black_box(&mut grads))
+                adam.update(isa, Par::Rayon, &arch, &train, 1e-3, None, &mut params, black_box(&mut grads))
                     .expect("finite gradients")
             });
         });
@@ -95,28 +95,28 @@ fn hierarchy(c: &mut Criterion) {
     let tree = Arch {
         model: ModelKind::Tree,
         d,
-        f1,
-        f2,
-        activation1: Activation::Topk,
-        activation2: Activation::Batchtopk,
-        k1: 16.0,
-        k2: 16.0,
+        level: [
+            LevelArch { latents: f1, activation: Activation::Topk, k: 16.0 },
+            LevelArch { latents: f2, activation: Activation::Batchtopk, k: 16.0 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
     };
-    let flat = Arch { f1: f1 + f2, f2: 0, k1: 32.0, gate: GateKind::None, ..tree };
+    let [one, two] = tree.level;
+    let level = [LevelArch { latents: f1 + f2, k: 32.0, ..one }, LevelArch { latents: 0, ..two }];
+    let flat = Arch { level, gate: GateKind::None, ..tree };
     let mut group = c.benchmark_group("encode behind a hard gate, in tokens");
     group.sample_size(10);
     for (name, arch) in [("hierarchical 1536 + 24576", tree), ("flat 26112", flat)] {
         let mut params = arch.zeros();
-        for (stream, tensor) in params.tensors.iter_mut().enumerate() {
+        for (stream, tensor) in params.each_mut().enumerate() {
             let values = normal(tensor.len(), stream as u64);
             tensor.iter_mut().zip(values).for_each(|(w, v)| *w = 0.03 * v);
         }
         // One child in 200 has no parent; with this threshold about ten children fire a token.
         let parent = |j: usize| if j.is_multiple_of(200) { ROOT } else { (j * 7919 % f1) as u32 };
-        let parents = (0..arch.f2).map(parent).collect();
+        let parents = (0..arch.level[1].latents).map(parent).collect();
         let model = Model { arch, params, parents, tau: [0.0, 1.6] };
         let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).expect("a model");
         let mut scratch = Scratch::new(&arch);

@@ -2,7 +2,7 @@
 
 use crate::normal;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
-use strata_core::model::Arch;
+use strata_core::model::{Arch, LevelArch};
 use strata_core::{Model, ROOT};
 
 /// Normal weights for rows of width `d`. `f[1] = 0` is a flat top-k SAE; else level 2 is behind a hard gate, one child in
@@ -13,18 +13,16 @@ pub fn random_model(d: usize, f: [usize; 2], k: [usize; 2]) -> Model {
     let arch = Arch {
         model: ModelKind::Tree,
         d,
-        f1,
-        f2,
-        activation1: Activation::Topk,
-        activation2: Activation::Batchtopk,
-        k1: k1 as f64,
-        k2: k2 as f64,
+        level: [
+            LevelArch { latents: f1, activation: Activation::Topk, k: k1 as f64 },
+            LevelArch { latents: f2, activation: Activation::Batchtopk, k: k2 as f64 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: if is_tree { GateKind::Hard } else { GateKind::None },
     };
     let mut params = arch.zeros();
-    for (stream, tensor) in params.tensors.iter_mut().enumerate() {
+    for (stream, tensor) in params.each_mut().enumerate() {
         let values = normal(tensor.len(), stream as u64);
         tensor.iter_mut().zip(values).for_each(|(w, v)| *w = 0.03 * v);
     }

@@ -178,7 +178,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let other = other.transpose()?;
     let (rows, held_out) = rows_of(job)?;
     let encoder = run.encoder(*isa)?;
-    let (f1, f2) = (encoder.model().arch.f1, encoder.model().arch.f2);
+    let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
     let mut seen = Collector::new(&encoder, dump, rows.clone(), first_scored)?;

@@ -152,7 +152,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     }
     let settings = Settings::default();
     let views = sampled.views(&encoder)?;
-    let flat = encoder.model().arch.f2 == 0;
+    let flat = encoder.model().arch.level[1].latents == 0;
     let bar = console.bar("probing", tasks.len() as u64, "classes");
     let mut classes = Vec::with_capacity(tasks.len());
     for (c, task) in &tasks {
@@ -235,8 +235,8 @@ fn tasks(class: &[Option<u32>], is_test: &[bool], labels: &Labels, seed: u64) ->
 fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> Result<Examples<'a>> {
     let arch = encoder.model().arch;
     let [_, level2, both] = sampled.views(encoder)?;
-    let alone = arch.f2 > 0 && arch.decoder != Decoder::Cum;
-    let (codes, decoder) = if alone { (level2, &decoder[arch.f1 * arch.d..]) } else { (both, decoder) };
+    let alone = arch.level[1].latents > 0 && arch.decoder != Decoder::Cum;
+    let (codes, decoder) = if alone { (level2, &decoder[arch.level[0].latents * arch.d..]) } else { (both, decoder) };
     Ok(Examples { x: &sampled.x, d: arch.d, codes, decoder })
 }
 
@@ -325,7 +325,7 @@ pub fn character_absorption(
 ) -> Result<Vec<NamedAbsorption>> {
     let (Some(tokens), Some(vocab)) = (dump.tokens(), dump.vocab()) else { return Ok(Vec::new()) };
     let arch = encoder.model().arch;
-    let scopes = Scope::of_levels(arch.f1, arch.f2, arch.decoder == Decoder::Cum);
+    let scopes = Scope::of_levels(arch.level[0].latents, arch.level[1].latents, arch.decoder == Decoder::Cum);
     let thresholds = Thresholds { seed, ..Thresholds::default() };
     let decoder = both_decoders(encoder);
     let dictionary = dictionary(sampled, encoder, &decoder)?;

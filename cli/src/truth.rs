@@ -12,7 +12,7 @@ use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use strata_core::metrics::recovery::{Recovery, Truth, recovery};
-use strata_core::model::Id;
+
 use strata_core::synth::{World, WorldConfig};
 use strata_core::{Codes, Encoder};
 
@@ -129,10 +129,10 @@ pub fn score(world: &World, encoder: &Encoder, first: u64, codes1: &Codes, codes
     let parents = &encoder.model().parents;
     Ok(recovery(
         arch.d,
-        &encoder.model().params[Id::WDec1],
+        &encoder.model().params.level[0].w_dec,
         encoder.decoder2(),
-        &codes1.view(arch.f1)?,
-        &codes2.view(arch.f2)?,
+        &codes1.view(arch.level[0].latents)?,
+        &codes2.view(arch.level[1].latents)?,
         &truth,
         (!parents.is_empty()).then_some(&parents[..]),
     )?)

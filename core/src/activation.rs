@@ -42,7 +42,27 @@ pub enum Selection {
     Batch,
 }
 
+/// A tensor of one number per latent that belongs to an activation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parameter {
+    /// `theta` of `jumprelu`.
+    Threshold,
+    /// `r`, the logarithm of the slope of `gated`.
+    RMag,
+    /// `b`, the offset of `gated`.
+    BMag,
+}
+
 impl Activation {
+    /// Returns the parameters that are trained with the activation.
+    pub const fn parameters(self) -> &'static [Parameter] {
+        match self {
+            Self::Relu | Self::Topk | Self::Batchtopk => &[],
+            Self::Jumprelu => &[Parameter::Threshold],
+            Self::Gated => &[Parameter::RMag, Parameter::BMag],
+        }
+    }
+
     /// Returns which pre-activations compete in training.
     pub const fn selection(self) -> Selection {
         match self {

@@ -69,6 +69,24 @@ impl GateKind {
         matches!(self.reads(), Reads::AllPreActivations)
     }
 
+    /// Returns the powers of the unit of the activations that the weights `G` and `c` of a soft gate carry: `z1` and the
+    /// pre-activations carry one, the sigmoid of `mul` takes none.
+    pub const fn units(self) -> [i32; 2] {
+        match self {
+            Self::None | Self::Hard | Self::GroupTop1 => [0, 0],
+            Self::Mul => [-1, 0],
+            Self::Add => [0, 1],
+        }
+    }
+
+    /// Returns where the bias `c` of a soft gate starts: `s(2) = .88` is open, with space to learn both ways.
+    pub const fn initial_bias(self) -> f32 {
+        match self {
+            Self::Mul => 2.0,
+            Self::None | Self::Add | Self::Hard | Self::GroupTop1 => 0.0,
+        }
+    }
+
     /// Returns whether training computes every pre-activation of a row before the gate.
     ///
     /// A gate that lets only the largest child of a family fire has to rank the whole family, which the candidate lists

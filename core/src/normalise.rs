@@ -11,10 +11,10 @@
 //! value, and decoder rows keep norm 1: latents are in the units of the raw activations. The seed has sigmoids of its
 //! input, so there the encoders take the scale (`W <- W * scale`, `b <- b - scale W mean`) and `D1 <- D1 / scale`.
 
-use crate::config::{Activation, DataConfig, GateKind, ModelKind};
+use crate::config::{DataConfig, ModelKind};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Id, Model};
+use crate::model::Model;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -108,31 +108,29 @@ impl Normalisation {
 
     /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.
     pub fn fold(&self, isa: Isa, model: &mut Model) {
-        let (s, d) = (self.scale, self.mean.len());
-        let p = &mut model.params;
-        for (b, &m) in p[Id::BDec].iter_mut().zip(&self.mean) {
-            *b = m + *b / s;
+        let s = self.scale;
+        let specs = model.arch.specs();
+        for ((_, tensor), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
+            match spec.scales_with_x {
+                1 => tensor.iter_mut().for_each(|v| *v /= s),
+                -1 => tensor.iter_mut().for_each(|v| *v *= s),
+                _ => {}
+            }
+        }
+        for (b, &m) in model.params.b_dec.iter_mut().zip(&self.mean) {
+            *b = m + *b;
         }
         if model.arch.model == ModelKind::Seed {
-            for (w, b) in [(Id::WEnc1, Id::BEnc1), (Id::GateEnc1, Id::GateBias1)] {
-                p[w].iter_mut().for_each(|v| *v *= s);
-                for j in 0..p[b].len() {
-                    p[b][j] -= reduce::dot(isa, &p[w][j * d..(j + 1) * d], &self.mean);
+            // Its encoder reads `x` itself, not `x - b_dec`, so the mean goes to the biases.
+            let level = &mut model.params.level[0];
+            for (w, b) in [(&level.w_enc, &mut level.b_enc), (&level.gate_w, &mut level.gate_b)] {
+                for (b, w) in b.iter_mut().zip(w.chunks(self.mean.len())) {
+                    *b -= reduce::dot(isa, w, &self.mean);
                 }
             }
-            p[Id::WDec1].iter_mut().for_each(|v| *v /= s);
-            return;
         }
-        for id in [Id::BEnc1, Id::BMag1, Id::Threshold1, Id::BEnc2, Id::BMag2, Id::Threshold2] {
-            p[id].iter_mut().for_each(|v| *v /= s);
-        }
-        match model.arch.gate {
-            GateKind::Mul => p[Id::GateW].iter_mut().for_each(|v| *v *= s),
-            GateKind::Add => p[Id::GateB].iter_mut().for_each(|v| *v /= s),
-            _ => {}
-        }
-        for (tau, act) in model.tau.iter_mut().zip([model.arch.activation1, model.arch.activation2]) {
-            if act == Activation::Batchtopk {
+        for (tau, level) in model.tau.iter_mut().zip(model.arch.level) {
+            if level.activation.has_tau() {
                 *tau /= s;
             }
         }

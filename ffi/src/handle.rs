@@ -18,7 +18,7 @@ use strata_core::config::ModelKind;
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Id, Scratch, SharedBytes, WeightType};
+use strata_core::model::{Arch, Codes, Scratch, SharedBytes, WeightType};
 use strata_core::{Encoder, Error, Isa, Model, Par};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -98,14 +98,15 @@ impl strata_model {
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
         }
-        let max_active = [model.max_active(1), model.max_active(2)];
+        let max_active = [model.max_active(0), model.max_active(1)];
         let encoder = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, weights);
         let encoder = encoder.map_err(Failure::reading)?;
         Ok(Self { encoder: Arc::new(encoder), max_active })
     }
 
     pub(crate) fn info(&self) -> strata_model_info {
-        let Arch { d, f1, f2, .. } = self.encoder.model().arch;
+        let Arch { d, .. } = self.encoder.model().arch;
+        let [f1, f2] = self.encoder.model().arch.latents();
         let [max_active1, max_active2] = self.max_active;
         strata_model_info { struct_size: 0, d, f1, f2, max_active1, max_active2, reserved: 0 }
     }
@@ -123,7 +124,7 @@ impl strata_model {
 fn decoder_row(encoder: &Encoder, level: u32, latent: u32) -> Outcome<&[f32]> {
     let model = encoder.model();
     let rows = match level {
-        1 => &model.params[Id::WDec1][..],
+        1 => &model.params.level[0].w_dec[..],
         2 => encoder.decoder2(),
         _ => return Err(Failure::found(STRATA_STATUS_INDEX, "level: expected 1 or 2", level)),
     };
@@ -194,7 +195,8 @@ impl Ctx {
         }
         let n_threads = settings.n_threads.max(1) as usize;
         let encoder = model.encoder.clone();
-        let Arch { d, f1, f2, .. } = encoder.model().arch;
+        let Arch { d, .. } = encoder.model().arch;
+        let [f1, f2] = encoder.model().arch.latents();
         let [max1, max2] = model.max_active;
         // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The
         // manual says so too.
@@ -291,7 +293,7 @@ impl Ctx {
                 return Err(Failure::found(STRATA_STATUS_PARAMS, expected, edit.mode));
             }
         }
-        let f1 = engine.encoder.model().arch.f1;
+        let f1 = engine.encoder.model().arch.level[0].latents;
         let place = |edit: &strata_edit| edit.latent as usize + if edit.level == 1 { 0 } else { f1 };
         for edit in edits {
             n_edits[place(edit)] = n_edits[place(edit)].saturating_add(1);
@@ -303,7 +305,8 @@ impl Ctx {
 
     pub fn update_stats(&mut self, x: &RowsIn) -> Outcome {
         x.check_finite().map_err(Failure::of("x"))?;
-        let Arch { d, f1, f2, .. } = self.arch();
+        let Arch { d, .. } = self.arch();
+        let [f1, f2] = self.arch().latents();
         let Self { engine, decoded, stats, .. } = self;
         decoded.resize(2 * TOGETHER * d, 0.0);
         let (hats1, hats2) = decoded.split_at_mut(TOGETHER * d);
@@ -332,7 +335,7 @@ impl Ctx {
     }
 
     pub fn stats(&self) -> strata_stats {
-        let Arch { f1, f2, .. } = self.arch();
+        let [f1, f2] = self.arch().latents();
         let Some(stats) = &self.stats else {
             let nan = f64::NAN;
             let (dead1, dead2) = (f1 as u64, f2 as u64);

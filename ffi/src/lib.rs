@@ -287,7 +287,7 @@ pub unsafe extern "C" fn strata_encode(
         // SAFETY: see the crate.
         let level1 = unsafe { CodesOut::new(level1, false) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
-        let level2 = unsafe { CodesOut::new(level2, arch.f2 == 0) }.map_err(Failure::of("level2"))?;
+        let level2 = unsafe { CodesOut::new(level2, arch.level[1].latents == 0) }.map_err(Failure::of("level2"))?;
         ctx.encode(&x, [level1, level2])
     })
 }
@@ -314,9 +314,11 @@ pub unsafe extern "C" fn strata_decode(
         // SAFETY: see the crate.
         let mut x_hat = unsafe { RowsOut::new(x_hat, arch.d) }.map_err(Failure::of("x_hat"))?;
         // SAFETY: see the crate.
-        let level1 = unsafe { CodesIn::new(level1, x_hat.rows.n, arch.f1) }.map_err(Failure::of("level1"))?;
+        let level1 =
+            unsafe { CodesIn::new(level1, x_hat.rows.n, arch.level[0].latents) }.map_err(Failure::of("level1"))?;
         // SAFETY: see the crate.
-        let level2 = unsafe { CodesIn::new(level2, x_hat.rows.n, arch.f2) }.map_err(Failure::of("level2"))?;
+        let level2 =
+            unsafe { CodesIn::new(level2, x_hat.rows.n, arch.level[1].latents) }.map_err(Failure::of("level2"))?;
         ctx.decode([&level1, &level2], &mut x_hat)
     })
 }

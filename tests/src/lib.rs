@@ -2,3 +2,4 @@
 
 pub mod oracle;
 pub mod tolerance;
+pub mod vary;

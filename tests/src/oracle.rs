@@ -9,8 +9,8 @@
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use strata_core::ROOT;
-use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, Source};
-use strata_core::model::{Arch, Id, NAMES, Params};
+use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, LevelConfig, Source};
+use strata_core::model::{Arch, NAMES, Params};
 use strata_core::train::Knobs;
 
 /// A matrix.
@@ -19,8 +19,26 @@ pub type M = Array2<f64>;
 /// Half the width of a central difference.
 const H: f64 = 1e-6;
 
-/// Tensors that only level 2 has, and those of level 1, which both reconstructions may reach.
-const LEVEL1: [Id; 7] = [Id::BDec, Id::WEnc1, Id::BEnc1, Id::WDec1, Id::Threshold1, Id::RMag1, Id::BMag1];
+/// Tensors that both reconstructions may reach.
+const LEVEL1: [&str; 7] =
+    ["b_dec", "level1.w_enc", "level1.b_enc", "level1.w_dec", "level1.threshold", "level1.r_mag", "level1.b_mag"];
+
+/// Returns where the tensor `name` stands in [`NAMES`].
+fn index_of(name: &str) -> usize {
+    NAMES.iter().position(|n| *n == name).unwrap_or_else(|| panic!("no tensor {name}"))
+}
+
+/// Tensors that only the reconstruction of level 2 reaches.
+const LEVEL2: [&str; 8] = [
+    "level2.w_enc",
+    "level2.b_enc",
+    "level2.w_dec",
+    "level2.threshold",
+    "level2.r_mag",
+    "level2.b_mag",
+    "gate.w",
+    "gate.b",
+];
 
 /// Parameters in f64, in the order of [`NAMES`].
 #[derive(Clone, Debug)]
@@ -29,15 +47,15 @@ pub struct Tensors(pub Vec<Vec<f64>>);
 impl Tensors {
     /// Widens parameters.
     pub fn new(params: &Params) -> Self {
-        Self(params.tensors.iter().map(|t| t.iter().map(|&v| f64::from(v)).collect()).collect())
+        Self(params.tensors().iter().map(|(_, t)| t.iter().map(|&v| f64::from(v)).collect()).collect())
     }
 
-    fn vector(&self, id: Id) -> ArrayView1<'_, f64> {
-        ArrayView1::from(&self.0[id as usize][..])
+    fn vector(&self, name: &str) -> ArrayView1<'_, f64> {
+        ArrayView1::from(&self.0[index_of(name)][..])
     }
 
-    fn matrix(&self, id: Id, rows: usize) -> ArrayView2<'_, f64> {
-        let t = &self.0[id as usize];
+    fn matrix(&self, name: &str, rows: usize) -> ArrayView2<'_, f64> {
+        let t = &self.0[index_of(name)];
         let columns = t.len().checked_div(rows).unwrap_or(0);
         ArrayView2::from_shape((rows, columns), t).expect("a whole number of rows")
     }
@@ -131,11 +149,12 @@ fn largest(u: &[f64], k: usize, nearest: &mut f64) -> Vec<f64> {
 }
 
 impl Problem {
-    fn level(&self, l: usize) -> (Activation, Id, Id, Id, &strata_core::config::LevelConfig) {
-        match l {
-            0 => (self.arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1, &self.config.level1),
-            _ => (self.arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2, &self.config.level2),
-        }
+    fn level(&self, l: usize) -> (Activation, &str, &str, &str, &LevelConfig) {
+        let [theta, r, b] = [
+            ["level1.threshold", "level1.r_mag", "level1.b_mag"],
+            ["level2.threshold", "level2.r_mag", "level2.b_mag"],
+        ][l];
+        (self.arch.level[l].activation, theta, r, b, self.config.level(l))
     }
 
     fn k_aux(&self) -> usize {
@@ -259,7 +278,7 @@ impl Problem {
     /// Runs forward at `params` and notes selections and detached numbers.
     pub fn look(&self, params: &Params) -> Point {
         let p = Tensors::new(params);
-        let Arch { f1, f2, .. } = self.arch;
+        let [f1, f2] = self.arch.latents();
         let n = self.x.nrows();
         let none = |f: usize| M::zeros((n, f));
         let mut at = Point {
@@ -276,8 +295,8 @@ impl Problem {
         };
         let p = at.p.clone();
         let mut nearest = f64::INFINITY;
-        let xt = &self.x - &p.vector(Id::BDec);
-        at.u[0] = xt.dot(&p.matrix(Id::WEnc1, f1).t()) + p.vector(Id::BEnc1);
+        let xt = &self.x - &p.vector("b_dec");
+        at.u[0] = xt.dot(&p.matrix("level1.w_enc", f1).t()) + p.vector("level1.b_enc");
         let shared = (self.config.budget == Budget::Shared).then(|| {
             let u2 = self.drive2(&p, &xt, &none(f1), &none(self.arch.d));
             self.select_shared([&at.u[0], &u2], &mut nearest)
@@ -288,8 +307,8 @@ impl Problem {
         };
         at.lit[0] = self.pick_dead(0, &at.u[0], &mut nearest);
         at.z[0] = self.activate(0, &at.u[0], &p, &at);
-        let d1 = p.matrix(Id::WDec1, f1);
-        at.hat[0] = at.z[0].dot(&d1) + p.vector(Id::BDec);
+        let d1 = p.matrix("level1.w_dec", f1);
+        at.hat[0] = at.z[0].dot(&d1) + p.vector("b_dec");
         if f2 > 0 {
             at.a2 = self.drive2(&p, &xt, &at.z[0], &at.z[0].dot(&d1));
             at.u[1] = self.gate(&p, &at.a2, &at.z[0]);
@@ -306,7 +325,7 @@ impl Problem {
             };
             at.lit[1] = self.pick_dead(1, &open, &mut nearest);
             at.z[1] = self.activate(1, &at.u[1], &p, &at);
-            at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector(Id::BDec).to_owned(), &at.hat[0]);
+            at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector("b_dec").to_owned(), &at.hat[0]);
             at.charged = self.charge(&p, &at.a2, &mut nearest);
         }
         at.nearest = nearest.min(self.kinks(&at));
@@ -357,11 +376,11 @@ impl Problem {
             Source::Res => xt - z1d1,
             Source::Z1 => z1.clone(),
         };
-        s.dot(&p.matrix(Id::WEnc2, self.arch.f2).t()) + p.vector(Id::BEnc2)
+        s.dot(&p.matrix("level2.w_enc", self.arch.level[1].latents).t()) + p.vector("level2.b_enc")
     }
 
     fn gate(&self, p: &Tensors, a2: &M, z1: &M) -> M {
-        let g = || z1.dot(&p.matrix(Id::GateW, self.arch.f1)) + p.vector(Id::GateB);
+        let g = || z1.dot(&p.matrix("gate.w", self.arch.level[0].latents)) + p.vector("gate.b");
         match self.knobs.gate {
             GateKind::None | GateKind::Hard | GateKind::GroupTop1 => a2.clone(),
             GateKind::Mul => a2 * &g().mapv(sigmoid),
@@ -371,7 +390,7 @@ impl Problem {
 
     /// Decoder directions of level 2 in the space of the rows, with level 1's as they are seen.
     fn directions2(&self, p: &Tensors, d1: &M) -> M {
-        let d2 = p.matrix(Id::WDec2, self.arch.f2);
+        let d2 = p.matrix("level2.w_dec", self.arch.level[1].latents);
         if self.arch.decoder == Decoder::Comp { d2.dot(d1) } else { d2.to_owned() }
     }
 
@@ -382,23 +401,23 @@ impl Problem {
 
     /// The loss at `p`, near the point `at`. Without `through`, level 2 sees level 1 as it was at the point.
     pub fn terms(&self, p: &Tensors, at: &Point, through: bool) -> Terms {
-        let Arch { f1, f2, .. } = self.arch;
+        let [f1, f2] = self.arch.latents();
         let (loss, knobs) = (&self.config.loss, &self.knobs);
         let n = self.x.nrows() as f64;
         let unit = 1.0 / (n * f64::from(knobs.variance));
         let mut out = Terms::default();
 
-        let bd = p.vector(Id::BDec).to_owned();
-        let d1 = p.matrix(Id::WDec1, f1).to_owned();
+        let bd = p.vector("b_dec").to_owned();
+        let d1 = p.matrix("level1.w_dec", f1).to_owned();
         let xt = &self.x - &bd;
-        let u1 = xt.dot(&p.matrix(Id::WEnc1, f1).t()) + p.vector(Id::BEnc1);
+        let u1 = xt.dot(&p.matrix("level1.w_enc", f1).t()) + p.vector("level1.b_enc");
         let z1 = self.activate(0, &u1, p, at);
         let hat1 = z1.dot(&d1) + &bd;
         out.fvu[0] = squares(&(&hat1 - &self.x)) * unit;
-        let d1_at = at.p.matrix(Id::WDec1, f1).to_owned();
-        let bd_at = at.p.vector(Id::BDec).to_owned();
-        self.level_terms(0, p, at, &u1, &z1, &p.matrix(Id::WDec1, f1).to_owned(), &d1, &mut out);
-        if loss.gated_aux > 0.0 && self.arch.activation1 == Activation::Gated {
+        let d1_at = at.p.matrix("level1.w_dec", f1).to_owned();
+        let bd_at = at.p.vector("b_dec").to_owned();
+        self.level_terms(0, p, at, &u1, &z1, &p.matrix("level1.w_dec", f1).to_owned(), &d1, &mut out);
+        if loss.gated_aux > 0.0 && self.arch.level[0].activation == Activation::Gated {
             out.gated[0] =
                 loss.gated_aux * unit * squares(&(positive(&u1, &at.u[0], None).dot(&d1_at) + &bd_at - &self.x));
         }
@@ -421,8 +440,8 @@ impl Problem {
         let hat2 = self.decode2(p, &z2, &d1s, &bds, &hat1s);
         out.fvu[1] = squares(&(&hat2 - &self.x)) * unit;
         let directions = self.directions2(p, &d1s);
-        self.level_terms(1, p, at, &u2, &z2, &p.matrix(Id::WDec2, f2).to_owned(), &directions, &mut out);
-        if loss.gated_aux > 0.0 && self.arch.activation2 == Activation::Gated {
+        self.level_terms(1, p, at, &u2, &z2, &p.matrix("level2.w_dec", f2).to_owned(), &directions, &mut out);
+        if loss.gated_aux > 0.0 && self.arch.level[1].activation == Activation::Gated {
             let frozen = self.directions2(&at.p, &d1_at);
             let base =
                 if self.arch.decoder == Decoder::Cum { at.hat[0].clone() } else { M::zeros(self.x.raw_dim()) + &bd_at };
@@ -474,10 +493,11 @@ impl Problem {
 
     /// The consistency loss without its weight; level 1 is live here.
     fn consistency(&self, p: &Tensors, at: &Point, u1: &M, z1: &M, d1: &M, a2: &M, z2: &M, unit: f64) -> f64 {
-        let Arch { f1, f2, d, .. } = self.arch;
+        let Arch { d, .. } = self.arch;
+        let [f1, f2] = self.arch.latents();
         let n = self.x.nrows() as f64;
         let loss = &self.config.loss;
-        let d2 = p.matrix(Id::WDec2, f2);
+        let d2 = p.matrix("level2.w_dec", f2);
         let family = |j: usize| (self.parents[j] != ROOT).then(|| self.parents[j] as usize);
         match loss.consistency {
             Consistency::None => 0.0,
@@ -538,16 +558,17 @@ impl Problem {
     }
 
     /// Central differences of the whole loss in one tensor.
-    fn differences(&self, at: &Point, id: Id, through: bool) -> Vec<f64> {
+    fn differences(&self, at: &Point, name: &str, through: bool) -> Vec<f64> {
+        let id = index_of(name);
         let mut p = at.p.clone();
-        (0..p.0[id as usize].len())
+        (0..p.0[id].len())
             .map(|i| {
-                let value = p.0[id as usize][i];
+                let value = p.0[id][i];
                 let [high, low] = [value + H, value - H].map(|v| {
-                    p.0[id as usize][i] = v;
+                    p.0[id][i] = v;
                     self.terms(&p, at, through).total
                 });
-                p.0[id as usize][i] = value;
+                p.0[id][i] = value;
                 (high - low) / (2.0 * H)
             })
             .collect()
@@ -555,12 +576,12 @@ impl Problem {
 
     /// The gradient of every tensor, mixed as the settings say.
     pub fn gradient(&self, at: &Point) -> Vec<Vec<f64>> {
-        let widths = self.arch.widths();
-        (0..NAMES.len())
-            .map(|i| {
-                let Some(&id) = LEVEL1.iter().find(|id| **id as usize == i) else {
-                    return self.differences_of(at, i);
-                };
+        NAMES
+            .iter()
+            .map(|&id| {
+                if !LEVEL1.contains(&id) {
+                    return if LEVEL2.contains(&id) { self.differences(at, id, true) } else { Vec::new() };
+                }
                 match self.config.train.balance {
                     Balance::Sum | Balance::Norm | Balance::Uncert => self.differences(at, id, true),
                     Balance::Own => self.differences(at, id, false),
@@ -568,8 +589,7 @@ impl Problem {
                         let own = self.differences(at, id, false);
                         let all = self.differences(at, id, true);
                         let width = match id {
-                            Id::BDec => self.arch.d,
-                            Id::WEnc1 | Id::WDec1 => widths[i],
+                            "b_dec" | "level1.w_enc" | "level1.w_dec" => self.arch.d,
                             // One number a latent has no direction: its two parts are added.
                             _ => return all,
                         };
@@ -578,12 +598,6 @@ impl Problem {
                 }
             })
             .collect()
-    }
-
-    fn differences_of(&self, at: &Point, i: usize) -> Vec<f64> {
-        const LEVEL2: [Id; 8] =
-            [Id::WEnc2, Id::BEnc2, Id::WDec2, Id::Threshold2, Id::RMag2, Id::BMag2, Id::GateW, Id::GateB];
-        LEVEL2.iter().find(|id| **id as usize == i).map_or(Vec::new(), |&id| self.differences(at, id, true))
     }
 }
 
@@ -629,9 +643,9 @@ pub struct Seed {
 }
 
 impl Seed {
-    fn layer(&self, p: &Tensors, ids: [Id; 4], x: &M, f: usize, nearest: &mut f64) -> M {
-        let a = x.dot(&p.matrix(ids[0], f).t()) + p.vector(ids[1]);
-        let s = || (x.dot(&p.matrix(ids[2], f).t()) + p.vector(ids[3])).mapv(sigmoid);
+    fn layer(&self, p: &Tensors, names: [&str; 4], x: &M, f: usize, nearest: &mut f64) -> M {
+        let a = x.dot(&p.matrix(names[0], f).t()) + p.vector(names[1]);
+        let s = || (x.dot(&p.matrix(names[2], f).t()) + p.vector(names[3])).mapv(sigmoid);
         let u = match self.arch.gate {
             GateKind::Mul => a * s(),
             GateKind::Add => a + s(),
@@ -643,13 +657,20 @@ impl Seed {
 
     /// Squared error, sparsity of both levels, consistency; and the distance to the nearest kink.
     pub fn terms(&self, p: &Tensors) -> ([f64; 4], f64) {
-        let Arch { f1, f2, .. } = self.arch;
+        let [f1, f2] = self.arch.latents();
         let n = self.x.nrows() as f64;
         let mut nearest = f64::INFINITY;
-        let h1 = self.layer(p, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], &self.x, f1, &mut nearest);
-        let h2 = self.layer(p, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &h1, f2, &mut nearest);
-        let y = h2.dot(&p.matrix(Id::WDec2, f2)) + p.vector(Id::BDec2);
-        let hat = y.dot(&p.matrix(Id::WDec1, f1)) + p.vector(Id::BDec);
+        let h1 = self.layer(
+            p,
+            ["level1.w_enc", "level1.b_enc", "level1.gate_w", "level1.gate_b"],
+            &self.x,
+            f1,
+            &mut nearest,
+        );
+        let h2 =
+            self.layer(p, ["level2.w_enc", "level2.b_enc", "level2.gate_w", "level2.gate_b"], &h1, f2, &mut nearest);
+        let y = h2.dot(&p.matrix("level2.w_dec", f2)) + p.vector("level2.b_dec");
+        let hat = y.dot(&p.matrix("level1.w_dec", f1)) + p.vector("b_dec");
         let mse = squares(&(&hat - &self.x)) / self.x.len() as f64;
         let weight = if self.config.loss.consistency == Consistency::SeedCos {
             self.config.loss.consistency_weight

@@ -26,6 +26,7 @@ mod metrics;
 mod metrics_doc;
 mod npy;
 mod order;
+mod params;
 mod patterns;
 mod probe;
 mod probe_cli;

@@ -4,7 +4,7 @@ use rayon::ThreadPoolBuilder;
 use strata_core::config::{Activation, Config, GateConfig, GateKind};
 use strata_core::gate::Families;
 use strata_core::kernel::Isa;
-use strata_core::model::Id;
+
 use strata_core::train::{Cofire, Counts, Knobs, Objective};
 use strata_core::{Par, Philox, ROOT};
 
@@ -87,8 +87,10 @@ fn seen(f1: usize, f2: usize) -> Objective {
     let mut rng = Philox::new(8, 8);
     let mut objective = Objective::new(&config, d, Isa::detect(), Par::Rayon).expect("valid settings");
     let mut params = objective.arch().zeros();
-    for id in [Id::WEnc1, Id::WDec1, Id::WEnc2, Id::WDec2] {
-        params[id].iter_mut().for_each(|w| *w = rng.normal_f32());
+    for level in &mut params.level {
+        for tensor in [&mut level.w_enc, &mut level.w_dec] {
+            tensor.iter_mut().for_each(|w| *w = rng.normal_f32());
+        }
     }
     let x: Vec<f32> = (0..900 * d).map(|_| rng.normal_f32()).collect();
     let mut grads = params.zeros_like();
@@ -114,7 +116,7 @@ fn families_are_those_of_a_choice_from_the_best_pair_down() {
     let mut cofire = Cofire::new(f1, f2);
     cofire.update(Par::Rayon, &objective, 1.0, 1);
     let mut fires = vec![0.0; f1];
-    objective.fired(1).for_each(|(_, i, ..)| fires[i] += 1.0);
+    objective.fired(0).for_each(|(_, i, ..)| fires[i] += 1.0);
     let mut turned_away = 0;
     for (family_cap, root_below) in [(1.0, 0.3), (1.2, 0.5), (4.0, 0.6), (1.0, 0.05)] {
         let gate = GateConfig { family_cap, root_below, min_count: 5.0, ..GateConfig::default() };

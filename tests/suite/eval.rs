@@ -65,14 +65,14 @@ fn records_of_latents_are_what_the_codes_say() {
     strata(&args!["eval", run, "--dump", dump, "--all"]).ok();
     let records = latents::read(&run.join("latents.jsonl")).unwrap();
     let model = Run::open(&run).unwrap().model;
-    assert_eq!(records.len(), model.arch.f1 + model.arch.f2);
+    assert_eq!(records.len(), model.arch.level[0].latents + model.arch.level[1].latents);
     let opened = Dump::open(std::slice::from_ref(&dump), None).unwrap();
     let (tokens, codes) = (opened.tokens().unwrap(), codes_of(&run, &dump));
     let sequence = |row: usize| starts.partition_point(|s| *s <= row) - 1;
     let mut contexts = 0;
     for (i, r) in records.iter().enumerate() {
-        let level = usize::from(i >= model.arch.f1);
-        assert_eq!((r.level as usize, r.latent as usize), (level + 1, i - level * model.arch.f1));
+        let level = usize::from(i >= model.arch.level[0].latents);
+        assert_eq!((r.level as usize, r.latent as usize), (level + 1, i - level * model.arch.level[0].latents));
         let value = |row: usize| {
             let code = codes[level].row(row);
             code.index.iter().position(|j| *j == r.latent).map_or(0.0, |at| code.value[at])
@@ -124,8 +124,8 @@ fn records_of_latents_are_what_the_codes_say() {
             let mut children = r.children.clone();
             children.sort_unstable();
             let of = |j: &u32| model.parents[*j as usize] == r.latent;
-            assert_eq!(children, (0..model.arch.f2 as u32).filter(of).collect::<Vec<_>>());
-            let fires = |j: &u32| records[model.arch.f1 + *j as usize].fires;
+            assert_eq!(children, (0..model.arch.level[1].latents as u32).filter(of).collect::<Vec<_>>());
+            let fires = |j: &u32| records[model.arch.level[0].latents + *j as usize].fires;
             assert!(r.children.windows(2).all(|w| fires(&w[0]) >= fires(&w[1])));
         }
         assert!(r.neighbours.len() == 8 && r.neighbours.windows(2).all(|w| w[0].2 >= w[1].2));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
-use strata_core::model::{Arch, Id, NAMES, Scratch};
+use strata_core::model::{Arch, Scratch};
 use strata_core::normalise::Normalisation;
 use strata_core::{Codes, Config, Encoder, Isa, Model, Par, Philox, ROOT};
 use strata_tests::tolerance;
@@ -32,7 +32,7 @@ fn check(c: &Config, seed: u64) -> f64 {
     let mut rng = Philox::new(seed, 3);
     let arch = Arch::new(c, D);
     let mut params = arch.zeros();
-    for (name, t) in NAMES.iter().zip(&mut params.tensors) {
+    for (name, t) in params.tensors_mut() {
         let scale = if name.ends_with("w_dec") || name.contains("gate") { 0.5 } else { 0.4 };
         t.iter_mut().for_each(|v| *v = scale * rng.normal_f32());
         if name.ends_with("threshold") {
@@ -40,8 +40,8 @@ fn check(c: &Config, seed: u64) -> f64 {
         }
     }
     let hard = arch.gate.has_families();
-    let parents = (0..if hard { arch.f2 } else { 0 })
-        .map(|_| if rng.below(5) == 0 { ROOT } else { rng.below(arch.f1 as u64) as u32 })
+    let parents = (0..if hard { arch.level[1].latents } else { 0 })
+        .map(|_| if rng.below(5) == 0 { ROOT } else { rng.below(arch.level[0].latents as u64) as u32 })
         .collect();
     let plain = Model { arch, params, parents, tau: [0.3, 0.4] };
     let scale = if seed.is_multiple_of(2) { 0.02 } else { 37.0 };
@@ -73,8 +73,8 @@ fn check(c: &Config, seed: u64) -> f64 {
     }
     assert!(most <= 1.0, "{most} times the bound: {c:?}");
     if c.model == ModelKind::Tree {
-        assert_eq!(folded.params[Id::WDec1], plain.params[Id::WDec1], "directions stay as they are");
-        assert_eq!(folded.params[Id::WDec2], plain.params[Id::WDec2], "directions stay as they are");
+        assert_eq!(folded.params.level[0].w_dec, plain.params.level[0].w_dec, "directions stay as they are");
+        assert_eq!(folded.params.level[1].w_dec, plain.params.level[1].w_dec, "directions stay as they are");
     }
     most
 }

@@ -3,7 +3,7 @@
 use safetensors::SafeTensors;
 use strata_core::config::ModelKind;
 use strata_core::gate::Families;
-use strata_core::model::{Arch, NAMES};
+use strata_core::model::Arch;
 use strata_core::train::seed_objective::SeedObjective;
 use strata_core::train::{Knobs, Objective};
 use strata_core::{Config, Isa, Par};
@@ -41,7 +41,7 @@ fn losses_and_gradients_are_those_of_autograd() {
         let arch = Arch::new(&config, d);
         let mut params = arch.zeros();
         let mut want = Vec::new();
-        for (name, tensor) in NAMES.iter().zip(&mut params.tensors) {
+        for (name, tensor) in params.tensors_mut() {
             let mut grad = Vec::new();
             if !tensor.is_empty() {
                 let values = f32s(&file, &format!("{key}/{name}"));
@@ -59,7 +59,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 .loss_and_gradient(&params, variance, &x, &mut grads)
                 .expect("a finite loss")
         } else {
-            let families = Families::new(indices(&file, &format!("{key}/parents")), arch.f1);
+            let families = Families::new(indices(&file, &format!("{key}/parents")), arch.level[0].latents);
             let knobs = Knobs {
                 k: [config.level1.k, config.level2.k],
                 lambda: [config.level1.lambda as f32, config.level2.lambda as f32],

@@ -4,7 +4,7 @@ use ndarray::Array2;
 use proptest::prelude::*;
 use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, GateKind, ModelKind, Source};
 use strata_core::gate::Families;
-use strata_core::model::{Arch, NAMES, Params};
+use strata_core::model::{Arch, Params};
 use strata_core::train::seed_objective::SeedObjective;
 use strata_core::train::{Knobs, Losses, Objective};
 use strata_core::{Config, Isa, Par, Philox, ROOT};
@@ -82,8 +82,8 @@ fn numbers(rng: &mut Philox, n: usize, scale: f32) -> Vec<f32> {
 /// norm shows.
 fn parameters(arch: &Arch, rng: &mut Philox, bias: f32) -> Params {
     let mut params = arch.zeros();
-    for (name, t) in NAMES.iter().zip(&mut params.tensors) {
-        let scale = match *name {
+    for (name, t) in params.tensors_mut() {
+        let scale = match name {
             "b_dec" => 0.2,
             "level1.b_enc" | "level2.b_enc" | "level1.r_mag" | "level1.b_mag" | "level2.r_mag" | "level2.b_mag" => 0.3,
             "level1.threshold" | "level2.threshold" => 0.2,
@@ -109,7 +109,7 @@ fn some_of(rng: &mut Philox, f: usize, share: f64) -> Vec<u32> {
 fn draw_once(draw: &Draw, seed: u64) -> Drawn {
     let mut rng = Philox::new(seed, 77);
     let arch = Arch::new(&draw.config, draw.d);
-    let (f1, f2) = (arch.f1, arch.f2);
+    let (f1, f2) = (arch.level[0].latents, arch.level[1].latents);
     let params = parameters(&arch, &mut rng, draw.bias);
     let parents: Vec<u32> = (0..f2)
         .map(|j| match draw.tree {
@@ -153,7 +153,7 @@ pub fn draw(draw: &Draw) -> Option<(Drawn, Point)> {
 /// The engine on a drawn problem, its gradients on top of garbage.
 pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     let mut grads = drawn.params.zeros_like();
-    grads.tensors.iter_mut().flatten().for_each(|g| *g = f32::NAN);
+    grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
     let knobs = &drawn.problem.knobs;
     let losses = objective
         .loss_and_gradient(&drawn.params, &drawn.families, knobs, &drawn.x, &mut grads)
@@ -175,14 +175,14 @@ impl Worst {
     pub fn compare(&mut self, got: &Params, want: &[Vec<f64>], bound: f64, what: impl Fn() -> String) {
         let largest = |t: &[f64]| t.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let all = want.iter().map(|t| largest(t)).fold(0.0, f64::max);
-        for (id, (got, want)) in got.tensors.iter().zip(want).enumerate() {
-            assert_eq!(got.len(), want.len(), "{}: {}", NAMES[id], what());
+        for ((name, got), want) in got.tensors().into_iter().zip(want) {
+            assert_eq!(got.len(), want.len(), "{}: {}", name, what());
             let scale = largest(want) + tolerance::GRADIENT_FLOOR * all + 1e-9;
             for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
                 let ratio = (f64::from(g) - w).abs() / (bound * scale);
                 if ratio.is_nan() || ratio > self.ratio {
                     self.ratio = if ratio.is_nan() { f64::INFINITY } else { ratio };
-                    self.at = format!("{}[{i}]: {g:e}, expected {w:e} (largest {scale:e}); {}", NAMES[id], what());
+                    self.at = format!("{}[{i}]: {g:e}, expected {w:e} (largest {scale:e}); {}", name, what());
                 }
             }
         }
@@ -198,9 +198,9 @@ impl Worst {
 /// Which latents the engine let fire, lit and charged must be those of the oracle, exactly.
 fn compare_selection(o: &Objective, drawn: &Drawn, at: &Point) {
     let problem = &drawn.problem;
-    for l in 0..if problem.arch.f2 > 0 { 2 } else { 1 } {
+    for l in 0..if problem.arch.level[1].latents > 0 { 2 } else { 1 } {
         let (mut fires, mut lit) = (M::zeros(at.fires[l].raw_dim()), M::zeros(at.fires[l].raw_dim()));
-        for (i, j, _, z, v) in o.entries(l + 1) {
+        for (i, j, _, z, v) in o.entries(l) {
             fires[(i, j)] += f64::from(u8::from(z > 0.0));
             lit[(i, j)] += f64::from(u8::from(v > 0.0));
         }
@@ -480,9 +480,9 @@ proptest! {
         for &isa in &all[1..] {
             let got = of(isa);
             prop_assert_eq!(&got.0, &want.0, "{:?}", isa);
-            for (id, (g, w)) in got.1.tensors.iter().zip(&want.1.tensors).enumerate() {
+            for ((name, g), (_, w)) in got.1.tensors().into_iter().zip(want.1.tensors()) {
                 let bits = |t: &[f32]| t.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                prop_assert_eq!(bits(g), bits(w), "{} on {:?}", NAMES[id], isa);
+                prop_assert_eq!(bits(g), bits(w), "{} on {:?}", name, isa);
             }
         }
     }
@@ -538,13 +538,13 @@ fn rows_that_are_explained_exactly_have_finite_gradients_after_others_that_are_n
     let mut drawn = draw_once(&Draw { dead: 1.0, ..small(c.clone(), 3) }, 3);
     let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
     run(&mut objective, &drawn);
-    drawn.params[strata_core::model::Id::Threshold1].fill(50.0);
-    drawn.params[strata_core::model::Id::Threshold2].fill(50.0);
-    let b_dec = drawn.params[strata_core::model::Id::BDec].clone();
+    drawn.params.level[0].threshold.fill(50.0);
+    drawn.params.level[1].threshold.fill(50.0);
+    let b_dec = drawn.params.b_dec.clone();
     drawn.x = b_dec.repeat(7);
     let (losses, grads) = run(&mut objective, &drawn);
     assert_eq!(losses.fvu, [0.0; 2]);
-    for (name, t) in NAMES.iter().zip(&grads.tensors) {
+    for (name, t) in grads.tensors() {
         assert!(t.iter().all(|g| *g == 0.0), "{name}: {t:?}");
     }
 }
@@ -555,10 +555,10 @@ fn a_flat_model_has_no_entries_at_level_2() {
     c.level2.latents = 0;
     let drawn = draw_once(&small(c.clone(), 3), 3);
     let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
-    assert_eq!(objective.entries(1).count() + objective.entries(2).count() + objective.drives().count(), 0);
+    assert_eq!(objective.entries(0).count() + objective.entries(1).count() + objective.drives().count(), 0);
     run(&mut objective, &drawn);
-    assert_eq!(objective.entries(2).count() + objective.drives().count(), 0);
-    assert!(objective.fired(1).count() > 0);
+    assert_eq!(objective.entries(1).count() + objective.drives().count(), 0);
+    assert!(objective.fired(0).count() > 0);
 }
 
 #[test]
@@ -572,10 +572,10 @@ fn decoder_rows_of_zero_have_finite_gradients() {
                     continue;
                 }
                 let mut drawn = draw_once(&Draw { bias, ..small(c.clone(), 3) }, 3);
-                drawn.params[strata_core::model::Id::WDec1][..6].fill(0.0);
-                drawn.params[strata_core::model::Id::WDec2][..6].fill(0.0);
+                drawn.params.level[0].w_dec[..6].fill(0.0);
+                drawn.params.level[1].w_dec[..6].fill(0.0);
                 let (_, grads) = run(&mut Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid"), &drawn);
-                for (name, t) in NAMES.iter().zip(&grads.tensors) {
+                for (name, t) in grads.tensors() {
                     assert!(t.iter().all(|g| g.is_finite()), "{name}, {decoder}, {consistency}: {t:?}");
                 }
             }
@@ -611,7 +611,7 @@ fn gradients_of_the_seed_are_those_of_its_formulas_on_every_machine() {
                 let oracle = seed_of(&drawn);
                 let run = |isa, par| {
                     let mut grads = drawn.params.zeros_like();
-                    grads.tensors.iter_mut().flatten().for_each(|g| *g = f32::NAN);
+                    grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
                     let losses = SeedObjective::new(&c, 6, isa, par)
                         .loss_and_gradient(&drawn.params, 1.7, &drawn.x, &mut grads)
                         .expect("a finite loss");

@@ -6,20 +6,21 @@ use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::gate::{self, Families};
 use strata_core::kernel::{dense, reduce, sparse};
-use strata_core::model::{Arch, Codes, Encoder, Id, Lanes, Model, Scratch};
+use strata_core::model::{Arch, Codes, Encoder, Lanes, LevelArch, Model, Scratch};
 use strata_core::rng::Philox;
 use strata_core::{Isa, Par, ROOT};
+use strata_tests::vary::Vary;
 
 /// A model with random weights; families of very different sizes, some empty, some children under ROOT.
 pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
     let mut rng = Philox::new(seed, 0);
     let mut params = arch.zeros();
-    params.tensors.iter_mut().flatten().for_each(|v| *v = 0.4 * rng.normal_f32());
-    let parents = (0..arch.f2)
+    params.each_mut().flatten().for_each(|v| *v = 0.4 * rng.normal_f32());
+    let parents = (0..arch.level[1].latents)
         .map(|_| {
             let under_root = rng.below(10) < roots;
             // The lower of two draws: the first families are the largest.
-            let p = rng.below(arch.f1 as u64).min(rng.below(arch.f1 as u64)) as u32;
+            let p = rng.below(arch.level[0].latents as u64).min(rng.below(arch.level[0].latents as u64)) as u32;
             if under_root { ROOT } else { p }
         })
         .collect();
@@ -28,31 +29,32 @@ pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
 
 /// Codes by the definition: every pre-activation of level 2, then the gate, then the rule.
 fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
-    let Arch { d, f1, f2, .. } = model.arch;
+    let Arch { d, .. } = model.arch;
+    let [f1, f2] = model.arch.latents();
     let width = model.arch.source_width();
     let families = Families::new(model.parents.clone(), f1);
     let mut codes = [Codes::new(), Codes::new()];
     for row in x.chunks(d) {
         let (mut xt, mut u1, mut a2, mut u2) = (vec![0.0; d], vec![0.0; f1], vec![0.0; f2], vec![0.0; f2]);
-        reduce::sub_into(isa, row, &model.params[Id::BDec], &mut xt);
-        dense::affine(isa, &xt, &model.params[Id::WEnc1], d, Some(&model.params[Id::BEnc1]), &mut u1);
+        reduce::sub_into(isa, row, &model.params.b_dec, &mut xt);
+        dense::affine(isa, &xt, &model.params.level[0].w_enc, d, Some(&model.params.level[0].b_enc), &mut u1);
         let (mut index, mut value) = (Vec::new(), Vec::new());
-        model.rule(1).fire(isa, &u1, &mut index, &mut value);
+        model.rule(0).fire(isa, &u1, &mut index, &mut value);
         let mut s = vec![0.0; width];
         match model.arch.source {
             Source::X => s.copy_from_slice(&xt),
             Source::Res => {
-                sparse::accumulate_rows(isa, &index, &value, &model.params[Id::WDec1], d, &mut s);
+                sparse::accumulate_rows(isa, &index, &value, &model.params.level[0].w_dec, d, &mut s);
                 s.iter_mut().zip(&xt).for_each(|(s, x)| *s = x - *s);
             }
             Source::Z1 => index.iter().zip(&value).for_each(|(j, z)| s[*j as usize] = *z),
         }
-        dense::affine(isa, &s, &model.params[Id::WEnc2], width, Some(&model.params[Id::BEnc2]), &mut a2);
+        dense::affine(isa, &s, &model.params.level[1].w_enc, width, Some(&model.params.level[1].b_enc), &mut a2);
         // A negative threshold of jumprelu lets a latent fire below 0: such a parent lets nothing through.
         let active = index.iter().zip(&value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p);
         gate::hard(&families, active, model.arch.gate == GateKind::GroupTop1, &a2, &mut u2);
         let [one, two] = &mut codes;
-        model.rule(2).fire(isa, &u2, &mut two.index, &mut two.value);
+        model.rule(1).fire(isa, &u2, &mut two.index, &mut two.value);
         one.index.extend(index);
         one.value.extend(value);
         one.end_row();
@@ -63,13 +65,9 @@ fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
 
 /// Wide and many enough for the screen, where this machine has one; families of several strips, of a few children and none.
 fn screened_arch() -> impl Strategy<Value = Arch> {
-    (any_arch(), 96usize..140, 2usize..60, 512usize..900).prop_map(|(arch, d, f1, f2)| Arch {
-        d,
-        f1,
-        f2,
-        k1: f1.min(6) as f64,
-        source: if arch.source == Source::Z1 { Source::Res } else { arch.source },
-        ..arch
+    (any_arch(), 96usize..140, 2usize..60, 512usize..900).prop_map(|(arch, d, f1, f2)| {
+        let source = if arch.source == Source::Z1 { Source::Res } else { arch.source };
+        Arch { d, source, ..arch }.sized([f1, f2]).keeping([f1.min(6) as f64, arch.level[1].k])
     })
 }
 
@@ -82,12 +80,10 @@ pub fn any_arch() -> impl Strategy<Value = Arch> {
         |(d, f1, f2, activation1, activation2, gate, source)| Arch {
             model: ModelKind::Tree,
             d,
-            f1,
-            f2,
-            activation1,
-            activation2,
-            k1: f1.min(3) as f64,
-            k2: f2.min(5) as f64,
+            level: [
+                LevelArch { latents: f1, activation: activation1, k: f1.min(3) as f64 },
+                LevelArch { latents: f2, activation: activation2, k: f2.min(5) as f64 },
+            ],
             source,
             decoder: Decoder::Cum,
             gate,
@@ -127,8 +123,8 @@ proptest! {
         if high {
             // As a trained model: few of many.
             model.tau = [6.0, 9.0];
-            for id in [Id::BEnc1, Id::BEnc2] {
-                model.params[id].iter_mut().for_each(|b| *b -= 4.0);
+            for level in &mut model.params.level {
+                level.b_enc.iter_mut().for_each(|b| *b -= 4.0);
             }
         }
         let model = Arc::new(model);
@@ -154,12 +150,10 @@ fn codes_of_many_rows_are_those_of_each_row() {
     let arch = Arch {
         model: ModelKind::Tree,
         d: 128,
-        f1: 12,
-        f2: 700,
-        activation1: Activation::Batchtopk,
-        activation2: Activation::Batchtopk,
-        k1: 3.0,
-        k2: 5.0,
+        level: [
+            LevelArch { latents: 12, activation: Activation::Batchtopk, k: 3.0 },
+            LevelArch { latents: 700, activation: Activation::Batchtopk, k: 5.0 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
@@ -197,12 +191,10 @@ fn a_block_of_screened_families_allocates_nothing() {
         let arch = Arch {
             model: ModelKind::Tree,
             d: 96,
-            f1: 200,
-            f2: 1000,
-            activation1: Activation::Relu,
-            activation2: activation,
-            k1: 3.0,
-            k2: 5.0,
+            level: [
+                LevelArch { latents: 200, activation: Activation::Relu, k: 3.0 },
+                LevelArch { latents: 1000, activation, k: 5.0 },
+            ],
             source: Source::X,
             decoder: Decoder::Cum,
             gate: GateKind::Hard,
@@ -223,12 +215,10 @@ fn a_topk_of_less_than_one_latent_is_no_model() {
     let arch = Arch {
         model: ModelKind::Tree,
         d: 4,
-        f1: 3,
-        f2: 5,
-        activation1: Activation::Topk,
-        activation2: Activation::Topk,
-        k1: 1.0,
-        k2: 0.5,
+        level: [
+            LevelArch { latents: 3, activation: Activation::Topk, k: 1.0 },
+            LevelArch { latents: 5, activation: Activation::Topk, k: 0.5 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
@@ -236,6 +226,6 @@ fn a_topk_of_less_than_one_latent_is_no_model() {
     let of = |arch: Arch| Encoder::new(Arc::new(model(arch, 1, 1)), Isa::detect(), Par::Seq).map(|_| ());
     let error = of(arch).unwrap_err().to_string();
     assert!(error.contains("level 2") && error.contains("0.5"), "{error}");
-    assert!(of(Arch { k1: 0.9, k2: 1.0, ..arch }).is_err());
-    assert!(of(Arch { activation1: Activation::Batchtopk, k1: 0.9, k2: 1.0, ..arch }).is_ok());
+    assert!(of(arch.keeping([0.9, 1.0])).is_err());
+    assert!(of(arch.activated([Activation::Batchtopk, Activation::Topk]).keeping([0.9, 1.0])).is_ok());
 }

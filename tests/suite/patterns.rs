@@ -10,7 +10,7 @@ use strata_core::metrics::fixed::{FixedSum, LIMIT};
 use strata_core::metrics::leak::Leak;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::patterns::{NO_CLASS, Patterns, Preference, position_bucket};
-use strata_core::model::{Arch, CodesView, Id, Lanes, Model};
+use strata_core::model::{Arch, CodesView, Lanes, Model};
 use strata_core::rng::Philox;
 use strata_core::{Codes, Encoder, Error, Isa, Par, ROOT};
 
@@ -370,13 +370,14 @@ fn model(gate: GateKind, activation: Activation) -> Model {
     let arch = Arch::new(&config, 9);
     let mut rng = Philox::new(5, 0);
     let mut params = arch.zeros();
-    for id in [Id::WEnc1, Id::WDec1, Id::WEnc2, Id::WDec2, Id::BDec] {
-        params[id].iter_mut().for_each(|w| *w = 0.4 * rng.normal_f32());
+    for level in &mut params.level {
+        for tensor in [&mut level.w_enc, &mut level.w_dec] {
+            tensor.iter_mut().for_each(|w| *w = 0.4 * rng.normal_f32());
+        }
+        level.threshold.fill(0.3);
     }
-    for id in [Id::Threshold1, Id::Threshold2] {
-        params[id].iter_mut().for_each(|w| *w = 0.3);
-    }
-    params[Id::GateW].iter_mut().for_each(|w| *w = rng.normal_f32());
+    params.b_dec.iter_mut().for_each(|w| *w = 0.4 * rng.normal_f32());
+    params.gate.w.iter_mut().for_each(|w| *w = rng.normal_f32());
     let parents = (0..40).map(|j| if j % 5 == 4 { ROOT } else { j % 12 }).collect();
     Model { arch, params, parents: if arch.gate.has_families() { parents } else { vec![] }, tau: [0.4, 0.5] }
 }
@@ -392,8 +393,8 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
             let mut free = model.clone();
             free.arch.gate = GateKind::None;
             free.parents.clear();
-            free.params[Id::GateW] = Default::default();
-            free.params[Id::GateB] = Default::default();
+            free.params.gate.w = Default::default();
+            free.params.gate.b = Default::default();
             let encoder = |model: &Model| Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).unwrap();
             let (gated, free) = (encoder(&model), encoder(&free));
             let mut codes = [(); 5].map(|()| Codes::new());

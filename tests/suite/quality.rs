@@ -73,11 +73,11 @@ fn score(world: &World, encoder: &Encoder) -> Outcome {
         sse[0] += f64::from(hat1[i] - v).powi(2);
         sse[1] += f64::from(hat2[i] - v).powi(2);
     }
-    let sparse1 = codes1.view(arch.f1).expect("level 1");
-    let sparse2 = codes2.view(arch.f2).expect("level 2");
+    let sparse1 = codes1.view(arch.level[0].latents).expect("level 1");
+    let sparse2 = codes2.view(arch.level[1].latents).expect("level 2");
     let parents = (!encoder.model().parents.is_empty()).then_some(&encoder.model().parents[..]);
     let truth = Truth { directions: world.directions(), parent: world.parents(), magnitude: &truth };
-    let decoder1 = &encoder.model().params[strata_core::model::Id::WDec1];
+    let decoder1 = &encoder.model().params.level[0].w_dec;
     let recovery = recovery(d, decoder1, encoder.decoder2(), &sparse1, &sparse2, &truth, parents).expect("scores");
     Outcome {
         fvu: sse.map(|s| s / total),

@@ -7,7 +7,7 @@ use safetensors::SafeTensors;
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::config::Activation;
 use strata_core::format::weights::{read_model, read_model_shared, write_cfg, write_weights};
-use strata_core::model::{Id, Scratch, SharedBytes};
+use strata_core::model::{Scratch, SharedBytes};
 use strata_core::{Codes, Dtype, Encoder, Isa, Model, Par};
 
 use super::cli::{args, read_json, strata};
@@ -48,14 +48,14 @@ fn features_and_reconstructions_are_those_of_saelens() {
         ("batchtopk", Activation::Jumprelu, true),
     ] {
         let model = read(name);
-        assert_eq!((model.arch.d, model.arch.f1, model.arch.f2), (D, F, 0), "{name}");
-        assert_eq!(model.arch.activation1, activation, "{name}");
+        assert_eq!((model.arch.d, model.arch.level[0].latents, model.arch.level[1].latents), (D, F, 0), "{name}");
+        assert_eq!(model.arch.level[0].activation, activation, "{name}");
         let shared: SharedBytes = Arc::new(file(name, "sae_weights.safetensors"));
         let (same, _) = read_model_shared(&file(name, "cfg.json"), &shared).unwrap();
         assert_eq!(same, model, "{name}");
         // A vector of bytes is at a multiple of 16 in practice; where it is not, nothing lies in place.
         let aligned = shared.as_ref().as_ref().as_ptr().addr().is_multiple_of(4);
-        assert_eq!(same.params[Id::WDec1].is_shared(), in_place && aligned, "{name}");
+        assert_eq!(same.params.level[0].w_dec.is_shared(), in_place && aligned, "{name}");
 
         let bytes = file(name, "expected.safetensors");
         let expected = SafeTensors::deserialize(&bytes).unwrap();
@@ -125,7 +125,7 @@ fn a_configuration_from_before_version_6_is_read() {
         "activation_fn_kwargs": {"k": 2}, "normalize_activations": false, "apply_b_dec_to_input": true,
         "model_name": "gpt2", "hook_point": "blocks.0.hook_resid_pre", "context_size": 64}"#;
     let (model, origin) = read_model(cfg, &file("standard", "sae_weights.safetensors")).unwrap();
-    assert_eq!((model.arch.activation1, model.arch.k1), (Activation::Topk, 2.0));
+    assert_eq!((model.arch.level[0].activation, model.arch.level[0].k), (Activation::Topk, 2.0));
     assert_eq!((origin.hook.as_deref(), origin.context), (Some("blocks.0.hook_resid_pre"), Some(64)));
 }
 

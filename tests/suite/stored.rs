@@ -5,23 +5,23 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, GateKind, ModelKind};
 use strata_core::kernel::weight::{Weight, to_bf16, to_int8};
-use strata_core::model::{Arch, Codes, Encoder, Id, Model, Scratch, WeightType};
+use strata_core::model::{Arch, Codes, Encoder, LevelArch, Model, Scratch, WeightType};
 use strata_core::rng::Philox;
 use strata_core::{Isa, Par};
 
 /// The model whose encoders are rounded.
 fn rounded(model: &Model, weights: WeightType) -> Model {
     let mut model = model.clone();
-    for (id, d) in [(Id::WEnc1, model.arch.d), (Id::WEnc2, model.arch.source_width())] {
+    for (level, d) in model.params.level.iter_mut().zip([model.arch.d, model.arch.source_width()]) {
         let values: Vec<f32> = match weights {
-            WeightType::F32 => model.params[id].to_vec(),
-            WeightType::Bf16 => to_bf16(&model.params[id]).into_iter().map(|w| w.widen(1.0)).collect(),
+            WeightType::F32 => level.w_enc.to_vec(),
+            WeightType::Bf16 => to_bf16(&level.w_enc).into_iter().map(|w| w.widen(1.0)).collect(),
             WeightType::Int8 => {
-                let (q, scales) = to_int8(&model.params[id], d);
+                let (q, scales) = to_int8(&level.w_enc, d);
                 q.iter().enumerate().map(|(i, q)| q.widen(scales[i / d])).collect()
             }
         };
-        model.params[id].copy_from_slice(&values);
+        level.w_enc.copy_from_slice(&values);
     }
     model
 }
@@ -74,12 +74,7 @@ proptest! {
         let arch = Arch {
             model: ModelKind::Tree,
             d,
-            f1,
-            f2,
-            activation1: Activation::Topk,
-            activation2: Activation::Batchtopk,
-            k1: 9.0,
-            k2: 5.0,
+            level: [LevelArch { latents: f1, activation: Activation::Topk, k: 9.0 }, LevelArch { latents: f2, activation: Activation::Batchtopk, k: 5.0 }],
             source: strata_core::config::Source::X,
             decoder: strata_core::config::Decoder::Cum,
             gate,
@@ -110,12 +105,10 @@ fn the_seed_has_f32_alone() {
     let arch = Arch {
         model: ModelKind::Seed,
         d: 4,
-        f1: 3,
-        f2: 5,
-        activation1: Activation::Topk,
-        activation2: Activation::Topk,
-        k1: 1.0,
-        k2: 1.0,
+        level: [
+            LevelArch { latents: 3, activation: Activation::Topk, k: 1.0 },
+            LevelArch { latents: 5, activation: Activation::Topk, k: 1.0 },
+        ],
         source: strata_core::config::Source::Z1,
         decoder: strata_core::config::Decoder::Cum,
         gate: GateKind::None,
@@ -130,18 +123,16 @@ fn weights_that_rounding_makes_infinite_are_refused() {
     let arch = Arch {
         model: ModelKind::Tree,
         d: 4,
-        f1: 3,
-        f2: 0,
-        activation1: Activation::Topk,
-        activation2: Activation::Topk,
-        k1: 1.0,
-        k2: 1.0,
+        level: [
+            LevelArch { latents: 3, activation: Activation::Topk, k: 1.0 },
+            LevelArch { latents: 0, activation: Activation::Topk, k: 1.0 },
+        ],
         source: strata_core::config::Source::X,
         decoder: strata_core::config::Decoder::Cum,
         gate: GateKind::None,
     };
     let mut model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
-    model.params[Id::WEnc1][5] = f32::MAX;
+    model.params.level[0].w_enc[5] = f32::MAX;
     let of = |weights| Encoder::with_weights(Arc::new(model.clone()), Isa::detect(), Par::Seq, weights);
     assert!(of(WeightType::F32).is_ok());
     let error = of(WeightType::Bf16).unwrap_err().to_string();

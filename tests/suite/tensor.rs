@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::format::weights::{read_model, read_model_shared, write_cfg, write_weights};
-use strata_core::model::{Arch, Id, SharedBytes, Tensor};
+use strata_core::model::{Arch, LevelArch, SharedBytes, Tensor};
 use strata_core::{Encoder, Isa, Model, Par, Philox};
 
 /// Bytes that begin `offset` behind a multiple of 8; those of a mapped file begin at one.
@@ -31,19 +31,17 @@ fn model() -> Model {
     let arch = Arch {
         model: ModelKind::Tree,
         d: 7,
-        f1: 6,
-        f2: 10,
-        activation1: Activation::Batchtopk,
-        activation2: Activation::Topk,
-        k1: 2.0,
-        k2: 3.0,
+        level: [
+            LevelArch { latents: 6, activation: Activation::Batchtopk, k: 2.0 },
+            LevelArch { latents: 10, activation: Activation::Topk, k: 3.0 },
+        ],
         source: Source::Res,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
     };
     let mut rng = Philox::new(3, 0);
     let mut params = arch.zeros();
-    params.tensors.iter_mut().flatten().for_each(|v| *v = rng.normal_f32());
+    params.each_mut().flatten().for_each(|v| *v = rng.normal_f32());
     Model { arch, params, parents: (0..10).map(|j| j % 6).collect(), tau: [0.5, 0.0] }
 }
 
@@ -86,7 +84,7 @@ fn a_model_read_in_place_is_the_model_and_encodes_the_same_bits() {
         let (read, _) = read_model_shared(&cfg, &file).unwrap();
         assert_eq!(read, model);
         assert_eq!(read, read_model(&cfg, &bytes).unwrap().0);
-        for tensor in read.params.tensors.iter().filter(|t| !t.is_empty()) {
+        for (_, tensor) in read.params.tensors().into_iter().filter(|(_, t)| !t.is_empty()) {
             assert_eq!(tensor.is_shared(), in_place, "at {offset}");
         }
         drop(file);
@@ -107,7 +105,7 @@ fn a_damaged_file_is_refused_in_place_as_in_a_copy() {
     let model = model();
     let (cfg, bytes) = (write_cfg(&model.arch, &Default::default()), write_weights(&model).unwrap());
     let mut not_finite = bytes.clone();
-    let bias = model.params[Id::BDec][0].to_le_bytes();
+    let bias = model.params.b_dec[0].to_le_bytes();
     let at = bytes.windows(4).position(|w| w == bias).unwrap();
     not_finite[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     for damaged in [&bytes[..bytes.len() - 1], &bytes[..9], &[], &not_finite] {

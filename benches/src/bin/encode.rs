@@ -109,11 +109,11 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
     } else {
         (None, None)
     };
-    let dense_flop = 2.0 * (arch.d * (arch.f1 + arch.f2)) as f64;
+    let dense_flop = 2.0 * (arch.d * (arch.level[0].latents + arch.level[1].latents)) as f64;
     Ok(json!({
         "tokens_per_s": args.n as f64 / median, "call_us": median * 1e6, "best_call_us": seconds[0] * 1e6,
         "calls": calls, "wall_s": wall, "cpu_s": cpu, "n": args.n, "threads": args.threads, "isa": isa.name(),
-        "d": arch.d, "f1": arch.f1, "f2": arch.f2, "under_root": under_root, "l0": l0, "sum": sum,
+        "d": arch.d, "f1": arch.level[0].latents, "f2": arch.level[1].latents, "under_root": under_root, "l0": l0, "sum": sum,
         "weights": args.weights.name(), "weight_bytes": bytes, "read_bytes_per_s": bandwidth,
         "share_of_bandwidth": bytes.zip(bandwidth).map(|(bytes, most)| bytes / median / most),
         "fma_peak_flop_per_s": peak, "dense_flop_share_of_peak": args.n as f64 / median * dense_flop / peak,

@@ -22,7 +22,7 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::model::{Arch, Id};
+use strata_core::model::Arch;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
@@ -120,7 +120,8 @@ impl<'a> Collector<'a> {
     /// # Errors
     /// If a table would be too large.
     pub fn new(encoder: &'a Encoder, dump: &'a Dump, rows: Range<u64>, first_scored: u64) -> Result<Self> {
-        let Arch { d, f1, f2, .. } = encoder.model().arch;
+        let Arch { d, .. } = encoder.model().arch;
+        let [f1, f2] = encoder.model().arch.latents();
         let parents = &encoder.model().parents;
         let words = Words::new(dump, rows.clone(), f1.max(f2));
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
@@ -174,7 +175,8 @@ impl<'a> Collector<'a> {
 
     /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
-        let Arch { d, f1, f2, .. } = self.encoder.model().arch;
+        let Arch { d, .. } = self.encoder.model().arch;
+        let [f1, f2] = self.encoder.model().arch.latents();
         let encoder = self.encoder;
         let (tokens, words) = (self.tokens, self.words.as_ref());
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
@@ -193,9 +195,9 @@ impl<'a> Collector<'a> {
             let cumulative = model.arch.decoder == Decoder::Cum;
             let decoders = attribution::Decoders {
                 d,
-                decoder1: cumulative.then(|| &model.params[Id::WDec1][..]),
+                decoder1: cumulative.then(|| &model.params.level[0].w_dec[..]),
                 decoder2: encoder.decoder2(),
-                b_dec: &model.params[Id::BDec],
+                b_dec: &model.params.b_dec,
             };
             jobs.push(Box::new(move |b| Ok(across.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
             jobs.push(Box::new(move |b| match &b.open {

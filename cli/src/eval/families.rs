@@ -14,7 +14,7 @@ use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
-use strata_core::model::{Arch, Id};
+use strata_core::model::Arch;
 use strata_core::{Encoder, Par, ROOT};
 
 /// Random partitions that each score of families is compared with.
@@ -55,7 +55,7 @@ pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<
     let families = Partition::families(&model.parents, fires);
     let of = |rows: &[f32], width: usize| geometry(isa, par, rows, width, &families, fires, DRAWS);
     let ratios = tree.cofiring.ratios();
-    let effective = effective_children(d, &model.params[Id::WDec1], encoder.decoder2(), &model.parents, &ratios)?;
+    let effective = effective_children(d, &model.params.level[0].w_dec, encoder.decoder2(), &model.parents, &ratios)?;
     let words = text.map(|t| TopWords::new(par, &t.topic, &families, DRAWS)).transpose()?;
     let topics = |of: fn(&Text) -> &Windows| text.zip(words.as_ref()).map(|(t, w)| w.report(of(t))).transpose();
     Ok(Coherence {
@@ -95,9 +95,9 @@ pub fn similarity(
     let edges = model.parents.iter().filter(|p| **p != ROOT).count();
     let inputs = Inputs {
         d: model.arch.d,
-        decoder1: &params[Id::WDec1],
+        decoder1: &params.level[0].w_dec,
         decoder2: encoder.decoder2(),
-        encoders: (model.arch.source == Source::X).then(|| (&params[Id::WEnc1][..], &params[Id::WEnc2][..])),
+        encoders: (model.arch.source == Source::X).then(|| (&params.level[0].w_enc[..], &params.level[1].w_enc[..])),
         unembedding,
         current: text.map(|t| t.current.levels()),
         previous: text.map(|t| t.previous.levels()),
@@ -121,7 +121,7 @@ impl Words2 {
 /// If a weight is not finite.
 pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureReport> {
     let model = encoder.model();
-    let (d, level1) = (model.arch.d, &model.params[Id::WDec1]);
+    let (d, level1) = (model.arch.d, &model.params.level[0].w_dec);
     let effective =
         tree.map(|t| effective_children(d, level1, encoder.decoder2(), &model.parents, &t.cofiring.ratios()));
     let effective = effective.transpose()?;
@@ -135,7 +135,7 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
 /// # Errors
 /// If a weight is not finite.
 pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
-    let level1 = &encoder.model().params[Id::WDec1];
+    let level1 = &encoder.model().params.level[0].w_dec;
     Ok(tree.condition.report(encoder.isa(), Par::Rayon, level1, encoder.decoder2(), DRAWS)?)
 }
 
@@ -145,11 +145,12 @@ pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
 /// If a weight is not finite.
 pub fn paths(encoder: &Encoder) -> Result<Option<PathReport>> {
     let model = encoder.model();
-    let Arch { d, f1, f2, decoder, .. } = model.arch;
+    let Arch { d, decoder, .. } = model.arch;
+    let [f1, f2] = model.arch.latents();
     if f2 == 0 || decoder != Decoder::Comp {
         return Ok(None);
     }
-    Ok(Some(attribution::paths(Par::Rayon, &model.params[Id::WDec2], &model.params[Id::WDec1], f1, d)?))
+    Ok(Some(attribution::paths(Par::Rayon, &model.params.level[1].w_dec, &model.params.level[0].w_dec, f1, d)?))
 }
 
 /// How far another run of the same width has found the same dictionary and tree.
@@ -159,12 +160,15 @@ pub fn paths(encoder: &Encoder) -> Result<Option<PathReport>> {
 pub fn stability(encoder: &Encoder, other: &Encoder) -> Result<StabilityReport> {
     let parents = |e: &Encoder| {
         let parents = &e.model().parents;
-        if parents.is_empty() { vec![ROOT; e.model().arch.f2] } else { parents.clone() }
+        if parents.is_empty() { vec![ROOT; e.model().arch.level[1].latents] } else { parents.clone() }
     };
     let (mine, theirs) = (parents(encoder), parents(other));
-    let this =
-        stability::Run { decoder1: &encoder.model().params[Id::WDec1], decoder2: encoder.decoder2(), parent: &mine };
+    let this = stability::Run {
+        decoder1: &encoder.model().params.level[0].w_dec,
+        decoder2: encoder.decoder2(),
+        parent: &mine,
+    };
     let other =
-        stability::Run { decoder1: &other.model().params[Id::WDec1], decoder2: other.decoder2(), parent: &theirs };
+        stability::Run { decoder1: &other.model().params.level[0].w_dec, decoder2: other.decoder2(), parent: &theirs };
     Ok(stability::stability(encoder.isa(), Par::Rayon, &this, &other, encoder.model().arch.d)?)
 }

@@ -16,7 +16,7 @@ use strata_core::metrics::coherence::discover::nearest;
 use strata_core::metrics::coherence::geometry::Directions;
 use strata_core::metrics::composition::{CompositionReport, Parent};
 use strata_core::metrics::similarity::ALPHA;
-use strata_core::model::{Arch, Id};
+use strata_core::model::Arch;
 use strata_core::{Encoder, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
@@ -106,8 +106,9 @@ pub struct Sources<'a> {
 /// # Errors
 /// If a weight is not finite.
 pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
-    let Arch { d, f1, f2, .. } = s.encoder.model().arch;
-    let decoders = [&s.encoder.model().params[Id::WDec1][..], s.encoder.decoder2()].concat();
+    let Arch { d, .. } = s.encoder.model().arch;
+    let [f1, f2] = s.encoder.model().arch.latents();
+    let decoders = [&s.encoder.model().params.level[0].w_dec[..], s.encoder.decoder2()].concat();
     let near = neighbours(s.encoder, &decoders, d, f1)?;
     let vocab = s.dump.vocab();
     let text = |t: u32| vocab.and_then(|v| v.get(t as usize)).map_or_else(|| format!("<{t}>"), Clone::clone);

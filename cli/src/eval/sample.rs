@@ -5,7 +5,7 @@ use crate::dump::Dump;
 use anyhow::Result;
 use strata_core::metrics::absorption::{Dictionary, sample};
 use strata_core::metrics::probe::{joined, pool, split};
-use strata_core::model::{CodesView, Id};
+use strata_core::model::CodesView;
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read together.
@@ -71,8 +71,8 @@ impl Sampled {
             dump.read_range(start, n, &mut rows)?;
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
-            let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.f1)?, &[0])?;
-            let (_, pooled2) = pool(&rows, dump.d(), &codes2.view(arch.f2)?, &[0])?;
+            let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.level[0].latents)?, &[0])?;
+            let (_, pooled2) = pool(&rows, dump.d(), &codes2.view(arch.level[1].latents)?, &[0])?;
             row.push(start);
             x.extend(mean);
             codes[0].append(&pooled1);
@@ -91,7 +91,7 @@ impl Sampled {
         seed: u64,
     ) -> Result<Self> {
         let arch = encoder.model().arch;
-        let both = joined(&codes1.view(arch.f1)?, &codes2.view(arch.f2)?)?;
+        let both = joined(&codes1.view(arch.level[0].latents)?, &codes2.view(arch.level[1].latents)?)?;
         // The split is over the sequences that are here, in order.
         let mut here = sequence.to_vec();
         here.dedup();
@@ -117,13 +117,17 @@ impl Sampled {
     pub fn views(&self, encoder: &Encoder) -> Result<[CodesView<'_>; 3]> {
         let arch = encoder.model().arch;
         let [one, two, both] = &self.codes;
-        Ok([one.view(arch.f1)?, two.view(arch.f2)?, both.view(arch.f1 + arch.f2)?])
+        Ok([
+            one.view(arch.level[0].latents)?,
+            two.view(arch.level[1].latents)?,
+            both.view(arch.level[0].latents + arch.level[1].latents)?,
+        ])
     }
 }
 
 /// The decoder directions of both levels, level 1 first.
 pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
-    [&encoder.model().params[Id::WDec1][..], encoder.decoder2()].concat()
+    [&encoder.model().params.level[0].w_dec[..], encoder.decoder2()].concat()
 }
 
 /// The sample as absorption wants it; `decoder` is [`both_decoders`].
@@ -136,9 +140,9 @@ pub fn dictionary<'a>(sampled: &'a Sampled, encoder: &'a Encoder, decoder: &'a [
     Ok(Dictionary {
         x: &sampled.x,
         d: model.arch.d,
-        centre: &model.params[Id::BDec],
+        centre: &model.params.b_dec,
         codes,
         decoder,
-        f1: model.arch.f1,
+        f1: model.arch.level[0].latents,
     })
 }

@@ -34,7 +34,6 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use strata_core::Codes;
-use strata_core::model::Arch;
 
 /// Files a level, where nothing else is asked for; as in delphi.
 const SPLITS: usize = 5;
@@ -111,7 +110,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
     let shape = Shape::of(dump)?;
     let tokens = &tokens[..shape.rows() as usize];
     let encoder = run.encoder(*isa)?;
-    let Arch { f1, f2, .. } = encoder.model().arch;
+    let [f1, f2] = encoder.model().arch.latents();
     let bar = console.bar("exporting", 2 * dump.n_rows(), "tokens");
 
     let mut counts = [vec![0u64; f1], vec![0u64; f2]];

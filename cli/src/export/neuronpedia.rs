@@ -39,7 +39,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use strata_core::model::Arch;
+
 use strata_core::{Codes, Encoder};
 
 /// Latents a file, as in SAEDashboard.
@@ -122,7 +122,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     let tokens = tokens(dump)?;
     ensure!(Sequences::new(dump).known(), lacks(dump, "where its sequences begin"));
     let encoder = run.encoder(*isa)?;
-    let Arch { f1, f2, .. } = encoder.model().arch;
+    let [f1, f2] = encoder.model().arch.latents();
     let logits = logits_of(run, f1, f2)?;
     if logits.iter().all(|l| l.promotes.is_empty()) {
         console.note(format!(
@@ -160,7 +160,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
 
 /// Goes over the rows twice: for the strongest places and the ends of the bars, then for what is between them.
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
-    let Arch { f1, f2, .. } = encoder.model().arch;
+    let [f1, f2] = encoder.model().arch.latents();
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
     each_group(encoder, dump, 0, dump.n_rows(), |batches| {
         let [level1, level2] = &mut levels;

@@ -14,7 +14,7 @@ use super::weights::{Origin, find, floats, reserved};
 use crate::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Arch, Id, Model, Tensor};
+use crate::model::{Arch, LevelArch, Model, Tensor};
 use crate::rows::Dtype;
 use alloc::format;
 use alloc::string::String;
@@ -97,12 +97,10 @@ pub(super) fn read(
     let arch = Arch {
         model: ModelKind::Tree,
         d,
-        f1: f,
-        f2: 0,
-        activation1: activation,
-        activation2: Activation::Relu,
-        k1: k,
-        k2: 1.0,
+        level: [
+            LevelArch { latents: f, activation, k: k },
+            LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::None,
@@ -124,27 +122,27 @@ pub(super) fn read(
         tensor(&view, dtype)
     };
     let (view, dtype) = floats(&file, "b_dec", d as u128)?;
-    p[Id::BDec] = tensor(&view, dtype)?;
-    p[Id::WDec1] = matrix("W_dec", [f, d])?;
-    p[Id::WEnc1] = transposed(&matrix("W_enc", [d, f])?, d, f)?.into();
+    p.b_dec = tensor(&view, dtype)?;
+    p.level[0].w_dec = matrix("W_dec", [f, d])?;
+    p.level[0].w_enc = transposed(&matrix("W_enc", [d, f])?, d, f)?.into();
     let bias = if activation == Activation::Gated { "b_gate" } else { "b_enc" };
     let mut known = alloc::vec!["b_dec", "W_dec", "W_enc", bias];
-    p[Id::BEnc1] = vector(bias)?;
+    p.level[0].b_enc = vector(bias)?;
     match activation {
         Activation::Jumprelu => {
             known.push("threshold");
-            p[Id::Threshold1] = vector("threshold")?;
+            p.level[0].threshold = vector("threshold")?;
             // There a relu comes first: below 0 nothing fires.
-            p[Id::Threshold1].iter_mut().for_each(|t| *t = t.max(0.0));
+            p.level[0].threshold.iter_mut().for_each(|t| *t = t.max(0.0));
         }
         Activation::Gated => {
             known.extend(["r_mag", "b_mag"]);
-            p[Id::RMag1] = vector("r_mag")?;
-            p[Id::BMag1] = vector("b_mag")?;
+            p.level[0].r_mag = vector("r_mag")?;
+            p.level[0].b_mag = vector("b_mag")?;
             // There the magnitude is e^r times the product without a bias, here e^r times the pre-activation with it.
             for j in 0..f {
-                let (r, b) = (p[Id::RMag1][j], p[Id::BEnc1][j]);
-                p[Id::BMag1][j] -= libm::expf(r) * b;
+                let (r, b) = (p.level[0].r_mag[j], p.level[0].b_enc[j]);
+                p.level[0].b_mag[j] -= libm::expf(r) * b;
             }
         }
         _ => {}
@@ -153,8 +151,8 @@ pub(super) fn read(
     let isa = Isa::default();
     if cfg.apply_b_dec_to_input == Some(false) {
         for j in 0..f {
-            let shift = reduce::dot(isa, &p[Id::WEnc1][j * d..(j + 1) * d], &p[Id::BDec]);
-            p[Id::BEnc1][j] += shift;
+            let shift = reduce::dot(isa, &p.level[0].w_enc[j * d..(j + 1) * d], &p.b_dec);
+            p.level[0].b_enc[j] += shift;
         }
     }
     if activation == Activation::Topk && cfg.rescale_acts_by_decoder_norm == Some(true) {
@@ -222,14 +220,14 @@ fn transposed(w: &[f32], d: usize, f: usize) -> Result<Vec<f32>> {
 /// `n_j = |W_dec_j|`; `W_enc_j` and `b_enc_j` times `n_j`, `W_dec_j` over it: latents compete by what they add.
 fn fold_norms(isa: Isa, model: &mut Model) {
     let (d, p) = (model.arch.d, &mut model.params);
-    for j in 0..model.arch.f1 {
-        let norm = libm::sqrtf(reduce::sum_squares(isa, &p[Id::WDec1][j * d..(j + 1) * d])).max(1e-8);
+    for j in 0..model.arch.level[0].latents {
+        let norm = libm::sqrtf(reduce::sum_squares(isa, &p.level[0].w_dec[j * d..(j + 1) * d])).max(1e-8);
         // Norms of 1, as SAELens folds them on saving, leave the rows as they lie.
         if (norm - 1.0).abs() < 1e-6 {
             continue;
         }
-        reduce::scale(isa, norm, &mut p[Id::WEnc1][j * d..(j + 1) * d]);
-        p[Id::BEnc1][j] *= norm;
-        p[Id::WDec1][j * d..(j + 1) * d].iter_mut().for_each(|v| *v /= norm);
+        reduce::scale(isa, norm, &mut p.level[0].w_enc[j * d..(j + 1) * d]);
+        p.level[0].b_enc[j] *= norm;
+        p.level[0].w_dec[j * d..(j + 1) * d].iter_mut().for_each(|v| *v /= norm);
     }
 }

@@ -7,9 +7,9 @@
 //! have the same names.
 
 use super::saelens;
-use crate::config::{Activation, Decoder, ModelKind, Source};
+use crate::config::ModelKind;
 use crate::error::{Error, Result};
-use crate::model::{Arch, Id, Model, N_TENSORS, NAMES, SharedBytes, Tensor};
+use crate::model::{Arch, Model, SharedBytes, Tensor};
 use crate::rows::{Dtype, Rows};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -67,17 +67,15 @@ pub fn write_cfg(arch: &Arch, origin: &Origin) -> Vec<u8> {
 /// What [`Model::check`] finds.
 pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
     model.check()?;
-    let widths = model.arch.widths();
+    let specs = model.arch.specs();
     let mut tensors: Vec<(&str, TensorView<'_>)> = Vec::new();
     let view = |dtype, shape, bytes| {
         TensorView::new(dtype, shape, bytes).map_err(|e| Error::format(0, format!("weights: {e}")))
     };
-    for i in 0..N_TENSORS {
-        let data = &model.params.tensors[i];
+    for ((name, data), (_, spec)) in model.params.tensors().into_iter().zip(specs.tensors()) {
         if !data.is_empty() {
-            let rows = model.arch.n_rows(i);
-            let shape = if widths[i] == 1 { vec![rows] } else { vec![rows, widths[i]] };
-            tensors.push((NAMES[i], view(safetensors::Dtype::F32, shape, bytemuck::cast_slice(data))?));
+            let shape = if spec.width == 1 { vec![spec.rows] } else { vec![spec.rows, spec.width] };
+            tensors.push((name, view(safetensors::Dtype::F32, shape, bytemuck::cast_slice(data))?));
         }
     }
     if !model.parents.is_empty() {
@@ -93,8 +91,7 @@ pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
 }
 
 fn has_tau(arch: &Arch, level: usize) -> bool {
-    let (act, f) = [(arch.activation1, arch.f1), (arch.activation2, arch.f2)][level];
-    act == Activation::Batchtopk && f > 0
+    arch.level[level].activation.has_tau() && arch.level[level].latents > 0
 }
 
 /// Reads a model from the bytes of its two files. Total: any bytes give a model or one clear error, and nothing larger
@@ -140,7 +137,7 @@ fn read(
         return Err(Error::Version { what: "cfg.json", expected: VERSION, got: cfg.version });
     }
     let arch = cfg.architecture;
-    for (what, n) in [("d", arch.d), ("f1", arch.f1)] {
+    for (what, n) in [("d", arch.d), ("f1", arch.level[0].latents)] {
         if n == 0 || n >= u32::MAX as usize {
             return Err(Error::format(
                 0,
@@ -148,26 +145,25 @@ fn read(
             ));
         }
     }
-    if arch.f2 >= u32::MAX as usize || !(arch.k1 > 0.0 && arch.k2 > 0.0) {
+    if arch.level[1].latents >= u32::MAX as usize || !(arch.level[0].k > 0.0 && arch.level[1].k > 0.0) {
         return Err(Error::format(0, "cfg.json: `f2`, `k1` or `k2` is out of range"));
     }
-    if arch.model == ModelKind::Seed && (arch.source, arch.decoder) != (Source::Z1, Decoder::Comp) {
+    if arch.model == ModelKind::Seed && (arch.source.is_activations() || !arch.decoder.is_composed()) {
         return Err(Error::format(0, "cfg.json: the model `seed` has the source `z1` and the decoder `comp`"));
     }
     let file =
         SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;
-    let widths = arch.widths();
+    let specs = arch.specs();
     let mut model = Model { arch, params: Default::default(), parents: Vec::new(), tau: [0.0; 2] };
     let mut known: Vec<&str> = Vec::new();
-    for i in 0..N_TENSORS {
-        if widths[i] > 0 && model.arch.n_rows(i) > 0 {
-            known.push(NAMES[i]);
-            let expected = (arch.n_rows(i) as u128) * widths[i] as u128;
-            let (view, dtype) = floats(&file, NAMES[i], expected)?;
-            model.params.tensors[i] = tensor(&view, dtype)?;
+    for ((name, data), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
+        if spec.rows > 0 && spec.width > 0 {
+            known.push(name);
+            let (view, dtype) = floats(&file, name, spec.rows as u128 * spec.width as u128)?;
+            *data = tensor(&view, dtype)?;
         }
     }
-    if arch.gate.has_families() && arch.f2 > 0 {
+    if arch.gate.has_families() && arch.level[1].latents > 0 {
         known.push("parent");
         let view = find(&file, "parent")?;
         if view.dtype() != safetensors::Dtype::U32 {
@@ -193,8 +189,8 @@ fn read(
         ));
     }
     model.check()?;
-    if model.params[Id::BDec].len() != arch.d {
-        return Err(Error::Shape { what: "b_dec", expected: arch.d, got: model.params[Id::BDec].len() });
+    if model.params.b_dec.len() != arch.d {
+        return Err(Error::Shape { what: "b_dec", expected: arch.d, got: model.params.b_dec.len() });
     }
     Ok((model, cfg.origin))
 }

@@ -10,7 +10,7 @@
 
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, reduce};
-use crate::model::{Id, Params};
+use crate::model::Params;
 use crate::train::entries::Entries;
 use crate::train::objective::Lane;
 
@@ -29,13 +29,13 @@ pub(crate) fn delta(
     out.fill(0.0);
     for at in e1.row(i) {
         if e1.index[at] == p && e1.z[at] > 0.0 {
-            reduce::axpy(isa, e1.z[at], &params[Id::WDec1][p as usize * d..][..d], out);
+            reduce::axpy(isa, e1.z[at], &params.level[0].w_dec[p as usize * d..][..d], out);
         }
     }
     for at in e2.row(i) {
         let c = e2.index[at] as usize;
         if e2.z[at] > 0.0 && families.parents()[c] == p {
-            reduce::axpy(isa, -e2.z[at], &params[Id::WDec2][c * d..][..d], out);
+            reduce::axpy(isa, -e2.z[at], &params.level[1].w_dec[c * d..][..d], out);
         }
     }
 }
@@ -72,13 +72,13 @@ pub(crate) fn row(
         value += f64::from(reduce::sum_squares(isa, v));
         for at in parents1.clone() {
             if e1.index[at] == p {
-                e1.grad.z[0][at] += k * reduce::dot(isa, v, &params[Id::WDec1][p as usize * d..][..d]);
+                e1.grad.z[0][at] += k * reduce::dot(isa, v, &params.level[0].w_dec[p as usize * d..][..d]);
             }
         }
         for at in parents2.clone() {
             let c = e2.index[at] as usize;
             if families.parents()[c] == p {
-                e2.grad.z[0][at] -= k * reduce::dot(isa, v, &params[Id::WDec2][c * d..][..d]);
+                e2.grad.z[0][at] -= k * reduce::dot(isa, v, &params.level[1].w_dec[c * d..][..d]);
             }
         }
     }

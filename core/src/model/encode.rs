@@ -2,9 +2,9 @@
 
 use super::hierarchy::{self, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
-use super::{Arch, CodeRow, Codes, Id, Model, Params, compose, seed};
+use super::{Arch, CodeRow, Codes, Model, Params, compose, seed};
 use crate::activation::Rule;
-use crate::config::{Decoder, GateKind, ModelKind, Source};
+use crate::config::{GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::{self, Families};
 use crate::kernel::aligned::Aligned;
@@ -61,22 +61,22 @@ impl Scratch {
     /// If there are none.
     pub fn for_rows(arch: &Arch, rows: usize) -> Self {
         assert!(rows > 0, "blocks of no rows");
-        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.f2 } else { 0 })
+        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.level[1].latents } else { 0 })
     }
 
     /// For the forward pass of training.
     pub(crate) fn of_chunk(arch: &Arch) -> Self {
-        let dense = arch.gate.has_weights() || arch.gate == GateKind::GroupTop1;
-        Self::with_drives(arch, CHUNK, if dense { arch.f2 } else { 0 })
+        let dense = arch.gate.is_dense_in_training();
+        Self::with_drives(arch, CHUNK, if dense { arch.level[1].latents } else { 0 })
     }
 
     fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
-        let source = if arch.f2 > 0 { rows * arch.source_width() } else { 0 };
+        let source = if arch.level[1].latents > 0 { rows * arch.source_width() } else { 0 };
         Self {
             rows,
             xt: Aligned::zeros(rows * arch.d),
             s: Aligned::zeros(source),
-            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.f1 } else { 0 }],
+            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.level[0].latents } else { 0 }],
             a2: vec![0.0; CHUNK * f2],
             g2: vec![0.0; f2],
             u2: vec![0.0; f2],
@@ -89,14 +89,15 @@ impl Scratch {
     #[must_use]
     pub fn reserved(mut self, encoder: &Encoder) -> Self {
         let (model, rows) = (encoder.model(), self.rows);
-        let Arch { d, f1, f2, .. } = model.arch;
+        let Arch { d, .. } = model.arch;
+        let [f1, f2] = model.arch.latents();
         let width = model.arch.source_width();
-        let (rule1, rule2) = (model.rule(1), model.rule(2));
+        let (rule1, rule2) = (model.rule(0), model.rule(1));
         self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), rule1.limit());
         self.lists.reserve(rows, f1, rule1.limit());
         if model.arch.gate.has_families() {
-            let (active1, active2) = (model.max_active(1), model.max_open());
-            encoder.hierarchy(Matrix::all(&model.params[Id::WEnc2], width)).reserve(
+            let (active1, active2) = (model.max_active(0), model.max_open());
+            encoder.hierarchy(Matrix::all(&model.params.level[1].w_enc, width)).reserve(
                 &mut self.fire,
                 &mut self.hierarchy,
                 rows,
@@ -108,8 +109,8 @@ impl Scratch {
             self.fire.reserve(rows, f2, width, encoder.screens[1].as_ref(), rule2.limit());
             self.lists.reserve(rows, f2, rule2.limit());
         }
-        for (codes, level) in self.codes.iter_mut().zip([1, 2]) {
-            let f = [model.arch.f1, model.arch.f2][level - 1];
+        for (level, codes) in self.codes.iter_mut().enumerate() {
+            let f = model.arch.level[level].latents;
             // Selecting the k largest uses the end of the lists as scratch.
             let spare = if let Rule::Topk(k) = model.rule(level) {
                 2 * f.min(k.saturating_mul(2).saturating_add(128))
@@ -155,7 +156,8 @@ pub(crate) struct Weights<'a> {
 impl Weights<'_> {
     /// `s`, what level 2 reads, for the first `n` rows, given the latents of level 1 of each.
     pub fn source<'c>(&self, isa: Isa, n: usize, z1: impl Fn(usize) -> CodeRow<'c>, t: &mut Scratch) {
-        let Arch { d, f1, .. } = *self.arch;
+        let Arch { d, .. } = *self.arch;
+        let [f1, _] = self.arch.latents();
         match self.arch.source {
             Source::X => t.s[..n * d].copy_from_slice(&t.xt[..n * d]),
             Source::Res => {
@@ -163,7 +165,7 @@ impl Weights<'_> {
                     let row = &mut t.s[i * d..(i + 1) * d];
                     let code = z1(i);
                     row.fill(0.0);
-                    sparse::accumulate_rows(isa, code.index, code.value, &self.params[Id::WDec1], d, row);
+                    sparse::accumulate_rows(isa, code.index, code.value, &self.params.level[0].w_dec, d, row);
                     for (r, &x) in row.iter_mut().zip(&t.xt[i * d..]) {
                         *r = x - *r;
                     }
@@ -183,21 +185,21 @@ impl Weights<'_> {
 
     /// `a2 = s W2^T + b2` for rows `rows` of the scratch, in its first rows.
     pub fn drive2(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
-        let (width, f2) = (self.arch.source_width(), self.arch.f2);
+        let (width, f2) = (self.arch.source_width(), self.arch.level[1].latents);
         let n = rows.len();
         let s = &t.s[rows.start * width..rows.end * width];
-        let (w, b) = (&self.params[Id::WEnc2], &self.params[Id::BEnc2]);
+        let (w, b) = (&self.params.level[1].w_enc, &self.params.level[1].b_enc);
         dense::affine(isa, s, w, width, Some(b), &mut t.a2[..n * f2]);
     }
 
     /// Gated pre-activations of row `i`, from its drive and the latents of level 1. Leaves the gate in `t.g2`.
     pub fn gate_row<'t>(&self, isa: Isa, i: usize, z1: CodeRow<'_>, t: &'t mut Scratch) -> &'t [f32] {
-        let f2 = self.arch.f2;
+        let f2 = self.arch.level[1].latents;
         let a = &t.a2[i * f2..(i + 1) * f2];
         match self.gate {
             GateKind::None => return a,
             GateKind::Mul | GateKind::Add => {
-                gate::soft(isa, z1.index, z1.value, &self.params[Id::GateW], &self.params[Id::GateB], &mut t.g2);
+                gate::soft(isa, z1.index, z1.value, &self.params.gate.w, &self.params.gate.b, &mut t.g2);
                 if self.gate == GateKind::Mul { gate::mul(a, &t.g2, &mut t.u2) } else { gate::add(a, &t.g2, &mut t.u2) }
             }
             GateKind::Hard | GateKind::GroupTop1 => {
@@ -246,9 +248,9 @@ impl Encoder {
         }
         let arch = &model.arch;
         let families = if arch.gate.has_families() {
-            Families::new(model.parents.clone(), arch.f1)
+            Families::new(model.parents.clone(), arch.level[0].latents)
         } else {
-            Families::all_root(arch.f1, arch.f2)
+            Families::all_root(arch.level[0].latents, arch.level[1].latents)
         };
         let mut order = Order::default();
         if arch.gate.has_families() {
@@ -256,24 +258,25 @@ impl Encoder {
         }
         let stored = Stored::new(weights, &model);
         stored.check()?;
-        let two = arch.f2 > 0
+        let two = arch.level[1].latents > 0
             && !arch.gate.has_weights()
             && arch.gate != GateKind::GroupTop1
             && (!arch.gate.has_families() || order.pays());
         let screens = with_weights!(&stored, model, |w1, w2| {
             let behind = if arch.gate.has_families() { w2.only(Pick::List(&order.places)) } else { w2 };
             let [one, two] = [(w1, arch.model == ModelKind::Tree), (behind, two)];
-            [(one, Id::BEnc1), (two, Id::BEnc2)].map(|((w, asked), b)| {
-                (asked && Screen::pays(isa, model.params[b].len(), w.d)).then(|| {
+            [(one, 0), (two, 1)].map(|((w, asked), l)| {
+                let bias = &model.params.level[l].b_enc;
+                (asked && Screen::pays(isa, bias.len(), w.d)).then(|| {
                     let mut screen = Screen::new(w.rows.len(), w.d);
-                    screen.quantise(isa, par, w, &model.params[b]);
+                    screen.quantise(isa, par, w, bias);
                     screen
                 })
             })
         });
         let mut decoder2 = Vec::new();
-        if arch.f2 > 0 && arch.decoder == Decoder::Comp {
-            decoder2 = vec![0.0; arch.f2 * arch.d];
+        if arch.level[1].latents > 0 && arch.decoder.is_composed() {
+            decoder2 = vec![0.0; arch.level[1].latents * arch.d];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
         Ok(Self { isa, stored, screens, order, families, decoder2, model })
@@ -291,7 +294,7 @@ impl Encoder {
 
     /// Decoder directions of level 2 in the space of the activations, `(f2, d)`.
     pub fn decoder2(&self) -> &[f32] {
-        if self.decoder2.is_empty() { &self.model.params[Id::WDec2] } else { &self.decoder2 }
+        if self.decoder2.is_empty() { &self.model.params.level[1].w_dec } else { &self.decoder2 }
     }
 
     /// What its weights are kept in.
@@ -303,7 +306,7 @@ impl Encoder {
     fn hierarchy<'a, W>(&'a self, w: Matrix<'a, W>) -> Hierarchy<'a, W> {
         Hierarchy {
             w,
-            bias: &self.model.params[Id::BEnc2],
+            bias: &self.model.params.level[1].b_enc,
             families: &self.families,
             screen: self.screens[1].as_ref().map(|screen| (screen, &self.order)),
             top1: self.model.arch.gate == GateKind::GroupTop1,
@@ -460,7 +463,8 @@ impl Encoder {
         mut open: Option<&mut Codes>,
     ) {
         let model = &*self.model;
-        let Arch { d, f2, .. } = model.arch;
+        let Arch { d, .. } = model.arch;
+        let [_, f2] = model.arch.latents();
         let n = x.len() / d;
         let [mut codes1, mut codes2] = core::mem::take(&mut t.codes);
         codes1.clear();
@@ -473,11 +477,11 @@ impl Encoder {
         let params = &model.params;
         let weights = Weights { arch: &model.arch, params, families: &self.families, gate: model.arch.gate };
         for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
-            reduce::sub_into(self.isa, row, &params[Id::BDec], xt);
+            reduce::sub_into(self.isa, row, &params.b_dec, xt);
         }
         let xt = &t.xt[..n * d];
-        let (rule, screen) = (model.rule(1), self.screens[0].as_ref());
-        fire(self.isa, xt, w1, &params[Id::BEnc1], rule.limit(), screen, &mut t.fire, &mut t.lists);
+        let (rule, screen) = (model.rule(0), self.screens[0].as_ref());
+        fire(self.isa, xt, w1, &params.level[0].b_enc, rule.limit(), screen, &mut t.fire, &mut t.lists);
         append(&rule, &t.lists, &mut codes1);
         if f2 == 0 {
             for codes in [&mut codes2].into_iter().chain(open) {
@@ -487,8 +491,8 @@ impl Encoder {
             return;
         }
         weights.source(self.isa, n, |i| codes1.row(i), t);
-        let (rule, width) = (model.rule(2), model.arch.source_width());
-        let b2 = &params[Id::BEnc2];
+        let (rule, width) = (model.rule(1), model.arch.source_width());
+        let b2 = &params.level[1].b_enc;
         if model.arch.gate.has_weights() {
             for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
                 let s = Matrix::all(&t.s[rows.start * width..rows.end * width], width);
@@ -509,7 +513,7 @@ impl Encoder {
                 let code = codes1.row(i);
                 code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p)
             };
-            let same = (model.arch.source == Source::X, &mut t.fire);
+            let same = (model.arch.source.is_parallel(), &mut t.fire);
             self.hierarchy(w2).run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
@@ -538,7 +542,8 @@ impl Encoder {
     /// [`Error::Shape`] if the four do not have the same number of rows, [`Error::Index`] if a latent is out of range;
     /// nothing is written then.
     pub fn decode(&self, codes1: &Codes, codes2: &Codes, x_hat1: &mut [f32], x_hat2: &mut [f32]) -> Result<()> {
-        let Arch { d, f1, f2, .. } = self.model.arch;
+        let Arch { d, .. } = self.model.arch;
+        let [f1, f2] = self.model.arch.latents();
         let n = codes1.n();
         for (what, got) in
             [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())]
@@ -563,15 +568,16 @@ impl Encoder {
     /// # Panics
     /// If a latent is out of range, or if an output is not `(d)`.
     pub fn decode_row(&self, z1: CodeRow<'_>, z2: CodeRow<'_>, x_hat1: &mut [f32], x_hat2: &mut [f32]) {
-        let Arch { d, f2, model, decoder, .. } = self.model.arch;
+        let Arch { d, model, decoder, .. } = self.model.arch;
+        let [_, f2] = self.model.arch.latents();
         let params = &self.model.params;
-        x_hat1.copy_from_slice(&params[Id::BDec]);
-        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params[Id::WDec1], d, x_hat1);
-        let cumulative = f2 == 0 || decoder == Decoder::Cum;
-        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params[Id::BDec] });
+        x_hat1.copy_from_slice(&params.b_dec);
+        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params.level[0].w_dec, d, x_hat1);
+        let cumulative = f2 == 0 || decoder.is_cumulative();
+        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params.b_dec });
         if model == ModelKind::Seed {
-            for (j, &e) in params[Id::BDec2].iter().enumerate() {
-                reduce::axpy(self.isa, e, &params[Id::WDec1][j * d..(j + 1) * d], x_hat2);
+            for (j, &e) in params.b_dec2.iter().enumerate() {
+                reduce::axpy(self.isa, e, &params.level[0].w_dec[j * d..(j + 1) * d], x_hat2);
             }
         }
         if f2 > 0 {

@@ -1,117 +1,184 @@
-//! The table of parameter tensors: one fixed set of names for both models, an empty tensor where a model has none.
+//! The parameter tensors by name, and the one walk over them that serves the optimiser, the files and the checkpoint.
 
+use crate::activation::Parameter;
 use crate::model::Tensor;
 
-/// Number of places in the table.
+/// Number of tensors that a model can have.
 pub const N_TENSORS: usize = 20;
 
-/// Names of the tensors, as they stand in `sae_weights.safetensors`.
-pub const NAMES: [&str; N_TENSORS] = [
-    "b_dec",
-    "level1.w_enc",
-    "level1.b_enc",
-    "level1.w_dec",
-    "level1.threshold",
-    "level1.r_mag",
-    "level1.b_mag",
-    "level2.w_enc",
-    "level2.b_enc",
-    "level2.w_dec",
-    "level2.threshold",
-    "level2.r_mag",
-    "level2.b_mag",
-    "gate.w",
-    "gate.b",
-    "level1.gate_w",
-    "level1.gate_b",
-    "level2.gate_w",
-    "level2.gate_b",
-    "level2.b_dec",
-];
-
-/// A place in the table. Shapes, with `d` the width of a row, `f1` and `f2` the numbers of latents, and `s` the width
-/// of what level 2 reads (`d`, or `f1` for `source = "z1"`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Id {
-    /// `(d)`.
-    BDec,
-    /// `(f1, d)`.
-    WEnc1,
-    /// `(f1)`.
-    BEnc1,
-    /// `(f1, d)`, unit rows.
-    WDec1,
-    /// `(f1)`, jumprelu.
-    Threshold1,
-    /// `(f1)`, gated: logarithm of the slope.
-    RMag1,
-    /// `(f1)`, gated.
-    BMag1,
-    /// `(f2, s)`.
-    WEnc2,
-    /// `(f2)`.
-    BEnc2,
-    /// `(f2, d)`; for `decoder = "comp"` `(f2, f1)`; unit rows.
-    WDec2,
-    /// `(f2)`, jumprelu.
-    Threshold2,
-    /// `(f2)`, gated.
-    RMag2,
-    /// `(f2)`, gated.
-    BMag2,
-    /// `(f1, f2)`: an active parent adds one contiguous row.
-    GateW,
-    /// `(f2)`.
-    GateB,
-    /// Seed only: `(f1, d)`.
-    GateEnc1,
-    /// Seed only: `(f1)`.
-    GateBias1,
-    /// Seed only: `(f2, f1)`.
-    GateEnc2,
-    /// Seed only: `(f2)`.
-    GateBias2,
-    /// Seed only: `(f1)`, bias of the decoder of level 2.
-    BDec2,
-}
-
-/// Width of a row of each tensor, in the order of [`NAMES`]. Vectors have rows of one number; 0 marks an absent tensor.
-pub type Widths = [usize; N_TENSORS];
-
-/// Parameters, or anything shaped like them: gradients, moments.
+/// The tensors of one level, with `f` its latents and `s` the width of what it reads: `d`, or `f1` for a level 2 with
+/// `source = "z1"`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Params {
-    /// The tensors, row-major, in the order of [`NAMES`].
-    pub tensors: [Tensor; N_TENSORS],
+pub struct LevelParams<T = Tensor> {
+    /// Encoder rows, `(f, s)`.
+    pub w_enc: T,
+    /// Encoder biases, `(f)`.
+    pub b_enc: T,
+    /// Decoder rows, `(f, d)`, of norm 1; `(f2, f1)` for `decoder = "comp"`.
+    pub w_dec: T,
+    /// `jumprelu`: thresholds, `(f)`, never negative.
+    pub threshold: T,
+    /// `gated`: logarithms of the slopes, `(f)`.
+    pub r_mag: T,
+    /// `gated`: offsets, `(f)`.
+    pub b_mag: T,
+    /// Seed model: encoder rows of the gate, `(f, s)`.
+    pub gate_w: T,
+    /// Seed model: biases of the gate, `(f)`.
+    pub gate_b: T,
 }
 
-impl Params {
-    /// Zeros of the same shapes.
-    pub fn zeros_like(&self) -> Self {
-        Self { tensors: core::array::from_fn(|i| alloc::vec![0.0; self.tensors[i].len()].into()) }
+impl<T> LevelParams<T> {
+    /// Returns the tensor of a parameter of the activation.
+    pub fn parameter(&self, parameter: Parameter) -> &T {
+        match parameter {
+            Parameter::Threshold => &self.threshold,
+            Parameter::RMag => &self.r_mag,
+            Parameter::BMag => &self.b_mag,
+        }
     }
 
-    /// Number of parameters.
-    pub fn len(&self) -> usize {
-        self.tensors.iter().map(|t| t.len()).sum()
+    /// Returns the tensor of a parameter of the activation, to be changed.
+    pub fn parameter_mut(&mut self, parameter: Parameter) -> &mut T {
+        match parameter {
+            Parameter::Threshold => &mut self.threshold,
+            Parameter::RMag => &mut self.r_mag,
+            Parameter::BMag => &mut self.b_mag,
+        }
+    }
+}
+
+/// The tensors of a soft gate.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GateParams<T = Tensor> {
+    /// `G`, `(f1, f2)`: an active parent adds one contiguous row.
+    pub w: T,
+    /// `c`, `(f2)`.
+    pub b: T,
+}
+
+/// Parameters, or anything with one item per tensor: gradients, moments, [`ParamSpec`]s. A tensor that the architecture
+/// does not have is empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Params<T = Tensor> {
+    /// Decoder bias, `(d)`.
+    pub b_dec: T,
+    /// The two levels.
+    pub level: [LevelParams<T>; 2],
+    /// The soft gate between them.
+    pub gate: GateParams<T>,
+    /// Seed model: bias of level 2's decoder, `(f1)`.
+    pub b_dec2: T,
+}
+
+/// Shape and meaning of one tensor in one architecture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ParamSpec {
+    /// Number of rows; 0 where the architecture has no such tensor.
+    pub rows: usize,
+    /// Numbers per row. A vector has rows of one number.
+    pub width: usize,
+    /// The level whose code and reconstruction it takes part in: 0 for the tensors of level 1 and for `b_dec`, 1 for those
+    /// of level 2; none for what stands between the levels.
+    pub level: Option<usize>,
+    /// Whether its rows are kept at norm 1.
+    pub unit_rows: bool,
+    /// Whether its numbers are kept at 0 or above.
+    pub nonnegative: bool,
+    /// The power of the unit of the activations that its numbers carry: a model that reads rows `s` times as large has
+    /// these numbers `s^scales_with_x` times as large.
+    pub scales_with_x: i32,
+}
+
+impl ParamSpec {
+    /// Returns the number of numbers.
+    pub const fn len(&self) -> usize {
+        self.rows * self.width
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
+    /// Returns whether the architecture has no such tensor.
+    pub const fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-impl core::ops::Index<Id> for Params {
-    type Output = Tensor;
-    fn index(&self, id: Id) -> &Tensor {
-        &self.tensors[id as usize]
+/// Declares the order of the tensors, with the names under which they stand in files, and the walks over them.
+macro_rules! walk {
+    (($this:ident, $one:ident, $two:ident) $($name:literal => $($place:ident).+,)+) => {
+        /// Names of the tensors, as they stand in `sae_weights.safetensors` and in checkpoints.
+        pub const NAMES: [&str; N_TENSORS] = [$($name),+];
+
+        impl<T> Params<T> {
+            /// Returns every tensor with its name, in the order of [`NAMES`].
+            pub fn tensors(&self) -> [(&'static str, &T); N_TENSORS] {
+                let $this = self;
+                let [$one, $two] = &$this.level;
+                [$(($name, &$($place).+)),+]
+            }
+
+            /// Returns every tensor to be changed, with its name, in the order of [`NAMES`].
+            pub fn tensors_mut(&mut self) -> [(&'static str, &mut T); N_TENSORS] {
+                let $this = self;
+                let [$one, $two] = &mut $this.level;
+                [$(($name, &mut $($place).+)),+]
+            }
+        }
+    };
+}
+
+walk! {
+    (all, one, two)
+    "b_dec" => all.b_dec,
+    "level1.w_enc" => one.w_enc,
+    "level1.b_enc" => one.b_enc,
+    "level1.w_dec" => one.w_dec,
+    "level1.threshold" => one.threshold,
+    "level1.r_mag" => one.r_mag,
+    "level1.b_mag" => one.b_mag,
+    "level2.w_enc" => two.w_enc,
+    "level2.b_enc" => two.b_enc,
+    "level2.w_dec" => two.w_dec,
+    "level2.threshold" => two.threshold,
+    "level2.r_mag" => two.r_mag,
+    "level2.b_mag" => two.b_mag,
+    "gate.w" => all.gate.w,
+    "gate.b" => all.gate.b,
+    "level1.gate_w" => one.gate_w,
+    "level1.gate_b" => one.gate_b,
+    "level2.gate_w" => two.gate_w,
+    "level2.gate_b" => two.gate_b,
+    "level2.b_dec" => all.b_dec2,
+}
+
+impl<T: Default> Params<T> {
+    /// Returns one item per tensor, made from the tensor's own.
+    pub fn map<U: Default>(&self, mut f: impl FnMut(&T) -> U) -> Params<U> {
+        let mut out = Params::default();
+        for ((_, to), (_, from)) in out.tensors_mut().into_iter().zip(self.tensors()) {
+            *to = f(from);
+        }
+        out
     }
 }
 
-impl core::ops::IndexMut<Id> for Params {
-    fn index_mut(&mut self, id: Id) -> &mut Tensor {
-        &mut self.tensors[id as usize]
+impl Params {
+    /// Returns zeros of the same shapes.
+    pub fn zeros_like(&self) -> Self {
+        self.map(|t| alloc::vec![0.0; t.len()].into())
+    }
+
+    /// Returns every tensor to be changed, in the order of [`NAMES`].
+    pub fn each_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+        self.tensors_mut().into_iter().map(|(_, tensor)| tensor)
+    }
+
+    /// Returns the number of parameters.
+    pub fn len(&self) -> usize {
+        self.tensors().iter().map(|(_, t)| t.len()).sum()
+    }
+
+    /// Returns whether there is no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 }

@@ -18,7 +18,7 @@
 //!
 //! Tensors: `W = w_enc`, `b = b_enc`, `V = gate_w`, `c = gate_b`, `E2 = level2.w_dec`, `e2 = level2.b_dec`, `D1 = level1.w_dec`.
 
-use super::{Arch, Codes, Id, Params};
+use super::{Arch, Codes, LevelParams, Params};
 use crate::config::GateKind;
 use crate::gate::sigmoid;
 use crate::kernel::{Isa, reduce};
@@ -49,18 +49,18 @@ pub(crate) fn encode_rows(
     codes2: &mut Codes,
 ) {
     for row in x.chunks(arch.d) {
-        layer(isa, arch, params, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], row, codes1);
+        layer(isa, arch, &params.level[0], row, codes1);
         h1.fill(0.0);
         let last = codes1.row(codes1.n() - 1);
         for (&j, &z) in last.index.iter().zip(last.value) {
             h1[j as usize] = z;
         }
-        layer(isa, arch, params, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], h1, codes2);
+        layer(isa, arch, &params.level[1], h1, codes2);
     }
 }
 
-fn layer(isa: Isa, arch: &Arch, params: &Params, ids: [Id; 4], x: &[f32], codes: &mut Codes) {
-    let [w, b, v, c] = ids.map(|id| &params[id]);
+fn layer(isa: Isa, arch: &Arch, params: &LevelParams, x: &[f32], codes: &mut Codes) {
+    let LevelParams { w_enc: w, b_enc: b, gate_w: v, gate_b: c, .. } = params;
     let width = x.len();
     for j in 0..b.len() {
         let row = j * width..(j + 1) * width;

@@ -1,6 +1,6 @@
 //! The weights that an encoder multiplies with.
 
-use super::{Id, Model};
+use super::Model;
 use crate::error::{Error, Result};
 use crate::kernel::weight::{to_bf16, to_int8};
 use alloc::format;
@@ -69,14 +69,13 @@ pub(crate) enum Stored {
 
 impl Stored {
     pub fn new(weights: WeightType, model: &Model) -> Self {
-        let of = |id: Id| &model.params[id];
+        let [one, two] = model.params.level.each_ref().map(|level| &level.w_enc);
         match weights {
             WeightType::F32 => Self::F32,
-            WeightType::Bf16 => Self::Bf16([to_bf16(of(Id::WEnc1)), to_bf16(of(Id::WEnc2))]),
-            WeightType::Int8 => Self::Int8([
-                to_int8(of(Id::WEnc1), model.arch.d),
-                to_int8(of(Id::WEnc2), model.arch.source_width().max(1)),
-            ]),
+            WeightType::Bf16 => Self::Bf16([to_bf16(one), to_bf16(two)]),
+            WeightType::Int8 => {
+                Self::Int8([to_int8(one, model.arch.d), to_int8(two, model.arch.source_width().max(1))])
+            }
         }
     }
 
@@ -112,7 +111,7 @@ macro_rules! with_weights {
         match $stored {
             $crate::model::stored::Stored::F32 => {
                 let ($w1, $w2) =
-                    (Matrix::all(&$model.params[Id::WEnc1], d), Matrix::all(&$model.params[Id::WEnc2], width));
+                    (Matrix::all(&$model.params.level[0].w_enc, d), Matrix::all(&$model.params.level[1].w_enc, width));
                 $body
             }
             $crate::model::stored::Stored::Bf16([w1, w2]) => {

@@ -11,12 +11,12 @@
 use super::entries::ByLatent;
 use super::forward::code_row;
 use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
-use crate::config::{Activation, Balance, Config, Consistency, Decoder, Source};
+use crate::config::{Activation, Balance, Config, Consistency, Source};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::loss::directions::{OffsetOrthogonal, Sibling};
 use crate::loss::{latent, structural};
-use crate::model::{Arch, Id, Params};
+use crate::model::{Arch, LevelParams, Params};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -53,14 +53,14 @@ pub(crate) struct Part {
 impl Part {
     /// For a model of these settings.
     pub(crate) fn new(arch: &Arch, config: &Config) -> Self {
-        let comp = arch.f2 > 0 && arch.decoder == Decoder::Comp;
+        let comp = arch.level[1].latents > 0 && arch.decoder.is_composed();
         let miss = match config.loss.consistency {
             Consistency::Struct => arch.d,
-            Consistency::Latent => arch.f1,
+            Consistency::Latent => arch.level[0].latents,
             _ => 0,
         };
-        let through = if arch.f2 > 0 { arch.d } else { 0 };
-        let column = if comp { arch.f2 } else { 0 };
+        let through = if arch.level[1].latents > 0 { arch.d } else { 0 };
+        let column = if comp { arch.level[1].latents } else { 0 };
         Self { w: vec![0.0; through], dec: vec![0.0; through], column: vec![0.0; column], miss: vec![0.0; miss] }
     }
 }
@@ -121,7 +121,7 @@ pub(super) fn run(
     let two = o.n_levels() == 2;
     let unit = 1.0 / (n * f64::from(knobs.variance));
     let mut by_latent = core::mem::take(&mut o.by_latent);
-    let f = [o.arch.f1, o.arch.f2];
+    let f = o.arch.latents();
     for (l, list) in by_latent.iter_mut().enumerate().take(o.n_levels()) {
         list.fill(f[l], CHUNK, o.slots, o.kept(l, knobs, losses), o.chunks.iter().map(|c| &c.level[l]));
     }
@@ -129,7 +129,7 @@ pub(super) fn run(
     let mut through2 = core::mem::take(&mut o.through2);
     let mut stats = core::mem::take(&mut o.stats);
     let mut parts = core::mem::take(&mut o.parts);
-    stats.resize(o.arch.f1 * STATS, 0.0);
+    stats.resize(o.arch.level[0].latents * STATS, 0.0);
     let job = Job {
         isa: o.isa,
         d: o.arch.d,
@@ -150,17 +150,17 @@ pub(super) fn run(
     let directions = (two && o.config.loss.consistency == Consistency::OffsetOrthogonal).then(|| OffsetOrthogonal {
         isa: o.isa,
         d: o.arch.d,
-        d1: &params[Id::WDec1],
-        d2: &params[Id::WDec2],
+        d1: &params.level[0].w_dec,
+        d2: &params.level[1].w_dec,
         families,
-        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
+        scale: o.config.loss.consistency_weight as f32 / o.arch.level[1].latents as f32,
     });
     let sibling = (two && o.config.loss.consistency == Consistency::Sibling).then(|| Sibling {
         isa: o.isa,
         d: o.arch.d,
-        d2: &params[Id::WDec2],
+        d2: &params.level[1].w_dec,
         families,
-        scale: o.config.loss.consistency_weight as f32 / o.arch.f2 as f32,
+        scale: o.config.loss.consistency_weight as f32 / o.arch.level[1].latents as f32,
     });
     losses.consistency +=
         directions.as_ref().map_or(0.0, OffsetOrthogonal::value) + sibling.as_ref().map_or(0.0, Sibling::value);
@@ -168,7 +168,7 @@ pub(super) fn run(
         level2(o, &job, &by_latent[1], directions.as_ref(), sibling.as_ref(), grads, &mut grad_composed, &mut parts);
     }
     level1(o, &job, &by_latent[0], directions.as_ref(), &grad_composed, grads, &mut through2, &mut stats, &mut parts);
-    if two && !grads[Id::GateW].is_empty() {
+    if two && !grads.gate.w.is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
     let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus));
@@ -193,12 +193,12 @@ fn level2(
     grad_composed: &mut [f32],
     parts: &mut [Part],
 ) {
-    let (d, f2) = (job.d, o.arch.f2);
-    let comp = o.arch.decoder == Decoder::Comp;
+    let (d, f2) = (job.d, o.arch.level[1].latents);
+    let comp = o.arch.decoder.is_composed();
     let width = o.arch.source_width();
     let penalty = if comp { 0.0 } else { job.penalty[1] };
-    let widths = o.arch.widths();
-    let [_, _, _, _, _, _, _, w_enc, b_enc, w_dec, theta, r_mag, b_mag, _, gate_b, ..] = &mut grads.tensors;
+    let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[1];
+    let gate_b = &mut grads.gate.b;
     let decoder: &mut [f32] = if comp { grad_composed } else { w_dec };
     let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
@@ -213,12 +213,12 @@ fn level2(
             if job.aux[1] {
                 job.gather(list, j, &list.v, slot::E2, dec);
             }
-            if penalty != 0.0 && is_l1(o.arch.activation2) {
+            if penalty != 0.0 && is_l1(o.arch.level[1].activation) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
                     penalty * sum / job.norms[1][j].max(TINY),
-                    &job.params[Id::WDec2][j * d..][..d],
+                    &job.params.level[1].w_dec[j * d..][..d],
                     dec,
                 );
             }
@@ -248,14 +248,14 @@ fn level2(
                 }
             }
             b[i] = reduce::sum(job.isa, &list.grad[0][range.clone()]);
-            write_sums(job.isa, list, range, i, o.arch.activation2, theta, r, bm);
+            write_sums(job.isa, list, range, i, o.arch.level[1].activation, theta, r, bm);
             if !c.is_empty() {
                 c[i] = reduce::sum(job.isa, &list.grad_g[list.latent(j)]);
             }
         }
     });
     if comp {
-        composition(o, job, list, widths[Id::WDec2 as usize], grad_composed, w_dec, parts);
+        composition(o, job, list, o.arch.level[0].latents, grad_composed, w_dec, parts);
     }
 }
 
@@ -270,13 +270,13 @@ fn composition(
     parts: &mut [Part],
 ) {
     let d = job.d;
-    let e2 = &job.params[Id::WDec2];
-    o.par.for_rows_in(parts, o.arch.f2, BLOCK, [grad], [f1], |part, first, [grad]| {
+    let e2 = &job.params.level[1].w_dec;
+    o.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
         let n = grad.len() / f1;
-        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params[Id::WDec1], d, None, grad);
+        dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params.level[0].w_dec, d, None, grad);
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
             let j = first + i;
-            if job.penalty[1] != 0.0 && is_l1(o.arch.activation2) {
+            if job.penalty[1] != 0.0 && is_l1(o.arch.level[1].activation) {
                 let sum = reduce::sum(job.isa, &list.z[list.latent(j)]);
                 reduce::axpy(job.isa, job.penalty[1] * sum / job.norms[1][j].max(TINY), &e2[j * f1..][..f1], grad);
             }
@@ -315,15 +315,15 @@ fn level1(
     stats: &mut [f32],
     parts: &mut [Part],
 ) {
-    let (d, f1) = (job.d, o.arch.f1);
+    let (d, f1) = (job.d, o.arch.level[0].latents);
     let two = o.n_levels() == 2;
-    let comp = two && o.arch.decoder == Decoder::Comp;
-    let through_residual = two && o.arch.source == Source::Res && !o.config.source_detach;
-    let [_, w_enc, b_enc, w_dec, theta, r_mag, b_mag, ..] = &mut grads.tensors;
+    let comp = two && o.arch.decoder.is_composed();
+    let through_residual = two && o.arch.source.reaches_decoder1(o.config.source_detach);
+    let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[0];
     let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
     let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
-    let children = &o.all[..if comp { o.arch.f2 } else { 0 }];
+    let children = &o.all[..if comp { o.arch.level[1].latents } else { 0 }];
     o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
         let Part { w: w2, dec: dec2, column, miss } = part;
         for i in 0..b.len() {
@@ -334,13 +334,13 @@ fn level1(
             job.gather(list, j, &list.z, slot::R1, dec);
             reduce::scale(job.isa, -job.recon[0], dec);
             dec2.fill(0.0);
-            if two && o.arch.decoder == Decoder::Cum {
+            if two && o.arch.decoder.is_cumulative() {
                 job.gather(list, j, &list.z, slot::R2, dec2);
                 reduce::scale(job.isa, -job.recon[1], dec2);
             }
             if comp {
                 // D1 takes part in x_hat2 through C2 = E2 D1: dD1 += E2^T dC2.
-                for (c, row) in column.iter_mut().zip(job.params[Id::WDec2].chunks(f1)) {
+                for (c, row) in column.iter_mut().zip(job.params.level[1].w_dec.chunks(f1)) {
                     *c = row[j];
                 }
                 sparse::accumulate_rows(job.isa, children, column, grad_composed, d, dec2);
@@ -358,12 +358,12 @@ fn level1(
             if job.aux[0] {
                 job.gather(list, j, &list.v, slot::e1(two), dec);
             }
-            if job.penalty[0] != 0.0 && is_l1(o.arch.activation1) {
+            if job.penalty[0] != 0.0 && is_l1(o.arch.level[0].activation) {
                 let sum = reduce::sum(job.isa, &list.z[range.clone()]);
                 reduce::axpy(
                     job.isa,
                     job.penalty[0] * sum / job.norms[0][j].max(TINY),
-                    &job.params[Id::WDec1][j * d..][..d],
+                    &job.params.level[0].w_dec[j * d..][..d],
                     dec,
                 );
             }
@@ -387,7 +387,7 @@ fn level1(
                 mix(job.isa, job.balance, w, w2);
                 b2[i] = reduce::sum(job.isa, &list.grad[1][range.clone()]);
             }
-            write_sums(job.isa, list, range, i, o.arch.activation1, theta, r, bm);
+            write_sums(job.isa, list, range, i, o.arch.level[0].activation, theta, r, bm);
         }
     });
 }
@@ -434,8 +434,8 @@ fn write_sums(
 
 /// `dG_ij = sum_b z1_bi dg_bj`, by parent.
 fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) {
-    let f2 = o.arch.f2;
-    o.par.for_rows(o.arch.f1, BLOCK, [&mut grads[Id::GateW]], [f2], |first, [grad]| {
+    let f2 = o.arch.level[1].latents;
+    o.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
         for (i, grad) in grad.chunks_mut(f2).enumerate() {
             grad.fill(0.0);
             for at in list.latent(first + i) {
@@ -477,18 +477,18 @@ fn bias(
         minus.extend(biases.iter().map(|b| -b));
         sparse::accumulate_rows(job.isa, &o.all[..biases.len()], minus, w, d, g);
     };
-    take_out(&grads[Id::BEnc1], &job.params[Id::WEnc1], g1);
+    take_out(&grads.level[0].b_enc, &job.params.level[0].w_enc, g1);
     if two {
-        take_out(through2, &job.params[Id::WEnc1], g2);
-        if o.arch.source != Source::Z1 {
-            take_out(&grads[Id::BEnc2], &job.params[Id::WEnc2], g2);
+        take_out(through2, &job.params.level[0].w_enc, g2);
+        if o.arch.source.is_activations() {
+            take_out(&grads.level[1].b_enc, &job.params.level[1].w_enc, g2);
         }
         mix(job.isa, job.balance, g1, g2);
     }
-    grads[Id::BDec].copy_from_slice(g1);
+    grads.b_dec.copy_from_slice(g1);
     // The encoder biases of level 1 are mixed only now: the two parts were needed apart.
     if two && !o.own() {
-        for (b, &b2) in grads[Id::BEnc1].iter_mut().zip(through2) {
+        for (b, &b2) in grads.level[0].b_enc.iter_mut().zip(through2) {
             *b += b2;
         }
     }

@@ -18,7 +18,7 @@ use crate::gate::{self, Families};
 use crate::kernel::{Isa, reduce, sparse};
 use crate::loss::seed_cos::SeedCos;
 use crate::loss::{containment, latent, structural};
-use crate::model::{Id, Params};
+use crate::model::Params;
 
 /// The factors of one call.
 pub(super) struct Factors<'a> {
@@ -65,14 +65,14 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
     let f = Factors {
         isa: o.isa,
         d,
-        f: [o.arch.f1, o.arch.f2],
+        f: o.arch.latents(),
         n: n as f32,
         recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
         aux: aux.map(|a| (2.0 * a * unit) as f32),
         gated: (2.0 * config.loss.gated_aux * unit) as f32,
         penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
         unit: unit as f32,
-        activation: [o.arch.activation1, o.arch.activation2],
+        activation: o.arch.level.map(|level| level.activation),
         levels: [&config.level1, &config.level2],
         params,
         families,
@@ -80,7 +80,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
         decoder: o.arch.decoder,
         source: o.arch.source,
         detach: config.source_detach,
-        two: o.arch.f2 > 0,
+        two: o.arch.level[1].latents > 0,
         own: o.own(),
         consistency: config.loss.consistency,
         weight: config.loss.consistency_weight as f32,
@@ -89,7 +89,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
             up: config.loss.contain_up as f32,
             margin: config.loss.contain_margin as f32,
         },
-        decoder2: if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed },
+        decoder2: if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed },
         norms: [&o.norms[0], &o.norms[1]],
         seed_cos: &o.seed_cos,
     };
@@ -146,8 +146,8 @@ fn add_parents(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f3
             let p = f.families.parents()[drives.index[at] as usize];
             if p != gate::ROOT && place[p as usize] == u32::MAX {
                 let p = p as usize;
-                let u = reduce::dot(f.isa, &f.params[Id::WEnc1][p * f.d..(p + 1) * f.d], &row[..f.d])
-                    + f.params[Id::BEnc1][p];
+                let u = reduce::dot(f.isa, &f.params.level[0].w_enc[p * f.d..(p + 1) * f.d], &row[..f.d])
+                    + f.params.level[0].b_enc[p];
                 place[p] = e1.count() as u32;
                 e1.push(p as u32, u, 0.0, None);
                 if lit {
@@ -184,7 +184,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         Consistency::Latent => {
             let value = latent::row(
                 f.isa,
-                &f.params[Id::WDec2],
+                &f.params.level[1].w_dec,
                 f.f[0],
                 code_row(e1, i),
                 e2,
@@ -200,7 +200,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         sums.aux[1] += aux_row(f, 1, e2, range.clone(), r2, f.decoder2, &mut tail[d..2 * d], lane);
     }
     if f.activation[1] == Activation::Gated {
-        let base = if f.decoder == Decoder::Cum { r1 } else { xt };
+        let base = if f.decoder.is_cumulative() { r1 } else { xt };
         sums.gated[1] += gated_row(f, 1, e2, range.clone(), base, f.decoder2, lane);
     }
     activation_backward(f, 1, e2, range.clone());
@@ -219,7 +219,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     // What flows on into level 1.
     let range1 = e1.row(i);
     if f.gate.has_weights() {
-        let weight = &f.params[Id::GateW];
+        let weight = &f.params.gate.w;
         for at1 in range1.clone() {
             let g_row = &weight[e1.index[at1] as usize * f.f[1]..][..f.f[1]];
             let mut sum = 0.0f32;
@@ -235,9 +235,16 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         Source::Res => {
             let ds = &mut tail[2 * d..3 * d];
             ds.fill(0.0);
-            sparse::accumulate_rows(f.isa, &e2.index[range.clone()], &e2.grad.a[range], &f.params[Id::WEnc2], d, ds);
+            sparse::accumulate_rows(
+                f.isa,
+                &e2.index[range.clone()],
+                &e2.grad.a[range],
+                &f.params.level[1].w_enc,
+                d,
+                ds,
+            );
             lane.row.resize(range1.len(), 0.0);
-            sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params[Id::WDec1], d, ds, &mut lane.row);
+            sparse::dot_rows(f.isa, &e1.index[range1.clone()], &f.params.level[0].w_dec, d, ds, &mut lane.row);
             for (at1, dot) in range1.zip(&lane.row) {
                 e1.grad.z[1][at1] -= dot;
             }
@@ -246,7 +253,8 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
             for at1 in range1 {
                 let mut sum = 0.0f32;
                 for at in range.clone() {
-                    sum += e2.grad.a[at] * f.params[Id::WEnc2][e2.index[at] as usize * f.f[0] + e1.index[at1] as usize];
+                    sum += e2.grad.a[at]
+                        * f.params.level[1].w_enc[e2.index[at] as usize * f.f[0] + e1.index[at1] as usize];
                 }
                 e1.grad.z[1][at1] += sum;
             }
@@ -260,14 +268,14 @@ fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
     let Chunk { level: [e1, _], sums, .. } = chunk;
     let range = e1.row(i);
-    let decoder = &f.params[Id::WDec1];
+    let decoder = &f.params.level[0].w_dec;
 
     lane.row.resize(range.len(), 0.0);
     sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r1, &mut lane.row);
     for (at, dot) in range.clone().zip(&lane.row) {
         e1.grad.z[0][at] -= f.recon[0] * dot;
     }
-    if f.two && f.decoder == Decoder::Cum {
+    if f.two && f.decoder.is_cumulative() {
         sparse::dot_rows(f.isa, &e1.index[range.clone()], decoder, d, r2, &mut lane.row);
         for (at, dot) in range.clone().zip(&lane.row) {
             e1.grad.z[1][at] -= f.recon[1] * dot;
@@ -388,7 +396,7 @@ fn gated_row(
 
 /// From `dL/dz` to `dL/du`, and to the activation's own parameters.
 fn activation_backward(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<usize>) {
-    let (theta, r_mag) = if l == 0 { (Id::Threshold1, Id::RMag1) } else { (Id::Threshold2, Id::RMag2) };
+    let params = &f.params.level[l];
     for at in range {
         let j = e.index[at] as usize;
         let fires = e.z[at] > 0.0;
@@ -408,11 +416,11 @@ fn activation_backward(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::
                 }
                 let bandwidth = f.levels[l].bandwidth as f32;
                 e.grad.p[0][at] =
-                    activation::jump_threshold_backward(e.u[at], f.params[theta][j], bandwidth, seen, f.penalty[l]);
+                    activation::jump_threshold_backward(e.u[at], params.threshold[j], bandwidth, seen, f.penalty[l]);
             }
             Activation::Gated => {
                 if fires {
-                    let (du, dr, db) = activation::gated_backward(e.u[at], f.params[r_mag][j]);
+                    let (du, dr, db) = activation::gated_backward(e.u[at], params.r_mag[j]);
                     e.grad.u[0][at] += own * du;
                     e.grad.u[1][at] += through * du;
                     e.grad.p[0][at] = seen * dr;

@@ -3,12 +3,12 @@
 use super::entries::{Entries, List};
 use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
 use crate::activation;
-use crate::config::{Activation, Budget, Consistency, Decoder, GateKind};
+use crate::config::{Activation, Budget};
 use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{Limit, RowLists, fire};
 use crate::kernel::{Isa, Screen, reduce, select, sparse};
-use crate::model::{CodeRow, Hierarchy, Id, Order, Params, Scratch, Weights};
+use crate::model::{CodeRow, Hierarchy, LevelParams, Order, Params, Scratch, Weights};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -48,7 +48,7 @@ pub(super) fn run(
     while first < o.n_levels() {
         // Levels that share a budget are chosen from together; their settings say that level 2 does not read level 1.
         let levels = &(first..if shared { 2 } else { first + 1 });
-        let batchtopk = [o.arch.activation1, o.arch.activation2][first] == Activation::Batchtopk;
+        let batchtopk = o.arch.level[first].activation == Activation::Batchtopk;
         if batchtopk && o.floor[first].is_none() {
             let floor = first_floor(o, params, families, knobs, x, levels);
             o.floor[levels.clone()].fill(Some(floor));
@@ -148,7 +148,7 @@ fn collect(
             let first = c * CHUNK * d;
             for i in 0..n {
                 let row = &mut buffer[(i * slots + slot::XT) * d..][..d];
-                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params[Id::BDec], row);
+                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params.b_dec, row);
             }
         }
         for i in 0..n {
@@ -164,7 +164,7 @@ fn collect(
         settle(&job.rules[0], chunk, 0, lane, None);
         let entries = &chunk.level[0];
         job.weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
-        if knobs.gate.has_weights() || knobs.gate == GateKind::GroupTop1 {
+        if knobs.gate.is_dense_in_training() {
             job.level2_dense(n, chunk, lane);
         } else {
             job.level2(n, chunk, lane);
@@ -193,7 +193,7 @@ impl Job<'_> {
         let Weights { arch, params, .. } = self.weights;
         let Scratch { xt, fire: t, lists, .. } = &mut lane.forward;
         let xt = &xt[..n * arch.d];
-        let (w, b) = (Matrix::all(&params[Id::WEnc1], arch.d), &params[Id::BEnc1]);
+        let (w, b) = (Matrix::all(&params.level[0].w_enc, arch.d), &params.level[0].b_enc);
         fire(self.isa, xt, w, b, self.rules[0].limit(&lane.bands[0]), self.screens[0], t, lists);
         copy(lists, &mut chunk.candidates[0]);
         self.pick_dead(0, xt, w, b, |_, _| true, lane_picks(&mut lane.u_dead, &mut lane.picked), &mut chunk.aux[0]);
@@ -205,7 +205,7 @@ impl Job<'_> {
         let width = arch.source_width();
         let Scratch { s, fire: t, lists, hierarchy, .. } = &mut lane.forward;
         let s = &s[..n * width];
-        let (w, b) = (Matrix::all(&params[Id::WEnc2], width), &params[Id::BEnc2]);
+        let (w, b) = (Matrix::all(&params.level[1].w_enc, width), &params.level[1].b_enc);
         let rule = &self.rules[1];
         let limit = rule.limit(&lane.bands[1]);
         let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], drives, .. } = chunk;
@@ -295,7 +295,7 @@ impl Job<'_> {
 
     /// The same where the gate needs every drive of a row.
     fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
-        let f = self.weights.arch.f2;
+        let f = self.weights.arch.level[1].latents;
         let soft = self.weights.gate.has_weights();
         self.weights.drive2(self.isa, 0..n, &mut lane.forward);
         for i in 0..n {
@@ -442,7 +442,7 @@ fn largest_dead(isa: Isa, dead: &[u32], k_aux: usize, u_dead: &[f32], picked: &m
 /// Ties go to the lower chunk, then to the lower level, row and latent.
 fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut Losses) {
     let first = levels.start;
-    let activation = [o.arch.activation1, o.arch.activation2][first];
+    let activation = o.arch.level[first].activation;
     let values = &mut o.values;
     if activation == Activation::Topk {
         let least = o.chunks.iter().flat_map(|c| c.candidates[first].u.iter().copied()).fold(f32::INFINITY, f32::min);
@@ -589,9 +589,9 @@ pub(super) fn code_row(entries: &Entries, i: usize) -> CodeRow<'_> {
 fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: bool) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
     let arch = o.arch;
-    let decoder2: &[f32] = if o.composed.is_empty() { &params[Id::WDec2] } else { &o.composed };
+    let decoder2: &[f32] = if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed };
     let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs, None));
-    let contain = two && o.config.loss.consistency == Consistency::Contain;
+    let contain = two && o.config.loss.consistency.needs().drives;
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
         if shared {
             // What level 2 saw of it were all its candidates: level 2 had to be scanned before the choice.
@@ -612,11 +612,11 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
         for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
             let (xt, rest) = row.split_at_mut(d);
             let (r1, rest) = rest.split_at_mut(d);
-            residual(isa, xt, code_row(&chunk.level[0], i), &params[Id::WDec1], r1);
+            residual(isa, xt, code_row(&chunk.level[0], i), &params.level[0].w_dec, r1);
             chunk.sums.squares[0] += f64::from(reduce::sum_squares(isa, r1));
             reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
             if two {
-                let from = if arch.decoder == Decoder::Cum { r1 } else { xt };
+                let from = if arch.decoder.is_cumulative() { r1 } else { xt };
                 let r2 = &mut rest[..d];
                 residual(isa, from, code_row(&chunk.level[1], i), decoder2, r2);
                 chunk.sums.squares[1] += f64::from(reduce::sum_squares(isa, r2));
@@ -642,11 +642,8 @@ fn level_rule<'a>(
     knobs: &Knobs,
     floor: Option<f32>,
 ) -> LevelRule<'a> {
-    let (activation, theta, r, b) = match level {
-        0 => (arch.activation1, Id::Threshold1, Id::RMag1, Id::BMag1),
-        _ => (arch.activation2, Id::Threshold2, Id::RMag2, Id::BMag2),
-    };
-    let (r_mag, b_mag, theta) = (&params[r][..], &params[b][..], &params[theta][..]);
+    let activation = arch.level[level].activation;
+    let LevelParams { r_mag, b_mag, threshold: theta, .. } = &params.level[level];
     let soft = level == 1 && knobs.gate.has_weights();
     LevelRule { activation, k: knobs.k[level], floor, soft, r_mag, b_mag, theta }
 }

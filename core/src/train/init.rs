@@ -1,9 +1,10 @@
 //! Initial weights: random unit decoder rows, encoder rows equal to them times `train.encoder_norm`, biases of zero.
 
-use crate::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
+use crate::activation::Parameter;
+use crate::config::{Config, GateKind, ModelKind};
 use crate::gate::Families;
 use crate::kernel::{Isa, adam, dense, select};
-use crate::model::{Arch, CodeRow, Id, Params, Scratch, Weights, compose};
+use crate::model::{Arch, CodeRow, LevelParams, Params, Scratch, Weights, compose};
 use crate::par::Par;
 use crate::rng::Philox;
 use alloc::vec;
@@ -19,63 +20,62 @@ const SAMPLE: usize = 64;
 pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: &[f32], sample: &[f32]) -> Params {
     let mut params = arch.zeros();
     let mut rng = Philox::new(config.seed, STREAM);
-    params[Id::BDec].copy_from_slice(centre);
+    params.b_dec.copy_from_slice(centre);
     if arch.model == ModelKind::Seed {
         seed(arch, &mut params, &mut rng);
         return params;
     }
-    unit_rows(isa, &mut params[Id::WDec1], arch.d, &mut rng, false);
-    let Params { tensors: [_, w_enc1, _, w_dec1, ..] } = &mut params;
-    w_enc1.copy_from_slice(w_dec1);
-    if arch.f2 > 0 {
-        let comp = arch.decoder == Decoder::Comp;
-        unit_rows(isa, &mut params[Id::WDec2], if comp { arch.f1 } else { arch.d }, &mut rng, comp);
-        match (arch.source, arch.decoder) {
-            (Source::Z1, Decoder::Comp) => like_decoder2(&mut params),
-            (Source::Z1, _) => unit_rows(isa, &mut params[Id::WEnc2], arch.f1, &mut rng, true),
-            (_, Decoder::Comp) => {
-                let mut composed = core::mem::take(&mut params[Id::WEnc2]);
+    unit_rows(isa, &mut params.level[0].w_dec, arch.d, &mut rng, false);
+    like_decoder(&mut params.level[0]);
+    if arch.level[1].latents > 0 {
+        let (f1, is_composed) = (arch.level[0].latents, arch.decoder.is_composed());
+        unit_rows(isa, &mut params.level[1].w_dec, arch.decoder.width(arch.d, f1), &mut rng, is_composed);
+        match (arch.source.is_activations(), is_composed) {
+            (false, false) => unit_rows(isa, &mut params.level[1].w_enc, f1, &mut rng, true),
+            (true, true) => {
+                let mut composed = core::mem::take(&mut params.level[1].w_enc);
                 compose(isa, par, arch, &params, &mut composed);
                 composed.chunks_mut(arch.d).for_each(|row| adam::normalise(isa, row));
-                params[Id::WEnc2] = composed;
+                params.level[1].w_enc = composed;
             }
-            _ => like_decoder2(&mut params),
+            // Both live in one space.
+            (true, false) | (false, true) => like_decoder(&mut params.level[1]),
         }
-        if arch.gate == GateKind::Mul {
-            // s(2) = .88: open, with room to learn both ways.
-            params[Id::GateB].fill(2.0);
-        }
+        params.gate.b.fill(arch.gate.initial_bias());
     }
     let norm = config.train.encoder_norm as f32;
     if norm != 1.0 {
-        for id in [Id::WEnc1, Id::WEnc2] {
-            params[id].iter_mut().for_each(|v| *v *= norm);
+        for level in &mut params.level {
+            level.w_enc.iter_mut().for_each(|v| *v *= norm);
         }
     }
     thresholds(arch, isa, sample, &mut params);
     params
 }
 
-/// Copies into the memory that is there: what is thrown away the allocator may keep, and a shared tensor is copied later.
-fn like_decoder2(params: &mut Params) {
-    let Params { tensors: [_, _, _, _, _, _, _, w_enc2, _, w_dec2, ..] } = params;
-    w_enc2.copy_from_slice(w_dec2);
+/// Sets the encoder rows of a level to its decoder rows.
+///
+/// They are copied into the memory that is there: the allocator may keep what is thrown away, and a tensor that is shared
+/// would be copied later.
+fn like_decoder(level: &mut LevelParams) {
+    level.w_enc.copy_from_slice(&level.w_dec);
 }
 
 /// The seed's layers as a framework would draw them: uniform in `+-1/sqrt(inputs)`.
 fn seed(arch: &Arch, params: &mut Params, rng: &mut Philox) {
-    let widths = arch.widths();
-    for (w, b) in
-        [(Id::WEnc1, Id::BEnc1), (Id::GateEnc1, Id::GateBias1), (Id::WEnc2, Id::BEnc2), (Id::GateEnc2, Id::GateBias2)]
-    {
-        let bound = 1.0 / libm::sqrtf(widths[w as usize].max(1) as f32);
-        for id in [w, b] {
-            params[id].iter_mut().for_each(|v| *v = (2.0 * rng.uniform_f32() - 1.0) * bound);
+    let [f1, f2] = arch.latents();
+    let mut draw = |tensor: &mut [f32], inputs: usize| {
+        let bound = 1.0 / libm::sqrtf(inputs as f32);
+        tensor.iter_mut().for_each(|v| *v = (2.0 * rng.uniform_f32() - 1.0) * bound);
+    };
+    let Params { level: [one, two], b_dec2, .. } = params;
+    for (level, inputs) in [(&mut *one, arch.d), (&mut *two, f1)] {
+        for tensor in [&mut level.w_enc, &mut level.b_enc, &mut level.gate_w, &mut level.gate_b] {
+            draw(tensor, inputs);
         }
     }
-    for (w, inputs) in [(Id::WDec2, arch.f2), (Id::BDec2, arch.f2), (Id::WDec1, arch.f1)] {
-        let bound = 1.0 / libm::sqrtf(inputs as f32);
-        params[w].iter_mut().for_each(|v| *v = (2.0 * rng.uniform_f32() - 1.0) * bound);
+    for (tensor, inputs) in [(&mut two.w_dec, f2), (b_dec2, f2), (&mut one.w_dec, f1)] {
+        draw(tensor, inputs);
     }
 }
 
@@ -89,39 +89,39 @@ fn unit_rows(isa: Isa, rows: &mut [f32], width: usize, rng: &mut Philox, positiv
     }
 }
 
-/// One jumprelu threshold a level, such that `k` latents a row fire on the sample.
+/// Sets one threshold for each level that has thresholds, such that `k` latents per row fire on the sample.
 fn thresholds(arch: &Arch, isa: Isa, sample: &[f32], params: &mut Params) {
     let d = arch.d;
     let n = (sample.len() / d).min(SAMPLE);
-    if n == 0 || (arch.activation1 != Activation::Jumprelu && arch.activation2 != Activation::Jumprelu) {
+    if n == 0 || !arch.level.iter().any(|l| l.activation.parameters().contains(&Parameter::Threshold)) {
         return;
     }
-    let families = Families::all_root(arch.f1, arch.f2);
+    let families = Families::all_root(arch.level[0].latents, arch.level[1].latents);
     let mut t = Scratch::of_chunk(arch);
     let width = arch.source_width();
-    let mut u1 = vec![0.0; n * arch.f1];
-    let mut a2 = vec![0.0; n * arch.f2];
+    let mut u1 = vec![0.0; n * arch.level[0].latents];
+    let mut a2 = vec![0.0; n * arch.level[1].latents];
     for (i, row) in sample.chunks(d).take(n).enumerate() {
-        for (c, (x, b)) in row.iter().zip(&params[Id::BDec]).enumerate() {
+        for (c, (x, b)) in row.iter().zip(&params.b_dec).enumerate() {
             t.xt[i * d + c] = x - b;
         }
     }
     let frozen = params.clone();
     let weights = Weights { arch, params: &frozen, families: &families, gate: GateKind::None };
-    dense::affine(isa, &t.xt[..n * d], &frozen[Id::WEnc1], d, Some(&frozen[Id::BEnc1]), &mut u1);
-    let cut = quantile(&u1, arch.k1, n);
-    params[Id::Threshold1].fill(cut);
-    if arch.f2 > 0 {
+    dense::affine(isa, &t.xt[..n * d], &frozen.level[0].w_enc, d, Some(&frozen.level[0].b_enc), &mut u1);
+    let cut = quantile(&u1, arch.level[0].k, n);
+    params.level[0].threshold.fill(cut);
+    if arch.level[1].latents > 0 {
         let mut codes: Vec<(Vec<u32>, Vec<f32>)> = Vec::new();
-        for u in u1.chunks(arch.f1) {
+        for u in u1.chunks(arch.level[0].latents) {
             let mut code = (Vec::new(), Vec::new());
             select::above(isa, u, cut, &mut code.0, &mut code.1);
             codes.push(code);
         }
         weights.source(isa, n, |i| CodeRow { index: &codes[i].0, value: &codes[i].1 }, &mut t);
-        let (w2, b2) = (&frozen[Id::WEnc2], &frozen[Id::BEnc2]);
+        let (w2, b2) = (&frozen.level[1].w_enc, &frozen.level[1].b_enc);
         dense::affine(isa, &t.s[..n * width], w2, width, Some(b2), &mut a2);
-        params[Id::Threshold2].fill(quantile(&a2, arch.k2, n));
+        params.level[1].threshold.fill(quantile(&a2, arch.level[1].k, n));
     }
 }
 

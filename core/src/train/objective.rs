@@ -16,13 +16,13 @@
 use super::accumulate::{Part, RowNorms};
 use super::entries::{ByLatent, Entries, Gradients, Kept, List};
 use super::{accumulate, backward, forward};
-use crate::config::{Activation, Balance, Config, Consistency, Decoder, GateKind, Source};
+use crate::config::{Activation, Config, Consistency, GateKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::Families;
 use crate::kernel::dense::{Matrix, Pick};
-use crate::kernel::{Isa, Screen};
+use crate::kernel::{Isa, Screen, reduce};
 use crate::loss::seed_cos::SeedCos;
-use crate::model::{Arch, Id, Order, Params, Scratch, compose};
+use crate::model::{Arch, Order, Params, Scratch, compose};
 use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -204,17 +204,17 @@ impl Objective {
     pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
         config.validate(d)?;
         let arch = Arch::new(config, d);
-        let comp = arch.decoder == Decoder::Comp && arch.f2 > 0;
-        let composed = vec![0.0; if comp { arch.f2 * d } else { 0 }];
+        let comp = arch.decoder.is_composed() && arch.level[1].latents > 0;
+        let composed = vec![0.0; if comp { arch.level[1].latents * d } else { 0 }];
         let lane = Lane {
             forward: Scratch::of_chunk(&arch),
             u_dead: Vec::new(),
             picked: List::default(),
             vector: [vec![0.0; d], vec![0.0; d]],
-            place: [vec![u32::MAX; arch.f1], vec![u32::MAX; arch.f2]],
+            place: [vec![u32::MAX; arch.level[0].latents], vec![u32::MAX; arch.level[1].latents]],
             row: Vec::new(),
             row2: Vec::new(),
-            dense1: vec![0.0; if config.loss.consistency == Consistency::Latent { arch.f1 } else { 0 }],
+            dense1: vec![0.0; if config.loss.consistency == Consistency::Latent { arch.level[0].latents } else { 0 }],
             spare: [Gradients::default(), Gradients::default()],
             old: Entries::default(),
             bands: [Vec::new(), Vec::new()],
@@ -231,9 +231,9 @@ impl Objective {
             composed,
             norms: [Vec::new(), Vec::new()],
             by_latent: [ByLatent::default(), ByLatent::default()],
-            through2: vec![0.0; arch.f1],
+            through2: vec![0.0; arch.level[0].latents],
             parts: vec![Part::new(&arch, config); PARTS * par.threads()],
-            all: (0..arch.f1.max(arch.f2) as u32).collect(),
+            all: (0..arch.level[0].latents.max(arch.level[1].latents) as u32).collect(),
             minus: Vec::new(),
             bias: [vec![0.0; d], vec![0.0; d]],
             stats: Vec::new(),
@@ -280,8 +280,12 @@ impl Objective {
         }
         if self.config.loss.consistency == Consistency::SeedCos {
             let [e1, e2] = [0, 1].map(|l| self.chunks.iter().map(move |c| &c.level[l]));
-            losses.consistency = self.seed_cos.measure(self.n, [self.arch.f1, self.arch.f2], [e1, e2], CHUNK)
-                * self.config.loss.consistency_weight;
+            losses.consistency = self.seed_cos.measure(
+                self.n,
+                [self.arch.level[0].latents, self.arch.level[1].latents],
+                [e1, e2],
+                CHUNK,
+            ) * self.config.loss.consistency_weight;
         }
         backward::run(self, params, families, knobs, &losses);
         accumulate::run(self, params, families, knobs, grads, &mut losses);
@@ -304,18 +308,18 @@ impl Objective {
 
     /// Levels that there are.
     pub(crate) fn n_levels(&self) -> usize {
-        if self.arch.f2 > 0 { 2 } else { 1 }
+        if self.arch.level[1].latents > 0 { 2 } else { 1 }
     }
 
-    /// The entries that fire at a level (1 or 2), as `(row, latent, pre-activation, value)`, in order.
+    /// Returns the entries that fire at a level (0 or 1), as `(row, latent, pre-activation, value)`, in order.
     pub fn fired(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32)> + '_ {
         self.entries(level).filter(|e| e.3 > 0.0).map(|e| (e.0, e.1, e.2, e.3))
     }
 
-    /// Every entry of a level as `(row, latent, pre-activation, value, AuxK value)`.
+    /// Returns every entry of a level (0 or 1) as `(row, latent, pre-activation, value, AuxK value)`.
     pub fn entries(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32, f32)> + '_ {
         self.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
-            let e = &chunk.level[level - 1];
+            let e = &chunk.level[level];
             (0..e.offsets.len().saturating_sub(1)).flat_map(move |i| {
                 e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.lit(at)))
             })
@@ -356,7 +360,7 @@ impl Objective {
     /// Slots of a row for this step: those of AuxK only where somebody is dead.
     fn slots_for(&self, knobs: &Knobs) -> usize {
         let two = self.n_levels() == 2;
-        if two && self.config.source == Source::Res && !self.config.source_detach {
+        if two && self.config.source.reaches_decoder1(self.config.source_detach) {
             return slot::DS + 1;
         }
         let aux = self.config.loss.aux > 0.0 && knobs.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
@@ -370,11 +374,7 @@ impl Objective {
     /// What of the entries of a level (0 or 1) is read after their row is done.
     pub(crate) fn kept(&self, level: usize, knobs: &Knobs, losses: &Losses) -> Kept {
         let two = self.n_levels() == 2;
-        let own = match [self.arch.activation1, self.arch.activation2][level] {
-            Activation::Jumprelu => 1,
-            Activation::Gated => 2,
-            _ => 0,
-        };
+        let own = self.arch.level[level].activation.parameters().len();
         Kept {
             through: level == 0 && two,
             drive: level == 1,
@@ -387,8 +387,10 @@ impl Objective {
     /// What is made of the weights once a step.
     fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
         let behind_gate = knobs.gate.has_families() && !self.needs_drives(knobs);
-        for (screen, (f, d)) in
-            self.screens.iter_mut().zip([(self.arch.f1, self.arch.d), (self.arch.f2, self.arch.source_width())])
+        for (screen, (f, d)) in self
+            .screens
+            .iter_mut()
+            .zip([(self.arch.level[0].latents, self.arch.d), (self.arch.level[1].latents, self.arch.source_width())])
         {
             if screen.is_none() && Screen::pays(self.isa, f, d) {
                 *screen = Some(Screen::new(f, d));
@@ -396,11 +398,16 @@ impl Objective {
         }
         let [screen1, screen2] = &mut self.screens;
         if let Some(screen) = screen1 {
-            screen.quantise(self.isa, self.par, Matrix::all(&params[Id::WEnc1], self.arch.d), &params[Id::BEnc1]);
+            screen.quantise(
+                self.isa,
+                self.par,
+                Matrix::all(&params.level[0].w_enc, self.arch.d),
+                &params.level[0].b_enc,
+            );
         }
-        let dense = knobs.gate.has_weights() || knobs.gate == GateKind::GroupTop1;
+        let dense = knobs.gate.is_dense_in_training();
         if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
-            let (all, bias) = (Matrix::all(&params[Id::WEnc2], self.arch.source_width()), &params[Id::BEnc2]);
+            let (all, bias) = (Matrix::all(&params.level[1].w_enc, self.arch.source_width()), &params.level[1].b_enc);
             if behind_gate {
                 self.order.set(families);
                 if self.order.pays() {
@@ -413,29 +420,18 @@ impl Objective {
         if !self.composed.is_empty() {
             compose(self.isa, self.par, &self.arch, params, &mut self.composed);
         }
-        for (l, (id, width)) in
-            [(Id::WDec1, self.arch.d), (Id::WDec2, self.arch.widths()[Id::WDec2 as usize])].into_iter().enumerate()
-        {
-            let norms = &mut self.norms[l];
+        let specs = self.arch.specs();
+        for (l, norms) in self.norms.iter_mut().enumerate().take(self.arch.n_levels()) {
+            let rows = params.level[l].w_dec.chunks(specs.level[l].w_dec.width);
             norms.clear();
-            if width > 0 {
-                norms.extend(
-                    params[id].chunks(width).map(|row| libm::sqrtf(crate::kernel::reduce::sum_squares(self.isa, row))),
-                );
-            }
+            norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(self.isa, row))));
         }
         for lane in &mut self.lanes {
-            for (l, (act, id, level)) in [
-                (self.arch.activation1, Id::Threshold1, &self.config.level1),
-                (self.arch.activation2, Id::Threshold2, &self.config.level2),
-            ]
-            .into_iter()
-            .enumerate()
-            {
-                if act == Activation::Jumprelu {
-                    let half = 0.5 * level.bandwidth as f32;
-                    lane.bands[l].clear();
-                    lane.bands[l].extend(params[id].iter().map(|t| t - half));
+            for (l, band) in lane.bands.iter_mut().enumerate() {
+                if self.arch.level[l].activation == Activation::Jumprelu {
+                    let half = 0.5 * self.config.level(l).bandwidth as f32;
+                    band.clear();
+                    band.extend(params.level[l].threshold.iter().map(|t| t - half));
                 }
             }
         }
@@ -473,11 +469,11 @@ impl Objective {
 
     /// Whether the ungated drives of level 2 are asked for, by the co-firing statistics or by the containment loss.
     pub(crate) fn needs_drives(&self, knobs: &Knobs) -> bool {
-        knobs.collect_drives || self.config.loss.consistency == Consistency::Contain
+        knobs.collect_drives || self.config.loss.consistency.needs().drives
     }
 
     /// Whether the part of the gradient that reaches level 1 through level 2 is dropped.
     pub(crate) fn own(&self) -> bool {
-        self.config.train.balance == Balance::Own
+        self.config.train.balance.drops_through()
     }
 }

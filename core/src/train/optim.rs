@@ -6,10 +6,10 @@
 //! writes 12). Without a limit (`train.clip = 0`) the first pass still says whether all gradients are finite, and what their
 //! norm is in the log.
 
-use crate::config::{ModelKind, TrainConfig};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, adam, reduce};
-use crate::model::{Arch, Id, NAMES, Params};
+use crate::model::{Arch, ParamSpec, Params};
 use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -32,29 +32,22 @@ pub struct Adam {
     squares: Vec<f64>,
 }
 
-/// The decoders.
-const DECODERS: [Id; 2] = [Id::WDec1, Id::WDec2];
-
 impl Adam {
     /// Moments of zero, for parameters of this architecture.
     pub fn new(arch: &Arch, train: &TrainConfig, params: &Params) -> Self {
-        let widths = arch.widths();
-        let rows = |id: Id| params[id].len().checked_div(widths[id as usize]).unwrap_or(0);
-        let free = arch.model == ModelKind::Tree && train.row_norm > 0.0;
-        let norms = DECODERS.map(|id| vec![train.row_norm as f32; if free { rows(id) } else { 0 }]);
+        let norms = arch.specs().level.map(|level| {
+            let is_free = level.w_dec.unit_rows && train.row_norm > 0.0;
+            vec![train.row_norm as f32; if is_free { level.w_dec.rows } else { 0 }]
+        });
         Self { m: params.zeros_like(), v: params.zeros_like(), t: 0, norms, squares: Vec::new() }
-    }
-
-    /// Which decoder a tensor is, if its rows are kept at norm 1.
-    fn unit_rows(arch: &Arch, id: usize) -> Option<usize> {
-        DECODERS.iter().position(|d| arch.model == ModelKind::Tree && *d as usize == id)
     }
 
     /// One update; returns the norm of the gradient before clipping.
     ///
     /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. With
     /// `train.row_norm` the rate of such a row is `lr / n`, and then `n <- n |D|`: `n D` moves as a free row would. Thresholds
-    /// are kept at 0 or above. The tensors of `fixed` stay as they are, moments too, and their gradients do not count.
+    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) stay as they are, moments too, and their gradients do
+    /// not count.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
@@ -65,20 +58,22 @@ impl Adam {
         arch: &Arch,
         train: &TrainConfig,
         lr: f64,
-        fixed: &[Id],
+        fixed: Option<usize>,
         params: &mut Params,
         grads: &mut Params,
     ) -> Result<f64> {
-        let widths = arch.widths();
-        let is_fixed = |id: usize| fixed.iter().any(|f| *f as usize == id);
+        let specs = arch.specs();
+        let learns = |spec: &ParamSpec| !spec.is_empty() && (fixed.is_none() || spec.level != fixed);
         let mut squares = 0.0f64;
-        for id in 0..NAMES.len() {
-            let (p, g, width) = (&params.tensors[id], &mut grads.tensors[id], widths[id]);
-            if g.is_empty() || is_fixed(id) {
+        for (((_, spec), (name, g)), (_, p)) in
+            specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors())
+        {
+            if !learns(spec) {
                 continue;
             }
+            let width = spec.width;
             let block = BLOCK.div_ceil(width);
-            let unit = Self::unit_rows(arch, id).is_some();
+            let unit = spec.unit_rows;
             let parts = &mut self.squares;
             parts.clear();
             parts.resize(g.len().div_ceil(block * width), 0.0);
@@ -96,7 +91,7 @@ impl Adam {
             });
             let sum: f64 = parts.iter().sum();
             if !sum.is_finite() {
-                return Err(Error::NotFinite { what: alloc::format!("the gradient of {}", NAMES[id]), step: self.t });
+                return Err(Error::NotFinite { what: alloc::format!("the gradient of {name}"), step: self.t });
             }
             squares += sum;
         }
@@ -111,54 +106,58 @@ impl Adam {
             correction2: (1.0 / (1.0 - libm::pow(train.beta2, t))) as f32,
             grad_scale: if train.clip > 0.0 && norm > train.clip { (train.clip / norm) as f32 } else { 1.0 },
         };
-        for id in 0..NAMES.len() {
-            let width = widths[id];
-            if params.tensors[id].is_empty() || is_fixed(id) {
+        let moments = self.m.tensors_mut().into_iter().zip(self.v.tensors_mut());
+        let tensors = params.tensors_mut().into_iter().zip(grads.tensors()).zip(moments);
+        for ((_, spec), (((_, p), (_, g)), ((_, m), (_, v)))) in specs.tensors().into_iter().zip(tensors) {
+            if !learns(spec) {
                 continue;
             }
-            let unit = Self::unit_rows(arch, id);
-            let norms = unit.map_or(&mut [][..], |l| &mut self.norms[l]);
+            let &ParamSpec { rows, width, unit_rows, nonnegative, .. } = spec;
+            let norms = match spec.level {
+                Some(l) if unit_rows => &mut self.norms[l][..],
+                _ => &mut [],
+            };
             let free = usize::from(!norms.is_empty());
-            let not_negative = id == Id::Threshold1 as usize || id == Id::Threshold2 as usize;
-            let n_rows = params.tensors[id].len() / width;
-            let g = &grads.tensors[id];
             let block = BLOCK.div_ceil(width);
-            par.for_rows(
-                n_rows,
-                block,
-                [&mut params.tensors[id], &mut self.m.tensors[id], &mut self.v.tensors[id], norms],
-                [width, width, width, free],
-                |first, [p, m, v, norms]| {
-                    let g = &g[first * width..first * width + p.len()];
-                    if norms.is_empty() {
-                        adam::adam(isa, &step, g, p, m, v);
-                    }
-                    for (i, n) in norms.iter_mut().enumerate() {
-                        let row = i * width..(i + 1) * width;
-                        let p = &mut p[row.clone()];
-                        let step = adam::AdamStep { lr: step.lr / *n, ..step };
-                        adam::adam(isa, &step, &g[row.clone()], p, &mut m[row.clone()], &mut v[row]);
-                        *n *= libm::sqrtf(reduce::sum_squares(isa, p));
-                    }
-                    if unit.is_some() {
-                        p.chunks_mut(width).for_each(|row| adam::normalise(isa, row));
-                    }
-                    if not_negative {
-                        p.iter_mut().for_each(|v| *v = v.max(0.0));
-                    }
-                },
-            );
+            par.for_rows(rows, block, [p, m, v, norms], [width, width, width, free], |first, [p, m, v, norms]| {
+                let g = &g[first * width..first * width + p.len()];
+                if norms.is_empty() {
+                    adam::adam(isa, &step, g, p, m, v);
+                }
+                for (i, n) in norms.iter_mut().enumerate() {
+                    let row = i * width..(i + 1) * width;
+                    let p = &mut p[row.clone()];
+                    let step = adam::AdamStep { lr: step.lr / *n, ..step };
+                    adam::adam(isa, &step, &g[row.clone()], p, &mut m[row.clone()], &mut v[row]);
+                    *n *= libm::sqrtf(reduce::sum_squares(isa, p));
+                }
+                if unit_rows {
+                    p.chunks_mut(width).for_each(|row| adam::normalise(isa, row));
+                }
+                if nonnegative {
+                    p.iter_mut().for_each(|v| *v = v.max(0.0));
+                }
+            });
         }
         Ok(norm)
     }
 
-    /// Forgets the moments of row `j` of a tensor whose rows are `width` wide, and what norm it would have.
-    pub fn reset_row(&mut self, train: &TrainConfig, id: Id, j: usize, width: usize) {
-        if let Some(n) = DECODERS.iter().position(|d| *d == id).and_then(|l| self.norms[l].get_mut(j)) {
+    /// Forgets the moments of the encoder row, the bias and the decoder row of latent `j` of a level (0 or 1), and the norm
+    /// that the decoder row would have.
+    pub fn reset_latent(&mut self, arch: &Arch, train: &TrainConfig, level: usize, j: usize) {
+        if let Some(n) = self.norms[level].get_mut(j) {
             *n = train.row_norm as f32;
         }
+        let specs = &arch.specs().level[level];
         for moments in [&mut self.m, &mut self.v] {
-            moments[id][j * width..(j + 1) * width].fill(0.0);
+            let moments = &mut moments.level[level];
+            for (tensor, spec) in [
+                (&mut moments.w_enc, &specs.w_enc),
+                (&mut moments.b_enc, &specs.b_enc),
+                (&mut moments.w_dec, &specs.w_dec),
+            ] {
+                tensor[j * spec.width..(j + 1) * spec.width].fill(0.0);
+            }
         }
     }
 }

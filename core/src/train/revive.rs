@@ -3,10 +3,10 @@
 use super::cofire::Cofire;
 use super::objective::Objective;
 use super::optim::Adam;
-use crate::config::{Source, TrainConfig};
+use crate::config::TrainConfig;
 use crate::gate::ROOT;
 use crate::kernel::adam;
-use crate::model::{Id, Params};
+use crate::model::Params;
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -57,18 +57,18 @@ pub(super) fn reseed(
     rng: &mut Philox,
 ) -> usize {
     let arch = *objective.arch();
-    if dead.is_empty() || !objective.composed.is_empty() || arch.source == Source::Z1 {
+    if dead.is_empty() || !objective.composed.is_empty() || !arch.source.is_activations() {
         return 0;
     }
     let d = arch.d;
-    let mut size = vec![0usize; arch.f1];
+    let mut size = vec![0usize; arch.level[0].latents];
     for (j, &p) in parents.iter().enumerate() {
         if p != ROOT && dead.binary_search(&(j as u32)).is_err() {
             size[p as usize] += 1;
         }
     }
-    let mut tokens: Vec<Vec<usize>> = vec![Vec::new(); arch.f1];
-    for (b, i, _, _) in objective.fired(1) {
+    let mut tokens: Vec<Vec<usize>> = vec![Vec::new(); arch.level[0].latents];
+    for (b, i, _, _) in objective.fired(0) {
         tokens[i].push(b);
     }
     let mut set = 0;
@@ -85,15 +85,13 @@ pub(super) fn reseed(
         }
         let Some((_, b)) = best else { continue };
         let j = j as usize;
-        let row = &mut params[Id::WDec2][j * d..(j + 1) * d];
+        let row = &mut params.level[1].w_dec[j * d..(j + 1) * d];
         row.copy_from_slice(objective.residual(b));
         adam::normalise(objective.isa, row);
         let direction = row.to_vec();
-        params[Id::WEnc2][j * d..(j + 1) * d].copy_from_slice(&direction);
-        params[Id::BEnc2][j] = 0.0;
-        optimiser.reset_row(train, Id::WDec2, j, d);
-        optimiser.reset_row(train, Id::WEnc2, j, d);
-        optimiser.reset_row(train, Id::BEnc2, j, 1);
+        params.level[1].w_enc[j * d..(j + 1) * d].copy_from_slice(&direction);
+        params.level[1].b_enc[j] = 0.0;
+        optimiser.reset_latent(&arch, train, 1, j);
         parents[j] = p as u32;
         cofire.forget(j);
         silence.since[j] = 0;

@@ -31,7 +31,7 @@ pub fn is_long(train: &TrainConfig) -> bool {
 /// share `done = t / T` of the steps is behind, and a hard gate acts. None where the weights are learned ([`Balance::Norm`],
 /// [`Balance::Uncert`]) or where it does not move.
 pub fn annealed_w1(loss: &LossConfig, balance: Balance, done: f64) -> Option<f64> {
-    let learned = matches!(balance, Balance::Norm | Balance::Uncert);
+    let learned = balance.is_learned();
     if learned || loss.w1_start >= 1.0 {
         return None;
     }

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::kernel::dense::transposed;
 use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::model::seed::combine;
-use crate::model::{Arch, Id, Params};
+use crate::model::{Arch, LevelParams, Params};
 use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -54,16 +54,17 @@ impl SeedObjective {
     /// # Errors
     /// [`Error::NotFinite`] if the loss is not finite.
     pub fn loss_and_gradient(&self, p: &Params, variance: f32, x: &[f32], grads: &mut Params) -> Result<Losses> {
-        let Arch { d, f1, f2, .. } = self.arch;
+        let Arch { d, .. } = self.arch;
+        let [f1, f2] = self.arch.latents();
         let n = x.len() / d;
-        let l1 = self.layer(p, [Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], x, d);
-        let l2 = self.layer(p, [Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &l1.h, f1);
-        let e2t = transposed(&p[Id::WDec2], f2, f1);
-        let y = self.product(&l2.h, &e2t, f2, Some(&p[Id::BDec2]));
-        let d1t = transposed(&p[Id::WDec1], f1, d);
-        let mut error = self.product(&y, &d1t, f1, Some(&p[Id::BDec]));
+        let l1 = self.layer(&p.level[0], x, d);
+        let l2 = self.layer(&p.level[1], &l1.h, f1);
+        let e2t = transposed(&p.level[1].w_dec, f2, f1);
+        let y = self.product(&l2.h, &e2t, f2, Some(&p.b_dec2));
+        let d1t = transposed(&p.level[0].w_dec, f1, d);
+        let mut error = self.product(&y, &d1t, f1, Some(&p.b_dec));
         error.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
-        let mut error1 = self.product(&l1.h, &d1t, f1, Some(&p[Id::BDec]));
+        let mut error1 = self.product(&l1.h, &d1t, f1, Some(&p.b_dec));
         error1.iter_mut().zip(x).for_each(|(e, x)| *e -= x);
 
         let mut losses = Losses::default();
@@ -79,12 +80,12 @@ impl SeedObjective {
         losses.total = squares / (n * d) as f64 + losses.sparsity[0] + losses.sparsity[1];
 
         reduce::scale(self.isa, 2.0 / (n * d) as f32, &mut error);
-        self.outer(&y, f1, &error, d, &mut grads[Id::WDec1]);
-        self.columns(&error, d, &mut grads[Id::BDec]);
-        let dy = self.product(&error, &p[Id::WDec1], d, None);
-        self.outer(&l2.h, f2, &dy, f1, &mut grads[Id::WDec2]);
-        self.columns(&dy, f1, &mut grads[Id::BDec2]);
-        let mut dh2 = self.product(&dy, &p[Id::WDec2], f1, None);
+        self.outer(&y, f1, &error, d, &mut grads.level[0].w_dec);
+        self.columns(&error, d, &mut grads.b_dec);
+        let dy = self.product(&error, &p.level[0].w_dec, d, None);
+        self.outer(&l2.h, f2, &dy, f1, &mut grads.level[1].w_dec);
+        self.columns(&dy, f1, &mut grads.b_dec2);
+        let mut dh2 = self.product(&dy, &p.level[1].w_dec, f1, None);
         dh2.iter_mut().for_each(|g| *g += self.lambda[1] / n as f32);
         let mut dh1 = vec![self.lambda[0] / n as f32; n * f1];
         if self.consistency != 0.0 {
@@ -92,15 +93,15 @@ impl SeedObjective {
             losses.total += losses.consistency;
         }
         let (da2, dg2) = self.layer_backward(&l2, &dh2);
-        self.layer_gradients([Id::WEnc2, Id::BEnc2, Id::GateEnc2, Id::GateBias2], &da2, &dg2, f2, &l1.h, f1, grads);
-        for (grad, id) in [(&da2, Id::WEnc2), (&dg2, Id::GateEnc2)] {
+        self.layer_gradients(&da2, &dg2, f2, &l1.h, f1, &mut grads.level[1]);
+        for (grad, w) in [(&da2, &p.level[1].w_enc), (&dg2, &p.level[1].gate_w)] {
             if !grad.is_empty() {
-                let back = self.product(grad, &transposed(&p[id], f2, f1), f2, None);
+                let back = self.product(grad, &transposed(w, f2, f1), f2, None);
                 dh1.iter_mut().zip(&back).for_each(|(g, b)| *g += b);
             }
         }
         let (da1, dg1) = self.layer_backward(&l1, &dh1);
-        self.layer_gradients([Id::WEnc1, Id::BEnc1, Id::GateEnc1, Id::GateBias1], &da1, &dg1, f1, x, d, grads);
+        self.layer_gradients(&da1, &dg1, f1, x, d, &mut grads.level[0]);
         if losses.total.is_finite() {
             Ok(losses)
         } else {
@@ -109,11 +110,11 @@ impl SeedObjective {
     }
 
     /// `h = max(a s(g), 0)` and its like.
-    fn layer(&self, p: &Params, ids: [Id; 4], x: &[f32], width: usize) -> Layer {
-        let mut a = self.product(x, &p[ids[0]], width, Some(&p[ids[1]]));
+    fn layer(&self, p: &LevelParams, x: &[f32], width: usize) -> Layer {
+        let mut a = self.product(x, &p.w_enc, width, Some(&p.b_enc));
         let mut s = Vec::new();
-        if self.arch.gate != GateKind::None {
-            s = self.product(x, &p[ids[2]], width, Some(&p[ids[3]]));
+        if self.arch.gate.has_weights() {
+            s = self.product(x, &p.gate_w, width, Some(&p.gate_b));
         }
         let mut h = vec![0.0; a.len()];
         for i in 0..a.len() {
@@ -152,27 +153,18 @@ impl SeedObjective {
         (da, dg)
     }
 
-    fn layer_gradients(
-        &self,
-        ids: [Id; 4],
-        da: &[f32],
-        dg: &[f32],
-        f: usize,
-        x: &[f32],
-        width: usize,
-        grads: &mut Params,
-    ) {
-        self.outer(da, f, x, width, &mut grads[ids[0]]);
-        self.columns(da, f, &mut grads[ids[1]]);
+    fn layer_gradients(&self, da: &[f32], dg: &[f32], f: usize, x: &[f32], width: usize, grads: &mut LevelParams) {
+        self.outer(da, f, x, width, &mut grads.w_enc);
+        self.columns(da, f, &mut grads.b_enc);
         if !dg.is_empty() {
-            self.outer(dg, f, x, width, &mut grads[ids[2]]);
-            self.columns(dg, f, &mut grads[ids[3]]);
+            self.outer(dg, f, x, width, &mut grads.gate_w);
+            self.columns(dg, f, &mut grads.gate_b);
         }
     }
 
     /// `wc mean_ij cos(h1_i, h2_j)`, by the factorisation of [`crate::loss::seed_cos`], and its gradient.
     fn consistency(&self, h1: &[f32], h2: &[f32], n: usize, dh1: &mut [f32], dh2: &mut [f32]) -> f64 {
-        let sizes = [self.arch.f1, self.arch.f2];
+        let sizes = [self.arch.level[0].latents, self.arch.level[1].latents];
         let scale = self.consistency / (sizes[0] as f32 * sizes[1] as f32);
         let hs = [h1, h2];
         let norms = [0, 1].map(|l| {

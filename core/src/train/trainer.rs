@@ -10,11 +10,12 @@ use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, annealed_w1, learning_rate};
 use super::seed_objective::SeedObjective;
 use super::state::{Array, State};
-use crate::config::{Activation, Budget, Config, GateKind, ModelKind, Parents, Source};
+use crate::activation::Selection;
+use crate::config::{Budget, Config, GateKind, ModelKind, Parents, Source};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::kernel::Isa;
-use crate::model::{Arch, Codes, Encoder, Id, Model, NAMES, Params};
+use crate::model::{Arch, Codes, Encoder, Model, Params};
 use crate::normalise::Normalisation;
 use crate::par::Par;
 use crate::rng::Philox;
@@ -32,9 +33,6 @@ const DRIVES_EVERY: u64 = 16;
 
 /// Stream of the generator of families and revivals.
 const STREAM: u64 = 2;
-
-/// What the code and the reconstruction of level 1 are made of.
-const LEVEL1: [Id; 7] = [Id::BDec, Id::WEnc1, Id::BEnc1, Id::WDec1, Id::Threshold1, Id::RMag1, Id::BMag1];
 
 /// What a step reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -105,11 +103,11 @@ impl Trainer {
             ModelKind::Tree => Engine::Tree(Box::new(Objective::new(config, d, isa, par)?)),
             ModelKind::Seed => Engine::Seed(Box::new(SeedObjective::new(config, d, isa, par))),
         };
-        let hard = arch.gate.has_families() && arch.f2 > 0;
+        let hard = arch.gate.has_families() && arch.level[1].latents > 0;
         let mut rng = Philox::new(config.seed, STREAM);
-        let mut parents = vec![ROOT; if hard { arch.f2 } else { 0 }];
+        let mut parents = vec![ROOT; if hard { arch.level[1].latents } else { 0 }];
         if config.gate.parents == Parents::Random {
-            parents.iter_mut().for_each(|p| *p = rng.below(arch.f1 as u64) as u32);
+            parents.iter_mut().for_each(|p| *p = rng.below(arch.level[0].latents as u64) as u32);
         }
         Ok(Self {
             engine,
@@ -117,8 +115,8 @@ impl Trainer {
             optimiser: Adam::new(&arch, &config.train, &params),
             families: families(&parents, &arch),
             parents,
-            cofire: hard.then(|| Cofire::new(arch.f1, arch.f2)),
-            silence: [Silence::new(arch.f1), Silence::new(arch.f2)],
+            cofire: hard.then(|| Cofire::new(arch.level[0].latents, arch.level[1].latents)),
+            silence: [Silence::new(arch.level[0].latents), Silence::new(arch.level[1].latents)],
             lambda: [LambdaControl::new(config.level1.lambda), LambdaControl::new(config.level2.lambda)],
             tracker: [ThresholdTracker::default(); 2],
             balance: BalanceState::new(&config.loss),
@@ -202,27 +200,29 @@ impl Trainer {
 
     /// Sets what this step is run with.
     fn turn_knobs(&mut self, done: f64) {
-        let levels = [&self.config.level1, &self.config.level2];
-        let activations = [self.arch.activation1, self.arch.activation2];
         for l in 0..2 {
-            self.knobs.k[l] = annealed_k(levels[l], &self.config.train, self.step);
-            let controlled = activations[l].is_penalised() && levels[l].control && self.config.model == ModelKind::Tree;
-            self.knobs.lambda[l] = if controlled { self.lambda[l].lambda as f32 } else { levels[l].lambda as f32 };
+            let level = self.config.level(l);
+            self.knobs.k[l] = annealed_k(level, &self.config.train, self.step);
+            let is_penalised = self.arch.level[l].activation.is_penalised();
+            let controlled = is_penalised && level.control && self.config.model == ModelKind::Tree;
+            self.knobs.lambda[l] = if controlled { self.lambda[l].lambda as f32 } else { level.lambda as f32 };
             self.knobs.w[l] = self.balance.w[l] as f32;
             self.knobs.tau[l] = self.tracker[l].tau;
             self.silence[l].dead(self.config.revive.dead_after, &mut self.knobs.dead[l]);
         }
         let gate = self.config.gate.kind;
         self.knobs.gate = if gate.has_families() && done < self.config.gate.start { GateKind::None } else { gate };
-        let falls = self.knobs.gate.has_families() && self.arch.f2 > 0 && !self.arch.activation1.is_penalised();
+        let falls = self.knobs.gate.has_families()
+            && self.arch.level[1].latents > 0
+            && !self.arch.level[0].activation.is_penalised();
         if let Some(w1) = annealed_w1(&self.config.loss, self.config.train.balance, done).filter(|_| falls) {
             self.knobs.w[0] = w1 as f32;
         }
         self.knobs.source = self.source_at(done);
         let counts = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
         // Before the first threshold every positive drive would count as firing.
-        let known =
-            !matches!(self.arch.activation2, Activation::Topk | Activation::Batchtopk) || self.tracker[1].tau > 0.0;
+        let tracked = self.arch.level[1].activation.selection() != Selection::Each;
+        let known = !tracked || self.tracker[1].tau > 0.0;
         self.knobs.collect_drives = counts && known && self.step.is_multiple_of(self.drives_every());
     }
 
@@ -233,17 +233,17 @@ impl Trainer {
 
     /// What level 2 reads when a share `done` of the steps is behind.
     fn source_at(&self, done: f64) -> Source {
-        let waits = self.arch.source == Source::Res && done < self.config.source_start;
-        if waits { Source::X } else { self.arch.source }
+        let first = self.arch.source.before_switch().filter(|_| done < self.config.source_start);
+        first.unwrap_or(self.arch.source)
     }
 
-    /// The tensors that no longer learn: those of level 1, once level 2 has turned from `x` to its residual.
-    fn fixed(&self, done: f64) -> &'static [Id] {
-        let turned = self.arch.source == Source::Res
-            && self.arch.f2 > 0
+    /// Returns the level that no longer learns: level 1, once level 2 has switched from `x` to its residual.
+    fn fixed(&self, done: f64) -> Option<usize> {
+        let switched = self.arch.source.before_switch().is_some()
+            && self.arch.n_levels() == 2
             && self.config.source_start > 0.0
             && done >= self.config.source_start;
-        if turned { &LEVEL1 } else { &[] }
+        switched.then_some(0)
     }
 
     /// Assigns families on the step on which a hard gate starts, and re-assigns them from time to time.
@@ -271,27 +271,24 @@ impl Trainer {
     fn take_in(&mut self, losses: &Losses, done: f64, lr: f64) {
         let every = self.drives_every();
         let Engine::Tree(o) = &self.engine else { return };
-        let levels = [&self.config.level1, &self.config.level2];
         let hold = done < self.config.train.warmup || done >= 0.9;
-        for (l, act) in [self.arch.activation1, self.arch.activation2].into_iter().enumerate() {
-            if levels[l].latents == 0 {
-                continue;
+        for l in 0..self.arch.n_levels() {
+            let (level, activation) = (self.config.level(l), self.arch.level[l].activation);
+            if activation.is_penalised() && level.control {
+                self.lambda[l].update(losses.l0[l], level.k, hold);
             }
-            if act.is_penalised() && levels[l].control {
-                self.lambda[l].update(losses.l0[l], levels[l].k, hold);
-            }
-            match act {
-                Activation::Batchtopk => {
+            match activation.selection() {
+                Selection::Batch => {
                     // Levels that share a budget see the same counts, so that their thresholds stay one.
                     let shared = self.config.budget == Budget::Shared;
                     let k = if shared { self.knobs.k.iter().sum() } else { self.knobs.k[l] };
                     let wanted = k * o.n() as f64;
                     self.tracker[l].update(losses.above_tau[l], wanted, losses.selected_min[l], done);
                 }
-                Activation::Topk => self.tracker[l].smooth(losses.selected_min[l]),
-                _ => {}
+                Selection::Row => self.tracker[l].smooth(losses.selected_min[l]),
+                Selection::Each => {}
             }
-            self.silence[l].update(o, l + 1);
+            self.silence[l].update(o, l);
         }
         let train = &self.config.train;
         self.balance.update(train.balance, train.balance_ratio, &losses.balance, losses.fvu, lr, self.step);
@@ -356,9 +353,8 @@ impl Trainer {
         if self.config.model == ModelKind::Seed || n == 0 {
             return Ok(());
         }
-        for (level, act) in [(0, self.arch.activation1), (1, self.arch.activation2)] {
-            let latents = [self.arch.f1, self.arch.f2][level];
-            if act != Activation::Batchtopk || latents == 0 || self.tracker[level].tau <= 0.0 {
+        for level in 0..self.arch.n_levels() {
+            if !self.arch.level[level].activation.has_tau() || self.tracker[level].tau <= 0.0 {
                 continue;
             }
             let k = if shared { k1 + k2 } else { [k1, k2][level] };
@@ -414,7 +410,7 @@ impl Trainer {
         let mut arch = self.arch;
         let started =
             self.step > 0 && ((self.step - 1) as f64 / self.config.train.steps as f64) >= self.config.gate.start;
-        if arch.gate.has_families() && (!started || arch.f2 == 0) {
+        if arch.gate.has_families() && (!started || arch.level[1].latents == 0) {
             arch.gate = GateKind::None;
         }
         // As in the last step, whose weights these are.
@@ -426,10 +422,10 @@ impl Trainer {
     /// Everything that is needed to go on to the same bits.
     pub fn state(&self) -> State {
         let mut s = State::default();
-        for (i, name) in NAMES.iter().enumerate() {
-            s.put(format!("params.{name}"), Array::F32(self.params.tensors[i].clone()));
-            s.put(format!("adam.m.{name}"), Array::F32(self.optimiser.m.tensors[i].clone()));
-            s.put(format!("adam.v.{name}"), Array::F32(self.optimiser.v.tensors[i].clone()));
+        for (what, params) in [("params", &self.params), ("adam.m", &self.optimiser.m), ("adam.v", &self.optimiser.v)] {
+            for (name, tensor) in params.tensors() {
+                s.put(format!("{what}.{name}"), Array::F32(tensor.clone()));
+            }
         }
         let n = &self.normalisation;
         s.put("normalisation.mean", Array::F32(n.mean.clone().into()));
@@ -476,15 +472,19 @@ impl Trainer {
             norm_limit: scalars[2],
         };
         let mut t = Self::new(config, normalisation, &[], isa, par)?;
-        for (i, name) in NAMES.iter().enumerate() {
-            let len = t.params.tensors[i].len();
-            t.params.tensors[i] = state.take_f32(&format!("params.{name}"), len)?;
-            t.optimiser.m.tensors[i] = state.take_f32(&format!("adam.m.{name}"), len)?;
-            t.optimiser.v.tensors[i] = state.take_f32(&format!("adam.v.{name}"), len)?;
+        let Adam { m, v, .. } = &mut t.optimiser;
+        for (what, params) in [("params", &mut t.params), ("adam.m", m), ("adam.v", v)] {
+            for (name, tensor) in params.tensors_mut() {
+                *tensor = state.take_f32(&format!("{what}.{name}"), tensor.len())?;
+            }
         }
         t.parents = state.take_u32("parents", t.parents.len())?;
-        if let Some(&p) = t.parents.iter().find(|&&p| p != ROOT && p as usize >= t.arch.f1) {
-            return Err(Error::Index { what: "parent of the checkpoint", index: p as usize, len: t.arch.f1 });
+        if let Some(&p) = t.parents.iter().find(|&&p| p != ROOT && p as usize >= t.arch.level[0].latents) {
+            return Err(Error::Index {
+                what: "parent of the checkpoint",
+                index: p as usize,
+                len: t.arch.level[0].latents,
+            });
         }
         t.families = families(&t.parents, &t.arch);
         if let Some(c) = &mut t.cofire {
@@ -525,5 +525,9 @@ impl Trainer {
 
 /// The families that a hard gate reads; everybody under ROOT without one.
 fn families(parents: &[u32], arch: &Arch) -> Families {
-    if parents.is_empty() { Families::all_root(arch.f1, arch.f2) } else { Families::new(parents.to_vec(), arch.f1) }
+    if parents.is_empty() {
+        Families::all_root(arch.level[0].latents, arch.level[1].latents)
+    } else {
+        Families::new(parents.to_vec(), arch.level[0].latents)
+    }
 }

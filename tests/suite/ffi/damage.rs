@@ -7,6 +7,7 @@ use strata::*;
 use strata_core::Model;
 use strata_core::format::weights;
 use strata_core::model::Arch;
+use strata_tests::vary::Vary;
 
 use super::allocator::largest;
 use super::buffers::Buffers;
@@ -18,7 +19,7 @@ fn files(model: &Model) -> [Vec<u8>; 2] {
 
 #[test]
 fn damaged_models_are_errors_of_the_data() {
-    let model = model(Arch { d: 5, f1: 6, f2: 7, k1: 2.0, k2: 2.0, ..arch() });
+    let model = model(Arch { d: 5, ..arch() }.sized([6, 7]).keeping([2.0, 2.0]));
     let cfg = weights::write_cfg(&model.arch, &Default::default());
     let bytes = weights::write_weights(&model).unwrap();
     let try_load = |cfg: &[u8], bytes: &[u8]| match load_bytes(cfg, bytes) {
@@ -55,7 +56,7 @@ fn damaged_models_are_errors_of_the_data() {
 
 #[test]
 fn sizes_that_no_file_could_have_are_refused_before_memory_is_asked_for() {
-    let [cfg, bytes] = files(&model(Arch { d: 5, f1: 6, f2: 7, k1: 2.0, k2: 2.0, ..arch() }));
+    let [cfg, bytes] = files(&model(Arch { d: 5, ..arch() }.sized([6, 7]).keeping([2.0, 2.0])));
     let cfg = String::from_utf8(cfg).unwrap();
     for (key, old) in [("d", "5"), ("f1", "6"), ("f2", "7"), ("k1", "2.0"), ("k2", "2.0")] {
         for new in ["0", "4294967294", "4294967295", "18446744073709551615", "1e300", "-1", "0.0", "1e-300", "null"] {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use strata::*;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::format::weights;
-use strata_core::model::{Arch, Scratch};
+use strata_core::model::{Arch, LevelArch, Scratch};
 use strata_core::{Codes, Encoder, Isa, Model, Par, Philox, ROOT};
+use strata_tests::vary::Vary;
 
 use super::buffers::Buffers;
 
@@ -22,12 +23,10 @@ pub fn arch() -> Arch {
     Arch {
         model: ModelKind::Tree,
         d: D,
-        f1: F1,
-        f2: F2,
-        activation1: Activation::Topk,
-        activation2: Activation::Topk,
-        k1: 4.0,
-        k2: 6.0,
+        level: [
+            LevelArch { latents: F1, activation: Activation::Topk, k: 4.0 },
+            LevelArch { latents: F2, activation: Activation::Topk, k: 6.0 },
+        ],
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
@@ -38,9 +37,9 @@ pub fn arch() -> Arch {
 pub fn model(arch: Arch) -> Model {
     let mut rng = Philox::new(7, 0);
     let mut params = arch.zeros();
-    params.tensors.iter_mut().flatten().for_each(|v| *v = 0.3 * rng.normal_f32());
-    let f2 = if arch.gate.has_families() { arch.f2 } else { 0 };
-    let parents = (0..f2).map(|j| if j % 10 == 9 { ROOT } else { (j * 7 % arch.f1) as u32 }).collect();
+    params.each_mut().flatten().for_each(|v| *v = 0.3 * rng.normal_f32());
+    let f2 = if arch.gate.has_families() { arch.level[1].latents } else { 0 };
+    let parents = (0..f2).map(|j| if j % 10 == 9 { ROOT } else { (j * 7 % arch.level[0].latents) as u32 }).collect();
     Model { arch, params, parents, tau: [0.2, 0.3] }
 }
 
@@ -50,26 +49,14 @@ pub fn models() -> Vec<Model> {
     let relu = Activation::Relu;
     [
         base,
-        Arch { f2: 0, gate: GateKind::None, ..base },
-        Arch { activation1: relu, activation2: relu, gate: GateKind::None, ..base },
-        Arch { activation1: Activation::Batchtopk, activation2: Activation::Gated, gate: GateKind::GroupTop1, ..base },
-        Arch {
-            activation2: Activation::Jumprelu,
-            source: Source::Res,
-            decoder: Decoder::Ind,
-            gate: GateKind::Add,
-            ..base
-        },
+        Arch { gate: GateKind::None, ..base }.sized([F1, 0]),
+        Arch { gate: GateKind::None, ..base }.activated([relu; 2]),
+        Arch { gate: GateKind::GroupTop1, ..base }.activated([Activation::Batchtopk, Activation::Gated]),
+        Arch { source: Source::Res, decoder: Decoder::Ind, gate: GateKind::Add, ..base }
+            .activated([Activation::Topk, Activation::Jumprelu]),
         Arch { source: Source::Z1, decoder: Decoder::Comp, gate: GateKind::Mul, ..base },
-        Arch {
-            model: ModelKind::Seed,
-            activation1: relu,
-            activation2: relu,
-            source: Source::Z1,
-            decoder: Decoder::Comp,
-            gate: GateKind::Mul,
-            ..base
-        },
+        Arch { model: ModelKind::Seed, source: Source::Z1, decoder: Decoder::Comp, gate: GateKind::Mul, ..base }
+            .activated([relu; 2]),
     ]
     .map(model)
     .into()

@@ -6,6 +6,7 @@ use strata::*;
 use strata_core::config::Activation;
 use strata_core::format::weights;
 use strata_core::model::Arch;
+use strata_tests::vary::Vary;
 
 use super::allocator::{bytes, refusing};
 use super::fixture::{BLOCK, Ctx, arch, c_path, error, load_bytes, message, model, models};
@@ -16,7 +17,7 @@ const LARGE: usize = 40_000;
 #[test]
 fn a_model_that_memory_does_not_hold_is_refused() {
     // Four matrices of LARGE bytes at least, and the vectors far below.
-    let model = model(Arch { d: 64, f1: 160, f2: 320, ..arch() });
+    let model = model(Arch { d: 64, ..arch() }.sized([160, 320]));
     let cfg = weights::write_cfg(&model.arch, &Default::default());
     let bytes = weights::write_weights(&model).unwrap();
     // The question whether all of it fits, then each matrix.
@@ -46,9 +47,9 @@ fn a_model_that_memory_does_not_hold_is_refused() {
 #[test]
 fn a_context_asks_for_no_more_than_the_header_says() {
     // The last ones are screened, where this machine can.
-    let screened = Arch { d: 100, f1: 600, f2: 900, ..arch() };
-    let topk = Arch { activation1: Activation::Topk, activation2: Activation::Topk, k1: 20.0, k2: 40.0, ..screened };
-    let more = [Arch { d: 64, f1: 160, f2: 320, ..arch() }, screened, topk].map(model);
+    let screened = Arch { d: 100, ..arch() }.sized([600, 900]);
+    let topk = screened.activated([Activation::Topk; 2]).keeping([20.0, 40.0]);
+    let more = [Arch { d: 64, ..arch() }.sized([160, 320]), screened, topk].map(model);
     for model in models().into_iter().chain(more) {
         let ctx = Ctx::new(&model, 0);
         let (info, mut out) = (ctx.info(), null_mut());

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use strata::*;
 use strata_core::config::ModelKind;
 use strata_core::format::weights;
-use strata_core::model::{Arch, Id, WeightType};
+use strata_core::model::{Arch, WeightType};
 use strata_core::{Encoder, Isa, Model, Par, ROOT};
+use strata_tests::vary::Vary;
 
 use super::buffers::f32_rows;
 use super::fixture::{Ctx, D, F1, F2, arch, c_path, load_as, model, models, new_ctx, values};
@@ -18,14 +19,14 @@ fn the_model_says_its_sizes_parents_and_directions() {
     for model in models() {
         let ctx = Ctx::new(&model, 0);
         let info = ctx.info();
-        assert_eq!((info.d, info.f1, info.f2), (D, F1, model.arch.f2));
+        assert_eq!((info.d, info.f1, info.f2), (D, F1, model.arch.level[1].latents));
         let (codes1, codes2) = ctx.expected(&values(200 * D));
         for (codes, most) in [(&codes1, info.max_active1), (&codes2, info.max_active2)] {
             let active = codes.offsets.windows(2).map(|w| w[1] - w[0]).max().unwrap();
             assert!(active <= most, "{active} codes in a row, {most} announced");
         }
         let mut parent = 5;
-        for j in 0..model.arch.f2 {
+        for j in 0..model.arch.level[1].latents {
             assert_eq!(unsafe { strata_model_parent(ctx.model, j as u32, &mut parent) }, STRATA_STATUS_OK);
             assert_eq!(parent, model.parents.get(j).copied().unwrap_or(STRATA_ROOT));
         }
@@ -39,7 +40,8 @@ fn the_model_says_its_sizes_parents_and_directions() {
                 strata_model_decoder_row(ctx.model, level, latent, row.as_mut_ptr(), row.len())
             };
             assert_eq!(get(&mut row), STRATA_STATUS_OK);
-            let all = if level == 1 { &model.params[Id::WDec1][..] } else { &model.decoder2(Isa::default(), Par::Seq) };
+            let all =
+                if level == 1 { &model.params.level[0].w_dec[..] } else { &model.decoder2(Isa::default(), Par::Seq) };
             assert_eq!(row, all[latent as usize * D..][..D]);
             assert_eq!(get(&mut row[1..]), STRATA_STATUS_CAPACITY);
         }
@@ -50,8 +52,8 @@ fn the_model_says_its_sizes_parents_and_directions() {
     }
     // Two parents' families of at most three, and the nine without a parent.
     let few = Model { parents: (0..F2 as u32).map(|j| if j < 9 { ROOT } else { j % 30 }).collect(), ..model(arch()) };
-    let few = Model { arch: Arch { k1: 2.0, k2: 50.0, ..few.arch }, ..few };
-    assert_eq!((few.max_active(1), few.max_active(2)), (2, 15));
+    let few = Model { arch: few.arch.keeping([2.0, 50.0]), ..few };
+    assert_eq!((few.max_active(0), few.max_active(1)), (2, 15));
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn a_loaded_model_outlives_its_files() {
 #[test]
 fn the_example_model_is_what_the_writers_write() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/sae");
-    let model = model(Arch { d: 6, f1: 8, f2: 16, k1: 2.0, k2: 3.0, ..arch() });
+    let model = model(Arch { d: 6, ..arch() }.sized([8, 16]).keeping([2.0, 3.0]));
     let files = [
         ("cfg.json", weights::write_cfg(&model.arch, &Default::default())),
         ("sae_weights.safetensors", weights::write_weights(&model).unwrap()),

@@ -16,7 +16,7 @@ fn statistics_equal_the_metrics_of_the_core() {
         let ctx = Ctx::new(model, n_threads);
         let empty = stats(ctx.ctx);
         assert!(empty.rows == 0 && empty.fvu1.is_nan() && empty.dead1 == F1 as u64);
-        let (mut fidelity, f2) = (Fidelity::new(D), model.arch.f2);
+        let (mut fidelity, f2) = (Fidelity::new(D), model.arch.level[1].latents);
         let mut sparsity = [Sparsity::new(F1), Sparsity::new(f2)];
         let all = values(300 * D);
         for part in [&all[..130 * D], &all[130 * D..131 * D], &all[131 * D..]] {

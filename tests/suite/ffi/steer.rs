@@ -2,7 +2,7 @@
 
 use strata::*;
 use strata_core::kernel::reduce;
-use strata_core::model::Id;
+
 use strata_core::{Codes, Isa};
 
 use super::buffers::{DTYPES, Stored, f32_rows};
@@ -13,7 +13,7 @@ fn steering_adds_directions_or_sets_activations() {
     for model in models() {
         let ctx = Ctx::new(&model, 2);
         let n = BLOCK + 7;
-        let level = if model.arch.f2 > 0 { 2 } else { 1 };
+        let level = if model.arch.level[1].latents > 0 { 2 } else { 1 };
         let edits = [(1, 3, 1.5, STRATA_EDIT_SET), (level, 7, -2.0, STRATA_EDIT_SET), (1, 9, 0.25, STRATA_EDIT_ADD)]
             .map(|(level, latent, strength, mode)| strata_edit { level, latent, strength, mode });
         for dtype in DTYPES {
@@ -27,7 +27,7 @@ fn steering_adds_directions_or_sets_activations() {
             for (i, row) in expected.chunks_mut(D).enumerate() {
                 for edit in &edits {
                     let (codes, all) =
-                        if edit.level == 1 { (&codes1, &model.params[Id::WDec1][..]) } else { (&codes2, decoder2) };
+                        if edit.level == 1 { (&codes1, &model.params.level[0].w_dec[..]) } else { (&codes2, decoder2) };
                     let code = codes.row(i);
                     let z = code.index.iter().position(|j| *j == edit.latent).map_or(0.0, |e| code.value[e]);
                     let alpha = edit.strength - if edit.mode == STRATA_EDIT_SET { z } else { 0.0 };
