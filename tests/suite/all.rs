@@ -43,6 +43,7 @@ mod similarity;
 mod stability;
 mod stored;
 mod structure;
+mod sums;
 mod synth;
 mod synth_cli;
 mod tensor;

@@ -23,6 +23,11 @@ use alloc::vec::Vec;
 /// Latents that are summed together by one thread.
 const BLOCK: usize = 16;
 
+/// Number of latents whose terms are summed first where a sum runs over all latents of a level; the sums of these groups
+/// are then added in index order. Groups are independent: they run in parallel, and a dictionary that is split at
+/// multiples of this number has the same sums.
+pub(super) const GROUP: usize = 256;
+
 /// Least norm that a decoder row is divided by: the penalty on a row of zeros has no direction.
 const TINY: f32 = 1e-12;
 
@@ -171,10 +176,10 @@ pub(super) fn run(
     if two && !grads.gate.w.is_empty() {
         soft_gate(o, &job, &by_latent[0], grads);
     }
-    let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus));
-    bias(o, &job, grads, &through2, &mut scratch.0, &mut scratch.1);
+    let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus), core::mem::take(&mut o.groups));
+    bias(o, &job, grads, &through2, &mut scratch.0, (&mut scratch.1, &mut scratch.2));
     losses.balance = row_norms(&stats, knobs, job.recon);
-    (o.bias, o.minus) = scratch;
+    (o.bias, o.minus, o.groups) = scratch;
     o.by_latent = by_latent;
     o.grad_composed = grad_composed;
     o.through2 = through2;
@@ -454,13 +459,16 @@ fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) 
 }
 
 /// `db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j` over both encoders.
+///
+/// The second sum is one chain per group of [`GROUP`] latents, which starts at 0; the groups are added in index order. One
+/// chain over all latents would leave a single thread to run it, or to pass it on from shard to shard.
 fn bias(
     o: &Objective,
     job: &Job<'_>,
     grads: &mut Params,
     through2: &[f32],
     g: &mut [Vec<f32>; 2],
-    minus: &mut Vec<f32>,
+    (minus, groups): (&mut Vec<f32>, &mut Vec<f32>),
 ) {
     let d = job.d;
     let two = o.n_levels() == 2;
@@ -475,7 +483,15 @@ fn bias(
     let mut take_out = |biases: &[f32], w: &[f32], g: &mut [f32]| {
         minus.clear();
         minus.extend(biases.iter().map(|b| -b));
-        sparse::accumulate_rows(job.isa, &o.all[..biases.len()], minus, w, d, g);
+        let n_groups = biases.len().div_ceil(GROUP);
+        groups.clear();
+        groups.resize(n_groups * d, 0.0);
+        let minus = &minus[..];
+        o.par.for_rows(n_groups, 1, [&mut groups[..]], [d], |group, [sum]| {
+            let latents = group * GROUP..((group + 1) * GROUP).min(minus.len());
+            sparse::accumulate_rows(job.isa, &o.all[latents.clone()], &minus[latents], w, d, sum);
+        });
+        groups.chunks(d).for_each(|sum| reduce::axpy(job.isa, 1.0, sum, g));
     };
     take_out(&grads.level[0].b_enc, &job.params.level[0].w_enc, g1);
     if two {
@@ -496,10 +512,12 @@ fn bias(
 
 fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
-    for row in stats.chunks(STATS) {
-        for (s, &v) in sums.iter_mut().zip(row) {
-            *s += f64::from(v);
+    for latents in stats.chunks(GROUP * STATS) {
+        let mut group = [0.0f64; STATS];
+        for row in latents.chunks(STATS) {
+            group.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }
+        sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
     }
     let weight = |l: usize| if recon[l] > 0.0 { f64::from(knobs.w[l]) } else { 1.0 };
     let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));

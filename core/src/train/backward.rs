@@ -9,7 +9,7 @@
 //! Level 1's gradient is kept in two parts: its own terms, and what comes through level 2, so that the balance between
 //! the levels can be chosen later ([`Balance`](crate::config::Balance)).
 
-use super::entries::Entries;
+use super::entries::{Entries, List};
 use super::forward::code_row;
 use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
 use crate::activation;
@@ -166,7 +166,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     let d = f.d;
     let (head, tail) = row.split_at_mut(slot::e1(true) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
-    let Chunk { level: [e1, e2], sums, drives, .. } = chunk;
+    let Chunk { level: [e1, e2], aux: [_, aux2], sums, drives, .. } = chunk;
     let range = e2.row(i);
 
     lane.row.resize(range.len(), 0.0);
@@ -197,7 +197,7 @@ fn level2(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         _ => {}
     }
     if f.aux[1] > 0.0 {
-        sums.aux[1] += aux_row(f, 1, e2, range.clone(), r2, f.decoder2, &mut tail[d..2 * d], lane);
+        sums.aux[1] += aux_row(f, 1, e2, aux2, i, r2, f.decoder2, &mut tail[d..2 * d], lane);
     }
     if f.activation[1] == Activation::Gated {
         let base = if f.decoder.is_cumulative() { r1 } else { xt };
@@ -266,7 +266,7 @@ fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
     let d = f.d;
     let (head, tail) = row.split_at_mut(slot::e1(f.two) * d);
     let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
-    let Chunk { level: [e1, _], sums, .. } = chunk;
+    let Chunk { level: [e1, _], aux: [aux1, _], sums, .. } = chunk;
     let range = e1.row(i);
     let decoder = &f.params.level[0].w_dec;
 
@@ -286,7 +286,7 @@ fn level1(f: &Factors<'_>, chunk: &mut Chunk, lane: &mut Lane, b: usize, i: usiz
         seed_cos(f, 0, e1, range.clone(), b);
     }
     if f.aux[0] > 0.0 {
-        sums.aux[0] += aux_row(f, 0, e1, range.clone(), r1, decoder, &mut tail[..d], lane);
+        sums.aux[0] += aux_row(f, 0, e1, aux1, i, r1, decoder, &mut tail[..d], lane);
     }
     if f.activation[0] == Activation::Gated {
         sums.gated[0] += gated_row(f, 0, e1, range.clone(), xt, decoder, lane);
@@ -333,27 +333,33 @@ fn seed_cos(f: &Factors<'_>, l: usize, e: &mut Entries, range: core::ops::Range<
     }
 }
 
-/// AuxK of one row: `e = (2 alpha / (n nu)) (v D - r)`, `du += (e D^T) 1[v > 0]`. Returns `alpha / (n nu) |v D - r|^2`.
+/// Computes AuxK of one row: `e = (2 alpha / (n nu)) (v D - r)`, `du += (e D^T) 1[v > 0]`. Returns
+/// `alpha / (n nu) |v D - r|^2`.
+///
+/// `picks` holds the selected latents of every row, ascending, which is the order of the sum `v D`; among the entries,
+/// selected latents that also fire come first.
 fn aux_row(
     f: &Factors<'_>,
     l: usize,
     e: &mut Entries,
-    range: core::ops::Range<usize>,
+    picks: &List,
+    i: usize,
     r: &[f32],
     decoder: &[f32],
     out: &mut [f32],
     lane: &mut Lane,
 ) -> f64 {
     out.fill(0.0);
-    let index = &e.index[range.clone()];
-    sparse::accumulate_rows(f.isa, index, &e.v[range.clone()], decoder, f.d, out);
+    let picked = picks.row(i);
+    sparse::accumulate_rows(f.isa, &picks.index[picked.clone()], &picks.u[picked], decoder, f.d, out);
     for (o, r) in out.iter_mut().zip(r) {
         *o -= r;
     }
     let value = 0.5 * f64::from(f.aux[l]) * f64::from(reduce::sum_squares(f.isa, out));
     reduce::scale(f.isa, f.aux[l], out);
+    let range = e.row(i);
     lane.row.resize(range.len(), 0.0);
-    sparse::dot_rows(f.isa, index, decoder, f.d, out, &mut lane.row);
+    sparse::dot_rows(f.isa, &e.index[range.clone()], decoder, f.d, out, &mut lane.row);
     for (at, dot) in range.zip(&lane.row) {
         if e.v[at] > 0.0 {
             e.grad.u[0][at] += dot;

@@ -585,6 +585,25 @@ pub(super) fn code_row(entries: &Entries, i: usize) -> CodeRow<'_> {
     CodeRow { index: &entries.index[range.clone()], value: &entries.z[range] }
 }
 
+/// The entries of a row that fire, ascending: what is decoded.
+///
+/// Silent entries are left out and not multiplied by 0, so that the sum runs over ascending latents: the order in which
+/// shards of a dictionary can pass it on.
+fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a> {
+    let code = code_row(entries, i);
+    if code.value.iter().all(|z| *z > 0.0) {
+        return code;
+    }
+    let Lane { fires: index, row: value, .. } = lane;
+    index.clear();
+    value.clear();
+    for (&j, &z) in code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0) {
+        index.push(j);
+        value.push(z);
+    }
+    CodeRow { index, value }
+}
+
 /// Settles the last level, or both that share a budget, and writes the residuals `r1`, `r2` and their sums of squares.
 fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: bool) {
     let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
@@ -612,13 +631,13 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
         for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
             let (xt, rest) = row.split_at_mut(d);
             let (r1, rest) = rest.split_at_mut(d);
-            residual(isa, xt, code_row(&chunk.level[0], i), &params.level[0].w_dec, r1);
+            residual(isa, xt, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
             chunk.sums.squares[0] += f64::from(reduce::sum_squares(isa, r1));
             reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
             if two {
                 let from = if arch.decoder.is_cumulative() { r1 } else { xt };
                 let r2 = &mut rest[..d];
-                residual(isa, from, code_row(&chunk.level[1], i), decoder2, r2);
+                residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
                 chunk.sums.squares[1] += f64::from(reduce::sum_squares(isa, r2));
                 reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
             }

@@ -137,6 +137,8 @@ pub(crate) struct Lane {
     /// Numbers of one row's entries.
     pub row: Vec<f32>,
     pub row2: Vec<f32>,
+    /// Latents of one row's code, those that do not fire left out; their activations are in `row`.
+    pub fires: Vec<u32>,
     /// `(f1)`, for the latent consistency.
     pub dense1: Vec<f32>,
     /// Gradients of a chunk that nobody reads when it is done, a level.
@@ -154,7 +156,7 @@ impl Lane {
         self.picked = List::default();
         self.spare = Default::default();
         self.old = Entries::default();
-        (self.u_dead, self.row, self.row2) = Default::default();
+        (self.u_dead, self.row, self.row2, self.fires) = Default::default();
     }
 }
 
@@ -187,6 +189,8 @@ pub struct Objective {
     /// `0, 1, 2, ...` for every latent of the wider level, and negated gradients of biases.
     pub(crate) all: Vec<u32>,
     pub(crate) minus: Vec<f32>,
+    /// `(groups of latents, d)`: sums of the gradient of the decoder bias, one per group.
+    pub(crate) groups: Vec<f32>,
     /// `(d)` each: the two parts of the gradient of the decoder bias.
     pub(crate) bias: [Vec<f32>; 2],
     pub(crate) stats: Vec<f32>,
@@ -214,6 +218,7 @@ impl Objective {
             place: [vec![u32::MAX; arch.level[0].latents], vec![u32::MAX; arch.level[1].latents]],
             row: Vec::new(),
             row2: Vec::new(),
+            fires: Vec::new(),
             dense1: vec![0.0; if config.loss.consistency == Consistency::Latent { arch.level[0].latents } else { 0 }],
             spare: [Gradients::default(), Gradients::default()],
             old: Entries::default(),
@@ -235,6 +240,7 @@ impl Objective {
             parts: vec![Part::new(&arch, config); PARTS * par.threads()],
             all: (0..arch.level[0].latents.max(arch.level[1].latents) as u32).collect(),
             minus: Vec::new(),
+            groups: Vec::new(),
             bias: [vec![0.0; d], vec![0.0; d]],
             stats: Vec::new(),
             seed_cos: SeedCos::default(),

@@ -1,11 +1,15 @@
 //! Adam over unit-norm decoder rows: project, clip, update, renormalise.
 //!
-//! Two passes over memory, because the clip needs the norm of the whole gradient before the first number moves: one
-//! projects the gradients and sums their squares, block by block while they are in the cache (it reads gradients and, of
-//! decoders, rows: 8 bytes a number, and writes 4), the other does all the rest, block by block too (it reads 16 and
-//! writes 12). Without a limit (`train.clip = 0`) the first pass still says whether all gradients are finite, and what their
-//! norm is in the log.
+//! There are two passes over memory, because the clip needs the norm of the whole gradient before the first number moves.
+//! The first projects the gradients and sums their squares, block by block while they are in the cache: it reads gradients
+//! and, of decoders, rows (8 bytes per number) and writes 4. The second does all the rest, block by block too: it reads 16
+//! and writes 12. Without a limit (`train.clip = 0`) the first pass still checks that all gradients are finite, and
+//! computes the norm for the log.
+//!
+//! The squares of a tensor are summed in f64: rows of a block, blocks of a group of [`GROUP`] rows, then the groups, each
+//! in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
 
+use super::accumulate::GROUP;
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, adam, reduce};
@@ -16,6 +20,13 @@ use alloc::vec::Vec;
 
 /// Numbers that one thread handles together.
 const BLOCK: usize = 1 << 14;
+
+/// Rows of width `width` whose squares are summed by one thread: a power of two of at most [`GROUP`] rows, so that a group
+/// is a whole number of blocks.
+fn rows_of_block(width: usize) -> usize {
+    let rows = (BLOCK / width).clamp(1, GROUP);
+    1 << rows.ilog2()
+}
 
 /// Adam's moments and its clock.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,7 +83,7 @@ impl Adam {
                 continue;
             }
             let width = spec.width;
-            let block = BLOCK.div_ceil(width);
+            let block = rows_of_block(width);
             let unit = spec.unit_rows;
             let parts = &mut self.squares;
             parts.clear();
@@ -89,7 +100,7 @@ impl Adam {
                 }
                 *sum = part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>();
             });
-            let sum: f64 = parts.iter().sum();
+            let sum: f64 = parts.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()).sum();
             if !sum.is_finite() {
                 return Err(Error::NotFinite { what: alloc::format!("the gradient of {name}"), step: self.t });
             }
