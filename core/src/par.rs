@@ -1,7 +1,7 @@
-//! Who computes: the caller's thread, or a rayon pool. The only file that names rayon.
+//! Parallel execution policy: the caller's thread, or a rayon pool. This is the only file of the crate that names rayon.
 //!
 //! Work is split at fixed sizes that never depend on the number of threads, each part writes its own output, and
-//! partial sums are combined by the caller in index order. So the bits are the same for every [`Par`].
+//! partial sums are combined by the caller in index order, so that the bits are the same for every [`Par`].
 
 /// Where chunks of work run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum Par {
 }
 
 impl Par {
-    /// How many parts can run at once. For the number of scratch spaces only: results must not depend on it.
+    /// Returns how many parts can run at once: the number of scratch spaces. Results must not depend on it.
     pub fn threads(self) -> usize {
         match self {
             Self::Seq => 1,
@@ -53,8 +53,8 @@ impl Par {
 
     /// Calls `f(first_row, [rows of each array])` for every block of `block` rows of `N` arrays that are split alike.
     ///
-    /// Array `a` has `n_rows` rows of `widths[a]` items; a width of 0 marks an array that is not there. The last block
-    /// may be shorter.
+    /// Array `a` has `n_rows` rows of `widths[a]` items; a width of 0 marks an absent array. The last block may be
+    /// shorter.
     pub fn for_rows<const N: usize>(
         self,
         n_rows: usize,
@@ -64,38 +64,13 @@ impl Par {
         f: impl Fn(usize, [&mut [f32]; N]) + Sync + Send,
     ) {
         assert!(block > 0, "blocks of zero rows");
-        for (array, width) in arrays.iter().zip(widths) {
-            assert_eq!(array.len(), n_rows * width, "rows of an array");
-        }
-        if n_rows > 0 {
-            self.split_rows(0, n_rows, block, arrays, &widths, &f);
-        }
-    }
-
-    fn split_rows<const N: usize>(
-        self,
-        first: usize,
-        n_rows: usize,
-        block: usize,
-        arrays: [&mut [f32]; N],
-        widths: &[usize; N],
-        f: &(impl Fn(usize, [&mut [f32]; N]) + Sync + Send),
-    ) {
-        let n_blocks = n_rows.div_ceil(block);
-        if n_blocks == 1 {
-            f(first, arrays);
-            return;
-        }
-        let left_rows = n_blocks / 2 * block;
-        let (left, right) = split(arrays, widths, left_rows);
-        self.join(
-            || self.split_rows(first, left_rows, block, left, widths, f),
-            || self.split_rows(first + left_rows, n_rows - left_rows, block, right, widths, f),
-        );
+        // As many scratch spaces as blocks, of no size: each block is then a job of its own.
+        let mut lanes = alloc::vec![(); n_rows.div_ceil(block).max(1)];
+        self.for_rows_in(&mut lanes, n_rows, block, arrays, widths, |(), first, rows| f(first, rows));
     }
 
     /// [`Par::for_rows`] with a scratch space: calls `f(lane, first_row, [rows of each array])`, where no other call uses
-    /// the lane at the same time. What a lane held before must not show in the results.
+    /// the lane at the same time. The results must not depend on what a lane held before.
     pub fn for_rows_in<L: Send, const N: usize>(
         self,
         lanes: &mut [L],
@@ -105,47 +80,18 @@ impl Par {
         widths: [usize; N],
         f: impl Fn(&mut L, usize, [&mut [f32]; N]) + Sync + Send,
     ) {
-        assert!(block > 0 && !lanes.is_empty(), "blocks of zero rows, or no lane");
+        assert!(block > 0, "blocks of zero rows");
         for (array, width) in arrays.iter().zip(widths) {
             assert_eq!(array.len(), n_rows * width, "rows of an array");
         }
-        self.split_rows_in(lanes, 0, n_rows, block, arrays, &widths, &f);
-    }
-
-    fn split_rows_in<L: Send, const N: usize>(
-        self,
-        lanes: &mut [L],
-        first: usize,
-        n_rows: usize,
-        block: usize,
-        arrays: [&mut [f32]; N],
-        widths: &[usize; N],
-        f: &(impl Fn(&mut L, usize, [&mut [f32]; N]) + Sync + Send),
-    ) {
-        let blocks = n_rows.div_ceil(block);
-        if lanes.len() == 1 || blocks <= 1 {
-            let mut rest = arrays;
-            for at in (0..n_rows).step_by(block) {
-                let (here, after) = split(rest, widths, block.min(n_rows - at));
-                rest = after;
-                f(&mut lanes[0], first + at, here);
-            }
-            return;
-        }
-        let half = lanes.len() / 2;
-        let left_rows = (blocks * half / lanes.len()).max(1) * block;
-        let (left_lanes, right_lanes) = lanes.split_at_mut(half);
-        let (left, right) = split(arrays, widths, left_rows);
-        self.join(
-            || self.split_rows_in(left_lanes, first, left_rows, block, left, widths, f),
-            || self.split_rows_in(right_lanes, first + left_rows, n_rows - left_rows, block, right, widths, f),
-        );
+        let blocks = RowBlocks { arrays, widths, n_rows, block };
+        self.split(lanes, 0, blocks, &|lane: &mut L, i, rows: RowBlocks<'_, N>| f(lane, i * block, rows.arrays));
     }
 
     /// Calls `f(lane, i, &mut items[i], rows of i)` for every item, where item `i` owns `rows[i * width..][..width]`
     /// (the last may be shorter) and `lane` is a scratch space that no other call uses at the same time.
     ///
-    /// Which lane serves which item depends on the number of lanes, so `f` must not let its results depend on what a
+    /// Which lane serves which item depends on the number of lanes, so that the results of `f` must not depend on what a
     /// lane held before.
     pub fn for_items<L: Send, T: Send>(
         self,
@@ -155,66 +101,49 @@ impl Par {
         width: usize,
         f: impl Fn(&mut L, usize, &mut T, &mut [f32]) + Sync + Send,
     ) {
-        assert!(!lanes.is_empty(), "no lane to compute in");
-        self.split_items(lanes, 0, items, rows, width, &f);
+        self.split(lanes, 0, Items { items, rows, width }, &|lane: &mut L, i, item: Items<'_, T>| {
+            f(lane, i, &mut item.items[0], item.rows);
+        });
     }
 
-    fn split_items<L: Send, T: Send>(
-        self,
-        lanes: &mut [L],
-        first: usize,
-        items: &mut [T],
-        rows: &mut [f32],
-        width: usize,
-        f: &(impl Fn(&mut L, usize, &mut T, &mut [f32]) + Sync + Send),
-    ) {
-        if lanes.len() == 1 || items.len() <= 1 {
-            for (i, (item, part)) in items.iter_mut().zip(rows.chunks_mut(width)).enumerate() {
-                f(&mut lanes[0], first + i, item, part);
-            }
-            return;
-        }
-        let half = lanes.len() / 2;
-        let left_items = (items.len() * half / lanes.len()).max(1);
-        let (left_lanes, right_lanes) = lanes.split_at_mut(half);
-        let (left, right) = items.split_at_mut(left_items);
-        let (left_rows, right_rows) = rows.split_at_mut(left_items * width);
-        self.join(
-            || self.split_items(left_lanes, first, left, left_rows, width, f),
-            || self.split_items(right_lanes, first + left_items, right, right_rows, width, f),
-        );
-    }
-
-    /// [`Par::map`] with a scratch space: `f(lane, i)`, where no other call uses the lane at the same time. What a lane held
-    /// before must not show in the results.
+    /// [`Par::map`] with a scratch space: `f(lane, i)`, where no other call uses the lane at the same time. The results must
+    /// not depend on what a lane held before.
     pub fn map_in<L: Send, R: Send>(
         self,
         lanes: &mut [L],
         n: usize,
         f: impl Fn(&mut L, usize) -> R + Sync + Send,
     ) -> alloc::vec::Vec<R> {
-        assert!(!lanes.is_empty(), "no lane to compute in");
         let mut out: alloc::vec::Vec<Option<R>> = (0..n).map(|_| None).collect();
-        self.fill(lanes, 0, &mut out, &f);
+        self.for_items(lanes, &mut out, &mut [], 0, |lane, i, out, _| *out = Some(f(lane, i)));
         out.into_iter().flatten().collect()
     }
 
-    fn fill<L: Send, R: Send>(
+    /// Calls `f(lane, i, part i)` for every part of `work`, whose first part is number `first`: the lanes are halved until
+    /// one is left, and each half gets its share of the parts.
+    fn split<L: Send, W: Parts>(
         self,
         lanes: &mut [L],
         first: usize,
-        out: &mut [Option<R>],
-        f: &(impl Fn(&mut L, usize) -> R + Sync + Send),
+        work: W,
+        f: &(impl Fn(&mut L, usize, W) + Sync + Send),
     ) {
-        if lanes.len() == 1 || out.len() <= 1 {
-            out.iter_mut().enumerate().for_each(|(i, out)| *out = Some(f(&mut lanes[0], first + i)));
+        assert!(!lanes.is_empty(), "no lane to compute in");
+        let n = work.count();
+        if lanes.len() == 1 || n <= 1 {
+            let mut rest = work;
+            for i in first..first + n {
+                let (part, after) = rest.split_at(1);
+                rest = after;
+                f(&mut lanes[0], i, part);
+            }
             return;
         }
         let half = lanes.len() / 2;
-        let n_left = (out.len() * half / lanes.len()).max(1);
+        let n_left = (n * half / lanes.len()).max(1);
         let (left_lanes, right_lanes) = lanes.split_at_mut(half);
-        let (left, right) = out.split_at_mut(n_left);
-        self.join(|| self.fill(left_lanes, first, left, f), || self.fill(right_lanes, first + n_left, right, f));
+        let (left, right) = work.split_at(n_left);
+        self.join(|| self.split(left_lanes, first, left, f), || self.split(right_lanes, first + n_left, right, f));
     }
 
     /// Calls `f(i)` for every `i` in `0..n` and returns the results in index order.
@@ -230,19 +159,59 @@ impl Par {
     }
 }
 
-/// The first `rows` rows of each array, and the others.
-fn split<'a, const N: usize>(
+/// Work that is cut in parts before it is computed.
+trait Parts: Send + Sized {
+    /// Returns the number of parts.
+    fn count(&self) -> usize;
+
+    /// Returns the first `n` parts, and the others.
+    fn split_at(self, n: usize) -> (Self, Self);
+}
+
+/// Blocks of `block` rows of arrays that are split alike.
+struct RowBlocks<'a, const N: usize> {
     arrays: [&'a mut [f32]; N],
-    widths: &[usize; N],
-    rows: usize,
-) -> ([&'a mut [f32]; N], [&'a mut [f32]; N]) {
-    let mut after: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
-    let mut i = 0;
-    let before = arrays.map(|array| {
-        let (b, a) = array.split_at_mut(rows * widths[i]);
-        after[i] = a;
-        i += 1;
-        b
-    });
-    (before, after)
+    widths: [usize; N],
+    n_rows: usize,
+    block: usize,
+}
+
+impl<const N: usize> Parts for RowBlocks<'_, N> {
+    fn count(&self) -> usize {
+        self.n_rows.div_ceil(self.block)
+    }
+
+    fn split_at(self, n: usize) -> (Self, Self) {
+        let Self { arrays, widths, n_rows, block } = self;
+        let n = (n * block).min(n_rows);
+        let mut after: [&mut [f32]; N] = core::array::from_fn(|_| Default::default());
+        let mut i = 0;
+        let before = arrays.map(|array| {
+            let (b, a) = array.split_at_mut(n * widths[i]);
+            after[i] = a;
+            i += 1;
+            b
+        });
+        (Self { arrays: before, widths, n_rows: n, block }, Self { arrays: after, widths, n_rows: n_rows - n, block })
+    }
+}
+
+/// Items, and `width` numbers of each.
+struct Items<'a, T> {
+    items: &'a mut [T],
+    rows: &'a mut [f32],
+    width: usize,
+}
+
+impl<T: Send> Parts for Items<'_, T> {
+    fn count(&self) -> usize {
+        self.items.len()
+    }
+
+    fn split_at(self, n: usize) -> (Self, Self) {
+        let Self { items, rows, width } = self;
+        let ((left, right), n_numbers) = (items.split_at_mut(n), (n * width).min(rows.len()));
+        let (left_rows, right_rows) = rows.split_at_mut(n_numbers);
+        (Self { items: left, rows: left_rows, width }, Self { items: right, rows: right_rows, width })
+    }
 }
