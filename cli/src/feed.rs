@@ -1,13 +1,19 @@
-//! Which rows a step trains on: the stateless order, outliers left out, one integer for the cursor.
+//! The rows that each step trains on: a stateless order, outliers left out, one integer for the cursor, one batch read
+//! ahead.
 
 use crate::dump::Dump;
-use anyhow::{Result, bail};
-use strata_core::config::DataConfig;
+use anyhow::{Context, Result, bail};
+use rayon::prelude::*;
+use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
-use strata_core::{Isa, RowOrder};
+use strata_core::{Config, Isa, RowOrder};
 
-/// Rows to train on, and all rows: the last ones are held out, whole sequences of them where the dump has any.
+/// Returns the number of rows to train on, and of all rows: the last ones are held out, whole sequences of them where the
+/// dump has sequences.
 pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
     let n = dump.n_rows();
     let train = n - (n as f64 * holdout) as u64;
@@ -16,53 +22,114 @@ pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
     (if whole > 0 { whole } else { train }, n)
 }
 
-/// Rows that are read at a time, into room of their own.
+/// Rows that a thread reads at a time.
 const PART: usize = 256;
 
-/// Batches of normalised rows.
-pub struct Feed<'a> {
+/// Threads that read rows. A row that is not in memory costs a request to the disk and the wait for its answer, so that
+/// several requests at once pay on any number of cores.
+const READERS: usize = 4;
+
+/// Reads the batches of a training in their order.
+pub struct Reader<'a> {
     dump: &'a Dump,
     isa: Isa,
     order: RowOrder,
-    /// Places of the order that have been used: the whole state of the feed.
-    pub cursor: u64,
+    normalisation: Normalisation,
+    cursor: u64,
     ids: Vec<u64>,
-    raw: Vec<f32>,
+    threads: rayon::ThreadPool,
 }
 
-impl<'a> Feed<'a> {
-    /// Over the first `n_train` rows of `dump`.
-    pub fn new(dump: &'a Dump, n_train: u64, data: &DataConfig, seed: u64, isa: Isa) -> Self {
-        let order = RowOrder::new(seed, n_train, data.block, data.window);
-        Self { dump, isa, order, cursor: 0, ids: Vec::new(), raw: Vec::new() }
-    }
-
-    /// Fills `out`, `(n, d)`, with the next rows that are no outliers, normalised.
+impl<'a> Reader<'a> {
+    /// Prepares to read the first `n_train` rows of `dump` in the order of `config.seed`, normalised. `cursor` counts the
+    /// positions of the order that have been used: 0, or what [`Feed::cursor`] was.
     ///
     /// # Errors
-    /// If a row cannot be read or is not finite, or if a whole epoch holds only outliers.
-    pub fn next(&mut self, normalisation: &Normalisation, out: &mut [f32]) -> Result<()> {
-        let d = self.dump.d();
-        let wanted = out.len() / d;
+    /// If the system does not start the threads that read.
+    pub fn new(
+        dump: &'a Dump,
+        n_train: u64,
+        config: &Config,
+        normalisation: Normalisation,
+        cursor: u64,
+        isa: Isa,
+    ) -> Result<Self> {
+        let order = RowOrder::new(config.seed, n_train, config.data.block, config.data.window);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
+        let threads = threads.build().context("starting threads")?;
+        Ok(Self { dump, isa, order, normalisation, cursor, ids: Vec::new(), threads })
+    }
+
+    /// Calls `train` with a feed of `n_batches` batches of `batch` rows. While `train` computes with one batch, threads of
+    /// the reader read the next one: two batches are held at a time.
+    ///
+    /// The threads end before this function returns, whether `train` has taken all batches or not.
+    ///
+    /// # Errors
+    /// Those of `train`, and of starting a thread.
+    pub fn ahead<T>(
+        mut self,
+        batch: usize,
+        n_batches: u64,
+        train: impl FnOnce(&mut Feed<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (give_back, free) = channel();
+        let (full, batches) = channel();
+        let stop = AtomicBool::new(false);
+        for _ in 0..2 {
+            let _ = give_back.send(Vec::new());
+        }
+        let cursor = self.cursor;
+        let (reader, stop) = (&mut self, &stop);
+        thread::scope(|scope| {
+            // Both ends of the channels move into the thread: each side sees that the other one has ended.
+            let read = move || {
+                for mut rows in free.into_iter().take(usize::try_from(n_batches).unwrap_or(usize::MAX)) {
+                    rows.resize(batch * reader.dump.d(), 0.0);
+                    let read = reader.fill(&mut rows, stop).map(|()| Batch { rows, cursor: reader.cursor });
+                    let failed = read.is_err();
+                    // Nobody listens any more where the training has ended early.
+                    if full.send(read).is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
+            let mut feed = Feed { give_back, batches, batch: Batch { rows: Vec::new(), cursor }, stop };
+            train(&mut feed)
+        })
+    }
+
+    /// Fills `out`, `(n, d)`, with the next rows that are no outliers, normalised; with anything once `stop` is set.
+    ///
+    /// No more rows are read than are needed, so that the cursor counts rows that were used or are outliers.
+    fn fill(&mut self, out: &mut [f32], stop: &AtomicBool) -> Result<()> {
+        let Self { dump, isa, order, normalisation, cursor, ids, threads } = self;
+        let d = dump.d();
         let mut filled = 0;
         let mut skipped = 0;
-        while filled < wanted {
-            self.ids.resize((wanted - filled).min(PART), 0);
-            self.order.fill(self.cursor, &mut self.ids);
-            self.raw.resize(self.ids.len() * d, 0.0);
-            self.dump.read_rows(&self.ids, &mut self.raw)?;
-            for row in self.raw.chunks(d) {
-                self.cursor += 1;
-                if normalisation.keeps(self.isa, row) {
-                    out[filled * d..(filled + 1) * d].copy_from_slice(row);
+        while filled < out.len() / d && !stop.load(Ordering::Relaxed) {
+            let missing = &mut out[filled * d..];
+            ids.resize(missing.len() / d, 0);
+            order.fill(*cursor, ids);
+            let parts: Vec<Result<()>> = threads.install(|| {
+                let parts = ids.par_chunks(PART).zip(missing.par_chunks_mut(PART * d));
+                parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect()
+            });
+            // In order, so that the first row that cannot be read is the one that is named.
+            parts.into_iter().collect::<Result<()>>()?;
+            *cursor += ids.len() as u64;
+            for i in filled..out.len() / d {
+                if normalisation.keeps(*isa, &out[i * d..(i + 1) * d]) {
+                    out.copy_within(i * d..(i + 1) * d, filled * d);
                     filled += 1;
                     skipped = 0;
                 } else {
                     skipped += 1;
-                    if skipped > self.order.n_rows() {
+                    if skipped > order.n_rows() {
                         bail!(
                             "every row of {} is an outlier: its norm is more than `data.outlier` times the median",
-                            self.dump.name()
+                            dump.name()
                         );
                     }
                 }
@@ -73,8 +140,55 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// A sample of at most `wanted` rows of the first `n`: one at random from each of as many equal parts, so that no place in
-/// a sequence is preferred. Always the same one.
+/// Normalised rows of one step.
+struct Batch {
+    /// `(n, d)`.
+    rows: Vec<f32>,
+    /// The cursor of the reader behind them.
+    cursor: u64,
+}
+
+/// Batches of normalised rows that are read ahead of their use: see [`Reader::ahead`].
+pub struct Feed<'s> {
+    give_back: Sender<Vec<f32>>,
+    batches: Receiver<Result<Batch>>,
+    batch: Batch,
+    stop: &'s AtomicBool,
+}
+
+impl Feed<'_> {
+    /// Returns the next batch, `(n, d)`, and waits for it where it has not been read yet.
+    ///
+    /// # Errors
+    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds only outliers; and after the
+    /// last batch.
+    pub fn next(&mut self) -> Result<&[f32]> {
+        // Behind the last batch no one takes the buffer.
+        let _ = self.give_back.send(mem::take(&mut self.batch.rows));
+        self.batch = self.batches.recv().context("the rows of the training have ended")??;
+        Ok(&self.batch.rows)
+    }
+
+    /// The positions of the order that the batches returned so far have used: the whole state of the feed. What has been
+    /// read ahead does not count.
+    pub fn cursor(&self) -> u64 {
+        self.batch.cursor
+    }
+
+    /// Frees the memory of the batch at hand.
+    pub fn release(&mut self) {
+        self.batch.rows = Vec::new();
+    }
+}
+
+impl Drop for Feed<'_> {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Reads at most `wanted` rows of the first `n`: one at random from each of as many equal parts, so that no position in a
+/// sequence is preferred. The sample is always the same.
 ///
 /// # Errors
 /// If a row cannot be read or is not finite.

@@ -3,7 +3,7 @@
 use crate::checkpoint;
 use crate::console::{self, Console};
 use crate::dump::Dump;
-use crate::feed::{self, Feed};
+use crate::feed::{self, Feed, Reader};
 use crate::files::{self, io_error, write_atomic};
 use crate::heldout::{self, HeldOut};
 use crate::settings;
@@ -110,10 +110,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     } else if run.exists() && fs::read_dir(run).map_err(|e| io_error("reading", run, &e))?.next().is_some() {
         return Err(exists_already(run));
     }
-    let mut feed = Feed::new(dump, n_train, &config.data, config.seed, *isa);
+    let mut cursor = 0;
     let mut trainer = match saved {
         Some((_, mut state)) => {
-            feed.cursor = state.take_u64("cursor", 1)?[0];
+            cursor = state.take_u64("cursor", 1)?[0];
             Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
                 .with_context(|| format!("resuming {}", run.display()))?
         }
@@ -155,59 +155,64 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let batch = config.train.batch as u64;
     let bar = console.bar_from("training", first_step * batch, steps * batch, "tokens");
     let started = Instant::now();
-    let mut x = vec![0.0f32; config.train.batch * dump.d()];
     let mut mark = (Instant::now(), first_step);
+    let reader = Reader::new(dump, n_train, config, trainer.normalisation().clone(), cursor, *isa)?;
     let save = |trainer: &Trainer, feed: &Feed<'_>| -> Result<()> {
         let mut state = trainer.state();
-        state.put("cursor", Array::U64(vec![feed.cursor]));
+        state.put("cursor", Array::U64(vec![feed.cursor()]));
         for (name, text) in origin_of(job, n_train)? {
             state.put(name, Array::U64(text.bytes().map(u64::from).collect()));
         }
         checkpoint::save(&checkpoints, trainer.step_count(), &state)
     };
-    while trainer.step_count() < steps {
-        feed.next(trainer.normalisation(), &mut x)?;
-        let report = trainer.step(&x)?;
-        let taken = trainer.step_count();
-        bar.set_position(taken * batch);
-        let last = taken == steps;
-        let line = report.step % config.train.log_every == 0 || last;
-        let watch = last
-            || (line
-                && report.step
-                    % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
-                    == 0);
-        if watch {
-            // What only a step needs makes room for the rows and the encoder of the held-out loss, and of the thresholds.
-            trainer.rest();
-        }
-        if last {
-            x = Vec::new();
-            let levels = [&config.level1, &config.level2];
-            if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
-                trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
+    let take_steps = |feed: &mut Feed<'_>| -> Result<End> {
+        while trainer.step_count() < steps {
+            let report = trainer.step(feed.next()?)?;
+            let taken = trainer.step_count();
+            bar.set_position(taken * batch);
+            let last = taken == steps;
+            let line = report.step % config.train.log_every == 0 || last;
+            let watch = last
+                || (line
+                    && report.step
+                        % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
+                        == 0);
+            if watch {
+                // What only a step needs makes room for the rows and the encoder of the held-out loss, and of the thresholds.
+                trainer.rest();
+            }
+            if last {
+                feed.release();
+                let levels = [&config.level1, &config.level2];
+                if levels.iter().any(|l| l.latents > 0 && l.activation == Activation::Batchtopk) {
+                    trainer.calibrate(&calibration_rows(dump, n_train, &trainer, *isa)?)?;
+                }
+            }
+            if line {
+                let elapsed = mark.0.elapsed().as_secs_f64();
+                let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
+                let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
+                bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
+                log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
+                // The next speed is that of steps alone.
+                mark = (Instant::now(), taken);
+            }
+            let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
+            let stop = !last && console::interrupted();
+            if due || stop || last {
+                save(&trainer, feed)?;
+            }
+            if stop {
+                return Ok(End::Interrupted(taken));
             }
         }
-        if line {
-            let elapsed = mark.0.elapsed().as_secs_f64();
-            let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-            let fvu = if watch { Some(held_out.fvu(dump, &trainer, *isa)?) } else { None };
-            bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
-            log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), fvu)?;
-            // The next speed is that of steps alone.
-            mark = (Instant::now(), taken);
-        }
-        let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
-        let stop = !last && console::interrupted();
-        if due || stop || last {
-            save(&trainer, &feed)?;
-        }
-        if stop {
-            bar.finish_and_clear();
-            return Ok(End::Interrupted(taken));
-        }
-    }
+        Ok(End::Done)
+    };
+    let end = reader.ahead(config.train.batch, steps.saturating_sub(first_step), take_steps)?;
     bar.finish_and_clear();
+    if end != End::Done {
+        return Ok(end);
+    }
     let seconds = started.elapsed().as_secs_f64();
     let origin = Origin {
         model: dump.model().map(str::to_owned),

@@ -13,6 +13,7 @@ mod dump;
 mod eval;
 mod export;
 mod ffi;
+mod feed;
 mod fire;
 mod fold;
 mod golden;
