@@ -4,7 +4,7 @@
 use strata_core::config::{Activation, Balance, GateKind};
 use strata_core::gate::Families;
 use strata_core::kernel::{dense, reduce, sparse};
-use strata_core::model::{Arch, Id, Params};
+use strata_core::model::{Arch, Params};
 use strata_core::train::{Adam, Knobs, Losses, Objective};
 use strata_core::{Config, Isa, Par, Philox};
 
@@ -30,7 +30,7 @@ fn case(f: [usize; 2], n: usize, edit: impl Fn(&mut Config)) -> Case {
     edit(&mut config);
     let mut rng = Philox::new(7, 1);
     let mut params = Arch::new(&config, D).zeros();
-    params.tensors.iter_mut().for_each(|t| t.iter_mut().for_each(|v| *v = rng.normal_f32()));
+    params.each_mut().for_each(|t| t.iter_mut().for_each(|v| *v = rng.normal_f32()));
     let knobs = Knobs {
         k: [config.level1.k, config.level2.k],
         lambda: [0.0; 2],
@@ -69,18 +69,18 @@ fn the_gradient_of_the_decoder_bias_is_summed_by_groups_of_latents() {
         (0..objective.n()).for_each(|b| reduce::axpy(isa, 1.0, objective.residual(b), &mut start));
         let unit = 1.0 / (objective.n() as f64 * f64::from(case.knobs.variance));
         reduce::scale(isa, -((2.0 * f64::from(case.knobs.w[0]) * unit) as f32), &mut start);
-        let minus: Vec<f32> = grads[Id::BEnc1].iter().map(|b| -b).collect();
+        let minus: Vec<f32> = grads.level[0].b_enc.iter().map(|b| -b).collect();
         let latents: Vec<u32> = (0..f as u32).collect();
         let by = |group: usize| {
             let mut out = start;
             for (index, coef) in latents.chunks(group).zip(minus.chunks(group)) {
                 let mut sum = [0.0f32; D];
-                sparse::accumulate_rows(isa, index, coef, &case.params[Id::WEnc1], D, &mut sum);
+                sparse::accumulate_rows(isa, index, coef, &case.params.level[0].w_enc, D, &mut sum);
                 reduce::axpy(isa, 1.0, &sum, &mut out);
             }
             out
         };
-        assert_eq!(grads[Id::BDec][..], by(GROUP), "{f} latents in groups of {GROUP}");
+        assert_eq!(grads.b_dec[..], by(GROUP), "{f} latents in groups of {GROUP}");
         if f > 2 * GROUP {
             assert_ne!(by(GROUP), by(f), "{f} latents: this data cannot tell groups from one chain");
         }
@@ -105,11 +105,11 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
     let mut rng = Philox::new(3, 1);
     let mut grads = case.params.zeros_like();
     // Encoder rows only: they are not projected.
-    grads[Id::WEnc1].chunks_mut(64).for_each(|piece| {
+    grads.level[0].w_enc.chunks_mut(64).for_each(|piece| {
         let size = magnitude(&mut rng);
         piece.iter_mut().for_each(|g| *g = size * rng.normal_f32());
     });
-    let squares: Vec<f64> = grads[Id::WEnc1].chunks(64).map(|c| f64::from(reduce::sum_squares(isa, c))).collect();
+    let squares: Vec<f64> = grads.level[0].w_enc.chunks(64).map(|c| f64::from(reduce::sum_squares(isa, c))).collect();
     // A group of rows is a whole number of pieces of 64 numbers, and of blocks of 256 rows at this width.
     let want = grouped(&squares, GROUP * D / 64).sqrt();
     let mut norms = Vec::new();
@@ -118,7 +118,7 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
         let mut adam = Adam::new(&arch, &case.config.train, &params);
         let mut grads = grads.clone();
         norms.push(
-            adam.update(isa, par, &arch, &case.config.train, 1e-3, &[], &mut params, &mut grads).expect("finite"),
+            adam.update(isa, par, &arch, &case.config.train, 1e-3, None, &mut params, &mut grads).expect("finite"),
         );
     }
     assert_eq!(norms, [want; 2], "the norm, in one thread and in several");
@@ -133,13 +133,14 @@ fn the_norms_that_a_balance_reads_are_summed_by_groups_of_latents() {
         config.train.balance = Balance::Own;
     });
     let mut rng = Philox::new(4, 1);
-    case.params[Id::WEnc1].chunks_mut(D).for_each(|row| {
+    case.params.level[0].w_enc.chunks_mut(D).for_each(|row| {
         let size = magnitude(&mut rng);
         row.iter_mut().for_each(|w| *w *= size);
     });
     let (losses, grads) = case.run(&mut case.objective(Par::Rayon));
     // With `own`, the gradient of the decoder is that of level 1's reconstruction alone.
-    let squares: Vec<f64> = grads[Id::WDec1].chunks(D).map(|row| f64::from(reduce::sum_squares(isa, row))).collect();
+    let squares: Vec<f64> =
+        grads.level[0].w_dec.chunks(D).map(|row| f64::from(reduce::sum_squares(isa, row))).collect();
     let of = |group| grouped(&squares, group).sqrt() / f64::from(case.knobs.w[0]);
     assert_eq!(losses.balance.own, of(GROUP), "groups of {GROUP} latents");
     assert_ne!(of(GROUP), of(squares.len()), "this data cannot tell groups from one chain");
@@ -159,11 +160,11 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
     let mut objective = case.objective(Par::Seq);
     let (losses, grads) = case.run(&mut objective);
     let mut picked: Vec<(u32, f32)> =
-        objective.entries(1).filter(|e| e.4 > 0.0).map(|(_, j, _, _, v)| (j as u32, v)).collect();
+        objective.entries(0).filter(|e| e.4 > 0.0).map(|(_, j, _, _, v)| (j as u32, v)).collect();
     let of = |picked: &[(u32, f32)]| {
         let (index, coef): (Vec<u32>, Vec<f32>) = picked.iter().copied().unzip();
         let mut e = vec![0.0; D];
-        sparse::accumulate_rows(isa, &index, &coef, &case.params[Id::WDec1], D, &mut e);
+        sparse::accumulate_rows(isa, &index, &coef, &case.params.level[0].w_dec, D, &mut e);
         e.iter_mut().zip(objective.residual(0)).for_each(|(e, r)| *e -= r);
         let alpha = case.config.loss.aux / losses.fvu[0] * (f as f64 / 24.0).min(1.0);
         reduce::scale(isa, (2.0 * alpha / f64::from(case.knobs.variance)) as f32, &mut e);
@@ -174,11 +175,11 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
     let ascending = of(&picked);
     assert_ne!(by_entry, ascending, "this data cannot tell the two orders apart");
     // A latent that does not fire has no gradient but AuxK's.
-    let silent: Vec<u32> = objective.entries(1).filter(|e| e.3 == 0.0).map(|(_, j, ..)| j as u32).collect();
+    let silent: Vec<u32> = objective.entries(0).filter(|e| e.3 == 0.0).map(|(_, j, ..)| j as u32).collect();
     assert!(!silent.is_empty(), "every selected latent fires");
     let mut want = vec![0.0; silent.len()];
-    sparse::dot_rows(isa, &silent, &case.params[Id::WDec1], D, &ascending, &mut want);
-    let got: Vec<f32> = silent.iter().map(|j| grads[Id::BEnc1][*j as usize]).collect();
+    sparse::dot_rows(isa, &silent, &case.params.level[0].w_dec, D, &ascending, &mut want);
+    let got: Vec<f32> = silent.iter().map(|j| grads.level[0].b_enc[*j as usize]).collect();
     assert_eq!(got, want, "gradients of the biases of selected latents");
 }
 
@@ -191,23 +192,23 @@ fn only_what_fires_is_decoded() {
         config.level1.bandwidth = 1.5;
     });
     // Silent entries come between firing ones, and a decoder row that is infinite shows where it is multiplied by 0.
-    case.params[Id::Threshold1].fill(1.0);
+    case.params.level[0].threshold.fill(1.0);
     let mut objective = case.objective(Par::Seq);
     case.run(&mut objective);
-    let silent = objective.entries(1).find(|e| e.3 == 0.0 && !objective.fired(1).any(|fires| fires.1 == e.1));
+    let silent = objective.entries(0).find(|e| e.3 == 0.0 && !objective.fired(0).any(|fires| fires.1 == e.1));
     let (_, silent, ..) = silent.expect("a latent in the band that fires on no row");
-    case.params[Id::WDec1][silent * D] = f32::INFINITY;
+    case.params.level[0].w_dec[silent * D] = f32::INFINITY;
     let mut grads = case.params.zeros_like();
     // The gradient of the latent itself is not finite then; the reconstruction is.
     let _ = objective.loss_and_gradient(&case.params, &case.families, &case.knobs, &case.x, &mut grads);
     for b in 0..3 {
-        let xt: Vec<f32> = case.x[b * D..][..D].iter().zip(&*case.params[Id::BDec]).map(|(x, b)| x - b).collect();
+        let xt: Vec<f32> = case.x[b * D..][..D].iter().zip(&*case.params.b_dec).map(|(x, b)| x - b).collect();
         let mut u = vec![0.0; 64];
-        dense::affine(isa, &xt, &case.params[Id::WEnc1], D, Some(&case.params[Id::BEnc1]), &mut u);
+        dense::affine(isa, &xt, &case.params.level[0].w_enc, D, Some(&case.params.level[0].b_enc), &mut u);
         let fires: Vec<u32> = (0..64).filter(|j| u[*j as usize] > 1.0).collect();
         let z: Vec<f32> = fires.iter().map(|j| u[*j as usize]).collect();
         let mut sum = vec![0.0; D];
-        sparse::accumulate_rows(isa, &fires, &z, &case.params[Id::WDec1], D, &mut sum);
+        sparse::accumulate_rows(isa, &fires, &z, &case.params.level[0].w_dec, D, &mut sum);
         let want: Vec<f32> = xt.iter().zip(&sum).map(|(x, s)| x - s).collect();
         assert_eq!(objective.residual(b), want, "row {b}");
     }
