@@ -6,7 +6,7 @@ use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, Gat
 use strata_core::gate::Families;
 use strata_core::model::{Arch, Params};
 use strata_core::train::seed_objective::SeedObjective;
-use strata_core::train::{Knobs, Losses, Objective};
+use strata_core::train::{Losses, Objective, StepSettings};
 use strata_core::{Config, Isa, Par, Philox, ROOT};
 use strata_tests::oracle::{M, Point, Problem, Seed, Tensors};
 use strata_tests::tolerance;
@@ -120,7 +120,9 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
         })
         .collect();
     let c = &draw.config;
-    let knobs = Knobs {
+    let settings = StepSettings {
+        lr: 0.0,
+        fixed_level: None,
         k: [c.level1.k, c.level2.k],
         lambda: [c.level1.lambda as f32, c.level2.lambda as f32],
         w: [c.loss.w1 as f32, c.loss.w2 as f32],
@@ -128,14 +130,14 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
         source: c.source,
         variance: 1.7,
         tau: [0.3, 0.35],
-        collect_drives: rng.below(2) == 0,
+        observe_ungated: rng.below(2) == 0,
         dead: [some_of(&mut rng, f1, draw.dead), some_of(&mut rng, f2, draw.dead)],
     };
     let x = numbers(&mut rng, draw.n * draw.d, 1.0);
     let wide = Array2::from_shape_fn((draw.n, draw.d), |(i, j)| f64::from(x[i * draw.d + j]));
     Drawn {
         families: Families::new(parents.clone(), f1),
-        problem: Problem { config: c.clone(), arch, parents, knobs, x: wide },
+        problem: Problem { config: c.clone(), arch, parents, settings, x: wide },
         params,
         x,
     }
@@ -154,9 +156,9 @@ pub fn draw(draw: &Draw) -> Option<(Drawn, Point)> {
 pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     let mut grads = drawn.params.zeros_like();
     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
-    let knobs = &drawn.problem.knobs;
+    let settings = &drawn.problem.settings;
     let losses = objective
-        .loss_and_gradient(&drawn.params, &drawn.families, knobs, &drawn.x, &mut grads)
+        .loss_and_gradient(&drawn.params, &drawn.families, settings, &drawn.x, &mut grads)
         .expect("a finite loss");
     (losses, grads)
 }
@@ -207,7 +209,7 @@ fn compare_selection(o: &Objective, drawn: &Drawn, at: &Point) {
         assert_eq!(fires, at.fires[l], "who fires at level {}: {:?}", l + 1, problem);
         assert_eq!(lit, at.lit[l], "whom AuxK lights at level {}: {:?}", l + 1, problem);
     }
-    if problem.knobs.collect_drives || problem.config.loss.consistency == Consistency::Contain {
+    if problem.settings.observe_ungated || problem.config.loss.consistency == Consistency::Contain {
         let mut charged = M::zeros(at.charged.raw_dim());
         o.drives().for_each(|(i, j, _)| charged[(i, j)] = 1.0);
         assert_eq!(charged, at.charged, "whose drives are collected: {problem:?}");

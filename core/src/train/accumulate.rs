@@ -10,7 +10,7 @@
 
 use super::entries::ByLatent;
 use super::forward::code_row;
-use super::objective::{CHUNK, Chunk, Knobs, Losses, Objective, slot};
+use super::objective::{CHUNK, Chunk, Losses, Objective, StepSettings, slot};
 use crate::config::{Activation, Balance, Config, Consistency, Source};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, dense, reduce, sparse};
@@ -118,17 +118,17 @@ pub(super) fn run(
     o: &mut Objective,
     params: &Params,
     families: &Families,
-    knobs: &Knobs,
+    settings: &StepSettings,
     grads: &mut Params,
     losses: &mut Losses,
 ) {
     let n = o.n as f64;
     let two = o.n_levels() == 2;
-    let unit = 1.0 / (n * f64::from(knobs.variance));
+    let unit = 1.0 / (n * f64::from(settings.variance));
     let mut by_latent = core::mem::take(&mut o.by_latent);
     let f = o.arch.latents();
     for (l, list) in by_latent.iter_mut().enumerate().take(o.n_levels()) {
-        list.fill(f[l], CHUNK, o.slots, o.kept(l, knobs, losses), o.chunks.iter().map(|c| &c.level[l]));
+        list.fill(f[l], CHUNK, o.slots, o.kept(l, settings, losses), o.chunks.iter().map(|c| &c.level[l]));
     }
     let mut grad_composed = core::mem::take(&mut o.grad_composed);
     let mut through2 = core::mem::take(&mut o.through2);
@@ -143,10 +143,10 @@ pub(super) fn run(
         chunks: &o.chunks,
         params,
         families,
-        recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
-        penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
+        recon: [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32),
+        penalty: [0, 1].map(|l| (f64::from(settings.lambda[l]) / n) as f32),
         norms: [&o.norms[0], &o.norms[1]],
-        aux: [0, 1].map(|l| super::backward::aux_weight(o, knobs, losses, l) > 0.0),
+        aux: [0, 1].map(|l| super::backward::aux_weight(o, settings, losses, l) > 0.0),
         balance: o.config.train.balance,
         consistency: o.config.loss.consistency,
         structural: (2.0 * o.config.loss.consistency_weight * unit) as f32,
@@ -178,7 +178,7 @@ pub(super) fn run(
     }
     let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus), core::mem::take(&mut o.groups));
     bias(o, &job, grads, &through2, &mut scratch.0, (&mut scratch.1, &mut scratch.2));
-    losses.balance = row_norms(&stats, knobs, job.recon);
+    losses.balance = row_norms(&stats, settings, job.recon);
     (o.bias, o.minus, o.groups) = scratch;
     o.by_latent = by_latent;
     o.grad_composed = grad_composed;
@@ -510,7 +510,7 @@ fn bias(
     }
 }
 
-fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
+fn row_norms(stats: &[f32], settings: &StepSettings, recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
     for latents in stats.chunks(GROUP * STATS) {
         let mut group = [0.0f64; STATS];
@@ -519,7 +519,7 @@ fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
         }
         sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
     }
-    let weight = |l: usize| if recon[l] > 0.0 { f64::from(knobs.w[l]) } else { 1.0 };
+    let weight = |l: usize| if recon[l] > 0.0 { f64::from(settings.w[l]) } else { 1.0 };
     let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));
     let cosine = if own > 0.0 && through > 0.0 { sums[2] / (own * through) } else { 0.0 };
     RowNorms { own: own / weight(0), through: through / weight(1), cosine }

@@ -11,7 +11,7 @@
 
 use super::entries::{Entries, List};
 use super::forward::code_row;
-use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
+use super::objective::{CHUNK, Chunk, Lane, Losses, Objective, StepSettings, slot};
 use crate::activation;
 use crate::config::{Activation, Consistency, Decoder, GateKind, LevelConfig, Source};
 use crate::gate::{self, Families};
@@ -56,27 +56,27 @@ pub(super) struct Factors<'a> {
 }
 
 /// Fills the gradients of every entry, AuxK's `e1`, `e2`, `dL/dS`, and the partial sums of the loss.
-pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, losses: &Losses) {
+pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, settings: &StepSettings, losses: &Losses) {
     let (d, slots) = (o.arch.d, o.slots);
     let n = o.n as f64;
-    let unit = 1.0 / (n * f64::from(knobs.variance));
+    let unit = 1.0 / (n * f64::from(settings.variance));
     let config = &o.config;
-    let aux = [0, 1].map(|l| aux_weight(o, knobs, losses, l));
+    let aux = [0, 1].map(|l| aux_weight(o, settings, losses, l));
     let f = Factors {
         isa: o.isa,
         d,
         f: o.arch.latents(),
         n: n as f32,
-        recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
+        recon: [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32),
         aux: aux.map(|a| (2.0 * a * unit) as f32),
         gated: (2.0 * config.loss.gated_aux * unit) as f32,
-        penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
+        penalty: [0, 1].map(|l| (f64::from(settings.lambda[l]) / n) as f32),
         unit: unit as f32,
         activation: o.arch.level.map(|level| level.activation),
         levels: [&config.level1, &config.level2],
         params,
         families,
-        gate: knobs.gate,
+        gate: settings.gate,
         decoder: o.arch.decoder,
         source: o.arch.source,
         detach: config.source_detach,
@@ -93,7 +93,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
         norms: [&o.norms[0], &o.norms[1]],
         seed_cos: &o.seed_cos,
     };
-    let kept = [0, 1].map(|l| o.kept(l, knobs, losses));
+    let kept = [0, 1].map(|l| o.kept(l, settings, losses));
     o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
         chunk.sums =
             super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
@@ -117,9 +117,9 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
 }
 
 /// `alpha_l = aux / l_l * min(n_dead / k_aux, 1)`; 0 where nothing is dead or nothing is left to explain.
-pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: usize) -> f64 {
+pub(super) fn aux_weight(o: &Objective, settings: &StepSettings, losses: &Losses, level: usize) -> f64 {
     let revive = &o.config.revive;
-    let dead = knobs.dead[level].len();
+    let dead = settings.dead[level].len();
     if dead == 0 || losses.fvu[level].is_nan() || losses.fvu[level] <= 0.0 || level >= o.n_levels() {
         return 0.0;
     }

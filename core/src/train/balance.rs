@@ -1,7 +1,9 @@
 //! Weights of the two reconstructions where `train.balance` learns them.
 
 use super::accumulate::RowNorms;
+use super::state::{Saved, State};
 use crate::config::{Balance, LossConfig};
+use crate::error::Result;
 
 /// Steps between updates of `norm`.
 const EVERY: u64 = 10;
@@ -64,5 +66,20 @@ impl BalanceState {
     /// The part of the loss that belongs to the weights: `eta / 2` a level for `uncert`.
     pub fn own_loss(&self, balance: Balance) -> f64 {
         if balance == Balance::Uncert { 0.5 * (self.log_var[0][0] + self.log_var[0][1]) } else { 0.0 }
+    }
+}
+
+impl Saved for BalanceState {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { w, norm, log_var: [eta, m, v] } = self;
+        state.push_f64(name, &[w, norm, eta, m, v].map(|pair| *pair).concat());
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        let Self { w, norm, log_var: [eta, m, v] } = self;
+        for pair in [w, norm, eta, m, v] {
+            pair.copy_from_slice(&state.next_f64(name, 2)?);
+        }
+        Ok(())
     }
 }

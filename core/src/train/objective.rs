@@ -15,6 +15,7 @@
 
 use super::accumulate::{Part, RowNorms};
 use super::entries::{ByLatent, Entries, Gradients, Kept, List};
+use super::observed::Observed;
 use super::{accumulate, backward, forward};
 use crate::config::{Activation, Config, Consistency, GateKind, Source};
 use crate::error::{Error, Result};
@@ -51,9 +52,13 @@ pub(crate) mod slot {
     pub const DS: usize = 5;
 }
 
-/// What changes from step to step.
+/// Settings that vary between steps.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Knobs {
+pub struct StepSettings {
+    /// Learning rate.
+    pub lr: f64,
+    /// The level (0 or 1) whose tensors stay as they are, `b_dec` with those of level 1.
+    pub fixed_level: Option<usize>,
     /// Latents a row that `topk` and `batchtopk` keep, a level.
     pub k: [f64; 2],
     /// Weight of the sparsity penalty, a level.
@@ -69,7 +74,7 @@ pub struct Knobs {
     /// Tracked thresholds of `topk` and `batchtopk`, a level. Ungated drives of level 2 above theirs count as firing.
     pub tau: [f32; 2],
     /// Collect ungated drives for the co-firing statistics.
-    pub collect_drives: bool,
+    pub observe_ungated: bool,
     /// Dead latents of each level, ascending.
     pub dead: [Vec<u32>; 2],
 }
@@ -111,6 +116,8 @@ pub(crate) struct Chunk {
     pub sums: Sums,
     /// Column sums of `r1` and `r2`.
     pub columns: [Vec<f32>; 2],
+    /// Sum of squares of the residual of each row after the last level.
+    pub energy: Vec<f32>,
 }
 
 /// Partial sums of one chunk.
@@ -266,18 +273,18 @@ impl Objective {
         &mut self,
         params: &Params,
         families: &Families,
-        knobs: &Knobs,
+        settings: &StepSettings,
         x: &[f32],
         grads: &mut Params,
     ) -> Result<Losses> {
-        self.arch.source = knobs.source;
-        self.begin(knobs, x);
-        self.prepare(params, families, knobs);
+        self.arch.source = settings.source;
+        self.begin(settings, x);
+        self.prepare(params, families, settings);
         let mut losses = Losses::default();
-        forward::run(self, params, families, knobs, x, &mut losses);
+        forward::run(self, params, families, settings, x, &mut losses);
         for level in 0..self.n_levels() {
             let squares: f64 = self.chunks.iter().map(|c| c.sums.squares[level]).sum();
-            losses.fvu[level] = squares / (self.n as f64 * f64::from(knobs.variance));
+            losses.fvu[level] = squares / (self.n as f64 * f64::from(settings.variance));
             let fired: u64 = self.chunks.iter().map(|c| c.sums.fired[level]).sum();
             losses.l0[level] = fired as f64 / self.n as f64;
         }
@@ -293,9 +300,9 @@ impl Objective {
                 CHUNK,
             ) * self.config.loss.consistency_weight;
         }
-        backward::run(self, params, families, knobs, &losses);
-        accumulate::run(self, params, families, knobs, grads, &mut losses);
-        self.sum_up(knobs, &mut losses)?;
+        backward::run(self, params, families, settings, &losses);
+        accumulate::run(self, params, families, settings, grads, &mut losses);
+        self.sum_up(settings, &mut losses)?;
         Ok(losses)
     }
 
@@ -348,14 +355,39 @@ impl Objective {
         &self.rows[(row * self.slots + s) * d..][..d]
     }
 
+    /// Writes what the last batch has shown to `out`, but for the losses.
+    pub fn observe(&self, out: &mut Observed) {
+        out.energy.clear();
+        self.chunks.iter().for_each(|chunk| out.energy.extend_from_slice(&chunk.energy));
+        for (l, codes) in out.codes.iter_mut().enumerate() {
+            codes.clear();
+            for e in self.chunks.iter().map(|chunk| &chunk.level[l]) {
+                for i in 0..e.offsets.len().saturating_sub(1) {
+                    e.row(i).filter(|at| e.z[*at] > 0.0).for_each(|at| codes.push(e.index[at], e.z[at]));
+                    codes.end_row();
+                }
+            }
+        }
+        out.ungated.clear();
+        for chunk in &self.chunks {
+            for i in 0..chunk.energy.len() {
+                // There are no rows in a step that was not asked for them.
+                if chunk.drives.offsets.len() > 1 {
+                    chunk.drives.row(i).for_each(|at| out.ungated.push(chunk.drives.index[at], chunk.drives.u[at]));
+                }
+                out.ungated.end_row();
+            }
+        }
+    }
+
     /// Rows of the last batch.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    fn begin(&mut self, knobs: &Knobs, x: &[f32]) {
+    fn begin(&mut self, settings: &StepSettings, x: &[f32]) {
         let d = self.arch.d;
-        self.slots = self.slots.max(self.slots_for(knobs));
+        self.slots = self.slots.max(self.slots_for(settings));
         assert!(!x.is_empty() && x.len().is_multiple_of(d), "{} numbers are no whole number of rows of {d}", x.len());
         self.n = x.len() / d;
         assert!(self.n * self.slots <= u32::MAX as usize, "a batch of {} rows", self.n);
@@ -364,12 +396,12 @@ impl Objective {
     }
 
     /// Slots of a row for this step: those of AuxK only where somebody is dead.
-    fn slots_for(&self, knobs: &Knobs) -> usize {
+    fn slots_for(&self, settings: &StepSettings) -> usize {
         let two = self.n_levels() == 2;
         if two && self.config.source.reaches_decoder1(self.config.source_detach) {
             return slot::DS + 1;
         }
-        let aux = self.config.loss.aux > 0.0 && knobs.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
+        let aux = self.config.loss.aux > 0.0 && settings.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
         match (two, aux) {
             (false, aux) => slot::e1(two) + usize::from(aux),
             (true, false) => slot::e1(two),
@@ -378,7 +410,7 @@ impl Objective {
     }
 
     /// What of the entries of a level (0 or 1) is read after their row is done.
-    pub(crate) fn kept(&self, level: usize, knobs: &Knobs, losses: &Losses) -> Kept {
+    pub(crate) fn kept(&self, level: usize, settings: &StepSettings, losses: &Losses) -> Kept {
         let two = self.n_levels() == 2;
         let own = self.arch.level[level].activation.parameters().len();
         Kept {
@@ -386,13 +418,13 @@ impl Objective {
             drive: level == 1,
             gate: level == 1 && self.arch.gate.has_weights(),
             own,
-            aux: backward::aux_weight(self, knobs, losses, level) > 0.0,
+            aux: backward::aux_weight(self, settings, losses, level) > 0.0,
         }
     }
 
     /// What is made of the weights once a step.
-    fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
-        let behind_gate = knobs.gate.has_families() && !self.needs_drives(knobs);
+    fn prepare(&mut self, params: &Params, families: &Families, settings: &StepSettings) {
+        let behind_gate = settings.gate.has_families() && !self.needs_ungated(settings);
         for (screen, (f, d)) in self
             .screens
             .iter_mut()
@@ -411,7 +443,7 @@ impl Objective {
                 &params.level[0].b_enc,
             );
         }
-        let dense = knobs.gate.is_dense_in_training();
+        let dense = settings.gate.is_dense_in_training();
         if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
             let (all, bias) = (Matrix::all(&params.level[1].w_enc, self.arch.source_width()), &params.level[1].b_enc);
             if behind_gate {
@@ -444,7 +476,7 @@ impl Objective {
     }
 
     /// Adds the chunks' partial sums in index order.
-    fn sum_up(&self, knobs: &Knobs, losses: &mut Losses) -> Result<()> {
+    fn sum_up(&self, settings: &StepSettings, losses: &mut Losses) -> Result<()> {
         for chunk in &self.chunks {
             losses.consistency += chunk.sums.consistency;
         }
@@ -455,7 +487,7 @@ impl Objective {
                 losses.aux[l] += chunk.sums.aux[l];
                 losses.gated[l] += chunk.sums.gated[l];
             }
-            total += f64::from(knobs.w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
+            total += f64::from(settings.w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
         }
         losses.total = total;
         for (what, value) in [
@@ -474,8 +506,8 @@ impl Objective {
     }
 
     /// Whether the ungated drives of level 2 are asked for, by the co-firing statistics or by the containment loss.
-    pub(crate) fn needs_drives(&self, knobs: &Knobs) -> bool {
-        knobs.collect_drives || self.config.loss.consistency.needs().drives
+    pub(crate) fn needs_ungated(&self, settings: &StepSettings) -> bool {
+        settings.observe_ungated || self.config.loss.consistency.needs().drives
     }
 
     /// Whether the part of the gradient that reaches level 1 through level 2 is dropped.

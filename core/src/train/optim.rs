@@ -10,11 +10,13 @@
 //! in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
 
 use super::accumulate::GROUP;
+use super::state::{Array, Saved, State};
 use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, ParamSpec, Params};
 use crate::par::Par;
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -102,7 +104,7 @@ impl Adam {
             });
             let sum: f64 = parts.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()).sum();
             if !sum.is_finite() {
-                return Err(Error::NotFinite { what: alloc::format!("the gradient of {name}"), step: self.t });
+                return Err(Error::NotFinite { what: format!("the gradient of {name}"), step: self.t });
             }
             squares += sum;
         }
@@ -170,5 +172,28 @@ impl Adam {
                 tensor[j * spec.width..(j + 1) * spec.width].fill(0.0);
             }
         }
+    }
+}
+
+impl Saved for Adam {
+    fn save(&self, name: &str, state: &mut State) {
+        // The sums of squares are scratch.
+        let Self { m, v, t, norms, squares: _ } = self;
+        m.save(&format!("{name}.m"), state);
+        v.save(&format!("{name}.v"), state);
+        for (l, norms) in norms.iter().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            state.put(format!("{name}.norm.{}", l + 1), Array::F32(norms.clone().into()));
+        }
+        state.push_u64("clock", &[*t]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.m.load(&format!("{name}.m"), state)?;
+        self.v.load(&format!("{name}.v"), state)?;
+        for (l, norms) in self.norms.iter_mut().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            *norms = state.take_f32(&format!("{name}.norm.{}", l + 1), norms.len())?.to_vec();
+        }
+        self.t = state.next_u64("clock", 1)?[0];
+        Ok(())
     }
 }
