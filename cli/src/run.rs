@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata_core::format::weights::{self, Origin};
-use strata_core::{Encoder, Isa, Model, Par};
+use strata_core::{Compute, Encoder, Isa, Model, Par};
 
 /// A trained run.
 pub struct Run {
@@ -49,7 +49,7 @@ impl Run {
     /// # Errors
     /// If its tensors do not fit together.
     pub fn encoder(&self, isa: Isa) -> Result<Encoder> {
-        Ok(Encoder::new(self.model.clone(), isa, Par::Rayon)?)
+        Ok(Encoder::new(self.model.clone(), Compute::new(isa, Par::Rayon))?)
     }
 
     /// Refuses rows of another width than the model's.

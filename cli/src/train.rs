@@ -18,7 +18,7 @@ use strata_core::config::Activation;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, State, StepReport, Trainer};
-use strata_core::{Config, Isa, Par};
+use strata_core::{Compute, Config, Isa, Par};
 
 /// Rows on which the held-out loss is measured during training.
 const WATCHED_ROWS: u64 = 4096;
@@ -114,7 +114,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let mut trainer = match saved {
         Some((_, mut state)) => {
             cursor = state.take_u64("cursor", 1)?[0];
-            Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
+            Trainer::restore(config, dump.d(), &mut state, Compute::new(*isa, Par::Rayon))
                 .with_context(|| format!("resuming {}", run.display()))?
         }
         None => {
@@ -126,7 +126,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r)).take(256).flatten().copied().collect();
             drop(rows);
             normalisation.apply(&mut sample);
-            let trainer = Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?;
+            let trainer = Trainer::new(config, normalisation, &sample, Compute::new(*isa, Par::Rayon))?;
             spinner.finish_and_clear();
             trainer
         }

@@ -6,7 +6,7 @@ use strata_core::gate::Families;
 use strata_core::kernel::Isa;
 
 use strata_core::train::{Cofire, Counts, Objective, Observed, StepSettings};
-use strata_core::{Par, Philox, ROOT};
+use strata_core::{Compute, Par, Philox, ROOT};
 
 /// Tokens of one child, and on each the parents that fire: parent `i` on a share `1 / (i + 1)` of them.
 fn tokens(n: usize, f1: u32) -> Vec<Vec<u32>> {
@@ -85,7 +85,7 @@ fn observed(f1: usize, f2: usize) -> Observed {
     (config.level1.activation, config.level2.activation) = (Activation::Topk, Activation::Topk);
     let d = 24;
     let mut rng = Philox::new(8, 8);
-    let mut objective = Objective::new(&config, d, Isa::detect(), Par::Rayon).expect("valid settings");
+    let mut objective = Objective::new(&config, d, Compute::new(Isa::detect(), Par::Rayon)).expect("valid settings");
     let mut params = objective.arch().zeros();
     for level in &mut params.level {
         for tensor in [&mut level.w_enc, &mut level.w_dec] {

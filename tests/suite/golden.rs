@@ -6,7 +6,7 @@ use strata_core::gate::Families;
 use strata_core::model::Arch;
 use strata_core::train::seed_objective::SeedObjective;
 use strata_core::train::{Objective, StepSettings};
-use strata_core::{Config, Isa, Par};
+use strata_core::{Compute, Config, Isa, Par};
 use strata_tests::tolerance;
 
 use crate::gradient::Worst;
@@ -55,7 +55,7 @@ fn losses_and_gradients_are_those_of_autograd() {
         let variance = number_of("variance");
         let mut grads = params.zeros_like();
         let losses = if config.model == ModelKind::Seed {
-            SeedObjective::new(&config, d, Isa::default(), Par::Seq)
+            SeedObjective::new(&config, d, Compute::new(Isa::default(), Par::Seq))
                 .loss_and_gradient(&params, variance, &x, &mut grads)
                 .expect("a finite loss")
         } else {
@@ -73,7 +73,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 observe_ungated: false,
                 dead: [1, 2].map(|l| indices(&file, &format!("{key}/dead{l}"))),
             };
-            Objective::new(&config, d, Isa::default(), Par::Seq)
+            Objective::new(&config, d, Compute::new(Isa::default(), Par::Seq))
                 .expect("valid settings")
                 .loss_and_gradient(&params, &families, &settings, &x, &mut grads)
                 .expect("a finite loss")

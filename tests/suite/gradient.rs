@@ -7,7 +7,7 @@ use strata_core::gate::Families;
 use strata_core::model::{Arch, Params};
 use strata_core::train::seed_objective::SeedObjective;
 use strata_core::train::{Losses, Objective, StepSettings};
-use strata_core::{Config, Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Config, Isa, Par, Philox, ROOT};
 use strata_tests::oracle::{M, Point, Problem, Seed, Tensors};
 use strata_tests::tolerance;
 
@@ -244,7 +244,7 @@ fn check(d: &Draw, worst: &mut Worst) -> bool {
         return false;
     }
     let (drawn, at) = draw(d).expect("thirty draws, each too near a decision");
-    let mut objective = Objective::new(&d.config, d.d, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&d.config, d.d, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     let (losses, grads) = run(&mut objective, &drawn);
     compare_selection(&objective, &drawn, &at);
     compare_losses(&losses, &drawn, &at);
@@ -459,7 +459,7 @@ proptest! {
         prop_assume!(d.config.validate(d.d).is_ok());
         let before = draw_once(&Draw { n, bias: 0.0, dead: 0.5, ..d.clone() }, u64::from(other));
         let drawn = draw_once(&d, d.seed);
-        let new = || Objective::new(&d.config, d.d, Isa::default(), Par::Seq).expect("valid settings");
+        let new = || Objective::new(&d.config, d.d, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
         let mut used = new();
         run(&mut used, &before);
         let (mut losses, grads) = run(&mut used, &drawn);
@@ -476,7 +476,7 @@ proptest! {
         d.d += wide;
         prop_assume!(d.config.validate(d.d).is_ok());
         let drawn = draw_once(&d, d.seed);
-        let of = |isa| run(&mut Objective::new(&d.config, d.d, isa, Par::Seq).expect("valid settings"), &drawn);
+        let of = |isa| run(&mut Objective::new(&d.config, d.d, Compute::new(isa, Par::Seq)).expect("valid settings"), &drawn);
         let all = Isa::all_available();
         let want = of(all[0]);
         for &isa in &all[1..] {
@@ -493,7 +493,7 @@ proptest! {
     fn every_number_of_threads_gives_the_same_bits(d in any_draw()) {
         prop_assume!(d.config.validate(d.d).is_ok());
         let drawn = draw_once(&d, d.seed);
-        let of = |par| run(&mut Objective::new(&d.config, d.d, Isa::default(), par).expect("valid settings"), &drawn);
+        let of = |par| run(&mut Objective::new(&d.config, d.d, Compute::new(Isa::default(), par)).expect("valid settings"), &drawn);
         let want = of(Par::Seq);
         for threads in 1..=3 {
             let got = pool(threads).install(|| of(Par::Rayon));
@@ -538,7 +538,7 @@ fn rows_that_are_explained_exactly_have_finite_gradients_after_others_that_are_n
     c.level1.bandwidth = 0.1;
     c.level2.bandwidth = 0.1;
     let mut drawn = draw_once(&Draw { dead: 1.0, ..small(c.clone(), 3) }, 3);
-    let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     run(&mut objective, &drawn);
     drawn.params.level[0].threshold.fill(50.0);
     drawn.params.level[1].threshold.fill(50.0);
@@ -556,7 +556,7 @@ fn a_flat_model_has_no_entries_at_level_2() {
     let mut c = settings([Activation::Topk; 2], GateKind::None, Source::X, Decoder::Cum);
     c.level2.latents = 0;
     let drawn = draw_once(&small(c.clone(), 3), 3);
-    let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     assert_eq!(objective.entries(0).count() + objective.entries(1).count() + objective.drives().count(), 0);
     run(&mut objective, &drawn);
     assert_eq!(objective.entries(1).count() + objective.drives().count(), 0);
@@ -576,7 +576,8 @@ fn decoder_rows_of_zero_have_finite_gradients() {
                 let mut drawn = draw_once(&Draw { bias, ..small(c.clone(), 3) }, 3);
                 drawn.params.level[0].w_dec[..6].fill(0.0);
                 drawn.params.level[1].w_dec[..6].fill(0.0);
-                let (_, grads) = run(&mut Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid"), &drawn);
+                let (_, grads) =
+                    run(&mut Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid"), &drawn);
                 for (name, t) in grads.tensors() {
                     assert!(t.iter().all(|g| g.is_finite()), "{name}, {decoder}, {consistency}: {t:?}");
                 }
@@ -614,12 +615,12 @@ fn gradients_of_the_seed_are_those_of_its_formulas_on_every_machine() {
                 let run = |isa, par| {
                     let mut grads = drawn.params.zeros_like();
                     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
-                    let losses = SeedObjective::new(&c, 6, isa, par)
+                    let losses = SeedObjective::new(&c, 6, Compute { isa, par })
                         .loss_and_gradient(&drawn.params, 1.7, &drawn.x, &mut grads)
                         .expect("a finite loss");
                     (losses, grads)
                 };
-                let (losses, grads) = run(Isa::default(), Par::Seq);
+                let (losses, grads) = run(Compute::new(Isa::default(), Par::Seq));
                 let (want, _) = oracle.terms(&p);
                 let total: f64 = want.iter().sum();
                 for (got, want) in [
@@ -633,10 +634,10 @@ fn gradients_of_the_seed_are_those_of_its_formulas_on_every_machine() {
                 worst
                     .compare(&grads, &oracle.gradient(&p), tolerance::GRADIENT, || format!("{gate} {consistency} {n}"));
                 for isa in Isa::all_available() {
-                    assert_eq!(run(isa, Par::Seq), (losses, grads.clone()), "{isa:?}");
+                    assert_eq!(run(Compute::new(isa, Par::Seq)), (losses, grads.clone()), "{isa:?}");
                 }
                 for threads in 1..=3 {
-                    let got = pool(threads).install(|| run(Isa::default(), Par::Rayon));
+                    let got = pool(threads).install(|| run(Compute::new(Isa::default(), Par::Rayon)));
                     assert_eq!(got, (losses, grads.clone()), "{threads} threads");
                 }
             }

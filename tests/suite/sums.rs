@@ -6,7 +6,7 @@ use strata_core::gate::Families;
 use strata_core::kernel::{dense, reduce, sparse};
 use strata_core::model::{Arch, Params};
 use strata_core::train::{Adam, Losses, Objective, StepSettings};
-use strata_core::{Config, Isa, Par, Philox};
+use strata_core::{Compute, Config, Isa, Par, Philox};
 
 const GROUP: usize = 256;
 const D: usize = 24;
@@ -50,7 +50,7 @@ fn case(f: [usize; 2], n: usize, edit: impl Fn(&mut Config)) -> Case {
 
 impl Case {
     fn objective(&self, par: Par) -> Objective {
-        Objective::new(&self.config, D, Isa::detect(), par).expect("valid settings")
+        Objective::new(&self.config, D, Compute::new(Isa::detect(), par)).expect("valid settings")
     }
 
     fn run(&self, objective: &mut Objective) -> (Losses, Params) {
@@ -119,9 +119,7 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
         let mut params = case.params.clone();
         let mut adam = Adam::new(&arch, &case.config.train, &params);
         let mut grads = grads.clone();
-        norms.push(
-            adam.update(isa, par, &arch, &case.config.train, 1e-3, None, &mut params, &mut grads).expect("finite"),
-        );
+        norms.push(adam.update(Compute { isa, par }, 1e-3, None, &mut params, &mut grads).expect("finite"));
     }
     assert_eq!(norms, [want; 2], "the norm, in one thread and in several");
     assert_ne!(want, squares.iter().sum::<f64>().sqrt(), "this data cannot tell groups from one chain");

@@ -4,6 +4,7 @@ use super::hierarchy::{self, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Model, Params, compose, seed};
 use crate::activation::Rule;
+use crate::compute::Compute;
 use crate::config::{GateKind, ModelKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::{self, Families};
@@ -232,8 +233,8 @@ impl Encoder {
     ///
     /// # Errors
     /// Whatever [`Model::check`] finds.
-    pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
-        Self::with_weights(model, isa, par, WeightType::F32)
+    pub fn new(model: Arc<Model>, compute: Compute) -> Result<Self> {
+        Self::with_weights(model, compute, WeightType::F32)
     }
 
     /// [`Encoder::new`] with its weights kept as `weights` says.
@@ -241,7 +242,8 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::new`], [`Error::Config`] for the seed, which has `f32` alone, and [`Error::NotFinite`] for weights so large
     /// that they are not finite any more.
-    pub fn with_weights(model: Arc<Model>, isa: Isa, par: Par, weights: WeightType) -> Result<Self> {
+    pub fn with_weights(model: Arc<Model>, compute: Compute, weights: WeightType) -> Result<Self> {
+        let Compute { isa, .. } = compute;
         model.check()?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(Error::config("weights", "expected f32, the only type of the seed model"));
@@ -269,7 +271,7 @@ impl Encoder {
                 let bias = &model.params.level[l].b_enc;
                 (asked && Screen::pays(isa, bias.len(), w.d)).then(|| {
                     let mut screen = Screen::new(w.rows.len(), w.d);
-                    screen.quantise(isa, par, w, bias);
+                    screen.quantise(compute, w, bias);
                     screen
                 })
             })
@@ -277,7 +279,7 @@ impl Encoder {
         let mut decoder2 = Vec::new();
         if arch.level[1].latents > 0 && arch.decoder.is_composed() {
             decoder2 = vec![0.0; arch.level[1].latents * arch.d];
-            compose(isa, par, arch, &model.params, &mut decoder2);
+            compose(compute, arch, &model.params, &mut decoder2);
         }
         Ok(Self { isa, stored, screens, order, families, decoder2, model })
     }

@@ -136,7 +136,7 @@ pub(super) fn run(
     let mut parts = core::mem::take(&mut o.parts);
     stats.resize(o.arch.level[0].latents * STATS, 0.0);
     let job = Job {
-        isa: o.isa,
+        isa: o.compute.isa,
         d: o.arch.d,
         slots: o.slots,
         rows: &o.rows,
@@ -153,7 +153,7 @@ pub(super) fn run(
         latent: (2.0 * o.config.loss.consistency_weight / n) as f32,
     };
     let directions = (two && o.config.loss.consistency == Consistency::OffsetOrthogonal).then(|| OffsetOrthogonal {
-        isa: o.isa,
+        isa: o.compute.isa,
         d: o.arch.d,
         d1: &params.level[0].w_dec,
         d2: &params.level[1].w_dec,
@@ -161,7 +161,7 @@ pub(super) fn run(
         scale: o.config.loss.consistency_weight as f32 / o.arch.level[1].latents as f32,
     });
     let sibling = (two && o.config.loss.consistency == Consistency::Sibling).then(|| Sibling {
-        isa: o.isa,
+        isa: o.compute.isa,
         d: o.arch.d,
         d2: &params.level[1].w_dec,
         families,
@@ -208,7 +208,7 @@ fn level2(
     let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
     let widths_of = [width, d, 1, p[0], p[1], p[2], p[3]];
-    o.par.for_rows_in(parts, f2, BLOCK, arrays, widths_of, |part, first, [w, dec, b, theta, r, bm, c]| {
+    o.compute.par.for_rows_in(parts, f2, BLOCK, arrays, widths_of, |part, first, [w, dec, b, theta, r, bm, c]| {
         for (i, dec) in dec.chunks_mut(d).enumerate() {
             let j = first + i;
             let range = list.latent(j);
@@ -276,7 +276,7 @@ fn composition(
 ) {
     let d = job.d;
     let e2 = &job.params.level[1].w_dec;
-    o.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
+    o.compute.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
         let n = grad.len() / f1;
         dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params.level[0].w_dec, d, None, grad);
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
@@ -329,7 +329,7 @@ fn level1(
     let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
     let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
     let children = &o.all[..if comp { o.arch.level[1].latents } else { 0 }];
-    o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
+    o.compute.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
         let Part { w: w2, dec: dec2, column, miss } = part;
         for i in 0..b.len() {
             let j = first + i;
@@ -440,7 +440,7 @@ fn write_sums(
 /// `dG_ij = sum_b z1_bi dg_bj`, by parent.
 fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) {
     let f2 = o.arch.level[1].latents;
-    o.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
+    o.compute.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
         for (i, grad) in grad.chunks_mut(f2).enumerate() {
             grad.fill(0.0);
             for at in list.latent(first + i) {
@@ -487,7 +487,7 @@ fn bias(
         groups.clear();
         groups.resize(n_groups * d, 0.0);
         let minus = &minus[..];
-        o.par.for_rows(n_groups, 1, [&mut groups[..]], [d], |group, [sum]| {
+        o.compute.par.for_rows(n_groups, 1, [&mut groups[..]], [d], |group, [sum]| {
             let latents = group * GROUP..((group + 1) * GROUP).min(minus.len());
             sparse::accumulate_rows(job.isa, &o.all[latents.clone()], &minus[latents], w, d, sum);
         });

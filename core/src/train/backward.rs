@@ -63,7 +63,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, setti
     let config = &o.config;
     let aux = [0, 1].map(|l| aux_weight(o, settings, losses, l));
     let f = Factors {
-        isa: o.isa,
+        isa: o.compute.isa,
         d,
         f: o.arch.latents(),
         n: n as f32,
@@ -94,7 +94,7 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, setti
         seed_cos: &o.seed_cos,
     };
     let kept = [0, 1].map(|l| o.kept(l, settings, losses));
-    o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
         chunk.sums =
             super::objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
         if f.consistency == Consistency::Contain && f.two {

@@ -34,7 +34,7 @@ pub(super) fn thresholds(config: &Config, mut model: Model, x: &[f32], compute: 
         let mut above = Vec::new();
         for share in [0.8, 0.5, 0.0] {
             model.tau[levels.clone()].fill(share * tracked[level]);
-            let encoder = Encoder::new(Arc::new(model.clone()), compute.isa, compute.par)?;
+            let encoder = Encoder::new(Arc::new(model.clone()), compute)?;
             above.clear();
             for x in x.chunks(ROWS * d) {
                 let mut codes = [Codes::new(), Codes::new()];

@@ -10,10 +10,10 @@ use super::optim::Adam;
 use super::seed_objective::SeedObjective;
 use super::state::{Saved, State};
 use crate::compute::Compute;
-use crate::config::{Config, ModelKind, TrainConfig};
+use crate::config::{Config, ModelKind};
 use crate::error::Result;
 use crate::gate::Families;
-use crate::model::{Arch, Params};
+use crate::model::{Arch, ParamSpec, Params};
 use alloc::boxed::Box;
 
 /// The loss of a model and its gradient.
@@ -35,9 +35,8 @@ pub struct LatentRows<'a> {
 
 /// An engine on the CPU.
 pub struct Engine {
-    arch: Arch,
+    specs: Params<ParamSpec>,
     compute: Compute,
-    train: TrainConfig,
     model: Model,
     families: Families,
     params: Params,
@@ -53,21 +52,19 @@ impl Engine {
     /// What [`Config::validate`] finds.
     pub fn new(config: &Config, d: usize, params: Params, compute: Compute) -> Result<Self> {
         let arch = Arch::new(config, d);
-        let Compute { isa, par } = compute;
         let model = match config.model {
-            ModelKind::Tree => Model::Tree(Box::new(Objective::new(config, d, isa, par)?)),
-            ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, isa, par))),
+            ModelKind::Tree => Model::Tree(Box::new(Objective::new(config, d, compute)?)),
+            ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, compute))),
         };
         Ok(Self {
             compute,
-            train: config.train.clone(),
             model,
             families: Families::all_root(arch.level[0].latents, arch.level[1].latents),
             grads: params.zeros_like(),
             optimiser: Adam::new(&arch, &config.train, &params),
             params,
             observed: Observed::default(),
-            arch,
+            specs: arch.specs(),
         })
     }
 
@@ -77,21 +74,12 @@ impl Engine {
     /// [`Error::NotFinite`](crate::Error::NotFinite) naming the term of the loss or the tensor of the gradient; the weights
     /// are then as before the step.
     pub fn step(&mut self, x: &[f32], settings: &StepSettings) -> Result<&Observed> {
-        let Self { arch, compute, train, model, families, params, grads, optimiser, observed } = self;
+        let Self { specs: _, compute, model, families, params, grads, optimiser, observed } = self;
         observed.losses = match model {
             Model::Tree(o) => o.loss_and_gradient(params, families, settings, x, grads)?,
             Model::Seed(o) => o.loss_and_gradient(params, settings.variance, x, grads)?,
         };
-        observed.grad_norm = optimiser.update(
-            compute.isa,
-            compute.par,
-            arch,
-            train,
-            settings.lr,
-            settings.fixed_level,
-            params,
-            grads,
-        )?;
+        observed.grad_norm = optimiser.update(*compute, settings.lr, settings.fixed_level, params, grads)?;
         if let Model::Tree(o) = model {
             o.observe(observed);
         }
@@ -110,7 +98,7 @@ impl Engine {
 
     /// Returns the rows of latent `j` of a level (0 or 1).
     pub fn latent(&self, level: usize, j: usize) -> LatentRows<'_> {
-        let (tensors, specs) = (&self.params.level[level], &self.arch.specs().level[level]);
+        let (tensors, specs) = (&self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         LatentRows {
             encoder: &tensors.w_enc[row(specs.w_enc.width)],
@@ -124,12 +112,12 @@ impl Engine {
     /// # Panics
     /// If a row has another width.
     pub fn set_latent(&mut self, level: usize, j: usize, rows: LatentRows<'_>) {
-        let (tensors, specs) = (&mut self.params.level[level], &self.arch.specs().level[level]);
+        let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         tensors.w_enc[row(specs.w_enc.width)].copy_from_slice(rows.encoder);
         tensors.b_enc[j] = rows.bias;
         tensors.w_dec[row(specs.w_dec.width)].copy_from_slice(rows.decoder);
-        self.optimiser.reset_latent(&self.arch, &self.train, level, j);
+        self.optimiser.reset_latent(level, j);
     }
 
     /// Returns the residual of a row of the last batch, `(d)`: `x - x_hat2`, or `x - x_hat1` for a flat model. Empty for the
@@ -159,7 +147,7 @@ impl Engine {
 impl Saved for Engine {
     fn save(&self, _: &str, state: &mut State) {
         // Gradients and what was observed are those of a step that is over; settings are not part of the state.
-        let Self { arch: _, compute: _, train: _, model, families: _, params, grads: _, optimiser, observed: _ } = self;
+        let Self { specs: _, compute: _, model, families: _, params, grads: _, optimiser, observed: _ } = self;
         params.save("params", state);
         optimiser.save("adam", state);
         let floors = match model {

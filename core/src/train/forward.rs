@@ -119,7 +119,7 @@ fn collect(
     level: usize,
     n_chunks: usize,
 ) {
-    let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
+    let (d, slots, isa) = (o.arch.d, o.slots, o.compute.isa);
     let arch = o.arch;
     let config = &o.config;
     let k_aux = if config.revive.k_aux > 0 { config.revive.k_aux } else { (d / 2).max(1) };
@@ -148,7 +148,7 @@ fn collect(
     let width = CHUNK * slots * d;
     let rows = &mut o.rows[..];
     let end = rows.len().min(used * width);
-    o.par.for_items(&mut o.lanes, &mut o.chunks[..used], &mut rows[..end], width, |lane, c, chunk, buffer| {
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks[..used], &mut rows[..end], width, |lane, c, chunk, buffer| {
         let n = buffer.len() / (slots * d);
         if level == 0 {
             let first = c * CHUNK * d;
@@ -307,7 +307,7 @@ impl Job<'_> {
         for i in 0..n {
             let Lane { forward, u_dead, picked, bands, .. } = lane;
             if self.drives {
-                observe_ungated(
+                collect_ungated(
                     self.isa,
                     &self.rules[1],
                     self.tau2,
@@ -421,7 +421,7 @@ fn candidates(isa: Isa, rule: &LevelRule<'_>, band: &[f32], u: &[f32], list: &mu
 }
 
 /// Ungated drives that would fire.
-fn observe_ungated(isa: Isa, rule: &LevelRule<'_>, tau: f32, a: &[f32], list: &mut List) {
+fn collect_ungated(isa: Isa, rule: &LevelRule<'_>, tau: f32, a: &[f32], list: &mut List) {
     if rule.activation == Activation::Jumprelu {
         select::above_each(isa, a, rule.theta, &mut list.index, &mut list.u);
         return;
@@ -618,12 +618,12 @@ fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a>
 
 /// Settles the last level, or both that share a budget, and writes the residuals `r1`, `r2` and their sums of squares.
 fn finish(o: &mut Objective, params: &Params, settings: &StepSettings, two: bool, shared: bool) {
-    let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
+    let (d, slots, isa) = (o.arch.d, o.slots, o.compute.isa);
     let arch = o.arch;
     let decoder2: &[f32] = if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed };
     let rules = [0, 1].map(|l| level_rule(l, &arch, params, settings, None));
     let contain = two && o.config.loss.consistency.needs().drives;
-    o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
         if shared {
             // What level 2 saw of it were all its candidates: level 2 had to be scanned before the choice.
             settle(&rules[0], chunk, 0, lane, None);

@@ -17,14 +17,14 @@ use super::accumulate::{Part, RowNorms};
 use super::entries::{ByLatent, Entries, Gradients, Kept, List};
 use super::observed::Observed;
 use super::{accumulate, backward, forward};
+use crate::compute::Compute;
 use crate::config::{Activation, Config, Consistency, GateKind, Source};
 use crate::error::{Error, Result};
 use crate::gate::Families;
 use crate::kernel::dense::{Matrix, Pick};
-use crate::kernel::{Isa, Screen, reduce};
+use crate::kernel::{Screen, reduce};
 use crate::loss::seed_cos::SeedCos;
 use crate::model::{Arch, Order, Params, Scratch, compose};
-use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -172,8 +172,7 @@ impl Lane {
 pub struct Objective {
     pub(crate) arch: Arch,
     pub(crate) config: Config,
-    pub(crate) isa: Isa,
-    pub(crate) par: Par,
+    pub(crate) compute: Compute,
     pub(crate) slots: usize,
     pub(crate) rows: Vec<f32>,
     pub(crate) n: usize,
@@ -212,7 +211,7 @@ impl Objective {
     ///
     /// # Errors
     /// What [`Config::validate`] finds.
-    pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
+    pub fn new(config: &Config, d: usize, compute: Compute) -> Result<Self> {
         config.validate(d)?;
         let arch = Arch::new(config, d);
         let comp = arch.decoder.is_composed() && arch.level[1].latents > 0;
@@ -236,7 +235,7 @@ impl Objective {
             rows: Vec::new(),
             n: 0,
             chunks: Vec::new(),
-            lanes: vec![lane; par.threads()],
+            lanes: vec![lane; compute.par.threads()],
             screens: [None, None],
             order: Order::default(),
             grad_composed: composed.clone(),
@@ -244,7 +243,7 @@ impl Objective {
             norms: [Vec::new(), Vec::new()],
             by_latent: [ByLatent::default(), ByLatent::default()],
             through2: vec![0.0; arch.level[0].latents],
-            parts: vec![Part::new(&arch, config); PARTS * par.threads()],
+            parts: vec![Part::new(&arch, config); PARTS * compute.par.threads()],
             all: (0..arch.level[0].latents.max(arch.level[1].latents) as u32).collect(),
             minus: Vec::new(),
             groups: Vec::new(),
@@ -255,8 +254,7 @@ impl Objective {
             values: Vec::new(),
             config: config.clone(),
             arch,
-            isa,
-            par,
+            compute,
         })
     }
 
@@ -430,18 +428,13 @@ impl Objective {
             .iter_mut()
             .zip([(self.arch.level[0].latents, self.arch.d), (self.arch.level[1].latents, self.arch.source_width())])
         {
-            if screen.is_none() && Screen::pays(self.isa, f, d) {
+            if screen.is_none() && Screen::pays(self.compute.isa, f, d) {
                 *screen = Some(Screen::new(f, d));
             }
         }
         let [screen1, screen2] = &mut self.screens;
         if let Some(screen) = screen1 {
-            screen.quantise(
-                self.isa,
-                self.par,
-                Matrix::all(&params.level[0].w_enc, self.arch.d),
-                &params.level[0].b_enc,
-            );
+            screen.quantise(self.compute, Matrix::all(&params.level[0].w_enc, self.arch.d), &params.level[0].b_enc);
         }
         let dense = settings.gate.is_dense_in_training();
         if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
@@ -449,20 +442,20 @@ impl Objective {
             if behind_gate {
                 self.order.set(families);
                 if self.order.pays() {
-                    screen.quantise(self.isa, self.par, all.only(Pick::List(&self.order.places)), bias);
+                    screen.quantise(self.compute, all.only(Pick::List(&self.order.places)), bias);
                 }
             } else {
-                screen.quantise(self.isa, self.par, all, bias);
+                screen.quantise(self.compute, all, bias);
             }
         }
         if !self.composed.is_empty() {
-            compose(self.isa, self.par, &self.arch, params, &mut self.composed);
+            compose(self.compute, &self.arch, params, &mut self.composed);
         }
         let specs = self.arch.specs();
         for (l, norms) in self.norms.iter_mut().enumerate().take(self.arch.n_levels()) {
             let rows = params.level[l].w_dec.chunks(specs.level[l].w_dec.width);
             norms.clear();
-            norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(self.isa, row))));
+            norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(self.compute.isa, row))));
         }
         for lane in &mut self.lanes {
             for (l, band) in lane.bands.iter_mut().enumerate() {

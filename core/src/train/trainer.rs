@@ -15,10 +15,8 @@ use crate::compute::Compute;
 use crate::config::{Budget, Config, GateKind, ModelKind, Parents, Source};
 use crate::error::{Error, Result};
 use crate::gate::{Families, ROOT};
-use crate::kernel::Isa;
 use crate::model::{Arch, Model};
 use crate::normalise::Normalisation;
-use crate::par::Par;
 use crate::rng::Philox;
 use alloc::format;
 use alloc::vec;
@@ -80,18 +78,17 @@ impl Trainer {
     ///
     /// # Errors
     /// What [`Config::validate`] finds.
-    pub fn new(config: &Config, normalisation: Normalisation, sample: &[f32], isa: Isa, par: Par) -> Result<Self> {
+    pub fn new(config: &Config, normalisation: Normalisation, sample: &[f32], compute: Compute) -> Result<Self> {
         let d = normalisation.mean.len();
         config.validate(d)?;
         let arch = Arch::new(config, d);
-        let params = init::initial(config, &arch, isa, par, &normalisation.centre, sample);
+        let params = init::initial(config, &arch, compute, &normalisation.centre, sample);
         let hard = arch.gate.has_families() && arch.level[1].latents > 0;
         let mut rng = Philox::new(config.seed, STREAM);
         let mut parents = vec![ROOT; if hard { arch.level[1].latents } else { 0 }];
         if config.gate.parents == Parents::Random {
             parents.iter_mut().for_each(|p| *p = rng.below(arch.level[0].latents as u64) as u32);
         }
-        let compute = Compute { isa, par };
         let mut engine = Engine::new(config, d, params, compute)?;
         engine.set_families(families(&parents, &arch));
         Ok(Self {
@@ -403,11 +400,11 @@ impl Trainer {
     /// # Errors
     /// What [`Config::validate`] finds, and [`Error::Format`] for an array that is missing or of the wrong size: the
     /// state of another configuration.
-    pub fn restore(config: &Config, d: usize, state: &mut State, isa: Isa, par: Par) -> Result<Self> {
+    pub fn restore(config: &Config, d: usize, state: &mut State, compute: Compute) -> Result<Self> {
         let (mean, centre) = (vec![0.0; d], vec![0.0; d]);
         let mut normalisation = Normalisation { mean, centre, scale: 1.0, variance: 1.0, norm_limit: f32::INFINITY };
         normalisation.load("normalisation", state)?;
-        let mut t = Self::new(config, normalisation, &[], isa, par)?;
+        let mut t = Self::new(config, normalisation, &[], compute)?;
         t.step = state.next_u64("clock", 1)?[0];
         t.parents = state.take_u32("parents", t.parents.len())?;
         let n_parents = t.arch.level[0].latents;
