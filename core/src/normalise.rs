@@ -118,7 +118,7 @@ impl Normalisation {
             }
         }
         for (b, &m) in model.params.b_dec.iter_mut().zip(&self.mean) {
-            *b = m + *b;
+            *b += m;
         }
         if model.arch.model == ModelKind::Seed {
             // Its encoder reads `x` itself, not `x - b_dec`, so the mean goes to the biases.

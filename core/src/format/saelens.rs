@@ -98,7 +98,7 @@ pub(super) fn read(
         model: ModelKind::Tree,
         d,
         level: [
-            LevelArch { latents: f, activation, k: k },
+            LevelArch { latents: f, activation, k },
             LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
         ],
         source: Source::X,
