@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::path::PathBuf;
 use strata_core::Dtype;
 use strata_core::model::WeightType;
@@ -62,6 +63,12 @@ pub enum Command {
     Report(Report),
     /// List the settings of a run with default, range and meaning
     Settings(ListSettings),
+    /// Print the script that completes this command line in a shell
+    ///
+    /// For bash, for instance: `strata completions bash > ~/.local/share/bash-completion/completions/strata`
+    Completions(Completions),
+    /// Write a man page per command
+    Man(Man),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -324,6 +331,21 @@ pub struct ListSettings {
     /// Print the page docs/settings.md
     #[arg(long, conflicts_with = "keys")]
     pub markdown: bool,
+}
+
+/// `strata completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// `strata man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The directory to write the pages into
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
 }
 
 /// `strata ablate`.

@@ -7,7 +7,7 @@ use crate::dump::{Dump, RawSpec};
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
+use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, shell, synth, train};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::Isa;
@@ -46,6 +46,19 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         }
         Command::Report(args) => report_command(&args, console).map(|()| 0),
         Command::Settings(args) => settings_command(&args, console).map(|()| 0),
+        Command::Completions(args) => {
+            console.out.write_all(&shell::completions(args.shell))?;
+            Ok(0)
+        }
+        Command::Man(args) => {
+            let pages = shell::man(&args.directory)?;
+            if console.json {
+                writeln!(console.out, "{}", serde_json::json!({ "pages": pages }))?;
+            } else {
+                console.note(format!("wrote {} man pages into {}", pages.len(), args.directory.display()));
+            }
+            Ok(0)
+        }
     })
 }
 

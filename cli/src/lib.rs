@@ -23,6 +23,7 @@ pub mod probe;
 pub mod report;
 pub mod run;
 pub mod settings;
+pub mod shell;
 pub mod splice;
 pub mod synth;
 pub mod train;

@@ -42,6 +42,7 @@ mod rng;
 mod rows;
 mod saelens;
 mod settings;
+mod shell;
 mod similarity;
 mod stability;
 mod stored;

@@ -28,7 +28,7 @@ core: train -> activation config error gate kernel loss model normalise par rng
 cli: ablate -> ablation args checkpoint console dump eval files report run settings train
 cli: capture -> console dump lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console demo dump encode eval export inspect lm probe report run settings synth train
+cli: commands -> ablate args capture console demo dump encode eval export inspect lm probe report run settings shell synth train
 cli: contexts -> eval
 cli: demo -> args capture console contexts dump eval files lm report run settings train
 cli: dump -> files
@@ -41,6 +41,7 @@ cli: inspect -> dump
 cli: probe -> console dump eval files run
 cli: report -> ablation eval files settings
 cli: run -> checkpoint dump
+cli: shell -> args files
 cli: splice -> lm
 cli: synth -> args console dump truth
 cli: train -> checkpoint console dump feed files heldout settings usage
