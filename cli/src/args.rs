@@ -186,6 +186,10 @@ pub struct Train {
     /// is finished
     #[arg(long)]
     pub resume: bool,
+    /// Train the control too, RUN/control: from the step at which the gate starts, with the parents permuted at random.
+    /// `strata eval` compares the run with it; with --resume, of a run that is finished already
+    #[arg(long)]
+    pub control: bool,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
@@ -370,6 +374,8 @@ pub enum SuiteName {
     SparsityRatio,
     /// Weight of level 1's reconstruction, and how gradients are mixed
     Balance,
+    /// The settings as they are, beside models whose decoder or encoder does not learn
+    Baselines,
     /// All of the above
     All,
     /// Five runs in run_1 to run_5, each with its final_info.json, and one of all five beside them

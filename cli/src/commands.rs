@@ -123,8 +123,12 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let dump = open(&args.dump, &args.raw)?;
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
-    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, isa };
-    match train::train(&job, console)? {
+    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, from: None, isa };
+    let end = match train::train(&job, console)? {
+        train::End::Done if args.control => train::train_control(&job, console)?,
+        end => end,
+    };
+    match end {
         train::End::Done => {
             if console.json {
                 let path = args.out.join("final_info.json");

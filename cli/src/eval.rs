@@ -20,7 +20,7 @@ use std::path::Path;
 use strata_core::metrics::absorption::SAMPLE;
 use strata_core::metrics::attribution::{AttributionReport, PathReport};
 use strata_core::metrics::bootstrap::{self, Interval, Resamples};
-use strata_core::metrics::composition::{CompositionNull, CompositionReport};
+use strata_core::metrics::composition::{CompositionNull, CompositionReport, EdgeIntervals, GatedReport};
 use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::fidelity::FidelityReport;
 use strata_core::metrics::leak::LeakReport;
@@ -37,6 +37,7 @@ use strata_core::{Codes, Config, Encoder, Isa, Par};
 pub(crate) mod batches;
 pub mod classes;
 mod collect;
+pub mod control;
 mod families;
 pub mod latents;
 pub mod meta;
@@ -44,16 +45,19 @@ pub mod sample;
 pub(crate) mod strongest;
 mod table;
 pub(crate) mod unit;
+pub mod verdict;
 mod words;
 
 pub use families::Coherence;
 pub use table::print;
 
-use collect::{Collector, TERMS};
+use collect::{Collector, TERMS, Tree};
+use control::ControlReport;
 use families::DRAWS;
 use latents::LatentRecord;
 use meta::{Meta, meta_sae};
 use sample::Sampled;
+use verdict::Verdict;
 
 /// Of what an evaluation draws at random.
 const SEED: u64 = 0;
@@ -106,13 +110,20 @@ pub struct Evaluation {
     /// Where latents fire: places in a sequence, kinds of tokens, runs; none for a dump that does not say where its
     /// sequences begin.
     pub patterns: Option<PlacesReport>,
-    /// How the levels hang together, with a row a child and a row a parent; none without families.
+    /// Whether the hierarchy is real, by a rule that stands in it.
+    pub verdict: Verdict,
+    /// How the levels hang together where children fire without the gate, with an entry for each child and parent; none
+    /// without families.
     pub composition: Option<CompositionReport>,
     /// The same of random families of the same sizes and densities.
     pub composition_null: Option<CompositionNull>,
+    /// What the families do behind the gate; none without families.
+    pub gated: Option<GatedReport>,
+    /// The scores of the control, the same training with random parents; none where the run has no control.
+    pub control: Option<ControlReport>,
     /// How many fire together across the levels; none without families.
     pub across: Option<AcrossReport>,
-    /// What the gate has to cut, on one batch in eight, of long dumps on about 65,536 rows; none without families.
+    /// What the gate has to cut; none without families.
     pub leak: Option<LeakReport>,
     /// Shares of the subtrees in a row; none without families.
     pub attribution: Option<AttributionReport>,
@@ -178,6 +189,8 @@ pub struct Intervals {
     pub l0_1: Interval,
     /// Of `level2.l0_mean`.
     pub l0_2: Interval,
+    /// Of scores in `composition`; none without families.
+    pub edges: Option<EdgeIntervals>,
 }
 
 /// An evaluation, and what is known of each latent.
@@ -237,6 +250,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         other.encoder(*isa)
     });
     let other = other.transpose()?;
+    let control = crate::control::of(run)?;
     let (rows, held_out, config) = rows_of(job)?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let encoder = run.encoder(*isa)?;
@@ -259,20 +273,25 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     })?;
     drop(jobs);
     bar.finish_and_clear();
+    let control = control
+        .as_ref()
+        .map(|c| control::measure(c, &control::Rows { dump, rows: &rows, own: &seen, filter: &filter }, *isa, console))
+        .transpose()?;
     let splice =
         job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;
     let spinner = console.spinner("comparing families, neighbours and nulls");
     let unembedding = job.lm.map(Lm::unembedding).transpose()?;
     let text = seen.text.as_ref();
     let mut fidelity = seen.fidelity.report();
-    let mut composition = seen.tree.as_ref().map(|t| t.composition.report());
-    let fires2 = seen.level2.as_ref().map_or(&[][..], |l| l.fires());
-    let similar = || families::similarity(&encoder, text, (seen.level1.fires(), fires2), unembedding.as_deref());
+    let composition = seen.tree.as_ref().map(|t| t.composition.report());
+    let mut gated = seen.tree.as_ref().map(|t| t.gated.gated());
+    let similar = |t: &Tree| families::similarity(&encoder, text, t.composition.fires(), unembedding.as_deref());
     let latents = latents::records(&latents::Sources {
         encoder: &encoder,
         dump,
         seen: &seen,
         composition: composition.as_ref(),
+        gated: gated.as_ref(),
         sse2: fidelity.level2.mse * fidelity.tokens as f64,
         unembedding: unembedding.as_deref(),
     })?;
@@ -280,7 +299,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     for level in [&mut fidelity.level1, &mut fidelity.level2] {
         level.mse = unit.up_squared(level.mse);
     }
-    composition.iter_mut().flat_map(|c| &mut c.child).for_each(|child| child.gain = unit.up_squared(child.gain));
+    gated.iter_mut().flat_map(|g| &mut g.child).for_each(|child| child.gain = unit.up_squared(child.gain));
     let places = |patterns: &Patterns| {
         let mut report = patterns.report();
         report.latent.iter_mut().for_each(|l| l.value_mean = unit.up(l.value_mean));
@@ -298,7 +317,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
                     tree.map(|t| t.composition.null(Par::Rayon, DRAWS)),
                     tree.map(|t| families::condition(&encoder, t)).transpose()?,
                     tree.map(|t| families::coherence(&encoder, t, text)).transpose()?,
-                    composition.as_ref().map(|_| similar()).transpose()?,
+                    tree.map(similar).transpose()?,
                 ))
             };
             rayon::join(of_families, || families::structure(&encoder, tree))
@@ -326,6 +345,18 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         asked,
         zeros: [health::zero_tail(dump)?, dump.n_rows()],
     });
+    let stability = other.map(|other| families::stability(&encoder, &other)).transpose()?;
+    let intervals = intervals(&seen, encoder.model().arch.d)?;
+    let verdict = verdict::of(&verdict::Evidence {
+        two_levels: f2 > 0,
+        composition: composition.as_ref(),
+        null: composition_null.as_ref(),
+        intervals: &intervals,
+        control: control.as_ref(),
+        stability: stability.as_ref(),
+        seeds: job.against.map(|other| verdict::seeds(run, other)).transpose()?,
+        trained: verdict::trained(run)?,
+    });
     let LeftOut { over_limit, named } = seen.left_out;
     let of_all = seen.fidelity_of_all.as_ref().map(|all| all.report());
     let evaluation = Evaluation {
@@ -341,7 +372,10 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         },
         asked_l0,
         warnings,
-        intervals: intervals(&seen, encoder.model().arch.d)?,
+        intervals,
+        verdict,
+        gated,
+        control,
         level1,
         level2,
         patterns: seen.places.as_ref().map(|p| PlacesReport {
@@ -361,7 +395,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         meta: meta?,
         description_length,
         absorption,
-        stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
+        stability,
         recovery: world.map(|w| truth::score(&w, &encoder, &seen.scored_rows, scored1, scored2)).transpose()?,
         composition,
         fidelity,
@@ -376,19 +410,30 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
 
 fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
     let sums = seen.sums.values();
-    let of = |statistic: fn(&[f64]) -> f64| bootstrap::interval(&sums, TERMS + d, Resamples::default(), statistic);
-    // `||x||^2 - N ||mean x||^2`
-    fn spread(s: &[f64]) -> f64 {
-        let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
-        if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
-    }
+    let of = |statistic: fn(&[f64]) -> f64| interval_of(&sums, d, statistic);
     Ok(Intervals {
         fvu1: of(|s| s[1] / spread(s))?,
-        fvu2: of(|s| s[2] / spread(s))?,
+        fvu2: of(fvu2)?,
         gain: of(|s| (s[1] - s[2]) / s[1])?,
         l0_1: of(|s| s[3] / s[0])?,
         l0_2: of(|s| s[4] / s[0])?,
+        edges: seen.tree.as_ref().map(|t| t.edges.report(Par::Rayon, Resamples::default())),
     })
+}
+
+/// The interval of a statistic of [`Collector::sums`].
+fn interval_of(sums: &[f64], d: usize, statistic: fn(&[f64]) -> f64) -> Result<Interval> {
+    Ok(bootstrap::interval(sums, TERMS + d, Resamples::default(), statistic)?)
+}
+
+/// `||x||^2 - N ||mean x||^2` of [`Collector::sums`]; NaN for rows that do not vary.
+fn spread(s: &[f64]) -> f64 {
+    let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
+    if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
+}
+
+fn fvu2(s: &[f64]) -> f64 {
+    s[2] / spread(s)
 }
 
 /// Returns the rows that training held out by the settings of the run, whether it did, and those settings; every row with

@@ -9,6 +9,7 @@ pub mod checkpoint;
 pub mod commands;
 pub mod console;
 pub mod contexts;
+pub mod control;
 pub mod demo;
 pub mod dump;
 pub mod encode;

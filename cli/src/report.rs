@@ -166,7 +166,7 @@ fn run_page(dir: &Path) -> Result<String> {
         atlas,
     };
     if let Some(eval) = &eval {
-        page.verdicts = headline::verdicts(eval, config.as_ref());
+        page.verdicts = headline::verdicts(eval);
         page.tables = headline::tables(eval, config.as_ref(), &docs);
         page.groups = metrics::tables(eval, &docs);
     }

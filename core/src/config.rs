@@ -15,6 +15,7 @@ mod train;
 pub use crate::activation::Activation;
 pub use crate::balance::Balance;
 pub use crate::decoder::Decoder;
+pub use crate::freeze::Freeze;
 pub use crate::gate::GateKind;
 pub use crate::loss::Consistency;
 pub use crate::setting::{Allowed, Section, Setting, Value};
@@ -180,6 +181,9 @@ impl Config {
             }
         }
         if self.model == ModelKind::Seed {
+            if self.train.freeze != Freeze::None {
+                return bad("train.freeze", format!("`model = \"seed\"` takes `none`, found `{}`", self.train.freeze));
+            }
             if self.gate.kind.has_families() {
                 return bad(
                     "gate.kind",

@@ -14,6 +14,7 @@ pub mod decoder;
 pub mod entry;
 pub mod error;
 pub mod format;
+pub mod freeze;
 pub mod gate;
 pub mod kernel;
 pub mod loss;

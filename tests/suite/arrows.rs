@@ -11,9 +11,10 @@ const ARROWS: &str = "
 core: activation -> choice entry kernel
 core: balance -> choice kernel
 core: choice -> setting
-core: config -> activation balance choice decoder error gate loss setting source
+core: config -> activation balance choice decoder error freeze gate loss setting source
 core: decoder -> choice
 core: format -> activation config error kernel model row_rule rows
+core: freeze -> choice
 core: gate -> choice entry kernel
 core: loss -> choice entry gate kernel
 core: metrics -> error gate kernel model par rng
@@ -25,17 +26,18 @@ core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
-core: train -> activation balance config decoder entry error gate kernel loss model normalise par rng source
-cli: ablate -> ablation args checkpoint console dump eval files report run settings train
+core: train -> activation balance config decoder entry error freeze gate kernel loss model normalise par rng source
+cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
 cli: capture -> console dump lm
 cli: checkpoint -> files
 cli: commands -> ablate args capture console demo dump encode eval export files inspect lm probe report run settings synth train
 cli: console -> files
 cli: contexts -> eval
-cli: demo -> args capture console contexts dump eval files lm report run settings train
+cli: control -> files run settings
+cli: demo -> args capture console contexts control dump eval files lm report run settings train
 cli: dump -> console files
 cli: encode -> console dump files run
-cli: eval -> console dump feed files health lm probe row_filter run settings splice truth
+cli: eval -> console control dump feed files health lm probe row_filter run settings splice truth
 cli: export -> args console dump encode eval files row_filter run
 cli: feed -> dump row_filter
 cli: health -> dump heldout
@@ -50,7 +52,7 @@ cli: run -> checkpoint dump files
 cli: settings -> files
 cli: splice -> dump lm
 cli: synth -> args console dump files truth
-cli: train -> checkpoint console dump feed files health heldout memory row_filter run settings usage
+cli: train -> checkpoint console control dump feed files health heldout memory row_filter run settings usage
 cli: truth -> dump files
 cli: typed -> args
 ffi: boundary -> failure message params status

@@ -13,12 +13,12 @@ use strata_core::{Codes, Encoder, Par};
 /// Rows of a batch, at least, where the sequences give as many: also the block of the metrics that are defined over
 /// batches.
 const ROWS: u64 = 1024;
+/// Rows of a sequence, for resampling, of a dump that does not say where its own begin.
+const STRETCH: u64 = 128;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
-/// Of so many batches, one is encoded without the gate too; of fewer where that leaves [`OPEN_ROWS`].
-const OPEN_EVERY: u64 = 8;
-/// Rows that are enough to know what the gate has to cut.
-const OPEN_ROWS: u64 = 1 << 16;
+/// Rows that are enough to know what level 2 does without its gate: of dumps with more, some batches are left out.
+const OPEN_ROWS: u64 = 1 << 18;
 /// Batches that are in memory together; as many again are being encoded.
 const TOGETHER: usize = 8;
 
@@ -31,7 +31,7 @@ pub struct Sequences<'a> {
 }
 
 impl<'a> Sequences<'a> {
-    /// Those of `dump`; a dump that does not say has sequences of 1024 rows for the purposes of resampling.
+    /// Those of `dump`; a dump that does not say has sequences of [`STRETCH`] rows for the purposes of resampling.
     pub fn new(dump: &'a Dump) -> Self {
         let context = dump.context().map(|t| t as u64).filter(|t| *t > 0);
         Self { starts: dump.sequence_starts(), context, end: dump.n_rows() }
@@ -51,7 +51,7 @@ impl<'a> Sequences<'a> {
                 (start, starts.get(next).copied().unwrap_or(self.end))
             }
             (None, context) => {
-                let t = context.unwrap_or(ROWS);
+                let t = context.unwrap_or(STRETCH);
                 (row / t * t, (row / t + 1) * t)
             }
         };
@@ -105,7 +105,9 @@ pub struct Batch {
     pub codes: [Codes; 2],
     /// Codes of level 2 without its gate, for one batch in [`open_every`] where families gate it: they need the ungated
     /// pre-activation of every child.
-    pub open: Option<Codes>,
+    open: Option<Codes>,
+    /// Whether families gate level 2.
+    gated: bool,
     /// `x_hat1`, `(n, d)`.
     pub hat1: Vec<f32>,
     /// `x_hat2 - x`, `(n, d)`.
@@ -120,6 +122,12 @@ impl Batch {
     /// Its rows.
     pub fn n(&self) -> usize {
         self.codes[0].n()
+    }
+
+    /// Codes of level 2 without its gate, if this is one of the batches that have them. They are those of level 2 where no
+    /// families gate it.
+    pub fn ungated(&self) -> Option<&Codes> {
+        if self.gated { self.open.as_ref() } else { Some(&self.codes[1]) }
     }
 
     /// Its sequences, as ranges of its rows, with their numbers among all.
@@ -138,8 +146,8 @@ struct Place {
 }
 
 /// Of so many batches of `rows` rows in all one is encoded without the gate.
-pub fn open_every(rows: u64) -> u64 {
-    OPEN_EVERY.max(rows / OPEN_ROWS)
+fn open_every(rows: u64) -> u64 {
+    (rows / OPEN_ROWS).max(1)
 }
 
 fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
@@ -203,7 +211,8 @@ fn made(
     dump.read_range(place.start, n, &mut x)?;
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
-    let mut open = (place.open && !encoder.model().parents.is_empty()).then(Codes::new);
+    let gated = !encoder.model().parents.is_empty();
+    let mut open = (place.open && gated).then(Codes::new);
     match &mut open {
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
@@ -252,6 +261,7 @@ fn made(
         x,
         codes,
         open,
+        gated,
         hat1,
         error,
         fidelity,
