@@ -227,7 +227,8 @@ fn run_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
         }
     }
     let run = Run::open(&job.dir)?;
-    let job = eval::Job { run: &run, dump, all: false, lm: None, splice: false, against: None, out: None, isa };
+    let job =
+        eval::Job { run: &run, dump, target: None, all: false, lm: None, splice: false, against: None, out: None, isa };
     eval::eval(&job, &mut console)?;
     Ok(End::Done)
 }

@@ -3,7 +3,10 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use strata_core::Dtype;
+use strata_core::format::formats::{Choices, Format};
+use strata_core::format::saelens_writer::Metadata;
 use strata_core::model::WeightType;
+use strata_core::row_norm::RowNorm;
 
 /// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
 #[derive(Debug, Parser)]
@@ -56,6 +59,11 @@ pub enum Command {
     /// and where its sequences begin, as one by `strata capture` does. The rows are read twice; memory does not grow with
     /// them.
     Export(Export),
+    /// Write the weights of a run, or of a model of another tool, in the files of another tool
+    ///
+    /// What the other tool cannot hold exactly is refused with a sentence that says what would be lost, and done with
+    /// --inexact.
+    Convert(Convert),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
     /// Show a run, or an ablation, as one HTML file that opens offline
@@ -84,6 +92,36 @@ pub struct RawArgs {
     /// Raw .bin: numbers a row
     #[arg(long, value_name = "D", requires = "dtype")]
     pub dim: Option<usize>,
+}
+
+/// What the files of a model of another tool do not say.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Format of the model, where it is not recognised or more than one fits: saelens, gemma-scope-transcoder, ...
+    #[arg(long, value_name = "FORMAT", value_parser = format_named)]
+    pub from: Option<&'static str>,
+    /// SAELens, expected_average_only_in: the factor that rows are multiplied by, which its list of pretrained models has and
+    /// no file
+    #[arg(long, value_name = "S")]
+    pub norm_scaling_factor: Option<f32>,
+    /// How each row is normalised by itself (none, layer, constant), where only SAELens' list says it
+    #[arg(long, value_name = "NAME", value_parser = RowNorm::named)]
+    pub row_norm: Option<RowNorm>,
+    /// Top-k: active latents a row, where only the name of a repository says it (Qwen Scope)
+    #[arg(long, value_name = "K")]
+    pub k: Option<u64>,
+}
+
+/// The name of a format, if there is one of that name.
+fn format_named(name: &str) -> strata_core::Result<&'static str> {
+    Format::named(name).map(|format| format.name)
+}
+
+impl ModelArgs {
+    /// The choices that were made.
+    pub fn choices(&self) -> Choices {
+        Choices { from: self.from, norm_scaling_factor: self.norm_scaling_factor, row_norm: self.row_norm, k: self.k }
+    }
 }
 
 /// Settings of a run.
@@ -197,7 +235,8 @@ pub struct Train {
 /// `strata eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The run directory
+    /// The run directory, or a model of another tool (SAELens, Gemma Scope, sparsify, dictionary_learning, ...): its
+    /// directory or its file
     pub run: PathBuf,
     /// The dump, or its shards in order
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -218,6 +257,12 @@ pub struct Eval {
     /// The directory that eval.json and latents.jsonl go into; it is made if it is not there [default: RUN]
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    #[arg(long, value_name = "DUMP")]
+    pub target: Option<PathBuf>,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
@@ -226,7 +271,8 @@ pub struct Eval {
 /// `strata probe`.
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// The run directory
+    /// The run directory, or a model of another tool (SAELens, Gemma Scope, sparsify, dictionary_learning, ...): its
+    /// directory or its file
     pub run: PathBuf,
     /// The dump, or its shards in order; every row may be used
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -245,6 +291,12 @@ pub struct Probe {
     /// Seed of the sample, the split and whatever is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    #[arg(long, value_name = "DUMP")]
+    pub target: Option<PathBuf>,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
@@ -253,7 +305,8 @@ pub struct Probe {
 /// `strata encode`.
 #[derive(Debug, Args)]
 pub struct Encode {
-    /// The run directory
+    /// The run directory, or a model of another tool (SAELens, Gemma Scope, sparsify, dictionary_learning, ...): its
+    /// directory or its file
     pub run: PathBuf,
     /// The dump, or its shards in order
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
@@ -270,6 +323,9 @@ pub struct Encode {
     /// What to keep the encoder's weights in while it encodes: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
@@ -278,10 +334,12 @@ pub struct Encode {
 /// `strata export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The run directory
+    /// The run directory, or a model of another tool (SAELens, Gemma Scope, sparsify, dictionary_learning, ...): its
+    /// directory or its file
     pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    /// The dump, or its shards in order; not for saelens
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    #[arg(required_if_eq_any([("format", "neuronpedia"), ("format", "delphi")]))]
     pub dump: Vec<PathBuf>,
     /// For which tool
     #[arg(long, value_name = "TOOL")]
@@ -292,6 +350,12 @@ pub struct Export {
     /// delphi: files a level, from 1 to 256, at most one a latent; it reads one at a time as a whole [default: 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
+    /// saelens: how the weights are written.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
     /// How to read a raw `.bin`.
     #[command(flatten)]
     pub raw: RawArgs,
@@ -309,6 +373,96 @@ pub enum ExportFormat {
     /// activations, tokens, config.json. Sequences have to be of one length; rows after the last whole one are left out.
     /// Left out of config.json: the data set that delphi would load the tokens from, as they are in the files
     Delphi,
+    /// The weights, as a directory that SAELens loads: as `strata convert --to saelens`
+    Saelens,
+}
+
+/// Files to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    /// SAELens 6: cfg.json, sae_weights.safetensors
+    #[default]
+    Saelens,
+    /// A run of Strata with its model alone: sae/cfg.json, sae/sae_weights.safetensors
+    Strata,
+    /// Gemma Scope: params.npz, of models of one level with thresholds
+    Npz,
+}
+
+/// Latents to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PartName {
+    /// Level 1 alone
+    #[default]
+    Level1,
+    /// Level 2 alone
+    Level2,
+    /// Both levels side by side, as one
+    Both,
+    /// Both levels with their families, which SAELens loads with the class in saelens_strata.py
+    Tree,
+}
+
+/// How weights are written for SAELens.
+#[derive(Debug, Args)]
+pub struct WeightsArgs {
+    /// Which latents [default: those of a model of one level]
+    #[arg(long, value_name = "PART")]
+    pub part: Option<PartName>,
+    /// Do what is not exact, too, and say what is lost
+    #[arg(long)]
+    pub inexact: bool,
+    /// Type of the numbers; of bf16 and f16 some latents at their thresholds come out otherwise
+    #[arg(id = "weights_dtype", long = "weights-dtype", value_name = "TYPE", default_value = "f32")]
+    pub dtype: Dtype,
+    /// The language model, by its name on a hub [default: as the run says]
+    #[arg(long, value_name = "NAME")]
+    pub model_id: Option<String>,
+    /// The hook point, as blocks.6.hook_resid_post [default: as the run says]
+    #[arg(long, value_name = "HOOK")]
+    pub hook: Option<String>,
+    /// Tokens a sequence [default: as the run says]
+    #[arg(long, value_name = "T")]
+    pub context: Option<u64>,
+    /// Whether sequences begin with a token of their own
+    #[arg(long, value_name = "BOOL")]
+    pub prepend_bos: Option<bool>,
+    /// The data set, by its name on a hub
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
+}
+
+impl WeightsArgs {
+    /// The metadata that was given.
+    pub fn metadata(&self) -> Metadata {
+        Metadata {
+            model: self.model_id.clone(),
+            hook: self.hook.clone(),
+            context: self.context,
+            prepend_bos: self.prepend_bos,
+            dataset: self.dataset.clone(),
+        }
+    }
+}
+
+/// `strata convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// The run directory, or a model of another tool: its directory or its file
+    #[arg(value_name = "SRC")]
+    pub run: PathBuf,
+    /// The directory to make
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Files to write
+    #[arg(long, value_name = "FORMAT", default_value = "saelens")]
+    pub to: To,
+    /// How weights are written for SAELens.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
 }
 
 /// `strata report`.

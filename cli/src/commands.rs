@@ -8,8 +8,8 @@ use crate::files::read as input;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
-use anyhow::{Context, Result, bail};
+use crate::{INTERRUPTED, ablate, console, convert, demo, encode, eval, export, inspect, probe, report, synth, train};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use strata_core::Isa;
 
@@ -49,6 +49,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
         Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
+        Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.raw)?;
             ablate::ablate(&args, &dump, isa, console)
@@ -72,6 +73,13 @@ fn open(paths: &[PathBuf], raw: &args::RawArgs) -> Result<Dump> {
         _ => None,
     };
     Dump::open(paths, raw)
+}
+
+/// Opens a run or a model of another tool, and says what had to be assumed.
+fn open_run(path: &Path, args: &args::ModelArgs, console: &mut Console<'_>) -> Result<Run> {
+    let run = Run::open_as(path, &args.choices())?;
+    run.notes.iter().for_each(|note| console.note(format!("{}: {note}", path.display())));
+    Ok(run)
 }
 
 fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
@@ -145,8 +153,9 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let run = Run::open(&args.run)?;
+    let run = open_run(&args.run, &args.model_args, console)?;
     let dump = open(&args.dump, &args.raw)?;
+    let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.raw)).transpose()?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
@@ -156,6 +165,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     let job = eval::Job {
         run: &run,
         dump: &dump,
+        target: target.as_ref(),
         all: args.all,
         lm: lm.as_ref(),
         splice: args.splice,
@@ -186,12 +196,16 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
 }
 
 fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
+    let run = open_run(&args.run, &args.model_args, console)?;
     let dump = open(&args.dump, &args.raw)?;
-    let out = args.out.clone().unwrap_or_else(|| run.dir.join("probe.json"));
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => run.output(None)?.join("probe.json"),
+    };
     refuse_own_input(&[args.dump.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.raw)).transpose()?;
     let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
-    let job = probe::Job { run: &run, dump: &dump, labels, sample, seed, out: &out, isa };
+    let job = probe::Job { run: &run, dump: &dump, target: target.as_ref(), labels, sample, seed, out: &out, isa };
     let found = probe::probe(&job, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
@@ -202,7 +216,7 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
+    let run = open_run(&args.run, &args.model_args, console)?;
     let dump = open(&args.dump, &args.raw)?;
     refuse_own_input(&args.dump, &args.out)?;
     if args.out.is_file() && !args.force {
@@ -216,10 +230,31 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
 }
 
 fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
+    let run = open_run(&args.run, &args.model_args, console)?;
+    if args.format == args::ExportFormat::Saelens {
+        ensure!(
+            args.dump.is_empty() && args.splits.is_none(),
+            "--format saelens writes weights: it takes no --dump and no --splits"
+        );
+        return convert_to(&run, &args.out, args::To::Saelens, &args.weights, console);
+    }
     let dump = open(&args.dump, &args.raw)?;
     let job = export::Job { run: &run, dump: &dump, format: args.format, out: &args.out, splits: args.splits, isa };
     let report = export::export(&job, console)?;
+    if console.json {
+        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+    }
+    Ok(())
+}
+
+fn convert_command(args: &args::Convert, console: &mut Console<'_>) -> Result<()> {
+    let run = open_run(&args.run, &args.model_args, console)?;
+    convert_to(&run, &args.out, args.to, &args.weights, console)
+}
+
+fn convert_to(run: &Run, out: &Path, to: args::To, args: &args::WeightsArgs, console: &mut Console<'_>) -> Result<()> {
+    let (part, dtype, inexact, metadata) = (args.part, args.dtype, args.inexact, args.metadata());
+    let report = convert::convert(&convert::Job { run, out, to, part, dtype, inexact, metadata }, console)?;
     if console.json {
         writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
     }

@@ -69,8 +69,17 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     console.note("3/3 evaluating on the last tenth, which neither model was trained on");
     let run = Run::open(&run_path)?;
-    let job =
-        eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, out: None, isa };
+    let job = eval::Job {
+        run: &run,
+        dump: &dump,
+        target: None,
+        all: false,
+        lm: Some(&lm),
+        splice: true,
+        against: None,
+        out: None,
+        isa,
+    };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
     let page = report::report(&run_path, None)?;

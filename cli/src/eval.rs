@@ -13,7 +13,7 @@ use crate::run::Run;
 use crate::settings;
 use crate::splice::{self, SpliceReport, splice};
 use crate::truth;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
@@ -32,6 +32,7 @@ use strata_core::metrics::similarity::SimilarityReport;
 use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
+use strata_core::model::TopkBy;
 use strata_core::{Codes, Config, Encoder, Isa, Par};
 
 pub(crate) mod batches;
@@ -49,6 +50,7 @@ mod words;
 pub use families::Coherence;
 pub use table::print;
 
+use batches::Pair;
 use collect::{Collector, TERMS};
 use families::DRAWS;
 use latents::LatentRecord;
@@ -64,6 +66,8 @@ pub struct Job<'a> {
     pub run: &'a Run,
     /// The rows.
     pub dump: &'a Dump,
+    /// What a transcoder should reconstruct.
+    pub target: Option<&'a Dump>,
     /// Every row, not only those that training held out.
     pub all: bool,
     /// The language model that the rows come from, for what latents do to its logits.
@@ -206,7 +210,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
 /// If the directory is none or cannot be written into, the widths differ, a row is not finite, or the dump does not hold
 /// what splicing needs.
 pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<(Found, Result<()>)> {
-    let dir = job.out.unwrap_or(&job.run.dir);
+    let dir = job.run.output(job.out)?;
     let mut made = MadeDirectories::all(dir)?;
     let writable = check_writable(dir);
     writable.map_err(|e| if job.out.is_none() { anyhow!("{e}; name another directory with --out") } else { e })?;
@@ -229,8 +233,18 @@ fn write(found: &Found, dir: &Path) -> Result<()> {
 fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let Job { run, dump, isa, .. } = job;
     run.check_width(dump)?;
-    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != dump.d()) {
-        bail!("{} has rows of width {}, and {} has width {}", dump.name(), dump.d(), lm.name(), lm.config().n_embd);
+    run.check_target(dump, job.target)?;
+    let pair = Pair { input: dump, target: job.target };
+    if run.model.arch.variant.topk_by == TopkBy::Absolute {
+        console.note("latents of this model may be below 0: metrics of activity are of their size");
+    }
+    ensure!(
+        !job.splice || run.model.arch.variant.target.is_none(),
+        "--splice puts a reconstruction in place of the row itself, and a transcoder reconstructs another"
+    );
+    let read = pair.reconstructed();
+    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != read.d()) {
+        bail!("{} has rows of width {}, and {} has width {}", read.name(), read.d(), lm.name(), lm.config().n_embd);
     }
     let other = job.against.map(|other| -> Result<Encoder> {
         other.check_width(dump)?;
@@ -243,7 +257,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
-    let mut seen = Collector::new(&encoder, dump, &filter, rows.clone(), first_scored)?;
+    let mut seen = Collector::new(&encoder, pair, &filter, rows.clone(), first_scored)?;
     if seen.tree.is_none() && !encoder.model().parents.is_empty() {
         console.note(format!(
             "{f1} x {f2} pairs of latents are too many to count: nothing is measured between the levels"
@@ -252,7 +266,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let unit = seen.unit;
     let bar = console.bar("measuring", rows.end - rows.start, "tokens");
     let mut jobs = seen.jobs();
-    batches::each_group(&encoder, dump, &filter, unit, (rows.start, rows.end), |some| {
+    batches::each_group(&encoder, pair, &filter, unit, (rows.start, rows.end), |some| {
         collect::take_in(&mut jobs, some)?;
         bar.inc(some.iter().map(|b| b.n() as u64 + b.left_out.total()).sum());
         Ok(())
@@ -287,7 +301,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         report
     };
     let [scored1, scored2] = &seen.scored;
-    let sampled = Sampled::rows(&encoder, dump, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
+    let sampled = Sampled::rows(&encoder, pair, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
     let views = sampled.views(&encoder)?;
     // Beside each other: some of them cannot use all threads.
     let tree = seen.tree.as_ref();
@@ -308,7 +322,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
                 let lengths = [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?];
                 Ok((lengths, character_absorption(dump, &encoder, &sampled, SEED)?))
             };
-            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d, SEED, *isa))
+            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d_out(), SEED, *isa))
         },
     );
     let (composition_null, condition, coherence, similarity) = of_families?;
@@ -341,7 +355,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         },
         asked_l0,
         warnings,
-        intervals: intervals(&seen, encoder.model().arch.d)?,
+        intervals: intervals(&seen, encoder.model().arch.d_out())?,
         level1,
         level2,
         patterns: seen.places.as_ref().map(|p| PlacesReport {
@@ -445,7 +459,7 @@ fn splice_rows(
             check_interrupt()?;
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Seq, x, &mut codes1, &mut codes2)?;
-            encoder.decode(&codes1, &codes2, hat1, hat2)?;
+            encoder.decode_of(x, &codes1, &codes2, hat1, hat2)?;
             spinner.inc((x.len() / d) as u64);
             Ok(())
         },

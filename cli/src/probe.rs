@@ -7,6 +7,7 @@
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
+use crate::eval::batches::Pair;
 use crate::eval::classes::TokenClasses;
 use crate::eval::sample::{Sampled, both_decoders, dictionary};
 use crate::files::write_atomic;
@@ -22,7 +23,7 @@ use strata_core::metrics::probe::logistic::Settings;
 use strata_core::metrics::probe::mdl::{Mdl, MdlReport, step_for};
 use strata_core::metrics::probe::sparse::{DenseProbe, KS, SparseProbe, dense_probe, sparse_probes};
 use strata_core::metrics::probe::{Binary, Labelled};
-use strata_core::model::CodesView;
+use strata_core::model::{CodesView, TopkBy};
 use strata_core::rng::Philox;
 use strata_core::{Encoder, Isa, Par};
 
@@ -47,6 +48,8 @@ pub struct Job<'a> {
     pub run: &'a Run,
     /// The rows.
     pub dump: &'a Dump,
+    /// What a transcoder should reconstruct.
+    pub target: Option<&'a Dump>,
     /// A file, or [`labels::CHARS`].
     pub labels: &'a Path,
     /// Examples to work on, at most.
@@ -125,6 +128,12 @@ pub struct NamedAbsorption {
 pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let Job { run, dump, isa, seed, .. } = *job;
     run.check_width(dump)?;
+    run.check_target(dump, job.target)?;
+    ensure!(
+        run.model.arch.variant.topk_by != TopkBy::Absolute,
+        "probes take latents from 0 on, and those of this model (AbsTopK) may be below 0"
+    );
+    let pair = Pair { input: dump, target: job.target };
     ensure!(job.sample > 0, "--sample: expected at least 1, found 0");
     ensure!(!job.out.is_dir(), "writing `{}`: it is a directory", job.out.display());
     let labels = Labels::open(job.labels, dump)?;
@@ -133,13 +142,13 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     console.note(format!("encoding up to {} {}", job.sample, unit_name(labels.unit)));
     let (sampled, label_of) = match labels.unit {
         Unit::Rows => {
-            let sampled = Sampled::rows(&encoder, dump, &filter, (0, dump.n_rows()), job.sample, seed)?;
+            let sampled = Sampled::rows(&encoder, pair, &filter, (0, dump.n_rows()), job.sample, seed)?;
             let rows = sampled.row.clone();
             (sampled, rows)
         }
         Unit::Sequences => {
             let starts = dump.sequence_starts().context("labels a sequence, of a dump without sequences")?;
-            Sampled::sequences(&encoder, dump, &filter, starts, job.sample, seed)?
+            Sampled::sequences(&encoder, pair, &filter, starts, job.sample, seed)?
         }
     };
     let of = |all: &[Option<u32>]| -> Vec<Option<u32>> { label_of.iter().map(|i| all[*i as usize]).collect() };
@@ -160,7 +169,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let bar = console.bar("probing", tasks.len() as u64, "classes");
     let mut classes = Vec::with_capacity(tasks.len());
     for (c, task) in &tasks {
-        let (_, dense) = dense_probe(&sampled.x, dump.d(), task, &settings)?;
+        let (_, dense) = dense_probe(&sampled.x, pair.reconstructed().d(), task, &settings)?;
         let of = |codes: &CodesView<'_>| sparse_probes(Par::Rayon, codes, task, &KS, &settings);
         classes.push(ClassProbes {
             class: *c,
@@ -241,8 +250,9 @@ fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> 
     let arch = encoder.model().arch;
     let [_, level2, both] = sampled.views(encoder)?;
     let alone = arch.level[1].latents > 0 && !arch.decoder.is_cumulative();
-    let (codes, decoder) = if alone { (level2, &decoder[arch.level[0].latents * arch.d..]) } else { (both, decoder) };
-    Ok(Examples { x: &sampled.x, d: arch.d, codes, decoder })
+    let (codes, decoder) =
+        if alone { (level2, &decoder[arch.level[0].latents * arch.d_out()..]) } else { (both, decoder) };
+    Ok(Examples { x: &sampled.x, d: arch.d_out(), codes, decoder })
 }
 
 /// The two attributes, which have to be binary, with as many examples in each of the four cells.

@@ -23,6 +23,7 @@ pub mod normalise;
 pub mod order;
 pub mod par;
 pub mod rng;
+pub mod row_norm;
 pub mod row_rule;
 pub mod rows;
 mod setting;

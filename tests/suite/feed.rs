@@ -51,7 +51,14 @@ fn config() -> Config {
 }
 
 fn normalisation() -> Normalisation {
-    Normalisation { mean: vec![0.25; D], scale: 0.5, centre: vec![0.0; D], variance: 1.0, norm_limit: 20.0 }
+    Normalisation {
+        mean: vec![0.25; D],
+        scale: 0.5,
+        centre: vec![0.0; D],
+        variance: 1.0,
+        norm_limit: 20.0,
+        row_norm: Default::default(),
+    }
 }
 
 /// The batches, each with the cursor behind it, read row by row.

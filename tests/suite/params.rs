@@ -18,7 +18,15 @@ fn archs() -> Vec<Arch> {
                             LevelArch { latents: 4, activation, k: 2.0 },
                             LevelArch { latents: f2, activation, k: 3.0 },
                         ];
-                        archs.push(Arch { model: ModelKind::Tree, d: 5, level, source, decoder, gate });
+                        archs.push(Arch {
+                            model: ModelKind::Tree,
+                            d: 5,
+                            level,
+                            source,
+                            decoder,
+                            gate,
+                            variant: Default::default(),
+                        });
                     }
                 }
             }
@@ -27,7 +35,7 @@ fn archs() -> Vec<Arch> {
     for gate in [GateKind::None, GateKind::Mul, GateKind::Add] {
         let level = [4, 6].map(|latents| LevelArch { latents, activation: Activation::Relu, k: 2.0 });
         let (source, decoder) = (Source::Z1, Decoder::Comp);
-        archs.push(Arch { model: ModelKind::Seed, d: 5, level, source, decoder, gate });
+        archs.push(Arch { model: ModelKind::Seed, d: 5, level, source, decoder, gate, variant: Default::default() });
     }
     archs
 }

@@ -1,11 +1,10 @@
 //! Everything that one pass over the rows adds up.
 
-use super::batches::{Batch, Sequences};
+use super::batches::{Batch, Pair, Sequences};
 use super::classes::TokenClasses;
 use super::strongest::Strongest;
 use super::unit::Unit;
 use super::words::Words;
-use crate::dump::Dump;
 use crate::feed;
 use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::Result;
@@ -23,7 +22,6 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::model::Arch;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
@@ -132,17 +130,20 @@ impl<'a> Collector<'a> {
     /// If a table would be too large.
     pub fn new(
         encoder: &'a Encoder,
-        dump: &'a Dump,
+        pair: Pair<'a>,
         filter: &RowFilter<'_>,
         rows: Range<u64>,
         first_scored: u64,
     ) -> Result<Self> {
-        let Arch { d, .. } = encoder.model().arch;
         let [f1, f2] = encoder.model().arch.latents();
+        let (d, dump, target) = (encoder.model().arch.d_out(), pair.input, pair.reconstructed());
         let parents = &encoder.model().parents;
         let words = Words::new(dump, filter, rows.clone(), f1.max(f2));
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
-        let mut sample = feed::sample(dump, filter, dump.n_rows(), UNIT_ROWS)?.rows;
+        // The filter knows the rows that are encoded, not their targets.
+        let all = RowFilter::none(encoder.isa());
+        let sampled = if pair.target.is_some() { &all } else { filter };
+        let mut sample = feed::sample(target, sampled, target.n_rows(), UNIT_ROWS)?.rows;
         let unit = Unit::of(&sample, d);
         unit.divide(&mut sample);
         let mut b_dec = encoder.model().params.b_dec.to_vec();
@@ -202,9 +203,8 @@ impl<'a> Collector<'a> {
 
     /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
-        let Arch { d, .. } = self.encoder.model().arch;
         let [f1, f2] = self.encoder.model().arch.latents();
-        let encoder = self.encoder;
+        let (d, encoder) = (self.encoder.model().arch.d_out(), self.encoder);
         let (tokens, words, b_dec) = (self.tokens, self.words.as_ref(), &self.b_dec[..]);
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
         let mut jobs: Vec<Job<'_>> = Vec::new();

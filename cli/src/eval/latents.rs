@@ -106,7 +106,7 @@ pub struct Sources<'a> {
 /// # Errors
 /// If a weight is not finite.
 pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
-    let Arch { d, .. } = s.encoder.model().arch;
+    let d = s.encoder.model().arch.d_out();
     let [f1, f2] = s.encoder.model().arch.latents();
     let decoders = [&s.encoder.model().params.level[0].w_dec[..], s.encoder.decoder2()].concat();
     let near = neighbours(s.encoder, &decoders, d, f1)?;

@@ -1,5 +1,6 @@
 //! The settings of the rows.
 
+use crate::row_norm::RowNorm;
 use crate::setting::{Allowed, Entry, Section, Value, settings};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,6 +34,9 @@ impl Entry for Vec<TokenName> {
 settings! {
     /// Rows and their normalisation, which is folded into the saved weights.
     DataConfig {
+        /// Normalise each row by itself first, as `layer_norm` (layer) and `constant_norm_rescale` (constant) of SAELens: losses
+        /// are then of normalised rows, and the saved model undoes it on its reconstructions.
+        row_norm: RowNorm = RowNorm::None;
         /// Subtract the mean row.
         centre: bool = true;
         /// Multiply by one number such that the mean squared norm is the width of the rows.

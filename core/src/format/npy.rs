@@ -1,10 +1,13 @@
 //! NumPy's `.npy`, versions 1 to 3: a magic string, a Python literal, then the numbers.
 
+use super::array::{Array, Element};
 use crate::error::{Error, Result};
+use crate::model::SharedBytes;
 use crate::rows::Dtype;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::str;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
@@ -27,29 +30,8 @@ impl NpyHeader {
     /// [`Error::Format`] with the field, what was expected and what was found: anything else than the above, or a size
     /// that differs from the one that the header calls for.
     pub fn parse(file: &[u8]) -> Result<Self> {
-        let magic = file.get(..MAGIC.len()).unwrap_or(file);
-        if magic != MAGIC {
-            return Err(Error::format(0, "magic: expected \"\\x93NUMPY\", this is no .npy file"));
-        }
-        let (length_at, length_size) = match file.get(6..8) {
-            None => return Err(Error::format(file.len(), "version: the file ends before it")),
-            Some([1, 0]) => (8, 2),
-            Some([2 | 3, 0]) => (8, 4),
-            Some(v) => return Err(Error::format(6, format!("version: expected 1.0 to 3.0, found {}.{}", v[0], v[1]))),
-        };
-        let Some(length) = file.get(length_at..length_at + length_size) else {
-            return Err(Error::format(file.len(), "header length: the file ends before it"));
-        };
-        let length = length.iter().rev().fold(0_usize, |n, &b| n << 8 | usize::from(b));
-        let start = length_at + length_size;
-        let Some(text) = start.checked_add(length).and_then(|end| file.get(start..end)) else {
-            let why = format!("header: expected {length} bytes, found {}", file.len() - start);
-            return Err(Error::format(start, why));
-        };
-        let text = str::from_utf8(text)
-            .map_err(|e| Error::format(start + e.valid_up_to(), "header: expected text, found bytes that are not"))?;
-        let (dtype, shape) = Literal { text, at: 0, base: start }.header()?;
-        let data_offset = start + length;
+        let (text, data_offset) = text(file)?;
+        let (dtype, shape) = text.header()?;
         let [n, d] = shape;
         // Three factors below 2^64 could pass 2^128, two cannot, and a size of 2^127 is refused anyway.
         let expected = (n as u128 * d as u128).saturating_mul(dtype.size_bytes() as u128);
@@ -84,6 +66,47 @@ impl NpyHeader {
         bytes.push(b'\n');
         Ok(bytes)
     }
+}
+
+/// The literal of the header of `file`, and the byte at which the numbers begin.
+fn text(file: &[u8]) -> Result<(Literal<'_>, usize)> {
+    let magic = file.get(..MAGIC.len()).unwrap_or(file);
+    if magic != MAGIC {
+        return Err(Error::format(0, "magic: expected \"\\x93NUMPY\", this is no .npy file"));
+    }
+    let (length_at, length_size) = match file.get(6..8) {
+        None => return Err(Error::format(file.len(), "version: the file ends before it")),
+        Some([1, 0]) => (8, 2),
+        Some([2 | 3, 0]) => (8, 4),
+        Some(v) => return Err(Error::format(6, format!("version: expected 1.0 to 3.0, found {}.{}", v[0], v[1]))),
+    };
+    let Some(length) = file.get(length_at..length_at + length_size) else {
+        return Err(Error::format(file.len(), "header length: the file ends before it"));
+    };
+    let length = length.iter().rev().fold(0_usize, |n, &b| n << 8 | usize::from(b));
+    let start = length_at + length_size;
+    let Some(text) = start.checked_add(length).and_then(|end| file.get(start..end)) else {
+        let why = format!("header: expected {length} bytes, found {}", file.len() - start);
+        return Err(Error::format(start, why));
+    };
+    let text = str::from_utf8(text)
+        .map_err(|e| Error::format(start + e.valid_up_to(), "header: expected text, found bytes that are not"))?;
+    Ok((Literal { text, at: 0, base: start }, start + length))
+}
+
+/// The array of a `.npy` file of any shape and order that lies in `range` of `bytes`: floats and signed integers.
+///
+/// # Errors
+/// [`Error::Format`] with the field, what was expected and what was found.
+pub(super) fn array(bytes: &SharedBytes, range: Range<usize>) -> Result<Array> {
+    let file = &(**bytes).as_ref()[range.clone()];
+    let (literal, data_offset) = text(file)?;
+    let (element, in_columns, shape) = literal.array()?;
+    let data = range.start + data_offset..range.end;
+    if !in_columns {
+        return Array::dense(bytes.clone(), data, element, shape);
+    }
+    Ok(Array::dense(bytes.clone(), data, element, shape.into_iter().rev().collect())?.transposed())
 }
 
 /// A cursor on the header's Python literal; only what NumPy writes is understood.
@@ -130,19 +153,13 @@ impl<'a> Literal<'a> {
         }
     }
 
-    fn header(mut self) -> Result<(Dtype, [usize; 2])> {
-        let (mut dtype, mut in_rows, mut shape) = (None, None, None);
+    /// Hands the keys to `value`, which reads what follows and says whether the key was there before.
+    fn each_key(&mut self, mut value: impl FnMut(&mut Self, &str) -> Result<bool>) -> Result<()> {
         self.expect(b'{')?;
         while !self.eat(b'}') {
             let key = self.string("key")?;
             self.expect(b':')?;
-            let again = match key {
-                "descr" => dtype.replace(self.dtype()?).is_some(),
-                "fortran_order" => in_rows.replace(self.fortran_order()?).is_some(),
-                "shape" => shape.replace(self.shape()?).is_some(),
-                _ => return self.error("header: expected the keys descr, fortran_order and shape, found another"),
-            };
-            if again {
+            if value(self, key)? {
                 return self.error(format!("header: `{key}` is there twice"));
             }
             if !self.eat(b',') && self.peek() != Some(b'}') {
@@ -152,12 +169,74 @@ impl<'a> Literal<'a> {
         if self.peek().is_some() {
             return self.error("header: expected nothing after `}`");
         }
+        Ok(())
+    }
+
+    fn unknown_key<T>(&self) -> Result<T> {
+        self.error("header: expected the keys descr, fortran_order and shape, found another")
+    }
+
+    fn missing<T>(&self, key: &str) -> Result<T> {
+        self.error(format!("header: `{key}` is missing"))
+    }
+
+    fn header(mut self) -> Result<(Dtype, [usize; 2])> {
+        let (mut dtype, mut in_rows, mut shape) = (None, None, None);
+        self.each_key(|literal, key| {
+            Ok(match key {
+                "descr" => dtype.replace(literal.dtype()?).is_some(),
+                "fortran_order" => in_rows.replace(literal.fortran_order()?).is_some(),
+                "shape" => shape.replace(literal.shape()?).is_some(),
+                _ => return literal.unknown_key(),
+            })
+        })?;
         match (dtype, in_rows, shape) {
             (Some(dtype), Some(()), Some(shape)) => Ok((dtype, shape)),
-            (None, ..) => self.error("header: `descr` is missing"),
-            (_, None, _) => self.error("header: `fortran_order` is missing"),
-            (.., None) => self.error("header: `shape` is missing"),
+            (None, ..) => self.missing("descr"),
+            (_, None, _) => self.missing("fortran_order"),
+            (.., None) => self.missing("shape"),
         }
+    }
+
+    /// Type, whether columns lie one after another, and sizes of any array of floats or signed integers.
+    fn array(mut self) -> Result<(Element, bool, Vec<usize>)> {
+        let (mut element, mut in_columns, mut shape) = (None, None, None);
+        self.each_key(|literal, key| {
+            Ok(match key {
+                "descr" => element.replace(literal.element()?).is_some(),
+                "fortran_order" => in_columns.replace(literal.is_fortran()?).is_some(),
+                "shape" => shape.replace(literal.sizes()?).is_some(),
+                _ => return literal.unknown_key(),
+            })
+        })?;
+        match (element, in_columns, shape) {
+            (Some(element), Some(in_columns), Some(shape)) => Ok((element, in_columns, shape)),
+            (None, ..) => self.missing("descr"),
+            (_, None, _) => self.missing("fortran_order"),
+            (.., None) => self.missing("shape"),
+        }
+    }
+
+    fn element(&mut self) -> Result<Element> {
+        const WANTED: &str = "descr: expected little-endian floats or signed integers, found";
+        if matches!(self.peek(), Some(b'[' | b'(')) {
+            return self.error(format!("{WANTED} a structured type"));
+        }
+        let descr = self.string("descr")?;
+        Ok(match descr {
+            "<f8" => Element::F64,
+            "<f4" => Element::F32,
+            "<f2" => Element::F16,
+            "<i8" => Element::I64,
+            "<i4" => Element::I32,
+            "<i2" => Element::I16,
+            "|i1" => Element::I8,
+            "|u1" => Element::U8,
+            "|b1" => Element::Bool,
+            _ => {
+                return self.error(format!("{WANTED} '{}'", descr.chars().take(16).collect::<String>().escape_debug()));
+            }
+        })
     }
 
     fn dtype(&mut self) -> Result<Dtype> {
@@ -181,40 +260,52 @@ impl<'a> Literal<'a> {
         self.error(format!("{WANTED} {why}"))
     }
 
-    fn fortran_order(&mut self) -> Result<()> {
+    fn is_fortran(&mut self) -> Result<bool> {
         self.peek();
         let rest = &self.text[self.at..];
-        if rest.starts_with("True") {
+        let Some((word, value)) = [("True", true), ("False", false)].into_iter().find(|(w, _)| rest.starts_with(w))
+        else {
+            return self.error("fortran_order: expected False, found something else");
+        };
+        self.at += word.len();
+        Ok(value)
+    }
+
+    fn fortran_order(&mut self) -> Result<()> {
+        self.peek();
+        let at = self.at;
+        if self.is_fortran()? {
+            self.at = at;
             return self
                 .error("fortran_order: expected False (rows one after another), found True: save with order='C'");
         }
-        if !rest.starts_with("False") {
-            return self.error("fortran_order: expected False, found something else");
-        }
-        self.at += "False".len();
         Ok(())
     }
 
-    fn shape(&mut self) -> Result<[usize; 2]> {
+    fn sizes(&mut self) -> Result<Vec<usize>> {
         self.expect(b'(')?;
-        let at = self.at;
-        let (mut shape, mut n_dims) = ([0; 2], 0);
+        let mut sizes = Vec::new();
         while !self.eat(b')') {
             let Some(size) = self.integer() else {
                 return self.error("shape: expected a size below 2^64 or `)`");
             };
-            if let Some(slot) = shape.get_mut(n_dims) {
-                *slot = size;
-            }
-            n_dims += 1;
+            sizes.push(size);
             if !self.eat(b',') && self.peek() != Some(b')') {
                 return self.error("shape: expected `,` or `)`");
             }
         }
-        if n_dims != 2 {
+        Ok(sizes)
+    }
+
+    fn shape(&mut self) -> Result<[usize; 2]> {
+        self.peek();
+        // Where the first size stands: errors about sizes point there.
+        let at = self.at + 1;
+        let sizes = self.sizes()?;
+        let Ok(shape) = <[usize; 2]>::try_from(sizes.as_slice()) else {
             self.at = at;
-            return self.error(format!("shape: expected 2 dimensions (rows, width), found {n_dims}"));
-        }
+            return self.error(format!("shape: expected 2 dimensions (rows, width), found {}", sizes.len()));
+        };
         if shape[1] == 0 {
             self.at = at;
             return self.error("shape: expected a width of at least 1, found 0");

@@ -470,6 +470,7 @@ impl Trainer {
             scale: scalars[0],
             variance: scalars[1],
             norm_limit: scalars[2],
+            row_norm: config.data.row_norm,
         };
         let mut t = Self::new(config, normalisation, &[], isa, par)?;
         let Adam { m, v, .. } = &mut t.optimiser;
