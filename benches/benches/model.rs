@@ -102,6 +102,7 @@ fn hierarchy(c: &mut Criterion) {
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
+        variant: Default::default(),
     };
     let [one, two] = tree.level;
     let level = [LevelArch { latents: f1 + f2, k: 32.0, ..one }, LevelArch { latents: 0, ..two }];

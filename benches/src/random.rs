@@ -20,6 +20,7 @@ pub fn random_model(d: usize, f: [usize; 2], k: [usize; 2]) -> Model {
         source: Source::X,
         decoder: Decoder::Cum,
         gate: if is_tree { GateKind::Hard } else { GateKind::None },
+        variant: Default::default(),
     };
     let mut params = arch.zeros();
     for (stream, tensor) in params.each_mut().enumerate() {

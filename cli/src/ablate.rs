@@ -14,6 +14,7 @@ mod sweep;
 use crate::args;
 use crate::checkpoint::sha256;
 use crate::console::Console;
+use crate::control;
 use crate::dump::Dump;
 use crate::eval;
 use crate::files::{read, write_atomic};
@@ -40,6 +41,8 @@ struct Job {
     config: Config,
     dir: PathBuf,
     name: String,
+    /// The run of another seed that it is compared with, where there is one.
+    other: Option<PathBuf>,
 }
 
 /// Runs what is not there yet, and compares; returns the exit code.
@@ -91,13 +94,28 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
                 let config = Config { seed, ..row.config.clone() };
                 let name = format!("{}: {}, seed {seed}", suite.name, row.name);
                 if planned.insert(dir.clone()) {
-                    jobs.push(Job { config, dir, name });
+                    let next = seeds_of(row, seeds).find(|s| *s > seed).or_else(|| seeds_of(row, seeds).next());
+                    let other = next.filter(|s| *s != seed).map(|s| dir_of(suite, row, s)).transpose()?;
+                    jobs.push(Job { config, dir, name, other: other.map(|o| args.out.join(o)) });
                 }
             }
         }
     }
-    if let Some(code) = run_all(&jobs, dump, isa, console)? {
-        return Ok(code);
+    let mut pending = Vec::new();
+    for job in &jobs {
+        if !is_finished(job, dump)? {
+            pending.push(job);
+        }
+    }
+    let there = jobs.len() - pending.len();
+    if there > 0 {
+        console.note(format!("{there} of {} runs are there already", jobs.len()));
+    }
+    // Runs are compared with those of other seeds, so all are trained first.
+    for (what, task) in [("training", train_one as Task), ("evaluating", eval_one)] {
+        if let Some(code) = run_all(&pending, what, |job| task(job, dump, isa), console)? {
+            return Ok(code);
+        }
     }
     if experiment {
         summarise(&args.out, &jobs)?;
@@ -111,7 +129,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     )?;
     write_atomic(&args.out.join("ablation.csv"), compare::csv(&compared).as_bytes())?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&compared)?)?;
+        console.json_pretty(&compared)?;
     } else {
         compare::print(&compared, &mut console.out)?;
     }
@@ -126,27 +144,25 @@ fn seeds_of(row: &Row, n: u64) -> impl Iterator<Item = u64> + use<> {
     (0..n).map(move |s| first + s)
 }
 
-/// Runs what is not there yet; the exit code if it was interrupted.
+/// Trains or evaluates one run.
+type Task = fn(&Job, &Dump, Isa) -> Result<End>;
+
+/// Does `task` for every job; the exit code if it was interrupted.
 ///
-/// Runs are dealt to as many workers as there are threads, each with a pool of its own: with more runs than threads
-/// every run has one thread. Nothing a run computes depends on that.
-fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<Option<u8>> {
-    let mut pending = Vec::new();
-    for job in jobs {
-        if !is_finished(job, dump)? {
-            pending.push(job);
-        }
-    }
-    let there = jobs.len() - pending.len();
-    if there > 0 {
-        console.note(format!("{there} of {} runs are there already", jobs.len()));
-    }
+/// Jobs are dealt to as many workers as there are threads, each with a pool of its own: with more jobs than threads
+/// every one has one thread. Nothing a run computes depends on that.
+fn run_all(
+    pending: &[&Job],
+    what: &str,
+    task: impl Fn(&Job) -> Result<End> + Sync,
+    console: &mut Console<'_>,
+) -> Result<Option<u8>> {
     if pending.is_empty() {
         return Ok(None);
     }
     let threads = rayon::current_num_threads();
     let workers = threads.min(pending.len());
-    let bar = console.bar("ablating", pending.len() as u64, "runs");
+    let bar = console.bar(what, pending.len() as u64, "runs");
     bar.tick();
     let started = Instant::now();
     let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -157,11 +173,11 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
         for w in 0..workers {
             let own = threads / workers + usize::from(w < threads % workers);
             let pool = rayon::ThreadPoolBuilder::new().num_threads(own).build().context("starting threads")?;
-            let (done, next, stop, pending) = (done.clone(), &next, &stop, &pending);
+            let (done, next, stop, task) = (done.clone(), &next, &stop, &task);
             let work = move || {
                 while !stop.load(Ordering::SeqCst) {
                     let Some(&job) = pending.get(next.fetch_add(1, Ordering::SeqCst)) else { break };
-                    let end = pool.install(|| run_one(job, dump, isa));
+                    let end = pool.install(|| task(job));
                     if !matches!(end, Ok(End::Done)) {
                         stop.store(true, Ordering::SeqCst);
                     }
@@ -177,7 +193,7 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
                 Ok(End::Done) => {
                     bar.inc(1);
                     let left = started.elapsed().as_secs_f64() / (n + 1) as f64 * (pending.len() - n - 1) as f64;
-                    let line = format!("{}/{} {}; about {left:.0} s left", n + 1, pending.len(), job.name);
+                    let line = format!("{what} {}/{} {}; about {left:.0} s left", n + 1, pending.len(), job.name);
                     bar.suspend(|| console.note(line));
                 }
                 Ok(End::Interrupted(_)) => interrupted = true,
@@ -197,7 +213,7 @@ fn run_all(jobs: &[Job], dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Re
     Ok(None)
 }
 
-/// Whether a run was trained and evaluated, on this dump and with these settings.
+/// Whether a run was trained and evaluated, on this dump, with these settings and against another seed where there is one.
 fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
     let path = job.dir.join("config.toml");
     if let Some(text) = read::optional_text(&path, read::SMALL)?
@@ -208,27 +224,35 @@ fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
     if !job.dir.join("final_info.json").exists() || !job.dir.join("eval.json").exists() {
         return Ok(false);
     }
-    match read_json(&job.dir.join("eval.json"))?["dump"].as_str() {
-        Some(name) if name == dump.name() => Ok(true),
+    let eval = read_json(&job.dir.join("eval.json"))?;
+    match eval["dump"].as_str() {
+        Some(name) if name == dump.name() => Ok(job.other.is_none() || !eval["stability"].is_null()),
         _ => bail!("{} holds a run on another dump: choose another --out, or remove it", job.dir.display()),
     }
 }
 
-/// Trains what is left to train, and evaluates.
-fn run_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
-    let (mut out, mut err) = (io::sink(), io::sink());
-    let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
+/// Trains what is left to train, and the control where it costs little.
+fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
+    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
+    fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
+    let train = train::Job { dump, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
     // It is the last file of a training.
-    if !job.dir.join("final_info.json").exists() {
-        fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
-        let job = train::Job { dump, run: &job.dir, config: job.config.clone(), resume: true, isa };
-        if let End::Interrupted(step) = train::train(&job, &mut console)? {
-            return Ok(End::Interrupted(step));
-        }
+    if !job.dir.join("final_info.json").exists()
+        && let End::Interrupted(step) = train::train(&train, console)?
+    {
+        return Ok(End::Interrupted(step));
     }
+    if control::is_cheap(&job.config) { train::train_control(&train, console) } else { Ok(End::Done) }
+}
+
+/// Evaluates, against another seed where there is one.
+fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
+    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
     let run = Run::open(&job.dir)?;
-    let job = eval::Job { run: &run, dump, all: false, lm: None, splice: false, against: None, out: None, isa };
-    eval::eval(&job, &mut console)?;
+    let against = job.other.as_deref().map(Run::open).transpose()?;
+    let against = against.as_ref();
+    let job = eval::Job { run: &run, dump, target: None, all: false, lm: None, splice: false, against, out: None, isa };
+    eval::eval(&job, console)?;
     Ok(End::Done)
 }
 

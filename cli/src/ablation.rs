@@ -45,6 +45,8 @@ pub struct RowReport {
     pub runs: Vec<RunReport>,
     /// `mean_s m_s` over the runs in which the metric is defined.
     pub mean: Metrics,
+    /// Noise of the seeds: the standard deviation of each metric over those runs (divisor `n - 1`); undefined for one.
+    pub sd: Metrics,
     /// Each metric against the base row; empty for the base row.
     pub difference: BTreeMap<String, Difference>,
 }

@@ -1,9 +1,13 @@
 //! The command line, as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use std::path::PathBuf;
 use strata_core::Dtype;
+use strata_core::format::formats::{Choices, Format};
+use strata_core::format::saelens_writer::Metadata;
 use strata_core::model::WeightType;
+use strata_core::row_norm::RowNorm;
 
 /// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
 #[derive(Debug, Parser)]
@@ -56,12 +60,23 @@ pub enum Command {
     /// and where its sequences begin, as one by `strata capture` does. The rows are read twice; memory does not grow with
     /// them.
     Export(Export),
+    /// Write the weights of a run, or of a model of another tool, in the files of another tool
+    ///
+    /// What the other tool cannot hold exactly is refused with a sentence that says what would be lost, and done with
+    /// --inexact.
+    Convert(Convert),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
     /// Show a run, or an ablation, as one HTML file that opens offline
     Report(Report),
     /// List the settings of a run with default, range and meaning
     Settings(ListSettings),
+    /// Print the script that completes this command line in a shell
+    ///
+    /// For bash, for instance: `strata completions bash > ~/.local/share/bash-completion/completions/strata`
+    Completions(Completions),
+    /// Write a man page per command
+    Man(Man),
 }
 
 /// A dump: a directory with `dump.json`, `.npy` or `.safetensors` files (several are shards), or a raw `.bin`.
@@ -70,20 +85,83 @@ pub struct DumpArgs {
     /// The dump, or its shards in order
     #[arg(required = true, value_name = "PATH")]
     pub dump: Vec<PathBuf>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
-/// How to read a raw `.bin`.
+/// What a dump does not say itself.
 #[derive(Debug, Args)]
-pub struct RawArgs {
-    /// Raw .bin: type of its numbers (f32, f16, bf16)
+#[command(next_help_heading = "What the dump does not say itself")]
+pub struct SourceArgs {
+    /// Raw files (.bin): type of the numbers (f32, f16, bf16)
     #[arg(long, value_name = "TYPE", requires = "dim")]
     pub dtype: Option<Dtype>,
-    /// Raw .bin: numbers a row
+    /// Raw files (.bin): numbers per row
     #[arg(long, value_name = "D", requires = "dtype")]
     pub dim: Option<usize>,
+    /// The token id of every row: a .npy of integers, or a .safetensors with a tensor `tokens`
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// The text of every token id: tokenizer.json, vocab.json or vocab.txt, or a directory with one of them
+    #[arg(long, value_name = "FILE")]
+    pub vocab: Option<PathBuf>,
+    /// Rows of a sequence, where all have as many
+    #[arg(long, value_name = "T", conflicts_with = "starts")]
+    pub context: Option<usize>,
+    /// The first row of every sequence: a .npy of integers, or a .safetensors with a tensor `sequence_starts`
+    #[arg(long, value_name = "FILE")]
+    pub starts: Option<PathBuf>,
+    /// Which layer, of a dump that holds several
+    #[arg(long, value_name = "L")]
+    pub layer: Option<usize>,
+}
+
+/// What the files of a model of another tool do not say.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Format of the model, where it is not recognised or more than one fits: saelens, gemma-scope-transcoder, ...
+    #[arg(long, value_name = "FORMAT", value_parser = format_named)]
+    pub from: Option<&'static str>,
+    /// SAELens, expected_average_only_in: the factor that rows are multiplied by, which its list of pretrained models has and
+    /// no file
+    #[arg(long, value_name = "S")]
+    pub norm_scaling_factor: Option<f32>,
+    /// How each row is normalised by itself (none, layer, constant), where only SAELens' list says it
+    #[arg(long, value_name = "NAME", value_parser = RowNorm::named)]
+    pub row_norm: Option<RowNorm>,
+    /// Top-k: active latents a row, where only the name of a repository says it (Qwen Scope)
+    #[arg(long, value_name = "K")]
+    pub k: Option<u64>,
+}
+
+/// The name of a format, if there is one of that name.
+fn format_named(name: &str) -> strata_core::Result<&'static str> {
+    Format::named(name).map(|format| format.name)
+}
+
+impl ModelArgs {
+    /// The choices that were made.
+    pub fn choices(&self) -> Choices {
+        Choices { from: self.from, norm_scaling_factor: self.norm_scaling_factor, row_norm: self.row_norm, k: self.k }
+    }
+}
+
+/// The model and the dump of a command that applies one to the other.
+#[derive(Debug, Args)]
+pub struct Subject {
+    /// The run directory, or a model of another tool (SAELens, Gemma Scope, sparsify, dictionary_learning, ...): its
+    /// directory or its file
+    pub run: Option<PathBuf>,
+    /// The dump, or its shards in order [default: the one that the run was trained on]
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    pub dump: Vec<PathBuf>,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
+    /// What the dump does not say itself.
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 /// Settings of a run.
@@ -126,9 +204,15 @@ pub struct Capture {
     /// The dump to write
     #[arg(long, value_name = "DUMP")]
     pub out: PathBuf,
-    /// Tokens a window [default: all that the model can attend to]
+    /// Tokens per window [default: all that the model can attend to]
     #[arg(long, value_name = "T")]
     pub context: Option<usize>,
+    /// Begin every window with the token that begins a text, as the config.json of the model names it
+    #[arg(long)]
+    pub bos: bool,
+    /// Leave out the first N rows of every window, where the model has seen little
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip_first: usize,
     /// Stop after this many tokens
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<u64>,
@@ -186,22 +270,24 @@ pub struct Train {
     /// is finished
     #[arg(long)]
     pub resume: bool,
+    /// Train the control too, RUN/control: from the step at which the gate starts, with the parents permuted at random.
+    /// `strata eval` compares the run with it; with --resume, of a run that is finished already
+    #[arg(long)]
+    pub control: bool,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// `strata eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    pub dump: Vec<PathBuf>,
+    /// The model and the dump.
+    #[command(flatten)]
+    pub subject: Subject,
     /// Evaluate every row, not only those that training held out
     #[arg(long)]
     pub all: bool,
@@ -218,19 +304,17 @@ pub struct Eval {
     /// The directory that eval.json and latents.jsonl go into; it is made if it is not there [default: RUN]
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// How to read a raw `.bin`.
-    #[command(flatten)]
-    pub raw: RawArgs,
+    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    #[arg(long, value_name = "DUMP")]
+    pub target: Option<PathBuf>,
 }
 
 /// `strata probe`.
 #[derive(Debug, Args)]
 pub struct Probe {
-    /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order; every row may be used
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    pub dump: Vec<PathBuf>,
+    /// The model and the dump.
+    #[command(flatten)]
+    pub subject: Subject,
     /// Labels: `chars` for the kinds of the dump's own tokens (and absorption); or a .npy with one dimension of integers,
     /// or a .safetensors with a tensor `labels` of them, one a row or one a sequence (whose rows are then averaged). A
     /// negative label leaves its row out. A second tensor `attributes` of 0 and 1 asks for spurious correlation removal
@@ -245,19 +329,17 @@ pub struct Probe {
     /// Seed of the sample, the split and whatever is drawn
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// How to read a raw `.bin`.
-    #[command(flatten)]
-    pub raw: RawArgs,
+    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    #[arg(long, value_name = "DUMP")]
+    pub target: Option<PathBuf>,
 }
 
 /// `strata encode`.
 #[derive(Debug, Args)]
 pub struct Encode {
-    /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    pub dump: Vec<PathBuf>,
+    /// The model and the dump.
+    #[command(flatten)]
+    pub subject: Subject,
     /// The file to write: safetensors, in CSR form a level
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
@@ -270,19 +352,14 @@ pub struct Encode {
     /// What to keep the encoder's weights in while it encodes: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
-    /// How to read a raw `.bin`.
-    #[command(flatten)]
-    pub raw: RawArgs,
 }
 
 /// `strata export`.
 #[derive(Debug, Args)]
 pub struct Export {
-    /// The run directory
-    pub run: PathBuf,
-    /// The dump, or its shards in order
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
-    pub dump: Vec<PathBuf>,
+    /// The model and the dump.
+    #[command(flatten)]
+    pub subject: Subject,
     /// For which tool
     #[arg(long, value_name = "TOOL")]
     pub format: ExportFormat,
@@ -292,9 +369,9 @@ pub struct Export {
     /// delphi: files a level, from 1 to 256, at most one a latent; it reads one at a time as a whole [default: 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
-    /// How to read a raw `.bin`.
+    /// saelens: how the weights are written.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub weights: WeightsArgs,
 }
 
 /// A tool to export for.
@@ -309,6 +386,96 @@ pub enum ExportFormat {
     /// activations, tokens, config.json. Sequences have to be of one length; rows after the last whole one are left out.
     /// Left out of config.json: the data set that delphi would load the tokens from, as they are in the files
     Delphi,
+    /// The weights, as a directory that SAELens loads: as `strata convert --to saelens`
+    Saelens,
+}
+
+/// Files to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum To {
+    /// SAELens 6: cfg.json, sae_weights.safetensors
+    #[default]
+    Saelens,
+    /// A run of Strata with its model alone: sae/cfg.json, sae/sae_weights.safetensors
+    Strata,
+    /// Gemma Scope: params.npz, of models of one level with thresholds
+    Npz,
+}
+
+/// Latents to write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PartName {
+    /// Level 1 alone
+    #[default]
+    Level1,
+    /// Level 2 alone
+    Level2,
+    /// Both levels side by side, as one
+    Both,
+    /// Both levels with their families, which SAELens loads with the class in saelens_strata.py
+    Tree,
+}
+
+/// How weights are written for SAELens.
+#[derive(Debug, Args)]
+pub struct WeightsArgs {
+    /// Which latents [default: those of a model of one level]
+    #[arg(long, value_name = "PART")]
+    pub part: Option<PartName>,
+    /// Do what is not exact, too, and say what is lost
+    #[arg(long)]
+    pub inexact: bool,
+    /// Type of the numbers; of bf16 and f16 some latents at their thresholds come out otherwise
+    #[arg(id = "weights_dtype", long = "weights-dtype", value_name = "TYPE", default_value = "f32")]
+    pub dtype: Dtype,
+    /// The language model, by its name on a hub [default: as the run says]
+    #[arg(long, value_name = "NAME")]
+    pub model_id: Option<String>,
+    /// The hook point, as blocks.6.hook_resid_post [default: as the run says]
+    #[arg(long, value_name = "HOOK")]
+    pub hook: Option<String>,
+    /// Tokens a sequence [default: as the run says]
+    #[arg(long, value_name = "T")]
+    pub context: Option<u64>,
+    /// Whether sequences begin with a token of their own
+    #[arg(long, value_name = "BOOL")]
+    pub prepend_bos: Option<bool>,
+    /// The data set, by its name on a hub
+    #[arg(long, value_name = "NAME")]
+    pub dataset: Option<String>,
+}
+
+impl WeightsArgs {
+    /// The metadata that was given.
+    pub fn metadata(&self) -> Metadata {
+        Metadata {
+            model: self.model_id.clone(),
+            hook: self.hook.clone(),
+            context: self.context,
+            prepend_bos: self.prepend_bos,
+            dataset: self.dataset.clone(),
+        }
+    }
+}
+
+/// `strata convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// The run directory, or a model of another tool: its directory or its file
+    #[arg(value_name = "SRC")]
+    pub run: PathBuf,
+    /// The directory to make
+    #[arg(value_name = "OUT")]
+    pub out: PathBuf,
+    /// Files to write
+    #[arg(long, value_name = "FORMAT", default_value = "saelens")]
+    pub to: To,
+    /// How weights are written for SAELens.
+    #[command(flatten)]
+    pub weights: WeightsArgs,
+    /// What the files of a model of another tool do not say.
+    #[command(flatten)]
+    pub model_args: ModelArgs,
 }
 
 /// `strata report`.
@@ -333,6 +500,21 @@ pub struct ListSettings {
     pub markdown: bool,
 }
 
+/// `strata completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell
+    pub shell: Shell,
+}
+
+/// `strata man`.
+#[derive(Debug, Args)]
+pub struct Man {
+    /// The directory to write the pages into
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}
+
 /// `strata ablate`.
 #[derive(Debug, Args)]
 pub struct Ablate {
@@ -354,9 +536,9 @@ pub struct Ablate {
     /// One setting that all runs share, as in `--set train.steps=2000`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// How to read a raw `.bin`.
+    /// What the dump does not say itself.
     #[command(flatten)]
-    pub raw: RawArgs,
+    pub source: SourceArgs,
 }
 
 /// Built-in runs.
@@ -370,6 +552,8 @@ pub enum SuiteName {
     SparsityRatio,
     /// Weight of level 1's reconstruction, and how gradients are mixed
     Balance,
+    /// The settings as they are, beside models whose decoder or encoder does not learn
+    Baselines,
     /// All of the above
     All,
     /// Five runs in run_1 to run_5, each with its final_info.json, and one of all five beside them

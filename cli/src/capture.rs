@@ -15,9 +15,11 @@ use crate::lm::{Lm, batches, ordered};
 pub struct CaptureSpec {
     /// The block whose output is captured, counted from 0.
     pub layer: usize,
-    /// Tokens a window. The text is cut into windows of this length that do not overlap, in order; the tokens after the
+    /// Tokens per window. The text is cut into windows of this length that do not overlap, in order; the tokens after the
     /// last whole one are dropped.
     pub context: usize,
+    /// Begin every window with the token that begins a text; it is one of the tokens of the window.
+    pub bos: bool,
     /// Rows left out at the start of every window: there the model has seen little.
     pub skip_first: usize,
     /// At most this many rows, rounded down to whole windows.
@@ -34,14 +36,14 @@ pub struct CaptureReport {
     pub n_windows: u64,
     /// Rows given to the sink.
     pub n_rows: u64,
-    /// Tokens of the text.
+    /// Tokens of the text that are in these windows, those at their starts that are left out included.
     pub n_tokens: u64,
 }
 
 impl CaptureSpec {
     /// Whole windows of the model's longest context, every row, to the end of the text.
     pub fn new(lm: &Lm, layer: usize) -> Self {
-        Self { layer, context: lm.config().n_positions, skip_first: 0, max_tokens: None }
+        Self { layer, context: lm.config().n_positions, bos: false, skip_first: 0, max_tokens: None }
     }
 }
 
@@ -49,7 +51,7 @@ impl CaptureSpec {
 /// a few windows at a time. `progress(done, total)` counts rows.
 ///
 /// Windows run on as many threads as the current rayon pool has; the rows are the same bits for any number, and memory
-/// grows with the number of threads and, by 4 bytes a token, with the text.
+/// grows with the number of threads and by 4 bytes per token that is captured. No more of the text is encoded than is needed.
 ///
 /// # Errors
 /// A layer or context out of range, text that cannot be encoded or is shorter than one window, or what `sink` returned.
@@ -66,16 +68,25 @@ pub fn capture(
     ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
     ensure!(skip < t, "the tokens skipped in each window must be fewer than its {t}, found {skip}");
     lm.check_attention(t, rayon::current_num_threads())?;
-    let ids = lm.encode_text(text)?;
+    let bos = if spec.bos { Some(lm.bos()?) } else { None };
+    // What a window takes of the text.
+    let step = t - usize::from(spec.bos);
+    ensure!(step > 0, "a window of 1 token that begins with the token of the beginning has none of the text");
     let kept = t - skip;
-    let mut n_windows = ids.len() / t;
-    if n_windows == 0 {
-        bail!("the text has {} tokens, but one window needs {t}", ids.len());
-    }
+    let most_windows =
+        spec.max_tokens.map_or(usize::MAX, |max| usize::try_from(max / kept as u64).unwrap_or(usize::MAX));
     if let Some(max) = spec.max_tokens {
-        n_windows = n_windows.min(usize::try_from(max / kept as u64).unwrap_or(usize::MAX));
-        ensure!(n_windows > 0, "a limit of {max} tokens is less than the {kept} rows of one window");
+        ensure!(most_windows > 0, "a limit of {max} tokens is less than the {kept} rows of one window");
     }
+    let ids = lm.encode_first(text, most_windows.saturating_mul(step))?;
+    let n_windows = (ids.len() / step).min(most_windows);
+    if n_windows == 0 {
+        bail!("the text has {} tokens, but one window needs {step}", ids.len());
+    }
+    let ids = match bos {
+        Some(bos) => ids.chunks_exact(step).take(n_windows).flat_map(|w| [&[bos], w].concat()).collect(),
+        None => ids,
+    };
 
     let total = (n_windows * kept) as u64;
     let batches = batches(n_windows, t);
@@ -99,7 +110,7 @@ pub fn capture(
         progress(done, total);
         Ok(())
     })?;
-    Ok(CaptureReport { n_windows: n_windows as u64, n_rows: done, n_tokens: ids.len() as u64 })
+    Ok(CaptureReport { n_windows: n_windows as u64, n_rows: done, n_tokens: (n_windows * step) as u64 })
 }
 
 /// Captures into a dump at `path`, which appears whole or not at all.
@@ -119,6 +130,13 @@ pub fn capture_to(
     dump.hook = Some(hook_of(spec.layer));
     dump.context = Some(spec.context - spec.skip_first);
     dump.vocab = Some(lm.vocab());
+    dump.special_tokens = lm.special_tokens();
+    // It may be a token that stands for text too.
+    if spec.bos {
+        dump.special_tokens.push(lm.bos()?);
+        dump.special_tokens.sort_unstable();
+        dump.special_tokens.dedup();
+    }
     let mut writer = DumpWriter::create(path, dump)?;
     let bar = console.bar("capturing", 0, "tokens");
     let mut sink = |rows: &[f32], tokens: &[u32]| {
@@ -139,7 +157,7 @@ pub fn capture_to(
         path.display()
     ));
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
     }
     Ok(())
 }

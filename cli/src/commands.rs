@@ -3,13 +3,16 @@
 use crate::args::{self, Cli, Command};
 use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
-use crate::dump::{Dump, RawSpec};
+use crate::dump::{Dump, Source};
 use crate::files::read as input;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
-use crate::{INTERRUPTED, ablate, console, demo, encode, eval, export, inspect, probe, report, synth, train};
-use anyhow::{Context, Result, bail};
+use crate::{
+    INTERRUPTED, ablate, console, convert, demo, encode, eval, export, inspect, probe, report, shell, sources, synth,
+    train,
+};
+use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use strata_core::Isa;
 
@@ -49,12 +52,26 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
         Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
         Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
+        Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
-            let dump = open(&args.dump, &args.raw)?;
+            let dump = open(&args.dump, &args.source)?;
             ablate::ablate(&args, &dump, isa, console)
         }
         Command::Report(args) => report_command(&args, console).map(|()| 0),
         Command::Settings(args) => settings_command(&args, console).map(|()| 0),
+        Command::Completions(args) => {
+            console.out.write_all(&shell::completions(args.shell))?;
+            Ok(0)
+        }
+        Command::Man(args) => {
+            let pages = shell::man(&args.directory)?;
+            if console.json {
+                writeln!(console.out, "{}", serde_json::json!({ "pages": pages }))?;
+            } else {
+                console.note(format!("wrote {} man pages into {}", pages.len(), args.directory.display()));
+            }
+            Ok(0)
+        }
     })
 }
 
@@ -66,12 +83,13 @@ fn instruction_set() -> Result<Isa> {
     }
 }
 
-fn open(paths: &[PathBuf], raw: &args::RawArgs) -> Result<Dump> {
-    let raw = match (raw.dtype, raw.dim) {
-        (Some(dtype), Some(dim)) => Some(RawSpec { dtype, dim }),
-        _ => None,
-    };
-    Dump::open(paths, raw)
+fn open(paths: &[PathBuf], flags: &args::SourceArgs) -> Result<Dump> {
+    sources::with_flags(Source::new(paths), flags).open()
+}
+
+/// The dump of what a transcoder should reconstruct.
+fn open_target(path: Option<&PathBuf>, subject: &args::Subject) -> Result<Option<Dump>> {
+    path.map(|path| open(std::slice::from_ref(path), &subject.source)).transpose()
 }
 
 fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
@@ -88,7 +106,7 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
         None => EMBEDDED_TEXT,
     };
     let mut spec = CaptureSpec::new(&lm, args.layer);
-    spec.max_tokens = args.max_tokens;
+    (spec.max_tokens, spec.bos, spec.skip_first) = (args.max_tokens, args.bos, args.skip_first);
     if let Some(context) = args.context {
         spec.context = context;
     }
@@ -98,13 +116,13 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
 fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {
     let summary = synth::synth(args, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&summary)?)?;
+        console.json(&summary)?;
     }
     Ok(())
 }
 
 fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u8> {
-    let dump = open(&args.dump, &args.raw)?;
+    let dump = open(&args.dump, &args.source)?;
     let bar = console.bar("reading", dump.n_rows(), "rows");
     let found = inspect::inspect_with_progress(&dump, |rows| {
         bar.inc(rows);
@@ -112,7 +130,7 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
     })?;
     bar.finish_and_clear();
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+        console.json_pretty(&found)?;
     } else {
         inspect::print(&found, &mut console.out)?;
     }
@@ -120,11 +138,15 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
 }
 
 fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let dump = open(&args.dump, &args.raw)?;
+    let dump = open(&args.dump, &args.source)?;
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
-    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, isa };
-    match train::train(&job, console)? {
+    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, from: None, isa };
+    let end = match train::train(&job, console)? {
+        train::End::Done if args.control => train::train_control(&job, console)?,
+        end => end,
+    };
+    match end {
         train::End::Done => {
             if console.json {
                 let path = args.out.join("final_info.json");
@@ -145,8 +167,8 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
+    let (run, dump) = sources::open(&args.subject, "eval", console)?;
+    let target = open_target(args.target.as_ref(), &args.subject)?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
@@ -156,6 +178,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     let job = eval::Job {
         run: &run,
         dump: &dump,
+        target: target.as_ref(),
         all: args.all,
         lm: lm.as_ref(),
         splice: args.splice,
@@ -166,7 +189,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     // What was found is printed even if it cannot be written, as to find it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found.evaluation)?)?;
+        console.json_pretty(&found.evaluation)?;
     } else {
         eval::print(&found.evaluation, &mut console.out)?;
     }
@@ -186,15 +209,18 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
 }
 
 fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
-    let out = args.out.clone().unwrap_or_else(|| run.dir.join("probe.json"));
-    refuse_own_input(&[args.dump.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    let (run, dump) = sources::open(&args.subject, "probe", console)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => run.output(None)?.join("probe.json"),
+    };
+    refuse_own_input(&[dump.source().paths.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    let target = open_target(args.target.as_ref(), &args.subject)?;
     let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
-    let job = probe::Job { run: &run, dump: &dump, labels, sample, seed, out: &out, isa };
+    let job = probe::Job { run: &run, dump: &dump, target: target.as_ref(), labels, sample, seed, out: &out, isa };
     let found = probe::probe(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&found)?)?;
+        console.json_pretty(&found)?;
     } else {
         probe::print(&found, &mut console.out)?;
     }
@@ -202,26 +228,46 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
-    refuse_own_input(&args.dump, &args.out)?;
+    let (run, dump) = sources::open(&args.subject, "encode", console)?;
+    refuse_own_input(&dump.source().paths, &args.out)?;
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
     let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
     }
     Ok(())
 }
 
 fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let run = Run::open(&args.run)?;
-    let dump = open(&args.dump, &args.raw)?;
+    if args.format == args::ExportFormat::Saelens {
+        ensure!(
+            args.subject.dump.is_empty() && args.splits.is_none(),
+            "--format saelens writes weights: it takes no --dump and no --splits"
+        );
+        let run = sources::open_run(&args.subject, "export", console)?;
+        return convert_to(&run, &args.out, args::To::Saelens, &args.weights, console);
+    }
+    let (run, dump) = sources::open(&args.subject, "export", console)?;
     let job = export::Job { run: &run, dump: &dump, format: args.format, out: &args.out, splits: args.splits, isa };
     let report = export::export(&job, console)?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::to_string(&report)?)?;
+        console.json(&report)?;
+    }
+    Ok(())
+}
+
+fn convert_command(args: &args::Convert, console: &mut Console<'_>) -> Result<()> {
+    let run = sources::open_model(&args.run, &args.model_args, console)?;
+    convert_to(&run, &args.out, args.to, &args.weights, console)
+}
+
+fn convert_to(run: &Run, out: &Path, to: args::To, args: &args::WeightsArgs, console: &mut Console<'_>) -> Result<()> {
+    let (part, dtype, inexact, metadata) = (args.part, args.dtype, args.inexact, args.metadata());
+    let report = convert::convert(&convert::Job { run, out, to, part, dtype, inexact, metadata }, console)?;
+    if console.json {
+        console.json(&report)?;
     }
     Ok(())
 }
@@ -229,7 +275,7 @@ fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> R
 fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
     let path = report::report(&args.from, args.out.as_deref())?;
     if console.json {
-        writeln!(console.out, "{}", serde_json::json!({ "report": path }))?;
+        console.json(&serde_json::json!({ "report": path }))?;
     } else {
         console.note(format!("the report is in {}: open it in a browser", path.display()));
     }

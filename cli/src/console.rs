@@ -4,7 +4,10 @@
 mod interrupt;
 mod lines;
 
+use crate::escape::{escaped_json, escaped_lines};
+use anyhow::Result;
 use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use serde::Serialize;
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
@@ -25,11 +28,10 @@ pub struct Console<'a> {
 }
 
 impl Console<'_> {
-    /// A line on standard error, unless quiet.
+    /// Prints a line on standard error, unless quiet.
     pub fn note(&mut self, line: impl AsRef<str>) {
         if !self.quiet {
-            // A closed standard error must not stop the work.
-            let _ = writeln!(self.err, "{}", line.as_ref());
+            self.error(line);
         }
     }
 
@@ -38,9 +40,26 @@ impl Console<'_> {
         self.error(format!("warning: {}", sentence.as_ref()));
     }
 
-    /// A line on standard error, quiet or not.
+    /// Prints a line on standard error, quiet or not. Names in it that come from files cannot control the terminal.
     pub fn error(&mut self, line: impl AsRef<str>) {
-        let _ = writeln!(self.err, "{}", line.as_ref());
+        // A closed standard error must not stop the work.
+        let _ = writeln!(self.err, "{}", escaped_lines(line.as_ref()));
+    }
+
+    /// Prints a result as one line of JSON.
+    ///
+    /// # Errors
+    /// If standard output cannot be written to.
+    pub fn json(&mut self, value: &impl Serialize) -> Result<()> {
+        Ok(writeln!(self.out, "{}", escaped_json(&serde_json::to_string(value)?))?)
+    }
+
+    /// Prints a result as JSON of several lines.
+    ///
+    /// # Errors
+    /// If standard output cannot be written to.
+    pub fn json_pretty(&mut self, value: &impl Serialize) -> Result<()> {
+        Ok(writeln!(self.out, "{}", escaped_json(&serde_json::to_string_pretty(value)?))?)
     }
 
     /// A sign of life for work whose length is not known.

@@ -1,5 +1,6 @@
 //! The parent that tells the most, with its children and the places where each fires most strongly.
 
+use crate::escape::is_unsafe;
 use crate::eval::latents::LatentRecord;
 use std::io::Write;
 
@@ -80,7 +81,7 @@ fn visible(text: &str, quoted: bool) -> String {
         .map(|c| match c {
             '\n' => '⏎',
             '\t' => '→',
-            c if c.is_control() => '·',
+            c if is_unsafe(c) => '·',
             c => c,
         })
         .collect();

@@ -5,6 +5,7 @@ use crate::args;
 use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
 use crate::contexts::{self, Shown};
+use crate::control;
 use crate::dump::Dump;
 use crate::eval::{self, Evaluation, Found};
 use crate::files::MadeDirectories;
@@ -58,8 +59,15 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     let dump = Dump::open(&[dump_path], None)?;
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
-    let job = train::Job { dump: &dump, run: &run_path, config, resume: false, isa };
-    if let End::Interrupted(step) = train::train(&job, console)? {
+    let job = train::Job { dump: &dump, run: &run_path, config, resume: false, from: None, isa };
+    let end = match train::train(&job, console)? {
+        End::Done if control::is_cheap(&job.config) => {
+            console.note("    and its control: the same from the start of the gate, with random parents");
+            train::train_control(&job, console)?
+        }
+        end => end,
+    };
+    if let End::Interrupted(step) = end {
         console.error(format!(
             "interrupted: a checkpoint was written after step {step}; go on with `strata train --dump {} --out {} --resume`",
             args.out.join("dump").display(),
@@ -69,8 +77,17 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     console.note("3/3 evaluating on the last tenth, which neither model was trained on");
     let run = Run::open(&run_path)?;
-    let job =
-        eval::Job { run: &run, dump: &dump, all: false, lm: Some(&lm), splice: true, against: None, out: None, isa };
+    let job = eval::Job {
+        run: &run,
+        dump: &dump,
+        target: None,
+        all: false,
+        lm: Some(&lm),
+        splice: true,
+        against: None,
+        out: None,
+        isa,
+    };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
     let page = report::report(&run_path, None)?;
@@ -78,7 +95,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     if console.json {
         let shown = shown.map(|s| json!({ "parent": s.parent, "children": s.children }));
         let all = json!({ "seconds": seconds, "evaluation": found, "shown": shown, "report": page });
-        writeln!(console.out, "{}", serde_json::to_string_pretty(&all)?)?;
+        console.json_pretty(&all)?;
     } else {
         print(&found, shown.as_ref(), console)?;
         console.note(format!("\n{seconds:.0} seconds in all; open {} in a browser", page.display()));

@@ -13,14 +13,13 @@ use crate::run::Run;
 use crate::settings;
 use crate::splice::{self, SpliceReport, splice};
 use crate::truth;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::Serialize;
 use std::ops::Range;
 use std::path::Path;
 use strata_core::metrics::absorption::SAMPLE;
 use strata_core::metrics::attribution::{AttributionReport, PathReport};
-use strata_core::metrics::bootstrap::{self, Interval, Resamples};
-use strata_core::metrics::composition::{CompositionNull, CompositionReport};
+use strata_core::metrics::composition::{CompositionNull, CompositionReport, GatedReport};
 use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::fidelity::FidelityReport;
 use strata_core::metrics::leak::LeakReport;
@@ -32,28 +31,37 @@ use strata_core::metrics::similarity::SimilarityReport;
 use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
+use strata_core::model::TopkBy;
 use strata_core::{Codes, Config, Encoder, Isa, Par};
 
 pub(crate) mod batches;
 pub mod classes;
 mod collect;
+pub mod control;
 mod families;
+mod intervals;
 pub mod latents;
 pub mod meta;
 pub mod sample;
 pub(crate) mod strongest;
 mod table;
 pub(crate) mod unit;
+pub mod verdict;
 mod words;
 
 pub use families::Coherence;
+pub use intervals::Intervals;
 pub use table::print;
 
-use collect::{Collector, TERMS};
+use batches::Pair;
+use collect::{Collector, Tree};
+use control::ControlReport;
 use families::DRAWS;
+use intervals::intervals;
 use latents::LatentRecord;
 use meta::{Meta, meta_sae};
 use sample::Sampled;
+use verdict::Verdict;
 
 /// Of what an evaluation draws at random.
 const SEED: u64 = 0;
@@ -64,6 +72,8 @@ pub struct Job<'a> {
     pub run: &'a Run,
     /// The rows.
     pub dump: &'a Dump,
+    /// What a transcoder should reconstruct.
+    pub target: Option<&'a Dump>,
     /// Every row, not only those that training held out.
     pub all: bool,
     /// The language model that the rows come from, for what latents do to its logits.
@@ -106,13 +116,20 @@ pub struct Evaluation {
     /// Where latents fire: places in a sequence, kinds of tokens, runs; none for a dump that does not say where its
     /// sequences begin.
     pub patterns: Option<PlacesReport>,
-    /// How the levels hang together, with a row a child and a row a parent; none without families.
+    /// Whether the hierarchy is real, by a rule that stands in it.
+    pub verdict: Verdict,
+    /// How the levels hang together where children fire without the gate, with an entry for each child and parent; none
+    /// without families.
     pub composition: Option<CompositionReport>,
     /// The same of random families of the same sizes and densities.
     pub composition_null: Option<CompositionNull>,
+    /// What the families do behind the gate; none without families.
+    pub gated: Option<GatedReport>,
+    /// The scores of the control, the same training with random parents; none where the run has no control.
+    pub control: Option<ControlReport>,
     /// How many fire together across the levels; none without families.
     pub across: Option<AcrossReport>,
-    /// What the gate has to cut, on one batch in eight, of long dumps on about 65,536 rows; none without families.
+    /// What the gate has to cut; none without families.
     pub leak: Option<LeakReport>,
     /// Shares of the subtrees in a row; none without families.
     pub attribution: Option<AttributionReport>,
@@ -165,21 +182,6 @@ pub struct PlacesReport {
     pub level2: Option<PatternReport>,
 }
 
-/// Intervals of 95 % by a bootstrap over 32 blocks of sequences, as tokens of one sequence depend on each other.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Intervals {
-    /// Of `fidelity.level1.fvu`.
-    pub fvu1: Interval,
-    /// Of `fidelity.level2.fvu`.
-    pub fvu2: Interval,
-    /// Of `fidelity.gain`.
-    pub gain: Interval,
-    /// Of `level1.l0_mean`.
-    pub l0_1: Interval,
-    /// Of `level2.l0_mean`.
-    pub l0_2: Interval,
-}
-
 /// An evaluation, and what is known of each latent.
 pub struct Found {
     /// `eval.json`.
@@ -206,7 +208,7 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
 /// If the directory is none or cannot be written into, the widths differ, a row is not finite, or the dump does not hold
 /// what splicing needs.
 pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<(Found, Result<()>)> {
-    let dir = job.out.unwrap_or(&job.run.dir);
+    let dir = job.run.output(job.out)?;
     let mut made = MadeDirectories::all(dir)?;
     let writable = check_writable(dir);
     writable.map_err(|e| if job.out.is_none() { anyhow!("{e}; name another directory with --out") } else { e })?;
@@ -229,21 +231,32 @@ fn write(found: &Found, dir: &Path) -> Result<()> {
 fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let Job { run, dump, isa, .. } = job;
     run.check_width(dump)?;
-    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != dump.d()) {
-        bail!("{} has rows of width {}, and {} has width {}", dump.name(), dump.d(), lm.name(), lm.config().n_embd);
+    run.check_target(dump, job.target)?;
+    let pair = Pair { input: dump, target: job.target };
+    if run.model.arch.variant.topk_by == TopkBy::Absolute {
+        console.note("latents of this model may be below 0: metrics of activity are of their size");
+    }
+    ensure!(
+        !job.splice || run.model.arch.variant.target.is_none(),
+        "--splice puts a reconstruction in place of the row itself, and a transcoder reconstructs another"
+    );
+    let read = pair.reconstructed();
+    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != read.d()) {
+        bail!("{} has rows of width {}, and {} has width {}", read.name(), read.d(), lm.name(), lm.config().n_embd);
     }
     let other = job.against.map(|other| -> Result<Encoder> {
         other.check_width(dump)?;
         other.encoder(*isa)
     });
     let other = other.transpose()?;
+    let control = crate::control::of(run)?;
     let (rows, held_out, config) = rows_of(job)?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let encoder = run.encoder(*isa)?;
     let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));
-    let mut seen = Collector::new(&encoder, dump, &filter, rows.clone(), first_scored)?;
+    let mut seen = Collector::new(&encoder, pair, &filter, rows.clone(), first_scored)?;
     if seen.tree.is_none() && !encoder.model().parents.is_empty() {
         console.note(format!(
             "{f1} x {f2} pairs of latents are too many to count: nothing is measured between the levels"
@@ -252,27 +265,32 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let unit = seen.unit;
     let bar = console.bar("measuring", rows.end - rows.start, "tokens");
     let mut jobs = seen.jobs();
-    batches::each_group(&encoder, dump, &filter, unit, (rows.start, rows.end), |some| {
+    batches::each_group(&encoder, pair, &filter, unit, (rows.start, rows.end), |some| {
         collect::take_in(&mut jobs, some)?;
         bar.inc(some.iter().map(|b| b.n() as u64 + b.left_out.total()).sum());
         Ok(())
     })?;
     drop(jobs);
     bar.finish_and_clear();
+    let control = control
+        .as_ref()
+        .map(|c| control::measure(c, &control::Rows { dump, rows: &rows, own: &seen, filter: &filter }, *isa, console))
+        .transpose()?;
     let splice =
         job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;
     let spinner = console.spinner("comparing families, neighbours and nulls");
     let unembedding = job.lm.map(Lm::unembedding).transpose()?;
     let text = seen.text.as_ref();
     let mut fidelity = seen.fidelity.report();
-    let mut composition = seen.tree.as_ref().map(|t| t.composition.report());
-    let fires2 = seen.level2.as_ref().map_or(&[][..], |l| l.fires());
-    let similar = || families::similarity(&encoder, text, (seen.level1.fires(), fires2), unembedding.as_deref());
+    let composition = seen.tree.as_ref().map(|t| t.composition.report());
+    let mut gated = seen.tree.as_ref().map(|t| t.gated.gated());
+    let similar = |t: &Tree| families::similarity(&encoder, text, t.composition.fires(), unembedding.as_deref());
     let latents = latents::records(&latents::Sources {
         encoder: &encoder,
         dump,
         seen: &seen,
         composition: composition.as_ref(),
+        gated: gated.as_ref(),
         sse2: fidelity.level2.mse * fidelity.tokens as f64,
         unembedding: unembedding.as_deref(),
     })?;
@@ -280,14 +298,14 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     for level in [&mut fidelity.level1, &mut fidelity.level2] {
         level.mse = unit.up_squared(level.mse);
     }
-    composition.iter_mut().flat_map(|c| &mut c.child).for_each(|child| child.gain = unit.up_squared(child.gain));
+    gated.iter_mut().flat_map(|g| &mut g.child).for_each(|child| child.gain = unit.up_squared(child.gain));
     let places = |patterns: &Patterns| {
         let mut report = patterns.report();
         report.latent.iter_mut().for_each(|l| l.value_mean = unit.up(l.value_mean));
         report
     };
     let [scored1, scored2] = &seen.scored;
-    let sampled = Sampled::rows(&encoder, dump, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
+    let sampled = Sampled::rows(&encoder, pair, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
     let views = sampled.views(&encoder)?;
     // Beside each other: some of them cannot use all threads.
     let tree = seen.tree.as_ref();
@@ -298,7 +316,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
                     tree.map(|t| t.composition.null(Par::Rayon, DRAWS)),
                     tree.map(|t| families::condition(&encoder, t)).transpose()?,
                     tree.map(|t| families::coherence(&encoder, t, text)).transpose()?,
-                    composition.as_ref().map(|_| similar()).transpose()?,
+                    tree.map(similar).transpose()?,
                 ))
             };
             rayon::join(of_families, || families::structure(&encoder, tree))
@@ -308,7 +326,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
                 let lengths = [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?];
                 Ok((lengths, character_absorption(dump, &encoder, &sampled, SEED)?))
             };
-            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d, SEED, *isa))
+            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d_out(), SEED, *isa))
         },
     );
     let (composition_null, condition, coherence, similarity) = of_families?;
@@ -326,6 +344,18 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         asked,
         zeros: [health::zero_tail(dump)?, dump.n_rows()],
     });
+    let stability = other.map(|other| families::stability(&encoder, &other)).transpose()?;
+    let intervals = intervals(&seen, encoder.model().arch.d_out())?;
+    let verdict = verdict::of(&verdict::Evidence {
+        two_levels: f2 > 0,
+        composition: composition.as_ref(),
+        null: composition_null.as_ref(),
+        intervals: &intervals,
+        control: control.as_ref(),
+        stability: stability.as_ref(),
+        seeds: job.against.map(|other| verdict::seeds(run, other)).transpose()?,
+        trained: verdict::trained(run)?,
+    });
     let LeftOut { over_limit, named } = seen.left_out;
     let of_all = seen.fidelity_of_all.as_ref().map(|all| all.report());
     let evaluation = Evaluation {
@@ -341,7 +371,10 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         },
         asked_l0,
         warnings,
-        intervals: intervals(&seen, encoder.model().arch.d)?,
+        intervals,
+        verdict,
+        gated,
+        control,
         level1,
         level2,
         patterns: seen.places.as_ref().map(|p| PlacesReport {
@@ -361,7 +394,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         meta: meta?,
         description_length,
         absorption,
-        stability: other.map(|other| families::stability(&encoder, &other)).transpose()?,
+        stability,
         recovery: world.map(|w| truth::score(&w, &encoder, &seen.scored_rows, scored1, scored2)).transpose()?,
         composition,
         fidelity,
@@ -372,23 +405,6 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     check_interrupt()?;
     evaluation.warnings.iter().for_each(|warning| console.warn(warning));
     Ok(Found { evaluation, latents, is_meaningless })
-}
-
-fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
-    let sums = seen.sums.values();
-    let of = |statistic: fn(&[f64]) -> f64| bootstrap::interval(&sums, TERMS + d, Resamples::default(), statistic);
-    // `||x||^2 - N ||mean x||^2`
-    fn spread(s: &[f64]) -> f64 {
-        let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
-        if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
-    }
-    Ok(Intervals {
-        fvu1: of(|s| s[1] / spread(s))?,
-        fvu2: of(|s| s[2] / spread(s))?,
-        gain: of(|s| (s[1] - s[2]) / s[1])?,
-        l0_1: of(|s| s[3] / s[0])?,
-        l0_2: of(|s| s[4] / s[0])?,
-    })
 }
 
 /// Returns the rows that training held out by the settings of the run, whether it did, and those settings; every row with
@@ -445,7 +461,7 @@ fn splice_rows(
             check_interrupt()?;
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Seq, x, &mut codes1, &mut codes2)?;
-            encoder.decode(&codes1, &codes2, hat1, hat2)?;
+            encoder.decode_of(x, &codes1, &codes2, hat1, hat2)?;
             spinner.inc((x.len() / d) as u64);
             Ok(())
         },

@@ -6,7 +6,7 @@
 use crate::args::ExportFormat;
 use crate::console::Console;
 use crate::files::PendingDirectory;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 pub mod delphi;
 mod histogram;
@@ -29,6 +29,7 @@ pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
             neuronpedia::write(job, out, console)
         }
         ExportFormat::Delphi => delphi::write(job, out, console),
+        ExportFormat::Saelens => bail!("--format saelens writes weights and not what latents do on rows"),
     }?;
     let Exported { rows, left_out, .. } = &exported;
     if *left_out > 0 {

@@ -131,7 +131,7 @@ impl<'a> Reader<'a> {
                     skipped += 1;
                     if skipped > order.n_rows() {
                         bail!(
-                            "every row of {} is left out: by `data.skip_first` or `data.skip_tokens`, or as its norm is \
+                            "every row of {} is left out: by `data.skip_first`, `data.skip_tokens` or `data.skip_special`, or as its norm is \
                              more than `data.outlier` times the median",
                             dump.name()
                         );

@@ -20,7 +20,7 @@ use anyhow::{Result, bail, ensure};
 
 pub(crate) use claim::{Claim, MadeDirectories, remove_leftovers};
 pub(crate) use temporary::Temporary;
-use temporary::parent_of;
+pub(crate) use temporary::parent_of;
 pub use words::io_error;
 
 /// Makes the names in `directory` last. Only Unix lets a directory be opened for that.

@@ -112,7 +112,7 @@ impl HeldOut {
             let [codes1, codes2] = &mut codes;
             encoder.encode_par(Par::Rayon, x, codes1, codes2)?;
             let (hat1, hat2) = (&mut hat1[..n * d], &mut hat2[..n * d]);
-            encoder.decode(codes1, codes2, hat1, hat2)?;
+            encoder.decode_of(x, codes1, codes2, hat1, hat2)?;
             for i in 0..n {
                 let row = i * d..(i + 1) * d;
                 let keeps = keeps[part * PART + i];

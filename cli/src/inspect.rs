@@ -7,9 +7,11 @@ use serde::Serialize;
 use strata_core::{Dtype, Par};
 
 use crate::dump::Dump;
+use crate::escape::escaped;
 use crate::health::{self, zero_tail};
+use crate::report::number::{percent, show};
 
-/// Rows a chunk of work; fixed, so that the sums do not depend on the number of threads.
+/// Rows of a chunk of work; fixed, so that the sums do not depend on the number of threads.
 const CHUNK: usize = 1024;
 /// Chunks whose sums are held at once.
 const GROUP: usize = 32;
@@ -17,6 +19,13 @@ const GROUP: usize = 32;
 const EXACT: u64 = 1 << 24;
 /// Bits of a norm that the histogram leaves out: 2048 bins an octave, 0.05 % wide.
 const DROPPED_BITS: u32 = 12;
+
+/// A column is dominant if it has this share of the variance at least, and ten times the share of an average one.
+const DOMINANT_SHARE: f64 = 0.05;
+/// Dominant columns that are named.
+const MOST_DOMINANT: usize = 5;
+/// A median norm above this is that of no activations, but of bytes read as another type.
+const LARGEST_MEDIAN: f64 = 1e10;
 
 /// What [`inspect`] found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -35,7 +44,7 @@ pub struct Inspection {
     pub n_shards: usize,
     /// The model the rows come from.
     pub model: Option<String>,
-    /// The place in the model.
+    /// The hook point in the model.
     pub hook: Option<String>,
     /// Whether every row has a token id.
     pub has_tokens: bool,
@@ -67,18 +76,36 @@ pub struct Inspection {
     pub n_zero: u64,
     /// Those of them that are the last rows of the dump without another one after them; 0 where not all was looked at.
     pub n_zero_tail: u64,
-    /// Rows longer than ten times the median: with the default `data.outlier`, training and evaluation leave them out.
+    /// Rows longer than ten times the median, none where that is 0: with the default `data.outlier`, training and
+    /// evaluation leave them out.
     pub n_outliers: u64,
+    /// Columns that are the same number in every row.
+    pub n_constant_columns: usize,
+    /// The columns with the most of the variance, where single ones have much of it.
+    pub dominant_columns: Vec<Dominant>,
+    /// Two files that hold the same rows, the first such.
+    pub equal_shards: Option<[String; 2]>,
     /// `||mean_i x_i||`, the length of what all rows have in common.
     pub norm_of_mean: f64,
-    /// `norm_of_mean / median_norm`.
-    pub norm_of_mean_to_median: f64,
+    /// `norm_of_mean / median_norm`; none where the median is 0.
+    pub norm_of_mean_to_median: Option<f64>,
     /// `sum_j var_i(x_ij)`.
     pub total_variance: f64,
     /// Whether nothing is wrong.
     pub is_ready: bool,
     /// What is wrong, in one sentence, or `ready to train on`.
     pub verdict: String,
+    /// What does not stop a training, but should be known: a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// A column and its share of the total variance.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Dominant {
+    /// The column.
+    pub column: usize,
+    /// `var(x_j) / sum_i var(x_i)`.
+    pub share: f64,
 }
 
 /// A number in a dump.
@@ -96,8 +123,11 @@ pub struct Location {
 struct Chunk {
     norms: Vec<f32>,
     sum: Vec<f64>,
-    square: f64,
+    square: Vec<f64>,
     norm: f64,
+    /// Its first row, and the columns in which another one differs from that.
+    first: Vec<f32>,
+    varies: Vec<bool>,
     n_not_finite: u64,
     first_not_finite: Option<Location>,
 }
@@ -107,8 +137,10 @@ fn inspect_chunk(dump: &Dump, start: u64, n: usize) -> Result<Chunk> {
     let mut chunk = Chunk {
         norms: Vec::with_capacity(n),
         sum: vec![0.0; d],
-        square: 0.0,
+        square: vec![0.0; d],
         norm: 0.0,
+        first: Vec::new(),
+        varies: vec![false; d],
         n_not_finite: 0,
         first_not_finite: None,
     };
@@ -125,13 +157,17 @@ fn inspect_chunk(dump: &Dump, start: u64, n: usize) -> Result<Chunk> {
                 continue;
             }
             rows.widen_row(i, &mut row);
+            if chunk.first.is_empty() {
+                chunk.first.clone_from(&row);
+            }
             let mut square = 0.0;
-            for (sum, &v) in chunk.sum.iter_mut().zip(&row) {
+            for ((sum, of_column), &v) in chunk.sum.iter_mut().zip(&mut chunk.square).zip(&row) {
                 let v = f64::from(v);
                 *sum += v;
+                *of_column += v * v;
                 square += v * v;
             }
-            chunk.square += square;
+            chunk.varies.iter_mut().zip(&chunk.first).zip(&row).for_each(|((varies, a), b)| *varies |= a != b);
             chunk.norm += square.sqrt();
             chunk.norms.push(square.sqrt() as f32);
         }
@@ -163,7 +199,7 @@ impl Norms {
                 let (below, &mut upper, _) = all.select_nth_unstable_by(middle, f32::total_cmp);
                 let lower = if is_odd { upper } else { below.iter().copied().fold(0.0, f32::max) };
                 let median = (f64::from(lower) + f64::from(upper)) / 2.0;
-                (median, all.iter().filter(|&&n| f64::from(n) > 10.0 * median).count() as u64)
+                (median, all.iter().filter(|&&n| median > 0.0 && f64::from(n) > 10.0 * median).count() as u64)
             }
             Self::Bins(bins) => {
                 let total: u64 = bins.iter().sum();
@@ -220,7 +256,8 @@ fn look(
         true => Norms::All(Vec::new()),
         false => Norms::Bins(vec![0; 1 << (31 - DROPPED_BITS)]),
     };
-    let (mut sum, mut square, mut norm) = (vec![0.0; d], 0.0, 0.0);
+    let (mut sum, mut square, mut norm) = (vec![0.0; d], vec![0.0; d], 0.0);
+    let (mut first, mut varies) = (Vec::new(), vec![false; d]);
     let (mut min_norm, mut max_norm, mut n_zero, mut n_finite) = (f32::INFINITY, 0.0_f32, 0, 0_u64);
     let (mut n_not_finite, mut first_not_finite) = (0, None);
     let mut start = 0;
@@ -239,8 +276,14 @@ fn look(
             }
             n_finite += chunk.norms.len() as u64;
             sum.iter_mut().zip(&chunk.sum).for_each(|(a, b)| *a += b);
-            square += chunk.square;
+            square.iter_mut().zip(&chunk.square).for_each(|(a, b)| *a += b);
             norm += chunk.norm;
+            if first.is_empty() {
+                first.clone_from(&chunk.first);
+            }
+            for (j, varies) in varies.iter_mut().enumerate().take(chunk.first.len()) {
+                *varies |= chunk.varies[j] || chunk.first[j] != first[j];
+            }
             n_not_finite += chunk.n_not_finite;
             first_not_finite = first_not_finite.or(chunk.first_not_finite);
         }
@@ -252,6 +295,15 @@ fn look(
     let (median_norm, n_outliers) = norms.median_and_outliers();
     let square_of_mean: f64 = sum.iter().map(|s| (s / count).powi(2)).sum();
     let norm_of_mean = square_of_mean.sqrt();
+    let total_variance = (square.iter().sum::<f64>() / count - square_of_mean).max(0.0);
+    let variance = |j: usize| (square[j] / count - (sum[j] / count).powi(2)).max(0.0);
+    let shares =
+        (0..d).map(|column| Dominant { column, share: variance(column) / total_variance.max(f64::MIN_POSITIVE) });
+    let least = DOMINANT_SHARE.max(10.0 / d as f64);
+    let mut dominant_columns: Vec<Dominant> = shares.filter(|c| c.share >= least).collect();
+    dominant_columns.sort_by(|a, b| b.share.total_cmp(&a.share));
+    dominant_columns.truncate(MOST_DOMINANT);
+    let equal = dump.equal_shards().map(|(a, b)| [a, b].map(|p| p.display().to_string()));
     let first_token_without_text = dump.tokens().zip(dump.vocab()).and_then(|(tokens, vocab)| {
         let at = tokens.iter().position(|&t| t as usize >= vocab.len())?;
         Some((at as u64, tokens[at]))
@@ -281,31 +333,44 @@ fn look(
         n_zero,
         n_zero_tail: if n_inspected == dump.n_rows() { zero_tail(dump)? } else { 0 },
         n_outliers,
+        n_constant_columns: if n_finite > 1 { varies.iter().filter(|v| !**v).count() } else { 0 },
+        dominant_columns,
+        equal_shards: equal,
         norm_of_mean,
-        norm_of_mean_to_median: if median_norm > 0.0 { norm_of_mean / median_norm } else { 0.0 },
-        total_variance: (square / count - square_of_mean).max(0.0),
+        norm_of_mean_to_median: (median_norm > 0.0).then(|| norm_of_mean / median_norm),
+        total_variance,
         is_ready: false,
         verdict: String::new(),
+        notes: Vec::new(),
     };
-    let wrong = what_is_wrong(&found);
+    found.notes = what_to_know(&found);
+    let wrong = what_is_wrong(&found, dump.source().raw.is_some());
     found.is_ready = wrong.is_none();
     found.verdict = wrong.unwrap_or_else(|| "ready to train on".into());
     Ok(found)
 }
 
 /// The most serious finding, in one sentence.
-fn what_is_wrong(i: &Inspection) -> Option<String> {
+fn what_is_wrong(i: &Inspection, is_raw: bool) -> Option<String> {
     let n = i.n_inspected;
+    let another_type =
+        if is_raw { "are the numbers f64, or of another type than --dtype says?" } else { "are the numbers f64?" };
     if let Some(Location { shard, row, column }) = &i.first_not_finite {
         let count = i.n_not_finite;
         return Some(format!(
             "{count} of {n} rows hold NaN or infinity, the first in `{shard}` at row {row}, column {column}: capture \
-             again in bf16 or f32, or leave those rows out"
+             again in bf16 or f32, or leave those rows out{}",
+            if is_raw { format!("; {another_type}") } else { String::new() }
         ));
     }
     if let Some((row, token)) = i.first_token_without_text {
         let n_vocab = i.n_vocab.unwrap_or(0);
         return Some(format!("row {row} has token {token}, but the vocabulary has only {n_vocab} texts"));
+    }
+    if let Some([a, b]) = &i.equal_shards {
+        return Some(format!(
+            "`{a}` and `{b}` hold the same rows, which would be held out and trained on: leave one out"
+        ));
     }
     // Sums in f64 of numbers with at most 24 bits: what is below this is rounding.
     if i.total_variance <= 1e-12 * (i.norm_of_mean * i.norm_of_mean) {
@@ -313,6 +378,9 @@ fn what_is_wrong(i: &Inspection) -> Option<String> {
     }
     if let Some(sentence) = health::zeros(i.n_zero_tail, i.n_rows) {
         return Some(sentence);
+    }
+    if i.median_norm > LARGEST_MEDIAN {
+        return Some(format!("the median norm is {}: {another_type}", show(i.median_norm)));
     }
     if i.n_zero * 2 > n {
         return Some(format!("{} of {n} rows are all zeros: were padding tokens captured?", i.n_zero));
@@ -323,12 +391,31 @@ fn what_is_wrong(i: &Inspection) -> Option<String> {
     None
 }
 
+/// What does not stop a training: a sentence each.
+fn what_to_know(i: &Inspection) -> Vec<String> {
+    let mut notes = Vec::new();
+    match i.n_constant_columns {
+        0 => {}
+        1 => notes.push("1 column is the same number in every row".into()),
+        n => notes.push(format!("{n} columns are the same number in every row")),
+    }
+    if !i.dominant_columns.is_empty() {
+        let of = |c: &Dominant| format!("column {} has {}", c.column, percent(c.share));
+        let list: Vec<String> = i.dominant_columns.iter().map(of).collect();
+        notes.push(format!("few columns dominate: {} of the variance; the loss is mostly theirs", list.join(", ")));
+    }
+    if i.n_zero > i.n_zero_tail && i.n_zero * 2 <= i.n_inspected {
+        notes.push(format!("{} rows are all zeros: were padding tokens captured?", i.n_zero));
+    }
+    notes
+}
+
 /// Writes `i` as a table for people.
 ///
 /// # Errors
 /// What `out` returns.
 pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
-    let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{value}");
+    let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{}", escaped(&value));
     let bytes = i.n_bytes as f64;
     let size = match i.n_bytes {
         ..1_000_000 => format!("{:.1} kB", bytes / 1e3),
@@ -342,8 +429,8 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     }
     let tokens = match (i.has_tokens, i.n_vocab) {
         (false, _) => "none".into(),
-        (true, None) => "one a row, without texts".into(),
-        (true, Some(n)) => format!("one a row, {n} texts"),
+        (true, None) => "one per row, without texts".into(),
+        (true, Some(n)) => format!("one per row, {n} texts"),
     };
     line("tokens", tokens)?;
     if let Some(n) = i.n_sequences {
@@ -352,12 +439,13 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     if i.n_inspected < i.n_rows {
         line("looked at", format!("the first {} rows", i.n_inspected))?;
     }
-    line("mean norm", format!("{:.6}", i.mean_norm))?;
+    line("mean norm", show(i.mean_norm))?;
     let note = if i.median_is_exact { "" } else { " (from a histogram, within 0.05 %)" };
-    line("median norm", format!("{:.6}{note}", i.median_norm))?;
-    line("norms from, to", format!("{:.6}, {:.6}", i.min_norm, i.max_norm))?;
-    line("norm of mean", format!("{:.6}, {:.3} of the median norm", i.norm_of_mean, i.norm_of_mean_to_median))?;
-    line("total variance", format!("{:.6}", i.total_variance))?;
+    line("median norm", format!("{}{note}", show(i.median_norm)))?;
+    line("norms from, to", format!("{}, {}", show(i.min_norm), show(i.max_norm)))?;
+    let ratio = i.norm_of_mean_to_median.map_or(String::new(), |r| format!(", {} of the median norm", show(r)));
+    line("norm of mean", format!("{}{ratio}", show(i.norm_of_mean)))?;
+    line("total variance", show(i.total_variance))?;
     line("zero rows", i.n_zero.to_string())?;
     let fate = match i.n_outliers {
         0 => "",
@@ -365,5 +453,6 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     };
     line("outlier rows", format!("{} (over ten times the median norm{fate})", i.n_outliers))?;
     line("not finite", format!("{} row(s)", i.n_not_finite))?;
+    i.notes.iter().try_for_each(|note| line("note", note.clone()))?;
     line("verdict", i.verdict.clone())
 }

@@ -9,9 +9,12 @@ pub mod checkpoint;
 pub mod commands;
 pub mod console;
 pub mod contexts;
+pub mod control;
+pub mod convert;
 pub mod demo;
 pub mod dump;
 pub mod encode;
+pub mod escape;
 pub mod eval;
 pub mod export;
 pub mod feed;
@@ -21,19 +24,24 @@ pub mod heldout;
 pub mod inspect;
 pub mod lm;
 pub mod memory;
+pub mod nearest;
 mod panics;
+pub mod pickle;
 pub mod probe;
 pub mod report;
 pub mod row_filter;
 pub mod run;
 pub mod settings;
+pub mod shell;
+pub mod sources;
 pub mod splice;
 pub mod synth;
+pub mod texts;
 pub mod train;
 pub mod truth;
-mod typed;
 pub mod usage;
 
+use clap::Parser;
 use clap::error::ErrorKind;
 use console::{Console, Interrupted};
 use std::ffi::OsString;
@@ -45,8 +53,7 @@ pub const INTERRUPTED: u8 = 130;
 /// Runs the command line `args`, the program's name first. Returns the exit code: 0 done, 1 failed, 2 usage, 130
 /// interrupted.
 pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send), err: &mut (dyn Write + Send)) -> u8 {
-    let args: Vec<OsString> = args.into_iter().collect();
-    let cli = match typed::parse(&args) {
+    let cli = match args::Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {
             let shown = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
@@ -65,7 +72,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
             INTERRUPTED
         }
         Err(error) => {
-            let _ = writeln!(console.err, "error: {}", files::words::sentence(&error));
+            let _ = writeln!(console.err, "error: {}", escape::escaped(&files::words::sentence(&error)));
             1
         }
     }

@@ -6,10 +6,13 @@
 mod config;
 pub mod hook;
 mod net;
+mod pieces;
 mod vocab;
 mod weights;
 mod windows;
 
+use std::ffi::OsStr;
+use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
@@ -29,6 +32,18 @@ pub const EMBEDDED_TEXT: &str = include_str!("../assets/tinyshakespeare.txt");
 
 /// Rows that the output matrix is applied to at once: logits are wide.
 const HEAD_ROWS: usize = 128;
+
+/// The name of the embedded model.
+const EMBEDDED: &str = "char-gpt";
+const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/char-gpt/model.safetensors");
+
+/// The name of the model in `dir`. The way there is the user's own and stays out of files that are passed on.
+fn name_of(dir: &Path) -> String {
+    let whole = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    let of_hub = |part: &OsStr| Some(part.to_string_lossy().strip_prefix("models--")?.replacen("--", "/", 1));
+    let own = || whole.file_name().map_or_else(|| "model".into(), |n| n.to_string_lossy().into_owned());
+    whole.iter().rev().find_map(of_hub).unwrap_or_else(own)
+}
 
 /// A GPT-2 language model, ready to run.
 pub struct Lm {
@@ -67,8 +82,11 @@ impl Lm {
             );
         }
         let weights = read("model.safetensors", input::LARGE)?;
-        let name = dir.display().to_string();
-        Self::from_parts(name, &config, &weights, vocab_file, &vocab)
+        let mut name = name_of(dir);
+        if name == EMBEDDED && weights != EMBEDDED_WEIGHTS {
+            name += " (another)";
+        }
+        Self::from_parts(name, &dir.display().to_string(), &config, &weights, vocab_file, &vocab)
     }
 
     /// The model that is part of this program: 4 blocks of width 128 over the 65 characters of [`EMBEDDED_TEXT`].
@@ -77,33 +95,38 @@ impl Lm {
     /// Never, unless the program was built from damaged files.
     pub fn embedded() -> Result<Self> {
         Self::from_parts(
-            "char-gpt".into(),
+            EMBEDDED.into(),
+            EMBEDDED,
             include_bytes!("../assets/char-gpt/config.json"),
-            include_bytes!("../assets/char-gpt/model.safetensors"),
+            EMBEDDED_WEIGHTS,
             "tokenizer.json",
             include_bytes!("../assets/char-gpt/tokenizer.json"),
         )
     }
 
-    fn from_parts(name: String, config: &[u8], weights: &[u8], vocab_file: &str, vocab: &[u8]) -> Result<Self> {
-        let config = Config::parse(config).with_context(|| format!("{name}/config.json"))?;
+    /// `place` stands before the names of files in errors.
+    fn from_parts(
+        name: String,
+        place: &str,
+        config: &[u8],
+        weights: &[u8],
+        vocab_file: &str,
+        vocab: &[u8],
+    ) -> Result<Self> {
+        let config = Config::parse(config).with_context(|| format!("{place}/config.json"))?;
         let vocab = match vocab_file {
             "tokenizer.json" => Vocab::from_tokenizer_json(vocab),
             _ => Vocab::from_meta_json(vocab),
         };
-        let vocab = vocab.with_context(|| format!("{name}/{vocab_file}"))?;
-        // Fewer tokens than rows is common: embeddings are padded to a round number.
-        ensure!(
-            vocab.n_ids() <= config.vocab_size,
-            "{name}/{vocab_file}: {} token ids, but \"vocab_size\" in config.json is {}",
-            vocab.n_ids(),
-            config.vocab_size
-        );
-        let weights = Weights::parse(weights, &config).with_context(|| format!("{name}/model.safetensors"))?;
+        let vocab = vocab.with_context(|| format!("{place}/{vocab_file}"))?;
+        // Fewer tokens than rows of the embedding are common, as it is padded to a round number; and more are, for padding or
+        // what a later training was to add. Such an id is refused where a text has it.
+        let weights = Weights::parse(weights, &config).with_context(|| format!("{place}/model.safetensors"))?;
         Ok(Self { name, config, weights, vocab })
     }
 
-    /// The directory, or the name of the embedded model.
+    /// The name of the model: that of its directory without the way to it, `owner/name` in a cache of the Hugging Face
+    /// hub, or that of the embedded model.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -123,17 +146,49 @@ impl Lm {
         Ok(rows.flatten_all()?.to_vec1()?)
     }
 
-    /// The string of every token id, in order.
+    /// The text that every token id of the model stands for, in order.
     pub fn vocab(&self) -> Vec<String> {
-        self.vocab.tokens()
+        let mut texts = self.vocab.tokens();
+        texts.truncate(self.config.vocab_size);
+        texts
+    }
+
+    /// The ids of tokens that mark something and stand for no text, ascending; that of the beginning is one of them where a
+    /// tokenizer says which are.
+    pub fn special_tokens(&self) -> Vec<u32> {
+        let mut ids = self.vocab.special().to_vec();
+        ids.retain(|id| (*id as usize) < self.config.vocab_size);
+        ids
+    }
+
+    /// The token that begins a text.
+    ///
+    /// # Errors
+    /// A model that says none, or one that it has no row for.
+    pub fn bos(&self) -> Result<u32> {
+        let n = self.config.vocab_size;
+        match self.config.bos_token_id {
+            Some(id) if (id as usize) < n => Ok(id),
+            Some(id) => bail!("\"bos_token_id\" in config.json of {} must be below {n}, found {id}", self.name),
+            None => bail!("config.json of {} has no \"bos_token_id\", so no window can begin with it", self.name),
+        }
     }
 
     /// The token ids of `text`, with no special tokens around them.
     ///
     /// # Errors
-    /// A character outside a character vocabulary, with its position; what a tokenizer cannot encode.
+    /// As [`Self::encode_first`].
     pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
-        self.vocab.encode(text)
+        self.encode_first(text, usize::MAX)
+    }
+
+    /// At least the first `most` token ids of `text`; all where there are fewer. Memory grows by the ids and by one piece of
+    /// the text, which ends at a line from 256 KiB on where the tokenizer has no tokens across it.
+    ///
+    /// # Errors
+    /// A character outside a character vocabulary, with its position; what a tokenizer cannot encode.
+    pub fn encode_first(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+        self.vocab.encode(text, most)
     }
 
     /// The residual stream after block `layer`, counted from 0 and before the last layer norm, of `b` windows of `t`

@@ -7,6 +7,7 @@
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
+use crate::eval::batches::Pair;
 use crate::eval::classes::TokenClasses;
 use crate::eval::sample::{Sampled, both_decoders, dictionary};
 use crate::files::write_atomic;
@@ -20,9 +21,10 @@ use strata_core::metrics::absorption::{ClassAbsorption, OUTSIDE, Scope, Threshol
 use strata_core::metrics::probe::erase::{self, Examples, ScrReport, ScrTasks, TppReport};
 use strata_core::metrics::probe::logistic::Settings;
 use strata_core::metrics::probe::mdl::{Mdl, MdlReport, step_for};
+use strata_core::metrics::probe::protocol::{self, AucPoint, Candidates, Setting};
 use strata_core::metrics::probe::sparse::{DenseProbe, KS, SparseProbe, dense_probe, sparse_probes};
 use strata_core::metrics::probe::{Binary, Labelled};
-use strata_core::model::CodesView;
+use strata_core::model::{CodesView, TopkBy};
 use strata_core::rng::Philox;
 use strata_core::{Encoder, Isa, Par};
 
@@ -41,12 +43,18 @@ const FINEST: f64 = 1e-4;
 /// The random stream of the biased rows.
 const STREAM: u64 = 0x6269_6173 << 32;
 
+/// What stands beside TPP and SCR wherever they are shown.
+pub const UNRELIABLE: &str =
+    "TPP and SCR do not rank SAEs reliably (Chanin 2026, arXiv 2605.18229): they are no headline";
+
 /// What to probe.
 pub struct Job<'a> {
     /// The run.
     pub run: &'a Run,
     /// The rows.
     pub dump: &'a Dump,
+    /// What a transcoder should reconstruct.
+    pub target: Option<&'a Dump>,
     /// A file, or [`labels::CHARS`].
     pub labels: &'a Path,
     /// Examples to work on, at most.
@@ -72,13 +80,15 @@ pub struct Probed {
     pub examples: [usize; 2],
     /// Rows that were drawn and not used, as the training of the model left them out.
     pub rows_left_out: LeftOut,
+    /// Sparse probing as sae-probes does it: means over the classes.
+    pub auc: Vec<AucPoint>,
     /// Sparse probing, a class at a time against the rest, balanced: chance is an accuracy of 1/2.
     pub classes: Vec<ClassProbes>,
     /// Classes without enough examples of either answer on either side of the split, or beyond the limit: left out.
     pub left_out: Vec<String>,
-    /// Targeted probe perturbation, over the classes above.
+    /// Targeted probe perturbation, over the classes above. Not reliable for comparing SAEs: see [`UNRELIABLE`].
     pub tpp: Option<TppReport>,
-    /// Spurious correlation removal, where there are attributes.
+    /// Spurious correlation removal, where there are attributes. As `tpp`.
     pub scr: Option<ScrReport>,
     /// Description length of level 1 and of level 2; none for a level that is never on. Over rows, not sequences.
     pub mdl: [Option<MdlReport>; 2],
@@ -97,6 +107,8 @@ pub struct ClassProbes {
     pub examples: usize,
     /// Rows that the probes are fitted on, and tested on.
     pub rows: [usize; 2],
+    /// Areas under the ROC curve by the protocol of sae-probes.
+    pub auc: Vec<AucPoint>,
     /// A probe on the rows: what can be read at all.
     pub dense: DenseProbe,
     /// On latents of level 1, of level 2 (empty for a flat model), and of both.
@@ -125,6 +137,12 @@ pub struct NamedAbsorption {
 pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let Job { run, dump, isa, seed, .. } = *job;
     run.check_width(dump)?;
+    run.check_target(dump, job.target)?;
+    ensure!(
+        run.model.arch.variant.topk_by != TopkBy::Absolute,
+        "probes take latents from 0 on, and those of this model (AbsTopK) may be below 0"
+    );
+    let pair = Pair { input: dump, target: job.target };
     ensure!(job.sample > 0, "--sample: expected at least 1, found 0");
     ensure!(!job.out.is_dir(), "writing `{}`: it is a directory", job.out.display());
     let labels = Labels::open(job.labels, dump)?;
@@ -133,13 +151,13 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     console.note(format!("encoding up to {} {}", job.sample, unit_name(labels.unit)));
     let (sampled, label_of) = match labels.unit {
         Unit::Rows => {
-            let sampled = Sampled::rows(&encoder, dump, &filter, (0, dump.n_rows()), job.sample, seed)?;
+            let sampled = Sampled::rows(&encoder, pair, &filter, (0, dump.n_rows()), job.sample, seed)?;
             let rows = sampled.row.clone();
             (sampled, rows)
         }
         Unit::Sequences => {
             let starts = dump.sequence_starts().context("labels a sequence, of a dump without sequences")?;
-            Sampled::sequences(&encoder, dump, &filter, starts, job.sample, seed)?
+            Sampled::sequences(&encoder, pair, &filter, starts, job.sample, seed)?
         }
     };
     let of = |all: &[Option<u32>]| -> Vec<Option<u32>> { label_of.iter().map(|i| all[*i as usize]).collect() };
@@ -157,16 +175,23 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let settings = Settings::default();
     let views = sampled.views(&encoder)?;
     let flat = encoder.model().arch.level[1].latents == 0;
+    let areas = Par::Rayon.map(tasks.len(), |at| -> Result<Vec<AucPoint>> {
+        check_interrupt()?;
+        let rows = Candidates::one_against_rest(&class, tasks[at].0, &sampled.is_test, seed);
+        Ok(protocol::points(&sampled.x, dump.d(), &views, &rows)?)
+    });
+    let areas = areas.into_iter().collect::<Result<Vec<_>>>()?;
     let bar = console.bar("probing", tasks.len() as u64, "classes");
     let mut classes = Vec::with_capacity(tasks.len());
-    for (c, task) in &tasks {
-        let (_, dense) = dense_probe(&sampled.x, dump.d(), task, &settings)?;
+    for ((c, task), auc) in tasks.iter().zip(&areas) {
+        let (_, dense) = dense_probe(&sampled.x, pair.reconstructed().d(), task, &settings)?;
         let of = |codes: &CodesView<'_>| sparse_probes(Par::Rayon, codes, task, &KS, &settings);
         classes.push(ClassProbes {
             class: *c,
             name: labels.names[*c as usize].clone(),
             examples: class.iter().filter(|of| **of == Some(*c)).count(),
             rows: [task.train.len(), task.test.len()],
+            auc: auc.clone(),
             dense,
             level1: of(&views[0])?,
             level2: if flat { Vec::new() } else { of(&views[1])? },
@@ -192,6 +217,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
         unit: labels.unit,
         examples: [sampled.len(), sampled.is_test.iter().filter(|t| **t).count()],
         rows_left_out: sampled.left_out,
+        auc: protocol::mean(&areas),
         classes,
         left_out,
         tpp,
@@ -241,8 +267,9 @@ fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> 
     let arch = encoder.model().arch;
     let [_, level2, both] = sampled.views(encoder)?;
     let alone = arch.level[1].latents > 0 && !arch.decoder.is_cumulative();
-    let (codes, decoder) = if alone { (level2, &decoder[arch.level[0].latents * arch.d..]) } else { (both, decoder) };
-    Ok(Examples { x: &sampled.x, d: arch.d, codes, decoder })
+    let (codes, decoder) =
+        if alone { (level2, &decoder[arch.level[0].latents * arch.d_out()..]) } else { (both, decoder) };
+    Ok(Examples { x: &sampled.x, d: arch.d_out(), codes, decoder })
 }
 
 /// The two attributes, which have to be binary, with as many examples in each of the four cells.
@@ -368,38 +395,18 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "{} rows are left out, as they were in training", p.rows_left_out.total())?;
     }
     writeln!(out)?;
-    writeln!(out, "accuracy on balanced rows (chance .5), from k latents of level 1, of level 2, and from the rows")?;
+    areas(p, out)?;
+    writeln!(out)?;
     writeln!(
         out,
-        "{:<16} {:>8} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7} {:>7}",
-        "class", "n", "1: k=1", "k=5", "k=20", "2: k=1", "k=5", "k=20", "rows"
+        "area under the ROC curve by class, balanced, from {} latents of level 1, of level 2, of both",
+        protocol::K
     )?;
+    writeln!(out, "{:<16}{:>8}{:>9}{:>9}{:>9}{:>9}", "class", "n", "level 1", "level 2", "both", "rows")?;
     for c in &p.classes {
-        write!(out, "{:<16} {:>8}", c.name, c.examples)?;
-        for probes in [&c.level1, &c.level2] {
-            for k in [1, 5, 20] {
-                let at = probes.iter().find(|s| s.k == k).map_or(f64::NAN, |s| s.accuracy);
-                write!(out, " {:>7}", number(at))?;
-            }
-        }
-        writeln!(out, " {:>7}", number(c.dense.accuracy))?;
-    }
-    let row = |out: &mut dyn Write, name: &str, values: &mut dyn Iterator<Item = f64>| -> std::io::Result<()> {
-        write!(out, "{name:<24}")?;
-        for v in values {
-            write!(out, " {:>7}", number(v))?;
-        }
-        writeln!(out)
-    };
-    if p.tpp.is_some() || p.scr.is_some() {
-        writeln!(out)?;
-        row(out, "latents removed", &mut erase::NS.iter().map(|n| *n as f64))?;
-    }
-    if let Some(t) = &p.tpp {
-        row(out, "TPP", &mut t.points.iter().map(|p| p.tpp))?;
-    }
-    if let Some(s) = &p.scr {
-        row(out, "SCR", &mut s.points.iter().map(|p| p.scr))?;
+        let Some(at) = c.auc.iter().find(|a| a.setting == Setting::Normal && a.k == protocol::K) else { continue };
+        let [one, two, both, rows] = [at.level1, at.level2, at.both, at.rows].map(number);
+        writeln!(out, "{:<16}{:>8}{one:>9}{two:>9}{both:>9}{rows:>9}", c.name, c.examples)?;
     }
     if p.mdl.iter().any(Option::is_some) {
         writeln!(out)?;
@@ -439,6 +446,35 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
                 number(s.fraction)
             )?;
         }
+    }
+    if p.tpp.is_some() || p.scr.is_some() {
+        writeln!(out)?;
+        writeln!(out, "{UNRELIABLE}; their values are in the file")?;
+    }
+    Ok(())
+}
+
+/// The main table: a line for each setting, means over classes.
+fn areas(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
+    writeln!(
+        out,
+        "area under the ROC curve (chance .5) of logistic regressions on k latents, mean over {} classes",
+        p.classes.len()
+    )?;
+    writeln!(
+        out,
+        "{:<12}{:>7}{:>10}{:>6}{:>9}{:>9}{:>9}{:>9}",
+        "setting", "train", "positive", "k", "level 1", "level 2", "both", "rows"
+    )?;
+    for a in &p.auc {
+        let setting = match a.setting {
+            Setting::Normal => "normal",
+            Setting::Scarce => "scarce",
+            Setting::Unbalanced => "unbalanced",
+        };
+        let [one, two, both, rows] = [a.level1, a.level2, a.both, a.rows].map(number);
+        let (train, positive) = (format!("{:.0}", a.train), format!("{:.0} %", 100.0 * a.positive));
+        writeln!(out, "{setting:<12}{train:>7}{positive:>10}{:>6}{one:>9}{two:>9}{both:>9}{rows:>9}", a.k)?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ mod embed;
 mod facts;
 mod headline;
 mod metrics;
-mod number;
+pub(crate) mod number;
 mod sentence;
 
 use ablation::Question;
@@ -135,7 +135,9 @@ fn run_page(dir: &Path) -> Result<String> {
     let atlas = if path.exists() { Some(atlas::pack(&latents::read(&path)?)?) } else { None };
 
     let mut notes = Vec::new();
-    let evaluate = format!("<code>strata eval {} --dump DUMP</code>", embed::text(&dir.display().to_string()));
+    // The way to the run stays out of a page that is passed on.
+    let own = dir.file_name().map_or_else(|| "RUN".into(), |n| n.to_string_lossy());
+    let evaluate = format!("<code>strata eval {}</code>", embed::text(&own));
     match (&eval, &atlas) {
         (None, _) => notes
             .push(format!("This run has not been evaluated yet: {evaluate} measures it, then make this report again.")),
@@ -166,7 +168,7 @@ fn run_page(dir: &Path) -> Result<String> {
         atlas,
     };
     if let Some(eval) = &eval {
-        page.verdicts = headline::verdicts(eval, config.as_ref());
+        page.verdicts = headline::verdicts(eval);
         page.tables = headline::tables(eval, config.as_ref(), &docs);
         page.groups = metrics::tables(eval, &docs);
     }

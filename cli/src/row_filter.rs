@@ -48,6 +48,15 @@ impl<'a> RowFilter<'a> {
                 TokenName::Text(text) => skip_tokens.extend(ids_of(dump, text)?),
             }
         }
+        if data.skip_special {
+            match (dump.special_tokens(), dump.tokens()) {
+                (Some(ids), Some(_)) => skip_tokens.extend(ids),
+                _ => bail!(
+                    "`data.skip_special`: {} does not say which tokens are special: name them with `data.skip_tokens`",
+                    dump.name()
+                ),
+            }
+        }
         skip_tokens.sort_unstable();
         skip_tokens.dedup();
         let rule = RowRule { norm_limit: None, skip_first: data.skip_first, skip_tokens };

@@ -1,12 +1,19 @@
-//! A run directory, or its `sae/` alone, as something to encode with.
+//! A run directory, or a model of another tool, as something to encode with.
 
 use crate::checkpoint::sha256;
-use crate::files::{read, write_atomic};
-use anyhow::{Context, Result, bail};
+use crate::dump::Dump;
+use crate::files::{parent_of, read, write_atomic};
+use crate::pickle;
+use anyhow::{Result, anyhow, bail, ensure};
+use std::cell::RefCell;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strata_core::format::weights::{self, Origin};
-use strata_core::{Encoder, Isa, Model, Par};
+use strata_core::format::arrays::Arrays;
+use strata_core::format::formats::{self, Choices, Files, Format};
+use strata_core::format::weights::Origin;
+use strata_core::model::SharedBytes;
+use strata_core::{Encoder, Error, Isa, Model, Par};
 
 /// The description of a model, below `sae`.
 pub(crate) const CFG: &str = "cfg.json";
@@ -42,9 +49,9 @@ fn check_sums(sae: &Path, found: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// A trained run.
+/// A trained run, or a model that another tool has saved.
 pub struct Run {
-    /// Its directory: where `eval.json` goes.
+    /// Its directory: where `eval.json` of a run goes.
     pub dir: PathBuf,
     /// The model.
     pub model: Arc<Model>,
@@ -52,30 +59,110 @@ pub struct Run {
     pub origin: Origin,
     /// SHA-256 of its weights.
     pub hash: String,
+    /// The format of its files.
+    pub format: &'static Format,
+    /// What the user should know: assumptions that no file confirms, each one sentence.
+    pub notes: Vec<String>,
+}
+
+/// The files of a directory, or one file and those beside it. What was read is kept, as several formats may be tried.
+struct Directory<'a> {
+    path: &'a Path,
+    root: &'a Path,
+    named: Option<&'a str>,
+    read: RefCell<Vec<(String, SharedBytes)>>,
+}
+
+impl<'a> Directory<'a> {
+    fn new(path: &'a Path) -> Self {
+        let named = path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_file());
+        let root = if named.is_some() { parent_of(path) } else { path };
+        Self { path, root, named, read: RefCell::default() }
+    }
+
+    /// Compares the files of a model with the sums that were written with them, and returns that of the weights; none
+    /// without sums.
+    fn check_sums(&self) -> Result<Option<String>> {
+        let folder = ["", "sae/"].into_iter().find(|folder| self.has(&format!("{folder}{CFG}")));
+        let Some(folder) = folder.filter(|folder| self.has(&format!("{folder}{SUMS}"))) else { return Ok(None) };
+        let sum = |name: &str| -> Result<String> {
+            let bytes = self.read(&format!("{folder}{name}")).map_err(|e| anyhow!("{e}"))?;
+            Ok(sha256((*bytes).as_ref()))
+        };
+        let (cfg, weights) = (sum(CFG)?, sum(WEIGHTS)?);
+        check_sums(&self.root.join(folder), &[(CFG, &cfg), (WEIGHTS, &weights)])?;
+        Ok(Some(weights))
+    }
+}
+
+impl Files for Directory<'_> {
+    fn named(&self) -> Option<&str> {
+        self.named
+    }
+
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn list(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.root).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.root.join(name).exists()
+    }
+
+    fn read(&self, name: &str) -> strata_core::Result<SharedBytes> {
+        if let Some((_, bytes)) = self.read.borrow().iter().find(|(of, _)| of == name) {
+            return Ok(bytes.clone());
+        }
+        let most = if [".json", ".yaml"].iter().any(|end| name.ends_with(end)) { read::SMALL } else { read::LARGE };
+        let bytes = read::bytes(&self.root.join(name), most).map_err(|e| Error::file(format!("{e:#}")))?;
+        let bytes: SharedBytes = Arc::new(bytes);
+        self.read.borrow_mut().push((name.to_owned(), bytes.clone()));
+        Ok(bytes)
+    }
+
+    fn pickle(&self, name: &str, bytes: &SharedBytes) -> strata_core::Result<Arrays> {
+        pickle::read(name, bytes)
+    }
 }
 
 impl Run {
-    /// Opens `RUN` or `RUN/sae`.
+    /// Opens `RUN`, `RUN/sae`, or a model of another tool.
+    ///
+    /// # Errors
+    /// As [`Run::open_as`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::open_as(path, &Choices::default())
+    }
+
+    /// [`Run::open`] with what the user says of the model.
     ///
     /// # Errors
     /// One sentence naming the file that is missing or damaged.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let sae = if dir.join(CFG).exists() { dir.to_owned() } else { dir.join("sae") };
-        if !sae.join(CFG).exists() && !sae.join(WEIGHTS).exists() {
-            if dir.join("checkpoints").exists() {
-                bail!("{} has not finished training: go on with `strata train --resume`", dir.display());
-            }
-            bail!("{} is no run: expected {} in it", dir.display(), Path::new("sae").join(CFG).display());
+    pub fn open_as(path: &Path, choices: &Choices) -> Result<Self> {
+        let files = Directory::new(path);
+        if !path.exists() {
+            bail!("{} is no run: no such file or directory", path.display());
         }
-        let cfg = read::bytes(&sae.join(CFG), read::SMALL)?;
-        let bytes = read::bytes(&sae.join(WEIGHTS), read::LARGE)?;
-        let hash = sha256(&bytes);
-        check_sums(&sae, &[(CFG, &sha256(&cfg)), (WEIGHTS, &hash)])?;
-        let (model, origin) =
-            weights::read_model(&cfg, &bytes).with_context(|| format!("reading {}", sae.display()))?;
-        let dir =
-            if sae == dir && dir.file_name().is_some_and(|n| n == "sae") { dir.parent().unwrap_or(dir) } else { dir };
-        Ok(Self { dir: dir.to_owned(), model: Arc::new(model), origin, hash })
+        // A run that was stopped has its settings and checkpoints, and no model yet.
+        let stopped = ["config.toml", "checkpoints"].iter().all(|name| files.has(name)) && !files.has("sae");
+        let sum = files.check_sums()?;
+        let loaded = formats::load(&files, choices).map_err(|e| match e {
+            _ if stopped => {
+                anyhow!("{} has not finished training: go on with `strata train --resume`", path.display())
+            }
+            Error::File { what } => anyhow!(what),
+            other => anyhow!(other).context(format!("reading {}", path.display())),
+        })?;
+        let (weights, bytes) = loaded.weights;
+        let hash = sum.unwrap_or_else(|| sha256((*bytes).as_ref()));
+        let in_sae = !weights.contains('/') && files.named.is_none() && path.file_name().is_some_and(|n| n == "sae");
+        let dir = if loaded.format.is_own() && in_sae { path.parent().unwrap_or(path) } else { files.root };
+        let (model, origin, format, notes) = (Arc::new(loaded.model), loaded.origin, loaded.format, loaded.notes);
+        Ok(Self { dir: dir.to_owned(), model, origin, hash, format, notes })
     }
 
     /// The model made ready to encode.
@@ -86,11 +173,57 @@ impl Run {
         Ok(Encoder::new(self.model.clone(), isa, Par::Rayon)?)
     }
 
+    /// Returns the directory that what is found of the model goes into: `out`, or that of a run. A model of another tool is
+    /// left as it is.
+    ///
+    /// # Errors
+    /// For such a model without `out`.
+    pub fn output<'a>(&'a self, out: Option<&'a Path>) -> Result<&'a Path> {
+        let dir = self.dir.display();
+        let title = self.format.title;
+        ensure!(
+            out.is_some() || self.format.is_own(),
+            "nothing is written into {dir}, a model of {title}: name a place for what is found with --out"
+        );
+        Ok(out.unwrap_or(&self.dir))
+    }
+
+    /// Refuses to say how well a transcoder reconstructs without the rows that it should, and rows of another width or
+    /// number; and those rows for an autoencoder.
+    ///
+    /// # Errors
+    /// One sentence.
+    pub fn check_target(&self, dump: &Dump, target: Option<&Dump>) -> Result<()> {
+        let (dir, arch) = (self.dir.display(), &self.model.arch);
+        let Some(target) = target else {
+            let what = "is a transcoder: name the dump of what it should reconstruct with --target";
+            ensure!(arch.variant.target.is_none(), "the model of {dir} {what}");
+            return Ok(());
+        };
+        ensure!(arch.variant.target.is_some(), "--target is for a transcoder, and the model of {dir} is none");
+        ensure!(
+            target.d() == arch.d_out(),
+            "{} has rows of width {}, and the transcoder of {dir} reconstructs rows of width {}",
+            target.name(),
+            target.d(),
+            arch.d_out()
+        );
+        ensure!(
+            target.n_rows() == dump.n_rows(),
+            "{} has {} rows and {} has {}: expected a target for each row",
+            target.name(),
+            target.n_rows(),
+            dump.name(),
+            dump.n_rows()
+        );
+        Ok(())
+    }
+
     /// Refuses rows of another width than the model's.
     ///
     /// # Errors
     /// One sentence naming both.
-    pub fn check_width(&self, dump: &crate::dump::Dump) -> Result<()> {
+    pub fn check_width(&self, dump: &Dump) -> Result<()> {
         if dump.d() != self.model.arch.d {
             bail!(
                 "{} has rows of width {}, and the model of {} reads rows of width {}",

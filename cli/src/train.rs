@@ -7,6 +7,7 @@ pub use job::{End, Job};
 
 use crate::checkpoint;
 use crate::console::{self, Console, Orderly};
+use crate::control;
 use crate::dump::Dump;
 use crate::feed::{self, Feed, Reader};
 use crate::files::{io_error, read, write_atomic};
@@ -16,6 +17,7 @@ use crate::memory;
 use crate::row_filter::RowFilter;
 use crate::run;
 use crate::settings;
+use crate::sources;
 use crate::usage::Usage;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -78,7 +80,7 @@ pub fn settings_of(
 /// One sentence for anything in the settings, the dump or the run directory that does not fit, a full disk, or a loss
 /// that is not finite. What the run directory held stays.
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
-    let Job { dump, run, config, resume, isa } = job;
+    let Job { dump, run, config, resume, isa, .. } = job;
     config.validate(dump.d())?;
     check_memory(config, dump.d())?;
     let (n_train, n_rows) = feed::split(dump, config.data.holdout);
@@ -124,6 +126,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
 
     start.commit(run, config)?;
+    sources::remember(run, dump.source())?;
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;
@@ -159,6 +162,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
     let take_steps = |feed: &mut Feed<'_>| -> Result<End> {
         while trainer.step_count() < steps {
+            // What a control begins with.
+            if trainer.gate_starts() && !config.gate.shuffle {
+                checkpoint::save(&gate_checkpoint(run), trainer.step_count(), &state_of(&trainer, feed))?;
+            }
             let report = trainer.step(feed.next_batch()?)?;
             cursor = feed.cursor();
             let taken = trainer.step_count();
@@ -290,6 +297,39 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     Ok(End::Done)
 }
 
+/// Where a run keeps the checkpoint of the step before its gate starts.
+fn gate_checkpoint(run: &Path) -> PathBuf {
+    run.join("checkpoints").join("gate")
+}
+
+/// Trains the control of a finished run, `RUN/control`: the same settings and seed, with the parents permuted at random the
+/// moment that the gate starts. It goes on from the run's own checkpoint of that moment; a run whose gate acts from the
+/// first step has none, and its control starts there too. What was begun already is gone on with.
+///
+/// # Errors
+/// One sentence if the run has no families to control or no such checkpoint, and as [`train`].
+pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
+    let Some(config) = control::settings_of(&job.config) else {
+        bail!(
+            "a control has random families behind a hard gate, and the settings of {} have none to replace: expected \
+             `gate.kind` of `hard` or `group-top1`, two levels and `gate.shuffle = false`",
+            job.run.display()
+        );
+    };
+    let run = control::dir_of(job.run);
+    let from = gate_checkpoint(job.run);
+    let begins = job.config.gate.start > 0.0;
+    if begins && !run.exists() && checkpoint::list(&from)?.is_empty() {
+        bail!(
+            "{} has no checkpoint of the step at which its gate started ({}): train it again with --control",
+            job.run.display(),
+            from.display()
+        );
+    }
+    let job = Job { dump: job.dump, run: &run, config, resume: true, from: begins.then_some(&from), isa: job.isa };
+    train(&job, console)
+}
+
 /// Returns the sentence about the rows that a training will leave out, `left_out` of a sample of `of` rows.
 fn leaves_out(filter: &RowFilter<'_>, config: &Config, left_out: u64, of: u64) -> String {
     let mut which = Vec::new();
@@ -300,7 +340,8 @@ fn leaves_out(filter: &RowFilter<'_>, config: &Config, left_out: u64, of: u64) -
         which.push(format!("one of the first {} positions of a sequence", config.data.skip_first));
     }
     if !filter.rule().skip_tokens.is_empty() {
-        which.push("a token of `data.skip_tokens`".into());
+        let key = if config.data.skip_special { "data.skip_special" } else { "data.skip_tokens" };
+        which.push(format!("a token of `{key}`"));
     }
     let share = 100.0 * left_out as f64 / of as f64;
     format!("leaving out about {share:.2} % of the rows: those with {}", which.join(", or with "))

@@ -526,12 +526,12 @@
         fact("Fires on", percent(index.density[a]), `${number(index.fires[a])} tokens`),
         r.mean != null && fact("Activation", number(r.mean, 3), `mean where it fires; largest ${number(r.max, 3)}`),
         index.gain[a] != null && fact("Gain", percent(index.gain[a]), gain(a) < 0 ? "it harms: the error would shrink without it" : "of the error of level 2, if it alone were gone; higher is better"),
-        index.containment[a] != null && fact("P(parent | child)", percent(index.containment[a]), p >= 0 ? `chance ${percent(index.density[p])}; higher is better` : ""),
-        index.lift[a] != null && fact("Lift", `${number(index.lift[a], 3)}×`, "chance is 1×; higher is better"),
+        index.containment[a] != null && fact("P(parent | child), without the gate", percent(index.containment[a]), p >= 0 ? `chance ${percent(index.density[p])}; higher is better` : ""),
+        index.lift[a] != null && fact("Lift, without the gate", `${number(index.lift[a], 3)}×`, "chance is 1×; higher is better"),
         r.divergence != null && fact("More specific by", `${number(r.divergence, 3)} bits`, "KL of its tokens from its parent’s"),
         l === 1 && f2 && fact("Children", number(kids.length), kids.length ? `together a gain of ${percent(sum(kids, gain))}` : ""),
         index.coverage[a] != null && fact("P(some child | parent)", percent(index.coverage[a])),
-        index.exclusivity[a] != null && fact("P(one child | some child)", percent(index.exclusivity[a]), "1: siblings exclude each other"));
+        index.exclusivity[a] != null && fact("P(one child | some child), without the gate", percent(index.exclusivity[a]), "1: siblings exclude each other"));
       const contexts = el("section", { class: "latent-section" }, el("h2", {}, "Where it fires most strongly"),
         r.contexts.length
           ? el("ol", { class: "contexts" }, r.contexts.map((c) => context(c, r.max || 1)))

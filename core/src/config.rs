@@ -15,8 +15,10 @@ mod train;
 pub use crate::activation::Activation;
 pub use crate::balance::Balance;
 pub use crate::decoder::Decoder;
+pub use crate::freeze::Freeze;
 pub use crate::gate::GateKind;
 pub use crate::loss::Consistency;
+pub use crate::row_norm::RowNorm;
 pub use crate::setting::{Allowed, Section, Setting, Value};
 pub use crate::source::Source;
 pub use data::{DataConfig, TokenName};
@@ -180,6 +182,13 @@ impl Config {
             }
         }
         if self.model == ModelKind::Seed {
+            if self.train.freeze != Freeze::None {
+                return bad("train.freeze", format!("`model = \"seed\"` takes `none`, found `{}`", self.train.freeze));
+            }
+            if self.data.row_norm != RowNorm::None {
+                let found = self.data.row_norm;
+                return bad("data.row_norm", format!("`model = \"seed\"` takes `none`, found `{found}`"));
+            }
             if self.gate.kind.has_families() {
                 return bad(
                     "gate.kind",

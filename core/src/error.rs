@@ -27,6 +27,11 @@ pub enum Error {
         /// The number of entries in the table.
         len: usize,
     },
+    /// A file that is not there, or that the host cannot read.
+    File {
+        /// What the host says, with the name of the file.
+        what: String,
+    },
     /// Bytes that are not what their format says.
     Format {
         /// Where in the file, in bytes from its start.
@@ -99,6 +104,12 @@ impl Error {
         Self::Format { offset, what: what.into() }
     }
 
+    /// An [`Error::File`].
+    #[cold]
+    pub fn file(what: impl Into<String>) -> Self {
+        Self::File { what: what.into() }
+    }
+
     /// An [`Error::Config`] for `key`.
     #[cold]
     pub fn config(key: impl Into<String>, why: impl Into<String>) -> Self {
@@ -111,6 +122,9 @@ impl fmt::Display for Error {
         match self {
             Self::Shape { what, expected, got } => write!(f, "{what}: expected {expected}, found {got}"),
             Self::Index { what, index, len } => write!(f, "{what}: index {index} is outside of 0..{len}"),
+            Self::File { what } => f.write_str(what),
+            // The start of a file is where everything begins: it says nothing.
+            Self::Format { offset: 0, what } => f.write_str(what),
             Self::Format { offset, what } => write!(f, "{what} (at byte {offset})"),
             Self::Version { what, expected, got } => write!(f, "{what}: expected version {expected}, found {got}"),
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),

@@ -16,6 +16,7 @@ use crate::config::{DataConfig, ModelKind};
 use crate::error::{Error, Result};
 use crate::kernel::{Isa, reduce};
 use crate::model::Model;
+use crate::row_norm::RowNorm;
 use crate::row_rule::is_over;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -33,6 +34,8 @@ pub struct Normalisation {
     pub variance: f32,
     /// Largest norm of a raw row that training uses; infinity keeps all rows.
     pub norm_limit: f32,
+    /// How each row is normalised by itself, before all of the above.
+    pub row_norm: RowNorm,
 }
 
 impl Normalisation {
@@ -52,6 +55,13 @@ impl Normalisation {
             }
         }
         let kept = |norm: f32| norm <= norm_limit;
+        let normalised;
+        let rows = if data.row_norm == RowNorm::None {
+            rows
+        } else {
+            normalised = one_by_one(data.row_norm, rows, d);
+            &normalised
+        };
         let n = norms.iter().filter(|n| kept(**n)).count();
         let mut mean = vec![0.0f64; d];
         for (row, &norm) in rows.chunks(d).zip(&norms) {
@@ -82,20 +92,29 @@ impl Normalisation {
         let energy = if data.centre { about_mean } else { squares };
         let scale = if data.scale { libm::sqrt(d as f64 * n as f64 / energy) as f32 } else { 1.0 };
         let mean: Vec<f32> = if data.centre { mean.iter().map(|&m| m as f32).collect() } else { vec![0.0; d] };
-        let mut out = Self { mean, scale, centre: vec![0.0; d], variance: 0.0, norm_limit };
+        let mut out = Self { mean, scale, centre: vec![0.0; d], variance: 0.0, norm_limit, row_norm: data.row_norm };
         out.variance = (about_mean / n as f64 * f64::from(scale) * f64::from(scale)) as f32;
         if data.geometric_median {
             let kept: Vec<usize> = (0..norms.len()).filter(|&i| kept(norms[i])).collect();
             out.centre = weiszfeld(isa, d, kept.len(), |i, row| {
                 row.copy_from_slice(&rows[kept[i] * d..(kept[i] + 1) * d]);
-                out.apply(row);
+                out.apply_affine(row);
             });
         }
         Ok(out)
     }
 
-    /// `x <- (x - mean) * scale` for whole rows.
+    /// `x <- (x - mean) * scale` for whole rows, each normalised by itself before.
     pub fn apply(&self, rows: &mut [f32]) {
+        for row in rows.chunks_mut(self.mean.len()) {
+            if self.row_norm != RowNorm::None {
+                self.row_norm.of(row).apply(row);
+            }
+            self.apply_affine(row);
+        }
+    }
+
+    fn apply_affine(&self, rows: &mut [f32]) {
         for row in rows.chunks_mut(self.mean.len()) {
             for (x, &m) in row.iter_mut().zip(&self.mean) {
                 *x = (*x - m) * self.scale;
@@ -111,6 +130,7 @@ impl Normalisation {
     /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.
     pub fn fold(&self, isa: Isa, model: &mut Model) {
         let s = self.scale;
+        model.arch.variant.row_norm = self.row_norm;
         let specs = model.arch.specs();
         for ((_, tensor), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
             match spec.scales_with_x {
@@ -137,6 +157,13 @@ impl Normalisation {
             }
         }
     }
+}
+
+/// Returns the rows, each normalised by itself.
+fn one_by_one(row_norm: RowNorm, rows: &[f32], d: usize) -> Vec<f32> {
+    let mut out = rows.to_vec();
+    out.chunks_mut(d).for_each(|row| row_norm.of(row).apply(row));
+    out
 }
 
 /// Returns the point that minimises the sum of distances to `rows`, by Weiszfeld's iteration from the mean: at most 100

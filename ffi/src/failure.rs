@@ -103,6 +103,7 @@ impl From<Error> for Failure {
         let status = match error {
             Error::Shape { .. } => STRATA_STATUS_SHAPE,
             Error::Index { .. } => STRATA_STATUS_INDEX,
+            Error::File { .. } => STRATA_STATUS_IO,
             Error::Format { .. } => STRATA_STATUS_FORMAT,
             Error::Version { .. } => STRATA_STATUS_VERSION,
             Error::NotFinite { .. } => STRATA_STATUS_NOT_FINITE,

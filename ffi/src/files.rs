@@ -61,3 +61,9 @@ pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     file.read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
     Ok(Arc::new(bytes))
 }
+
+/// Whether the system promises as many bytes: asked at once, as allocations one by one abort where it does not.
+pub(crate) fn check_memory(bytes: usize) -> Outcome {
+    let mut probe = Vec::<u8>::new();
+    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "the system gives no more memory"))
+}

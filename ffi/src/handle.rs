@@ -3,24 +3,24 @@
 use crate::boundary::Guarded;
 use crate::codes::{CodesIn, CodesOut};
 use crate::failure::{Failure, Outcome};
-use crate::files;
+use crate::files::check_memory;
 use crate::message::Message;
+use crate::model_files::Directory;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, STRATA_ROW_OVER_LIMIT, check_reserved, params};
 use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
-use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_IO};
-use crate::status::{STRATA_STATUS_MEMORY, STRATA_STATUS_PARAMS};
+use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_PARAMS};
 use std::ffi::{CStr, c_char};
-use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use strata_core::config::ModelKind;
+use strata_core::format::formats::{self, Choices};
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Scratch, WeightType};
+use strata_core::model::{Arch, Codes, Scratch, TopkBy, WeightType};
 use strata_core::{Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -61,20 +61,12 @@ impl strata_ctx {
 }
 
 impl strata_model {
-    /// From a run directory, or its `sae/`.
+    /// From a run directory, its `sae/`, or the files of another tool.
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
-        let absent = |dir: &Path| {
-            let none = [ErrorKind::NotFound, ErrorKind::NotADirectory];
-            dir.join("cfg.json").metadata().is_err_and(|e| none.contains(&e.kind()))
-        };
-        let dir = if absent(path) { path.join("sae") } else { path.to_owned() };
-        if absent(&dir) {
-            let why = format!("no model at `{}`: neither cfg.json nor sae/cfg.json was found there", path.display());
-            return Err(Failure::new(STRATA_STATUS_IO, why));
-        }
-        let cfg = files::read(&dir.join("cfg.json"))?;
-        let weights = files::map(&dir.join("sae_weights.safetensors"))?;
-        Self::new(settings, (*weights).as_ref().len(), || weights::read_model_shared(&cfg, &weights))
+        let files = Directory::new(path);
+        Self::new(settings, 0, || {
+            formats::load(&files, &Choices::default()).map(|loaded| (loaded.model, loaded.origin))
+        })
     }
 
     pub(crate) fn parse(cfg: &[u8], weights: &[u8], settings: &strata_model_params) -> Outcome<Self> {
@@ -132,19 +124,13 @@ fn decoder_row(encoder: &Encoder, level: u32, latent: u32) -> Outcome<&[f32]> {
         2 => encoder.decoder2(),
         _ => return Err(Failure::found(STRATA_STATUS_INDEX, "level: expected 1 or 2", level)),
     };
-    let d = model.arch.d;
+    let d = model.arch.d_out();
     rows.chunks_exact(d).nth(latent as usize).ok_or_else(|| no_such_latent(latent, rows.len() / d))
 }
 
 #[cold]
 fn no_such_latent(latent: u32, len: usize) -> Failure {
     Error::Index { what: "latent", index: latent as usize, len }.into()
-}
-
-/// Whether the system promises as many bytes: asked at once, as allocations one by one abort where it does not.
-fn check_memory(bytes: usize) -> Outcome {
-    let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "the system gives no more memory"))
 }
 
 /// The most rows that a thread encodes together.
@@ -209,7 +195,8 @@ impl Ctx {
         }
         let n_threads = settings.n_threads.max(1) as usize;
         let encoder = model.encoder.clone();
-        let Arch { d, .. } = encoder.model().arch;
+        let d = encoder.model().arch.d;
+        let d_out = encoder.model().arch.d_out();
         let [f1, f2] = encoder.model().arch.latents();
         let [max1, max2] = model.max_active;
         // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The
@@ -224,7 +211,7 @@ impl Ctx {
             scratch: Scratch::for_rows(&encoder.model().arch, BLOCK).reserved(&encoder),
         };
         let lanes = (0..n_threads).map(lane).collect();
-        let (decoded, bytes, n_edits) = (vec![0.0; 2 * d], Vec::with_capacity(4 * d), vec![0; f1 + f2]);
+        let (decoded, bytes, n_edits) = (vec![0.0; 2 * d_out], Vec::with_capacity(4 * d.max(d_out)), vec![0; f1 + f2]);
         let (engine, message) = (Engine { encoder, pool, lanes }, Message::new());
         Ok(Self { engine, decoded, bytes, n_edits, stats: None, left_out: model.left_out.clone(), message })
     }
@@ -250,7 +237,10 @@ impl Ctx {
     }
 
     pub fn decode(&mut self, codes: [&CodesIn<'_>; 2], out: &mut RowsOut) -> Outcome {
-        let d = self.arch().d;
+        if self.arch().variant.needs_input() {
+            return Err(params("this model's reconstruction depends on the rows, not on their codes alone"));
+        }
+        let d = self.arch().d_out();
         let (hat1, hat2) = self.decoded[..2 * d].split_at_mut(d);
         for i in 0..out.rows.n {
             self.engine.encoder.decode_row(codes[0].row(i), codes[1].row(i), hat1, hat2);
@@ -260,6 +250,9 @@ impl Ctx {
     }
 
     pub fn steer(&mut self, x: &mut RowsOut, edits: &[strata_edit]) -> Outcome {
+        if self.arch().variant.target.is_some() {
+            return Err(params("a transcoder's latents do not add to the rows that it reads"));
+        }
         self.check_edits(edits).map_err(Failure::of("edits"))?;
         let rows = x.rows;
         rows.check_finite().map_err(Failure::of("x"))?;
@@ -269,6 +262,8 @@ impl Ctx {
             let row = codes.unwrap_or(0);
             let values = &mut lane.x[row * d..(row + 1) * d];
             let codes = codes.map(|i| lane.scratch.codes().each_ref().map(|codes| codes.row(i)));
+            // Latents of rows that are normalised one by one are in units of the normalised row.
+            let size = encoder.model().arch.variant.row_norm.of(values).size();
             for edit in edits {
                 let mut alpha = edit.strength;
                 if edit.mode == STRATA_EDIT_SET
@@ -277,7 +272,7 @@ impl Ctx {
                     let code = codes[edit.level as usize - 1];
                     alpha -= code.index.binary_search(&edit.latent).map_or(0.0, |e| code.value[e]);
                 }
-                reduce::axpy(encoder.isa(), alpha, decoder_row(encoder, edit.level, edit.latent)?, values);
+                reduce::axpy(encoder.isa(), alpha * size, decoder_row(encoder, edit.level, edit.latent)?, values);
             }
             x.store(i, values, bytes);
             Ok(())
@@ -317,9 +312,13 @@ impl Ctx {
     }
 
     pub fn update_stats(&mut self, x: &RowsIn) -> Outcome {
+        if self.arch().variant.target.is_some() {
+            return Err(params("a transcoder does not reconstruct the rows that it reads"));
+        }
         x.check_finite().map_err(Failure::of("x"))?;
         let Arch { d, .. } = self.arch();
         let [f1, f2] = self.arch().latents();
+        let may_be_negative = self.arch().variant.topk_by == TopkBy::Absolute;
         let Self { engine, decoded, stats, .. } = self;
         decoded.resize(2 * TOGETHER * d, 0.0);
         let (hats1, hats2) = decoded.split_at_mut(TOGETHER * d);
@@ -331,13 +330,14 @@ impl Ctx {
                 let hats = hats1.chunks_mut(d).zip(hats2.chunks_mut(d));
                 for (i, (hat1, hat2)) in rows.clone().zip(hats) {
                     encoder.decode_row(codes1.row(i), codes2.row(i), hat1, hat2);
+                    encoder.finish_row(&lane.x[i * d..(i + 1) * d], hat1, hat2);
                 }
                 let used = rows.len() * d;
                 stats.fidelity.add(&lane.x[start * d..rows.end * d], &hats1[..used], &hats2[..used])?;
             }
             stats.rows += lane.n as u64;
             for (fires, codes) in stats.fires.iter_mut().zip([codes1, codes2]) {
-                count_fires(fires, codes);
+                count_fires(fires, codes, may_be_negative);
             }
             Ok(())
         })
@@ -381,9 +381,10 @@ impl Ctx {
     }
 }
 
-fn count_fires(fires: &mut [u64], codes: &Codes) {
+/// Counts the latents that fire: those above 0, and with AbsTopK those below it too.
+fn count_fires(fires: &mut [u64], codes: &Codes, may_be_negative: bool) {
     for (&j, &z) in codes.index.iter().zip(&codes.value) {
-        fires[j as usize] += u64::from(z > 0.0);
+        fires[j as usize] += u64::from(z > 0.0 || (may_be_negative && z < 0.0));
     }
 }
 

@@ -23,6 +23,7 @@ pub mod failure;
 mod files;
 mod handle;
 mod message;
+mod model_files;
 mod params;
 mod pool;
 mod rows;
@@ -97,16 +98,17 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
     unsafe { init(params) }
 }
 
-/// Loads the model of a run, or a model of SAELens. path is the directory of the run, the sae/ directory in it, or the
-/// directory that SAELens wrote, with cfg.json and sae_weights.safetensors; it is UTF-8 on Windows and bytes elsewhere.
-/// Of SAELens, the architectures standard, topk, jumprelu and gated are read, as models of one level with the same
-/// latents. Files are treated as data: whatever their bytes, the outcome is a model or an error.
+/// Loads the model of a run, or one of another tool whose weights are safetensors or npz: SAELens, Gemma Scope, Llama
+/// Scope, Llamascopium, sparsify, circuit-tracer. path is the directory of the run, the sae/ directory in it, or the
+/// directory or the file of the other tool; it is UTF-8 on Windows and bytes elsewhere. Models of other tools have one
+/// level, and the latents that the tool gives them; `strata convert` makes such a model of a pickle. Files are treated as
+/// data: whatever their bytes, the outcome is a model or an error.
 ///
 /// params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
 /// NULL.
 ///
 /// The weights are mapped, and f32 weights are used in place. Until the model and all contexts made from it are freed,
-/// do not modify or truncate sae_weights.safetensors: the weights would change with the file, and a truncated file ends
+/// do not modify or truncate the file of weights: the weights would change with the file, and a truncated file ends
 /// the process with SIGBUS. Replacing the file by a rename, or deleting it, is safe. Where this cannot be promised,
 /// read the files and use strata_model_load_buffers. On file systems that refuse shared maps the file is mapped
 /// privately or read.
@@ -319,10 +321,12 @@ pub unsafe extern "C" fn strata_encode(
 /// row may have fewer codes than were encoded, or others, in any order. The bytes between the rows of x_hat are left as
 /// they are.
 ///
-/// level2: may be NULL for a model of one level. A number beyond the range of x_hat's type becomes infinite.
+/// level2: may be NULL for a model of one level. x_hat->d is the d of the model, or the width that a transcoder
+/// reconstructs. A number beyond the range of x_hat's type becomes infinite.
 /// Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len is below n_rows + 1, or
 /// offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
-/// value that is NaN or infinite; PARAMS if x_hat overlaps the codes; BUSY. x_hat is unchanged then. One thread at a
+/// value that is NaN or infinite; PARAMS if x_hat overlaps the codes, or if the reconstruction of this model depends on
+/// the row itself, as it has a skip connection or normalises each row; BUSY. x_hat is unchanged then. One thread at a
 /// time per context; the caller's thread computes.
 /// Cost: 4 d bytes of decoder weights are read per code. No allocation after the first call.
 #[unsafe(no_mangle)]
@@ -335,7 +339,7 @@ pub unsafe extern "C" fn strata_decode(
     with_ctx(ctx, |ctx| {
         let arch = ctx.arch();
         // SAFETY: see the crate.
-        let mut x_hat = unsafe { RowsOut::new(x_hat, arch.d) }.map_err(Failure::of("x_hat"))?;
+        let mut x_hat = unsafe { RowsOut::new(x_hat, arch.d_out()) }.map_err(Failure::of("x_hat"))?;
         // SAFETY: see the crate.
         let level1 =
             unsafe { CodesIn::new(level1, x_hat.rows.n, arch.level[0].latents) }.map_err(Failure::of("level1"))?;

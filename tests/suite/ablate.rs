@@ -51,20 +51,22 @@ fn every_built_in_suite_runs_with_its_reference_rows() {
     let suites = found["suites"].as_array().expect("suites");
     assert_eq!(
         suites.iter().map(|s| s["name"].as_str().expect("a name")).collect::<Vec<_>>(),
-        ["consistency", "gates", "sparsity-ratio", "balance"]
+        ["consistency", "gates", "sparsity-ratio", "balance", "baselines"]
     );
     for suite in suites {
         let names = rows(suite);
-        assert_eq!(names[names.len() - 3..], ["flat batchtopk", "matryoshka", "seed model"], "{suite}");
+        let references =
+            ["flat batchtopk", "matryoshka", "seed model", "random decoder", "random encoder", "near a random decoder"];
+        assert_eq!(names[names.len() - 6..], references, "{suite}");
         assert!(names.contains(&suite["base"].as_str().expect("a base")), "{suite}");
         for row in suite["rows"].as_array().expect("rows") {
             assert!(row["mean"]["fvu2"].is_number() && row["mean"]["mcc"].is_number(), "{row}");
             assert!(table.contains(row["name"].as_str().expect("a name")));
         }
     }
-    assert_eq!(rows(&suites[0]).len(), 1 + 5 * 5 + 2 + 3);
+    assert_eq!(rows(&suites[0]).len(), 1 + 5 * 5 + 2 + 6);
     // Rows with equal settings share their runs.
-    let matryoshka = |s: &Value| s["rows"].as_array().expect("rows").iter().rev().nth(1).map(|r| r["runs"][0].clone());
+    let matryoshka = |s: &Value| s["rows"].as_array().expect("rows").iter().rev().nth(4).map(|r| r["runs"][0].clone());
     assert_eq!(matryoshka(&suites[0]), matryoshka(&suites[3]));
     let csv = fs::read_to_string(place.path("out").join("ablation.csv")).expect("a table");
     let lines: usize = suites.iter().map(|s| rows(s).len()).sum();

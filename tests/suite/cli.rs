@@ -185,6 +185,10 @@ fn a_run_directory_holds_what_formats_md_says() {
     let found: Vec<String> = tree(&run).into_keys().collect();
     let expected = [
         "checkpoints/",
+        "checkpoints/gate/",
+        "checkpoints/gate/step-000000012/",
+        "checkpoints/gate/step-000000012/state.safetensors",
+        "checkpoints/gate/step-000000012/state.sha256",
         "checkpoints/step-000000028/",
         "checkpoints/step-000000028/state.safetensors",
         "checkpoints/step-000000028/state.sha256",
@@ -198,6 +202,7 @@ fn a_run_directory_holds_what_formats_md_says() {
         "sae/SHA256SUMS",
         "sae/cfg.json",
         "sae/sae_weights.safetensors",
+        "source.json",
     ];
     assert_eq!(found, expected);
 

@@ -191,7 +191,7 @@ fn bare_files_are_shards_in_the_order_given() {
     assert_says(&why(Dump::open(&[a.clone(), half], None)), &["half.npy", "dtype: expected f32", "found f16"]);
     assert_says(&why(Dump::open(&[empty], None)), &["empty.npy", "rows: expected at least 1, found 0"]);
     let raw = Some(RawSpec { dtype: Dtype::F32, dim: 4 });
-    assert_says(&why(Dump::open(&[a], raw)), &["a.npy", "this one says its own"]);
+    assert_says(&why(Dump::open(&[a], raw)), &["a.npy", "this file says its own"]);
     assert!(Dump::open(&[], None).is_err());
 }
 
@@ -376,7 +376,10 @@ fn shards_of_another_size_or_kind_are_refused() {
     assert_says(&why(one("F16", "[2,3]", 12, 13)), &["data: expected 12 bytes by the header, found 13"]);
     assert_says(&why(one("F16", "[2,3]", 12, 11)), &["data: expected 12 bytes by the header, found 11"]);
     assert_says(&why(one("F64", "[2,3]", 48, 48)), &["dtype: expected F32, F16 or BF16, found F64"]);
-    assert_says(&why(one("F16", "[6]", 12, 12)), &["shape: expected 2 dimensions (rows, width), found 1"]);
+    assert_says(
+        &why(one("F16", "[6]", 12, 12)),
+        &["shape: expected 2 dimensions (rows, width) or 3 (sequences, rows, width), found 1"],
+    );
     assert_says(&why(one("F16", "[6,0]", 0, 0)), &["width of at least 1, found 0"]);
     for (shape, end) in [("[18446744073709551615,2]", 12), ("[2,3]", u64::MAX), ("[4611686018427387904,4]", 0)] {
         assert!(one("F16", shape, end, 12).is_err());
@@ -392,7 +395,7 @@ fn shards_of_another_size_or_kind_are_refused() {
     assert!(table(&format!("{{{}}}", many.join(",")), 8).is_err());
     let two = "{\"a\":{\"dtype\":\"F16\",\"shape\":[1,1],\"data_offsets\":[0,2]},\
                \"b\":{\"dtype\":\"F16\",\"shape\":[1,1],\"data_offsets\":[2,4]}}";
-    assert_says(&why(table(two, 4)), &["expected `activations` or a single matrix, found 2 matrices"]);
+    assert_says(&why(table(two, 4)), &["expected `activations` or a single matrix of floats, found 2"]);
     let mut huge = (1_u64 << 40).to_le_bytes().to_vec();
     huge.extend(b"{}");
     assert_says(&TensorTable::parse(&huge).unwrap_err().to_string(), &["header length: expected at most 2 bytes"]);

@@ -133,11 +133,15 @@ fn records_of_latents_are_what_the_codes_say() {
         assert!(r.promotes.is_empty() && r.suppresses.is_empty(), "no language model was named");
     }
     assert!(contexts > 100, "{contexts}");
+    let eval = read_json(&run.join("eval.json"));
+    assert_eq!(eval["gated"]["containment_by_construction"], 1.0);
+    assert!(eval["composition"]["containment"].as_f64().unwrap() < 1.0, "what the gate cuts is not what it leaves");
     let with_parent: Vec<&LatentRecord> = records.iter().filter(|r| r.parent.is_some()).collect();
     assert!(!with_parent.is_empty(), "the test is about families too");
     for r in with_parent.iter().filter(|r| r.fires > 0) {
-        assert_eq!(r.containment, Some(1.0), "a hard gate");
-        assert!(r.divergence.is_some_and(|d| d >= 0.0) && r.gain.is_some());
+        // Where it would fire without its gate, its parent need not.
+        assert!(r.containment.is_some_and(|p| (0.0..=1.0).contains(&p)) && r.gain.is_some());
+        assert!(r.divergence.is_some_and(|d| d >= 0.0));
     }
 }
 

@@ -28,6 +28,7 @@ fn dump(dir: &Path, row_of_nan: Option<usize>) -> Dump {
         hook: none,
         context: None,
         vocab: None,
+        special_tokens: Vec::new(),
     };
     write(&path, spec, &rows, None);
     if let Some(row) = row_of_nan {
@@ -51,7 +52,14 @@ fn config() -> Config {
 }
 
 fn normalisation() -> Normalisation {
-    Normalisation { mean: vec![0.25; D], scale: 0.5, centre: vec![0.0; D], variance: 1.0, norm_limit: 20.0 }
+    Normalisation {
+        mean: vec![0.25; D],
+        scale: 0.5,
+        centre: vec![0.0; D],
+        variance: 1.0,
+        norm_limit: 20.0,
+        row_norm: Default::default(),
+    }
 }
 
 /// The batches, each with the cursor behind it, read row by row.

@@ -51,6 +51,7 @@ fn check(c: &Config, seed: u64) -> f64 {
         centre: vec![0.0; D],
         variance: 1.0,
         norm_limit: f32::INFINITY,
+        row_norm: Default::default(),
     };
     let raw: Vec<f32> = (0..N * D).map(|i| rng.normal_f32() / scale + n.mean[i % D]).collect();
     let mut normal = raw.clone();

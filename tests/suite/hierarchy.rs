@@ -87,6 +87,7 @@ pub fn any_arch() -> impl Strategy<Value = Arch> {
             source,
             decoder: Decoder::Cum,
             gate,
+            variant: Default::default(),
         },
     )
 }
@@ -157,6 +158,7 @@ fn codes_of_many_rows_are_those_of_each_row() {
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
+        variant: Default::default(),
     };
     let mut model = model(arch, 3, 1);
     model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = if j < 16 { 5 } else { 7 * u32::from(j % 3 > 0) });
@@ -198,6 +200,7 @@ fn a_block_of_screened_families_allocates_nothing() {
             source: Source::X,
             decoder: Decoder::Cum,
             gate: GateKind::Hard,
+            variant: Default::default(),
         };
         let mut model = model(arch, 3, 0);
         model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = j as u32 / 5);
@@ -222,6 +225,7 @@ fn a_topk_of_less_than_one_latent_is_no_model() {
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
+        variant: Default::default(),
     };
     let of = |arch: Arch| Encoder::new(Arc::new(model(arch, 1, 1)), Isa::detect(), Par::Seq).map(|_| ());
     let error = of(arch).unwrap_err().to_string();

@@ -43,7 +43,7 @@ fn statistics_are_those_of_the_definitions() {
     assert_near(found.min_norm, norms[0], 1e-7);
     assert_near(found.max_norm, norms[n - 1], 1e-7);
     assert_near(found.norm_of_mean, norm_of_mean, 1e-12);
-    assert_near(found.norm_of_mean_to_median, norm_of_mean / norms[n / 2], 1e-7);
+    assert_near(found.norm_of_mean_to_median.unwrap(), norm_of_mean / norms[n / 2], 1e-7);
     assert_near(found.total_variance, variance / n as f64, 1e-10);
     assert_eq!((found.n_outliers, found.n_zero, found.n_not_finite), (0, 0, 0));
     assert!(found.is_ready && found.verdict == "ready to train on");
@@ -137,9 +137,13 @@ fn the_table_names_what_the_dump_is() {
     let mut text = Vec::new();
     print(&found, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
-    for part in
-        ["64 x 4 bf16, 0.5 kB in 1 file(s)", "gpt, blocks.1", "one a row, 1 texts", "8 of 8 rows", "ready to train on"]
-    {
+    for part in [
+        "64 x 4 bf16, 0.5 kB in 1 file(s)",
+        "gpt, blocks.1",
+        "one per row, 1 texts",
+        "8 of 8 rows",
+        "ready to train on",
+    ] {
         assert!(text.contains(part), "`{part}` is not in\n{text}");
     }
     let json = serde_json::to_value(&found).unwrap();
@@ -155,4 +159,100 @@ fn the_numbers_do_not_depend_on_the_number_of_threads() {
     let on =
         |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(|| inspect(&dump, None).unwrap());
     assert_eq!(on(1), on(4));
+}
+
+#[test]
+fn zeros_at_the_end_are_named_whatever_their_share() {
+    let dir = TempDir::new().unwrap();
+    let mut rows = normal(5000, 4, 0.0);
+    rows[4 * 4990..].fill(0.0);
+    let found = look(dir.path(), "tail", &rows, 4);
+    assert_eq!((found.n_zero, found.n_zero_tail, found.is_ready), (10, 10, false));
+    assert_eq!(found.verdict, "rows 4990 to 4999 of the dump, to its end, are zeros: was the file filled?");
+    // In the middle they may be padding.
+    let mut rows = normal(5000, 4, 0.0);
+    rows[4 * 100..4 * 110].fill(0.0);
+    let found = look(dir.path(), "middle", &rows, 4);
+    assert_eq!((found.n_zero, found.n_zero_tail, found.is_ready), (10, 0, true));
+    assert_eq!(found.notes, ["10 rows are all zeros: were padding tokens captured?"]);
+    // Whole chunks of zeros.
+    let mut rows = normal(9000, 4, 0.0);
+    rows[4 * 3000..].fill(0.0);
+    assert_eq!(look(dir.path(), "long", &rows, 4).n_zero_tail, 6000);
+    assert_eq!(look(dir.path(), "all", &[0.0; 4000], 4).n_zero_tail, 1000);
+}
+
+#[test]
+fn constant_and_dominant_columns_are_said() {
+    let dir = TempDir::new().unwrap();
+    let (n, d) = (3000, 40);
+    let mut rows = normal(n, d, 0.0);
+    for (i, row) in rows.chunks_mut(d).enumerate() {
+        row[3] = 7.25;
+        // All but the last row are equal.
+        row[4] = if i + 1 == n { 2.0 } else { 1.0 };
+        row[11] *= 30.0;
+    }
+    let found = look(dir.path(), "a", &rows, d);
+    assert_eq!((found.n_constant_columns, found.dominant_columns.len(), found.is_ready), (1, 1, true));
+    let variance = |j: usize| {
+        let mean = rows.chunks(d).map(|r| f64::from(r[j])).sum::<f64>() / n as f64;
+        rows.chunks(d).map(|r| (f64::from(r[j]) - mean).powi(2)).sum::<f64>() / n as f64
+    };
+    let total: f64 = (0..d).map(variance).sum();
+    assert_eq!(found.dominant_columns[0].column, 11);
+    assert_near(found.dominant_columns[0].share, variance(11) / total, 1e-9);
+    assert_eq!(found.notes[0], "1 column is the same number in every row");
+    assert!(found.notes[1].starts_with("few columns dominate: column 11 has 9"), "{:?}", found.notes);
+    assert!(look(dir.path(), "b", &normal(n, d, 1.0), d).notes.is_empty());
+}
+
+#[test]
+fn shards_that_hold_the_same_rows_are_named() {
+    let dir = TempDir::new().unwrap();
+    let rows = normal(600, 4, 0.0);
+    let npy = |name: &str, rows: &[f32]| {
+        let mut bytes = NpyHeader::bytes(Dtype::F32, rows.len() / 4, 4).unwrap();
+        Dtype::F32.narrow(rows, &mut bytes);
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let mut nearly = rows[..800].to_vec();
+    nearly[401] += 1.0;
+    let (a, b, c) = (npy("a.npy", &rows[..800]), npy("b.npy", &rows[800..1600]), npy("c.npy", &nearly));
+    assert!(inspect(&Dump::open(&[a.clone(), b.clone(), c.clone()], None).unwrap(), None).unwrap().is_ready);
+    let copy = npy("copy.npy", &rows[..800]);
+    let found = inspect(&Dump::open(&[b, copy.clone(), c, a.clone()], None).unwrap(), None).unwrap();
+    assert!(!found.is_ready && found.verdict.contains("hold the same rows"), "{}", found.verdict);
+    assert_eq!(found.equal_shards, Some([copy, a].map(|p| p.display().to_string())));
+}
+
+#[test]
+fn numbers_can_be_read_and_other_types_are_suspected() {
+    let dir = TempDir::new().unwrap();
+    let text = |found: &Inspection| {
+        let mut text = Vec::new();
+        print(found, &mut text).unwrap();
+        String::from_utf8(text).unwrap()
+    };
+    let small: Vec<f32> = normal(5000, 32, 1.0).iter().map(|v| v * 2.0_f32.powi(-20)).collect();
+    let found = look(dir.path(), "small", &small, 32);
+    let shown = text(&found);
+    let line = |name: &str| shown.lines().find(|l| l.starts_with(name)).unwrap_or_default().to_owned();
+    assert!(line("mean norm").contains("e-6") && line("total variance").contains("e-11"), "{shown}");
+    // Half of the rows are zeros: there is no ratio to a median of 0, and no outliers by it.
+    let mut rows = normal(5000, 32, 1.0);
+    rows[32..32 * 3500].fill(0.0);
+    let found = look(dir.path(), "zeros", &rows, 32);
+    assert_eq!((found.median_norm, found.norm_of_mean_to_median, found.n_outliers), (0.0, None, 0));
+    assert!(!text(&found).contains("of the median norm,") && found.verdict.contains("all zeros"), "{}", text(&found));
+    // f64 that were f32 before, read as f32.
+    let path = dir.path().join("f64.bin");
+    let wide: Vec<u8> = normal(5000, 32, 1.0).iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
+    std::fs::write(&path, wide).unwrap();
+    let raw = strata_cli::dump::RawSpec { dtype: Dtype::F32, dim: 32 };
+    let found = inspect(&Dump::open(&[path], Some(raw)).unwrap(), None).unwrap();
+    assert!(!found.is_ready && found.verdict.contains("are the numbers f64"), "{}", found.verdict);
+    assert!(text(&found).lines().all(|l| l.len() < 120), "{}", text(&found));
 }

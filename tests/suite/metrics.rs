@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 use strata_core::error::At;
+use strata_core::metrics::bootstrap::{Interval, Resamples};
 use strata_core::metrics::coherence::Draws;
-use strata_core::metrics::composition::{Child, Composition, Errors, Parent};
+use strata_core::metrics::composition::{Child, Composition, CompositionReport, EdgeBlocks, Errors, Parent};
 use strata_core::metrics::exact::ExactSum;
 use strata_core::metrics::fidelity::{Fidelity, FidelityReport, LevelFidelity};
 use strata_core::metrics::sparsity::Sparsity;
@@ -351,6 +352,7 @@ fn sparsity_and_composition_do_not_depend_on_blocks_or_grouping() {
     c.merge(&rest.1).unwrap();
     assert_eq!(format!("{:?}", s.report()), format!("{:?}", whole.0.report()));
     assert_eq!(format!("{:?}", c.report()), format!("{:?}", whole.1.report()));
+    assert_eq!(format!("{:?}", c.gated()), format!("{:?}", whole.1.gated()));
 }
 
 #[test]
@@ -383,6 +385,9 @@ fn composition_equals_its_definitions() {
         assert_close("effective parents", child.effective_parents, total * total / squares);
         let (p, root) = (parent[j] as usize, parent[j] == ROOT);
         assert_close("containment", child.containment, if root { f64::NAN } else { given(p) });
+        let chance = |i: usize| n(&|t| one.on(t, i)) / tokens as f64;
+        let attachment = if root || chance(p) == 1.0 { f64::NAN } else { (given(p) - chance(p)) / (1.0 - chance(p)) };
+        assert_close("attachment", child.attachment, attachment);
         assert_close("lift", child.lift, if root { f64::NAN } else { lift(p, j) });
         if root {
             assert!(child.phi.is_nan() && child.jaccard.is_nan() && child.npmi.is_nan());
@@ -406,7 +411,9 @@ fn composition_equals_its_definitions() {
                 gain += without * without - e * e;
             }
         }
-        assert_close("gain", child.gain, gain);
+        let gated = c.gated().child[j];
+        assert_eq!(gated.fires as f64, fires);
+        assert_close("gain", gated.gain, gain);
     }
     for p in &r.parent {
         let i = p.latent as usize;
@@ -438,6 +445,7 @@ fn composition_equals_its_definitions() {
         let of: Vec<f64> = of.into_iter().filter(|v| !v.is_nan()).collect();
         of.iter().sum::<f64>() / of.len() as f64
     };
+    assert_close("attachment", r.attachment, mean(edges.iter().map(|c| c.attachment).collect()));
     assert_close("phi", r.phi, mean(edges.iter().map(|c| c.phi).collect()));
     assert_close("jaccard", r.jaccard, mean(edges.iter().map(|c| c.jaccard).collect()));
     assert_close("npmi", r.npmi, mean(edges.iter().map(|c| c.npmi).collect()));
@@ -472,6 +480,7 @@ fn composition_equals_its_definitions() {
     let null = c.null(Par::Rayon, Draws { n: 20, seed: 1 });
     for (score, value) in [
         (null.containment, r.containment),
+        (null.attachment, r.attachment),
         (null.median_lift, r.median_lift),
         (null.real_edges, r.real_edges),
         (null.phi, r.phi),
@@ -482,9 +491,60 @@ fn composition_equals_its_definitions() {
     }
     let again = c.null(Par::Seq, Draws { n: 20, seed: 1 });
     assert_eq!(format!("{again:?}"), format!("{null:?}"));
-    let harmful = alive().filter(|c| c.gain < 0.0).count() as f64 / alive().count() as f64;
-    assert_close("harmful", r.harmful, harmful);
+    let gated = c.gated();
+    let living: Vec<_> = gated.child.iter().filter(|c| c.fires >= 10).collect();
+    let harmful = living.iter().filter(|c| c.gain < 0.0).count() as f64 / living.len() as f64;
+    assert_close("harmful", gated.harmful, harmful);
+    assert_eq!((gated.containment_by_construction, gated.coverage), (r.containment, r.coverage));
+    assert_eq!((gated.median_lift_by_construction, gated.phi_by_construction), (r.median_lift, r.phi));
     assert_eq!(r.children_without_treeness, alive().filter(|c| c.treeness.is_nan()).count());
+}
+
+/// Two blocks of sequences: whatever is drawn is the first twice, the second twice, or both once.
+#[test]
+fn intervals_of_edges_are_those_of_their_blocks() {
+    let (tokens, cut, f1, f2) = (400, 150, 7, 24);
+    let (one, two) = (Case::new(5, tokens, f1), Case::new(6, tokens, f2));
+    let parent: Vec<u32> = (0..f2 as u32).map(|j| if j % 6 == 5 { ROOT } else { j % 7 }).collect();
+    let counted = |runs: &[(usize, usize)]| {
+        let mut c = Composition::new(f1, &parent).unwrap();
+        for &(from, to) in runs {
+            one.with(from, to, |a| two.with(from, to, |b| c.add(a, b, None).unwrap()));
+        }
+        c.report()
+    };
+    let mut blocks = EdgeBlocks::new(f1, &parent, 2).unwrap();
+    // The second sequence comes in two parts, the first within a block that has more.
+    one.with(0, 200, |a| two.with(0, 200, |b| blocks.add(0, 0..cut, a, b).unwrap()));
+    one.with(0, 200, |a| two.with(0, 200, |b| blocks.add(1, cut..200, a, b).unwrap()));
+    one.with(200, tokens, |a| two.with(200, tokens, |b| blocks.add(1, 0..tokens - 200, a, b).unwrap()));
+    let found = blocks.report(Par::Rayon, Resamples::default());
+    assert_eq!(format!("{found:?}"), format!("{:?}", blocks.report(Par::Seq, Resamples::default())));
+    let whole = counted(&[(0, tokens)]);
+    type Of = fn(&CompositionReport) -> f64;
+    let scores: [(&str, Interval, Of); 7] = [
+        ("attachment", found.attachment, |r| r.attachment),
+        ("containment", found.containment, |r| r.containment),
+        ("lift", found.median_lift, |r| r.median_lift),
+        ("real", found.real_edges, |r| r.real_edges),
+        ("phi", found.phi, |r| r.phi),
+        ("exclusivity", found.exclusivity, |r| r.exclusivity),
+        ("purity", found.purity, |r| r.purity),
+    ];
+    for (name, interval, of) in scores {
+        assert_close(name, interval.value, of(&whole));
+        assert!(interval.blocks == 2 && interval.low <= interval.value.max(interval.high), "{name}: {interval:?}");
+    }
+    // Alive are the edges of all tokens: where those of either block alone are the same ones, it is one of the draws.
+    let ends = [counted(&[(0, cut); 2]), counted(&[(cut, tokens); 2])];
+    let alive = |r: &CompositionReport| r.child.iter().map(|c| c.fires >= 10).collect::<Vec<_>>();
+    assert!(ends.iter().all(|r| r.attachment.is_finite()) && alive(&whole).iter().any(|a| *a));
+    let drawn = [found.purity.low, found.purity.high];
+    for r in &ends {
+        let parents = |r: &CompositionReport| r.parent.iter().map(|p| p.fires >= 10).collect::<Vec<_>>();
+        assert_eq!(parents(r), parents(&whole), "the case is chosen so that every parent is alive in both");
+        assert!(drawn.iter().any(|d| (d - r.purity).abs() < 1e-12), "{drawn:?} {}", r.purity);
+    }
 }
 
 #[test]
@@ -508,7 +568,7 @@ fn composition_of_an_exact_tree() {
     let r = c.report();
     assert_eq!((r.containment, r.coverage, r.exclusivity), (1.0, 1.0, 1.0));
     assert_eq!(r.child[2].treeness, 1.0);
-    assert!(r.harmful.is_nan() && r.child[0].gain.is_nan());
+    assert!(c.gated().harmful.is_nan() && c.gated().child[0].gain.is_nan());
     assert_eq!(r.child[2].lift, 160.0 / f64::from(i1.iter().sum::<u32>()));
     assert_eq!((r.or_hamming, r.inverted_edges, r.child[2].containment), (0.0, 0.0, 1.0));
     assert!(r.child[2].npmi > 0.3 && r.child[2].phi > 0.3, "{:?}", r.child[2]);

@@ -115,9 +115,20 @@ fn files() -> Vec<Value> {
     let dump = with_tokens(&at("dump"), 4000);
     // As many children as a meta-SAE needs.
     train(&dump, &at("run"), &["level2.latents=200"]);
+    strata(&args!["train", "--dump", dump, "--out", at("run"), "--resume", "--control"]).ok();
     strata(&args!["eval", at("run"), "--dump", dump, "--all", "--against", at("run")]).ok();
     let mut first = read_json(&at("run").join("eval.json"));
-    for part in ["patterns", "composition", "coherence", "similarity", "meta", "absorption", "stability", "condition"] {
+    for part in [
+        "patterns",
+        "composition",
+        "coherence",
+        "similarity",
+        "meta",
+        "absorption",
+        "stability",
+        "condition",
+        "control",
+    ] {
         assert!(!first[part].is_null(), "{part}");
     }
     // Needs a language model of the width of the rows: its fields are those of the struct.

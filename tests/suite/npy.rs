@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use strata_core::format::npy::NpyHeader;
+use strata_core::format::npy::{NpyArray, NpyHeader};
 use strata_core::{Dtype, Error};
 
 /// A header of version `major` with the literal `text`, then `data` zeros.
@@ -31,7 +31,7 @@ fn headers_of_all_versions_are_read() {
     for major in 1..=3 {
         let header = NpyHeader::parse(&npy(major, text, 30)).unwrap();
         let data_offset = if major == 1 { 10 } else { 12 } + text.len();
-        assert_eq!(header, NpyHeader { dtype: Dtype::F16, shape: [3, 5], data_offset });
+        assert_eq!(header, NpyHeader { dtype: Dtype::F16, shape: [3, 5], context: None, data_offset });
     }
     // Any order of keys, either quote, no last comma, longs of Python 2.
     let text = "{\"shape\": (2L, 1L,), 'fortran_order':False,'descr':\"<f4\"}";
@@ -66,14 +66,20 @@ fn what_is_not_rows_of_floats_is_refused_in_one_clear_sentence() {
         ("'<i4'", "found '<i4'"),
         ("'|V2'", ".npy has no bf16"),
         ("'|O'", "found '|O'"),
-        ("[('a', '<f4'), ('b', '<f2')]", "a structured type"),
     ] {
         let why = with(descr, "False", "(2, 3)");
         assert!(why.starts_with("descr: expected '<f4' or '<f2'") && why.contains(found), "{why}");
     }
+    let structured =
+        npy(1, "{'descr': [('a', '<f4'), ('b', '<f2', (2,))], 'fortran_order': False, 'shape': (4,), }", 24);
+    assert_eq!(
+        why(&structured),
+        "descr: expected '<f4' or '<f2' (float32 or float16, little-endian), found a structured type"
+    );
     assert!(with("'<f4'", "True", "(2, 3)").contains("fortran_order: expected False"));
-    for (shape, n) in [("()", 0), ("(6,)", 1), ("(1, 2, 3)", 3)] {
-        assert_eq!(with("'<f4'", "False", shape), format!("shape: expected 2 dimensions (rows, width), found {n}"));
+    for (shape, n) in [("(6,)", 1), ("(1, 1, 2, 3)", 4)] {
+        let dims = "shape: expected 2 dimensions (rows, width) or 3 (sequences, rows, width)";
+        assert_eq!(with("'<f4'", "False", shape), format!("{dims}, found {n}"));
     }
     assert_eq!(with("'<f4'", "False", "(6, 0)"), "shape: expected a width of at least 1, found 0");
     assert_eq!(with("'<f4'", "False", "(2, 4)"), "data: expected 32 bytes (2 x 4 f32), found 24");
@@ -111,12 +117,26 @@ fn every_header_byte_overwritten_is_an_error_or_consistent() {
 }
 
 fn assert_is_error_or_consistent(file: &[u8]) {
-    if let Ok(NpyHeader { dtype, shape: [n, d], data_offset }) = NpyHeader::parse(file) {
+    if let Ok(NpyHeader { dtype, shape: [n, d], data_offset, .. }) = NpyHeader::parse(file) {
         assert_eq!(
             data_offset + n * d * dtype.size_bytes(),
             file.len(),
             "a header that was accepted describes the whole file"
         );
+    }
+}
+
+#[test]
+fn three_dimensions_are_sequences_of_rows() {
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3, 5), }";
+    let header = NpyHeader::parse(&npy(1, text, 120)).unwrap();
+    assert_eq!((header.shape, header.context), ([6, 5], Some(3)));
+    let array = NpyArray::parse(&npy(1, &text.replace("<f4", "<i4").replace("False", "True"), 120)).unwrap();
+    assert_eq!((array.shape.as_slice(), array.integer(), array.fortran_order), (&[2, 3, 5][..], Some((4, true)), true));
+    for (descr, integer) in [("|b1", (1, false)), ("<u8", (8, false)), ("<i2", (2, true))] {
+        let n = 120 / integer.0;
+        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({n},)}}");
+        assert_eq!(NpyArray::parse(&npy(1, &text, 120)).unwrap().integer(), Some(integer));
     }
 }
 
@@ -137,6 +157,6 @@ proptest! {
         let mut file = NpyHeader::bytes(dtype, n, d).unwrap();
         let data_offset = file.len();
         file.resize(data_offset + n * d * dtype.size_bytes(), 0);
-        prop_assert_eq!(NpyHeader::parse(&file), Ok(NpyHeader { dtype, shape: [n, d], data_offset }));
+        prop_assert_eq!(NpyHeader::parse(&file), Ok(NpyHeader { dtype, shape: [n, d], context: None, data_offset }));
     }
 }

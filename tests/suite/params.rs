@@ -18,7 +18,15 @@ fn archs() -> Vec<Arch> {
                             LevelArch { latents: 4, activation, k: 2.0 },
                             LevelArch { latents: f2, activation, k: 3.0 },
                         ];
-                        archs.push(Arch { model: ModelKind::Tree, d: 5, level, source, decoder, gate });
+                        archs.push(Arch {
+                            model: ModelKind::Tree,
+                            d: 5,
+                            level,
+                            source,
+                            decoder,
+                            gate,
+                            variant: Default::default(),
+                        });
                     }
                 }
             }
@@ -27,7 +35,7 @@ fn archs() -> Vec<Arch> {
     for gate in [GateKind::None, GateKind::Mul, GateKind::Add] {
         let level = [4, 6].map(|latents| LevelArch { latents, activation: Activation::Relu, k: 2.0 });
         let (source, decoder) = (Source::Z1, Decoder::Comp);
-        archs.push(Arch { model: ModelKind::Seed, d: 5, level, source, decoder, gate });
+        archs.push(Arch { model: ModelKind::Seed, d: 5, level, source, decoder, gate, variant: Default::default() });
     }
     archs
 }
@@ -81,6 +89,7 @@ fn every_name_is_that_of_its_field() {
         (level.gate_w, level.gate_b) = (of("gate_w"), of("gate_b"));
     }
     (names.gate.w, names.gate.b, names.b_dec2) = ("gate.w".into(), "gate.b".into(), "level2.b_dec".into());
+    (names.level[0].scale, names.w_skip) = ("level1.scale".into(), "w_skip".into());
     let expected = names.clone();
     assert_eq!(names.tensors().map(|(name, field)| (name, field.clone())), NAMES.map(|name| (name, name.to_owned())));
     assert_eq!(
@@ -98,7 +107,7 @@ fn an_architecture_is_written_with_the_keys_it_always_had() {
         LevelArch { latents: 6, activation: Activation::Batchtopk, k: 2.5 },
     ];
     let (source, decoder, gate) = (Source::Res, Decoder::Ind, GateKind::GroupTop1);
-    let arch = Arch { model: ModelKind::Tree, d: 5, level, source, decoder, gate };
+    let arch = Arch { model: ModelKind::Tree, d: 5, level, source, decoder, gate, variant: Default::default() };
     let json = r#"{"model":"tree","d":5,"f1":4,"f2":6,"activation1":"topk","activation2":"batchtopk","k1":2.0,"k2":2.5,"source":"res","decoder":"ind","gate":"group-top1"}"#;
     assert_eq!(serde_json::to_string(&arch).expect("JSON"), json);
     assert_eq!(serde_json::from_str::<Arch>(json).expect("an architecture"), arch);

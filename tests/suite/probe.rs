@@ -6,6 +6,7 @@ use strata_core::error::At;
 use strata_core::metrics::probe::erase::{Examples, ScrTasks, scr, tpp};
 use strata_core::metrics::probe::logistic::{Settings, fit};
 use strata_core::metrics::probe::mdl::{Mdl, STEPS, step_for};
+use strata_core::metrics::probe::protocol::{self, Candidates, Setting};
 use strata_core::metrics::probe::sparse::{dense_probe, on_latents, ranked, sparse_probes};
 use strata_core::metrics::probe::{Answers, Binary, Labelled, joined, mean_difference, pool, split};
 use strata_core::model::Codes;
@@ -257,8 +258,123 @@ fn clean_latents_have_a_perfect_tpp_and_scr() {
     let found = scr(Par::Seq, &ex, &ScrTasks { a: task(&a), b: task(&b), biased }, &[2], &settings).unwrap();
     assert!(found.biased[0] < 0.9 && found.biased[1] == 1.0, "the probe follows the larger attribute: {found:?}");
     let s = &found.points[0];
-    // Along the other direction nothing was lost, and nothing can be won back.
+    // Along the other direction nothing was lost, so that nothing can be won back.
     assert!(s.scr == s.a && s.a > 0.9 && s.b.is_nan() && s.removed == [2, 2], "{s:?}");
+}
+
+/// Labels and attributes drawn at random have no bias to remove.
+#[test]
+fn spurious_correlations_that_are_not_there_have_no_score() {
+    let (x, codes, decoder, _, _) = planted(800);
+    let ex = Examples { x: &x, d: 3, codes: codes.view(4).unwrap(), decoder: &decoder };
+    let (mut undefined, cases) = (0, 10);
+    for seed in 0..cases {
+        let mut rng = Philox::new(seed, 1);
+        let [a, b] = [0, 1].map(|_| (0..800).map(|_| rng.below(2) == 1).collect::<Vec<bool>>());
+        let side = |rows: std::ops::Range<usize>, of: &[bool]| Labelled {
+            row: rows.clone().map(|i| i as u32).collect(),
+            label: of[rows].to_vec(),
+        };
+        let task = |of: &[bool]| Binary { train: side(0..600, of), test: side(600..800, of) };
+        let rows: Vec<u32> = (0..600).filter(|i| a[*i as usize] == b[*i as usize]).collect();
+        let biased = Labelled { label: rows.iter().map(|i| a[*i as usize]).collect(), row: rows };
+        let tasks = ScrTasks { a: task(&a), b: task(&b), biased };
+        let found = scr(Par::Seq, &ex, &tasks, &[2], &Settings::default()).unwrap();
+        undefined += [found.points[0].a, found.points[0].b].iter().filter(|v| v.is_nan()).count();
+    }
+    // Two standard errors on one side are passed by luck in one case of 44.
+    assert!(undefined >= 2 * cases as usize - 3, "{undefined}");
+}
+
+/// Sixteen latents of one class, of which each fires on a part of its rows; noise latents fire on any.
+fn spread_out(n: usize) -> (Vec<f32>, Codes, Vec<Option<u32>>) {
+    let mut rng = Philox::new(8, 0);
+    let (mut x, mut z, mut class) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..n {
+        let is_in = rng.below(3) == 0;
+        let part = rng.below(16) as usize;
+        let row: Vec<f32> = (0..64)
+            .map(|j| {
+                let on = if j < 16 { is_in && j == part } else { rng.below(40) == 0 };
+                // In units of their own: the ranking may not depend on them.
+                if on { (1.0 + rng.uniform_f32()) * 10f32.powi(j as i32 % 7 - 3) } else { 0.0 }
+            })
+            .collect();
+        x.extend([if is_in { 1.0 } else { -1.0 } + 0.2 * rng.normal_f32(), rng.normal_f32()]);
+        z.extend(row);
+        class.push(Some(u32::from(is_in)));
+    }
+    (x, codes_of(&z, 64), class)
+}
+
+#[test]
+fn areas_by_the_protocol_of_sae_probes_are_those_of_planted_latents() {
+    let n = 4000;
+    let (x, codes, class) = spread_out(n);
+    let is_test: Vec<bool> = (0..n).map(|i| i % 4 == 3).collect();
+    let rows = Candidates::one_against_rest(&class, 1, &is_test, 0);
+    let view = codes.view(64).unwrap();
+    let empty = Codes { offsets: vec![0; n + 1], index: vec![], value: vec![] };
+    let views = [view, empty.view(0).unwrap(), view];
+    let points = protocol::points(&x, 2, &views, &rows).unwrap();
+    let at = |setting: Setting, k: usize| points.iter().find(|p| p.setting == setting && p.k == k).unwrap();
+    // `k` of the sixteen latents find `k / 16` of the class and nothing else: an area of 1/2 + k/32, level 1 being all.
+    for k in protocol::KS.into_iter().filter(|k| *k <= 16) {
+        let point = at(Setting::Normal, k);
+        assert!((point.both - (0.5 + k as f64 / 32.0)).abs() < 0.03, "{point:?}");
+        assert!(point.level1 == point.both && point.level2.is_nan() && point.rows > 0.99, "{point:?}");
+        assert_eq!((point.train, point.positive), (1024.0, 0.5));
+    }
+    for point in points.iter().filter(|p| p.setting == Setting::Scarce) {
+        assert!(point.rows > 0.9 && point.both >= 0.5 - 0.05 && point.level1.is_nan(), "{point:?}");
+    }
+    let scarce: Vec<f64> = points.iter().filter(|p| p.setting == Setting::Scarce).map(|p| p.both).collect();
+    assert!(scarce[3] > 0.85 && scarce[3] > scarce[0] + 0.1, "few examples find few of the latents: {scarce:?}");
+    for point in points.iter().filter(|p| p.setting == Setting::Unbalanced) {
+        assert!(point.rows > 0.95 && point.both > 0.7 && point.train > 900.0, "{point:?}");
+    }
+    // In another unit of the activations nothing changes, to the bit.
+    let scaled: Vec<f32> = x.iter().map(|v| v * 1024.0).collect();
+    let mut same = codes.clone();
+    same.value.iter_mut().for_each(|v| *v *= 1024.0);
+    let of = same.view(64).unwrap();
+    let again = protocol::points(&scaled, 2, &[of, empty.view(0).unwrap(), of], &rows).unwrap();
+    assert_eq!(format!("{points:?}"), format!("{again:?}"));
+    // Labels that mean nothing are not found.
+    let mut rng = Philox::new(2, 0);
+    let random: Vec<Option<u32>> = (0..n).map(|_| Some(rng.below(2) as u32)).collect();
+    let chance = protocol::points(&x, 2, &views, &Candidates::one_against_rest(&random, 1, &is_test, 0)).unwrap();
+    for point in chance.iter().filter(|p| p.setting == Setting::Normal) {
+        assert!((point.both - 0.5).abs() < 0.08 && (point.rows - 0.5).abs() < 0.08, "{point:?}");
+    }
+    let mean = protocol::mean(&[points.clone(), chance.clone()]);
+    assert_eq!(mean[0].both, (points[0].both + chance[0].both) / 2.0);
+    // A class of two rows has no examples for most settings.
+    let rare: Vec<Option<u32>> = (0..n).map(|i| Some(u32::from(i < 2))).collect();
+    let few = protocol::points(&x, 2, &views, &Candidates::one_against_rest(&rare, 1, &is_test, 0)).unwrap();
+    assert!(few.iter().all(|p| p.both.is_nan()), "no row of it to test on");
+}
+
+#[test]
+fn examples_have_the_shares_that_were_asked_for() {
+    let class: Vec<Option<u32>> = (0..1000).map(|i| Some(u32::from(i % 10 == 0))).collect();
+    let is_test: Vec<bool> = (0..1000).map(|i| i >= 800).collect();
+    let rows = Candidates::one_against_rest(&class, 1, &is_test, 3);
+    assert_eq!([rows.train[1].len(), rows.train[0].len(), rows.test[1].len()], [80, 720, 20]);
+    let found = rows.examples(64, 0.5).unwrap();
+    assert_eq!((found.train.len(), found.train.positives()), (64, 32));
+    assert_eq!((found.test.len(), found.test.positives()), (40, 20));
+    let found = rows.examples(100, 0.05).unwrap();
+    assert_eq!((found.train.positives(), found.test.len(), found.test.positives()), (5, 189, 10));
+    for on in [&found.train, &found.test] {
+        assert!(on.row.iter().zip(&on.label).all(|(r, l)| (*r % 10 == 0) == *l));
+        let mut drawn = on.row.clone();
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn.len(), on.len(), "no row twice");
+    }
+    assert!(found.train.row.iter().all(|r| *r < 800) && found.test.row.iter().all(|r| *r >= 800));
+    assert!(rows.examples(400, 0.5).is_none(), "more rows of the class than there are");
 }
 
 #[test]

@@ -166,7 +166,8 @@ fn an_ablation_has_a_sentence_a_plot_and_a_table_a_question() {
     let run = |fvu2: f64| json!({ "seed": 0, "dir": "runs/x/seed-0", "metrics": { "fvu2": fvu2, "mcc": null } });
     let row = |name: &str, reference: bool, mean: f64, difference: Value| {
         json!({ "name": name, "reference": reference, "set": ["loss.w1=0.5"], "runs": [run(mean), run(mean + 0.01)],
-            "mean": { "fvu2": mean, "mcc": null, "containment": mean * 2.0, "leak": mean / 2.0, "root_children": 3.0 }, "difference": difference })
+            "mean": { "fvu2": mean, "mcc": null, "median_lift": mean * 2.0, "attachment": mean / 2.0,
+                "root_children": 3.0 }, "sd": { "fvu2": 0.0125 }, "difference": difference })
     };
     let less = |mean: f64| json!({ "fvu2": { "mean": mean, "low": mean - 0.01, "high": mean + 0.01, "pairs": 3 } });
     let rows = json!([
@@ -185,14 +186,15 @@ fn an_ablation_has_a_sentence_a_plot_and_a_table_a_question() {
         "<code>flat</code> +0.1000",
         "3 seeds: an interval spans the extremes",
         "loss.w1=0.5",
-        "<br><small>by construction behind a hard gate</small>",
+        "attachment, without the gate",
+        "0.2000 \u{b1} 0.0125",
         "children under ROOT",
         "<td class=\"n\">3</td>",
     ] {
         assert!(html.contains(said), "`{said}` is not in the page");
     }
     let plots: Vec<Value> = serde_json::from_str(script(&html, "plots").expect("plots")).expect("JSON");
-    assert_eq!(plots.len(), 2, "FVU2, and the leak, which differs; not containment, which a gate makes");
+    assert_eq!(plots.len(), 2, "FVU2, and the attachment, which differs; nothing is ranked by lift");
     assert_eq!(plots[0]["data"][0]["x"], json!([0.2]));
     assert!((plots[0]["data"][0]["error_x"]["array"][0].as_f64().expect("an arm") - 0.01).abs() < 1e-12);
 }

@@ -100,20 +100,25 @@ fn changed(name: &str, from: &str, to: &str) -> Vec<u8> {
 fn what_saelens_has_and_we_do_not_is_refused_in_one_sentence() {
     let weights = file("standard", "sae_weights.safetensors");
     for (from, to, says) in [
-        ("\"standard\"", "\"skip_transcoder\"", "found `skip_transcoder`"),
-        ("\"normalize_activations\": \"none\"", "\"normalize_activations\": \"layer_norm\"", "found `layer_norm`"),
-        ("\"standard\"", "\"topk\"", "`k`: expected at least 1"),
-        ("\"standard\"", "\"jumprelu\"", "no tensor `threshold`"),
-        ("\"d_in\": 6", "\"d_in\": 5", "tensor `b_dec`: expected 5 numbers, found 6"),
-        ("\"d_in\": 6", "\"d_in\": 0", "`d_in` must be between 1 and"),
-        ("\"d_sae\": 10", "\"d_sae\": 4294967295", "`d_sae` must be between 1 and"),
+        ("\"standard\"", "\"skip_transcoder\"", "`d_out` is missing"),
+        ("\"standard\"", "\"matching_pursuit\"", "`matching_pursuit` is not read"),
+        (
+            "\"normalize_activations\": \"none\"",
+            "\"normalize_activations\": \"novel\"",
+            "`novel` is not a normalisation",
+        ),
+        ("\"standard\"", "\"topk\"", "`k`, the number of active latents per row, is missing"),
+        ("\"standard\"", "\"jumprelu\"", "tensor `threshold` is missing"),
+        ("\"d_in\": 6", "\"d_in\": 5", "tensor `W_dec`: expected the shape [10, 5], found [10, 6]"),
+        ("\"d_in\": 6", "\"d_in\": 0", "`d_in`: expected a number from 1 to"),
+        ("\"d_sae\": 10", "\"d_sae\": 4294967295", "`d_sae`: expected a number from 1 to"),
     ] {
         let error = read_model(&changed("standard", from, to), &weights).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
     let gated = file("gated", "sae_weights.safetensors");
     let error = read_model(&file("standard", "cfg.json"), &gated).unwrap_err().to_string();
-    assert!(error.contains("no tensor `b_enc`"), "{error}");
+    assert!(error.contains("tensor `b_enc` is missing"), "{error}");
     let jumprelu = file("jumprelu", "sae_weights.safetensors");
     let error = read_model(&file("standard", "cfg.json"), &jumprelu).unwrap_err().to_string();
     assert!(error.contains("`threshold`"), "{error}");
@@ -164,8 +169,12 @@ fn the_command_line_encodes_and_evaluates_with_a_model_of_saelens() {
     assert_eq!(floats(&found, "z1.values").len(), fires);
     assert_eq!(floats(&found, "z2.values").len(), 0);
 
-    strata(&args!["eval", sae, "--dump", dump, "--all"]).ok();
-    let eval = read_json(&sae.join("eval.json"));
+    // Nothing is written beside it.
+    strata(&args!["eval", sae, "--dump", dump, "--all"]).fails(&["SAELens", "--out"]);
+    let found = temp.path().join("found");
+    strata(&args!["eval", sae, "--dump", dump, "--all", "--out", found]).ok();
+    assert_eq!(std::fs::read_dir(&sae).unwrap().count(), 2);
+    let eval = read_json(&found.join("eval.json"));
     let l0 = eval.pointer("/level1/l0_mean").and_then(serde_json::Value::as_f64);
     let rows = (z.len() / F) as f64;
     assert!(l0.is_some_and(|l0| (l0 - fires as f64 / rows).abs() < 1e-9), "{l0:?}: {eval}");

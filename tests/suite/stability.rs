@@ -139,6 +139,35 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     assert_eq!((r.edge_agreement, r.edges, r.edges_unmatched), (1.0, 270, 0));
     assert!((r.level1.mcc - 1.0).abs() < 1e-6 && (r.level2.mcc - 1.0).abs() < 1e-6 && r.level1.exact);
     assert!((r.edge_chance - 0.05).abs() < 1e-9, "{}", r.edge_chance);
+    let p = r.parents;
+    assert_eq!(
+        (p.pairs, p.found_again, p.agreement.value, p.agreement.low, p.agreement.blocks),
+        (270, 1.0, 1.0, 1.0, 18)
+    );
+    let sizes: Vec<f64> = (0..f1).map(|p| parent.iter().filter(|q| **q == p as u32).count() as f64).collect();
+    let chance = sizes.iter().map(|n| n * n).sum::<f64>() / (270.0 * 270.0);
+    assert!((p.chance - chance).abs() < 1e-12, "{} {chance}", p.chance);
+    // Half of the children are turned away from what this run has: they were not found again and are not asked.
+    let mut turned = other2.clone();
+    let away = |j: usize| j.is_multiple_of(2);
+    let fresh = normal(9, f2 * d);
+    (0..f2).filter(|j| away(*j)).for_each(|j| turned[j * d..(j + 1) * d].copy_from_slice(&fresh[j * d..(j + 1) * d]));
+    let half = Run { decoder2: &turned, ..other };
+    let p = stability(isa(), Par::Rayon, &this, &half, d).unwrap().parents;
+    assert!(p.pairs < 150 && p.pairs > 120 && p.agreement.value == 1.0, "{p:?}");
+    // A third of the parents are wrong, one is under ROOT: both disagree.
+    let mut wrong = image.clone();
+    wrong
+        .iter_mut()
+        .enumerate()
+        .filter(|(j, p)| j % 3 == 0 && **p != ROOT)
+        .for_each(|(_, p)| *p = (*p + 1) % f1 as u32);
+    let changed = wrong.iter().zip(&image).filter(|(a, b)| a != b).count();
+    *wrong.iter_mut().zip(&image).find(|(a, b)| **a == **b && **a != ROOT).unwrap().0 = ROOT;
+    let p = stability(isa(), Par::Rayon, &this, &Run { parent: &wrong, ..other }, d).unwrap().parents;
+    let expected = 1.0 - (changed + 1) as f64 / 270.0;
+    assert!((p.agreement.value - expected).abs() < 1e-12, "{p:?} {expected}");
+    assert!(p.agreement.low < expected && p.agreement.high > expected && p.agreement.low > 0.5, "{p:?}");
     // The right dictionary with random parents, over a few draws.
     let mut agreement = 0.0;
     for _ in 0..20 {

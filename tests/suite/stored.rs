@@ -78,6 +78,7 @@ proptest! {
             source: strata_core::config::Source::X,
             decoder: strata_core::config::Decoder::Cum,
             gate,
+            variant: Default::default(),
         };
         let mut model = model(arch, seed, 5);
         model.tau = [0.0, 8.0];
@@ -112,6 +113,7 @@ fn the_seed_has_f32_alone() {
         source: strata_core::config::Source::Z1,
         decoder: strata_core::config::Decoder::Cum,
         gate: GateKind::None,
+        variant: Default::default(),
     };
     let model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
     let error = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, WeightType::Bf16).unwrap_err();
@@ -130,6 +132,7 @@ fn weights_that_rounding_makes_infinite_are_refused() {
         source: strata_core::config::Source::X,
         decoder: strata_core::config::Decoder::Cum,
         gate: GateKind::None,
+        variant: Default::default(),
     };
     let mut model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
     model.params.level[0].w_enc[5] = f32::MAX;

@@ -38,6 +38,7 @@ fn model() -> Model {
         source: Source::Res,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
+        variant: Default::default(),
     };
     let mut rng = Philox::new(3, 0);
     let mut params = arch.zeros();

@@ -12,7 +12,7 @@ const D: usize = 12;
 const BATCH: usize = 96;
 
 /// Rows of two to four directions out of 24, with a mean and some noise.
-fn rows(n: usize, seed: u64) -> Vec<f32> {
+pub fn rows(n: usize, seed: u64) -> Vec<f32> {
     let mut fixed = Philox::new(5, 5);
     let directions: Vec<f32> = (0..24 * D).map(|_| fixed.normal_f32()).collect();
     let mut rng = Philox::new(seed, 9);
@@ -28,7 +28,7 @@ fn rows(n: usize, seed: u64) -> Vec<f32> {
     out
 }
 
-fn settings(activation: Activation, steps: u64) -> Config {
+pub fn settings(activation: Activation, steps: u64) -> Config {
     let mut c = Config::default();
     (c.level1.latents, c.level2.latents) = (12, 30);
     (c.level1.k, c.level2.k) = (2.0, 3.0);
@@ -46,7 +46,7 @@ fn settings(activation: Activation, steps: u64) -> Config {
     c
 }
 
-fn trainer(c: &Config) -> (Trainer, Normalisation) {
+pub fn trainer(c: &Config) -> (Trainer, Normalisation) {
     let sample = rows(512, 1);
     let n = Normalisation::measure(Isa::default(), &sample, D, &c.data).expect("rows that vary");
     let mut normal = sample;
@@ -55,7 +55,7 @@ fn trainer(c: &Config) -> (Trainer, Normalisation) {
     (t, n)
 }
 
-fn step(t: &mut Trainer, n: &Normalisation, seed: u64) -> StepReport {
+pub fn step(t: &mut Trainer, n: &Normalisation, seed: u64) -> StepReport {
     let mut x = rows(BATCH, 100 + seed);
     n.apply(&mut x);
     let report = t.step(&x).unwrap_or_else(|e| panic!("step {}: {e}; {:?}", t.step_count(), t.config()));

@@ -1,7 +1,7 @@
 //! Tables of runs: means over seeds, and differences to a base row, paired by seed.
 
 use super::plan::{Row, Suite};
-use crate::ablation::metric::METRICS;
+use crate::ablation::metric::{METRICS, Metric};
 use crate::ablation::{Ablation, Difference, RowReport, RunReport, SuiteReport};
 use crate::files::read;
 use crate::settings;
@@ -41,6 +41,7 @@ pub fn report(
                 reference: row.is_reference,
                 set: changes(shared, &row.config)?,
                 mean: METRICS.map(|m| (m.key.into(), mean(runs.iter().map(|r| r.metrics[m.key])))).into(),
+                sd: METRICS.map(|m| (m.key.into(), deviation(runs.iter().map(|r| r.metrics[m.key])))).into(),
                 difference: BTreeMap::new(),
                 runs,
             });
@@ -59,6 +60,14 @@ pub fn report(
 fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let defined: Vec<f64> = values.flatten().collect();
     Some(defined.iter().sum::<f64>() / defined.len() as f64).filter(|mean| mean.is_finite())
+}
+
+/// Returns the standard deviation of what is defined; none of fewer than two.
+fn deviation(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let defined: Vec<f64> = values.flatten().collect();
+    let centre = mean(defined.iter().copied().map(Some))?;
+    let squares: f64 = defined.iter().map(|v| (v - centre).powi(2)).sum();
+    (defined.len() > 1).then(|| (squares / (defined.len() - 1) as f64).sqrt())
 }
 
 fn difference(row: &RowReport, base: &RowReport, name: &str) -> Difference {
@@ -129,24 +138,31 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         }
         let defined = |name: &str| suite.rows.iter().any(|r| r.mean[name].is_some());
         let shown = || METRICS.iter().filter(|m| defined(m.key)).filter_map(|m| Some((m, m.short?)));
+        // A column is as wide as its widest cell: the mean with the noise of the seeds.
+        let cell = |row: &RowReport, metric: &Metric| {
+            let digits = metric.digits;
+            match (row.mean[metric.key], row.sd[metric.key]) {
+                (None, _) => String::from("-"),
+                (Some(value), None) => format!("{value:.digits$}"),
+                (Some(value), Some(sd)) => format!("{value:.digits$} \u{b1}{sd:.digits$}"),
+            }
+        };
+        let columns: Vec<(&Metric, &str, usize)> = shown()
+            .map(|(m, title)| {
+                let cells = suite.rows.iter().map(|r| cell(r, m).chars().count());
+                (m, title, 2 + cells.chain([title.chars().count()]).max().unwrap_or(0))
+            })
+            .collect();
         let width = suite.rows.iter().map(|r| r.name.chars().count() + 2).max().unwrap_or(0).max(suite.name.len() + 2);
         write!(out, "{:<width$}", suite.name)?;
-        for (_, title) in shown() {
-            write!(out, " {title:>8}")?;
+        for &(_, title, wide) in &columns {
+            write!(out, "{title:>wide$}")?;
         }
         writeln!(out, "  FVU2 less that of {} [95 %]", suite.base)?;
         for row in &suite.rows {
             write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
-            for (metric, _) in shown() {
-                let digits = metric.digits;
-                let text = row.mean[metric.key].map_or_else(
-                    || "-".into(),
-                    |value| match format!("{value:.digits$}") {
-                        plain if plain.len() <= 8 => plain,
-                        _ => format!("{value:.1e}"),
-                    },
-                );
-                write!(out, " {text:>8}")?;
+            for &(metric, _, wide) in &columns {
+                write!(out, "{:>wide$}", cell(row, metric))?;
             }
             match row.difference.get("fvu2") {
                 Some(Difference { mean: Some(mean), low: Some(low), high: Some(high), .. }) => {
@@ -158,6 +174,9 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         }
     }
     let references: Vec<&RowReport> = report.suites.iter().flat_map(|s| &s.rows).filter(|r| r.reference).collect();
+    if report.suites.iter().flat_map(|s| &s.rows).any(|r| r.runs.len() > 1) {
+        writeln!(out, "\u{b1}: the standard deviation over seeds")?;
+    }
     if !references.is_empty() {
         writeln!(out, "* a row of reference: the same budget and number of latents")?;
     }

@@ -4,12 +4,20 @@ use super::plan::{Row, Suite};
 use crate::args::SuiteName;
 use anyhow::{Result, bail};
 use strata_core::Config;
-use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, GateKind, ModelKind, Parents, Source};
+use strata_core::config::{
+    Activation, Balance, Budget, Consistency, Decoder, Freeze, GateKind, ModelKind, Parents, Source,
+};
 
 /// The suite whose runs lie in `run_1` to `run_5`.
 pub const EXPERIMENT: &str = "experiment";
 /// Weights of a consistency loss, beside none.
 const WEIGHTS: [f64; 5] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2];
+/// Rows of reference in which a part of the dictionary is random.
+const FROZEN: [(&str, Freeze); 3] = [
+    ("random decoder", Freeze::Decoder),
+    ("random encoder", Freeze::Encoder),
+    ("near a random decoder", Freeze::SoftDecoder),
+];
 /// `k1 : k2`.
 const RATIOS: [(f64, f64); 5] = [(4.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (1.0, 4.0)];
 /// Weights of level 1's reconstruction.
@@ -31,7 +39,10 @@ pub fn built_in(name: SuiteName, base: &Config) -> Result<Vec<Suite>> {
         SuiteName::Gates => vec![gates(held)],
         SuiteName::SparsityRatio => vec![sparsity_ratio(held)],
         SuiteName::Balance => vec![balance(held)],
-        SuiteName::All => vec![consistency(held), gates(held), sparsity_ratio(held), balance(held)],
+        SuiteName::Baselines => vec![baselines(base)],
+        SuiteName::All => {
+            vec![consistency(held), gates(held), sparsity_ratio(held), balance(held), baselines(base)]
+        }
         SuiteName::Experiment => vec![experiment(base)],
     })
 }
@@ -48,7 +59,9 @@ fn suite(name: &str, base_row: &str, base: &Config, mut rows: Vec<Row>) -> Suite
     Suite { name: name.into(), rows, base: at }
 }
 
-/// The rows that stand in every table: a flat SAE and a Matryoshka of the same budget and size, and the seed model.
+/// The rows that stand in every table: a flat SAE and a Matryoshka of the same budget and size, the seed model, and the
+/// settings of the table with a decoder or an encoder that does not learn. A score that those reach says nothing about
+/// what was learned.
 fn references(base: &Config) -> Vec<Row> {
     let plain = |c: &mut Config| {
         c.gate.kind = GateKind::None;
@@ -82,8 +95,16 @@ fn references(base: &Config) -> Vec<Row> {
             }
         }),
     ];
+    for (name, freeze) in FROZEN {
+        rows.push(row(name, base, |c| c.train.freeze = freeze));
+    }
     rows.iter_mut().for_each(|r| r.is_reference = true);
     rows
+}
+
+/// The settings as they are, beside the rows of reference.
+fn baselines(base: &Config) -> Suite {
+    suite("baselines", "as set", base, vec![row("as set", base, |_| {})])
 }
 
 fn consistency(base: &Config) -> Suite {

@@ -28,24 +28,39 @@ const fn metric(
     Metric { key, at, short, name, better, digits }
 }
 
-/// A containment of 1 is what a hard gate makes, and no find.
-const FORCED: &str = "by construction behind a hard gate";
-
 /// All of them, in the order of the columns.
-pub const METRICS: [Metric; 29] = [
+pub const METRICS: [Metric; 33] = [
     metric("fvu1", "/fidelity/level1/fvu", Some("FVU1"), "FVU1", "lower", 4),
     metric("fvu2", "/fidelity/level2/fvu", Some("FVU2"), "FVU2", "lower", 4),
     metric("l0_1", "/level1/l0_mean", Some("L0_1"), "L0 of level 1", "budget", 2),
     metric("l0_2", "/level2/l0_mean", Some("L0_2"), "L0 of level 2", "budget", 2),
     metric("dead1", "/level1/dead", None, "dead, level 1", "lower", 4),
     metric("dead2", "/level2/dead", None, "dead, level 2", "lower", 4),
-    metric("containment", "/composition/containment", Some("P(p|c)"), "P(parent | child)", FORCED, 4),
-    metric("median_lift", "/composition/median_lift", None, "median lift", "higher", 2),
-    metric("coverage", "/composition/coverage", None, "P(child | parent)", "neither", 4),
+    metric("attachment", "/composition/attachment", Some("attach"), "attachment, without the gate", "higher", 4),
+    metric(
+        "attachment_control",
+        "/control/edges/attachment/value",
+        Some("control"),
+        "attachment of the control",
+        "neither",
+        4,
+    ),
+    metric("fvu2_control", "/control/fvu2/value", Some("FVU2 c."), "FVU2 of the control", "neither", 4),
+    metric(
+        "parents_again",
+        "/stability/parents/agreement/value",
+        Some("seeds"),
+        "parents that another seed has",
+        "higher",
+        4,
+    ),
+    metric("phi", "/composition/phi", None, "phi of an edge, without the gate", "higher", 4),
+    metric("median_lift", "/composition/median_lift", None, "median lift, without the gate", "neither", 2),
+    metric("coverage", "/gated/coverage", None, "P(child | parent)", "neither", 4),
     metric("root_children", "/composition/root_children", Some("ROOT"), "children under ROOT", "neither", 0),
-    metric("exclusivity", "/composition/exclusivity", None, "P(one child | some child)", "higher", 4),
-    metric("harmful", "/composition/harmful", None, "children that harm", "lower", 4),
-    metric("leak", "/leak/leak", Some("leak"), "leak", "lower", 4),
+    metric("exclusivity", "/composition/exclusivity", None, "P(one child | some child), without the gate", "higher", 4),
+    metric("harmful", "/gated/harmful", None, "children that harm", "lower", 4),
+    metric("leak", "/leak/leak", None, "leak", "lower", 4),
     metric("s_res", "/condition/s_res/value", None, "S_res", "higher", 4),
     metric("children_share", "/attribution/children", None, "share of the children", "neither", 4),
     metric("silhouette_z", "/coherence/decoder/silhouette/z", None, "silhouette of decoders, z", "neither", 2),

@@ -1,6 +1,6 @@
 //! A hash of what a dump holds, so that a run does not go on with other rows than it began with.
 
-use super::{Dump, Piece, Trail};
+use super::Dump;
 use crate::console::check_interrupt;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
@@ -19,7 +19,7 @@ impl Dump {
     /// # Errors
     /// If Ctrl-C was pressed.
     pub fn content(&self) -> Result<String> {
-        let row_bytes = (self.d * self.dtype.size_bytes()) as u64;
+        let row_bytes = (self.d() * self.dtype().size_bytes()) as u64;
         let rows = (STRETCH / row_bytes).max(1);
         let starts: Vec<u64> = if self.n_bytes() <= BYTES {
             (0..self.n_rows).step_by(usize::try_from(rows)?).collect()
@@ -27,15 +27,14 @@ impl Dump {
             sample(0, self.n_rows, usize::try_from((BYTES / (rows * row_bytes)).max(1))?, 0)
         };
         let mut hash = Sha256::new();
-        hash.update(format!("strata-dump-content-1 {} {} {}\n", self.n_rows, self.d, self.dtype));
-        let mut trail = Trail::default();
+        hash.update(format!("strata-dump-content-1 {} {} {}\n", self.n_rows, self.d(), self.dtype()));
         for start in starts {
             check_interrupt()?;
-            for Piece { shard, range } in self.pieces(start, rows.min(self.n_rows - start) as usize)? {
-                trail.pass(shard, range.clone());
-                let at = |row: usize| shard.matrix.bytes.start + row * row_bytes as usize;
-                hash.update(&shard.map[at(range.start)..at(range.end)]);
-            }
+            let n = rows.min(self.n_rows - start) as usize;
+            self.for_spans(start, n, |shard, rows, bytes| {
+                shard.stored(rows, bytes, |bytes| hash.update(bytes));
+                Ok(())
+            })?;
         }
         Ok(hash.finalize()[..16].iter().map(|b| format!("{b:02x}")).collect())
     }

@@ -7,18 +7,18 @@ use crate::row_filter::{LeftOut, Reason, RowFilter};
 use anyhow::Result;
 use std::sync::OnceLock;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::Lanes;
+use strata_core::model::{Lanes, TopkBy};
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows of a batch, at least, where the sequences give as many: also the block of the metrics that are defined over
 /// batches.
 const ROWS: u64 = 1024;
+/// Rows of a sequence, for resampling, of a dump that does not say where its own begin.
+const STRETCH: u64 = 128;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
-/// Of so many batches, one is encoded without the gate too; of fewer where that leaves [`OPEN_ROWS`].
-const OPEN_EVERY: u64 = 8;
-/// Rows that are enough to know what the gate has to cut.
-const OPEN_ROWS: u64 = 1 << 16;
+/// Rows that are enough to know what level 2 does without its gate: of dumps with more, some batches are left out.
+const OPEN_ROWS: u64 = 1 << 18;
 /// Batches that are in memory together; as many again are being encoded.
 const TOGETHER: usize = 8;
 
@@ -31,7 +31,7 @@ pub struct Sequences<'a> {
 }
 
 impl<'a> Sequences<'a> {
-    /// Those of `dump`; a dump that does not say has sequences of 1024 rows for the purposes of resampling.
+    /// Those of `dump`; a dump that does not say has sequences of [`STRETCH`] rows for the purposes of resampling.
     pub fn new(dump: &'a Dump) -> Self {
         let context = dump.context().map(|t| t as u64).filter(|t| *t > 0);
         Self { starts: dump.sequence_starts(), context, end: dump.n_rows() }
@@ -51,7 +51,7 @@ impl<'a> Sequences<'a> {
                 (start, starts.get(next).copied().unwrap_or(self.end))
             }
             (None, context) => {
-                let t = context.unwrap_or(ROWS);
+                let t = context.unwrap_or(STRETCH);
                 (row / t * t, (row / t + 1) * t)
             }
         };
@@ -85,6 +85,35 @@ pub struct RowWords {
     pub topic: Vec<u32>,
 }
 
+/// The rows that a model encodes, and those that it should reconstruct.
+#[derive(Clone, Copy)]
+pub struct Pair<'a> {
+    /// What is encoded.
+    pub input: &'a Dump,
+    /// What a transcoder should reconstruct, row by row; none for an autoencoder, which reconstructs its input.
+    pub target: Option<&'a Dump>,
+}
+
+impl<'a> Pair<'a> {
+    /// What should be reconstructed.
+    pub fn reconstructed(&self) -> &'a Dump {
+        self.target.unwrap_or(self.input)
+    }
+}
+
+impl<'a> From<&'a Dump> for Pair<'a> {
+    fn from(input: &'a Dump) -> Self {
+        Self { input, target: None }
+    }
+}
+
+/// The sizes of latents that may be below 0 (AbsTopK), so that statistics count them as active; others are as they were.
+pub fn magnitudes(encoder: &Encoder, codes: &mut Codes) {
+    if encoder.model().arch.variant.topk_by == TopkBy::Absolute {
+        codes.value.iter_mut().for_each(|z| *z = z.abs());
+    }
+}
+
 /// Whole sequences without the rows that the filter leaves out, encoded and decoded; every number in [`Unit`]s.
 pub struct Batch {
     /// Its rows in the dump, ascending.
@@ -99,16 +128,18 @@ pub struct Batch {
     pub sequence: u64,
     /// Where each of its sequences begins, in rows of the batch; then the number of rows.
     pub bounds: Vec<usize>,
-    /// The rows, `(n, d)`.
+    /// The rows that should be reconstructed, `(n, d_out)`; empty for a transcoder without its target.
     pub x: Vec<f32>,
     /// Codes of both levels.
     pub codes: [Codes; 2],
     /// Codes of level 2 without its gate, for one batch in [`open_every`] where families gate it: they need the ungated
     /// pre-activation of every child.
     pub open: Option<Codes>,
-    /// `x_hat1`, `(n, d)`.
+    /// Whether families gate level 2.
+    pub gated: bool,
+    /// `x_hat1`, `(n, d_out)`; empty likewise.
     pub hat1: Vec<f32>,
-    /// `x_hat2 - x`, `(n, d)`.
+    /// `x_hat2 - x`, `(n, d_out)`; empty likewise.
     pub error: Vec<f32>,
     /// Its sums.
     pub fidelity: Fidelity,
@@ -120,6 +151,12 @@ impl Batch {
     /// Its rows.
     pub fn n(&self) -> usize {
         self.codes[0].n()
+    }
+
+    /// Codes of level 2 without its gate, if this is one of the batches that have them. They are those of level 2 where no
+    /// families gate it.
+    pub fn ungated(&self) -> Option<&Codes> {
+        if self.gated { self.open.as_ref() } else { Some(&self.codes[1]) }
     }
 
     /// Its sequences, as ranges of its rows, with their numbers among all.
@@ -138,8 +175,8 @@ struct Place {
 }
 
 /// Of so many batches of `rows` rows in all one is encoded without the gate.
-pub fn open_every(rows: u64) -> u64 {
-    OPEN_EVERY.max(rows / OPEN_ROWS)
+fn open_every(rows: u64) -> u64 {
+    (rows / OPEN_ROWS).max(1)
 }
 
 fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
@@ -165,17 +202,17 @@ fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item 
 /// If a row cannot be read or is not finite; whatever `use_batches` returns.
 pub fn each_group(
     encoder: &Encoder,
-    dump: &Dump,
+    pair: Pair<'_>,
     filter: &RowFilter<'_>,
     unit: Unit,
     (start, end): (u64, u64),
     mut use_batches: impl FnMut(&[Batch]) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut places = places(Sequences::new(dump), start, end);
+    let mut places = places(Sequences::new(pair.input), start, end);
     let mut next = || -> Vec<Place> { places.by_ref().take(TOGETHER).collect() };
     let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
     let mut make = |places: Vec<Place>| -> Result<Vec<Batch>> {
-        let made = |lanes: &mut Lanes, i: usize| made(encoder, dump, filter, unit, &places[i], lanes);
+        let made = |lanes: &mut Lanes, i: usize| made(encoder, pair, filter, unit, &places[i], lanes);
         Par::Rayon.map_in(&mut lanes, places.len(), made).into_iter().collect()
     };
     let mut batches = make(next())?;
@@ -191,30 +228,45 @@ pub fn each_group(
 
 fn made(
     encoder: &Encoder,
-    dump: &Dump,
+    pair: Pair<'_>,
     filter: &RowFilter<'_>,
     unit: Unit,
     place: &Place,
     lanes: &mut Lanes,
 ) -> Result<Batch> {
-    let d = dump.d();
+    let Pair { input: dump, target } = pair;
+    let arch = &encoder.model().arch;
+    let (d_in, d) = (dump.d(), arch.d_out());
     let n = *place.bounds.last().unwrap_or(&0);
-    let mut x = vec![0.0; n * d];
+    let mut x = vec![0.0; n * d_in];
     dump.read_range(place.start, n, &mut x)?;
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
-    let mut open = (place.open && !encoder.model().parents.is_empty()).then(Codes::new);
+    let gated = !encoder.model().parents.is_empty();
+    let mut open = (place.open && gated).then(Codes::new);
     match &mut open {
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
     }
-    let (mut hat1, mut error) = (vec![0.0; n * d], vec![0.0; n * d]);
-    encoder.decode(codes1, codes2, &mut hat1, &mut error)?;
+    // A transcoder without its target is encoded alone: an export needs no more.
+    let reconstructs = target.is_some() || arch.variant.target.is_none();
+    let (mut hat1, mut error) = (Vec::new(), Vec::new());
+    if reconstructs {
+        (hat1, error) = (vec![0.0; n * d], vec![0.0; n * d]);
+        encoder.decode_of(&x, codes1, codes2, &mut hat1, &mut error)?;
+    }
+    magnitudes(encoder, codes1);
     // Of raw rows, as the limit of the norm is.
     let reasons = |x: &[f32]| -> Vec<Option<Reason>> {
-        (place.start..).zip(x.chunks_exact(d)).map(|(row, x)| filter.reason(row, x)).collect()
+        (place.start..).zip(x.chunks_exact(d_in)).map(|(row, x)| filter.reason(row, x)).collect()
     };
     let reasons = if filter.keeps_all() { vec![None; n] } else { reasons(&x) };
+    if let Some(target) = target {
+        x.resize(n * d, 0.0);
+        target.read_range(place.start, n, &mut x)?;
+    } else if !reconstructs {
+        x.clear();
+    }
     for values in [&mut x, &mut hat1, &mut error] {
         unit.divide(values);
     }
@@ -252,6 +304,7 @@ fn made(
         x,
         codes,
         open,
+        gated,
         hat1,
         error,
         fidelity,

@@ -2,9 +2,11 @@
 //!
 //! A vocabulary of single characters has the kinds vowel, consonant, upper, digit, punct, space, newline and other. One of
 //! longer texts has word start (a letter after white space), word part (a letter without), digit, punct, space, newline
-//! and other; `Ġ` and `▁` at the front of a text are a space, `Ċ` is a newline.
+//! and other, which parts of characters are as well.
 
+use crate::texts::is_part_of_character;
 use strata_core::metrics::absorption::OUTSIDE;
+use unicode_categories::UnicodeCategories;
 
 /// Kinds of tokens, each token of exactly one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +55,7 @@ impl TokenClasses {
     /// The kinds of the tokens with the texts `vocab`.
     pub fn new(vocab: &[String]) -> Self {
         let single = vocab.iter().all(|t| t.chars().count() <= 1);
-        let text: Vec<String> = vocab.iter().map(|t| plain(t, single)).collect();
+        let text = vocab.to_vec();
         let names: &'static [&'static str] = if single { &CHAR_NAMES } else { &TEXT_NAMES };
         let of = |t: &String| names.iter().position(|n| *n == kind(t, single)).expect("a kind has a name") as u32;
         Self { names, of_token: text.iter().map(of).collect(), text, single }
@@ -139,22 +141,19 @@ impl TokenClasses {
     }
 }
 
-/// The text of a token as a reader sees it.
-fn plain(text: &str, single: bool) -> String {
-    if single { text.to_owned() } else { text.replace(['Ġ', '▁'], " ").replace('Ċ', "\n") }
-}
-
 fn kind(text: &str, single: bool) -> &'static str {
     let Some(c) = text.trim_start().chars().next() else {
         return match text.chars().next() {
-            Some(_) if text.contains('\n') => "newline",
+            Some(_) if text.contains(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']) => "newline",
             Some(_) => "space",
             None => "other",
         };
     };
-    if c.is_ascii_digit() {
+    if is_part_of_character(text) {
+        "other"
+    } else if c.is_ascii_digit() {
         "digit"
-    } else if c.is_ascii_punctuation() {
+    } else if c.is_ascii_punctuation() || c.is_punctuation() {
         "punct"
     } else if !c.is_alphabetic() {
         "other"

@@ -1,11 +1,10 @@
 //! Everything that one pass over the rows adds up.
 
-use super::batches::{Batch, Sequences};
+use super::batches::{Batch, Pair, Sequences};
 use super::classes::TokenClasses;
 use super::strongest::Strongest;
 use super::unit::Unit;
 use super::words::Words;
-use crate::dump::Dump;
 use crate::feed;
 use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::Result;
@@ -15,7 +14,7 @@ use strata_core::metrics::attribution::{self, Attribution};
 use strata_core::metrics::bootstrap::BlockSums;
 use strata_core::metrics::coherence::cofiring::Cofiring;
 use strata_core::metrics::coherence::topics::Windows;
-use strata_core::metrics::composition::{Composition, Errors, MAX_PAIRS};
+use strata_core::metrics::composition::{Composition, EdgeBlocks, Errors, MAX_PAIRS};
 use strata_core::metrics::condition::Condition;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::metrics::leak::Leak;
@@ -23,7 +22,6 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::model::Arch;
 use strata_core::{Codes, Encoder, Isa, Par};
 
 /// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
@@ -45,7 +43,8 @@ pub struct Words2 {
     pub level2: Profiles,
 }
 
-/// Profiles and windows of a dump with tokens.
+/// Profiles and windows of a dump with tokens. Profiles are of the batches that have codes of level 2 without its gate, and
+/// of those codes.
 pub struct Text {
     /// Over the token that a latent fires on.
     pub current: Words2,
@@ -61,20 +60,25 @@ pub struct Text {
     pub sequences: Windows,
 }
 
-/// What depends on the learned families.
+/// What depends on the learned families. Where children fire is taken from the codes of level 2 without its gate, of
+/// one batch in so many of a long dump; `gated` and what follows it has those of the model as it is.
 pub struct Tree {
-    /// Firing of both levels.
+    /// Firing of both levels, without the gate.
     pub composition: Composition,
+    /// Firing at the ends of the edges by block of sequences, without the gate.
+    pub edges: EdgeBlocks,
+    /// What the rows are like on which a child fires, without the gate.
+    pub condition: Condition,
+    /// What the gate has to cut.
+    pub leak: Leak,
+    /// Firing of both levels behind the gate, and what each child adds.
+    pub gated: Composition,
     /// Firing of siblings.
     pub cofiring: Cofiring,
     /// How many fire together across the levels.
     pub across: Across,
-    /// What the gate has to cut, of one batch in [`open_every`](super::batches::open_every).
-    pub leak: Leak,
     /// Shares of the subtrees in a row.
     pub attribution: Attribution,
-    /// What the rows are like on which a child fires.
-    pub condition: Condition,
 }
 
 /// Where latents fire: of both levels.
@@ -88,7 +92,7 @@ pub struct Places {
 }
 
 /// The accumulators of a pass. Memory, with `V` words of a profile and `T` of a topic at most:
-/// `4 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 4096 (f1 + f2)` bytes.
+/// `8 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 4096 (f1 + f2)` bytes.
 pub struct Collector<'a> {
     encoder: &'a Encoder,
     /// The unit of all that is collected.
@@ -132,17 +136,21 @@ impl<'a> Collector<'a> {
     /// If a table would be too large.
     pub fn new(
         encoder: &'a Encoder,
-        dump: &'a Dump,
+        pair: Pair<'a>,
         filter: &RowFilter<'_>,
         rows: Range<u64>,
         first_scored: u64,
     ) -> Result<Self> {
-        let Arch { d, .. } = encoder.model().arch;
         let [f1, f2] = encoder.model().arch.latents();
+        let (d, dump, target) = (encoder.model().arch.d_out(), pair.input, pair.reconstructed());
         let parents = &encoder.model().parents;
         let words = Words::new(dump, filter, rows.clone(), f1.max(f2));
+        let sequences = Sequences::new(dump);
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
-        let mut sample = feed::sample(dump, filter, dump.n_rows(), UNIT_ROWS)?.rows;
+        // The filter knows the rows that are encoded, not their targets.
+        let all = RowFilter::none(encoder.isa());
+        let sampled = if pair.target.is_some() { &all } else { filter };
+        let mut sample = feed::sample(target, sampled, target.n_rows(), UNIT_ROWS)?.rows;
         let unit = Unit::of(&sample, d);
         unit.divide(&mut sample);
         let mut b_dec = encoder.model().params.b_dec.to_vec();
@@ -151,6 +159,8 @@ impl<'a> Collector<'a> {
             let cofiring = if pairs <= ALL_PAIRS { Cofiring::with_all_pairs } else { Cofiring::new };
             Ok(Tree {
                 composition: Composition::new(f1, parents)?,
+                edges: EdgeBlocks::new(f1, parents, sequences.count(rows.start, rows.end))?,
+                gated: Composition::new(f1, parents)?,
                 cofiring: cofiring(f1, parents)?,
                 across: Across::new(f1, parents)?,
                 leak: Leak::new(f1, parents)?,
@@ -177,7 +187,6 @@ impl<'a> Collector<'a> {
                 sequences: Windows::new(t, None)?,
             })
         };
-        let sequences = Sequences::new(dump);
         Ok(Self {
             encoder,
             unit,
@@ -202,9 +211,8 @@ impl<'a> Collector<'a> {
 
     /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
-        let Arch { d, .. } = self.encoder.model().arch;
         let [f1, f2] = self.encoder.model().arch.latents();
-        let encoder = self.encoder;
+        let (d, encoder) = (self.encoder.model().arch.d_out(), self.encoder);
         let (tokens, words, b_dec) = (self.tokens, self.words.as_ref(), &self.b_dec[..]);
         let (fidelity, sums, level1) = (&mut self.fidelity, &mut self.sums, &mut self.level1);
         let mut jobs: Vec<Job<'_>> = Vec::new();
@@ -224,7 +232,8 @@ impl<'a> Collector<'a> {
         if let Some(level2) = &mut self.level2 {
             jobs.push(Box::new(move |b| Ok(level2.add(&b.codes[1].view(f2)?)?)));
         }
-        if let Some(Tree { composition, cofiring, across, leak, attribution, condition }) = &mut self.tree {
+        if let Some(tree) = &mut self.tree {
+            let Tree { composition, edges, condition, leak, gated, cofiring, across, attribution } = tree;
             let model = encoder.model();
             let cumulative = model.arch.decoder.is_cumulative();
             let decoders = attribution::Decoders {
@@ -234,20 +243,26 @@ impl<'a> Collector<'a> {
                 b_dec,
             };
             jobs.push(Box::new(move |b| Ok(across.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
-            jobs.push(Box::new(move |b| match &b.open {
-                Some(open) => Ok(leak.add(&b.codes[0].view(f1)?, &open.view(f2)?)?),
-                None => Ok(()),
+            jobs.push(Box::new(move |b| {
+                let Some(open) = b.ungated() else { return Ok(()) };
+                Ok(leak.add(&b.codes[0].view(f1)?, &open.view(f2)?)?)
+            }));
+            jobs.push(Box::new(move |b| {
+                let Some(open) = b.ungated() else { return Ok(()) };
+                Ok(composition.add(&b.codes[0].view(f1)?, &open.view(f2)?, None)?)
+            }));
+            jobs.push(Box::new(move |b| add_edges(edges, b, f1, f2)));
+            jobs.push(Box::new(move |b| {
+                let Some(open) = b.ungated() else { return Ok(()) };
+                Ok(condition.add(Par::Seq, &b.codes[0].view(f1)?, &open.view(f2)?, &b.x)?)
             }));
             jobs.push(Box::new(move |b| {
                 let [one, two] = [b.codes[0].view(f1)?, b.codes[1].view(f2)?];
                 Ok(attribution.add(Par::Seq, encoder.isa(), &one, &two, &b.x, &b.error, decoders)?)
             }));
             jobs.push(Box::new(move |b| {
-                Ok(condition.add(Par::Seq, &b.codes[0].view(f1)?, &b.codes[1].view(f2)?, &b.x)?)
-            }));
-            jobs.push(Box::new(move |b| {
                 let errors = Errors { error: &b.error, decoder2: encoder.decoder2(), d };
-                Ok(composition.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?, Some(errors))?)
+                Ok(gated.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?, Some(errors))?)
             }));
             jobs.push(Box::new(move |b| Ok(cofiring.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
         }
@@ -267,11 +282,16 @@ impl<'a> Collector<'a> {
             for (profiles, side) in [(current, 0), (previous, -1), (next, 1)] {
                 for (profiles, level, f) in [(&mut profiles.level1, 0, f1), (&mut profiles.level2, 1, f2)] {
                     jobs.push(Box::new(move |b| {
-                        Ok(profiles.add(&b.codes[level].view(f)?, &beside(b, &words.of(b).profile, side))?)
+                        let Some(open) = b.ungated() else { return Ok(()) };
+                        let codes = if level == 0 { &b.codes[0] } else { open };
+                        Ok(profiles.add(&codes.view(f)?, &beside(b, &words.of(b).profile, side))?)
                     }));
                 }
             }
-            jobs.push(Box::new(move |b| Ok(topic.add(&b.codes[1].view(f2)?, &words.of(b).topic)?)));
+            jobs.push(Box::new(move |b| {
+                let Some(open) = b.ungated() else { return Ok(()) };
+                Ok(topic.add(&open.view(f2)?, &words.of(b).topic)?)
+            }));
             for windows in [windows, sequences] {
                 jobs.push(Box::new(move |b| {
                     let topics = &words.of(b).topic;
@@ -324,8 +344,15 @@ fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()
 }
 
+/// Firing at the ends of the edges, by sequence.
+pub fn add_edges(edges: &mut EdgeBlocks, b: &Batch, f1: usize, f2: usize) -> Result<()> {
+    let Some(open) = b.ungated() else { return Ok(()) };
+    let (one, two) = (b.codes[0].view(f1)?, open.view(f2)?);
+    b.sequences().try_for_each(|(sequence, rows)| Ok(edges.add(sequence, rows, &one, &two)?))
+}
+
 /// Sums by sequence, for the intervals.
-fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
+pub fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
     let isa = Isa::default();
     for (sequence, rows) in b.sequences() {
         let mut terms = vec![0.0f64; TERMS + d];

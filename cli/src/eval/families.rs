@@ -13,7 +13,6 @@ use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
-use strata_core::model::Arch;
 use strata_core::{Encoder, Par, ROOT};
 
 /// Random partitions that each score of families is compared with.
@@ -49,7 +48,7 @@ pub struct Coherence {
 /// If a weight is not finite.
 pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<Coherence> {
     let (model, isa, par) = (encoder.model(), encoder.isa(), Par::Rayon);
-    let d = model.arch.d;
+    let d = model.arch.d_out();
     let fires = tree.cofiring.fires();
     let families = Partition::families(&model.parents, fires);
     let of = |rows: &[f32], width: usize| geometry(isa, par, rows, width, &families, fires, DRAWS);
@@ -93,7 +92,7 @@ pub fn similarity(
     let params = &model.params;
     let edges = model.parents.iter().filter(|p| **p != ROOT).count();
     let inputs = Inputs {
-        d: model.arch.d,
+        d: model.arch.d_out(),
         decoder1: &params.level[0].w_dec,
         decoder2: encoder.decoder2(),
         encoders: model.arch.source.is_parallel().then(|| (&params.level[0].w_enc[..], &params.level[1].w_enc[..])),
@@ -120,7 +119,7 @@ impl Words2 {
 /// If a weight is not finite.
 pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureReport> {
     let model = encoder.model();
-    let (d, level1) = (model.arch.d, &model.params.level[0].w_dec);
+    let (d, level1) = (model.arch.d_out(), &model.params.level[0].w_dec);
     let effective =
         tree.map(|t| effective_children(d, level1, encoder.decoder2(), &model.parents, &t.cofiring.ratios()));
     let effective = effective.transpose()?;
@@ -144,7 +143,7 @@ pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
 /// If a weight is not finite.
 pub fn paths(encoder: &Encoder) -> Result<Option<PathReport>> {
     let model = encoder.model();
-    let Arch { d, decoder, .. } = model.arch;
+    let (d, decoder) = (model.arch.d_out(), model.arch.decoder);
     let [f1, f2] = model.arch.latents();
     if f2 == 0 || !decoder.is_composed() {
         return Ok(None);
@@ -169,5 +168,5 @@ pub fn stability(encoder: &Encoder, other: &Encoder) -> Result<StabilityReport> 
     };
     let other =
         stability::Run { decoder1: &other.model().params.level[0].w_dec, decoder2: other.decoder2(), parent: &theirs };
-    Ok(stability::stability(encoder.isa(), Par::Rayon, &this, &other, encoder.model().arch.d)?)
+    Ok(stability::stability(encoder.isa(), Par::Rayon, &this, &other, encoder.model().arch.d_out())?)
 }

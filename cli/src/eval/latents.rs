@@ -14,9 +14,8 @@ use std::path::Path;
 use strata_core::metrics::coherence::Partition;
 use strata_core::metrics::coherence::discover::nearest;
 use strata_core::metrics::coherence::geometry::Directions;
-use strata_core::metrics::composition::{CompositionReport, Parent};
+use strata_core::metrics::composition::{CompositionReport, GatedReport, Parent};
 use strata_core::metrics::similarity::ALPHA;
-use strata_core::model::Arch;
 use strata_core::{Encoder, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
@@ -39,9 +38,9 @@ pub struct LatentRecord {
     pub mean: Option<f64>,
     /// Largest activation.
     pub max: Option<f64>,
-    /// Of a child: `P(parent | child)`.
+    /// Of a child: `P(parent | child)` where it fires without its gate.
     pub containment: Option<f64>,
-    /// Of a child: lift of the edge to its parent.
+    /// Of a child: lift of the edge to its parent, without the gate.
     pub lift: Option<f64>,
     /// Of a child: by how much the squared error grows if it is removed alone, over the squared error of level 2. Below
     /// 0: it harms.
@@ -49,9 +48,9 @@ pub struct LatentRecord {
     /// Of a child: `KL(q_child || q_parent)` in bits, `q` the shares of tokens in the activation: how much more specific
     /// it is than its parent.
     pub divergence: Option<f64>,
-    /// Of a parent: `P(some child | parent)`.
+    /// Of a parent: `P(some child | parent)`, without the gate.
     pub coverage: Option<f64>,
-    /// Of a parent: `P(exactly one child | at least one)`.
+    /// Of a parent: `P(exactly one child | at least one)`, without the gate.
     pub exclusivity: Option<f64>,
     /// The tokens with the largest shares of its activation, and the shares; largest first.
     pub tokens: Vec<(String, f64)>,
@@ -93,8 +92,10 @@ pub struct Sources<'a> {
     pub dump: &'a Dump,
     /// What the pass has collected.
     pub seen: &'a Collector<'a>,
-    /// Of the levels; none without families.
+    /// Of the levels without the gate; none without families.
     pub composition: Option<&'a CompositionReport>,
+    /// Of the levels behind the gate; none without families.
+    pub gated: Option<&'a GatedReport>,
     /// `sum ||x_hat2 - x||^2` over all rows, in the unit of `seen`.
     pub sse2: f64,
     /// `(words, d)`, of the language model, where there is one.
@@ -106,7 +107,7 @@ pub struct Sources<'a> {
 /// # Errors
 /// If a weight is not finite.
 pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
-    let Arch { d, .. } = s.encoder.model().arch;
+    let d = s.encoder.model().arch.d_out();
     let [f1, f2] = s.encoder.model().arch.latents();
     let decoders = [&s.encoder.model().params.level[0].w_dec[..], s.encoder.decoder2()].concat();
     let near = neighbours(s.encoder, &decoders, d, f1)?;
@@ -146,7 +147,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
             max: seen.places.first().map(|p| unit.up(f64::from(p.value))),
             containment: child.and_then(|c| finite(c.containment)),
             lift: child.and_then(|c| finite(c.lift)),
-            gain: child.and_then(|c| finite(c.gain / s.sse2)),
+            gain: s.gated.filter(|_| level == 1).and_then(|g| finite(g.child[j].gain / s.sse2)),
             divergence: parent.and_then(|p| s.seen.text.as_ref().and_then(|t| finite(divergence(t, j, p as usize)))),
             coverage: family.and_then(|p| finite(p.coverage)),
             exclusivity: family.and_then(|p| finite(p.exclusivity)),

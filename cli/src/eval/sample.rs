@@ -1,7 +1,7 @@
 //! A bounded sample of a dump with its codes, for what needs rows more than once.
 
+use super::batches::{Pair, magnitudes};
 use crate::console::check_interrupt;
-use crate::dump::Dump;
 use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::{Result, bail};
 use strata_core::metrics::absorption::{Dictionary, sample};
@@ -24,11 +24,11 @@ pub struct Sampled {
     /// `s = sqrt(E||x - mean x||^2 / d)` of the examples, 1 where they do not vary: rows and codes are divided by it, as
     /// the penalty of a probe means something else for other units.
     pub scale: f64,
-    /// `[n, d]`, divided by `scale`.
+    /// The rows that should be reconstructed, `[n, d_out]`, divided by `scale`.
     pub x: Vec<f32>,
     /// Level 1, level 2, and both, level 1 first: divided by `scale`.
     pub codes: [Codes; 3],
-    /// `[d]`: `b_dec`, divided by `scale`.
+    /// `[d_out]`: `b_dec`, divided by `scale`.
     pub centre: Vec<f32>,
     /// Whether an example is tested on: whole stretches of sequences are.
     pub is_test: Vec<bool>,
@@ -43,12 +43,13 @@ impl Sampled {
     /// If a row cannot be read or is not finite, or if none is left.
     pub fn rows(
         encoder: &Encoder,
-        dump: &Dump,
+        pair: Pair<'_>,
         filter: &RowFilter<'_>,
         (start, end): (u64, u64),
         wanted: usize,
         seed: u64,
     ) -> Result<Self> {
+        let Pair { input: dump, target } = pair;
         let drawn = sample(start, end, wanted, seed);
         let d = dump.d();
         let (mut row, mut x, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
@@ -70,6 +71,10 @@ impl Sampled {
                 dump.name()
             );
         }
+        if let Some(target) = target {
+            x.resize(row.len() * target.d(), 0.0);
+            target.read_rows(&row, &mut x)?;
+        }
         let sequence: Vec<u64> = match dump.sequence_starts() {
             Some(starts) => row.iter().map(|r| starts.partition_point(|s| s <= r) as u64 - 1).collect(),
             None => row.iter().map(|r| r / STRETCH).collect(),
@@ -84,12 +89,14 @@ impl Sampled {
     /// If a row cannot be read or is not finite, or if no sequence is left.
     pub fn sequences(
         encoder: &Encoder,
-        dump: &Dump,
+        pair: Pair<'_>,
         filter: &RowFilter<'_>,
         starts: &[u64],
         wanted: usize,
         seed: u64,
     ) -> Result<(Self, Vec<u64>)> {
+        let Pair { input: dump, target } = pair;
+        let d = pair.reconstructed().d();
         let drawn = sample(0, starts.len() as u64, wanted, seed);
         let (mut chosen, mut left_out) = (Vec::new(), LeftOut::default());
         let arch = encoder.model().arch;
@@ -99,15 +106,20 @@ impl Sampled {
             let n = (starts.get(s as usize + 1).copied().unwrap_or(dump.n_rows()) - start) as usize;
             let mut rows = vec![0.0; n * dump.d()];
             dump.read_range(start, n, &mut rows)?;
-            left_out.merge(filter.retain(&mut (start..start + n as u64).collect(), &mut rows));
+            let mut ids = (start..start + n as u64).collect();
+            left_out.merge(filter.retain(&mut ids, &mut rows));
             if rows.is_empty() {
                 continue;
             }
             chosen.push(s);
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
             encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
-            let (mean, pooled1) = pool(&rows, dump.d(), &codes1.view(arch.level[0].latents)?, &[0])?;
-            let (_, pooled2) = pool(&rows, dump.d(), &codes2.view(arch.level[1].latents)?, &[0])?;
+            if let Some(target) = target {
+                rows.resize(ids.len() * d, 0.0);
+                target.read_rows(&ids, &mut rows)?;
+            }
+            let (mean, pooled1) = pool(&rows, d, &codes1.view(arch.level[0].latents)?, &[0])?;
+            let (_, pooled2) = pool(&rows, d, &codes2.view(arch.level[1].latents)?, &[0])?;
             row.push(start);
             x.extend(mean);
             codes[0].append(&pooled1);
@@ -130,7 +142,8 @@ impl Sampled {
         seed: u64,
     ) -> Result<Self> {
         let arch = encoder.model().arch;
-        let scale = scale_of(&x, arch.d);
+        magnitudes(encoder, &mut codes1);
+        let scale = scale_of(&x, arch.d_out());
         let inverse = (1.0 / scale) as f32;
         let mut centre = encoder.model().params.b_dec.to_vec();
         for values in [&mut x, &mut codes1.value, &mut codes2.value, &mut centre] {
@@ -195,7 +208,7 @@ pub fn dictionary<'a>(sampled: &'a Sampled, encoder: &'a Encoder, decoder: &'a [
     let [_, _, codes] = sampled.views(encoder)?;
     Ok(Dictionary {
         x: &sampled.x,
-        d: model.arch.d,
+        d: model.arch.d_out(),
         centre: &sampled.centre,
         codes,
         decoder,

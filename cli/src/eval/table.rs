@@ -1,8 +1,14 @@
 //! The table that a person reads.
 
 use super::Evaluation;
+use crate::escape::escaped;
 use std::io::Write;
+use strata_core::metrics::bootstrap::Interval;
+use strata_core::metrics::composition::EdgeIntervals;
 use strata_core::metrics::sparsity::SparsityReport;
+
+/// One of the intervals of the edges.
+type Part = fn(&EdgeIntervals) -> Interval;
 
 /// The table that a person reads.
 ///
@@ -11,7 +17,7 @@ use strata_core::metrics::sparsity::SparsityReport;
 pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     let f = &e.fidelity;
     let which = if e.held_out { "held-out rows" } else { "rows, those of the training among them," };
-    writeln!(out, "{} {which} of {} from row {}", f.tokens, e.dump, e.rows[0])?;
+    writeln!(out, "{} {which} of {} from row {}", f.tokens, escaped(&e.dump), e.rows[0])?;
     if let Some(passes) = e.passes {
         writeln!(out, "trained on {} passes over the other rows", number(passes, 2))?;
     }
@@ -53,18 +59,38 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             writeln!(out, "{:<34} {all1:>10} {all2:>10}", "  nats, left-out rows replaced too")?;
         }
     }
-    if let Some(c) = &e.composition {
+    if let (Some(c), Some(gated)) = (&e.composition, &e.gated) {
+        writeln!(out)?;
+        writeln!(out, "{:<35} {:>9} {:>20} {:>20}", "without the gate", "", "95 % interval", "control")?;
+        let own = e.intervals.edges.as_ref();
+        let control = e.control.as_ref();
+        let lines: [(&str, f64, Part); 6] = [
+            ("children keep to parents (0 to 1)", c.attachment, |i| i.attachment),
+            ("P(parent | child)", c.containment, |i| i.containment),
+            ("median lift of an edge", c.median_lift, |i| i.median_lift),
+            ("edges with P > 0.8 and lift > 2", c.real_edges, |i| i.real_edges),
+            ("phi of an edge", c.phi, |i| i.phi),
+            ("P(one child | some child)", c.exclusivity, |i| i.exclusivity),
+        ];
+        for (name, value, of) in lines {
+            let sure = own.map_or_else(String::new, |i| ends(&of(i)));
+            let other = control.map_or_else(String::new, |c| ends(&of(&c.edges)));
+            writeln!(out, "{name:<35} {:>9} {sure:>20} {other:>20}", number(value, 3))?;
+        }
+        if let Some(control) = control {
+            let (name, i) = ("variance unexplained, with the gate", &e.intervals.fvu2);
+            writeln!(out, "{name:<35} {:>9} {:>20} {:>20}", number(i.value, 4), ends(i), ends(&control.fvu2))?;
+        }
         writeln!(out)?;
         for (name, value, digits) in [
             ("children under ROOT", c.root_children as f64, 0),
-            ("P(parent | child)", c.containment, 4),
-            ("  without the gate", e.leak.as_ref().map_or(f64::NAN, |l| 1.0 - l.leak), 4),
-            ("P(some child | parent)", c.coverage, 4),
-            ("P(one child | some child)", c.exclusivity, 4),
-            ("children that harm", c.harmful, 4),
+            ("P(some child | parent)", gated.coverage, 4),
+            ("children that harm", gated.harmful, 4),
         ] {
             writeln!(out, "{name:<34} {:>10}", number(value, digits))?;
         }
+        let forced = number(gated.containment_by_construction, 4);
+        writeln!(out, "{:<34} {forced:>10}  by construction of the gate", "P(parent | child), with the gate")?;
         if let Some(a) = &e.attribution {
             let shares = [a.parents, a.children + a.orphans, a.root, a.error].map(|s| number(100.0 * s, 1));
             let [parents, children, root, error] = shares;
@@ -73,8 +99,9 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     }
     if let (Some(null), Some(c), Some(s)) = (&e.composition_null, &e.coherence, &e.similarity) {
         writeln!(out)?;
-        writeln!(out, "{:<34} {:>10} {:>10} {:>10}", "families against random ones", "", "random", "z")?;
+        writeln!(out, "{:<34} {:>10} {:>10} {:>10}", "families against shuffled ones", "", "shuffled", "z")?;
         let mut scores = vec![
+            ("children keep to parents", null.attachment),
             ("median lift of an edge", null.median_lift),
             ("cosine silhouette of directions", c.decoder.silhouette),
             ("agreement with k-means (AMI)", c.agreement.kmeans_ami),
@@ -82,7 +109,8 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         scores.extend(e.condition.as_ref().map(|c| ("rows are parent and child (S_res)", c.s_res)));
         scores.extend(c.topics.as_ref().map(|t| ("words of a family (NPMI)", t.npmi)));
         for (name, s) in scores {
-            let z = number(s.z, 1);
+            // A null without spread says nothing of how far the value is from it.
+            let z = if s.z.is_finite() { number(s.z, 1) } else { String::new() };
             writeln!(out, "{name:<34} {:>10} {:>10} {z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
         }
         writeln!(out, "{:<34} {:>10} {:>10} {:>20}", "edges against random pairs", "", "random", "AUC")?;
@@ -100,14 +128,16 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     }
     if let Some(s) = &e.stability {
         writeln!(out)?;
-        writeln!(out, "{:<34} {:>10} {:>10}", "against the other run", "level 1", "level 2")?;
-        for (name, values) in [
-            ("directions (MCC)", [s.level1.mcc, s.level2.mcc]),
-            ("edges that are edges there, chance", [s.edge_agreement, s.edge_chance]),
+        let p = &s.parents;
+        for (name, value) in [
+            ("directions of level 1 in the other run", s.level1.mcc),
+            ("directions of level 2 in the other run", s.level2.mcc),
+            ("children with a parent, found again", p.found_again),
         ] {
-            let [a, b] = values.map(|v| number(v, 4));
-            writeln!(out, "{name:<34} {a:>10} {b:>10}")?;
+            writeln!(out, "{name:<38} {:>6}", number(value, 3))?;
         }
+        let (same, chance) = (number(p.agreement.value, 3), number(p.chance, 3));
+        writeln!(out, "{:<38} {same:>6}  {}, chance {chance}", "  of those, with the same parent", ends(&p.agreement))?;
     }
     if let Some(r) = &e.recovery {
         writeln!(out)?;
@@ -124,7 +154,15 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
             writeln!(out, "{name:<34} {:>10}", number(value, 4))?;
         }
     }
+    writeln!(out)?;
+    writeln!(out, "Is the hierarchy real? {}", e.verdict.sentence)?;
+    writeln!(out, "  {}", e.verdict.rule)?;
     Ok(())
+}
+
+/// An interval, without its value.
+fn ends(i: &Interval) -> String {
+    if i.low.is_finite() { format!("[{:.3}, {:.3}]", i.low, i.high) } else { String::new() }
 }
 
 /// A number that leaves its column of 10 no wider than it is.

@@ -164,7 +164,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
     let [f1, f2] = encoder.model().arch.latents();
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
-    each_group(encoder, dump, &RowFilter::none(encoder.isa()), Unit::ONE, (0, dump.n_rows()), |batches| {
+    each_group(encoder, dump.into(), &RowFilter::none(encoder.isa()), Unit::ONE, (0, dump.n_rows()), |batches| {
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {

@@ -20,7 +20,7 @@ const TRIES: usize = 100;
 static OWN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// The directory that holds `path`.
-pub(super) fn parent_of(path: &Path) -> &Path {
+pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

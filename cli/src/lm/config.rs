@@ -37,6 +37,8 @@ pub struct Config {
     pub scale_attn_weights: bool,
     /// Attention scores of block `l` are divided by `l + 1` as well.
     pub scale_attn_by_inverse_layer_idx: bool,
+    /// The token that begins a text.
+    pub bos_token_id: Option<u32>,
     /// The output matrix is the token embedding.
     pub tie_word_embeddings: bool,
 }
@@ -81,6 +83,7 @@ impl Config {
             activation,
             scale_attn_weights: switch(&v, "scale_attn_weights", true)?,
             scale_attn_by_inverse_layer_idx: switch(&v, "scale_attn_by_inverse_layer_idx", false)?,
+            bos_token_id: token(&v, "bos_token_id")?,
             tie_word_embeddings: switch(&v, "tie_word_embeddings", true)?,
         })
     }
@@ -105,6 +108,17 @@ fn size(v: &Value, key: &str) -> Result<usize> {
     match v[key].as_u64() {
         Some(n @ 1..=SIZE_MAX) => Ok(n as usize),
         _ => bail!("{key:?} must be a whole number from 1 to {SIZE_MAX}, found {}", shown(&v[key])),
+    }
+}
+
+/// A token id; none for null or nothing.
+fn token(v: &Value, key: &str) -> Result<Option<u32>> {
+    if v[key].is_null() {
+        return Ok(None);
+    }
+    match v[key].as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok(Some(id)),
+        None => bail!("{key:?} must be a token id, found {}", shown(&v[key])),
     }
 }
 

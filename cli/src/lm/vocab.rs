@@ -6,15 +6,26 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use crate::dump::check_token;
+use super::pieces::pieces;
+use crate::console::check_interrupt;
 use crate::panics::caught;
+use crate::texts;
 
 /// How text becomes token ids.
 pub enum Vocab {
     /// One token a character.
     Chars(Chars),
     /// Whatever `tokenizer.json` describes.
-    Tokenizer(Box<Tokenizer>),
+    Tokenizer(Box<Described>),
+}
+
+/// A tokenizer, and what is known of its ids.
+pub struct Described {
+    tokenizer: Tokenizer,
+    /// The text of every id.
+    texts: Vec<String>,
+    /// Ids of tokens that mark something and stand for no text: beginnings, ends, padding. Ascending.
+    special: Vec<u32>,
 }
 
 /// A character vocabulary.
@@ -40,8 +51,10 @@ impl Vocab {
             Ok(without_dropout(t))
         };
         let t = checked("it cannot be read", read)?;
-        t.get_vocab(true).iter().try_for_each(|(token, id)| check_token(*id as usize, token))?;
-        Ok(Self::Tokenizer(Box::new(t)))
+        let mut special: Vec<u32> =
+            t.get_added_tokens_decoder().iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
+        special.sort_unstable();
+        Ok(Self::Tokenizer(Box::new(Described { tokenizer: t, texts: texts::of_tokenizer(&v)?, special })))
     }
 
     /// Reads the string `"chars"` of `meta.json`: the character at place `i` has id `i`.
@@ -51,41 +64,57 @@ impl Vocab {
         Ok(Self::Chars(Chars::new(chars.chars().collect())?))
     }
 
-    /// Number of ids, holes included: one more than the largest.
-    pub fn n_ids(&self) -> usize {
+    /// Ids of tokens that mark something and stand for no text, ascending.
+    pub fn special(&self) -> &[u32] {
         match self {
-            Self::Chars(c) => c.list.len(),
-            Self::Tokenizer(t) => t.get_vocab(true).values().max().map_or(0, |m| *m as usize + 1),
+            Self::Chars(_) => &[],
+            Self::Tokenizer(t) => &t.special,
         }
     }
 
-    /// The string of every id, in order; a hole is the empty string.
+    /// The text that every id stands for, in order; a hole is the empty string.
     pub fn tokens(&self) -> Vec<String> {
         match self {
             Self::Chars(c) => c.list.iter().map(char::to_string).collect(),
-            Self::Tokenizer(t) => {
-                let mut out = vec![String::new(); self.n_ids()];
-                for (token, id) in t.get_vocab(true) {
-                    out[id as usize] = token;
-                }
-                out
-            }
+            Self::Tokenizer(t) => t.texts.clone(),
         }
     }
 
-    /// The ids of `text`, without the special tokens that a tokenizer would put around it.
+    /// The ids of `text`, without the special tokens that a tokenizer would put around it: the first `most` at least, and all
+    /// where there are fewer. They are those of the whole text: it is cut only where both sides have the ids that they have
+    /// together, and memory grows by the ids and one piece of the text.
     ///
     /// # Errors
     /// A character outside a character vocabulary, with its position.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    pub fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
         match self {
-            Self::Chars(c) => c.encode(text),
-            Self::Tokenizer(t) => checked("the tokenizer cannot encode the text", || {
-                let e = t.encode_fast(text, false);
-                let e = e.map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
-                Ok(e.get_ids().to_vec())
-            }),
+            Self::Chars(c) => c.encode(text, most),
+            Self::Tokenizer(t) => {
+                let mut ids = Vec::new();
+                let is_boundary = |before: &str, after: &str| -> Result<bool> {
+                    let apart = [t.encode(before)?, t.encode(after)?].concat();
+                    Ok(t.encode(&[before, after].concat())? == apart)
+                };
+                for piece in pieces(text, is_boundary) {
+                    ids.extend(t.encode(&text[piece?])?);
+                    check_interrupt()?;
+                    if ids.len() >= most {
+                        break;
+                    }
+                }
+                Ok(ids)
+            }
         }
+    }
+}
+
+impl Described {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        checked("the tokenizer cannot encode the text", || {
+            let e = self.tokenizer.encode_fast(text, false);
+            let e = e.map_err(|e| anyhow!("the tokenizer cannot encode the text: {e}"))?;
+            Ok(e.get_ids().to_vec())
+        })
     }
 }
 
@@ -120,13 +149,13 @@ impl Chars {
         Ok(Self { list, ids })
     }
 
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+    fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
         let id = |(i, c)| {
             self.ids.get(&c).copied().ok_or_else(|| {
                 anyhow!("character {i} of the text, {c:?}, is not in the vocabulary of {}", self.list.len())
             })
         };
-        text.chars().enumerate().map(id).collect()
+        text.chars().take(most).enumerate().map(id).collect()
     }
 }
 

@@ -6,12 +6,14 @@
 //! of each sequence are averaged, as SAEBench does.
 
 use crate::dump::Dump;
+use crate::dump::integers::Integers;
 use crate::eval::classes::TokenClasses;
 use crate::files::read;
 use anyhow::{Result, anyhow, bail, ensure};
-use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
+use strata_core::Error;
 use strata_core::format::dump::TensorTable;
+use strata_core::format::npy::NpyArray;
 
 /// What a label is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -116,43 +118,18 @@ fn classes(labels: &[i64], shown: &str, what: &str) -> Result<Vec<Option<u32>>> 
     labels.iter().enumerate().map(class).collect()
 }
 
-/// Reads little-endian integers of `size` bytes.
-fn integers(bytes: &[u8], size: usize, signed: bool) -> Vec<i64> {
-    let one = |chunk: &[u8]| {
-        let mut wide = [0; 8];
-        wide[..size].copy_from_slice(chunk);
-        let value = u64::from_le_bytes(wide);
-        let unused = 64 - 8 * size as u32;
-        match signed {
-            true => (value << unused) as i64 >> unused,
-            // What does not fit is too large in any case.
-            false => i64::try_from(value).unwrap_or(i64::MAX),
-        }
-    };
-    bytes.chunks_exact(size).map(one).collect()
-}
-
 type Tensors = (Vec<i64>, Option<Vec<i64>>);
 
 fn tensors(bytes: &[u8]) -> Result<Tensors> {
-    // Refuses headers whose sizes overflow, which the other parser does not.
-    TensorTable::parse(bytes)?;
-    let file = SafeTensors::deserialize(bytes)?;
-    let read = |name: &str| {
-        let Ok(view) = file.tensor(name) else { return Ok(None) };
-        ensure!(view.shape().len() == 1, "tensor `{name}`: expected 1 dimension, found {}", view.shape().len());
-        let (size, signed) = match view.dtype() {
-            Dtype::U8 | Dtype::BOOL => (1, false),
-            Dtype::I8 => (1, true),
-            Dtype::U16 => (2, false),
-            Dtype::I16 => (2, true),
-            Dtype::U32 => (4, false),
-            Dtype::I32 => (4, true),
-            Dtype::U64 => (8, false),
-            Dtype::I64 => (8, true),
-            other => bail!("tensor `{name}`: expected integers, found {other}"),
+    let table = TensorTable::parse(bytes)?;
+    let read = |name: &str| -> Result<Option<Vec<i64>>> {
+        let Some(tensor) = table.tensor(name) else { return Ok(None) };
+        let dtype = tensor.dtype;
+        ensure!(tensor.shape.len() == 1, "tensor `{name}`: expected 1 dimension, found {}", tensor.shape.len());
+        let Some(integers) = Integers::stored(tensor) else {
+            bail!("tensor `{name}`: expected integers, found {dtype}");
         };
-        Ok(Some(integers(view.data(), size, signed)))
+        Ok(Some(integers.values(bytes).collect()))
     };
     let Some(labels) = read("labels")? else { bail!("expected a tensor `labels`, found none") };
     Ok((labels, read("attributes")?))
@@ -160,39 +137,14 @@ fn tensors(bytes: &[u8]) -> Result<Tensors> {
 
 /// A `.npy` of one dimension of integers.
 fn npy(bytes: &[u8]) -> Result<Vec<i64>> {
-    let rest =
-        bytes.strip_prefix(b"\x93NUMPY").ok_or_else(|| anyhow!("expected \"\\x93NUMPY\", this is no .npy file"))?;
-    let (length, start): (usize, usize) = match rest {
-        [1, 0, a, b, ..] => (usize::from(u16::from_le_bytes([*a, *b])), 4),
-        [2 | 3, 0, a, b, c, d, ..] => (u32::from_le_bytes([*a, *b, *c, *d]) as usize, 6),
-        _ => bail!("expected a .npy header of version 1.0 to 3.0, found another"),
+    let why = |e: Error| match e {
+        Error::Format { what, .. } => anyhow!(what),
+        e => anyhow!(e),
     };
-    let header = start.checked_add(length).and_then(|end| rest.get(start..end));
-    let header = header.ok_or_else(|| anyhow!("the file ends within its header"))?;
-    let header = std::str::from_utf8(header).map_err(|_| anyhow!("header: expected text"))?;
-    let after = |key: &str, open: char, close: char| {
-        let (_, tail) = header.split_once(&format!("'{key}':"))?;
-        tail.trim_start().strip_prefix(open)?.split_once(close).map(|(inside, _)| inside)
+    let Some(integers) = Integers::npy(bytes).map_err(why)? else {
+        let descr = NpyArray::parse(bytes).map_err(why)?.descr;
+        bail!("descr: expected little-endian integers, found '{}'", descr.escape_debug());
     };
-    let descr = after("descr", '\'', '\'').ok_or_else(|| anyhow!("header: `descr` is missing"))?;
-    let (size, signed) = match descr {
-        "|u1" | "|b1" => (1, false),
-        "|i1" => (1, true),
-        "<u2" => (2, false),
-        "<i2" => (2, true),
-        "<u4" => (4, false),
-        "<i4" => (4, true),
-        "<u8" => (8, false),
-        "<i8" => (8, true),
-        other => bail!("descr: expected little-endian integers, found '{}'", other.escape_debug()),
-    };
-    let shape = after("shape", '(', ')').ok_or_else(|| anyhow!("header: `shape` is missing"))?;
-    let sizes: Vec<&str> = shape.split(',').map(str::trim).filter(|s| !s.is_empty()).collect();
-    ensure!(sizes.len() == 1, "shape: expected 1 dimension, found {}", sizes.len());
-    let n: usize =
-        sizes[0].parse().map_err(|_| anyhow!("shape: expected a size, found `{}`", sizes[0].escape_debug()))?;
-    let data = &rest[start + length..];
-    let expected = n.checked_mul(size).ok_or_else(|| anyhow!("shape: {n} is too large"))?;
-    ensure!(data.len() == expected, "expected {expected} bytes of data ({n} of '{descr}'), found {}", data.len());
-    Ok(integers(data, size, signed))
+    ensure!(integers.shape.len() == 1, "shape: expected 1 dimension, found {}", integers.shape.len());
+    Ok(integers.values(bytes).collect())
 }

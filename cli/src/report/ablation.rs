@@ -50,7 +50,7 @@ pub struct Line {
 }
 
 /// What is plotted beside FVU2, of what is defined and differs between rows: these first.
-const PLOTTED: [&str; 6] = ["edge_recall", "leak", "token_auc", "mcc", "median_lift", "dead2"];
+const PLOTTED: [&str; 6] = ["edge_recall", "attachment", "parents_again", "token_auc", "mcc", "dead2"];
 /// Plots beside that of FVU2.
 const BESIDE: usize = 3;
 
@@ -71,6 +71,7 @@ fn title(name: &str) -> String {
         "gates" => "Which gate between the levels is best?",
         "sparsity-ratio" => "How should one budget be divided between the levels?",
         "balance" => "How much should level 1\u{2019}s own reconstruction weigh?",
+        "baselines" => "What does learning the dictionary add to a random one?",
         "experiment" => "Does the default hold against its neighbours?",
         "sweep" => "Which of these settings is best?",
         other => return format!("What does {other} change?"),
@@ -107,7 +108,10 @@ fn line(suite: &SuiteReport, row: &RowReport, columns: &[Metric]) -> Line {
     let value = |c: &Metric| row.mean.get(c.key).copied().flatten();
     let cell = |c: &Metric| match value(c) {
         None => "\u{2013}".into(),
-        Some(v) => decimals(v, c.digits),
+        Some(v) => match row.sd.get(c.key).copied().flatten() {
+            Some(sd) => format!("{} \u{b1} {}", decimals(v, c.digits), decimals(sd, c.digits)),
+            None => decimals(v, c.digits),
+        },
     };
     let is_base = row.name == suite.base;
     let difference = match row.difference.get("fvu2") {

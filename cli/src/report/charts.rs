@@ -247,11 +247,12 @@ pub fn sparsity(eval: &Value) -> Vec<Chart> {
     let of_children = |name: &str| children().filter_map(|c| c[name].as_f64()).collect::<Vec<f64>>();
     let lift: Vec<f64> = of_children("lift").into_iter().filter(|v| *v > 0.0).map(f64::log10).collect();
     if lift.len() > 1 {
-        let caption = "Each edge from a parent to a child by how much likelier the parent is when the child fires. 0 is \
+        let caption = "Each edge from a parent to a child by how much likelier the parent is when the child fires without its gate. 0 is \
                        chance, 1 is ten times as likely; higher is better.";
         charts.push(histogram("Lift of the edges", caption, "log10 of the lift", "edges", &lift));
     }
-    let gain = of_children("gain");
+    let gated = eval.pointer("/gated/child").and_then(Value::as_array).into_iter().flatten();
+    let gain: Vec<f64> = gated.filter_map(|c| c["gain"].as_f64()).collect();
     let total: f64 = gain.iter().map(|g| g.max(0.0)).sum();
     if gain.len() > 1 && total > 0.0 {
         let mut sorted: Vec<f64> = gain.iter().copied().filter(|g| *g > 0.0).collect();

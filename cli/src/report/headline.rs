@@ -3,9 +3,9 @@
 use super::docs::{Doc, Docs};
 use super::embed;
 use super::number::{count, percent, show};
+use crate::eval::verdict;
 use serde_json::Value;
 use strata_core::Config;
-use strata_core::config::ModelKind;
 
 /// A question, its answer, and what it rests on.
 pub struct Verdict {
@@ -100,9 +100,9 @@ impl Numbers<'_> {
 }
 
 /// Both answers.
-pub fn verdicts(eval: &Value, config: Option<&Config>) -> Vec<Verdict> {
+pub fn verdicts(eval: &Value) -> Vec<Verdict> {
     let n = Numbers(eval);
-    vec![fidelity(&n), hierarchy(&n, config)]
+    vec![fidelity(&n), hierarchy(&n)]
 }
 
 fn b(text: impl AsRef<str>) -> String {
@@ -173,119 +173,35 @@ fn fidelity(n: &Numbers<'_>) -> Verdict {
     }
 }
 
-/// From where on the hierarchy is called real, and partly so; [`HIERARCHY_RULE`] says why.
-mod bound {
-    /// True edges found, where the truth is known.
-    pub const RECALL: [f64; 2] = [0.8, 0.4];
-    /// Children under a parent.
-    pub const UNDER_A_PARENT: [f64; 2] = [0.5, 0.1];
-    /// Agreement of parents with the children that no gate holds, chance taken out.
-    pub const UNGATED: [f64; 2] = [0.5, 0.2];
-    /// Standard deviations above random families.
-    pub const Z: [f64; 2] = [3.0, 2.0];
-    /// Lower end of the interval of the AUC of tokens.
-    pub const AUC: [f64; 2] = [0.7, 0.5];
-}
-
-const HIERARCHY_RULE: &str = "With a known truth: \u{201c}yes\u{201d} needs 80 % of the true edges, \u{201c}partly\u{201d} 40 %. \
-    Without, the worst of these counts. At least half of the children under a parent (a tenth): fewer are a flat model \
-    with a few families. With the gate taken away, the parent on for at least half of its child\u{2019}s firings, after \
-    chance is taken out as (P \u{2212} chance) / (1 \u{2212} chance) (a fifth): a gate can force a child\u{2019}s firings \
-    under any parent, but not where the child would fire by itself, so random parents stay near 0 here; where this was \
-    not measured the answer is at most \u{201c}partly\u{201d}. Median lift, share of real edges, phi and S_res each at \
-    least 3 standard deviations above random families (2): beyond luck, though several are asked. Tokens that tell a \
-    parent from a random one of its density with an AUC surely over 0.7 (0.5, which is chance). A gate makes the last \
-    two kinds easy even for random parents, so they can only speak against. P(parent | child) behind a hard gate is 1 \
-    by construction and is not judged. The bounds are conventions; the numbers and their nulls are what is measured.";
-
-fn graded(v: f64, [good, fair]: [f64; 2]) -> Grade {
-    Grade::above(v, good, fair)
-}
-
-fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
-    let rule = HIERARCHY_RULE;
-    let question = "Is the hierarchy real?";
-    let none =
-        |why: String| Verdict { question, answer: "There is none.".into(), grade: "none", because: vec![why], rule };
-    if !n.is_two() {
-        return none("The model is flat: it has one level of latents.".into());
-    }
-    if !n.0["composition"].is_object() {
-        return none("The model has two levels, but its children were given no parents (no families).".into());
-    }
-    let mut because = Vec::new();
-    let mut grades = Vec::new();
-    let children = n.get("level2.latents").unwrap_or(f64::NAN);
-    let root = n.get("composition.root_children").unwrap_or(0.0);
-    let edges = children - root;
-    if edges < 1.0 {
-        return none(format!("All {} children hang under ROOT: no parent was found to contain one.", show(children)));
-    }
-    because.push(format!(
-        "{} of {} children ({}) hang on a parent; the others are under ROOT, free of any.",
-        b(show(edges)),
-        show(children),
-        percent(edges / children)
-    ));
-    grades.push(graded(edges / children, bound::UNDER_A_PARENT));
-    let (said, grade) = ungated(n);
-    because.push(said);
-    grades.push(grade);
-    if let Some(p) = n.get("composition.containment") {
-        let forced = config.is_some_and(|c| c.gate.kind.has_families() && c.model == ModelKind::Tree);
-        let how = if forced { ", by construction, as the gate allows nothing else" } else { "" };
-        because.push(format!("With the gate in place its parent fires too {} of the time{how}.", percent(p)));
-    }
-    let mut scores = Vec::new();
-    for (name, key, share) in [
-        ("median lift", "composition_null.median_lift", false),
-        ("real edges (P over 0.8, lift over 2)", "composition_null.real_edges", true),
-        ("phi of an edge", "composition_null.phi", false),
-        ("rows in the child\u{2019}s and parent\u{2019}s directions (S_res)", "condition.s_res", false),
-    ] {
-        let at = |part: &str| n.get(&format!("{key}.{part}"));
-        let (Some(v), Some(null)) = (at("value"), at("null_mean")) else { continue };
-        let say = if share { percent } else { show };
-        let z = at("z");
-        let words = z.map_or_else(|| "z undefined".into(), |z| format!("z {}", show(z)));
-        scores.push(format!("{name} {} against {} ({words})", b(say(v)), say(null)));
-        grades.push(match z {
-            Some(z) => graded(z, bound::Z),
-            // A null without spread says which side the value is on, and not how far.
-            None if v > null => Grade::Fair,
-            None => Grade::Poor,
-        });
-    }
-    if !scores.is_empty() {
-        because.push(format!("Against random families of the same sizes and densities: {}.", scores.join("; ")));
-    }
-    let silhouette = "coherence.decoder.silhouette";
-    if let (Some(value), Some(null), Some(z)) = (
-        n.get(&format!("{silhouette}.value")),
-        n.get(&format!("{silhouette}.null_mean")),
-        n.get(&format!("{silhouette}.z")),
-    ) {
-        let word = if z >= 2.0 {
-            "Decoders of siblings are nearer each other than in random families"
-        } else if z <= -2.0 {
-            "Decoders of siblings point further apart than in random families: they split their parent rather than repeat it"
-        } else {
-            "Decoders of siblings are no nearer each other than in random families"
+/// The verdict of the evaluation, in words.
+fn hierarchy(n: &Numbers<'_>) -> Verdict {
+    let (question, rule) = ("Is the hierarchy real?", verdict::RULE);
+    let found = &n.0["verdict"];
+    let Some(answer) = found["answer"].as_str() else {
+        let why = "This evaluation is of an earlier version, without a verdict: evaluate the run again.".to_owned();
+        return Verdict { question, answer: "Not known.".into(), grade: "none", because: vec![why], rule };
+    };
+    let (answer, grade) = match answer {
+        "yes" => ("Yes.", Grade::Good.class()),
+        "partly" => ("Partly.", Grade::Fair.class()),
+        "not shown" => ("Not shown.", Grade::Poor.class()),
+        _ => ("There is none.", "none"),
+    };
+    let mut because = vec![embed::text(found["sentence"].as_str().unwrap_or_default())];
+    for input in found["inputs"].as_array().into_iter().flatten() {
+        let at = |key: &str| input[key].as_f64();
+        let with_ends = |value: f64, low: Option<f64>, high: Option<f64>| match (low, high) {
+            (Some(low), Some(high)) => format!("{} [{}, {}]", b(show(value)), show(low), show(high)),
+            _ => b(show(value)),
         };
-        because.push(format!("{word} (silhouette {} against {}, z {}).", show(value), show(null), b(show(z)),));
-    }
-    let tokens = "similarity.token_corrected";
-    if let [Some(auc), Some(low), Some(high)] =
-        ["auc", "auc_low", "auc_high"].map(|part| n.get(&format!("{tokens}.{part}")))
-    {
+        let (Some(value), Some(bound)) = (at("value"), at("bound")) else { continue };
+        let holds = if input["holds"] == true { "holds" } else { "does not hold" };
         because.push(format!(
-            "A child\u{2019}s tokens tell its parent from a random one of the same density with an AUC of {} \
-             [{}, {}], where 0.5 is chance.",
-            b(show(auc)),
-            show(low),
-            show(high)
+            "{}: {} against {}: {holds}.",
+            capital(input["name"].as_str().unwrap_or_default()),
+            with_ends(value, at("low"), at("high")),
+            with_ends(bound, at("bound_low"), at("bound_high")),
         ));
-        grades.push(graded(low, bound::AUC));
     }
     if let Some(recall) = n.get("recovery.edge_recall") {
         let mcc = n
@@ -296,62 +212,14 @@ fn hierarchy(n: &Numbers<'_>, config: Option<&Config>) -> Verdict {
             b(percent(recall)),
             mcc.unwrap_or_default()
         ));
-        // A known truth decides alone.
-        grades = vec![graded(recall, bound::RECALL)];
     }
-    let grade = grades.into_iter().min().unwrap_or(Grade::Poor);
-    let answer = match grade {
-        Grade::Good => "Yes.",
-        Grade::Fair => "Partly.",
-        Grade::Poor => "Hardly.",
-    };
-    Verdict { question, answer: answer.into(), grade: grade.class(), because, rule }
+    Verdict { question, answer: answer.into(), grade, because, rule }
 }
 
-/// How far parents and children agree where no gate holds the children, which none can force.
-fn ungated(n: &Numbers<'_>) -> (String, Grade) {
-    let Some(leak) = n.get("leak.leak") else {
-        let why = "Whether children fire with their parents of themselves, without the gate, is not known (no leak).";
-        return (why.into(), Grade::Fair);
-    };
-    let p = 1.0 - leak;
-    let said = format!(
-        "With the gate taken away, the parent is on for {} of its child\u{2019}s firings (leak {})",
-        b(percent(p)),
-        b(show(leak))
-    );
-    match chance_of_parent(n.0) {
-        Some(chance) if chance < 1.0 => {
-            let agreement = (p - chance) / (1.0 - chance);
-            (
-                format!(
-                    "{said}; {} is chance, and {} of the way from there to always.",
-                    percent(chance),
-                    percent(agreement)
-                ),
-                graded(agreement, bound::UNGATED),
-            )
-        }
-        _ => (format!("{said}; chance is not known."), graded(p, bound::UNGATED).min(Grade::Fair)),
-    }
-}
-
-/// What `P(parent | child)` would be if they fired independently: the mean density of the parents, over the edges.
-fn chance_of_parent(eval: &Value) -> Option<f64> {
-    let tokens = eval.pointer("/composition/tokens")?.as_f64()?;
-    let fires: std::collections::BTreeMap<u64, f64> = eval
-        .pointer("/composition/parent")?
-        .as_array()?
-        .iter()
-        .filter_map(|p| Some((p["latent"].as_u64()?, p["fires"].as_f64()?)))
-        .collect();
-    let children = eval.pointer("/composition/child")?.as_array()?;
-    let of_edges: Vec<f64> = children
-        .iter()
-        .filter(|c| !c["containment"].is_null())
-        .filter_map(|c| fires.get(&c["parent"].as_u64()?).map(|n| n / tokens))
-        .collect();
-    (!of_edges.is_empty()).then(|| of_edges.iter().sum::<f64>() / of_edges.len() as f64)
+/// The text with a capital letter at its beginning.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
 /// The tables of the headline.
@@ -416,44 +284,67 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
         true,
     );
     let mut rows = Vec::new();
-    let mut row = |name, key: &'static str, null: String, better, share: bool| {
+    let ends = |key: &str, say: fn(f64) -> String| {
+        let [low, high] = ["low", "high"].map(|end| n.get(&format!("{key}.{end}")));
+        low.zip(high).map(|(low, high)| format!("[{}, {}]", say(low), say(high))).unwrap_or_default()
+    };
+    let mut row = |name, key: &'static str, interval: String, null: String, better, say: fn(f64) -> String| {
         if let Some(value) = n.get(key) {
-            let bounds =
-                ["low", "high"].map(|end| n.get(&format!("intervals.gain.{end}")).filter(|_| key == "fidelity.gain"));
-            let interval = match bounds {
-                [Some(low), Some(high)] => format!("[{}, {}]", percent(low), percent(high)),
-                _ => String::new(),
-            };
-            let text = if share { percent(value) } else { show(value) };
-            rows.push(Row { name, key, cells: vec![(text, interval)], null, better, doc: docs.get(key).cloned() });
+            rows.push(Row {
+                name,
+                key,
+                cells: vec![(say(value), interval)],
+                null,
+                better,
+                doc: docs.get(key).cloned(),
+            });
         }
     };
     if two {
-        row("Error that level 2 takes away", "fidelity.gain", "0 %".into(), "higher", true);
+        row(
+            "Error that level 2 takes away",
+            "fidelity.gain",
+            ends("intervals.gain", percent),
+            "0 %".into(),
+            "higher",
+            percent,
+        );
     }
-    // The measured null of a measure: random families of the same sizes and densities.
-    let null_of = |name: &str, say: fn(f64) -> String| {
-        let at = |part: &str| n.get(&format!("composition_null.{name}.{part}"));
-        at("null_mean").map(|null| {
-            let z = at("z").map(|z| format!(", z {}", show(z))).unwrap_or_default();
-            format!("{} (random families{z})", say(null))
-        })
-    };
-    let or_dash = |null: Option<String>| null.unwrap_or_else(|| "\u{2013}".into());
-    let is_forced = config.is_some_and(|c| c.gate.kind.has_families() && c.model == ModelKind::Tree);
-    let contained_better = if is_forced { "by construction" } else { "higher" };
-    let leaked = chance_of_parent(eval).map(|c| format!("{} if independent", percent(1.0 - c)));
-    row("Leak: P(parent off | child, without a gate)", "leak.leak", or_dash(leaked), "lower", true);
-    let contained = null_of("containment", percent)
-        .or_else(|| chance_of_parent(eval).map(|c| format!("{} if independent", percent(c))));
-    row("P(parent fires | child fires)", "composition.containment", or_dash(contained), contained_better, true);
-    row("Lift of the median edge", "composition.median_lift", or_dash(null_of("median_lift", show)), "higher", false);
-    let real = or_dash(null_of("real_edges", percent));
-    row("Edges with P > 0.8 and lift > 2", "composition.real_edges", real, "higher", true);
-    row("Phi of child and parent", "composition.phi", or_dash(null_of("phi", show)), "higher", false);
-    row("P(some child | parent)", "composition.coverage", "depends on how many children".into(), "neither", true);
-    row("P(one child | some child)", "composition.exclusivity", "lower if children overlap".into(), "higher", true);
-    row("Children that harm", "composition.harmful", "\u{2013}".into(), "lower", true);
+    // Without the gate: beside the control, and beside random families of the same sizes and densities.
+    type Say = fn(f64) -> String;
+    let ungated: [(&str, &str, &str, &str, Say); 7] = [
+        ("Children keep to their parents (attachment)", "composition.attachment", "attachment", "higher", show),
+        ("P(parent fires | child fires)", "composition.containment", "containment", "higher", percent),
+        ("Lift of the median edge", "composition.median_lift", "median_lift", "higher", show),
+        ("Edges with P > 0.8 and lift > 2", "composition.real_edges", "real_edges", "higher", percent),
+        ("Phi of child and parent", "composition.phi", "phi", "higher", show),
+        ("P(one child | some child)", "composition.exclusivity", "exclusivity", "higher", percent),
+        ("P(the likeliest child | parent)", "composition.purity", "purity", "neither", percent),
+    ];
+    for (name, key, part, better, say) in ungated {
+        let mut null = Vec::new();
+        if let Some(value) = n.get(&format!("control.edges.{part}.value")) {
+            null.push(format!("control {} {}", say(value), ends(&format!("control.edges.{part}"), say)));
+        }
+        let of_null = |field: &str| n.get(&format!("composition_null.{part}.{field}"));
+        if let Some(mean) = of_null("null_mean") {
+            let z = of_null("z").map(|z| format!(", z {}", show(z))).unwrap_or_default();
+            null.push(format!("{} (random families{z})", say(mean)));
+        }
+        let null = if null.is_empty() { "\u{2013}".into() } else { null.join("; ") };
+        row(name, key, ends(&format!("intervals.edges.{part}"), say), null, better, say);
+    }
+    let dash = || "\u{2013}".to_owned();
+    row("With the gate: P(some child | parent)", "gated.coverage", String::new(), dash(), "neither", percent);
+    row("With the gate: children that harm", "gated.harmful", String::new(), dash(), "lower", percent);
+    row(
+        "With the gate: P(parent fires | child fires)",
+        "gated.containment_by_construction",
+        String::new(),
+        "100 % for any parents".into(),
+        "by construction",
+        percent,
+    );
     for (name, key, better) in [
         ("Rows in the directions of child and parent (S_res)", "condition.s_res", "higher"),
         ("Siblings\u{2019} decoders: silhouette", "coherence.decoder.silhouette", "neither"),
@@ -503,9 +394,9 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
         ("Edges that are true", "recovery.edge_precision", format!("{} (random parents)", percent(1.0 / f1)), "higher"),
         ("Roots absorbed by their children", "recovery.absorption", "100 %".into(), "lower"),
         (
-            "Edges that another run has too",
-            "stability.edge_agreement",
-            { n.get("stability.edge_chance").map_or_else(|| percent(1.0 / f1), percent) },
+            "Children of both runs with the same parent",
+            "stability.parents.agreement.value",
+            n.get("stability.parents.chance").map_or_else(dash, |c| format!("{} (permuted parents)", percent(c))),
             "higher",
         ),
     ] {
@@ -547,51 +438,34 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Two families, every score far above its null, as a hard gate makes it whatever the parents are.
-    fn behind_a_gate(leak: Option<f64>, z: f64) -> Value {
-        let score = json!({ "value": 0.9, "null_mean": 0.0625, "null_sd": 0.01, "z": z });
-        json!({
-            "level1": { "latents": 2 }, "level2": { "latents": 4 },
-            "composition": {
-                "tokens": 1000, "root_children": 0, "containment": 1.0, "median_lift": 0.9, "real_edges": 0.9, "phi": 0.9,
-                "parent": [{ "latent": 0, "fires": 20 }, { "latent": 1, "fires": 20 }],
-                "child": ([0, 0, 1, 1].map(|p| json!({ "parent": p, "containment": 1.0 }))),
-            },
-            "composition_null": { "containment": score, "median_lift": score, "real_edges": score, "phi": score },
-            "condition": { "s_res": score },
-            "leak": leak.map(|leak| json!({ "leak": leak })),
-            "similarity": { "token_corrected":
-                { "connected": 0.9, "matched": 0.2, "auc": 0.98, "auc_low": 0.97, "auc_high": 0.99 } },
-            "recovery": null,
-        })
-    }
-
-    fn answer(eval: &Value) -> (String, String) {
-        let v = hierarchy(&Numbers(eval), None);
-        (v.answer, v.because.join(" "))
-    }
-
     #[test]
-    fn what_a_gate_forces_does_not_make_a_hierarchy_real() {
-        // Random parents: the gate forces all but where the child would fire by itself.
-        let (said, because) = answer(&behind_a_gate(Some(0.979), 50.0));
-        assert_eq!(said, "Hardly.");
-        assert!(because.contains("leak <b>0.9790</b>") && because.contains("2.0 % is chance"), "{because}");
-        assert!(because.contains("median lift <b>0.9000</b> against 0.0625") && because.contains("z 50"), "{because}");
-        assert_eq!(answer(&behind_a_gate(Some(0.53), 50.0)).0, "Partly.");
-        assert_eq!(answer(&behind_a_gate(Some(0.3), 50.0)).0, "Yes.");
-        assert_eq!(answer(&behind_a_gate(None, 50.0)).0, "Partly.", "not measured is never yes");
-        assert_eq!(answer(&behind_a_gate(Some(0.3), 2.5)).0, "Partly.", "near the null");
-        assert_eq!(answer(&behind_a_gate(Some(0.3), 1.0)).0, "Hardly.", "within the null");
-    }
-
-    #[test]
-    fn parents_that_are_always_on_do_not_pass_for_agreement() {
-        let mut eval = behind_a_gate(Some(0.3), 50.0);
-        for parent in eval["composition"]["parent"].as_array_mut().expect("parents") {
-            parent["fires"] = json!(700);
+    fn the_answer_is_that_of_the_verdict_with_everything_it_rests_on() {
+        let of = |eval: &Value| {
+            let v = hierarchy(&Numbers(eval));
+            (v.answer, v.grade, v.because)
+        };
+        let input = json!({ "name": "attachment, against the control", "value": 0.75, "low": 0.5, "high": 0.875,
+            "bound": 0.25, "bound_low": 0.125, "bound_high": 0.375, "holds": true });
+        let unmeasured = json!({ "name": "seeds", "value": null, "bound": null, "holds": null });
+        let eval = json!({ "verdict":
+            { "answer": "partly", "sentence": "Partly: no <seed>.", "inputs": [input, unmeasured] } });
+        let (answer, grade, because) = of(&eval);
+        assert_eq!((answer.as_str(), grade), ("Partly.", "fair"));
+        assert_eq!(
+            because,
+            [
+                "Partly: no &lt;seed&gt;.",
+                "Attachment, against the control: <b>0.7500</b> [0.5000, 0.8750] against <b>0.2500</b> [0.1250, 0.3750]: \
+                 holds."
+            ]
+        );
+        for (said, shown, class) in
+            [("yes", "Yes.", "good"), ("not shown", "Not shown.", "poor"), ("none", "There is none.", "none")]
+        {
+            let (answer, grade, _) = of(&json!({ "verdict": { "answer": said, "sentence": "s" } }));
+            assert_eq!((answer.as_str(), grade), (shown, class));
         }
-        assert_eq!(answer(&eval).0, "Hardly.");
+        assert_eq!(of(&json!({ "composition": {} })).0, "Not known.", "an evaluation of an earlier version");
     }
 
     #[test]
@@ -601,11 +475,28 @@ mod tests {
             let tables = tables(eval, None, &docs);
             tables.iter().flat_map(|t| &t.rows).find(|r| r.key == key).expect("a row").null.clone()
         };
-        let mut eval = behind_a_gate(Some(0.5), 50.0);
-        assert_eq!(null(&eval, "composition.median_lift"), "0.0625 (random families, z 50)");
-        assert_eq!(null(&eval, "composition.real_edges"), "6.2 % (random families, z 50)");
+        let score = json!({ "value": 0.9, "null_mean": 0.0625, "null_sd": 0.01, "z": 50.0 });
+        let interval = json!({ "value": 0.25, "low": 0.125, "high": 0.5 });
+        let mut eval = json!({
+            "level1": { "latents": 2 }, "level2": { "latents": 4 },
+            "composition": { "median_lift": 0.9, "real_edges": 0.9 },
+            "composition_null": { "median_lift": score, "real_edges": score },
+            "control": { "edges": { "median_lift": interval, "real_edges": interval } },
+            "condition": { "s_res": score },
+        });
+        assert_eq!(
+            null(&eval, "composition.median_lift"),
+            "control 0.2500 [0.1250, 0.5000]; 0.0625 (random families, z 50)"
+        );
+        assert_eq!(
+            null(&eval, "composition.real_edges"),
+            "control 25.0 % [12.5 %, 50.0 %]; 6.2 % (random families, z 50)"
+        );
         assert_eq!(null(&eval, "condition.s_res"), "0.0625 (random families, z 50)");
-        assert_eq!(null(&eval, "leak.leak"), "98.0 % if independent");
+        // A null without spread has no z.
+        eval["composition_null"]["median_lift"]["z"] = Value::Null;
+        eval["control"] = Value::Null;
+        assert_eq!(null(&eval, "composition.median_lift"), "0.0625 (random families)");
         eval["composition_null"] = Value::Null;
         assert_eq!(null(&eval, "composition.median_lift"), "\u{2013}");
     }

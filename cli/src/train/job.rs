@@ -14,6 +14,8 @@ pub struct Job<'a> {
     pub config: Config,
     /// Go on where the run stopped.
     pub resume: bool,
+    /// Begin with the newest checkpoint in this directory, of a run that differs in nothing before it: for its control.
+    pub from: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,
 }

@@ -66,7 +66,11 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
                 run.display()
             );
         }
-        console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
+        if let Some(from) = job.from {
+            start.saved = Some(begun(from, job, &start.origin)?);
+        } else {
+            console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
+        }
         return Ok(Some(start));
     };
     let before = check_origin(&mut state, job, &start.origin)?;
@@ -116,6 +120,18 @@ impl Start {
         }
         Ok(())
     }
+}
+
+/// Returns the newest checkpoint in `from`, of a run whose settings may differ from those of the job.
+fn begun(from: &Path, job: &Job<'_>, origin: &Origin) -> Result<State> {
+    let Some(Loaded { mut state, .. }) = checkpoint::load_newest(from)? else {
+        bail!("{} holds no checkpoint to begin with", from.display());
+    };
+    for (name, text) in origin.iter().filter(|(name, _)| *name == "config") {
+        state.put(*name, Array::U64(text.bytes().map(u64::from).collect()));
+    }
+    check_origin(&mut state, job, origin)?;
+    Ok(state)
 }
 
 /// Whether nothing but leftovers is in `run`.

@@ -1,5 +1,6 @@
 //! The settings of the rows.
 
+use crate::row_norm::RowNorm;
 use crate::setting::{Allowed, Entry, Section, Value, settings};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -33,6 +34,9 @@ impl Entry for Vec<TokenName> {
 settings! {
     /// Rows and their normalisation, which is folded into the saved weights.
     DataConfig {
+        /// Normalise each row by itself first, as `layer_norm` (layer) and `constant_norm_rescale` (constant) of SAELens: losses
+        /// are then of normalised rows, and the saved model undoes it on its reconstructions.
+        row_norm: RowNorm = RowNorm::None;
         /// Subtract the mean row.
         centre: bool = true;
         /// Multiply by one number such that the mean squared norm is the width of the rows.
@@ -45,6 +49,8 @@ settings! {
         skip_first: u64 = 0, in 0..=u64::MAX;
         /// Leave out, in training and evaluation, the rows of these tokens: ids, or texts of the dump's vocabulary.
         skip_tokens: Vec<TokenName> = Vec::new();
+        /// Leave out, in training and evaluation, the rows of tokens that the dump marks as special: beginnings, ends, padding.
+        skip_special: bool = false;
         /// Share of the rows, at the end of the dump, that is held out.
         holdout: f64 = 0.1, in 0.0..=0.9;
         /// Number of rows on which mean, scale, median and outliers are measured.

@@ -23,6 +23,9 @@ settings! {
         start: f64 = 2.0 / 3.0, in 0.0..=1.0;
         /// Hard gates: where the families come from.
         parents: Parents = Parents::Cofire;
+        /// Hard gates: permute the parents at random among the children that have one when the gate starts, and leave them
+        /// so. Such a run is the control of the same run without: its families have the same sizes and mean nothing.
+        shuffle: bool = false;
         /// A child whose best parent fires on less than this share of the child's tokens goes to ROOT; 0: no ROOT.
         root_below: f64 = 0.5, in 0.0..=1.0;
         /// A child that was seen on fewer tokens than this (a decayed count) goes to ROOT.

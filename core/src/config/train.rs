@@ -1,6 +1,7 @@
 //! The settings of the optimiser and of dead latents.
 
 use crate::balance::Balance;
+use crate::freeze::Freeze;
 use crate::setting::settings;
 
 settings! {
@@ -34,6 +35,8 @@ settings! {
         row_norm: f64 = 0.0, in 0.0..=1e3;
         /// Initial norm of the encoder rows.
         encoder_norm: f64 = 1.0, in 1e-6..=1e3;
+        /// Which weights of the dictionary stay at their random start.
+        freeze: Freeze = Freeze::None;
         /// How the gradients of the two reconstructions are mixed.
         balance: Balance = Balance::Sum;
         /// `norm`: the target ratio of the gradient norm of level 1 to that of level 2.

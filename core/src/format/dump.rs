@@ -2,7 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::rows::Dtype;
-use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -27,6 +26,7 @@ pub const MEAN: &str = "mean";
 
 /// `dump.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: String,
@@ -40,12 +40,19 @@ pub struct Manifest {
     pub dtype: Dtype,
     /// The shards in order.
     pub shards: Vec<ShardEntry>,
-    /// The file with the token ids.
+    /// The file with the token ids: safetensors with [`TOKENS`], a `.npy` of integers, or raw `u32`.
     #[serde(default)]
     pub tokens: Option<String>,
+    /// The file with the first row of each sequence, where neither the tokens nor the context say it: safetensors with
+    /// [`SEQUENCE_STARTS`], a `.npy` of integers, or raw `u64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence_starts: Option<String>,
     /// The file with the text of each token id: a JSON list of strings.
     #[serde(default)]
     pub vocab: Option<String>,
+    /// The ids of tokens that mark something and stand for no text: beginnings, ends, padding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub special_tokens: Option<Vec<u32>>,
     /// The model the rows come from.
     #[serde(default)]
     pub model: Option<String>,
@@ -65,8 +72,9 @@ pub fn vocab_json(texts: &[String]) -> Vec<u8> {
     serde_json::to_vec(texts).expect("strings are JSON")
 }
 
-/// A shard, as the manifest names it.
+/// A shard, as the manifest names it: safetensors, `.npy`, or raw numbers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ShardEntry {
     /// A name in the directory of the manifest.
     pub file: String,
@@ -76,6 +84,7 @@ pub struct ShardEntry {
 
 /// Statistics of a dump.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Stats {
     /// `mean_i ||x_i||`.
     pub mean_norm: f64,
@@ -85,11 +94,34 @@ pub struct Stats {
 }
 
 impl Manifest {
+    /// The keys of `dump.json`.
+    pub const KEYS: [&str; 14] = [
+        "format",
+        "version",
+        "d",
+        "rows",
+        "dtype",
+        "shards",
+        "tokens",
+        "sequence_starts",
+        "vocab",
+        "special_tokens",
+        "model",
+        "hook",
+        "context",
+        "stats",
+    ];
+    /// The keys of an entry of `shards`.
+    pub const SHARD_KEYS: [&str; 2] = ["file", "rows"];
+    /// The keys of `stats`.
+    pub const STATS_KEYS: [&str; 2] = ["mean_norm", "mean"];
+
     /// Reads and checks a manifest.
     ///
     /// # Errors
-    /// [`Error::Format`] with the field, what was expected and what was found: the format and its version, sizes above
-    /// zero, rows that are the sum of the shards', and file names that are names in the same directory.
+    /// [`Error::Format`] with the field, what was expected and what was found: an unknown key, the format and its version,
+    /// sizes above zero, rows that are the sum of the shards', and file names that are names in the same directory, each
+    /// once.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let manifest: Self = serde_json::from_slice(json).map_err(|e| Error::format(0, format!("{e}")))?;
         manifest.check()?;
@@ -134,7 +166,7 @@ impl Manifest {
             return wrong(format!("`stats.mean_norm`: expected a norm, found {}", stats.mean_norm));
         }
         let mut names: Vec<&str> = self.shards.iter().map(|s| s.file.as_str()).collect();
-        names.extend([&self.tokens, &self.vocab].into_iter().flatten().map(String::as_str));
+        names.extend([&self.tokens, &self.sequence_starts, &self.vocab].into_iter().flatten().map(String::as_str));
         names.extend(self.stats.iter().filter_map(|s| s.mean.as_deref()));
         names.sort_unstable();
         for (i, name) in names.iter().enumerate() {
@@ -144,7 +176,9 @@ impl Manifest {
                 return wrong(format!("file names: expected names in the directory of the dump, found {name:?}"));
             }
             if i > 0 && names[i - 1] == *name {
-                return wrong(format!("file names: {:?} is there twice", brief(name)));
+                let name = brief(name);
+                let why = "rows that are there twice would be held out and trained on";
+                return wrong(format!("file names: {name:?} is there twice: {why}"));
             }
         }
         Ok(())
@@ -165,7 +199,20 @@ pub struct Matrix {
     pub n: usize,
     /// Numbers in a row.
     pub d: usize,
+    /// Rows of a sequence, where the tensor has three dimensions.
+    pub context: Option<usize>,
     /// Where the rows lie in the file.
+    pub bytes: Range<usize>,
+}
+
+/// A tensor of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The type of the numbers.
+    pub dtype: StDtype,
+    /// The size of each dimension.
+    pub shape: Vec<usize>,
+    /// Where the numbers lie in the file, row-major.
     pub bytes: Range<usize>,
 }
 
@@ -210,39 +257,68 @@ impl TensorTable {
         self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1
     }
 
-    /// The rows of a shard: the tensor `activations`, or the only tensor with two dimensions.
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.metadata.tensors().into_keys().collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The tensor `name`, if it is there.
+    pub fn tensor(&self, name: &str) -> Option<Stored> {
+        let info = self.metadata.info(name)?;
+        Some(Stored { dtype: info.dtype, shape: info.shape.clone(), bytes: self.range(info) })
+    }
+
+    /// The rows of a shard: the tensor `activations`, or the only one of floats with two or three dimensions.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is no such tensor, or if it is no matrix of f32, f16 or bf16.
+    /// [`Error::Format`] if there is no such tensor, or if it is none of f32, f16 or bf16.
     pub fn activations(&self) -> Result<Matrix> {
-        let wrong = |what: String| Err(Error::format(8, what));
-        let (name, info) = match self.metadata.info(ACTIVATIONS) {
-            Some(info) => (ACTIVATIONS.to_owned(), info),
-            None => {
-                let tensors = self.metadata.tensors();
-                let mut matrices: Vec<_> = tensors.into_iter().filter(|(_, info)| info.shape.len() == 2).collect();
-                if matrices.len() != 1 {
-                    let n = matrices.len();
-                    return wrong(format!("tensors: expected `{ACTIVATIONS}` or a single matrix, found {n} matrices"));
-                }
-                matrices.remove(0)
-            }
+        if self.metadata.info(ACTIVATIONS).is_some() {
+            return self.matrix(ACTIVATIONS);
+        }
+        let is_rows = |name: &String| {
+            let info = self.metadata.info(name);
+            info.is_some_and(|i| matches!(i.shape.len(), 2 | 3) && dtype_of(i.dtype).is_some())
         };
-        let name = brief(&name);
-        let dtype = match info.dtype {
-            StDtype::F32 => Dtype::F32,
-            StDtype::F16 => Dtype::F16,
-            StDtype::BF16 => Dtype::Bf16,
-            other => return wrong(format!("tensor `{name}`: dtype: expected F32, F16 or BF16, found {other}")),
-        };
-        match info.shape[..] {
-            [_, 0] => wrong(format!("tensor `{name}`: shape: expected a width of at least 1, found 0")),
-            [n, d] => Ok(Matrix { dtype, n, d, bytes: self.range(info) }),
+        let matrices: Vec<String> = self.names().into_iter().filter(is_rows).collect();
+        match &matrices[..] {
+            [only] => self.matrix(only),
             _ => {
-                let dims = info.shape.len();
-                wrong(format!("tensor `{name}`: shape: expected 2 dimensions (rows, width), found {dims}"))
+                let n = matrices.len();
+                let why = format!("tensors: expected `{ACTIVATIONS}` or a single matrix of floats, found {n}");
+                Err(Error::format(8, why))
             }
         }
+    }
+
+    /// The tensor `name` as rows: `[rows, width]`, or `[sequences, rows, width]`.
+    ///
+    /// # Errors
+    /// [`Error::Format`] if it is not there, has other dimensions, or is none of f32, f16 or bf16.
+    pub fn matrix(&self, name: &str) -> Result<Matrix> {
+        let wrong = |what: String| Err(Error::format(8, what));
+        let Some(info) = self.metadata.info(name) else {
+            return wrong(format!("expected a tensor `{}`, found none", brief(name)));
+        };
+        let name = brief(name);
+        let Some(dtype) = dtype_of(info.dtype) else {
+            return wrong(format!("tensor `{name}`: dtype: expected F32, F16 or BF16, found {}", info.dtype));
+        };
+        let (n, context, d) = match info.shape[..] {
+            [n, d] => (n, None, d),
+            [n, t, d] => (n.saturating_mul(t), Some(t), d),
+            _ => {
+                let dims = info.shape.len();
+                let wanted = "2 dimensions (rows, width) or 3 (sequences, rows, width)";
+                return wrong(format!("tensor `{name}`: shape: expected {wanted}, found {dims}"));
+            }
+        };
+        if d == 0 {
+            return wrong(format!("tensor `{name}`: shape: expected a width of at least 1, found 0"));
+        }
+        Ok(Matrix { dtype, n, d, context: context.filter(|t| *t > 0), bytes: self.range(info) })
     }
 
     /// The bytes of the vector `name` of numbers of `dtype`, if it is there.
@@ -257,6 +333,16 @@ impl TensorTable {
             return Err(Error::format(8, why));
         }
         Ok(Some(self.range(info)))
+    }
+}
+
+/// The type of rows that a type of safetensors is.
+pub fn dtype_of(dtype: StDtype) -> Option<Dtype> {
+    match dtype {
+        StDtype::F32 => Some(Dtype::F32),
+        StDtype::F16 => Some(Dtype::F16),
+        StDtype::BF16 => Some(Dtype::Bf16),
+        _ => None,
     }
 }
 

@@ -199,12 +199,23 @@ pub struct DumpSpec {
     pub context: Option<usize>,
     /// The text of each token id.
     pub vocab: Option<Vec<String>>,
+    /// The ids of tokens that mark something and stand for no text: beginnings, ends, padding.
+    pub special_tokens: Vec<u32>,
 }
 
 impl DumpSpec {
     /// Rows of `d` numbers of `dtype` in shards of 1 GiB, with nothing said about their origin.
     pub fn new(d: usize, dtype: Dtype) -> Self {
-        Self { d, dtype, max_shard_bytes: 1 << 30, model: None, hook: None, context: None, vocab: None }
+        Self {
+            d,
+            dtype,
+            max_shard_bytes: 1 << 30,
+            model: None,
+            hook: None,
+            context: None,
+            vocab: None,
+            special_tokens: Vec::new(),
+        }
     }
 }
 
@@ -261,7 +272,9 @@ impl DumpBuilder {
                 dtype: spec.dtype,
                 shards: Vec::new(),
                 tokens: None,
+                sequence_starts: None,
                 vocab: None,
+                special_tokens: (!spec.special_tokens.is_empty()).then(|| spec.special_tokens.clone()),
                 model: spec.model.clone(),
                 hook: spec.hook.clone(),
                 context: spec.context,

@@ -1,7 +1,27 @@
 //! Total parsers on bytes: no I/O, no panic on any input, no allocation beyond the size of the input.
 
+pub mod array;
+pub mod arrays;
+mod circuit_tracer;
+mod dictionary_learning;
 pub mod dump;
 pub mod dump_builder;
+pub mod flat;
+pub mod formats;
+mod gemma_scope;
+mod goodfire;
+mod hook_z;
+mod json;
+mod llama_scope;
+mod llamascopium;
+mod look;
 pub mod npy;
+pub mod npz;
+mod openai;
+mod origin;
+mod qwen_scope;
 mod saelens;
+pub mod saelens_writer;
+mod sparsify;
 pub mod weights;
+pub mod zip;

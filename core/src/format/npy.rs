@@ -1,32 +1,47 @@
 //! NumPy's `.npy`, versions 1 to 3: a magic string, a Python literal, then the numbers.
 
+use super::array::{Array, Element};
 use crate::error::{Error, Result};
+use crate::model::SharedBytes;
 use crate::rows::Dtype;
+use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::str;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
+/// More dimensions than any array of NumPy has.
+const MOST_DIMENSIONS: usize = 64;
 
-/// What a `.npy` file says of itself, checked against its size to the byte.
+/// What a `.npy` file of any type and shape says of itself, checked against its size to the byte where the type is one of
+/// plain numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NpyHeader {
-    /// The type of the numbers; never [`Dtype::Bf16`], which `.npy` lacks.
-    pub dtype: Dtype,
-    /// Rows and columns.
-    pub shape: [usize; 2],
-    /// The byte at which the first row begins.
+pub struct NpyArray {
+    /// The type as NumPy writes it, for instance `<f4`; empty for a structured type.
+    pub descr: String,
+    /// Whether the first dimension is the one that is contiguous.
+    pub fortran_order: bool,
+    /// The size of each dimension.
+    pub shape: Vec<usize>,
+    /// The byte at which the numbers begin.
     pub data_offset: usize,
 }
 
-impl NpyHeader {
-    /// Reads the header of `file`, the whole bytes of a `.npy` file of rows: `[n, d]`, row-major, little-endian floats.
+impl NpyArray {
+    /// Reads the header of `file`, the whole bytes of a `.npy` file.
     ///
     /// # Errors
-    /// [`Error::Format`] with the field, what was expected and what was found: anything else than the above, or a size
-    /// that differs from the one that the header calls for.
+    /// [`Error::Format`] with the field, what was expected and what was found.
     pub fn parse(file: &[u8]) -> Result<Self> {
+        let array = Self::header(file)?;
+        array.check_size(file)?;
+        Ok(array)
+    }
+
+    /// What the header says, whatever the size of the file.
+    fn header(file: &[u8]) -> Result<Self> {
         let magic = file.get(..MAGIC.len()).unwrap_or(file);
         if magic != MAGIC {
             return Err(Error::format(0, "magic: expected \"\\x93NUMPY\", this is no .npy file"));
@@ -48,17 +63,116 @@ impl NpyHeader {
         };
         let text = str::from_utf8(text)
             .map_err(|e| Error::format(start + e.valid_up_to(), "header: expected text, found bytes that are not"))?;
-        let (dtype, shape) = Literal { text, at: 0, base: start }.header()?;
-        let data_offset = start + length;
-        let [n, d] = shape;
-        // Three factors below 2^64 could pass 2^128, two cannot, and a size of 2^127 is refused anyway.
-        let expected = (n as u128 * d as u128).saturating_mul(dtype.size_bytes() as u128);
-        let found = file.len() - data_offset;
-        if expected != found as u128 {
-            let why = format!("data: expected {expected} bytes ({n} x {d} {dtype}), found {found}");
-            return Err(Error::format(data_offset, why));
+        let (descr, fortran_order, shape) = Literal { text, at: 0, base: start }.header()?;
+        Ok(Self { descr: descr.to_owned(), fortran_order, shape, data_offset: start + length })
+    }
+
+    fn check_size(&self, file: &[u8]) -> Result<()> {
+        let Some(size) = self.item_bytes() else { return Ok(()) };
+        let expected = self.shape.iter().fold(size as u128, |n, &s| n.saturating_mul(s as u128));
+        let found = file.len() - self.data_offset;
+        if expected == found as u128 {
+            return Ok(());
         }
-        Ok(Self { dtype, shape, data_offset })
+        let what = match self.descr.as_str() {
+            "<f4" => "f32",
+            "<f2" => "f16",
+            other => other,
+        };
+        let why = format!("data: expected {expected} bytes ({} {what}), found {found}", self.shape_text());
+        Err(Error::format(self.data_offset, why))
+    }
+
+    /// The bytes of one number, where the type is a plain one: `f`, `i`, `u`, `b` or `c` and a size.
+    fn item_bytes(&self) -> Option<usize> {
+        let kind = self.descr.trim_start_matches(['<', '>', '|', '=']);
+        let size = kind.strip_prefix(['f', 'i', 'u', 'b', 'c'])?;
+        size.parse().ok().filter(|n| (1..=32).contains(n))
+    }
+
+    /// The size in bytes of an integer and whether it has a sign, for little-endian integers and booleans.
+    pub fn integer(&self) -> Option<(usize, bool)> {
+        match self.descr.as_str() {
+            "|u1" | "|b1" => Some((1, false)),
+            "|i1" => Some((1, true)),
+            "<u2" => Some((2, false)),
+            "<i2" => Some((2, true)),
+            "<u4" => Some((4, false)),
+            "<i4" => Some((4, true)),
+            "<u8" => Some((8, false)),
+            "<i8" => Some((8, true)),
+            _ => None,
+        }
+    }
+
+    fn shape_text(&self) -> String {
+        let sizes: Vec<String> = self.shape.iter().map(|n| format!("{n}")).collect();
+        sizes.join(" x ")
+    }
+}
+
+/// What a `.npy` file of rows says of itself, checked against its size to the byte.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NpyHeader {
+    /// The type of the numbers; never [`Dtype::Bf16`], which `.npy` lacks.
+    pub dtype: Dtype,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// Rows of a sequence, where the array has three dimensions.
+    pub context: Option<usize>,
+    /// The byte at which the first row begins.
+    pub data_offset: usize,
+}
+
+impl NpyHeader {
+    /// Reads the header of `file`, the whole bytes of a `.npy` file of rows: `[n, d]`, or `[sequences, rows, d]`, row-major,
+    /// little-endian floats.
+    ///
+    /// # Errors
+    /// [`Error::Format`] with the field, what was expected and what was found: anything else than the above, or a size
+    /// that differs from the one that the header calls for.
+    pub fn parse(file: &[u8]) -> Result<Self> {
+        // What is wrong with the type says more than what is wrong with the size.
+        let array = NpyArray::header(file)?;
+        let NpyArray { descr, fortran_order, shape, data_offset } = &array;
+        let data_offset = *data_offset;
+        let wrong = |what: String| Err(Error::format(0, what));
+        const WANTED: &str = "descr: expected '<f4' or '<f2' (float32 or float16, little-endian), found";
+        let why = match descr.as_str() {
+            "<f4" | "<f2" => None,
+            "" => Some("a structured type".to_owned()),
+            "<V2" | "|V2" => Some(
+                "'V2': .npy has no bf16; save as safetensors, or as raw .bin and give its type and width".to_owned(),
+            ),
+            ">f4" | ">f2" | ">f8" => Some(format!("'{descr}', which is big-endian")),
+            "<f8" => Some("'<f8', float64: save as float32".to_owned()),
+            _ => Some(format!("'{}'", descr.chars().take(16).collect::<String>().escape_debug())),
+        };
+        if let Some(why) = why {
+            return wrong(format!("{WANTED} {why}"));
+        }
+        if *fortran_order {
+            return wrong(
+                "fortran_order: expected False (rows one after another), found True: save with order='C'".to_owned(),
+            );
+        }
+        let dtype = if descr == "<f4" { Dtype::F32 } else { Dtype::F16 };
+        let (n, context, d) = match shape[..] {
+            [n, d] => (n, None, d),
+            // The size of the file bounds the product, unless a dimension is 0.
+            [n, t, d] => (n.saturating_mul(t), Some(t), d),
+            _ => {
+                let found = shape.len();
+                return wrong(format!(
+                    "shape: expected 2 dimensions (rows, width) or 3 (sequences, rows, width), found {found}"
+                ));
+            }
+        };
+        if d == 0 {
+            return wrong("shape: expected a width of at least 1, found 0".to_owned());
+        }
+        array.check_size(file)?;
+        Ok(Self { dtype, shape: [n, d], context: context.filter(|t| *t > 0), data_offset })
     }
 
     /// The bytes that come before `n` rows of `d` numbers, as NumPy writes them: version 1.0, a multiple of 64 bytes.
@@ -84,6 +198,43 @@ impl NpyHeader {
         bytes.push(b'\n');
         Ok(bytes)
     }
+}
+
+/// The array of a `.npy` file of any shape and order that lies in `range` of `bytes`: floats, integers of up to 8 bytes and
+/// booleans, little-endian.
+///
+/// # Errors
+/// [`Error::Format`] with the field, what was expected and what was found.
+pub(super) fn array(bytes: &SharedBytes, range: Range<usize>) -> Result<Array> {
+    let file = &(**bytes).as_ref()[range.clone()];
+    let NpyArray { descr, fortran_order, shape, data_offset } = NpyArray::parse(file)?;
+    let element = match descr.as_str() {
+        "<f8" => Element::F64,
+        "<f4" => Element::F32,
+        "<f2" => Element::F16,
+        "<i8" => Element::I64,
+        "<i4" => Element::I32,
+        "<i2" => Element::I16,
+        "|i1" => Element::I8,
+        "<u8" => Element::U64,
+        "<u4" => Element::U32,
+        "<u2" => Element::U16,
+        "|u1" => Element::U8,
+        "|b1" => Element::Bool,
+        "" => {
+            return Err(Error::format(0, "descr: expected little-endian floats or integers, found a structured type"));
+        }
+        _ => {
+            let found = descr.chars().take(16).collect::<String>();
+            let found = found.escape_debug();
+            return Err(Error::format(0, format!("descr: expected little-endian floats or integers, found '{found}'")));
+        }
+    };
+    let data = range.start + data_offset..range.end;
+    if !fortran_order {
+        return Array::dense(bytes.clone(), data, element, shape);
+    }
+    Ok(Array::dense(bytes.clone(), data, element, shape.into_iter().rev().collect())?.transposed())
 }
 
 /// A cursor on the header's Python literal; only what NumPy writes is understood.
@@ -130,15 +281,15 @@ impl<'a> Literal<'a> {
         }
     }
 
-    fn header(mut self) -> Result<(Dtype, [usize; 2])> {
-        let (mut dtype, mut in_rows, mut shape) = (None, None, None);
+    fn header(mut self) -> Result<(&'a str, bool, Vec<usize>)> {
+        let (mut descr, mut in_columns, mut shape) = (None, None, None);
         self.expect(b'{')?;
         while !self.eat(b'}') {
             let key = self.string("key")?;
             self.expect(b':')?;
             let again = match key {
-                "descr" => dtype.replace(self.dtype()?).is_some(),
-                "fortran_order" => in_rows.replace(self.fortran_order()?).is_some(),
+                "descr" => descr.replace(self.descr()?).is_some(),
+                "fortran_order" => in_columns.replace(self.fortran_order()?).is_some(),
                 "shape" => shape.replace(self.shape()?).is_some(),
                 _ => return self.error("header: expected the keys descr, fortran_order and shape, found another"),
             };
@@ -152,72 +303,60 @@ impl<'a> Literal<'a> {
         if self.peek().is_some() {
             return self.error("header: expected nothing after `}`");
         }
-        match (dtype, in_rows, shape) {
-            (Some(dtype), Some(()), Some(shape)) => Ok((dtype, shape)),
+        match (descr, in_columns, shape) {
+            (Some(descr), Some(in_columns), Some(shape)) => Ok((descr, in_columns, shape)),
             (None, ..) => self.error("header: `descr` is missing"),
             (_, None, _) => self.error("header: `fortran_order` is missing"),
             (.., None) => self.error("header: `shape` is missing"),
         }
     }
 
-    fn dtype(&mut self) -> Result<Dtype> {
-        const WANTED: &str = "descr: expected '<f4' or '<f2' (float32 or float16, little-endian), found";
-        if matches!(self.peek(), Some(b'[' | b'(')) {
-            return self.error(format!("{WANTED} a structured type"));
+    /// The type; the empty string for a structured one, whose fields are skipped.
+    fn descr(&mut self) -> Result<&'a str> {
+        if !matches!(self.peek(), Some(b'[' | b'(')) {
+            return self.string("descr");
         }
-        let at = self.at;
-        let descr = self.string("descr")?;
-        let why = match descr {
-            "<f4" => return Ok(Dtype::F32),
-            "<f2" => return Ok(Dtype::F16),
-            "<V2" | "|V2" => {
-                "'V2': .npy has no bf16; save as safetensors, or as raw .bin and give its type and width".into()
+        let mut depth = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b'[' | b'(') => depth += 1,
+                Some(b']' | b')') => depth -= 1,
+                Some(b'\'' | b'"') => {
+                    self.string("descr")?;
+                    continue;
+                }
+                Some(b',' | b'0'..=b'9') => {}
+                _ => return self.error("header: descr: expected a type"),
             }
-            ">f4" | ">f2" | ">f8" => format!("'{descr}', which is big-endian"),
-            "<f8" => "'<f8', float64: save as float32".into(),
-            _ => format!("'{}'", descr.chars().take(16).collect::<String>().escape_debug()),
-        };
-        self.at = at;
-        self.error(format!("{WANTED} {why}"))
+            self.at += 1;
+            if depth == 0 {
+                return Ok("");
+            }
+        }
     }
 
-    fn fortran_order(&mut self) -> Result<()> {
+    fn fortran_order(&mut self) -> Result<bool> {
         self.peek();
         let rest = &self.text[self.at..];
-        if rest.starts_with("True") {
-            return self
-                .error("fortran_order: expected False (rows one after another), found True: save with order='C'");
+        let (word, value) = if rest.starts_with("True") { ("True", true) } else { ("False", false) };
+        if !rest.starts_with(word) {
+            return self.error("fortran_order: expected True or False, found something else");
         }
-        if !rest.starts_with("False") {
-            return self.error("fortran_order: expected False, found something else");
-        }
-        self.at += "False".len();
-        Ok(())
+        self.at += word.len();
+        Ok(value)
     }
 
-    fn shape(&mut self) -> Result<[usize; 2]> {
+    fn shape(&mut self) -> Result<Vec<usize>> {
         self.expect(b'(')?;
-        let at = self.at;
-        let (mut shape, mut n_dims) = ([0; 2], 0);
+        let mut shape = Vec::new();
         while !self.eat(b')') {
-            let Some(size) = self.integer() else {
+            let Some(size) = self.integer().filter(|_| shape.len() < MOST_DIMENSIONS) else {
                 return self.error("shape: expected a size below 2^64 or `)`");
             };
-            if let Some(slot) = shape.get_mut(n_dims) {
-                *slot = size;
-            }
-            n_dims += 1;
+            shape.push(size);
             if !self.eat(b',') && self.peek() != Some(b')') {
                 return self.error("shape: expected `,` or `)`");
             }
-        }
-        if n_dims != 2 {
-            self.at = at;
-            return self.error(format!("shape: expected 2 dimensions (rows, width), found {n_dims}"));
-        }
-        if shape[1] == 0 {
-            self.at = at;
-            return self.error("shape: expected a width of at least 1, found 0");
         }
         Ok(shape)
     }

@@ -1,231 +1,162 @@
 //! A model as SAELens saves it: `cfg.json` and `sae_weights.safetensors` under the same names as ours, of one level.
 //!
-//! | `architecture` | tensors besides `W_enc (d, f)`, `W_dec (f, d)`, `b_dec (d)` | becomes |
+//! | `architecture` | tensors besides `W_enc (d, f)`, `W_dec (f, d_out)`, `b_dec (d_out)` | becomes |
 //! |---|---|---|
 //! | `standard` | `b_enc` | relu |
 //! | `topk`, with `k` | `b_enc` | topk; with `rescale_acts_by_decoder_norm` the norms of decoder rows go to the encoder |
+//! | `abstopk`, with `k` | `b_enc` | the same by absolute value |
 //! | `jumprelu`, as `batchtopk` and `matryoshka_batchtopk` are saved too | `b_enc`, `threshold` | jumprelu |
+//! | `batchtopk`, `matryoshka_batchtopk`: checkpoints of a training | `b_enc`, `topk_threshold` | the same |
 //! | `gated` | `b_gate`, `r_mag`, `b_mag` | gated |
+//! | `transcoder`, `jumprelu_transcoder` | `b_enc`, `threshold` | a transcoder |
+//! | `skip_transcoder`, `jumprelu_skip_transcoder` | and `W_skip (d_out, d)` | a transcoder with a skip connection |
 //!
 //! Latents have the values that SAELens gives them: decoder rows keep their norms where that changes nothing. An encoder
-//! that reads `x` rather than `x - b_dec` (`apply_b_dec_to_input = false`) gets `W_enc b_dec` in its bias.
+//! reads `x - b_dec` unless `apply_b_dec_to_input` is false. `normalize_activations`: `layer_norm` and
+//! `constant_norm_rescale` normalise each row by itself; SAELens does nothing with the others once a model is saved.
+//!
+//! Before version 6 the settings of the model and those of its training stood side by side, and an activation function took
+//! the place of `topk`.
 
-use super::weights::{Origin, find, floats, reserved};
-use crate::activation::Parameter;
-use crate::config::{Activation, Decoder, GateKind, ModelKind, Source};
-use crate::error::{Error, Result};
-use crate::kernel::{Isa, reduce};
-use crate::model::{Arch, LevelArch, Model, Tensor};
-use crate::rows::Dtype;
+use super::arrays::Arrays;
+use super::flat::{Flat, FlatRule};
+use super::json::Settings;
+use super::look::{Choices, Look, Parsed};
+use super::origin::Origin;
+use crate::error::Result;
+use crate::row_norm::RowNorm;
+use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
-use serde::Deserialize;
 
-/// `cfg.json`. Before version 6 the metadata lay at the top, and an activation function took the place of `topk`.
-#[derive(Deserialize)]
-struct Cfg {
-    d_in: usize,
-    d_sae: usize,
-    architecture: Option<String>,
-    apply_b_dec_to_input: Option<bool>,
-    normalize_activations: Option<serde_json::Value>,
-    rescale_acts_by_decoder_norm: Option<bool>,
-    k: Option<u64>,
-    #[serde(alias = "activation_fn_str")]
-    activation_fn: Option<String>,
-    activation_fn_kwargs: Option<Kwargs>,
-    metadata: Option<Metadata>,
-    #[serde(flatten)]
-    top: Metadata,
-}
-
-#[derive(Deserialize)]
-struct Kwargs {
-    k: Option<u64>,
-}
-
-#[derive(Deserialize)]
-struct Metadata {
-    model_name: Option<String>,
-    #[serde(alias = "hook_point")]
-    hook_name: Option<String>,
-    context_size: Option<u64>,
-}
-
-/// Reads a model. The tensors that are taken as they lie are made by `tensor`.
-pub(super) fn read(
-    cfg: &[u8],
-    weights: &[u8],
-    tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
-) -> Result<(Model, Origin)> {
-    let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json of SAELens: {e}")))?;
-    let wrong = |what: String| Err(Error::format(0, format!("cfg.json of SAELens: {what}")));
-    let (d, f) = (cfg.d_in, cfg.d_sae);
-    for (what, n) in [("d_in", d), ("d_sae", f)] {
-        if n == 0 || n >= u32::MAX as usize {
-            return wrong(format!("`{what}` must be between 1 and {}, found {n}", u32::MAX - 1));
-        }
-    }
-    // A flag, or the name of a scalar that was meant to be folded: SAELens does nothing with either.
-    if let Some(serde_json::Value::String(name)) = &cfg.normalize_activations
-        && !matches!(name.as_str(), "none" | "expected_average_only_in")
-    {
-        return wrong(format!("`normalize_activations`: expected rows that are taken as they are, found `{name}`"));
-    }
-    let topk = cfg.activation_fn.as_deref() == Some("topk");
-    let architecture = cfg.architecture.as_deref().unwrap_or("standard");
-    let activation = match architecture {
-        "standard" if topk => Activation::Topk,
-        "standard" => Activation::Relu,
-        "topk" => Activation::Topk,
-        "jumprelu" => Activation::Jumprelu,
-        "gated" => Activation::Gated,
-        other => {
-            let expected = "expected `standard`, `topk`, `jumprelu` or `gated`";
-            return wrong(format!("`architecture`: {expected}, found `{other}`"));
-        }
-    };
-    let k = cfg.k.or(cfg.activation_fn_kwargs.and_then(|kwargs| kwargs.k));
-    let k = match (activation.has_whole_k(), k) {
-        (true, Some(k)) if k > 0 => k as f64,
-        (true, k) => return wrong(format!("`k`: expected at least 1, found {}", k.unwrap_or(0))),
-        // How many fire on average is not said; no more than there are.
-        (false, _) => f as f64,
-    };
-    let arch = Arch {
-        model: ModelKind::Tree,
-        d,
-        level: [
-            LevelArch { latents: f, activation, k },
-            LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
-        ],
-        source: Source::X,
-        decoder: Decoder::Cum,
-        gate: GateKind::None,
-    };
-
-    let file =
-        SafeTensors::deserialize(weights).map_err(|e| Error::format(0, format!("sae_weights.safetensors: {e}")))?;
-    let mut model = Model { arch, params: Default::default(), parents: Vec::new(), tau: [0.0; 2] };
-    let p = &mut model.params;
-    let vector = |name: &str| {
-        let (view, dtype) = floats(&file, name, f as u128)?;
-        tensor(&view, dtype)
-    };
-    let matrix = |name: &str, shape: [usize; 2]| {
-        let (view, dtype) = floats(&file, name, d as u128 * f as u128)?;
-        if view.shape() != shape {
-            return Err(Error::format(0, format!("tensor `{name}`: expected {shape:?}, found {:?}", view.shape())));
-        }
-        tensor(&view, dtype)
-    };
-    let (view, dtype) = floats(&file, "b_dec", d as u128)?;
-    p.b_dec = tensor(&view, dtype)?;
-    p.level[0].w_dec = matrix("W_dec", [f, d])?;
-    p.level[0].w_enc = transposed(&matrix("W_enc", [d, f])?, d, f)?.into();
-    let bias = if activation.parameters().contains(&Parameter::RMag) { "b_gate" } else { "b_enc" };
-    let mut known = alloc::vec!["b_dec", "W_dec", "W_enc", bias];
-    p.level[0].b_enc = vector(bias)?;
-    for &parameter in activation.parameters() {
-        let name = match parameter {
-            Parameter::Threshold => "threshold",
-            Parameter::RMag => "r_mag",
-            Parameter::BMag => "b_mag",
-        };
-        known.push(name);
-        *p.level[0].parameter_mut(parameter) = vector(name)?;
-    }
-    let level = &mut p.level[0];
-    // There a relu comes first: below 0 nothing fires.
-    level.threshold.iter_mut().for_each(|t| *t = t.max(0.0));
-    // There the magnitude is e^r times the product without a bias, here e^r times the pre-activation with it.
-    for ((offset, &r), &b) in level.b_mag.iter_mut().zip(level.r_mag.iter()).zip(level.b_enc.iter()) {
-        *offset -= libm::expf(r) * b;
-    }
-    check_names(&file, &known)?;
-    let isa = Isa::default();
-    if cfg.apply_b_dec_to_input == Some(false) {
-        for j in 0..f {
-            let shift = reduce::dot(isa, &p.level[0].w_enc[j * d..(j + 1) * d], &p.b_dec);
-            p.level[0].b_enc[j] += shift;
-        }
-    }
-    if activation.has_whole_k() && cfg.rescale_acts_by_decoder_norm == Some(true) {
-        fold_norms(isa, &mut model);
-    }
-    model.check()?;
-    let meta = cfg.metadata.unwrap_or(cfg.top);
-    let origin =
-        Origin { model: meta.model_name, hook: meta.hook_name, context: meta.context_size, ..Default::default() };
-    Ok((model, origin))
-}
+/// Architectures that SAELens has and no model here can hold, and why.
+const REFUSED: [(&str, &str); 2] = [
+    (
+        "matching_pursuit",
+        "each latent is found on what the ones before have left over, in steps that depend on the row",
+    ),
+    ("temporal", "latents depend on the rows before"),
+];
+/// Those that are read.
+const READ: &str = "`standard`, `topk`, `abstopk`, `jumprelu`, `gated`, `transcoder`, `skip_transcoder`, \
+                    `jumprelu_transcoder` or `jumprelu_skip_transcoder`";
 
 /// Whether `cfg` is a configuration of SAELens, as far as its fields say.
-pub(super) fn is_one(cfg: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Probe {
-        #[serde(default)]
-        format: Option<serde::de::IgnoredAny>,
-        #[serde(rename = "d_in")]
-        _d_in: serde::de::IgnoredAny,
-        #[serde(rename = "d_sae")]
-        _d_sae: serde::de::IgnoredAny,
-    }
-    serde_json::from_slice::<Probe>(cfg).is_ok_and(|probe| probe.format.is_none())
+pub(super) fn is_one(cfg: &Settings) -> bool {
+    !cfg.has("format") && cfg.has("d_in") && cfg.has("d_sae")
 }
 
-/// Refuses tensors that would change what the model computes. A `scaling_factor` of ones does not.
-fn check_names(file: &SafeTensors<'_>, known: &[&str]) -> Result<()> {
-    // In the order of names: those of a file have none.
-    let mut names = file.names();
-    names.sort_unstable();
-    for name in names {
-        if known.contains(&name) {
-            continue;
+/// Reads a model from a directory.
+pub(super) fn read_look(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
+    read(look.settings("SAELens")?, look.arrays, choices)
+}
+
+/// Reads a model.
+pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result<Parsed> {
+    let (d, f) = (cfg.size("d_in")?, cfg.size("d_sae")?);
+    let activation = cfg.first_text(&["activation_fn", "activation_fn_str"]).unwrap_or("relu");
+    let named = cfg.text("architecture").unwrap_or("standard");
+    // Before version 6 `standard` with the activation function `topk` was what is called `topk` since.
+    let architecture = if named == "standard" && activation == "topk" { "topk" } else { named };
+    if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == architecture) {
+        return Err(cfg.wrong(format_args!("the architecture `{architecture}` is not read: {why}")));
+    }
+    let plain = architecture.strip_prefix("jumprelu_").unwrap_or(architecture);
+    let is_transcoder = matches!(plain, "transcoder" | "skip_transcoder");
+    let has_thresholds = architecture.starts_with("jumprelu");
+    let bias = if architecture == "gated" { "b_gate" } else { "b_enc" };
+    let mut known: Vec<&str> = alloc::vec!["W_enc", "W_dec", "b_dec", bias];
+    let k = || {
+        let k = cfg.count("k")?.map_or_else(|| cfg.object("activation_fn_kwargs").count("k"), |k| Ok(Some(k)))?;
+        Flat::checked_k(k.or(choices.k), f, |why| cfg.wrong(why))
+    };
+    let rule = match architecture {
+        // A checkpoint of a training: what is saved at its end has these norms and this threshold folded in.
+        "batchtopk" | "matryoshka_batchtopk" => {
+            known.push("topk_threshold");
+            Flat::one_threshold(arrays.number("topk_threshold")?, f)
         }
-        if name == "scaling_factor" {
-            let view = find(file, name)?;
-            let (view, dtype) = floats(file, name, view.shape().iter().map(|n| *n as u128).product())?;
-            if super::weights::widened(&view, dtype)?.iter().all(|v| *v == 1.0) {
-                continue;
+        "topk" => FlatRule::Topk(k()?),
+        "abstopk" => FlatRule::AbsTopk(k()?),
+        "gated" => {
+            known.extend(["r_mag", "b_mag"]);
+            FlatRule::Gated { r_mag: arrays.vector("r_mag", f)?, b_mag: arrays.vector("b_mag", f)? }
+        }
+        _ if has_thresholds && (architecture == "jumprelu" || is_transcoder) => {
+            known.push("threshold");
+            FlatRule::Jumprelu(arrays.vector("threshold", f)?)
+        }
+        "standard" | "transcoder" | "skip_transcoder" => {
+            if activation != "relu" {
+                return Err(cfg.wrong(format_args!("the activation function `{activation}` is not read")));
             }
+            FlatRule::Relu
         }
-        let why =
-            format!("sae_weights.safetensors holds a tensor `{name}` that this architecture of SAELens does not have");
-        return Err(Error::format(0, why));
+        other => return Err(cfg.wrong(format_args!("`architecture`: expected {READ}, found `{other}`"))),
+    };
+    let d_out = if is_transcoder { cfg.size("d_out")? } else { d };
+    let w_dec = arrays.matrix("W_dec", f, d_out)?;
+    let centred = cfg.flag("apply_b_dec_to_input", true)?;
+    let w_enc = arrays.matrix_transposed("W_enc", d, f)?;
+    let mut flat = Flat::new(w_enc, arrays.vector(bias, f)?, w_dec, arrays.vector("b_dec", d_out)?, rule, centred);
+    if is_transcoder {
+        flat = flat.transcoder();
     }
-    Ok(())
+    if plain == "skip_transcoder" {
+        known.push("W_skip");
+        flat.w_skip = Some(arrays.matrix("W_skip", d_out, d)?);
+    }
+    if arrays.has("scaling_factor") {
+        // SAELens drops one of ones, and refuses any other.
+        if arrays.get("scaling_factor")?.to_f32()?.iter().any(|v| (v - 1.0).abs() > 1e-5) {
+            return Err(
+                arrays.wrong("it holds a tensor `scaling_factor` that is not all ones, which SAELens refuses too")
+            );
+        }
+        known.push("scaling_factor");
+    }
+    arrays.only(&known, &format!("the architecture `{architecture}` of SAELens"))?;
+    let in_training = architecture.ends_with("batchtopk");
+    if architecture.ends_with("topk") && cfg.flag("rescale_acts_by_decoder_norm", in_training)? {
+        // The tracked threshold is in units of latents times the norms.
+        let threshold = in_training.then(|| flat.rule.clone());
+        flat.fold_decoder_norms();
+        flat.rule = threshold.unwrap_or(flat.rule);
+    }
+
+    let metadata = cfg.object("metadata");
+    let of = |keys: &[&str]| metadata.first_text(keys).or_else(|| cfg.first_text(keys)).map(ToOwned::to_owned);
+    let origin = Origin {
+        model: of(&["model_name"]),
+        hook: of(&["hook_name", "hook_point"]),
+        context: metadata.count("context_size").ok().flatten().or_else(|| cfg.count("context_size").ok().flatten()),
+        ..Origin::default()
+    };
+    // Before version 6 a flag stood for `expected_average_only_in`.
+    let flag = cfg.get("normalize_activations").and_then(serde_json::Value::as_bool);
+    let normalised = cfg.text("normalize_activations").unwrap_or(if flag == Some(true) { AVERAGE } else { "none" });
+    flat.row_norm = match normalised {
+        "layer_norm" => RowNorm::Layer,
+        "constant_norm_rescale" => RowNorm::Constant,
+        "none" | AVERAGE | "covariance_whitening" => RowNorm::None,
+        other => {
+            return Err(cfg.wrong(format_args!("`normalize_activations`: `{other}` is not a normalisation of SAELens")));
+        }
+    };
+    let parsed = Parsed::flat(flat, origin);
+    Ok(match normalised {
+        AVERAGE if choices.norm_scaling_factor.is_none() => parsed.note(
+            "cfg.json says that rows were scaled to an average norm (expected_average_only_in), and no file holds the \
+             factor: rows are taken as they are, as SAELens' load_from_disk does; if SAE.from_pretrained knows a factor for \
+             this model, give it with --norm-scaling-factor",
+        ),
+        "covariance_whitening" => parsed.note(
+            "cfg.json says that rows were whitened (covariance_whitening), and no file holds how: rows are taken as they \
+             are, as SAELens does",
+        ),
+        _ => parsed,
+    })
 }
 
-/// `(d, f)` as `(f, d)`, in tiles.
-fn transposed(w: &[f32], d: usize, f: usize) -> Result<Vec<f32>> {
-    const TILE: usize = 32;
-    let mut out = reserved(w.len())?;
-    out.resize(w.len(), 0.0);
-    for first in (0..d).step_by(TILE) {
-        for (j, row) in out.chunks_exact_mut(d).enumerate() {
-            for (c, v) in row[first..d.min(first + TILE)].iter_mut().enumerate() {
-                *v = w[(first + c) * f + j];
-            }
-        }
-    }
-    Ok(out)
-}
-
-/// `n_j = |W_dec_j|`; `W_enc_j` and `b_enc_j` times `n_j`, `W_dec_j` over it: latents compete by what they add.
-fn fold_norms(isa: Isa, model: &mut Model) {
-    let (d, p) = (model.arch.d, &mut model.params);
-    for j in 0..model.arch.level[0].latents {
-        let norm = libm::sqrtf(reduce::sum_squares(isa, &p.level[0].w_dec[j * d..(j + 1) * d])).max(1e-8);
-        // Norms of 1, as SAELens folds them on saving, leave the rows as they lie.
-        if (norm - 1.0).abs() < 1e-6 {
-            continue;
-        }
-        reduce::scale(isa, norm, &mut p.level[0].w_enc[j * d..(j + 1) * d]);
-        p.level[0].b_enc[j] *= norm;
-        p.level[0].w_dec[j * d..(j + 1) * d].iter_mut().for_each(|v| *v /= norm);
-    }
-}
+/// The average norm of rows is made `sqrt(d)` by one factor.
+const AVERAGE: &str = "expected_average_only_in";

@@ -6,50 +6,31 @@
 //! activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`), whose files
 //! have the same names.
 
+use super::arrays::Arrays;
+use super::json::Settings;
+use super::look::{Choices, Look, Parsed, What};
 use super::saelens;
 use crate::config::ModelKind;
 use crate::error::{At, Error, Result};
-use crate::model::{Arch, Model, SharedBytes, Tensor};
-use crate::row_rule::RowRule;
+use crate::model::{Arch, Model, SharedBytes, Tensor, TopkBy, Variant};
 use crate::rows::{Dtype, Rows};
+use crate::source::Source;
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
+pub use super::origin::Origin;
+
 /// `format` of `cfg.json`.
 const FORMAT: &str = "strata-sae";
 /// Newest version that is written and read.
 const VERSION: u32 = 1;
-
-/// Where a model comes from, and which rows it was trained on. Nothing here changes what it computes.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Origin {
-    /// The language model whose activations it was trained on.
-    pub model: Option<String>,
-    /// Where in it they were taken.
-    pub hook: Option<String>,
-    /// Tokens of a sequence.
-    pub context: Option<u64>,
-    /// The dump, by name.
-    pub dump: Option<String>,
-    /// Training steps.
-    pub steps: u64,
-    /// Rows seen in training.
-    pub rows: u64,
-    /// Seed of the run.
-    pub seed: u64,
-    /// How often training went over its rows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub passes: Option<f64>,
-    /// Rows that training left out, and that every evaluation leaves out of its scores.
-    #[serde(skip_serializing_if = "RowRule::keeps_all")]
-    pub left_out: RowRule,
-}
 
 #[derive(Serialize, Deserialize)]
 struct Cfg {
@@ -108,6 +89,11 @@ fn has_tau(arch: &Arch, level: usize) -> bool {
 /// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
 /// [`Error::NotFinite`] for tensors that do not fit the architecture, [`Error::Memory`] where there is too little.
 pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
+    if let Some(settings) = of_saelens(cfg) {
+        let mut copy = reserved(weights.len())?;
+        copy.extend_from_slice(weights);
+        return read_saelens(&settings, &(Arc::new(copy) as SharedBytes), false);
+    }
     read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
 }
 
@@ -117,6 +103,9 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
 /// # Errors
 /// As [`read_model`].
 pub fn read_model_shared(cfg: &[u8], weights: &SharedBytes) -> Result<(Model, Origin)> {
+    if let Some(settings) = of_saelens(cfg) {
+        return read_saelens(&settings, weights, true);
+    }
     let bytes = (**weights).as_ref();
     read(cfg, bytes, |view, dtype| {
         if dtype != Dtype::F32 {
@@ -127,15 +116,34 @@ pub fn read_model_shared(cfg: &[u8], weights: &SharedBytes) -> Result<(Model, Or
     })
 }
 
+/// The settings, if they are those of SAELens.
+fn of_saelens(cfg: &[u8]) -> Option<Settings> {
+    Settings::parse("cfg.json", cfg).ok().filter(saelens::is_one)
+}
+
+fn read_saelens(settings: &Settings, weights: &SharedBytes, keep: bool) -> Result<(Model, Origin)> {
+    let mut arrays = Arrays::of_safetensors("sae_weights.safetensors", weights)?;
+    arrays.keep = keep;
+    let (model, origin, _) = saelens::read(settings, &arrays, &Choices::default())?.finish(&Choices::default())?;
+    Ok((model, origin))
+}
+
+/// Reads a model from a directory.
+pub(super) fn read_look(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
+    let name = look.settings_name.unwrap_or("cfg.json");
+    let cfg = look.files.read(name)?;
+    let cfg = (*cfg).as_ref();
+    let (model, origin) =
+        if look.arrays.keep { read_model_shared(cfg, look.bytes)? } else { read_model(cfg, (**look.bytes).as_ref())? };
+    Ok(Parsed { what: What::Model(Box::new(model)), origin, notes: Vec::new(), is_scaled: true })
+}
+
 /// The tensors are made by `tensor`, of a view that has been checked.
 fn read(
     cfg: &[u8],
     weights: &[u8],
     tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
 ) -> Result<(Model, Origin)> {
-    if saelens::is_one(cfg) {
-        return saelens::read(cfg, weights, tensor);
-    }
     let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
     if cfg.format != FORMAT {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
@@ -155,6 +163,7 @@ fn read(
     if arch.level[1].latents >= u32::MAX as usize || !(arch.level[0].k > 0.0 && arch.level[1].k > 0.0) {
         return Err(Error::format(0, "cfg.json: `f2`, `k1` or `k2` is out of range"));
     }
+    check_variant(&arch)?;
     if arch.model == ModelKind::Seed && (arch.source.is_activations() || !arch.decoder.is_composed()) {
         return Err(Error::format(0, "cfg.json: the model `seed` has the source `z1` and the decoder `comp`"));
     }
@@ -196,18 +205,34 @@ fn read(
         ));
     }
     model.check()?;
-    if model.params.b_dec.len() != arch.d {
-        return Err(Error::Shape { what: "b_dec", expected: arch.d, got: model.params.b_dec.len() });
-    }
     Ok((model, cfg.origin))
 }
 
-pub(super) fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
+/// Refuses what a variant cannot be together with.
+fn check_variant(arch: &Arch) -> Result<()> {
+    let Variant { target, raw_input, topk_by, .. } = arch.variant;
+    let wrong = |what: &str| Err(Error::format(0, format!("cfg.json: {what}")));
+    if arch.model == ModelKind::Seed && !arch.variant.is_none() {
+        return wrong("the model `seed` has no `variant`");
+    }
+    if target.is_some_and(|n| n == 0 || n >= u32::MAX as usize) {
+        return wrong("`target` is out of range");
+    }
+    if target.is_some() && (!raw_input || (arch.n_levels() == 2 && arch.source == Source::Res)) {
+        return wrong("a transcoder reads rows as they are (`raw_input`), and its level 2 does not read the residual");
+    }
+    if topk_by != TopkBy::Value && !arch.level[0].activation.has_whole_k() {
+        return wrong("`topk_by` is for level 1 with the activation `topk`");
+    }
+    Ok(())
+}
+
+fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
     file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
 }
 
 /// A tensor of `expected` numbers.
-pub(super) fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
+fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
     let view = find(file, name)?;
     let dtype = match view.dtype() {
         safetensors::Dtype::F32 => Dtype::F32,
@@ -223,7 +248,7 @@ pub(super) fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> 
 }
 
 /// The numbers of a view, as f32.
-pub(super) fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
+fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     let stride = view.data().len();
     let n = stride / dtype.size_bytes();
     let mut out = reserved(n)?;
@@ -233,7 +258,7 @@ pub(super) fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
 }
 
 /// An empty vector with room for `n` items.
-pub(super) fn reserved<T>(n: usize) -> Result<Vec<T>> {
+fn reserved<T>(n: usize) -> Result<Vec<T>> {
     let mut out = Vec::new();
     out.try_reserve_exact(n).map_err(|_| Error::Memory { what: "weights", bytes: n.saturating_mul(size_of::<T>()) })?;
     Ok(out)

@@ -79,7 +79,7 @@ pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, ou
 
 /// Keeps the `k` largest of the entries from `start` on, the earlier one of equals; returns the least value kept.
 #[inline(never)]
-pub(super) fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) -> f32 {
+pub(crate) fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) -> f32 {
     let end = value.len();
     value.extend_from_within(start..);
     let least = kth_largest(&mut value[end..], k);

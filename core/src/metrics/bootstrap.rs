@@ -3,11 +3,13 @@
 //! Tokens of one context depend on each other, so that standard errors over tokens are too small. The dump is cut in
 //! [`BLOCKS`] runs of whole contexts, and runs are drawn with replacement.
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::exact::ExactSum;
 use crate::error::At;
+use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
@@ -50,8 +52,7 @@ impl BlockSums {
     /// # Panics
     /// If `context` is none of the dump.
     pub fn block_of(&self, context: u64) -> usize {
-        assert!(context < self.contexts, "context {context} of {}", self.contexts);
-        (u128::from(context) * self.blocks() as u128 / u128::from(self.contexts)) as usize
+        block_of(context, self.contexts, self.blocks())
     }
 
     /// Adds `values`, one a term, to the block of `context`.
@@ -88,6 +89,15 @@ impl BlockSums {
     pub fn values(&self) -> Vec<f64> {
         self.sum.iter().map(ExactSum::value).collect()
     }
+}
+
+/// `floor(context * blocks / contexts)`: the block of one of `contexts` contexts.
+///
+/// # Panics
+/// If `context` is none of them.
+pub(super) fn block_of(context: u64, contexts: u64, blocks: usize) -> usize {
+    assert!(context < contexts, "context {context} of {contexts}");
+    (u128::from(context) * blocks as u128 / u128::from(contexts)) as usize
 }
 
 /// How many resamples, which ones, and how wide an interval.
@@ -142,50 +152,87 @@ pub fn interval(
     sums: &[f64],
     terms: usize,
     resamples: Resamples,
-    statistic: impl Fn(&[f64]) -> f64,
+    statistic: impl Fn(&[f64]) -> f64 + Sync + Send,
 ) -> Result<Interval> {
     if terms == 0 || sums.is_empty() || !sums.len().is_multiple_of(terms) {
         return Err(Error::Shape { what: "entries of a row of block sums", expected: terms, got: sums.len() });
     }
-    let Resamples { n, seed, coverage } = resamples;
-    assert!(coverage > 0.0 && coverage < 1.0, "a coverage of {coverage}");
     let blocks = sums.len() / terms;
-    let mut total = vec![0.0; terms];
-    let mut of = |times: &[u32]| {
-        total.fill(0.0);
+    let [interval] = intervals(Par::Seq, blocks, resamples, |times| {
+        let mut total = vec![0.0; terms];
         for (row, times) in sums.chunks_exact(terms).zip(times) {
             total.iter_mut().zip(row).for_each(|(t, v)| *t += f64::from(*times) * v);
         }
-        statistic(&total)
-    };
-    let value = of(&vec![1; blocks]);
+        [statistic(&total)]
+    });
+    Ok(interval)
+}
+
+/// The percentile intervals of `N` statistics, functions of how often each of `blocks` blocks counts: once for the value,
+/// and as often as it was drawn in each resample.
+///
+/// # Panics
+/// If there are no blocks, or the coverage is not between 0 and 1.
+pub fn intervals<const N: usize>(
+    par: Par,
+    blocks: usize,
+    resamples: Resamples,
+    statistic: impl Fn(&[u32]) -> [f64; N] + Sync + Send,
+) -> [Interval; N] {
+    let Resamples { n, seed, coverage } = resamples;
+    assert!(coverage > 0.0 && coverage < 1.0, "a coverage of {coverage}");
+    assert!(blocks > 0, "a bootstrap over no blocks");
+    let value = statistic(&vec![1; blocks]);
     let mut rng = Philox::new(seed, STREAM);
-    let mut times = vec![0u32; blocks];
-    let mut drawn: Vec<f64> = (0..n)
-        .map(|_| {
-            times.fill(0);
-            (0..blocks).for_each(|_| times[rng.below(blocks as u64) as usize] += 1);
-            of(&times)
-        })
-        .collect();
-    drawn.retain(|v| !v.is_nan());
-    drawn.sort_unstable_by(f64::total_cmp);
-    let undefined = n - drawn.len();
-    if drawn.len() < 2 {
-        let nan = f64::NAN;
-        return Ok(Interval { value, low: nan, high: nan, standard_error: nan, blocks, undefined });
+    let mut times = vec![0u32; n * blocks];
+    for times in times.chunks_mut(blocks) {
+        (0..blocks).for_each(|_| times[rng.below(blocks as u64) as usize] += 1);
     }
-    let count = drawn.len() as f64;
-    let mean = drawn.iter().sum::<f64>() / count;
-    let squares: f64 = drawn.iter().map(|v| (v - mean) * (v - mean)).sum();
-    Ok(Interval {
-        value,
-        low: quantile(&drawn, (1.0 - coverage) / 2.0),
-        high: quantile(&drawn, (1.0 + coverage) / 2.0),
-        standard_error: libm::sqrt(squares / (count - 1.0)),
-        blocks,
-        undefined,
+    let drawn = par.map(n, |k| statistic(&times[k * blocks..(k + 1) * blocks]));
+    core::array::from_fn(|k| {
+        let mut drawn: Vec<f64> = drawn.iter().map(|d| d[k]).filter(|v| !v.is_nan()).collect();
+        drawn.sort_unstable_by(f64::total_cmp);
+        let (value, undefined) = (value[k], n - drawn.len());
+        if drawn.len() < 2 {
+            let nan = f64::NAN;
+            return Interval { value, low: nan, high: nan, standard_error: nan, blocks, undefined };
+        }
+        let count = drawn.len() as f64;
+        let mean = drawn.iter().sum::<f64>() / count;
+        let squares: f64 = drawn.iter().map(|v| (v - mean) * (v - mean)).sum();
+        Interval {
+            value,
+            low: quantile(&drawn, (1.0 - coverage) / 2.0),
+            high: quantile(&drawn, (1.0 + coverage) / 2.0),
+            standard_error: libm::sqrt(squares / (count - 1.0)),
+            blocks,
+            undefined,
+        }
     })
+}
+
+/// The mean of `value` with the percentile interval of a bootstrap over clusters: values of one label, such as the edges of
+/// one family, are drawn together. All but `blocks` is NaN without values.
+///
+/// # Panics
+/// If the lengths differ, or the coverage is not between 0 and 1.
+pub fn clustered(label: &[u32], value: &[f64], resamples: Resamples) -> Interval {
+    assert_eq!(label.len(), value.len(), "a label for each value");
+    let mut sums: BTreeMap<u32, [f64; 2]> = BTreeMap::new();
+    for (label, value) in label.iter().zip(value) {
+        let [sum, n] = sums.entry(*label).or_default();
+        (*sum, *n) = (*sum + value, *n + 1.0);
+    }
+    if sums.is_empty() {
+        let nan = f64::NAN;
+        return Interval { value: nan, low: nan, high: nan, standard_error: nan, blocks: 0, undefined: 0 };
+    }
+    let [interval] = intervals(Par::Seq, sums.len(), resamples, |times| {
+        let drawn = sums.values().zip(times).map(|([sum, n], times)| [sum * f64::from(*times), n * f64::from(*times)]);
+        let [sum, n] = drawn.fold([0.0, 0.0], |[a, b], [sum, n]| [a + sum, b + n]);
+        [sum / n]
+    });
+    interval
 }
 
 /// The interval of `sum of term 0 / sum of term 1`; NaN where that is `0 / 0`.

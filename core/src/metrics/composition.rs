@@ -10,9 +10,13 @@ use crate::kernel::{Isa, wide};
 use crate::model::CodesView;
 use crate::{Error, Result};
 
+mod edges;
+mod gated;
 mod null;
 mod report;
 
+pub use edges::{EdgeBlocks, EdgeIntervals};
+pub use gated::{GatedChild, GatedReport};
 pub use null::CompositionNull;
 pub use report::{Child, CompositionReport, Parent};
 
@@ -24,6 +28,11 @@ pub const REAL_LIFT: f64 = 2.0;
 pub const REAL_CONTAINMENT: f64 = 0.8;
 
 /// Streaming co-firing counts of the two levels, and the families of a learned tree.
+///
+/// Counts of level 2 without its gate ([`crate::Encoder::encode_open_par`]) say what the children have learned:
+/// [`Composition::report`], [`Composition::null`]. Behind a hard gate `P(parent | child)` is 1 whatever the parents are,
+/// and every lift is `1 / P(parent)`, so counts of the gated codes say what the model does, and nothing about whether the
+/// parents are the right ones: [`Composition::gated`].
 ///
 /// Integer counts, and gains in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
 /// nor on blocks, nor on how they are split among accumulators that are merged.
@@ -188,6 +197,11 @@ impl Composition {
             a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
         }
         Ok(())
+    }
+
+    /// The tokens on which each latent of level 1 fires, and each one of level 2.
+    pub fn fires(&self) -> (&[u64], &[u64]) {
+        (&self.fires1, &self.fires2)
     }
 
     /// `N_ij`: the tokens on which `i` of level 1 and `j` of level 2 fire together.

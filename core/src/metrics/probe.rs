@@ -6,6 +6,7 @@
 //!
 //! | part | question |
 //! |---|---|
+//! | [`protocol`] | the same as sae-probes asks it: areas under the ROC curve, with plenty of examples and with few |
 //! | [`sparse`] | how well do the `k` best latents tell a class from the rest? |
 //! | [`erase`] | does removing a class's latents take away that class and nothing else (TPP), or a bias (SCR)? |
 //! | [`mdl`] | how many bits do the codes of a token take? |
@@ -20,6 +21,7 @@ use crate::{Error, Result};
 pub mod erase;
 pub mod logistic;
 pub mod mdl;
+pub mod protocol;
 pub mod sparse;
 
 /// The random streams of this module, one a use.

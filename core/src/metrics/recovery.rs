@@ -83,8 +83,10 @@ pub struct Recovery {
     pub absorption: f64,
     /// `mean_j P(learned parent fires | j fires)` over level-2 latents with a parent that fire on more than
     /// [`MIN_CHILD_TOKENS`] tokens. 0 to 1, higher is better; 1 by construction under a hard gate.
+    #[serde(rename = "containment_by_construction")]
     pub containment: f64,
     /// Median over the same latents of `P(parent | j) / P(parent)`. 0 and up, higher is better, 1 is chance.
+    #[serde(rename = "median_lift_by_construction")]
     pub median_lift: f64,
     /// Distinct best features `argmax_f C[j, f]` of the firing latents / firing latents. 0 to 1; 1: no two of them
     /// follow the same feature.

@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::bootstrap::{Interval, Resamples, clustered};
 use super::check_parents;
 use super::matching::{Goal, assign};
 use crate::error::At;
@@ -14,6 +15,8 @@ use crate::{Error, Result};
 
 /// A latent of level 2 with a larger cosine to one of level 1 is its duplicate.
 pub const DUPLICATE_COSINE: f64 = 0.8;
+/// Two runs have found the same child if the directions of a matched pair have at least this `|cos|`.
+pub const SAME_COSINE: f64 = 0.7;
 /// Levels with more latents than this are matched greedily.
 pub const MAX_EXACT: usize = 4096;
 /// Best columns of a row that a greedy matching chooses from first.
@@ -84,6 +87,26 @@ pub struct StabilityReport {
     /// What it would be if the other run's parents were drawn at random: `1 / f1'` times the share of the partners of
     /// children that have a parent.
     pub edge_chance: f64,
+    /// Of the children that both runs have found: whether they have the same parents.
+    pub parents: ParentAgreement,
+}
+
+/// Whether two runs give the same parent to a child that both have found.
+///
+/// Compared are the matched pairs `(j, j')` of children with `|cos| >=` [`SAME_COSINE`] of which `j` has a parent. They
+/// agree if the parent of `j'` is the partner of the parent of `j`; a `j'` under [`ROOT`], or a parent without a partner,
+/// disagrees.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct ParentAgreement {
+    /// Pairs compared.
+    pub pairs: usize,
+    /// Those pairs as a share of the children of this run that have a parent. 0 to 1, higher is better.
+    pub found_again: f64,
+    /// Share of the pairs that agree, with an interval by a bootstrap over the families of this run. 0 to 1, higher is
+    /// better; NaN without pairs.
+    pub agreement: Interval,
+    /// What it would be if the parents of the other run were permuted among the partners.
+    pub chance: f64,
 }
 
 /// Unit rows in `f32`, zeros where there is no direction, and which have one.
@@ -329,7 +352,9 @@ pub fn stability(isa: Isa, par: Par, this: &Run<'_>, other: &Run<'_>, d: usize) 
     let kept = images.iter().filter(|(j, p)| other.parent[*j as usize] == *p).count();
     let with_parent = images.iter().filter(|(j, _)| other.parent[*j as usize] != ROOT).count();
     let share = |n: usize| n as f64 / edges.len() as f64;
+    let parents = parents_of_pairs(this, other, d, &edges, &level1, &level2);
     Ok(StabilityReport {
+        parents,
         edges: edges.len(),
         edges_unmatched: edges.len() - images.len(),
         edge_agreement: share(kept),
@@ -337,4 +362,50 @@ pub fn stability(isa: Isa, par: Par, this: &Run<'_>, other: &Run<'_>, d: usize) 
         level1,
         level2,
     })
+}
+
+/// [`ParentAgreement`] of the edges of `this`.
+fn parents_of_pairs(
+    this: &Run<'_>,
+    other: &Run<'_>,
+    d: usize,
+    edges: &[(usize, usize)],
+    level1: &Matched,
+    level2: &Matched,
+) -> ParentAgreement {
+    let cosine = |j: usize, partner: usize| {
+        let row =
+            |rows: &[f32], j: usize| -> Vec<f64> { rows[j * d..(j + 1) * d].iter().map(|w| f64::from(*w)).collect() };
+        let (a, b) = (row(this.decoder2, j), row(other.decoder2, partner));
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        // A row of zeros has no direction: NaN is under every bound.
+        dot(&a, &b).abs() / libm::sqrt(dot(&a, &a) * dot(&b, &b))
+    };
+    let f1_other = other.decoder1.len() / d;
+    // Of each pair: its family in this run, and whether the parents agree.
+    let (mut family, mut agrees) = (Vec::new(), Vec::new());
+    // By parent of the other run: pairs whose parent here is its partner, and pairs whose partner is its child.
+    let (mut expected, mut found) = (vec![0u64; f1_other], vec![0u64; f1_other]);
+    for &(j, p) in edges {
+        let Some(partner) = level2.partner[j].map(|j| j as usize).filter(|k| cosine(j, *k) >= SAME_COSINE) else {
+            continue;
+        };
+        let (wanted, there) = (level1.partner[p], other.parent[partner]);
+        family.push(p as u32);
+        agrees.push(f64::from(u8::from(wanted == Some(there))));
+        if let Some(wanted) = wanted {
+            expected[wanted as usize] += 1;
+        }
+        if there != ROOT {
+            found[there as usize] += 1;
+        }
+    }
+    let n = family.len();
+    let met: f64 = expected.iter().zip(&found).map(|(a, b)| *a as f64 * *b as f64).sum();
+    ParentAgreement {
+        pairs: n,
+        found_again: n as f64 / edges.len() as f64,
+        agreement: clustered(&family, &agrees, Resamples::default()),
+        chance: met / (n as f64 * n as f64),
+    }
 }

@@ -1,6 +1,6 @@
 //! What must be known of a model besides its weights, and the shapes that follow from it.
 
-use super::{GateParams, LevelParams, ParamSpec, Params};
+use super::{GateParams, LevelParams, ParamSpec, Params, Variant};
 use crate::activation::{Activation, Parameter};
 use crate::config::{Config, ModelKind};
 use crate::decoder::Decoder;
@@ -35,6 +35,8 @@ pub struct Arch {
     pub decoder: Decoder,
     /// The gate between the levels, as it acts at inference.
     pub gate: GateKind,
+    /// What sets it apart from an autoencoder that encodes `x - b_dec`.
+    pub variant: Variant,
 }
 
 /// The fields of an architecture as they stand in `cfg.json`.
@@ -52,6 +54,8 @@ struct Fields {
     source: Source,
     decoder: Decoder,
     gate: GateKind,
+    #[serde(default, skip_serializing_if = "Variant::is_none")]
+    variant: Variant,
 }
 
 impl From<Fields> for Arch {
@@ -66,6 +70,7 @@ impl From<Fields> for Arch {
             source: f.source,
             decoder: f.decoder,
             gate: f.gate,
+            variant: f.variant,
         }
     }
 }
@@ -85,6 +90,7 @@ impl From<Arch> for Fields {
             source: arch.source,
             decoder: arch.decoder,
             gate: arch.gate,
+            variant: arch.variant,
         }
     }
 }
@@ -105,6 +111,7 @@ impl Arch {
             source: if is_seed { Source::Z1 } else { config.source },
             decoder: if is_seed { Decoder::Comp } else { config.decoder },
             gate: config.gate.kind,
+            variant: Variant::default(),
         }
     }
 
@@ -118,6 +125,11 @@ impl Arch {
         if self.level[1].latents > 0 { 2 } else { 1 }
     }
 
+    /// Returns the width of what is reconstructed: `d`, or that of a transcoder's target.
+    pub fn d_out(&self) -> usize {
+        self.variant.target.unwrap_or(self.d)
+    }
+
     /// Returns the width of what level 2 reads.
     pub const fn source_width(&self) -> usize {
         self.source.width(self.d, self.level[0].latents)
@@ -126,6 +138,7 @@ impl Arch {
     /// Returns shape and meaning of every tensor; empty specs stand where this architecture has no such tensor.
     pub fn specs(&self) -> Params<ParamSpec> {
         let (d, [f1, f2], is_seed) = (self.d, self.latents(), self.model == ModelKind::Seed);
+        let d_out = self.d_out();
         let tensor = |level, rows, width| ParamSpec { rows, width, level, ..ParamSpec::default() };
         let level = [0, 1].map(|l| {
             let f = self.level[l].latents;
@@ -134,7 +147,7 @@ impl Arch {
             }
             let tensor = |width| tensor(Some(l), f, width);
             let reads = if l == 0 { d } else { self.source_width() };
-            let writes = if l == 0 { d } else { self.decoder.width(d, f1) };
+            let writes = if l == 0 { d_out } else { self.decoder.width(d_out, f1) };
             let mut level = LevelParams {
                 w_enc: tensor(reads),
                 b_enc: ParamSpec { scales_with_x: 1, ..tensor(1) },
@@ -162,7 +175,13 @@ impl Arch {
             level
         });
         let mut specs = Params { level, ..Params::default() };
-        specs.b_dec = ParamSpec { scales_with_x: 1, ..tensor(Some(0), d, 1) };
+        specs.b_dec = ParamSpec { scales_with_x: 1, ..tensor(Some(0), d_out, 1) };
+        if self.variant.scale {
+            specs.level[0].scale = tensor(Some(0), f1, 1);
+        }
+        if self.variant.skip {
+            specs.w_skip = tensor(Some(0), d_out, d);
+        }
         if is_seed {
             specs.b_dec2 = tensor(Some(1), f1, 1);
         } else if f2 > 0 && self.gate.has_weights() {

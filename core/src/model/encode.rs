@@ -2,7 +2,7 @@
 
 use super::hierarchy::{self, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
-use super::{Arch, CodeRow, Codes, Model, Params, compose, seed};
+use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, seed};
 use crate::activation::Rule;
 use crate::config::{GateKind, ModelKind};
 use crate::error::{At, Error, Result};
@@ -11,8 +11,9 @@ use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::{self, Limit, RowLists, fire};
 use crate::kernel::weight::Weight;
-use crate::kernel::{Isa, Screen, reduce, sparse};
+use crate::kernel::{Isa, Screen, reduce};
 use crate::par::Par;
+use crate::row_norm::RowNorm;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -43,6 +44,9 @@ pub struct Scratch {
     /// Working memory of the fused encoder, and the latents that it found.
     pub(crate) fire: fire::Scratch,
     pub(crate) lists: RowLists,
+    /// Of `-u`, where latents compete by absolute value: negated rows and lists.
+    minus: Aligned,
+    below: RowLists,
     /// Working memory of a hard gate.
     pub(crate) hierarchy: hierarchy::Scratch,
     /// The codes of the block that was encoded last.
@@ -75,6 +79,7 @@ impl Scratch {
         Self {
             rows,
             xt: Aligned::zeros(rows * arch.d),
+            minus: Aligned::zeros(if arch.variant.topk_by == TopkBy::Absolute { rows * arch.d } else { 0 }),
             s: Aligned::zeros(source),
             h1: vec![0.0; if arch.model == ModelKind::Seed { arch.level[0].latents } else { 0 }],
             a2: vec![0.0; CHUNK * f2],
@@ -93,8 +98,12 @@ impl Scratch {
         let [f1, f2] = model.arch.latents();
         let width = model.arch.source_width();
         let (rule1, rule2) = (model.rule(0), model.rule(1));
-        self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), rule1.limit());
-        self.lists.reserve(rows, f1, rule1.limit());
+        let limit1 = model.limit1(&rule1);
+        self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), limit1);
+        self.lists.reserve(rows, f1, limit1);
+        if model.arch.variant.topk_by == TopkBy::Absolute {
+            self.below.reserve(rows, f1, limit1);
+        }
         if model.arch.gate.has_families() {
             let (active1, active2) = (model.max_active(0), model.max_open());
             encoder.hierarchy(Matrix::all(&model.params.level[1].w_enc, width)).reserve(
@@ -204,6 +213,8 @@ pub struct Encoder {
     order: Order,
     families: Families,
     decoder2: Vec<f32>,
+    /// `-b_enc` of level 1, where latents compete by absolute value.
+    minus_bias: Vec<f32>,
 }
 
 impl Encoder {
@@ -245,7 +256,9 @@ impl Encoder {
             };
         let screens = with_weights!(&stored, model, |w1, w2| {
             let behind = if arch.gate.has_families() { w2.only(Pick::List(&order.places)) } else { w2 };
-            let [one, two] = [(w1, arch.model == ModelKind::Tree), (behind, two)];
+            // The screen holds the bias, which is another one for the opposite sign.
+            let one = arch.model == ModelKind::Tree && arch.variant.topk_by != TopkBy::Absolute;
+            let [one, two] = [(w1, one), (behind, two)];
             [(one, 0), (two, 1)].map(|((w, asked), l)| {
                 let bias = &model.params.level[l].b_enc;
                 (asked && Screen::pays(isa, bias.len(), w.d)).then(|| {
@@ -257,10 +270,14 @@ impl Encoder {
         });
         let mut decoder2 = Vec::new();
         if arch.level[1].latents > 0 && arch.decoder.is_composed() {
-            decoder2 = vec![0.0; arch.level[1].latents * arch.d];
+            decoder2 = vec![0.0; arch.level[1].latents * arch.d_out()];
             compose(isa, par, arch, &model.params, &mut decoder2);
         }
-        Ok(Self { isa, stored, screens, order, families, decoder2, model })
+        let mut minus_bias = Vec::new();
+        if model.arch.variant.topk_by == TopkBy::Absolute {
+            minus_bias.extend(model.params.level[0].b_enc.iter().map(|b| -b));
+        }
+        Ok(Self { isa, stored, screens, order, families, decoder2, minus_bias, model })
     }
 
     /// Returns the model.
@@ -273,7 +290,7 @@ impl Encoder {
         self.isa
     }
 
-    /// Returns the decoder directions of level 2 in the space of the activations, `(f2, d)`.
+    /// Returns the decoder directions of level 2 in the space of the reconstruction, `(f2, d_out)`.
     pub fn decoder2(&self) -> &[f32] {
         if self.decoder2.is_empty() { &self.model.params.level[1].w_dec } else { &self.decoder2 }
     }
@@ -458,13 +475,26 @@ impl Encoder {
         }
         let params = &model.params;
         let weights = Weights { arch: &model.arch, params, families: &self.families, gate: model.arch.gate };
-        for (xt, row) in t.xt.chunks_mut(d).zip(x.chunks(d)) {
-            reduce::sub_into(self.isa, row, &params.b_dec, xt);
-        }
+        self.centre(x, &mut t.xt);
         let xt = &t.xt[..n * d];
         let (rule, screen) = (model.rule(0), self.screens[0].as_ref());
-        fire(self.isa, xt, w1, &params.level[0].b_enc, rule.limit(), screen, &mut t.fire, &mut t.lists);
-        append(&rule, &t.lists, &mut codes1);
+        let limit = model.limit1(&rule);
+        fire(self.isa, xt, w1, &params.level[0].b_enc, limit, screen, &mut t.fire, &mut t.lists);
+        match (model.arch.variant.topk_by, limit) {
+            (TopkBy::Absolute, Limit::Topk(k)) => {
+                // `-u` has the bits of `u` but for the sign: so have the products with negated rows.
+                let minus = &mut t.minus[..n * d];
+                minus.iter_mut().zip(xt).for_each(|(m, x)| *m = -x);
+                fire(self.isa, minus, w1, &self.minus_bias, limit, None, &mut t.fire, &mut t.below);
+                compete::by_absolute(k, &t.lists, &t.below, &mut codes1);
+            }
+            (TopkBy::Group, _) => compete::by_group(model.group_width(), &t.lists, &mut codes1),
+            _ => append(&rule, &t.lists, &mut codes1),
+        }
+        if model.arch.variant.scale {
+            let scale = &params.level[0].scale;
+            codes1.index.iter().zip(&mut codes1.value).for_each(|(&j, z)| *z *= scale[j as usize]);
+        }
         if f2 == 0 {
             for codes in [&mut codes2].into_iter().chain(open) {
                 (0..n).for_each(|_| codes.end_row());
@@ -512,55 +542,21 @@ impl Encoder {
         t.codes = [codes1, codes2];
     }
 
-    /// Decodes codes of both levels: `x_hat1 = b_dec + z1 D1` and `x_hat2` as the architecture says, each `(n, d)`.
-    ///
-    /// A flat model has `x_hat2 = x_hat1`. The seed has no level-1 reconstruction of its own; its `x_hat1` is
-    /// `h1 D1 + b_dec`, the reading that its documentation shows to be meaningless.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the four do not have the same number of rows, [`Error::Index`] if a latent is out of range;
-    /// nothing is written then.
-    pub fn decode(&self, codes1: &Codes, codes2: &Codes, x_hat1: &mut [f32], x_hat2: &mut [f32]) -> Result<()> {
-        let Arch { d, .. } = self.model.arch;
-        let [f1, f2] = self.model.arch.latents();
-        let n = codes1.n();
-        for (what, got) in
-            [("rows of codes of level 2", codes2.n() * d), ("x_hat1", x_hat1.len()), ("x_hat2", x_hat2.len())]
-        {
-            if got != n * d {
-                return Err(Error::Shape { what, expected: n * d, got });
+    /// `xt = x - b_dec` of rows normalised one by one, or `xt = x` where the encoder reads rows as they are.
+    fn centre(&self, x: &[f32], xt: &mut [f32]) {
+        let Arch { d, variant, .. } = self.model.arch;
+        for (xt, row) in xt.chunks_mut(d).zip(x.chunks(d)) {
+            if variant.row_norm == RowNorm::None && !variant.raw_input {
+                reduce::sub_into(self.isa, row, &self.model.params.b_dec, xt);
+                continue;
             }
-        }
-        for (what, codes, len) in [("latent of level 1", codes1, f1), ("latent of level 2", codes2, f2)] {
-            if let Some(&j) = codes.index.iter().find(|&&j| j as usize >= len) {
-                return Err(Error::Index { what, index: j as usize, len });
+            xt.copy_from_slice(row);
+            if variant.row_norm != RowNorm::None {
+                variant.row_norm.of(row).apply(xt);
             }
-        }
-        for (i, (hat1, hat2)) in x_hat1.chunks_mut(d).zip(x_hat2.chunks_mut(d)).enumerate() {
-            self.decode_row(codes1.row(i), codes2.row(i), hat1, hat2);
-        }
-        Ok(())
-    }
-
-    /// Decodes one row as [`Encoder::decode`] does.
-    ///
-    /// # Panics
-    /// If a latent is out of range, or if an output is not `(d)`.
-    pub fn decode_row(&self, z1: CodeRow<'_>, z2: CodeRow<'_>, x_hat1: &mut [f32], x_hat2: &mut [f32]) {
-        let Arch { d, model, decoder, .. } = self.model.arch;
-        let [_, f2] = self.model.arch.latents();
-        let params = &self.model.params;
-        x_hat1.copy_from_slice(&params.b_dec);
-        sparse::accumulate_rows(self.isa, z1.index, z1.value, &params.level[0].w_dec, d, x_hat1);
-        let cumulative = f2 == 0 || decoder.is_cumulative();
-        x_hat2.copy_from_slice(if cumulative { x_hat1 } else { &params.b_dec });
-        if model == ModelKind::Seed {
-            for (j, &e) in params.b_dec2.iter().enumerate() {
-                reduce::axpy(self.isa, e, &params.level[0].w_dec[j * d..(j + 1) * d], x_hat2);
+            if !variant.raw_input {
+                xt.iter_mut().zip(&self.model.params.b_dec).for_each(|(x, b)| *x -= b);
             }
-        }
-        if f2 > 0 {
-            sparse::accumulate_rows(self.isa, z2.index, z2.value, self.decoder2(), d, x_hat2);
         }
     }
 }

@@ -14,12 +14,15 @@
 
 mod arch;
 mod codes;
+mod compete;
 mod encode;
 mod hierarchy;
 mod params;
+mod reconstruct;
 pub mod seed;
 mod stored;
 mod tensor;
+mod variant;
 
 pub use crate::entry::CodeRow;
 pub use arch::{Arch, LevelArch};
@@ -30,6 +33,7 @@ pub(crate) use hierarchy::{Hierarchy, Order};
 pub use params::{GateParams, LevelParams, N_TENSORS, NAMES, ParamSpec, Params};
 pub use stored::WeightType;
 pub use tensor::{SharedBytes, Tensor};
+pub use variant::{TopkBy, Variant};
 
 use crate::activation::Rule;
 use crate::config::ModelKind;
@@ -77,6 +81,12 @@ impl Model {
                 return Err(Error::config("k", why));
             }
         }
+        let f1 = self.arch.level[0].latents;
+        if let (TopkBy::Group, Limit::Topk(k)) = (self.arch.variant.topk_by, self.rule(0).limit())
+            && !f1.is_multiple_of(k)
+        {
+            return Err(Error::config("k", format!("{f1} latents do not make {k} groups of one size")));
+        }
         let expected = if self.arch.gate.has_families() { self.arch.level[1].latents } else { 0 };
         if self.parents.len() != expected {
             return Err(Error::Shape { what: "parent", expected, got: self.parents.len() });
@@ -94,6 +104,18 @@ impl Model {
     pub fn rule(&self, level: usize) -> Rule<'_> {
         let (arch, params) = (&self.arch.level[level], &self.params.level[level]);
         Rule::new(arch.activation, arch.k.min(arch.latents as f64), self.tau[level], params.activation())
+    }
+
+    /// Returns what a pre-activation of level 1 must reach to be considered: the limit of its rule, but any that is
+    /// positive where groups decide.
+    pub(crate) fn limit1<'a>(&self, rule: &'a Rule<'_>) -> Limit<'a> {
+        if self.arch.variant.topk_by == TopkBy::Group { Limit::Above(0.0) } else { rule.limit() }
+    }
+
+    /// Returns the number of latents of a group of [`TopkBy::Group`].
+    pub(crate) fn group_width(&self) -> usize {
+        let level = &self.arch.level[0];
+        level.latents / (level.k as usize).max(1)
     }
 
     /// Returns the most latents of a level (0 or 1) that can be active on one row: `k` for topk, and no more children than
@@ -121,23 +143,24 @@ impl Model {
         roots + families.iter().take(self.max_active(0)).sum::<usize>()
     }
 
-    /// Returns the decoder directions of level 2 in the space of the activations, `(f2, d)`: `D2`, or `E2 D1` for `comp`.
+    /// Returns the decoder directions of level 2 in the space of the reconstruction, `(f2, d_out)`: `D2`, or `E2 D1` for `comp`.
     pub fn decoder2(&self, isa: Isa, par: Par) -> Vec<f32> {
         if self.arch.level[1].latents == 0 || !self.arch.decoder.is_composed() {
             return self.params.level[1].w_dec.to_vec();
         }
-        let mut out = alloc::vec![0.0; self.arch.level[1].latents * self.arch.d];
+        let mut out = alloc::vec![0.0; self.arch.level[1].latents * self.arch.d_out()];
         compose(isa, par, &self.arch, &self.params, &mut out);
         out
     }
 }
 
-/// Writes `C2 = E2 D1`, `(f2, d)`: what a latent of level 2 adds to the reconstruction when it composes level 1.
+/// Writes `C2 = E2 D1`, `(f2, d_out)`: what a latent of level 2 adds to the reconstruction when it composes level 1.
 pub(crate) fn compose(isa: Isa, par: Par, arch: &Arch, params: &Params, out: &mut [f32]) {
-    let d1t = dense::transposed(&params.level[0].w_dec, arch.level[0].latents, arch.d);
+    let d = arch.d_out();
+    let d1t = dense::transposed(&params.level[0].w_dec, arch.level[0].latents, d);
     let e2 = &params.level[1].w_dec;
-    par.for_rows(arch.level[1].latents, 64, [out], [arch.d], |first, [rows]| {
-        let n = rows.len() / arch.d;
+    par.for_rows(arch.level[1].latents, 64, [out], [d], |first, [rows]| {
+        let n = rows.len() / d;
         dense::affine(
             isa,
             &e2[first * arch.level[0].latents..(first + n) * arch.level[0].latents],

@@ -4,7 +4,7 @@ use super::tensor::Tensor;
 use crate::activation::{Parameter, Parameters};
 
 /// Number of tensors that a model can have.
-pub const N_TENSORS: usize = 20;
+pub const N_TENSORS: usize = 22;
 
 /// The tensors of one level, with `f` its latents and `s` the width of what it reads: `d`, or `f1` for a level 2 with
 /// `source = "z1"`.
@@ -14,7 +14,7 @@ pub struct LevelParams<T = Tensor> {
     pub w_enc: T,
     /// Encoder biases, `(f)`.
     pub b_enc: T,
-    /// Decoder rows, `(f, d)`, of norm 1; `(f2, f1)` for `decoder = "comp"`.
+    /// Decoder rows, `(f, d_out)`, of norm 1; `(f2, f1)` for `decoder = "comp"`.
     pub w_dec: T,
     /// `jumprelu`: thresholds, `(f)`, never negative.
     pub threshold: T,
@@ -22,6 +22,8 @@ pub struct LevelParams<T = Tensor> {
     pub r_mag: T,
     /// `gated`: offsets, `(f)`.
     pub b_mag: T,
+    /// Level 1 of a model of another tool: latents are reported times this, `(f)`.
+    pub scale: T,
     /// Seed model: encoder rows of the gate, `(f, s)`.
     pub gate_w: T,
     /// Seed model: biases of the gate, `(f)`.
@@ -68,7 +70,7 @@ pub struct GateParams<T = Tensor> {
 /// does not have is empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Params<T = Tensor> {
-    /// Decoder bias, `(d)`.
+    /// Decoder bias, `(d_out)`.
     pub b_dec: T,
     /// The two levels.
     pub level: [LevelParams<T>; 2],
@@ -76,6 +78,8 @@ pub struct Params<T = Tensor> {
     pub gate: GateParams<T>,
     /// Seed model: bias of level 2's decoder, `(f1)`.
     pub b_dec2: T,
+    /// Skip connection, `(d_out, d)`.
+    pub w_skip: T,
 }
 
 /// Shape and meaning of one tensor in one architecture.
@@ -155,6 +159,8 @@ walk! {
     "level2.gate_w" => two.gate_w,
     "level2.gate_b" => two.gate_b,
     "level2.b_dec" => all.b_dec2,
+    "level1.scale" => one.scale,
+    "w_skip" => all.w_skip,
 }
 
 impl<T: Default> Params<T> {

@@ -12,6 +12,7 @@
 use super::accumulate::GROUP;
 use crate::config::TrainConfig;
 use crate::error::{At, Error, Result};
+use crate::freeze::{Freeze, SOFT_COSINE};
 use crate::kernel::{Isa, adam, reduce};
 use crate::model::{Arch, ParamSpec, Params};
 use crate::par::Par;
@@ -57,8 +58,8 @@ impl Adam {
     ///
     /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. With
     /// `train.row_norm` the rate of such a row is `lr / n`, and then `n <- n |D|`: `n D` moves as a free row would. Thresholds
-    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) stay as they are, moments too, and their gradients do
-    /// not count.
+    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) and those of `train.freeze` stay as they are, moments too,
+    /// and their gradients do not count.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
@@ -74,12 +75,13 @@ impl Adam {
         grads: &mut Params,
     ) -> Result<f64> {
         let specs = arch.specs();
-        let learns = |spec: &ParamSpec| !spec.is_empty() && (fixed.is_none() || spec.level != fixed);
+        let mut learns = specs.tensors().map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
+        learns.iter_mut().zip(frozen(train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
         let mut squares = 0.0f64;
-        for (((_, spec), (name, g)), (_, p)) in
-            specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors())
+        for ((((_, spec), (name, g)), (_, p)), learns) in
+            specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors()).zip(learns)
         {
-            if !learns(spec) {
+            if !learns {
                 continue;
             }
             let width = spec.width;
@@ -119,8 +121,9 @@ impl Adam {
         };
         let moments = self.m.tensors_mut().into_iter().zip(self.v.tensors_mut());
         let tensors = params.tensors_mut().into_iter().zip(grads.tensors()).zip(moments);
-        for ((_, spec), (((_, p), (_, g)), ((_, m), (_, v)))) in specs.tensors().into_iter().zip(tensors) {
-            if !learns(spec) {
+        let specs = specs.tensors().into_iter().zip(learns);
+        for (((_, spec), learns), (((_, p), (_, g)), ((_, m), (_, v)))) in specs.zip(tensors) {
+            if !learns {
                 continue;
             }
             let &ParamSpec { rows, width, unit_rows, nonnegative, .. } = spec;
@@ -171,4 +174,35 @@ impl Adam {
             }
         }
     }
+}
+
+/// Returns the tensors that do not learn under `train.freeze`.
+fn frozen(freeze: Freeze) -> Params<bool> {
+    let mut frozen = Params::default();
+    for level in &mut frozen.level {
+        (level.w_enc, level.w_dec) = (freeze.fixes_encoders(), freeze.fixes_decoders());
+    }
+    frozen
+}
+
+/// Brings unit rows back into the cone around `start`, `(n, width)` unit rows: a row `w` of `w . s < c` becomes
+/// `c s + sqrt(1 - c^2) v`, `v` the unit vector along `w - (w . s) s`, or `s` where that is 0; `c` is [`SOFT_COSINE`].
+pub(super) fn keep_near(isa: Isa, par: Par, start: &[f32], width: usize, rows: &mut [f32]) {
+    // Rows that one thread handles together.
+    const ROWS: usize = 64;
+    par.for_chunks(rows, ROWS * width, |c, rows| {
+        for (i, row) in rows.chunks_mut(width).enumerate() {
+            let s = &start[(c * ROWS + i) * width..][..width];
+            let along = reduce::dot(isa, row, s);
+            if along >= SOFT_COSINE {
+                continue;
+            }
+            reduce::axpy(isa, -along, s, row);
+            let rest = libm::sqrtf(reduce::sum_squares(isa, row));
+            let scale = if rest > 0.0 { libm::sqrtf(1.0 - SOFT_COSINE * SOFT_COSINE) / rest } else { 0.0 };
+            reduce::scale(isa, scale, row);
+            reduce::axpy(isa, SOFT_COSINE, s, row);
+            adam::normalise(isa, row);
+        }
+    });
 }

@@ -4,7 +4,7 @@ use super::cofire::Cofire;
 use super::controller::{LambdaControl, ThresholdTracker};
 use super::init;
 use super::objective::{Knobs, Losses, Objective};
-use super::optim::Adam;
+use super::optim::{Adam, keep_near};
 use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, annealed_w1, learning_rate};
 use super::seed_objective::SeedObjective;
@@ -77,6 +77,9 @@ pub struct Trainer {
     params: Params,
     grads: Params,
     optimiser: Adam,
+    /// The decoder directions at the start, of which [`Freeze::SoftDecoder`](crate::freeze::Freeze::SoftDecoder) keeps them
+    /// near; else empty. A function of the seed, so that no checkpoint holds them.
+    anchor: [Vec<f32>; 2],
     parents: Vec<u32>,
     families: Families,
     cofire: Option<Cofire>,
@@ -112,6 +115,10 @@ impl Trainer {
         Ok(Self {
             engine,
             grads: params.zeros_like(),
+            anchor: params
+                .level
+                .each_ref()
+                .map(|level| if config.train.freeze.anchors_decoders() { level.w_dec.to_vec() } else { Vec::new() }),
             optimiser: Adam::new(&arch, &config.train, &params),
             families: families(&parents, &arch),
             parents,
@@ -185,6 +192,10 @@ impl Trainer {
             .optimiser
             .update(self.isa, self.par, &self.arch, &train, lr, self.fixed(done), &mut self.params, &mut self.grads)
             .map_err(|e| at(e, self.step))?;
+        let levels = self.params.level.iter_mut().zip(self.arch.specs().level);
+        for ((level, spec), start) in levels.zip(&self.anchor).filter(|(_, start)| !start.is_empty()) {
+            keep_near(self.isa, self.par, start, spec.w_dec.width, &mut level.w_dec);
+        }
         report.losses = losses;
         report.k = self.knobs.k;
         report.w = self.knobs.w.map(f64::from);
@@ -246,19 +257,36 @@ impl Trainer {
         switched.then_some(0)
     }
 
+    /// Whether the next step is the first behind a hard gate that was open before: a run and its control have everything
+    /// up to here in common.
+    pub fn gate_starts(&self) -> bool {
+        self.step > 0 && self.arch.gate.has_families() && self.arch.n_levels() == 2 && self.gate_starts_at(self.step)
+    }
+
+    /// Whether `step` is the first that has `gate.start` of the steps behind it.
+    fn gate_starts_at(&self, step: u64) -> bool {
+        let (start, steps) = (self.config.gate.start, self.config.train.steps as f64);
+        step as f64 / steps >= start && (step == 0 || ((step - 1) as f64 / steps) < start)
+    }
+
     /// Assigns families on the step on which a hard gate starts, and re-assigns them from time to time.
     fn grow_families(&mut self, done: f64) -> Result<usize> {
         let gate = &self.config.gate;
         let Some(cofire) = &self.cofire else { return Ok(0) };
-        if gate.parents == Parents::Random || !self.knobs.gate.has_families() {
+        if !self.knobs.gate.has_families() {
             return Ok(0);
         }
-        let first = self.step == 0 || ((self.step - 1) as f64 / self.config.train.steps as f64) < gate.start;
+        let first = self.gate_starts_at(self.step);
         let again = gate.reassign_every > 0 && self.step.is_multiple_of(gate.reassign_every) && done < gate.freeze;
-        let moved = if first {
-            self.parents = cofire.assign(gate, &mut self.rng);
+        let moved = if first && (gate.parents == Parents::Cofire || gate.shuffle) {
+            if gate.parents == Parents::Cofire {
+                self.parents = cofire.assign(gate, &mut self.rng);
+            }
+            if gate.shuffle {
+                shuffle(&mut self.parents, &mut self.rng);
+            }
             self.parents.len()
-        } else if again {
+        } else if again && gate.parents == Parents::Cofire && !gate.shuffle {
             cofire.reassign(gate, &mut self.parents, &mut self.rng)
         } else {
             return Ok(0);
@@ -304,6 +332,7 @@ impl Trainer {
         let (gate, revive) = (&self.config.gate, &self.config.revive);
         let (Engine::Tree(o), Some(cofire)) = (&self.engine, &mut self.cofire) else { return 0 };
         if !revive.reseed
+            || !self.config.train.freeze.may_reseed()
             || !self.knobs.gate.has_families()
             || gate.reassign_every == 0
             || !self.step.is_multiple_of(gate.reassign_every)
@@ -470,6 +499,7 @@ impl Trainer {
             scale: scalars[0],
             variance: scalars[1],
             norm_limit: scalars[2],
+            row_norm: config.data.row_norm,
         };
         let mut t = Self::new(config, normalisation, &[], isa, par)?;
         let Adam { m, v, .. } = &mut t.optimiser;
@@ -521,6 +551,13 @@ impl Trainer {
         t.rng.seek(clock[2]);
         Ok(t)
     }
+}
+
+/// Permutes the parents of the children that have one.
+fn shuffle(parents: &mut [u32], rng: &mut Philox) {
+    let mut drawn: Vec<u32> = parents.iter().copied().filter(|p| *p != ROOT).collect();
+    rng.shuffle(&mut drawn);
+    parents.iter_mut().filter(|p| **p != ROOT).zip(drawn).for_each(|(p, drawn)| *p = drawn);
 }
 
 /// The families that a hard gate reads; everybody under ROOT without one.

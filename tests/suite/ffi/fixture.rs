@@ -30,6 +30,7 @@ pub fn arch() -> Arch {
         source: Source::X,
         decoder: Decoder::Cum,
         gate: GateKind::Hard,
+        variant: Default::default(),
     }
 }
 

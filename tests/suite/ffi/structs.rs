@@ -48,7 +48,7 @@ fn structs_of_other_versions_follow_the_rule_of_their_size() {
     err.struct_size = 24;
     let path = CString::new("/nonexistent").unwrap();
     let status = unsafe { strata_model_load(path.as_ptr(), null(), &mut null_mut(), &mut err) };
-    assert_eq!((status, message(&err)), (STRATA_STATUS_IO, "no mode"));
+    assert_eq!((status, message(&err)), (STRATA_STATUS_IO, "/nonexi"));
 }
 
 #[test]

@@ -16,6 +16,8 @@ use crate::par::Par;
 pub struct CompositionNull {
     /// [`super::CompositionReport::containment`].
     pub containment: Score,
+    /// [`super::CompositionReport::attachment`].
+    pub attachment: Score,
     /// [`super::CompositionReport::median_lift`].
     pub median_lift: Score,
     /// [`super::CompositionReport::real_edges`].
@@ -32,18 +34,19 @@ impl Composition {
             (0..self.parent.len()).filter(|&j| self.parent[j] != ROOT && self.fires2[j] >= ALIVE_TOKENS).collect();
         let label: Vec<u32> = edges.iter().map(|&j| self.parent[j]).collect();
         let fires: Vec<u64> = edges.iter().map(|&j| self.fires2[j]).collect();
-        let [containment, median_lift, real_edges, phi] = Score::of(par, draws, &fires, &label, |label| {
+        let [containment, attachment, median_lift, real_edges, phi] = Score::of(par, draws, &fires, &label, |label| {
             let pairs = || label.iter().zip(&edges).map(|(&i, &j)| (i as usize, j));
             let containment = |(i, j): (usize, usize)| f64::from(self.together(i, j)) / self.fires2[j] as f64;
             let mut lifts: Vec<f64> = pairs().map(|(i, j)| self.lift(i, j)).filter(|l| !l.is_nan()).collect();
             let real = pairs().filter(|&p| self.lift(p.0, p.1) > REAL_LIFT && containment(p) > REAL_CONTAINMENT);
             [
                 defined_mean(pairs().map(containment)),
+                defined_mean(pairs().map(|(i, j)| self.attachment(i, j))),
                 median(&mut lifts),
                 real.count() as f64 / edges.len() as f64,
                 defined_mean(pairs().map(|(i, j)| self.phi(i, j))),
             ]
         });
-        CompositionNull { containment, median_lift, real_edges, phi }
+        CompositionNull { containment, attachment, median_lift, real_edges, phi }
     }
 }

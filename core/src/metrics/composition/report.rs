@@ -16,6 +16,9 @@ pub struct Child {
     pub fires: u64,
     /// `P(parent | j) = N_ij / n_j`. 0 to 1, higher is better; NaN for [`ROOT`] or `n_j = 0`.
     pub containment: f64,
+    /// `(P(parent | j) - P(parent)) / (1 - P(parent))`: how far the child keeps to its parent. At most 1, higher is
+    /// better; 0 is chance and 1 is always. NaN as the containment, and for a parent that fires on every token.
+    pub attachment: f64,
     /// `N N_ij / (n_i n_j)`. 0 and up, higher is better, 1 is chance; NaN for [`ROOT`], if either never fires, or if
     /// either fires on every token.
     pub lift: f64,
@@ -31,9 +34,6 @@ pub struct Child {
     pub treeness: f64,
     /// `(sum_i w_ij)^2 / sum_i w_ij^2`: effective parents. 1 and up, lower is better; NaN as above.
     pub effective_parents: f64,
-    /// `sum_tokens -2 z_j e . D_j + z_j^2 ||D_j||^2`, `e = x_hat2 - x`: by how much the squared error grows if `j` is
-    /// removed alone. Higher is better; below 0: `j` harms. NaN if the blocks came without errors.
-    pub gain: f64,
 }
 
 /// One latent of level 1 with children.
@@ -78,6 +78,8 @@ pub struct CompositionReport {
     pub edges_without_lift: usize,
     /// Mean `containment` of the alive edges. 0 to 1, higher is better.
     pub containment: f64,
+    /// Mean `attachment` of the alive edges. At most 1, higher is better, 0 is chance.
+    pub attachment: f64,
     /// Median `lift` of the alive edges that have one. 0 and up, higher is better.
     pub median_lift: f64,
     /// Share of the alive edges with a lift over [`REAL_LIFT`] and a containment over [`REAL_CONTAINMENT`]. 0 to 1,
@@ -113,12 +115,19 @@ pub struct CompositionReport {
     /// Mean over tokens of the number of parents that say something else than their children together: the sum of
     /// `or_hamming` over all parents. 0 and up, lower is better.
     pub or_hamming: f64,
-    /// Share of the alive children with `gain < 0`. 0 to 1, lower is better.
-    pub harmful: f64,
     /// `[f2]`.
     pub child: Vec<Child>,
     /// The latents of level 1 that have children.
     pub parent: Vec<Parent>,
+}
+
+/// `(P(i | j) - P(i)) / (1 - P(i))` of counts over `n` tokens; NaN if `j` never fires or `i` always does.
+pub(in crate::metrics) fn attachment(n: u64, fires1: u64, fires2: u64, both: u64) -> f64 {
+    if fires2 == 0 || fires1 == n {
+        return f64::NAN;
+    }
+    let chance = fires1 as f64 / n as f64;
+    (both as f64 / fires2 as f64 - chance) / (1.0 - chance)
 }
 
 impl Composition {
@@ -136,6 +145,10 @@ impl Composition {
         let over = i128::from(n) * i128::from(self.together(i, j)) - i128::from(n1) * i128::from(n2);
         let spread = |k: u64| libm::sqrt(k as f64) * libm::sqrt((n - k) as f64);
         over as f64 / (spread(n1) * spread(n2))
+    }
+
+    pub(super) fn attachment(&self, i: usize, j: usize) -> f64 {
+        attachment(self.tokens, self.fires1[i], self.fires2[j], u64::from(self.together(i, j)))
     }
 
     fn npmi(&self, i: usize, j: usize) -> f64 {
@@ -185,13 +198,13 @@ impl Composition {
             parent: self.parent[j],
             fires: self.fires2[j],
             containment: parent.map_or(f64::NAN, given),
+            attachment: parent.map_or(f64::NAN, |i| self.attachment(i, j)),
             lift: parent.map_or(f64::NAN, |i| self.lift(i, j)),
             phi: parent.map_or(f64::NAN, |i| self.phi(i, j)),
             jaccard: parent.map_or(f64::NAN, |i| self.jaccard(i, j)),
             npmi: parent.map_or(f64::NAN, |i| self.npmi(i, j)),
             treeness: top / sum,
             effective_parents: sum * sum / squares,
-            gain: if self.gained { self.gain[j].value() } else { f64::NAN },
         }
     }
 
@@ -218,13 +231,13 @@ impl Composition {
             let mut alive: Vec<f64> = fires.iter().filter(|f| **f >= ALIVE_TOKENS).map(|f| *f as f64).collect();
             median(&mut alive)
         };
-        let harmful = alive.iter().filter(|c| c.gain < 0.0).count() as f64 / alive.len() as f64;
         CompositionReport {
             tokens: self.tokens,
             root_children,
             edges_not_alive: child.len() - root_children - edges.len(),
             edges_without_lift: edges.len() - lifts.len(),
             containment: defined_mean(edges.iter().map(|c| c.containment)),
+            attachment: defined_mean(edges.iter().map(|c| c.attachment)),
             median_lift: median(&mut lifts),
             real_edges: real as f64 / edges.len() as f64,
             phi: defined_mean(edges.iter().map(|c| c.phi)),
@@ -241,7 +254,6 @@ impl Composition {
             child_entropy: defined_mean(several().map(|p| p.child_entropy)),
             effective_children: defined_mean(several().map(|p| p.effective_children)),
             or_hamming: parent.iter().map(|p| p.or_hamming).sum(),
-            harmful: if self.gained { harmful } else { f64::NAN },
             child,
             parent,
         }

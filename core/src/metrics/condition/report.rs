@@ -3,6 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::super::bootstrap::{Interval, Resamples, clustered};
 use super::super::coherence::{Draws, Score};
 use super::super::defined_mean;
 use super::super::sparsity::ALIVE_TOKENS;
@@ -60,6 +61,8 @@ pub struct ConditionReport {
     pub edges_without_strict_direction: usize,
     /// Mean `s_res`, against the parents of shuffled families. -1 to 1, higher is better.
     pub s_res: Score,
+    /// Mean `s_res` with an interval by a bootstrap over families.
+    pub s_res_interval: Interval,
     /// Share of the edges with child and parent both among the [`TOP`] decoder rows nearest to `d*`. 0 to 1, higher is
     /// better; by chance about `(TOP / (f1 + f2))^2`.
     pub both_in_top: f64,
@@ -134,6 +137,7 @@ impl Condition {
             });
             [defined_mean(of)]
         });
+        let value: Vec<f64> = with.iter().map(|&e| edge[e].s_res).collect();
         let share = |f: &dyn Fn(&EdgeCondition) -> bool| {
             with.iter().filter(|&&e| f(&edge[e])).count() as f64 / with.len() as f64
         };
@@ -149,6 +153,7 @@ impl Condition {
             edges_without_direction: edge.len() - with.len(),
             edges_without_strict_direction: edge.len() - strict.len(),
             s_res,
+            s_res_interval: clustered(&label, &value, Resamples::default()),
             both_in_top: share(&|e| top(e.rank_child) && top(e.rank_parent)),
             child_in_top: share(&|e| top(e.rank_child)),
             parent_in_top: share(&|e| top(e.rank_parent)),

@@ -1,0 +1,98 @@
+"""The two comparisons of .ci/interop."""
+import json, pathlib, subprocess, sys
+import numpy as np
+
+ROWS = 512
+# What a run is trained with, and the parts of it that SAELens gets: part, whether --inexact is needed, latents.
+RUNS = [
+    ("relu", ["level1.activation=relu", "level2.activation=relu", "gate.kind=none"], ["level1", "both"]),
+    ("topk", ["level1.activation=topk", "level2.activation=topk", "gate.kind=none"], ["level1"]),
+    ("batchtopk", ["gate.kind=none"], ["level1", "both"]),
+    ("jumprelu", ["level1.activation=jumprelu", "level2.activation=jumprelu", "gate.kind=none"], ["level1", "both"]),
+    ("gated", ["level1.activation=gated", "level2.activation=gated", "gate.kind=none"], ["level1", "both"]),
+    ("mixed", ["level1.activation=gated", "gate.kind=none"], ["level1", "both"]),
+    ("alone", ["decoder=ind", "gate.kind=none"], ["level1", "level2"]),
+    ("hard", [], ["level1", "tree"]),
+    ("hard-topk", ["level1.activation=topk", "level2.activation=topk"], ["tree"]),
+    ("hard-gated", ["level1.activation=gated", "level2.activation=gated"], ["tree"]),
+    ("group-top1", ["gate.kind=group-top1"], ["tree"]),
+]
+
+
+def fixtures(kept, made):
+    """Both have the same files; models are the same to the byte, what libraries find to 1e-6."""
+    from safetensors.numpy import load_file
+    bad = 0
+    cases = [c for c in json.loads((kept / "cases.json").read_text())["cases"] if c["kind"] != "dump"]
+    for case in cases:
+        name = case["case"]
+        files = sorted(p.relative_to(kept / name) for p in (kept / name / "model").rglob("*") if p.is_file())
+        same = all((kept / name / f).read_bytes() == (made / name / f).read_bytes() for f in files)
+        one, two = (load_file(at / name / "expected.safetensors") for at in (kept, made))
+        worst = max(float(np.abs(one[k] - two[k]).max() / np.abs(one[k]).max()) for k in one)
+        rows = float(np.abs(np.load(kept / name / "input.npy") - np.load(made / name / "input.npy")).max())
+        good = same and worst < 1e-6 and rows == 0
+        bad += not good
+        if not good:
+            print(f"{name}: model files {'the same' if same else 'differ'}, expected numbers by {worst:.1e}, rows by {rows:.1e}")
+    print(f"{len(cases) - bad} of {len(cases)} fixtures are what the libraries write and find today")
+    return bad
+
+
+def dense(path, level, n, f):
+    """The codes of a level that `strata encode` has written."""
+    from safetensors.numpy import load_file
+    codes = load_file(path)
+    out = np.zeros((n, f), np.float32)
+    ptr, index, value = (codes[f"z{level}.{k}"] for k in ("indptr", "indices", "values"))
+    for i in range(n):
+        out[i, index[ptr[i]:ptr[i + 1]]] = value[ptr[i]:ptr[i + 1]]
+    return out
+
+
+def lens(strata, out):
+    """Trains small runs, converts them, and compares the latents that SAELens and `strata encode` find."""
+    import torch
+    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "ffi/examples/saelens"))
+    import saelens_strata  # noqa: F401 (registers the class)
+    from sae_lens import SAE
+    torch.set_num_threads(1)
+    run = lambda *a: subprocess.run([strata, "--quiet", *map(str, a)], check=True)
+    dump = out / "dump"
+    run("synth", "--world", "A", "--rows", 20000, "--out", dump)
+    settings = ["level1.latents=64", "level1.k=5", "level2.latents=192", "level2.k=6", "train.steps=300", "train.batch=512",
+                "gate.start=0.3", "gate.min_count=20", "data.stats_rows=4096"]
+    bad = 0
+    for name, sets, parts in RUNS:
+        at = out / name
+        run("train", "--dump", dump, "--out", at, *[a for s in settings + sets for a in ("--set", s)])
+        run("encode", at, "--dump", dump, "--out", out / "codes.safetensors")
+        from safetensors.numpy import load_file
+        x = np.concatenate([load_file(p)["activations"] for p in sorted(dump.glob("acts-*.safetensors"))])[:ROWS].astype(np.float32)
+        levels = [dense(out / "codes.safetensors", l, ROWS, f) for l, f in ((1, 64), (2, 192))]
+        for part in parts:
+            to = out / f"{name}-{part}"
+            run("convert", at, to, "--part", part, "--model-id", "a/b", "--hook", "blocks.1.hook_resid_post",
+                "--context", 64, "--prepend-bos", "false")
+            sae = SAE.load_from_disk(to)
+            with torch.no_grad():
+                z = sae.encode(torch.from_numpy(x))
+                y = sae.decode(z).numpy()
+            z = z.numpy()
+            want = {"level1": levels[0], "level2": levels[1]}.get(part, np.concatenate(levels, 1))
+            flips = int(((z != 0) != (want != 0)).sum())
+            off = float(np.abs(z - want)[(z != 0) == (want != 0)].max() / np.abs(want).max())
+            back = out / f"{name}-{part}-back.safetensors"
+            again = "-"
+            if part != "tree":  # what SAELens has, read again by us
+                run("encode", to, "--dump", dump, "--out", back)
+                ours = dense(back, 1, ROWS, z.shape[1])
+                again = int(((ours != 0) != (z != 0)).sum())
+            good = flips == 0 and off < 1e-5 and again in ("-", 0) and np.isfinite(y).all()
+            bad += not good
+            print(f"{'ok ' if good else 'BAD'} {name:12} {part:7} {int((want != 0).sum()):6} codes, {flips} differ, values by {off:.1e}, read back {again}")
+    return bad
+
+
+what, *where = sys.argv[1:]
+sys.exit(1 if {"fixtures": fixtures, "lens": lens}[what](*map(pathlib.Path, where)) else 0)

@@ -1,0 +1,121 @@
+//! `strata convert`, and `strata export --format saelens`: the weights of a model in the files of another tool. The directory
+//! appears whole or not at all.
+
+use crate::args::{PartName, To};
+use crate::console::Console;
+use crate::files::{PendingDirectory, write_atomic};
+use crate::run::{CFG, Run, WEIGHTS, write_sums};
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+use std::path::Path;
+use strata_core::Dtype;
+use strata_core::format::saelens_writer::{self, Metadata, Part, is_path};
+use strata_core::format::{npz, weights};
+
+impl From<PartName> for Part {
+    fn from(name: PartName) -> Self {
+        match name {
+            PartName::Level1 => Self::Level1,
+            PartName::Level2 => Self::Level2,
+            PartName::Both => Self::Both,
+            PartName::Tree => Self::Tree,
+        }
+    }
+}
+
+/// What to convert to what.
+pub struct Job<'a> {
+    /// The model.
+    pub run: &'a Run,
+    /// The directory to make.
+    pub out: &'a Path,
+    /// Its files.
+    pub to: To,
+    /// SAELens: which latents.
+    pub part: Option<PartName>,
+    /// SAELens: the type of the numbers.
+    pub dtype: Dtype,
+    /// Do what is not exact, too.
+    pub inexact: bool,
+    /// What SAELens asks for besides.
+    pub metadata: Metadata,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Converted {
+    /// The format of the source.
+    pub from: &'static str,
+    /// Latents that were written.
+    pub latents: usize,
+    /// What is not exact, a sentence each.
+    pub losses: Vec<String>,
+    /// Keys of the metadata that SAELens wants for some of its uses and that are not known.
+    pub missing: Vec<&'static str>,
+}
+
+/// Converts; the directory `job.out` appears whole or not at all.
+///
+/// # Errors
+/// If the format cannot hold the model, would not hold it exactly and `job.inexact` is not set, or the directory exists or
+/// cannot be written.
+pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
+    let model = &*job.run.model;
+    ensure!(job.part.is_none() || job.to == To::Saelens, "--part: it is for --to saelens, which alone holds parts");
+    ensure!(job.dtype == Dtype::F32 || job.to == To::Saelens, "--dtype: it is for --to saelens; the others are f32");
+    if let Some(name) = job.metadata.model.as_deref().filter(|name| is_path(name) || Path::new(name).exists()) {
+        bail!("--model-id: expected the name of a model on a hub, found `{name}`, which is a path of this machine");
+    }
+    let mut pending = PendingDirectory::create(job.out)?;
+    let (mut losses, mut missing, mut latents) = (Vec::new(), Vec::new(), model.arch.latents().iter().sum());
+    let files: Vec<(&str, Vec<u8>)> = match job.to {
+        To::Npz => vec![("params.npz", npz::write(model)?)],
+        To::Strata => {
+            vec![(CFG, weights::write_cfg(&model.arch, &job.run.origin)), (WEIGHTS, weights::write_weights(model)?)]
+        }
+        To::Saelens => {
+            let flat = model.arch.n_levels() == 1;
+            let Some(part) = job.part.or(flat.then_some(PartName::Level1)) else {
+                bail!(
+                    "--part: a model of two levels is written as level1, level2, both (side by side) or tree (with its \
+                     families, for saelens_strata.py)"
+                );
+            };
+            latents = match part {
+                PartName::Level1 => model.arch.level[0].latents,
+                PartName::Level2 => model.arch.level[1].latents,
+                PartName::Both | PartName::Tree => latents,
+            };
+            ensure!(!flat || part == PartName::Level1, "--part: the model has one level, which is level1");
+            let written = saelens_writer::write(model, &job.run.origin, &job.metadata, part.into(), job.dtype)?;
+            if let Some(loss) = written.losses.first().filter(|_| !job.inexact) {
+                let more = if written.losses.len() > 1 {
+                    format!(" (and {} more)", written.losses.len() - 1)
+                } else {
+                    String::new()
+                };
+                bail!("not exact: {loss}{more}; --inexact writes it all the same");
+            }
+            (losses, missing) = (written.losses, written.missing);
+            vec![(CFG, written.cfg), (WEIGHTS, written.weights)]
+        }
+    };
+    let root = if job.to == To::Strata { pending.directory("sae")? } else { pending.hidden().to_owned() };
+    for (name, bytes) in &files {
+        write_atomic(&root.join(name), bytes)?;
+    }
+    if job.to == To::Strata {
+        write_sums(&root, &files)?;
+    }
+    pending.finish()?;
+    losses.iter().for_each(|loss| console.note(format!("not exact: {loss}")));
+    if !missing.is_empty() {
+        console.note(format!(
+            "SAELens' ActivationsStore and evals want {}, which is not known: give it with --model-id, --hook, --context, \
+             --prepend-bos",
+            missing.join(", ")
+        ));
+    }
+    console.note(format!("wrote {latents} latents into {}", job.out.display()));
+    Ok(Converted { from: job.run.format.name, latents, losses, missing })
+}

@@ -1,0 +1,51 @@
+//! Names of files, and the sentences of errors in them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow};
+use serde::de::DeserializeOwned;
+use strata_core::Error;
+
+use crate::files::read;
+
+/// The sentence of an error of the parsers. They name a field; a place in bytes says nothing more to a person.
+pub(super) fn in_file(path: &Path, error: Error) -> anyhow::Error {
+    match error {
+        Error::Format { what, .. } => anyhow!("`{}`: {what}", path.display()),
+        error => anyhow!("`{}`: {error}", path.display()),
+    }
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+pub(super) fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// The name of a directory, also where it is written as `.`.
+pub(super) fn directory_name(directory: &Path) -> String {
+    directory.canonicalize().map_or_else(|_| stem(directory), |d| file_name(&d))
+}
+
+/// Reads a JSON file that belongs to a dump.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let json = read::bytes(path, read::SMALL)?;
+    serde_json::from_slice(&json).map_err(|e| anyhow!("`{}`: {e}", path.display()))
+}
+
+/// The files of a directory whose names `is_one` takes, sorted by name.
+pub(super) fn files_of(directory: &Path, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(|n| !n.starts_with('.') && is_one(n)).collect();
+    names.sort_unstable();
+    names.into_iter().map(|n| directory.join(n)).collect()
+}
+
+/// The ending of the name of a file, in lower case.
+pub(super) fn extension(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase()
+}

@@ -1,0 +1,31 @@
+//! Vectors of numbers that lie in a file.
+
+use std::ops::Range;
+
+use super::map::Map;
+
+/// A vector in a file: mapped if it is aligned there, else copied.
+#[derive(Debug)]
+pub(super) enum Numbers<T> {
+    Mapped(Map, Range<usize>),
+    Copied(Vec<T>),
+}
+
+impl<T: bytemuck::Pod> Numbers<T> {
+    pub(super) fn new(map: Map, range: Range<usize>, from_le: impl Fn(&[u8]) -> T) -> Self {
+        let bytes = &map[range.clone()];
+        if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() {
+            Self::Mapped(map, range)
+        } else {
+            Self::Copied(bytes.chunks_exact(size_of::<T>()).map(from_le).collect())
+        }
+    }
+
+    pub(super) fn get(&self) -> &[T] {
+        match self {
+            // Aligned as it was in `new`: a map does not move.
+            Self::Mapped(map, range) => bytemuck::cast_slice(&map[range.clone()]),
+            Self::Copied(values) => values,
+        }
+    }
+}

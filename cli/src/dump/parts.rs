@@ -1,0 +1,68 @@
+//! What a reader of a format finds, before it is a dump.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use super::numbers::Numbers;
+use super::shard::Shard;
+use crate::escape::escaped;
+
+/// What a reader of a format finds.
+#[derive(Debug)]
+pub(super) struct Parts {
+    /// The name of the directory or file.
+    pub(super) name: String,
+    /// At least one, in order, all of one width and type.
+    pub(super) shards: Vec<Shard>,
+    pub(super) tokens: Option<Numbers<u32>>,
+    pub(super) sequence_starts: Option<Numbers<u64>>,
+    /// Rows of a sequence, where all have as many.
+    pub(super) context: Option<usize>,
+    pub(super) vocab: Option<Vec<String>>,
+    /// Tokens that mark something and stand for no text; none where that is not known.
+    pub(super) special_tokens: Option<Vec<u32>>,
+    pub(super) mean: Option<Vec<f32>>,
+    pub(super) mean_norm: Option<f64>,
+    pub(super) model: Option<String>,
+    pub(super) hook: Option<String>,
+    /// Where other files of the dump lie.
+    pub(super) directory: Option<PathBuf>,
+}
+
+impl Parts {
+    /// Shards of which nothing more is known.
+    pub(super) fn new(name: String, shards: Vec<Shard>) -> Self {
+        Self {
+            name,
+            shards,
+            tokens: None,
+            sequence_starts: None,
+            context: None,
+            vocab: None,
+            special_tokens: None,
+            mean: None,
+            mean_norm: None,
+            model: None,
+            hook: None,
+            directory: None,
+        }
+    }
+
+    /// Gives every shard its place, and returns the rows of all.
+    pub(super) fn place(&mut self) -> Result<u64> {
+        let mut n_rows = 0_u64;
+        // It goes to terminals and into files.
+        self.name = escaped(&self.name);
+        let (first, rest) = self.shards.split_first_mut().context("a dump: expected at least one file, found none")?;
+        n_rows += first.n() as u64;
+        for shard in rest {
+            shard.expect("width", first.layout.d, shard.layout.d, &first.path)?;
+            shard.expect("dtype", first.layout.dtype, shard.layout.dtype, &first.path)?;
+            shard.first_row = n_rows;
+            n_rows += shard.n() as u64;
+        }
+        ensure!(n_rows > 0, "`{}`: rows: expected at least 1, found 0", first.path.display());
+        Ok(n_rows)
+    }
+}

@@ -1,0 +1,268 @@
+//! A file of rows: where in its bytes each row lies, and how it is read.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, anyhow, ensure};
+use strata_core::format::dump::Matrix;
+use strata_core::{Dtype, Rows};
+
+use super::map::Map;
+use super::names::in_file;
+#[cfg(unix)]
+use crate::files::io_error;
+
+/// Shards of a dump that stay open: systems allow a process some hundreds of open files.
+const OPEN_FILES: usize = if cfg!(unix) { 32 } else { 0 };
+/// Pages of a map that a reader leaves behind before they are given back.
+const TRAIL_BYTES: usize = 1 << 20;
+
+/// A mapped file before it is known where its rows lie.
+#[derive(Debug)]
+pub(super) struct Mapped {
+    pub(super) path: PathBuf,
+    pub(super) map: Map,
+    file: Option<File>,
+}
+
+impl Mapped {
+    /// Opens file `number` of a dump.
+    pub(super) fn open(path: &Path, number: usize) -> Result<Self> {
+        let (file, map) = Map::open(path)?;
+        Ok(Self { path: path.to_owned(), map, file: (number < OPEN_FILES).then_some(file) })
+    }
+}
+
+/// Rows that lie at equal distances in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The first of these rows among those of the file.
+    pub(super) first: usize,
+    /// The byte at which it begins.
+    pub(super) start: usize,
+    /// Bytes from row to row, at least those of a row.
+    pub(super) stride: usize,
+}
+
+/// The rows of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) dtype: Dtype,
+    pub(super) d: usize,
+    pub(super) n: usize,
+    /// Ascending in both rows and bytes, the first from row 0.
+    pub(super) runs: Vec<Run>,
+}
+
+impl Layout {
+    /// `n` rows, one after another from byte `start` on.
+    pub(super) fn dense(dtype: Dtype, n: usize, d: usize, start: usize) -> Self {
+        let stride = d.saturating_mul(dtype.size_bytes());
+        Self { dtype, d, n, runs: vec![Run { first: 0, start, stride }] }
+    }
+
+    /// No rows yet.
+    pub(super) fn empty(dtype: Dtype, d: usize) -> Self {
+        Self { dtype, d, n: 0, runs: Vec::new() }
+    }
+
+    /// Appends `n` rows at equal distances. Rows that continue the last run become a part of it.
+    pub(super) fn push(&mut self, n: usize, start: usize, stride: usize) {
+        if n == 0 {
+            return;
+        }
+        let continues = self
+            .runs
+            .last()
+            .is_some_and(|last| last.stride == stride && last.start + (self.n - last.first) * stride == start);
+        if !continues {
+            self.runs.push(Run { first: self.n, start, stride });
+        }
+        self.n += n;
+    }
+
+    fn row_bytes(&self) -> usize {
+        self.d.saturating_mul(self.dtype.size_bytes())
+    }
+}
+
+impl From<&Matrix> for Layout {
+    fn from(m: &Matrix) -> Self {
+        Self::dense(m.dtype, m.n, m.d, m.bytes.start)
+    }
+}
+
+/// A file with rows of a dump.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) path: PathBuf,
+    map: Map,
+    /// For single rows: to read one from the file maps no pages, which would have to be given back again. None beyond the
+    /// first [`OPEN_FILES`] shards, and where files cannot be read at a place.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "there is no such reading"))]
+    file: Option<File>,
+    /// The rows of all shards before this one.
+    pub(super) first_row: u64,
+    pub(super) layout: Layout,
+}
+
+impl Shard {
+    /// The rows of a mapped file, which are not yet placed in a dump.
+    ///
+    /// # Errors
+    /// A layout that the file is too short for.
+    pub(super) fn new(mapped: Mapped, layout: Layout) -> Result<Self> {
+        let Mapped { path, map, file } = mapped;
+        let row_bytes = layout.row_bytes();
+        for (i, run) in layout.runs.iter().enumerate() {
+            let rows = layout.runs.get(i + 1).map_or(layout.n, |next| next.first) - run.first;
+            let end = rows.checked_sub(1).map_or(Some(run.start), |before| {
+                before.checked_mul(run.stride)?.checked_add(run.start)?.checked_add(row_bytes)
+            });
+            ensure!(
+                end.is_some_and(|end| end <= map.len()),
+                "`{}`: size: expected {rows} more rows from byte {} on, found only {} bytes",
+                path.display(),
+                run.start,
+                map.len()
+            );
+        }
+        Ok(Self { path, map, file, first_row: 0, layout })
+    }
+
+    pub(super) fn n(&self) -> usize {
+        self.layout.n
+    }
+
+    /// The bytes of row `i`, which must exist.
+    pub(super) fn row_at(&self, i: usize) -> &[u8] {
+        let start = self.offset(i);
+        &self.map[start..start + self.layout.row_bytes()]
+    }
+
+    /// The bytes before the first row, at most `most`.
+    pub(super) fn head(&self, most: usize) -> &[u8] {
+        &self.map[..self.start().min(most)]
+    }
+
+    /// The byte at which the rows begin.
+    pub(super) fn start(&self) -> usize {
+        self.layout.runs.first().map_or(0, |run| run.start)
+    }
+
+    fn run_of(&self, i: usize) -> usize {
+        self.layout.runs.partition_point(|run| run.first <= i) - 1
+    }
+
+    fn offset(&self, i: usize) -> usize {
+        let run = self.layout.runs[self.run_of(i)];
+        run.start + (i - run.first) * run.stride
+    }
+
+    pub(super) fn expect<T: PartialEq + std::fmt::Display>(
+        &self,
+        field: &str,
+        expected: T,
+        found: T,
+        by: &Path,
+    ) -> Result<()> {
+        ensure!(
+            expected == found,
+            "`{}`: {field}: expected {expected} by `{}`, found {found}",
+            self.path.display(),
+            by.display()
+        );
+        Ok(())
+    }
+
+    /// Calls `f` with the ranges of rows of `rows` that lie at equal distances, in order, each with the bytes that it spans.
+    pub(super) fn for_runs(&self, rows: Range<usize>, mut f: impl FnMut(Range<usize>, Range<usize>)) {
+        let mut at = rows.start;
+        while at < rows.end {
+            let number = self.run_of(at);
+            let end = self.layout.runs.get(number + 1).map_or(self.layout.n, |next| next.first).min(rows.end);
+            f(at..end, self.offset(at)..self.offset(end - 1) + self.layout.row_bytes());
+            at = end;
+        }
+    }
+
+    /// A view of rows that lie at equal distances, as [`Shard::for_runs`] gives them.
+    pub(super) fn view(&self, rows: Range<usize>, bytes: Range<usize>) -> Result<Rows<'_>> {
+        let Layout { dtype, d, .. } = self.layout;
+        let stride = self.layout.runs[self.run_of(rows.start)].stride;
+        Rows::new(&self.map[bytes], rows.len(), d, stride, dtype).map_err(|e| in_file(&self.path, e))
+    }
+
+    /// Calls `f` with the bytes of rows that lie at equal distances, as [`Shard::for_runs`] gives them.
+    pub(super) fn stored(&self, rows: Range<usize>, bytes: Range<usize>, mut f: impl FnMut(&[u8])) {
+        if bytes.len() == rows.len() * self.layout.row_bytes() {
+            f(&self.map[bytes]);
+        } else {
+            rows.for_each(|i| f(self.row_at(i)));
+        }
+    }
+
+    /// Reads row `i` from the file, not the map; `bytes` are of a row. Returns whether it could.
+    #[cfg(unix)]
+    pub(super) fn read_row(&self, i: usize, bytes: &mut [u8], out: &mut [f32]) -> Result<bool> {
+        use std::os::unix::fs::FileExt;
+        let Some(file) = &self.file else { return Ok(false) };
+        let Layout { dtype, d, .. } = self.layout;
+        file.read_exact_at(bytes, self.offset(i) as u64).map_err(|e| io_error("reading", &self.path, &e))?;
+        Rows::new(bytes, 1, d, bytes.len(), dtype)?.widen_row(0, out);
+        Ok(true)
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn read_row(&self, _: usize, _: &mut [u8], _: &mut [f32]) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// That `values`, rows of this shard from its row `first` on, are finite.
+    pub(super) fn check_finite(&self, first: usize, d: usize, values: &[f32]) -> Result<()> {
+        match Rows::from_f32(values, d)?.first_not_finite() {
+            None => Ok(()),
+            Some((i, column)) => {
+                let (row, value) = (first + i, values[i * d + column]);
+                Err(anyhow!(
+                    "`{}`: row {row}, column {column}: expected a finite number, found {value} (row {} of the dump)",
+                    self.path.display(),
+                    self.first_row + row as u64
+                ))
+            }
+        }
+    }
+}
+
+/// Gives back the pages that a reader has behind it, at the latest when it is done: memory does not grow with the rows
+/// that were read. The system keeps them as long as it has no other use for the memory, but not as ours.
+#[derive(Default)]
+pub(super) struct Trail<'a> {
+    shard: Option<&'a Shard>,
+    bytes: Range<usize>,
+}
+
+impl<'a> Trail<'a> {
+    /// Bytes of rows that are read next, none before those that were read last.
+    pub(super) fn pass(&mut self, shard: &'a Shard, bytes: Range<usize>) {
+        let goes_on = self.shard.is_some_and(|s| std::ptr::eq(s, shard));
+        if !goes_on || bytes.end - self.bytes.start > TRAIL_BYTES {
+            self.release();
+            (self.shard, self.bytes.start) = (Some(shard), bytes.start);
+        }
+        self.bytes.end = bytes.end;
+    }
+
+    fn release(&mut self) {
+        if let Some(shard) = self.shard.take() {
+            shard.map.release(self.bytes.clone());
+        }
+    }
+}
+
+impl Drop for Trail<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}

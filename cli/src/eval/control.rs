@@ -1,0 +1,82 @@
+//! What the control of a run scores on the rows that the run is evaluated on.
+
+use super::batches::{self, Sequences};
+use super::collect::{Collector, TERMS, add_edges, add_sums};
+use super::intervals::{fvu2, interval_of, spread};
+use crate::console::Console;
+use crate::dump::Dump;
+use crate::row_filter::RowFilter;
+use crate::run::Run;
+use anyhow::Result;
+use serde::Serialize;
+use std::ops::Range;
+use strata_core::metrics::bootstrap::{self, BlockSums, Interval, Resamples};
+use strata_core::metrics::composition::{EdgeBlocks, EdgeIntervals};
+use strata_core::{Isa, Par, ROOT};
+
+/// Scores of the control that its run is compared with.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ControlReport {
+    /// Children that have no parent.
+    pub root_children: usize,
+    /// Reconstruction behind the gate.
+    pub fvu2: Interval,
+    /// By how much more of the variance the control leaves unexplained than its run: the difference of `fvu2`, whose interval
+    /// is that of the difference on the same rows, so that what makes rows hard for both is no part of it.
+    pub fvu2_more: Interval,
+    /// Scores of its edges where children fire without the gate.
+    pub edges: EdgeIntervals,
+}
+
+/// What the run was evaluated on.
+pub struct Rows<'a> {
+    /// The dump.
+    pub dump: &'a Dump,
+    /// Its rows that were asked for.
+    pub rows: &'a Range<u64>,
+    /// What the pass of the run over them has collected.
+    pub own: &'a Collector<'a>,
+    /// Rows of them that are left out.
+    pub filter: &'a RowFilter<'a>,
+}
+
+/// Scores the control on the rows that its run was evaluated on.
+///
+/// # Errors
+/// If a row cannot be read.
+pub fn measure(
+    control: &Run,
+    &Rows { dump, rows, own, filter }: &Rows<'_>,
+    isa: Isa,
+    console: &mut Console<'_>,
+) -> Result<ControlReport> {
+    control.check_width(dump)?;
+    let encoder = control.encoder(isa)?;
+    let d = dump.d();
+    let [f1, f2] = encoder.model().arch.latents();
+    let sequences = Sequences::new(dump).count(rows.start, rows.end);
+    let parents = &encoder.model().parents;
+    let (mut edges, mut sums) = (EdgeBlocks::new(f1, parents, sequences)?, BlockSums::new(TERMS + d, sequences));
+    let bar = console.bar("measuring the control", rows.end - rows.start, "tokens");
+    batches::each_group(&encoder, dump.into(), filter, own.unit, (rows.start, rows.end), |some| {
+        let (edges, sums) = (&mut edges, &mut sums);
+        let (a, b) = rayon::join(
+            || some.iter().try_for_each(|b| add_edges(edges, b, f1, f2)),
+            || some.iter().try_for_each(|b| add_sums(sums, d, b)),
+        );
+        bar.inc(some.iter().map(|b| b.n() as u64 + b.left_out.total()).sum());
+        a.and(b)
+    })?;
+    bar.finish_and_clear();
+    // The terms of the run, and then the squared error of the control.
+    let (own, sums) = (own.sums.values(), sums.values());
+    let blocks = own.chunks(TERMS + d).zip(sums.chunks(TERMS + d));
+    let paired: Vec<f64> = blocks.flat_map(|(own, control)| own.iter().copied().chain([control[2]])).collect();
+    let more = |s: &[f64]| s[TERMS + d] / spread(&s[..TERMS + d]) - fvu2(&s[..TERMS + d]);
+    Ok(ControlReport {
+        root_children: parents.iter().filter(|p| **p == ROOT).count(),
+        fvu2: interval_of(&sums, d, fvu2)?,
+        fvu2_more: bootstrap::interval(&paired, TERMS + d + 1, Resamples::default(), more)?,
+        edges: edges.report(Par::Rayon, Resamples::default()),
+    })
+}

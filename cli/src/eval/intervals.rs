@@ -1,0 +1,58 @@
+//! Bootstrap intervals of what an evaluation sums.
+
+use super::collect::{Collector, TERMS};
+use anyhow::Result;
+use serde::Serialize;
+use strata_core::Par;
+use strata_core::metrics::bootstrap::{self, Interval, Resamples};
+use strata_core::metrics::composition::EdgeIntervals;
+
+/// Intervals of 95 % by a bootstrap over 32 blocks of sequences, as tokens of one sequence depend on each other.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Intervals {
+    /// Of `fidelity.level1.fvu`.
+    pub fvu1: Interval,
+    /// Of `fidelity.level2.fvu`.
+    pub fvu2: Interval,
+    /// Of `fidelity.gain`.
+    pub gain: Interval,
+    /// Of `level1.l0_mean`.
+    pub l0_1: Interval,
+    /// Of `level2.l0_mean`.
+    pub l0_2: Interval,
+    /// Of scores in `composition`; none without families.
+    pub edges: Option<EdgeIntervals>,
+}
+
+/// Draws the intervals of what `seen` has summed, of reconstructions of width `d`.
+///
+/// # Errors
+/// If there are too few blocks to draw from.
+pub(super) fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
+    let sums = seen.sums.values();
+    let of = |statistic: fn(&[f64]) -> f64| interval_of(&sums, d, statistic);
+    Ok(Intervals {
+        fvu1: of(|s| s[1] / spread(s))?,
+        fvu2: of(fvu2)?,
+        gain: of(|s| (s[1] - s[2]) / s[1])?,
+        l0_1: of(|s| s[3] / s[0])?,
+        l0_2: of(|s| s[4] / s[0])?,
+        edges: seen.tree.as_ref().map(|t| t.edges.report(Par::Rayon, Resamples::default())),
+    })
+}
+
+/// The interval of a statistic of [`Collector::sums`].
+pub(super) fn interval_of(sums: &[f64], d: usize, statistic: fn(&[f64]) -> f64) -> Result<Interval> {
+    Ok(bootstrap::interval(sums, TERMS + d, Resamples::default(), statistic)?)
+}
+
+/// `||x||^2 - N ||mean x||^2` of [`Collector::sums`]; NaN for rows that do not vary.
+pub(super) fn spread(s: &[f64]) -> f64 {
+    let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
+    if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
+}
+
+/// The FVU of both levels together, of [`Collector::sums`].
+pub(super) fn fvu2(s: &[f64]) -> f64 {
+    s[2] / spread(s)
+}

@@ -1,0 +1,279 @@
+//! The texts of token ids, readable: vocabularies as files have them, and how their tokens are spelled.
+//!
+//! Byte-level BPE writes every byte as a letter (`Ġ` is a space, `Ċ` a line end), SentencePiece writes a space as `▁` and
+//! bytes as `<0xE2>`, WordPiece marks the tokens that continue a word (`##ing`), and CLIP those that end one (`</w>`). A
+//! text here is what the token stands for: ` the`, `\n`, `ing`. What is a part of a character only is written as bytes,
+//! `\xF0\x9F`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Map, Value};
+use unicode_categories::UnicodeCategories;
+
+use crate::files::read;
+
+/// The largest token id of a vocabulary: real ones are below a million.
+const MOST_IDS: u64 = 1 << 22;
+/// The most bytes of a token. The longest ones of published vocabularies have some hundred.
+const TOKEN_BYTES: usize = 4096;
+
+/// How a vocabulary spells texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spelling {
+    /// Every byte is a letter.
+    is_byte_level: bool,
+    /// `<0xE2>` is a byte.
+    has_bytes: bool,
+    /// The letter that stands for a space.
+    space: Option<char>,
+    /// What begins a token that continues a word; all others begin one.
+    continues: Option<String>,
+    /// What ends a token that ends a word.
+    ends: Option<String>,
+}
+
+/// Whether `text` begins with a part of a character, which stands as bytes.
+pub fn is_part_of_character(text: &str) -> bool {
+    let hex = text.trim_start().strip_prefix("\\x").and_then(|t| t.get(..2));
+    hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)))
+}
+
+impl Spelling {
+    /// That of a `tokenizer.json`, from its decoder, pre-tokenizer and model.
+    pub fn of_tokenizer(v: &Value) -> Self {
+        let mut found = Self::default();
+        for part in [&v["decoder"], &v["pre_tokenizer"]] {
+            found.look_at(part);
+        }
+        let model = &v["model"];
+        let text = |key: &str| model[key].as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+        if model["type"] == "WordPiece" {
+            found.continues = found.continues.or(text("continuing_subword_prefix"));
+        }
+        found.ends = found.ends.or(text("end_of_word_suffix"));
+        found.has_bytes |= model["byte_fallback"] == true;
+        found
+    }
+
+    fn look_at(&mut self, part: &Value) {
+        for key in ["decoders", "pretokenizers"] {
+            part[key].as_array().into_iter().flatten().for_each(|p| self.look_at(p));
+        }
+        let text = |key: &str| part[key].as_str().filter(|t| !t.is_empty()).map(str::to_owned);
+        match part["type"].as_str().unwrap_or_default() {
+            "ByteLevel" => self.is_byte_level = true,
+            "ByteFallback" => self.has_bytes = true,
+            "Metaspace" => {
+                let letter = text("replacement").and_then(|t| t.chars().next());
+                self.space = self.space.or(letter).or(Some('▁'));
+            }
+            "Replace" if part["content"] == " " => {
+                let pattern = part["pattern"]["String"].as_str().unwrap_or_default();
+                let mut chars = pattern.chars();
+                if let (Some(letter), None) = (chars.next(), chars.next()) {
+                    self.space = self.space.or(Some(letter));
+                }
+            }
+            "WordPiece" => self.continues = self.continues.take().or(text("prefix")),
+            "BPEDecoder" => self.ends = self.ends.take().or(text("suffix")),
+            _ => {}
+        }
+    }
+
+    /// That of a list of tokens which nothing else is known of; the default where they are texts already.
+    pub fn guess<'a>(tokens: impl Iterator<Item = &'a str> + Clone) -> Self {
+        // Texts have white space in them; no spelling has.
+        if tokens.clone().any(|t| t.contains([' ', '\n', '\t'])) {
+            return Self::default();
+        }
+        let longer = |t: &&str| t.chars().nth(1).is_some();
+        let spelled = |letter: char| tokens.clone().filter(longer).any(|t| t.starts_with(letter));
+        if spelled('▁') {
+            let has_bytes = tokens.clone().any(|t| byte_of(t).is_some());
+            return Self { space: Some('▁'), has_bytes, ..Self::default() };
+        }
+        let in_letters = |t: &str| is_special(t) || t.chars().all(|c| byte_of_letter(c).is_some());
+        if spelled('Ġ') && tokens.clone().all(in_letters) {
+            let ends = tokens.clone().any(|t| longer(&t) && t.ends_with("</w>"));
+            return Self { is_byte_level: true, ends: ends.then(|| "</w>".to_owned()), ..Self::default() };
+        }
+        let mut tokens = tokens;
+        let marks_special = tokens.clone().any(|t| matches!(t, "[UNK]" | "[CLS]" | "[PAD]"));
+        let continues =
+            tokens.any(|t| t.strip_prefix("##").is_some_and(|rest| rest.chars().all(char::is_alphanumeric)));
+        Self { continues: (marks_special && continues).then(|| "##".to_owned()), ..Self::default() }
+    }
+
+    /// The text that `token` stands for.
+    pub fn text(&self, token: &str) -> String {
+        if self.has_bytes
+            && let Some(byte) = byte_of(token)
+        {
+            return shown(&[byte]);
+        }
+        let (mut text, mut after) = (token.to_owned(), "");
+        if let Some(suffix) = &self.ends
+            && let Some(rest) = token.strip_suffix(suffix.as_str())
+        {
+            (text, after) = (rest.to_owned(), " ");
+        }
+        if self.is_byte_level {
+            // A letter that is no byte stands in added tokens, which are texts.
+            let bytes: Option<Vec<u8>> = text.chars().map(byte_of_letter).collect();
+            text = bytes.map_or(text, |b| shown(&b));
+        }
+        if let Some(letter) = self.space {
+            text = text.replace(letter, " ");
+        }
+        if let Some(prefix) = &self.continues {
+            text = match text.strip_prefix(prefix.as_str()) {
+                Some(rest) => rest.to_owned(),
+                None if is_special(&text) || !begins_word(&text) => text,
+                None => format!(" {text}"),
+            };
+        }
+        text + after
+    }
+}
+
+/// Whether a space belongs before a token that begins a word of WordPiece: not before what closes, and not in writing
+/// without spaces.
+fn begins_word(text: &str) -> bool {
+    let Some(c) = text.chars().next() else { return false };
+    let closes = c.is_punctuation_close() || c.is_punctuation_final_quote() || ".,!?;:'’%".contains(c);
+    let is_dense = matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{20000}'..='\u{3ffff}');
+    !closes && !is_dense
+}
+
+/// Whether a token is one that marks something, as `[CLS]`, `<s>` and `<|endoftext|>` do.
+fn is_special(token: &str) -> bool {
+    let between = |open, close| token.len() > 2 && token.starts_with(open) && token.ends_with(close);
+    between('[', ']') || between('<', '>')
+}
+
+/// The byte that `<0xE2>` is.
+fn byte_of(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
+}
+
+/// The byte that a letter of byte-level BPE is: itself where it can be seen, else the letters from U+0100 on in order.
+fn byte_of_letter(c: char) -> Option<u8> {
+    let code = u32::from(c);
+    match code {
+        0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff => Some(code as u8),
+        0x100..=0x120 => Some((code - 0x100) as u8),
+        0x121..=0x142 => Some((code - 0x121 + 0x7f) as u8),
+        0x143 => Some(0xad),
+        _ => None,
+    }
+}
+
+/// Bytes as text; those that are no whole character as `\xF0`.
+fn shown(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        out.push_str(chunk.valid());
+        chunk.invalid().iter().for_each(|b| out.push_str(&format!("\\x{b:02X}")));
+    }
+    out
+}
+
+/// The text of every token id of a `tokenizer.json`; a hole is the empty string.
+///
+/// # Errors
+/// A model without a vocabulary, or an id that is none.
+pub fn of_tokenizer(v: &Value) -> Result<Vec<String>> {
+    let spelling = Spelling::of_tokenizer(v);
+    let mut texts = Vec::new();
+    match &v["model"]["vocab"] {
+        Value::Object(vocab) => put_all(&mut texts, vocab, &spelling)?,
+        Value::Array(pieces) => {
+            ensure!(pieces.len() as u64 <= MOST_IDS, "expected at most {MOST_IDS} tokens, found {}", pieces.len());
+            for (id, piece) in pieces.iter().enumerate() {
+                let token = piece[0].as_str().with_context(|| format!("token {id}: expected a string and a score"))?;
+                put(&mut texts, token, id as u64, spelling.text(token))?;
+            }
+        }
+        _ => bail!("\"model\": expected a \"vocab\" of tokens, found none"),
+    }
+    for added in v["added_tokens"].as_array().into_iter().flatten() {
+        let token = added["content"].as_str().context("\"added_tokens\": expected a \"content\", found none")?;
+        let id = added["id"].as_u64().with_context(|| format!("added token {token:?}: expected an id, found none"))?;
+        put(&mut texts, token, id, token.to_owned())?;
+    }
+    Ok(texts)
+}
+
+fn put_all(texts: &mut Vec<String>, vocab: &Map<String, Value>, spelling: &Spelling) -> Result<()> {
+    for (token, id) in vocab {
+        let id = id.as_u64().with_context(|| format!("token {token:?}: expected an id, found {id}"))?;
+        put(texts, token, id, spelling.text(token))?;
+    }
+    Ok(())
+}
+
+/// Refuses a token that no text has: contexts repeat their tokens again and again.
+fn check_token(id: u64, token: &str) -> Result<()> {
+    ensure!(token.len() <= TOKEN_BYTES, "token {id}: expected at most {TOKEN_BYTES} bytes, found {}", token.len());
+    Ok(())
+}
+
+/// The texts of a list of tokens that nothing else is known of.
+fn of_list(tokens: &[&str]) -> Result<Vec<String>> {
+    ensure!(tokens.len() as u64 <= MOST_IDS, "expected at most {MOST_IDS} tokens, found {}", tokens.len());
+    tokens.iter().enumerate().try_for_each(|(id, token)| check_token(id as u64, token))?;
+    let spelling = Spelling::guess(tokens.iter().copied());
+    Ok(tokens.iter().map(|t| spelling.text(t)).collect())
+}
+
+fn put(texts: &mut Vec<String>, token: &str, id: u64, text: String) -> Result<()> {
+    check_token(id, token)?;
+    ensure!(id < MOST_IDS, "token {token:?}: expected an id below {MOST_IDS}, found {id}");
+    let id = id as usize;
+    if texts.len() <= id {
+        texts.resize(id + 1, String::new());
+    }
+    texts[id] = text;
+    Ok(())
+}
+
+/// The texts of token ids from a `tokenizer.json`, a `vocab.json` (a list of texts, or the id of each token), a `vocab.txt`
+/// (a token per line), or a directory that has one of these.
+///
+/// # Errors
+/// One sentence with the path.
+pub fn open(path: &Path) -> Result<Vec<String>> {
+    if path.is_dir() {
+        let names = ["tokenizer.json", "vocab.json", "vocab.txt"];
+        return match names.iter().map(|n| path.join(n)).find(|p| p.exists()) {
+            Some(file) => open(&file),
+            None => bail!("`{}`: expected {} in it, found none", path.display(), names.join(" or ")),
+        };
+    }
+    let bytes = read::bytes(path, read::VOCABULARY)?;
+    let shown = path.display();
+    if path.extension().is_some_and(|e| e == "txt") {
+        let text = String::from_utf8(bytes).map_err(|_| anyhow!("`{shown}`: expected a token per line, in UTF-8"))?;
+        return of_list(&text.lines().collect::<Vec<_>>()).with_context(|| format!("`{shown}`"));
+    }
+    let v: Value =
+        serde_json::from_slice(&bytes).map_err(|e| anyhow!("`{shown}`: expected a vocabulary as JSON: {e}"))?;
+    match &v {
+        Value::Array(list) => {
+            let tokens: Option<Vec<&str>> = list.iter().map(Value::as_str).collect();
+            let tokens =
+                tokens.with_context(|| format!("`{shown}`: expected a list of strings, found other things in it"))?;
+            of_list(&tokens).with_context(|| format!("`{shown}`"))
+        }
+        Value::Object(object) if object.contains_key("model") => of_tokenizer(&v).with_context(|| format!("`{shown}`")),
+        Value::Object(object) => {
+            let spelling = Spelling::guess(object.keys().map(String::as_str));
+            let mut texts = Vec::new();
+            put_all(&mut texts, object, &spelling).with_context(|| format!("`{shown}`"))?;
+            Ok(texts)
+        }
+        _ => bail!("`{shown}`: expected a list of texts, the id of each token, or a tokenizer.json, found neither"),
+    }
+}

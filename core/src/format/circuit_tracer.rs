@@ -1,0 +1,110 @@
+//! Transcoders of circuit-tracer: `layer_N.safetensors` with `W_enc (f, d)`, `W_dec (f, d)`, `b_enc (f)`, `b_dec (d)`, and
+//! where they are there `W_skip (d, d)` and `activation_function.threshold`, of all latents or of each. Encoders read rows as
+//! they are; without thresholds the activation is relu.
+//!
+//! A layer of a cross-layer transcoder is two files, `W_enc_N.safetensors` (`W_enc_N`, `b_enc_N`, `b_dec_N`) and
+//! `W_dec_N.safetensors` (`W_dec_N (f, layers, d)`): its latents are read, and its decoders to the layers from `N` on are
+//! added up, as SAELens does.
+
+use super::arrays::Arrays;
+use super::flat::{Flat, FlatRule};
+use super::look::{Choices, Look, Parsed};
+use super::origin::Origin;
+use crate::error::Result;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+const NAMES: [&str; 4] = ["W_enc", "W_dec", "b_enc", "b_dec"];
+const THRESHOLD: &str = "activation_function.threshold";
+
+/// Whether the arrays are those of a layer, its encoder row by row.
+pub(super) fn is_one(look: &Look<'_>) -> bool {
+    let arrays = look.arrays;
+    let sizes = |name: &str| arrays.sizes(name).ok();
+    arrays.file.ends_with(".safetensors")
+        && arrays.has_all(&NAMES)
+        && sizes("W_enc").zip(sizes("W_dec")).is_some_and(|(encoder, decoder)| encoder[0] == decoder[0])
+}
+
+fn origin(look: &Look<'_>) -> Origin {
+    Origin { model: look.yaml("model_name"), hook: look.yaml("feature_input_hook"), ..Origin::default() }
+}
+
+/// Thresholds of all latents: of a circuit-tracer's jumprelu, which has no relu before it.
+fn rule(arrays: &Arrays, name: &str, f: usize) -> Result<FlatRule> {
+    if !arrays.has(name) {
+        return Ok(FlatRule::Relu);
+    }
+    let one = arrays.get(name)?.len() == 1;
+    let threshold: Vec<f32> = if one { vec![arrays.number(name)?; f] } else { arrays.vector(name, f)?.to_vec() };
+    if threshold.iter().any(|t| *t < 0.0) {
+        return Err(
+            arrays.wrong(format_args!("`{name}`: a threshold below 0 lets latents be below 0, which is not read"))
+        );
+    }
+    Ok(FlatRule::Jumprelu(threshold.into()))
+}
+
+/// Reads a layer.
+pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
+    let arrays = look.arrays;
+    let ([f, d], [_, d_out]) = (arrays.sizes("W_enc")?, arrays.sizes("W_dec")?);
+    let mut flat = Flat::new(
+        arrays.matrix("W_enc", f, d)?,
+        arrays.vector("b_enc", f)?,
+        arrays.matrix("W_dec", f, d_out)?,
+        arrays.vector("b_dec", d_out)?,
+        rule(arrays, THRESHOLD, f)?,
+        false,
+    )
+    .transcoder();
+    if arrays.has("W_skip") {
+        flat.w_skip = Some(arrays.matrix("W_skip", d_out, d)?);
+    }
+    arrays.only(&["W_enc", "W_dec", "b_enc", "b_dec", "W_skip", THRESHOLD], "a transcoder of circuit-tracer")?;
+    Ok(Parsed::flat(flat, origin(look)))
+}
+
+/// The number in the name of a cross-layer transcoder's encoder.
+pub(super) fn layer(look: &Look<'_>) -> Option<String> {
+    let name = look.arrays.arrays.keys().find_map(|name| name.strip_prefix("W_enc_"))?;
+    (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.into())
+}
+
+/// Reads a layer of a cross-layer transcoder.
+pub(super) fn read_cross_layer(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
+    let arrays = look.arrays;
+    let Some(layer) = layer(look) else {
+        return Err(arrays.wrong("tensor `W_enc_N` is missing, N the number of the layer"));
+    };
+    let file = format!("W_dec_{layer}.safetensors");
+    let mut decoders = Arrays::of_safetensors(&file, &look.files.read(&file)?)?;
+    decoders.keep = arrays.keep;
+    let [f, d] = arrays.sizes(&format!("W_enc_{layer}"))?;
+    let name = format!("W_dec_{layer}");
+    let layers = match *decoders.get(&name)?.shape() {
+        [rows, layers, width] if rows == f && width == d => layers,
+        ref shape => {
+            return Err(decoders.wrong(format_args!("tensor `{name}`: expected [{f}, layers, {d}], found {shape:?}")));
+        }
+    };
+    let each = decoders.get(&name)?.to_f32()?;
+    let mut w_dec = vec![0.0f32; f * d];
+    for (sum, rows) in w_dec.chunks_exact_mut(d).zip(each.chunks_exact((layers * d).max(1))) {
+        rows.chunks_exact(d).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v));
+    }
+    let flat = Flat::new(
+        arrays.matrix(&format!("W_enc_{layer}"), f, d)?,
+        arrays.vector(&format!("b_enc_{layer}"), f)?,
+        w_dec.into(),
+        arrays.vector(&format!("b_dec_{layer}"), d)?,
+        rule(arrays, &format!("threshold_{layer}"), f)?,
+        false,
+    );
+    Ok(Parsed::flat(flat.transcoder(), origin(look)).note(format!(
+        "layer {layer} of a cross-layer transcoder: its {layers} decoders are added up, so that its latents are right and \
+         its reconstruction is that of no layer"
+    )))
+}

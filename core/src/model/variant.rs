@@ -1,0 +1,59 @@
+//! What sets a model apart from an autoencoder that encodes `x - b_dec`.
+
+use crate::row_norm::RowNorm;
+use serde::{Deserialize, Serialize};
+
+/// By what the latents of a topk level compete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TopkBy {
+    /// The `k` largest positive pre-activations of a row fire.
+    #[default]
+    Value,
+    /// The `k` pre-activations of a row that are the largest by absolute value fire, and latents may be below 0 (AbsTopK).
+    Absolute,
+    /// Of `k` groups of neighbours the largest pre-activation of each fires, if it is positive (GroupMax).
+    Group,
+}
+
+/// What level 1 and the reconstruction have besides. All of it is absent by default, and then it is not written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Variant {
+    /// How each row is normalised by itself before the encoder, and undone on the reconstruction.
+    #[serde(skip_serializing_if = "is_default")]
+    pub row_norm: RowNorm,
+    /// The encoder reads `x` in place of `x - b_dec`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub raw_input: bool,
+    /// Width of the rows that a transcoder reconstructs in place of its input; none for an autoencoder.
+    #[serde(skip_serializing_if = "is_default")]
+    pub target: Option<usize>,
+    /// `W_skip x` is added to the reconstruction.
+    #[serde(skip_serializing_if = "is_default")]
+    pub skip: bool,
+    /// Latents of level 1 are reported, and decoded, times `level1.scale`, though they compete without it.
+    #[serde(skip_serializing_if = "is_default")]
+    pub scale: bool,
+    /// By what latents of level 1 compete, if it is topk.
+    #[serde(skip_serializing_if = "is_default")]
+    pub topk_by: TopkBy,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Variant {
+    /// Whether there is nothing of it.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        is_default(self)
+    }
+
+    /// Whether the reconstruction depends on the row itself and not on its codes alone.
+    #[must_use]
+    pub fn needs_input(&self) -> bool {
+        self.skip || self.row_norm != RowNorm::None
+    }
+}

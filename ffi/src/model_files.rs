@@ -1,0 +1,70 @@
+//! The files of a model of any format, as the core's readers ask for them.
+
+use crate::failure::Outcome;
+use crate::files::{self, check_memory};
+use crate::status::{STRATA_STATUS_IO, STRATA_STATUS_MEMORY};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use strata_core::Error;
+use strata_core::format::formats::Files;
+use strata_core::model::SharedBytes;
+
+/// A directory, or one file and those beside it. Settings are read, what may be large is mapped.
+pub(crate) struct Directory<'a> {
+    path: &'a Path,
+    root: &'a Path,
+    named: Option<&'a str>,
+}
+
+impl<'a> Directory<'a> {
+    pub(crate) fn new(path: &'a Path) -> Self {
+        let named = path.file_name().and_then(|name| name.to_str()).filter(|_| path.is_file());
+        let root = if named.is_some() { path.parent().unwrap_or(Path::new("")) } else { path };
+        Self { path, root, named }
+    }
+
+    fn bytes(&self, name: &str) -> Outcome<SharedBytes> {
+        let path = self.root.join(name);
+        if [".json", ".yaml"].iter().any(|end| name.ends_with(end)) {
+            return Ok(Arc::new(files::read(&path)?));
+        }
+        let map = files::map(&path)?;
+        // As float, twice; in the file they may be f16.
+        check_memory((*map).as_ref().len().saturating_mul(4))?;
+        Ok(map)
+    }
+}
+
+impl Files for Directory<'_> {
+    fn named(&self) -> Option<&str> {
+        self.named
+    }
+
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn list(&self) -> Vec<String> {
+        let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { self.root };
+        let entries = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        // What is there and is no file, a pipe for instance, is refused when it is read, in words that say so.
+        fs::metadata(self.root.join(name)).is_ok()
+    }
+
+    fn read(&self, name: &str) -> strata_core::Result<SharedBytes> {
+        self.bytes(name).map_err(|failure| match failure.status {
+            STRATA_STATUS_IO => Error::file(failure.to_string()),
+            STRATA_STATUS_MEMORY => Error::Memory { what: "weights", bytes: 0 },
+            _ => Error::format(0, failure.to_string()),
+        })
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+}
