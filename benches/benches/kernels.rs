@@ -9,7 +9,7 @@ use strata_core::kernel::Screen;
 use strata_core::kernel::dense::Matrix;
 use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
 use strata_core::kernel::{adam, dense, reduce, select, sparse};
-use strata_core::{Isa, Par};
+use strata_core::{Compute, Isa, Par};
 
 fn dense_product(c: &mut Criterion) {
     let mut group = c.benchmark_group("dense, in flop");
@@ -63,7 +63,7 @@ fn fused_encode(c: &mut Criterion) {
             w.iter_mut().for_each(|w| *w /= (d as f32).sqrt());
             let all = Matrix::all(&w, d);
             let mut screen = Screen::new(f, d);
-            screen.quantise(isa, Par::Seq, all, &bias);
+            screen.quantise(Compute::new(isa, Par::Seq), all, &bias);
             let (mut t, mut lists) = (Scratch::default(), RowLists::default());
             group.throughput(Throughput::Elements(shape.flops()));
             for (name, limit) in [("32 largest", Limit::Topk(32)), ("above 3 sd", Limit::Above(3.0))] {

@@ -8,7 +8,7 @@ use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Sour
 use strata_core::model::{Arch, LevelArch, Model, Scratch};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Adam, Trainer};
-use strata_core::{Codes, Encoder, Isa, Par, ROOT};
+use strata_core::{Codes, Compute, Encoder, Isa, Par, ROOT};
 
 /// The embedded default, and MiniLM at the width of its peers.
 const SHAPES: [(Shape, usize, usize); 2] =
@@ -25,7 +25,8 @@ fn trainer(shape: &Shape, f1: usize, f2: usize) -> (Trainer, Vec<f32>) {
     let mut x = normal(shape.n * shape.d, 8);
     let normalisation = Normalisation::measure(isa, &x, shape.d, &config.data).expect("normal rows vary");
     normalisation.apply(&mut x);
-    let trainer = Trainer::new(&config, normalisation, &x, isa, Par::Rayon).expect("a valid configuration");
+    let trainer =
+        Trainer::new(&config, normalisation, &x, Compute::new(isa, Par::Rayon)).expect("a valid configuration");
     (trainer, x)
 }
 
@@ -48,8 +49,8 @@ fn encode(c: &mut Criterion) {
     for (shape, f1, f2) in SHAPES {
         let (mut trainer, x) = trainer(&shape, f1, f2);
         trainer.step(&x).expect("finite rows");
-        let encoder =
-            Encoder::new(Arc::new(trainer.model_unfolded()), Isa::detect(), Par::Rayon).expect("a valid model");
+        let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Compute::new(Isa::detect(), Par::Rayon))
+            .expect("a valid model");
         let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
         group.throughput(Throughput::Elements(shape.n as u64));
         group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {
@@ -81,7 +82,7 @@ fn optimiser(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {
             let isa = Isa::detect();
             b.iter(|| {
-                adam.update(isa, Par::Rayon, &arch, &train, 1e-3, None, &mut params, black_box(&mut grads))
+                adam.update(Compute::new(isa, Par::Rayon), 1e-3, None, &mut params, black_box(&mut grads))
                     .expect("finite gradients")
             });
         });
@@ -119,7 +120,7 @@ fn hierarchy(c: &mut Criterion) {
         let parent = |j: usize| if j.is_multiple_of(200) { ROOT } else { (j * 7919 % f1) as u32 };
         let parents = (0..arch.level[1].latents).map(parent).collect();
         let model = Model { arch, params, parents, tau: [0.0, 1.6] };
-        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).expect("a model");
+        let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Seq)).expect("a model");
         let mut scratch = Scratch::new(&arch);
         for n in [1, 256] {
             let x = normal(n * d, 100);

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use strata_core::model::{Lanes, WeightType};
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
 const BLOCK: u64 = 1 << 14;
@@ -45,7 +45,7 @@ pub fn encode(
     console: &mut Console<'_>,
 ) -> Result<Encoded> {
     run.check_width(dump)?;
-    let encoder = Encoder::with_weights(run.model.clone(), isa, Par::Rayon, weights)?;
+    let encoder = Encoder::with_weights(run.model.clone(), Compute::new(isa, Par::Rayon), weights)?;
     let n = dump.n_rows();
     let mut file = PendingFile::create(out)?;
     let bar = console.bar("encoding", 2 * n, "tokens");

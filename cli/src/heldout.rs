@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use strata_core::train::Trainer;
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Rows that one call of the encoder takes.
 const BLOCK: usize = 4096;
@@ -73,7 +73,7 @@ impl HeldOut {
     /// If a row cannot be read or is not finite.
     pub fn watch(&self, dump: &Dump, trainer: &Trainer, filter: &RowFilter<'_>, isa: Isa) -> Result<Watched> {
         // On normalised rows: the weights are then the trainer's own, not a copy.
-        let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), isa, Par::Rayon)?;
+        let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Compute::new(isa, Par::Rayon))?;
         let d = dump.d();
         let mut x = vec![0.0; self.n.min(PART) * d];
         let parts = || (0..self.n).step_by(PART).map(|first| (self.start + first as u64, PART.min(self.n - first)));

@@ -13,7 +13,7 @@ use strata_core::format::arrays::Arrays;
 use strata_core::format::formats::{self, Choices, Files, Format};
 use strata_core::format::weights::Origin;
 use strata_core::model::SharedBytes;
-use strata_core::{Encoder, Error, Isa, Model, Par};
+use strata_core::{Compute, Encoder, Error, Isa, Model, Par};
 
 /// The description of a model, below `sae`.
 pub(crate) const CFG: &str = "cfg.json";
@@ -170,7 +170,7 @@ impl Run {
     /// # Errors
     /// If its tensors do not fit together.
     pub fn encoder(&self, isa: Isa) -> Result<Encoder> {
-        Ok(Encoder::new(self.model.clone(), isa, Par::Rayon)?)
+        Ok(Encoder::new(self.model.clone(), Compute::new(isa, Par::Rayon))?)
     }
 
     /// Returns the directory that what is found of the model goes into: `out`, or that of a run. A model of another tool is

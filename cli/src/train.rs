@@ -29,7 +29,7 @@ use std::time::Instant;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, StepReport, Trainer};
-use strata_core::{Config, Par};
+use strata_core::{Compute, Config, Par};
 
 /// Rows on which the held-out loss is measured during training.
 const WATCHED_ROWS: u64 = 4096;
@@ -97,7 +97,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let mut trainer = match start.saved.take() {
         Some(mut state) => {
             cursor = state.take_u64("cursor", 1)?[0];
-            Trainer::restore(config, dump.d(), &mut state, *isa, Par::Rayon)
+            Trainer::restore(config, dump.d(), &mut state, Compute::new(*isa, Par::Rayon))
                 .with_context(|| format!("resuming {}", run.display()))?
         }
         None => {
@@ -114,7 +114,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             let mut sample: Vec<f32> = kept().take(256).flatten().copied().collect();
             drop(found);
             normalisation.apply(&mut sample);
-            let trainer = Trainer::new(config, normalisation, &sample, *isa, Par::Rayon)?;
+            let trainer = Trainer::new(config, normalisation, &sample, Compute::new(*isa, Par::Rayon))?;
             spinner.finish_and_clear();
             trainer
         }

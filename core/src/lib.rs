@@ -9,6 +9,7 @@ extern crate std;
 pub mod activation;
 pub mod balance;
 mod choice;
+pub mod compute;
 pub mod config;
 pub mod decoder;
 pub mod entry;
@@ -32,6 +33,7 @@ pub mod source;
 pub mod synth;
 pub mod train;
 
+pub use compute::Compute;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use gate::ROOT;

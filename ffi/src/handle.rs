@@ -21,7 +21,7 @@ use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Arch, Codes, Scratch, TopkBy, WeightType};
-use strata_core::{Encoder, Error, Isa, Model, Par, RowRule};
+use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
 pub struct strata_model {
@@ -95,7 +95,7 @@ impl strata_model {
             return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
         }
         let max_active = [model.max_active(0), model.max_active(1)];
-        let encoder = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, weights);
+        let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), weights);
         let encoder = encoder.map_err(Failure::reading)?;
         Ok(Self { encoder: Arc::new(encoder), max_active, left_out: origin.left_out })
     }

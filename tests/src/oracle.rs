@@ -11,7 +11,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use strata_core::ROOT;
 use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, LevelConfig, Source};
 use strata_core::model::{Arch, NAMES, Params};
-use strata_core::train::Knobs;
+use strata_core::train::StepSettings;
 
 /// A matrix.
 pub type M = Array2<f64>;
@@ -110,7 +110,7 @@ pub struct Problem {
     /// Parent of every child.
     pub parents: Vec<u32>,
     /// What changes from step to step.
-    pub knobs: Knobs,
+    pub settings: StepSettings,
     /// The rows.
     pub x: M,
 }
@@ -164,7 +164,7 @@ impl Problem {
     /// Which latents fire, given their pre-activations (minus infinity where the gate is shut).
     fn select(&self, l: usize, u: &M, p: &Tensors, nearest: &mut f64) -> M {
         let (activation, theta, r, b, _) = self.level(l);
-        let k = self.knobs.k[l];
+        let k = self.settings.k[l];
         let mut mask = M::zeros(u.raw_dim());
         match activation {
             Activation::Topk => {
@@ -197,7 +197,7 @@ impl Problem {
 
     /// Who fires where both levels share a budget: the largest of all pre-activations of both.
     fn select_shared(&self, u: [&M; 2], nearest: &mut f64) -> [M; 2] {
-        let keep = ((self.knobs.k[0] + self.knobs.k[1]) * u[0].nrows() as f64).round() as usize;
+        let keep = ((self.settings.k[0] + self.settings.k[1]) * u[0].nrows() as f64).round() as usize;
         let all: Vec<f64> = u[0].iter().chain(u[1]).copied().collect();
         let mut mask = largest(&all, keep.max(1), nearest);
         let second = mask.split_off(u[0].len());
@@ -206,7 +206,7 @@ impl Problem {
 
     fn pick_dead(&self, l: usize, u: &M, nearest: &mut f64) -> M {
         let mut lit = M::zeros(u.raw_dim());
-        let dead = &self.knobs.dead[l];
+        let dead = &self.settings.dead[l];
         if self.config.loss.aux > 0.0 && !dead.is_empty() {
             for (row, mut out) in u.rows().into_iter().zip(lit.rows_mut()) {
                 let values: Vec<f64> = dead.iter().map(|&j| row[j as usize]).collect();
@@ -248,7 +248,7 @@ impl Problem {
     /// Children that a hard gate lets fire, given who fires at level 1.
     fn gate_mask(&self, fires1: &M, a2: &M, nearest: &mut f64) -> M {
         let mut allowed = M::ones(a2.raw_dim());
-        if !self.knobs.gate.has_families() {
+        if !self.settings.gate.has_families() {
             return allowed;
         }
         for i in 0..a2.nrows() {
@@ -259,7 +259,7 @@ impl Problem {
                 }
                 if fires1[(i, p as usize)] == 0.0 {
                     allowed[(i, j)] = 0.0;
-                } else if self.knobs.gate == GateKind::GroupTop1 {
+                } else if self.settings.gate == GateKind::GroupTop1 {
                     for k in 0..a2.ncols() {
                         if k != j && self.parents[k] == p {
                             let ahead = a2[(i, j)] - a2[(i, k)];
@@ -339,7 +339,7 @@ impl Problem {
         for ((i, j), &a) in a2.indexed_iter() {
             let above = match activation {
                 Activation::Relu => a,
-                Activation::Topk | Activation::Batchtopk => a - f64::from(self.knobs.tau[1]).max(0.0),
+                Activation::Topk | Activation::Batchtopk => a - f64::from(self.settings.tau[1]).max(0.0),
                 Activation::Jumprelu => a - p.vector(theta)[j],
                 Activation::Gated if a > 0.0 => p.vector(r)[j].exp() * a + p.vector(b)[j],
                 Activation::Gated => a,
@@ -381,7 +381,7 @@ impl Problem {
 
     fn gate(&self, p: &Tensors, a2: &M, z1: &M) -> M {
         let g = || z1.dot(&p.matrix("gate.w", self.arch.level[0].latents)) + p.vector("gate.b");
-        match self.knobs.gate {
+        match self.settings.gate {
             GateKind::None | GateKind::Hard | GateKind::GroupTop1 => a2.clone(),
             GateKind::Mul => a2 * &g().mapv(sigmoid),
             GateKind::Add => a2 + &g(),
@@ -402,9 +402,9 @@ impl Problem {
     /// The loss at `p`, near the point `at`. Without `through`, level 2 sees level 1 as it was at the point.
     pub fn terms(&self, p: &Tensors, at: &Point, through: bool) -> Terms {
         let [f1, f2] = self.arch.latents();
-        let (loss, knobs) = (&self.config.loss, &self.knobs);
+        let (loss, settings) = (&self.config.loss, &self.settings);
         let n = self.x.nrows() as f64;
-        let unit = 1.0 / (n * f64::from(knobs.variance));
+        let unit = 1.0 / (n * f64::from(settings.variance));
         let mut out = Terms::default();
 
         let bd = p.vector("b_dec").to_owned();
@@ -423,7 +423,7 @@ impl Problem {
         }
         if f2 == 0 {
             out.fvu[1] = out.fvu[0];
-            out.total = f64::from(knobs.w[0]) * out.fvu[0] + out.sparsity[0] + out.aux[0] + out.gated[0];
+            out.total = f64::from(settings.w[0]) * out.fvu[0] + out.sparsity[0] + out.aux[0] + out.gated[0];
             return out;
         }
 
@@ -451,7 +451,7 @@ impl Problem {
         out.consistency = loss.consistency_weight * self.consistency(p, at, &u1, &z1, &d1, &a2, &z2, unit);
         out.total = out.consistency;
         for l in 0..2 {
-            out.total += f64::from(knobs.w[l]) * out.fvu[l] + out.sparsity[l] + out.aux[l] + out.gated[l];
+            out.total += f64::from(settings.w[l]) * out.fvu[l] + out.sparsity[l] + out.aux[l] + out.gated[l];
         }
         out
     }
@@ -460,7 +460,7 @@ impl Problem {
     fn level_terms(&self, l: usize, p: &Tensors, at: &Point, u: &M, z: &M, rows: &M, directions: &M, out: &mut Terms) {
         let (activation, theta, _, _, level) = self.level(l);
         let n = self.x.nrows() as f64;
-        let lambda = f64::from(self.knobs.lambda[l]) / n;
+        let lambda = f64::from(self.settings.lambda[l]) / n;
         let fired: f64 = at.fires[l].sum();
         out.l0[l] = fired / n;
         out.sparsity[l] = lambda
@@ -480,9 +480,9 @@ impl Problem {
                     sum
                 }
             };
-        let dead = self.knobs.dead[l].len();
+        let dead = self.settings.dead[l].len();
         let error = &at.hat[l] - &self.x;
-        let unit = 1.0 / (n * f64::from(self.knobs.variance));
+        let unit = 1.0 / (n * f64::from(self.settings.variance));
         let fvu = squares(&error) * unit;
         if self.config.loss.aux > 0.0 && dead > 0 && fvu > 0.0 {
             let weight = self.config.loss.aux / fvu * (dead as f64 / self.k_aux() as f64).min(1.0);

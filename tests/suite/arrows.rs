@@ -11,14 +11,16 @@ const ARROWS: &str = "
 core: activation -> choice entry kernel
 core: balance -> choice kernel
 core: choice -> setting
+core: compute -> kernel par
 core: config -> activation balance choice decoder error freeze gate loss row_norm setting source
 core: decoder -> choice
-core: format -> activation config decoder error gate kernel model par row_norm row_rule rows source
+core: format -> activation compute config decoder error gate kernel model par row_norm row_rule rows source
 core: freeze -> choice
 core: gate -> choice entry kernel
+core: kernel -> compute
 core: loss -> choice entry gate kernel
-core: metrics -> error gate kernel model par rng
-core: model -> activation config decoder entry error gate kernel par row_norm source
+core: metrics -> compute error gate kernel model par rng
+core: model -> activation compute config decoder entry error gate kernel par row_norm source
 core: normalise -> config error kernel model row_norm row_rule
 core: order -> rng
 core: row_norm -> choice error
@@ -27,7 +29,7 @@ core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
-core: train -> activation balance config decoder entry error freeze gate kernel loss model normalise par rng source
+core: train -> activation balance compute config decoder entry error freeze gate kernel loss model normalise par rng source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
 cli: capture -> console dump lm
 cli: checkpoint -> files

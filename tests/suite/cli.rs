@@ -15,7 +15,7 @@ use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::format::weights::read_model;
 use strata_core::model::WeightType;
 use strata_core::synth::{World, WorldConfig};
-use strata_core::{Codes, Dtype, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Dtype, Encoder, Isa, Par};
 use tempfile::TempDir;
 
 /// Width of the rows.
@@ -329,7 +329,7 @@ fn encode_writes_the_codes_of_the_encoder_bit_for_bit() {
         let (dir, dump, run) = trained(sets);
         let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
         let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();
-        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).unwrap();
+        let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Seq)).unwrap();
         let mut expected = [Codes::new(), Codes::new()];
         let [codes1, codes2] = &mut expected;
         encoder.encode_par(Par::Seq, &rows(600), codes1, codes2).unwrap();
@@ -339,8 +339,11 @@ fn encode_writes_the_codes_of_the_encoder_bit_for_bit() {
             [("", false, "f32"), ("scalar", false, "f32"), ("", true, "f32"), ("", false, "int8")]
         {
             if kept != "f32" {
-                let encoder =
-                    Encoder::with_weights(encoder.model().clone().into(), Isa::detect(), Par::Seq, WeightType::Int8);
+                let encoder = Encoder::with_weights(
+                    encoder.model().clone().into(),
+                    Compute::new(Isa::detect(), Par::Seq),
+                    WeightType::Int8,
+                );
                 expected = [Codes::new(), Codes::new()];
                 let [codes1, codes2] = &mut expected;
                 encoder.unwrap().encode_par(Par::Seq, &rows(600), codes1, codes2).unwrap();

@@ -5,8 +5,8 @@ use strata_core::config::{Activation, Config, GateConfig, GateKind};
 use strata_core::gate::Families;
 use strata_core::kernel::Isa;
 
-use strata_core::train::{Cofire, Counts, Knobs, Objective};
-use strata_core::{Par, Philox, ROOT};
+use strata_core::train::{Cofire, Counts, Objective, Observed, StepSettings};
+use strata_core::{Compute, Par, Philox, ROOT};
 
 /// Tokens of one child, and on each the parents that fire: parent `i` on a share `1 / (i + 1)` of them.
 fn tokens(n: usize, f1: u32) -> Vec<Vec<u32>> {
@@ -77,15 +77,15 @@ fn what_is_old_counts_half_with_each_half_life() {
     assert_eq!(counts.share(0, 0), 0.0);
 }
 
-/// An objective that has seen a batch of random rows, with all drives collected.
-fn seen(f1: usize, f2: usize) -> Objective {
+/// What is observed of a batch of random rows, ungated pre-activations included.
+fn observed(f1: usize, f2: usize) -> Observed {
     let mut config = Config::default();
     (config.level1.latents, config.level2.latents) = (f1, f2);
     (config.level1.k, config.level2.k) = (4.0, 6.0);
     (config.level1.activation, config.level2.activation) = (Activation::Topk, Activation::Topk);
     let d = 24;
     let mut rng = Philox::new(8, 8);
-    let mut objective = Objective::new(&config, d, Isa::detect(), Par::Rayon).expect("valid settings");
+    let mut objective = Objective::new(&config, d, Compute::new(Isa::detect(), Par::Rayon)).expect("valid settings");
     let mut params = objective.arch().zeros();
     for level in &mut params.level {
         for tensor in [&mut level.w_enc, &mut level.w_dec] {
@@ -94,7 +94,9 @@ fn seen(f1: usize, f2: usize) -> Objective {
     }
     let x: Vec<f32> = (0..900 * d).map(|_| rng.normal_f32()).collect();
     let mut grads = params.zeros_like();
-    let knobs = Knobs {
+    let settings = StepSettings {
+        lr: 0.0,
+        fixed_level: None,
         k: [4.0, 6.0],
         lambda: [0.0; 2],
         w: [1.0; 2],
@@ -102,33 +104,35 @@ fn seen(f1: usize, f2: usize) -> Objective {
         source: config.source,
         variance: d as f32,
         tau: [0.0, 8.0],
-        collect_drives: true,
+        observe_ungated: true,
         dead: [Vec::new(), Vec::new()],
     };
-    objective.loss_and_gradient(&params, &Families::all_root(f1, f2), &knobs, &x, &mut grads).expect("finite rows");
-    objective
+    objective.loss_and_gradient(&params, &Families::all_root(f1, f2), &settings, &x, &mut grads).expect("finite rows");
+    let mut seen = Observed::default();
+    objective.observe(&mut seen);
+    seen
 }
 
 #[test]
 fn families_are_those_of_a_choice_from_the_best_pair_down() {
     let (f1, f2) = (7, 600);
-    let objective = seen(f1, f2);
+    let batch = observed(f1, f2);
     let mut cofire = Cofire::new(f1, f2);
-    cofire.update(Par::Rayon, &objective, 1.0, 1);
+    cofire.update(Par::Rayon, &batch, 1.0, 1);
     let mut fires = vec![0.0; f1];
-    objective.fired(0).for_each(|(_, i, ..)| fires[i] += 1.0);
+    batch.codes[0].index.iter().for_each(|i| fires[*i as usize] += 1.0);
     let mut turned_away = 0;
     for (family_cap, root_below) in [(1.0, 0.3), (1.2, 0.5), (4.0, 0.6), (1.0, 0.05)] {
         let gate = GateConfig { family_cap, root_below, min_count: 5.0, ..GateConfig::default() };
         let cap = (family_cap * f2 as f64 / f1 as f64) as usize;
         let mut seen = vec![0; f2];
-        objective.drives().for_each(|(_, j, _)| seen[j] += 1);
+        batch.ungated.index.iter().for_each(|j| seen[*j as usize] += 1);
         let mut pairs = Vec::new();
         for j in (0..f2).filter(|j| seen[*j] >= 5) {
             for i in 0..f1 {
                 let p = cofire.containment(j, i as u32);
                 if p > 0.0 && p >= root_below {
-                    pairs.push((p * (p / (fires[i] / objective.n() as f64)).ln(), j, i));
+                    pairs.push((p * (p / (fires[i] / batch.n() as f64)).ln(), j, i));
                 }
             }
         }
@@ -152,10 +156,10 @@ fn families_are_those_of_a_choice_from_the_best_pair_down() {
 
 #[test]
 fn counts_do_not_depend_on_threads() {
-    let objective = seen(30, 700);
+    let batch = observed(30, 700);
     let of = |par: Par| {
         let mut cofire = Cofire::new(30, 700);
-        (0..5).for_each(|_| cofire.update(par, &objective, 0.6, 2));
+        (0..5).for_each(|_| cofire.update(par, &batch, 0.6, 2));
         cofire
     };
     let want = of(Par::Seq);

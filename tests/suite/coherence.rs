@@ -11,7 +11,7 @@ use strata_core::metrics::coherence::topics::{TopWords, Windows};
 use strata_core::metrics::coherence::{Draws, Partition, Score};
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::model::{Codes, CodesView};
-use strata_core::{Error, Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Error, Isa, Par, Philox, ROOT};
 
 #[track_caller]
 fn assert_close(what: &str, got: f64, expected: f64, bound: f64) {
@@ -210,7 +210,7 @@ fn cluster_scores_of_one_cluster_and_of_singletons_alone_are_nan() {
     }
     let report = |label: &[u32], fires: &[u64]| {
         let partition = Partition::families(label, fires);
-        geometry(Isa::detect(), Par::Seq, &x, 3, &partition, fires, Draws { n: 5, seed: 1 }).unwrap()
+        geometry(Compute::new(Isa::detect(), Par::Seq), &x, 3, &partition, fires, Draws { n: 5, seed: 1 }).unwrap()
     };
     let r = report(&[ROOT, 1, 1, 4, 4], &[90, 90, 90, 90, 3]);
     assert_eq!((r.vectors, r.clusters, r.singletons, r.root, r.not_alive), (3, 2, 1, 1, 1));
@@ -229,11 +229,11 @@ fn nulls_are_near_zero_for_random_families_and_far_for_planted_ones() {
     let partition = Partition::families(&label, &fires);
     let (isa, par) = (Isa::detect(), Par::Rayon);
     let draws = Draws::default();
-    let good = geometry(isa, par, &planted(1, &label, d, 0.6), d, &partition, &fires, draws).unwrap();
+    let good = geometry(Compute { isa, par }, &planted(1, &label, d, 0.6), d, &partition, &fires, draws).unwrap();
     assert!(good.silhouette.z > 20.0 && good.silhouette.excess > 0.2, "{:?}", good.silhouette);
     assert!(good.calinski_harabasz.z > 20.0 && good.davies_bouldin.z < -10.0);
     assert!(good.intra_cosine.z > 20.0 && good.inter_cosine.z < -10.0);
-    let found = agreement(isa, par, &planted(1, &label, d, 0.4), d, &partition, &fires, draws).unwrap();
+    let found = agreement(Compute { isa, par }, &planted(1, &label, d, 0.4), d, &partition, &fires, draws).unwrap();
     assert!(found.kmeans_ari.value > 0.8 && found.kmeans_ari.z > 20.0, "{found:?}");
     // Twenty neighbours reach beyond families of twelve: Louvain joins some.
     assert!(found.louvain_ari.value > 0.5 && found.louvain_ami.z > 20.0, "{found:?}");
@@ -243,8 +243,8 @@ fn nulls_are_near_zero_for_random_families_and_far_for_planted_ones() {
     let worlds = 12;
     for w in 0..worlds {
         let x = normal(100 + w, n as usize * d);
-        let r = geometry(isa, par, &x, d, &partition, &fires, draws).unwrap();
-        let a = agreement(isa, par, &x, d, &partition, &fires, draws).unwrap();
+        let r = geometry(Compute { isa, par }, &x, d, &partition, &fires, draws).unwrap();
+        let a = agreement(Compute { isa, par }, &x, d, &partition, &fires, draws).unwrap();
         let scores = [r.silhouette, r.calinski_harabasz, r.davies_bouldin, r.intra_cosine, r.inter_cosine];
         let more = [a.kmeans_ari, a.kmeans_ami, a.louvain_ari, a.family_modularity];
         for (z, s) in z.iter_mut().zip(scores.iter().chain(&more)) {
@@ -262,12 +262,28 @@ fn nulls_keep_the_densities_of_each_family() {
     let label: Vec<u32> = (0..n).map(|i| i / 10).collect();
     let fires: Vec<u64> = (0..u64::from(n)).map(|i| 10 + i).collect();
     let partition = Partition::families(&label, &fires);
-    let r = geometry(Isa::detect(), Par::Seq, &normal(1, 800), 8, &partition, &fires, Draws { n: 9, seed: 2 }).unwrap();
+    let r = geometry(
+        Compute::new(Isa::detect(), Par::Seq),
+        &normal(1, 800),
+        8,
+        &partition,
+        &fires,
+        Draws { n: 9, seed: 2 },
+    )
+    .unwrap();
     assert!(r.silhouette.z.is_nan() && r.silhouette.excess.abs() < 1e-12 && r.silhouette.draws == 9);
     // Families across the classes can.
     let across: Vec<u32> = (0..n).map(|i| i % 10).collect();
     let partition = Partition::families(&across, &fires);
-    let r = geometry(Isa::detect(), Par::Seq, &normal(1, 800), 8, &partition, &fires, Draws { n: 9, seed: 2 }).unwrap();
+    let r = geometry(
+        Compute::new(Isa::detect(), Par::Seq),
+        &normal(1, 800),
+        8,
+        &partition,
+        &fires,
+        Draws { n: 9, seed: 2 },
+    )
+    .unwrap();
     assert!(r.silhouette.null_sd > 0.0 && r.silhouette.z.abs() < 5.0);
     assert!(serde_json::to_string(&r).unwrap().contains("null_mean"));
 }
@@ -277,14 +293,14 @@ fn reports_are_the_same_on_every_thread_and_instruction_set() {
     let label: Vec<u32> = (0..90).map(|i| i % 7).collect();
     let (x, fires) = (planted(3, &label, 10, 1.0), vec![50; 90]);
     let partition = Partition::families(&label, &fires);
-    let run = |isa, par| {
+    let run = |compute| {
         let draws = Draws { n: 7, seed: 3 };
-        let g = geometry(isa, par, &x, 10, &partition, &fires, draws).unwrap();
-        format!("{g:?} {:?}", agreement(isa, par, &x, 10, &partition, &fires, draws).unwrap())
+        let g = geometry(compute, &x, 10, &partition, &fires, draws).unwrap();
+        format!("{g:?} {:?}", agreement(compute, &x, 10, &partition, &fires, draws).unwrap())
     };
-    let expected = run(Isa::detect(), Par::Seq);
+    let expected = run(Compute::new(Isa::detect(), Par::Seq));
     for isa in Isa::all_available() {
-        assert_eq!(run(isa, Par::Rayon), expected, "{}", isa.name());
+        assert_eq!(run(Compute::new(isa, Par::Rayon)), expected, "{}", isa.name());
     }
 }
 
@@ -301,15 +317,15 @@ fn kmeans_and_louvain_find_what_is_planted() {
     let label: Vec<u32> = (0..60).map(|i| i % 6).collect();
     let x = planted(11, &label, 20, 0.1);
     let (directions, _) = Directions::new(&x, 20, &Partition::of(&label)).unwrap();
-    let k = spherical_kmeans(Isa::detect(), Par::Seq, &directions, 6, 10, 1);
+    let k = spherical_kmeans(Compute::new(Isa::detect(), Par::Seq), &directions, 6, 10, 1);
     assert_eq!((adjusted_rand(&k.label, &label), k.unconverged), (1.0, 0));
     assert!(k.objective > 0.98, "{}", k.objective);
-    let graph = Graph::mutual_neighbours(Isa::detect(), Par::Seq, &directions, 9);
+    let graph = Graph::mutual_neighbours(Compute::new(Isa::detect(), Par::Seq), &directions, 9);
     assert_eq!(adjusted_rand(&graph.louvain(), &label), 1.0);
     // As many clusters as vectors, and more clusters than distinct vectors: none stays empty.
     let same = vec![1.0; 5 * 4];
     let (directions, _) = Directions::new(&same, 4, &Partition::of(&[0; 5])).unwrap();
-    let mut each = spherical_kmeans(Isa::detect(), Par::Seq, &directions, 5, 2, 1).label;
+    let mut each = spherical_kmeans(Compute::new(Isa::detect(), Par::Seq), &directions, 5, 2, 1).label;
     each.sort_unstable();
     assert_eq!(each, [0, 1, 2, 3, 4]);
     // Two triangles and a bridge.

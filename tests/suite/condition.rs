@@ -7,7 +7,7 @@ use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::condition::{Condition, HEADROOM, TOP};
 use strata_core::model::CodesView;
 use strata_core::rng::Philox;
-use strata_core::{Error, Isa, Par, ROOT};
+use strata_core::{Compute, Error, Isa, Par, ROOT};
 
 const NO_DRAWS: Draws = Draws { n: 0, seed: 0 };
 
@@ -96,7 +96,7 @@ proptest! {
         decoder2[3 * d..4 * d].fill(0.0);
         let rows: Vec<Vec<f64>> = [&decoder1, &decoder2]
             .iter().flat_map(|m| m.chunks(d)).map(|r| r.iter().map(|v| f64::from(*v)).collect()).collect();
-        let r = c.report(Isa::default(), Par::Rayon, &decoder1, &decoder2, NO_DRAWS).unwrap();
+        let r = c.report(Compute::new(Isa::default(), Par::Rayon), &decoder1, &decoder2, NO_DRAWS).unwrap();
         let (mut s_res, mut top, mut aligned, mut stricts) = (vec![], [0.0; 3], 0.0, 0.0);
         for e in &r.edge {
             let (j, p) = (e.child as usize, e.parent as usize);
@@ -153,7 +153,7 @@ proptest! {
         let mut rng = Philox::new(seed, 8);
         let mut decoder = |f: usize| (0..f * 6).map(|_| rng.normal_f32()).collect::<Vec<f32>>();
         let (one, two) = (decoder(5), decoder(11));
-        let show = |c: &Condition, par: Par| format!("{:?}", c.report(Isa::detect(), par, &one, &two, Draws { n: 4, seed }).unwrap());
+        let show = |c: &Condition, par: Par| format!("{:?}", c.report(Compute::new(Isa::detect(), par), &one, &two, Draws { n: 4, seed }).unwrap());
         prop_assert_eq!(show(&parts, Par::Rayon), show(&w.run(0, n, n), Par::Seq));
     }
 }
@@ -191,7 +191,7 @@ fn planted(children_of: [u32; 6]) -> (Condition, Vec<f32>, Vec<f32>) {
 fn a_planted_tree_meets_the_condition_and_a_wrong_one_does_not() {
     let report = |parents| {
         let (c, one, two) = planted(parents);
-        c.report(Isa::default(), Par::Seq, &one, &two, Draws::default()).unwrap()
+        c.report(Compute::new(Isa::default(), Par::Seq), &one, &two, Draws::default()).unwrap()
     };
     let right = report([0, 0, 1, 1, 2, 2]);
     let wrong = report([1, 2, 2, 0, 0, 1]);
@@ -220,7 +220,7 @@ fn means_of_four_tokens_by_hand() {
     assert!(!c.direction(1, &mut out) && !c.direction(2, &mut out) && !c.strict_direction(1, &mut out));
     // Always on, but not only with its parent: there is no token of the parent without it.
     assert!(!c.strict_direction(2, &mut out));
-    let r = c.report(Isa::default(), Par::Seq, &[1.0, 0.0], &[1.0; 6], NO_DRAWS).unwrap();
+    let r = c.report(Compute::new(Isa::default(), Par::Seq), &[1.0, 0.0], &[1.0; 6], NO_DRAWS).unwrap();
     assert_eq!((r.edges_not_alive, r.edge.len()), (3, 0));
     assert!(r.s_res.value.is_nan() && r.both_in_top.is_nan() && r.strict.is_nan());
 }
@@ -233,7 +233,7 @@ fn values_over_the_headroom_are_left_out_and_those_below_it_are_exact() {
     let most = 64f32.next_down();
     // 0.75 is under 1, so values are under 64, in units of 2^-25.
     c.add(Par::Seq, &codes, &codes, &[64.0]).unwrap();
-    let r = c.report(Isa::default(), Par::Seq, &[1.0], &[1.0], NO_DRAWS).unwrap();
+    let r = c.report(Compute::new(Isa::default(), Par::Seq), &[1.0], &[1.0], NO_DRAWS).unwrap();
     assert_eq!((r.tokens, r.tokens_left_out), (0, 1));
     assert!(matches!(c.add(Par::Seq, &codes, &codes, &[f32::NAN]), Err(Error::NotFinite { at: At::Token(1), .. })));
     assert!(matches!(

@@ -12,7 +12,7 @@ use strata_core::format::saelens_writer::{self, Metadata, Part};
 use strata_core::format::weights::Origin;
 use strata_core::model::{Model, Scratch, SharedBytes};
 use strata_core::row_norm::RowNorm;
-use strata_core::{Codes, Dtype, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Dtype, Encoder, Isa, Par};
 use tempfile::TempDir;
 
 use super::cli::{D, args, read_json, rows, strata, train, weights, write_dump};
@@ -294,7 +294,8 @@ fn latents_by_size_and_by_group_are_those_of_a_sort() {
                 false,
             );
             let encoder =
-                Encoder::new(std::sync::Arc::new(flat.into_model().unwrap()), Isa::default(), Par::Seq).unwrap();
+                Encoder::new(std::sync::Arc::new(flat.into_model().unwrap()), Compute::new(Isa::default(), Par::Seq))
+                    .unwrap();
             let (mut codes, mut none) = (Codes::new(), Codes::new());
             encoder.encode(&x, &mut Scratch::new(&encoder.model().arch), &mut codes, &mut none).unwrap();
             for i in 0..n {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_cli::eval::latents;
 use strata_core::format::weights::read_model;
-use strata_core::{Codes, Dtype, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Dtype, Encoder, Isa, Par};
 use tempfile::TempDir;
 
 use super::cli::{D, args, assert_no_leftovers, read_json, rows, strata, train, trained, tree, weights, write_dump};
@@ -55,7 +55,7 @@ fn text_dump(path: &Path, x: &[f32], cut: Cut<'_>, hook: Option<&str>) -> PathBu
 fn activations(run: &Path, x: &[f32]) -> [Vec<(usize, usize, f32)>; 2] {
     let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
     let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();
-    let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).unwrap();
+    let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Seq)).unwrap();
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
     encoder.encode_par(Par::Seq, x, codes1, codes2).unwrap();

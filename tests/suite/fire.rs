@@ -5,7 +5,7 @@ use strata_core::kernel::dense::{Matrix, Pick, affine};
 use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
 use strata_core::kernel::{Screen, screen, select};
 use strata_core::rng::Philox;
-use strata_core::{Isa, Par};
+use strata_core::{Compute, Isa, Par};
 
 /// Rows, weights and biases of one scale, or with wild ones among them.
 struct Case {
@@ -69,7 +69,7 @@ impl Case {
         let (rows, pick) = if some { (&every_third, Pick::List(&every_third)) } else { (&all, Pick::Range(0, self.f)) };
         let w = Matrix::all(&self.w, self.d).only(pick);
         let mut screen = Screen::new(rows.len(), self.d);
-        screen.quantise(isa, Par::Seq, w, &self.bias);
+        screen.quantise(Compute::new(isa, Par::Seq), w, &self.bias);
         let u = self.pre_activations(isa);
         let (mut t, mut lists) = (Scratch::default(), RowLists::default());
         for screen in [None, Some(&screen), None] {
@@ -138,7 +138,7 @@ fn the_screen_leaves_few_of_many() {
     let case = Case::new(4, 768, 4096, false, 3);
     let isa = Isa::detect();
     let mut screen = Screen::new(case.f, case.d);
-    screen.quantise(isa, Par::Seq, Matrix::all(&case.w, case.d), &case.bias);
+    screen.quantise(Compute::new(isa, Par::Seq), Matrix::all(&case.w, case.d), &case.bias);
     let u = case.pre_activations(isa);
     let bounds = screen::bounds(&screen, isa, &case.x);
     for i in 0..case.n {
@@ -176,7 +176,7 @@ fn a_scratch_that_saw_other_sizes_changes_nothing() {
         for (i, case) in cases.iter().enumerate() {
             let w = Matrix::all(&case.w, case.d);
             let mut screen = Screen::new(case.f, case.d);
-            screen.quantise(isa, Par::Seq, w, &case.bias);
+            screen.quantise(Compute::new(isa, Par::Seq), w, &case.bias);
             for k in [8, 33] {
                 let limit = Limit::Topk(k);
                 fire(isa, &case.x, w, &case.bias, limit, Some(&screen), &mut t, &mut lists);
@@ -221,7 +221,7 @@ proptest! {
         let case = Case::new(n, d, f, wild, seed);
         for isa in Isa::all_available() {
             let mut screen = Screen::new(f, d);
-            screen.quantise(isa, Par::Seq, Matrix::all(&case.w, d), &case.bias);
+            screen.quantise(Compute::new(isa, Par::Seq), Matrix::all(&case.w, d), &case.bias);
             for (u, [upper, lower]) in case.pre_activations(isa).iter().zip(screen::bounds(&screen, isa, &case.x)) {
                 let outside = *u > upper || *u < lower;
                 prop_assert!(!outside, "{u} is not in [{lower}, {upper}] ({isa:?})");

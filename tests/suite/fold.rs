@@ -4,7 +4,7 @@ use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::model::{Arch, Scratch};
 use strata_core::normalise::Normalisation;
-use strata_core::{Codes, Config, Encoder, Isa, Model, Par, Philox, ROOT};
+use strata_core::{Codes, Compute, Config, Encoder, Isa, Model, Par, Philox, ROOT};
 use strata_tests::tolerance;
 
 const D: usize = 11;
@@ -12,7 +12,7 @@ const N: usize = 70;
 
 /// Codes of both levels and both reconstructions.
 fn through(model: &Model, x: &[f32]) -> (Codes, Codes, Vec<f32>, Vec<f32>) {
-    let encoder = Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).expect("a sound model");
+    let encoder = Encoder::new(Arc::new(model.clone()), Compute::new(Isa::default(), Par::Seq)).expect("a sound model");
     let (mut z1, mut z2) = (Codes::new(), Codes::new());
     encoder.encode(x, &mut Scratch::new(&model.arch), &mut z1, &mut z2).expect("finite rows");
     let (mut hat1, mut hat2) = (vec![0.0; x.len()], vec![0.0; x.len()]);

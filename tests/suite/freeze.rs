@@ -3,7 +3,7 @@
 use super::training::{rows, settings, step, trainer};
 use strata_core::config::{Activation, Freeze, ModelKind};
 use strata_core::train::Trainer;
-use strata_core::{Isa, Par};
+use strata_core::{Compute, Isa, Par};
 
 const STEPS: u64 = 150;
 
@@ -56,7 +56,8 @@ fn a_training_near_its_start_goes_on_to_the_same_bits() {
     for i in 0..9 {
         step(&mut first, &n, i);
     }
-    let mut second = Trainer::restore(&config, n.mean.len(), &mut first.state(), Isa::default(), Par::Seq).unwrap();
+    let mut second =
+        Trainer::restore(&config, n.mean.len(), &mut first.state(), Compute::new(Isa::default(), Par::Seq)).unwrap();
     for i in 9..20 {
         step(&mut second, &n, i);
     }

@@ -5,8 +5,8 @@ use strata_core::config::ModelKind;
 use strata_core::gate::Families;
 use strata_core::model::Arch;
 use strata_core::train::seed_objective::SeedObjective;
-use strata_core::train::{Knobs, Objective};
-use strata_core::{Config, Isa, Par};
+use strata_core::train::{Objective, StepSettings};
+use strata_core::{Compute, Config, Isa, Par};
 use strata_tests::tolerance;
 
 use crate::gradient::Worst;
@@ -55,12 +55,14 @@ fn losses_and_gradients_are_those_of_autograd() {
         let variance = number_of("variance");
         let mut grads = params.zeros_like();
         let losses = if config.model == ModelKind::Seed {
-            SeedObjective::new(&config, d, Isa::default(), Par::Seq)
+            SeedObjective::new(&config, d, Compute::new(Isa::default(), Par::Seq))
                 .loss_and_gradient(&params, variance, &x, &mut grads)
                 .expect("a finite loss")
         } else {
             let families = Families::new(indices(&file, &format!("{key}/parents")), arch.level[0].latents);
-            let knobs = Knobs {
+            let settings = StepSettings {
+                lr: 0.0,
+                fixed_level: None,
                 k: [config.level1.k, config.level2.k],
                 lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
@@ -68,12 +70,12 @@ fn losses_and_gradients_are_those_of_autograd() {
                 source: config.source,
                 variance,
                 tau: [0.0, number_of("tau2")],
-                collect_drives: false,
+                observe_ungated: false,
                 dead: [1, 2].map(|l| indices(&file, &format!("{key}/dead{l}"))),
             };
-            Objective::new(&config, d, Isa::default(), Par::Seq)
+            Objective::new(&config, d, Compute::new(Isa::default(), Par::Seq))
                 .expect("valid settings")
-                .loss_and_gradient(&params, &families, &knobs, &x, &mut grads)
+                .loss_and_gradient(&params, &families, &settings, &x, &mut grads)
                 .expect("a finite loss")
         };
         let expected: Vec<f64> = bytes(&file, &format!("{key}/loss")).into_iter().map(f64::from_le_bytes).collect();

@@ -6,8 +6,8 @@ use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, Gat
 use strata_core::gate::Families;
 use strata_core::model::{Arch, Params};
 use strata_core::train::seed_objective::SeedObjective;
-use strata_core::train::{Knobs, Losses, Objective};
-use strata_core::{Config, Isa, Par, Philox, ROOT};
+use strata_core::train::{Losses, Objective, StepSettings};
+use strata_core::{Compute, Config, Isa, Par, Philox, ROOT};
 use strata_tests::oracle::{M, Point, Problem, Seed, Tensors};
 use strata_tests::tolerance;
 
@@ -120,7 +120,9 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
         })
         .collect();
     let c = &draw.config;
-    let knobs = Knobs {
+    let settings = StepSettings {
+        lr: 0.0,
+        fixed_level: None,
         k: [c.level1.k, c.level2.k],
         lambda: [c.level1.lambda as f32, c.level2.lambda as f32],
         w: [c.loss.w1 as f32, c.loss.w2 as f32],
@@ -128,14 +130,14 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
         source: c.source,
         variance: 1.7,
         tau: [0.3, 0.35],
-        collect_drives: rng.below(2) == 0,
+        observe_ungated: rng.below(2) == 0,
         dead: [some_of(&mut rng, f1, draw.dead), some_of(&mut rng, f2, draw.dead)],
     };
     let x = numbers(&mut rng, draw.n * draw.d, 1.0);
     let wide = Array2::from_shape_fn((draw.n, draw.d), |(i, j)| f64::from(x[i * draw.d + j]));
     Drawn {
         families: Families::new(parents.clone(), f1),
-        problem: Problem { config: c.clone(), arch, parents, knobs, x: wide },
+        problem: Problem { config: c.clone(), arch, parents, settings, x: wide },
         params,
         x,
     }
@@ -154,9 +156,9 @@ pub fn draw(draw: &Draw) -> Option<(Drawn, Point)> {
 pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     let mut grads = drawn.params.zeros_like();
     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
-    let knobs = &drawn.problem.knobs;
+    let settings = &drawn.problem.settings;
     let losses = objective
-        .loss_and_gradient(&drawn.params, &drawn.families, knobs, &drawn.x, &mut grads)
+        .loss_and_gradient(&drawn.params, &drawn.families, settings, &drawn.x, &mut grads)
         .expect("a finite loss");
     (losses, grads)
 }
@@ -207,7 +209,7 @@ fn compare_selection(o: &Objective, drawn: &Drawn, at: &Point) {
         assert_eq!(fires, at.fires[l], "who fires at level {}: {:?}", l + 1, problem);
         assert_eq!(lit, at.lit[l], "whom AuxK lights at level {}: {:?}", l + 1, problem);
     }
-    if problem.knobs.collect_drives || problem.config.loss.consistency == Consistency::Contain {
+    if problem.settings.observe_ungated || problem.config.loss.consistency == Consistency::Contain {
         let mut charged = M::zeros(at.charged.raw_dim());
         o.drives().for_each(|(i, j, _)| charged[(i, j)] = 1.0);
         assert_eq!(charged, at.charged, "whose drives are collected: {problem:?}");
@@ -242,7 +244,7 @@ fn check(d: &Draw, worst: &mut Worst) -> bool {
         return false;
     }
     let (drawn, at) = draw(d).expect("thirty draws, each too near a decision");
-    let mut objective = Objective::new(&d.config, d.d, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&d.config, d.d, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     let (losses, grads) = run(&mut objective, &drawn);
     compare_selection(&objective, &drawn, &at);
     compare_losses(&losses, &drawn, &at);
@@ -457,7 +459,7 @@ proptest! {
         prop_assume!(d.config.validate(d.d).is_ok());
         let before = draw_once(&Draw { n, bias: 0.0, dead: 0.5, ..d.clone() }, u64::from(other));
         let drawn = draw_once(&d, d.seed);
-        let new = || Objective::new(&d.config, d.d, Isa::default(), Par::Seq).expect("valid settings");
+        let new = || Objective::new(&d.config, d.d, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
         let mut used = new();
         run(&mut used, &before);
         let (mut losses, grads) = run(&mut used, &drawn);
@@ -474,7 +476,7 @@ proptest! {
         d.d += wide;
         prop_assume!(d.config.validate(d.d).is_ok());
         let drawn = draw_once(&d, d.seed);
-        let of = |isa| run(&mut Objective::new(&d.config, d.d, isa, Par::Seq).expect("valid settings"), &drawn);
+        let of = |isa| run(&mut Objective::new(&d.config, d.d, Compute::new(isa, Par::Seq)).expect("valid settings"), &drawn);
         let all = Isa::all_available();
         let want = of(all[0]);
         for &isa in &all[1..] {
@@ -491,7 +493,7 @@ proptest! {
     fn every_number_of_threads_gives_the_same_bits(d in any_draw()) {
         prop_assume!(d.config.validate(d.d).is_ok());
         let drawn = draw_once(&d, d.seed);
-        let of = |par| run(&mut Objective::new(&d.config, d.d, Isa::default(), par).expect("valid settings"), &drawn);
+        let of = |par| run(&mut Objective::new(&d.config, d.d, Compute::new(Isa::default(), par)).expect("valid settings"), &drawn);
         let want = of(Par::Seq);
         for threads in 1..=3 {
             let got = pool(threads).install(|| of(Par::Rayon));
@@ -536,7 +538,7 @@ fn rows_that_are_explained_exactly_have_finite_gradients_after_others_that_are_n
     c.level1.bandwidth = 0.1;
     c.level2.bandwidth = 0.1;
     let mut drawn = draw_once(&Draw { dead: 1.0, ..small(c.clone(), 3) }, 3);
-    let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     run(&mut objective, &drawn);
     drawn.params.level[0].threshold.fill(50.0);
     drawn.params.level[1].threshold.fill(50.0);
@@ -554,7 +556,7 @@ fn a_flat_model_has_no_entries_at_level_2() {
     let mut c = settings([Activation::Topk; 2], GateKind::None, Source::X, Decoder::Cum);
     c.level2.latents = 0;
     let drawn = draw_once(&small(c.clone(), 3), 3);
-    let mut objective = Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid settings");
+    let mut objective = Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
     assert_eq!(objective.entries(0).count() + objective.entries(1).count() + objective.drives().count(), 0);
     run(&mut objective, &drawn);
     assert_eq!(objective.entries(1).count() + objective.drives().count(), 0);
@@ -574,7 +576,8 @@ fn decoder_rows_of_zero_have_finite_gradients() {
                 let mut drawn = draw_once(&Draw { bias, ..small(c.clone(), 3) }, 3);
                 drawn.params.level[0].w_dec[..6].fill(0.0);
                 drawn.params.level[1].w_dec[..6].fill(0.0);
-                let (_, grads) = run(&mut Objective::new(&c, 6, Isa::default(), Par::Seq).expect("valid"), &drawn);
+                let (_, grads) =
+                    run(&mut Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid"), &drawn);
                 for (name, t) in grads.tensors() {
                     assert!(t.iter().all(|g| g.is_finite()), "{name}, {decoder}, {consistency}: {t:?}");
                 }
@@ -609,15 +612,15 @@ fn gradients_of_the_seed_are_those_of_its_formulas_on_every_machine() {
                     .find(|(drawn, p)| seed_of(drawn).terms(p).1 > tolerance::NEAR)
                     .expect("thirty draws, each too near a decision");
                 let oracle = seed_of(&drawn);
-                let run = |isa, par| {
+                let run = |compute| {
                     let mut grads = drawn.params.zeros_like();
                     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
-                    let losses = SeedObjective::new(&c, 6, isa, par)
+                    let losses = SeedObjective::new(&c, 6, compute)
                         .loss_and_gradient(&drawn.params, 1.7, &drawn.x, &mut grads)
                         .expect("a finite loss");
                     (losses, grads)
                 };
-                let (losses, grads) = run(Isa::default(), Par::Seq);
+                let (losses, grads) = run(Compute::new(Isa::default(), Par::Seq));
                 let (want, _) = oracle.terms(&p);
                 let total: f64 = want.iter().sum();
                 for (got, want) in [
@@ -631,10 +634,10 @@ fn gradients_of_the_seed_are_those_of_its_formulas_on_every_machine() {
                 worst
                     .compare(&grads, &oracle.gradient(&p), tolerance::GRADIENT, || format!("{gate} {consistency} {n}"));
                 for isa in Isa::all_available() {
-                    assert_eq!(run(isa, Par::Seq), (losses, grads.clone()), "{isa:?}");
+                    assert_eq!(run(Compute::new(isa, Par::Seq)), (losses, grads.clone()), "{isa:?}");
                 }
                 for threads in 1..=3 {
-                    let got = pool(threads).install(|| run(Isa::default(), Par::Rayon));
+                    let got = pool(threads).install(|| run(Compute::new(Isa::default(), Par::Rayon)));
                     assert_eq!(got, (losses, grads.clone()), "{threads} threads");
                 }
             }

@@ -8,7 +8,7 @@ use strata_core::gate::{self, Families};
 use strata_core::kernel::{dense, reduce, sparse};
 use strata_core::model::{Arch, Codes, Encoder, Lanes, LevelArch, Model, Scratch};
 use strata_core::rng::Philox;
-use strata_core::{Isa, Par, ROOT};
+use strata_core::{Compute, Isa, Par, ROOT};
 use strata_tests::vary::Vary;
 
 /// A model with random weights; families of very different sizes, some empty, some children under ROOT.
@@ -101,7 +101,7 @@ proptest! {
         let x: Vec<f32> = (0..n * arch.d).map(|_| rng.normal_f32()).collect();
         let want = by_definition(&model, Isa::all_available()[0], &x);
         for isa in Isa::all_available() {
-            let encoder = Encoder::new(model.clone(), isa, Par::Seq).expect("a model");
+            let encoder = Encoder::new(model.clone(), Compute::new(isa, Par::Seq)).expect("a model");
             let [mut one, mut two] = [Codes::new(), Codes::new()];
             encoder.encode(&x, &mut Scratch::new(&arch), &mut one, &mut two).expect("finite rows");
             prop_assert_eq!(&one, &want[0]);
@@ -133,7 +133,7 @@ proptest! {
         let x: Vec<f32> = (0..n * arch.d).map(|_| rng.normal_f32()).collect();
         let isa = Isa::detect();
         let want = by_definition(&model, isa, &x);
-        let encoder = Encoder::new(model, isa, Par::Seq).expect("a model");
+        let encoder = Encoder::new(model, Compute::new(isa, Par::Seq)).expect("a model");
         let mut scratch = Scratch::new(&arch);
         // Again with what the first rows left behind.
         for _ in 0..2 {
@@ -167,13 +167,13 @@ fn codes_of_many_rows_are_those_of_each_row() {
     let x: Vec<f32> = (0..2777 * arch.d).map(|_| rng.normal_f32()).collect();
     let want = by_definition(&model, Isa::detect(), &x);
     assert!(want[1].index.len() > 17_000, "{}", want[1].index.len());
-    let encoder = Encoder::new(model, Isa::detect(), Par::Seq).expect("a model");
+    let encoder = Encoder::new(model, Compute::new(Isa::detect(), Par::Seq)).expect("a model");
     let mut all = [Codes::new(), Codes::new()];
     let [one, two] = &mut all;
     encoder.encode_par(Par::Rayon, &x, one, two).expect("finite rows");
     assert_eq!(all, want);
     // Without the gate too, with all children screened and, on the scalar set, without.
-    let plain = Encoder::new(Arc::new(encoder.model().clone()), Isa::SCALAR, Par::Seq).expect("a model");
+    let plain = Encoder::new(Arc::new(encoder.model().clone()), Compute::new(Isa::SCALAR, Par::Seq)).expect("a model");
     let open = [&encoder, &plain].map(|encoder| {
         let [mut one, mut two, mut open] = [Codes::new(), Codes::new(), Codes::new()];
         encoder
@@ -204,7 +204,7 @@ fn a_block_of_screened_families_allocates_nothing() {
         };
         let mut model = model(arch, 3, 0);
         model.parents.iter_mut().enumerate().for_each(|(j, p)| *p = j as u32 / 5);
-        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq).expect("a model");
+        let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Seq)).expect("a model");
         let mut scratch = Scratch::for_rows(&arch, 64).reserved(&encoder);
         let mut rng = Philox::new(5, 1);
         let x: Vec<f32> = (0..64 * arch.d).map(|_| rng.normal_f32()).collect();
@@ -227,7 +227,7 @@ fn a_topk_of_less_than_one_latent_is_no_model() {
         gate: GateKind::Hard,
         variant: Default::default(),
     };
-    let of = |arch: Arch| Encoder::new(Arc::new(model(arch, 1, 1)), Isa::detect(), Par::Seq).map(|_| ());
+    let of = |arch: Arch| Encoder::new(Arc::new(model(arch, 1, 1)), Compute::new(Isa::detect(), Par::Seq)).map(|_| ());
     let error = of(arch).unwrap_err().to_string();
     assert!(error.contains("level 2") && error.contains("0.5"), "{error}");
     assert!(of(arch.keeping([0.9, 1.0])).is_err());

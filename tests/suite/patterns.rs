@@ -13,7 +13,7 @@ use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::patterns::{NO_CLASS, Patterns, Preference, position_bucket};
 use strata_core::model::{Arch, CodesView, Lanes, Model};
 use strata_core::rng::Philox;
-use strata_core::{Codes, Encoder, Error, Isa, Par, ROOT};
+use strata_core::{Codes, Compute, Encoder, Error, Isa, Par, ROOT};
 
 const GOLDEN: &[u8] = include_bytes!("../golden/composition.safetensors");
 
@@ -396,7 +396,8 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
             free.parents.clear();
             free.params.gate.w = Default::default();
             free.params.gate.b = Default::default();
-            let encoder = |model: &Model| Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).unwrap();
+            let encoder =
+                |model: &Model| Encoder::new(Arc::new(model.clone()), Compute::new(Isa::default(), Par::Seq)).unwrap();
             let (gated, free) = (encoder(&model), encoder(&free));
             let mut codes = [(); 5].map(|()| Codes::new());
             let [one, two, want1, want2, want_open] = &mut codes;
@@ -436,7 +437,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
         let arch = Arch::new(&config, 9);
         let parents = if arch.gate.has_families() { vec![ROOT; 4] } else { vec![] };
         let seed = Model { params: arch.zeros(), arch, parents, tau: [0.0; 2] };
-        let encoder = Encoder::new(Arc::new(seed), Isa::default(), Par::Seq).unwrap();
+        let encoder = Encoder::new(Arc::new(seed), Compute::new(Isa::default(), Par::Seq)).unwrap();
         let (mut a, mut b, mut c) = (Codes::new(), Codes::new(), Codes::new());
         encoder.encode_open_par(Par::Seq, &x, &mut Lanes::default(), &mut a, &mut b, &mut c).unwrap_err()
     };

@@ -9,7 +9,7 @@ use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::{Normalisation, geometric_median};
 use strata_core::synth::{World, WorldConfig};
 use strata_core::train::{LambdaControl, ThresholdTracker, Trainer, annealed_k, annealed_w1, is_long, learning_rate};
-use strata_core::{Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Isa, Par, Philox, ROOT};
 
 /// A trainer over world A with its first rows measured.
 fn trainer(world: &World, config: &Config) -> Trainer {
@@ -19,7 +19,7 @@ fn trainer(world: &World, config: &Config) -> Trainer {
     let n = Normalisation::measure(Isa::detect(), &sample, d, &config.data).expect("the world varies");
     let mut rows = sample[..256 * d].to_vec();
     n.apply(&mut rows);
-    Trainer::new(config, n, &rows, Isa::detect(), Par::Rayon).expect("a valid configuration")
+    Trainer::new(config, n, &rows, Compute::new(Isa::detect(), Par::Rayon)).expect("a valid configuration")
 }
 
 fn batch(world: &World, trainer: &Trainer, step: u64) -> Vec<f32> {
@@ -115,7 +115,7 @@ fn calibrated_thresholds_fire_as_often_as_they_were_asked_to() {
         t.calibrate(&x).expect("rows of the model");
         let model = t.model_unfolded();
         let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
-        let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Rayon).expect("a valid model");
+        let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Rayon)).expect("a valid model");
         encoder.encode_par(Par::Rayon, &x, &mut codes1, &mut codes2).expect("finite rows");
         let fired = [codes1.index.len(), codes2.index.len()];
         let wanted = [config.level1.k, config.level2.k].map(|k| (k * n as f64).round() as usize);

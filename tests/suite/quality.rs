@@ -7,7 +7,7 @@ use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::Normalisation;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::train::Trainer;
-use strata_core::{Isa, Par};
+use strata_core::{Compute, Isa, Par};
 
 /// Rows of world A on which a trained model is judged; training never sees them.
 const TEST_START: u64 = 1 << 40;
@@ -45,14 +45,15 @@ pub fn run(world: &World, config: &Config) -> Outcome {
     let normalisation = Normalisation::measure(isa, &sample, d, &config.data).expect("the world varies");
     let mut rows = sample[..256 * d].to_vec();
     normalisation.apply(&mut rows);
-    let mut trainer = Trainer::new(config, normalisation, &rows, isa, Par::Rayon).expect("a valid configuration");
+    let mut trainer =
+        Trainer::new(config, normalisation, &rows, Compute::new(isa, Par::Rayon)).expect("a valid configuration");
     let mut x = vec![0.0; config.train.batch * d];
     for step in 0..config.train.steps {
         world.sample(4096 + step * config.train.batch as u64, config.train.batch, &mut x, None);
         trainer.normalisation().apply(&mut x);
         trainer.step(&x).expect("a finite step");
     }
-    score(world, &Encoder::new(Arc::new(trainer.model()), isa, Par::Rayon).expect("a valid model"))
+    score(world, &Encoder::new(Arc::new(trainer.model()), Compute::new(isa, Par::Rayon)).expect("a valid model"))
 }
 
 fn score(world: &World, encoder: &Encoder) -> Outcome {

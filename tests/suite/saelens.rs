@@ -8,7 +8,7 @@ use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::config::Activation;
 use strata_core::format::weights::{read_model, read_model_shared, write_cfg, write_weights};
 use strata_core::model::{Scratch, SharedBytes};
-use strata_core::{Codes, Dtype, Encoder, Isa, Model, Par};
+use strata_core::{Codes, Compute, Dtype, Encoder, Isa, Model, Par};
 
 use super::cli::{args, read_json, strata};
 
@@ -60,7 +60,7 @@ fn features_and_reconstructions_are_those_of_saelens() {
         let bytes = file(name, "expected.safetensors");
         let expected = SafeTensors::deserialize(&bytes).unwrap();
         let (x, z, x_hat) = (floats(&expected, "x"), floats(&expected, "z"), floats(&expected, "x_hat"));
-        let encoder = Encoder::new(Arc::new(model), Isa::default(), Par::Seq).unwrap();
+        let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::default(), Par::Seq)).unwrap();
         let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
         let mut scratch = Scratch::new(&encoder.model().arch);
         encoder.encode(&x, &mut scratch, &mut codes1, &mut codes2).unwrap();

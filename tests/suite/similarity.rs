@@ -8,7 +8,7 @@ use strata_core::metrics::similarity::{
     ALPHA, Inputs, Levels, NO_WORD, Profiles, SimilarityReport, auc, jensen_shannon, similarity,
 };
 use strata_core::model::Codes;
-use strata_core::{Error, Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Error, Isa, Par, Philox, ROOT};
 
 #[track_caller]
 fn assert_close(what: &str, got: f64, expected: f64, bound: f64) {
@@ -239,7 +239,7 @@ impl World {
 }
 
 fn run(inputs: &Inputs<'_>) -> SimilarityReport {
-    similarity(Isa::detect(), Par::Seq, inputs, Draws { n: 20, seed: 1 }).unwrap()
+    similarity(Compute::new(Isa::detect(), Par::Seq), inputs, Draws { n: 20, seed: 1 }).unwrap()
 }
 
 fn cosine(a: &[f64], b: &[f64]) -> f64 {
@@ -374,7 +374,7 @@ fn similarity_is_the_same_on_every_thread_and_leaves_out_root_and_the_dead() {
     let r = run(&w.inputs());
     assert_eq!((r.edges, r.root, r.not_alive), (34, 1, 5));
     for isa in Isa::all_available() {
-        let other = similarity(isa, Par::Rayon, &w.inputs(), Draws { n: 20, seed: 1 }).unwrap();
+        let other = similarity(Compute::new(isa, Par::Rayon), &w.inputs(), Draws { n: 20, seed: 1 }).unwrap();
         assert_eq!(format!("{other:?}"), format!("{r:?}"), "{}", isa.name());
     }
     assert!(serde_json::to_string(&r).unwrap().contains("\"kl_child_parent\""));
@@ -407,7 +407,8 @@ fn renaming_parents_changes_no_edge() {
 #[test]
 fn similarity_refuses_sizes_and_parents_that_do_not_fit() {
     let w = World::new(500);
-    let fails = |inputs: Inputs<'_>| similarity(Isa::detect(), Par::Seq, &inputs, Draws::default()).unwrap_err();
+    let fails =
+        |inputs: Inputs<'_>| similarity(Compute::new(Isa::detect(), Par::Seq), &inputs, Draws::default()).unwrap_err();
     assert!(matches!(fails(Inputs { d: 23, ..w.inputs() }), Error::Shape { .. }));
     assert!(matches!(fails(Inputs { encoders: Some((&[], &[])), ..w.inputs() }), Error::Shape { .. }));
     assert!(matches!(fails(Inputs { unembedding: Some(&[0.0; 25]), ..w.inputs() }), Error::Shape { .. }));

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use strata_core::error::At;
 use strata_core::metrics::bootstrap::{BLOCKS, BlockSums, Resamples, fvu, interval, ratio};
 use strata_core::metrics::stability::{Run, dictionary, levels, matched, pairwise_mcc, stability};
-use strata_core::{Error, Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Error, Isa, Par, Philox, ROOT};
 
 #[track_caller]
 fn assert_close(what: &str, got: f64, expected: f64, bound: f64) {
@@ -33,7 +33,7 @@ proptest! {
     fn dictionaries_equal_their_definitions((f1, f2, d, seed) in (2usize..30, 1usize..80, 1usize..20, any::<u64>())) {
         let (one, two) = (normal(seed, f1 * d), normal(seed ^ 1, f2 * d));
         let row = |rows: &[f32], j: usize| rows[j * d..(j + 1) * d].to_vec();
-        let r = dictionary(isa(), Par::Seq, &one, d).unwrap();
+        let r = dictionary(Compute::new(isa(), Par::Seq), &one, d).unwrap();
         let (mut sum, mut top) = (0.0, vec![-1.0f64; f1]);
         for i in 0..f1 {
             for j in (0..f1).filter(|j| *j != i) {
@@ -45,7 +45,7 @@ proptest! {
         assert_close("c_dec", r.c_dec, sum / (f1 * (f1 - 1) / 2) as f64, 1e-5);
         assert_close("max", r.max_cosine, top.iter().sum::<f64>() / f1 as f64, 1e-5);
         let parent: Vec<u32> = (0..f2).map(|j| if j % 5 == 4 { ROOT } else { (j % f1) as u32 }).collect();
-        let r = levels(isa(), Par::Seq, &one, &two, d, &parent).unwrap();
+        let r = levels(Compute::new(isa(), Par::Seq), &one, &two, d, &parent).unwrap();
         let closest: Vec<f64> = (0..f2)
             .map(|j| (0..f1).map(|i| cosine(&row(&one, i), &row(&two, j))).fold(-1.0, f64::max))
             .collect();
@@ -67,7 +67,7 @@ proptest! {
         Philox::new(seed, 3).shuffle(&mut order);
         let other: Vec<f32> = order.iter().flat_map(|i| one[i * d..(i + 1) * d].iter().map(|w| -2.0 * w)).collect();
         for max_exact in [4096, 0] {
-            let m = matched(isa(), Par::Rayon, &one, &other, d, max_exact).unwrap();
+            let m = matched(Compute::new(isa(), Par::Rayon), &one, &other, d, max_exact).unwrap();
             prop_assert_eq!(m.exact, max_exact > 0);
             prop_assert!((m.mcc - 1.0).abs() < 1e-6);
             for (i, j) in m.partner.iter().enumerate() {
@@ -79,8 +79,8 @@ proptest! {
     #[test]
     fn a_greedy_matching_is_complete_and_no_better_than_the_best((n, m, seed) in (1usize..150, 1usize..150, any::<u64>())) {
         let (a, b) = (normal(seed, n * 6), normal(seed ^ 5, m * 6));
-        let best = matched(isa(), Par::Seq, &a, &b, 6, 4096).unwrap();
-        let greedy = matched(isa(), Par::Seq, &a, &b, 6, 0).unwrap();
+        let best = matched(Compute::new(isa(), Par::Seq), &a, &b, 6, 4096).unwrap();
+        let greedy = matched(Compute::new(isa(), Par::Seq), &a, &b, 6, 0).unwrap();
         let mut used: Vec<u32> = greedy.partner.iter().flatten().copied().collect();
         used.sort_unstable();
         used.dedup();
@@ -92,7 +92,7 @@ proptest! {
 #[test]
 fn orthonormal_duplicate_and_hedged_dictionaries() {
     let one: Vec<f32> = (0..36).map(|k| f32::from(u8::from(k / 6 == k % 6))).collect();
-    let r = dictionary(isa(), Par::Seq, &one, 6).unwrap();
+    let r = dictionary(Compute::new(isa(), Par::Seq), &one, 6).unwrap();
     assert_eq!((r.latents, r.c_dec, r.max_cosine, r.without_direction), (6, 0.0, 0.0, 0));
     // Children: a copy of parent 0, one at right angles to parent 1, one against parent 2, a dead one, one under ROOT.
     let mut two = vec![0.0; 30];
@@ -101,19 +101,25 @@ fn orthonormal_duplicate_and_hedged_dictionaries() {
     two[12 + 2] = -1.0;
     two[24] = 0.6;
     two[25] = 0.8;
-    let r = levels(isa(), Par::Seq, &one, &two, 6, &[0, 1, 2, 2, ROOT]).unwrap();
+    let r = levels(Compute::new(isa(), Par::Seq), &one, &two, 6, &[0, 1, 2, 2, ROOT]).unwrap();
     assert_eq!((r.edges, r.hedging, r.hedging_of_mean, r.parents_without_mean), (3, 0.0, 0.0, 0));
     // 1, 1, 0 (against one, at right angles to the rest) and .8, which is not over .8 but for rounding.
     assert!((r.max_cosine - 2.8 / 4.0).abs() < 1e-6 && r.duplicates >= 0.5, "{r:?}");
-    let r = levels(isa(), Par::Seq, &one, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0], 6, &[1, 1]);
+    let r = levels(
+        Compute::new(isa(), Par::Seq),
+        &one,
+        &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        6,
+        &[1, 1],
+    );
     let r = r.unwrap();
     assert_eq!((r.parents_without_mean, r.hedging), (1, 0.0));
     assert!(r.hedging_of_mean.is_nan());
-    let r = dictionary(isa(), Par::Seq, &[0.0, 0.0, 3.0, 0.0], 2).unwrap();
+    let r = dictionary(Compute::new(isa(), Par::Seq), &[0.0, 0.0, 3.0, 0.0], 2).unwrap();
     assert_eq!((r.latents, r.without_direction), (1, 1));
     assert!(r.c_dec.is_nan() && r.max_cosine.is_nan());
     // A family around its parent's direction hedges by the share that it has in common.
-    let r = levels(isa(), Par::Seq, &[1.0, 0.0], &[-0.6, 0.8, -0.6, -0.8], 2, &[0, 0]).unwrap();
+    let r = levels(Compute::new(isa(), Par::Seq), &[1.0, 0.0], &[-0.6, 0.8, -0.6, -0.8], 2, &[0, 0]).unwrap();
     assert!((r.hedging + 0.6).abs() < 1e-6 && (r.hedging_of_mean + 1.0).abs() < 1e-6, "{r:?}");
 }
 
@@ -135,7 +141,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     let image: Vec<u32> =
         sigma2.iter().map(|j| if parent[*j] == ROOT { ROOT } else { place(parent[*j] as usize) }).collect();
     let other = Run { decoder1: &other1, decoder2: &other2, parent: &image };
-    let r = stability(isa(), Par::Rayon, &this, &other, d).unwrap();
+    let r = stability(Compute::new(isa(), Par::Rayon), &this, &other, d).unwrap();
     assert_eq!((r.edge_agreement, r.edges, r.edges_unmatched), (1.0, 270, 0));
     assert!((r.level1.mcc - 1.0).abs() < 1e-6 && (r.level2.mcc - 1.0).abs() < 1e-6 && r.level1.exact);
     assert!((r.edge_chance - 0.05).abs() < 1e-9, "{}", r.edge_chance);
@@ -153,7 +159,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     let fresh = normal(9, f2 * d);
     (0..f2).filter(|j| away(*j)).for_each(|j| turned[j * d..(j + 1) * d].copy_from_slice(&fresh[j * d..(j + 1) * d]));
     let half = Run { decoder2: &turned, ..other };
-    let p = stability(isa(), Par::Rayon, &this, &half, d).unwrap().parents;
+    let p = stability(Compute::new(isa(), Par::Rayon), &this, &half, d).unwrap().parents;
     assert!(p.pairs < 150 && p.pairs > 120 && p.agreement.value == 1.0, "{p:?}");
     // A third of the parents are wrong, one is under ROOT: both disagree.
     let mut wrong = image.clone();
@@ -164,7 +170,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
         .for_each(|(_, p)| *p = (*p + 1) % f1 as u32);
     let changed = wrong.iter().zip(&image).filter(|(a, b)| a != b).count();
     *wrong.iter_mut().zip(&image).find(|(a, b)| **a == **b && **a != ROOT).unwrap().0 = ROOT;
-    let p = stability(isa(), Par::Rayon, &this, &Run { parent: &wrong, ..other }, d).unwrap().parents;
+    let p = stability(Compute::new(isa(), Par::Rayon), &this, &Run { parent: &wrong, ..other }, d).unwrap().parents;
     let expected = 1.0 - (changed + 1) as f64 / 270.0;
     assert!((p.agreement.value - expected).abs() < 1e-12, "{p:?} {expected}");
     assert!(p.agreement.low < expected && p.agreement.high > expected && p.agreement.low > 0.5, "{p:?}");
@@ -173,14 +179,14 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     for _ in 0..20 {
         let random: Vec<u32> = (0..f2).map(|_| rng.below(f1 as u64) as u32).collect();
         let other = Run { parent: &random, ..other };
-        let r = stability(isa(), Par::Rayon, &this, &other, d).unwrap();
+        let r = stability(Compute::new(isa(), Par::Rayon), &this, &other, d).unwrap();
         assert!((r.edge_chance - 0.05).abs() < 1e-9);
         agreement += r.edge_agreement / 20.0;
     }
     assert!((agreement - 0.05).abs() < 0.012, "{agreement}");
     // Fewer latents in the other run: some edges have no image.
     let few = Run { decoder1: &other1, decoder2: &other2[..100 * d], parent: &image[..100] };
-    let r = stability(isa(), Par::Seq, &this, &few, d).unwrap();
+    let r = stability(Compute::new(isa(), Par::Seq), &this, &few, d).unwrap();
     assert!(r.edges_unmatched >= 170 && r.edge_agreement < 0.4, "{r:?}");
     assert_eq!(r.level2.partner.iter().flatten().count(), 100);
 }
@@ -188,35 +194,47 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
 #[test]
 fn random_directions_have_the_matched_cosine_of_chance() {
     // .354 for 200 against 160 rows in 64 dimensions in the numpy reference, which matches with a world's directions.
-    let m = pairwise_mcc(isa(), Par::Seq, &normal(1, 200 * 64), &normal(2, 160 * 64), 64).unwrap();
+    let m = pairwise_mcc(Compute::new(isa(), Par::Seq), &normal(1, 200 * 64), &normal(2, 160 * 64), 64).unwrap();
     assert!((m.mcc - 0.354).abs() < 0.02 && m.exact, "{}", m.mcc);
-    let r = dictionary(isa(), Par::Seq, &normal(1, 200 * 64), 64).unwrap();
+    let r = dictionary(Compute::new(isa(), Par::Seq), &normal(1, 200 * 64), 64).unwrap();
     assert!((r.c_dec - (2.0 / std::f64::consts::PI / 64.0).sqrt()).abs() < 0.003, "{}", r.c_dec);
 }
 
 #[test]
 fn stability_refuses_sizes_and_parents_that_do_not_fit() {
     let x = normal(1, 12);
-    assert!(matches!(dictionary(isa(), Par::Seq, &x, 5), Err(Error::Shape { .. })));
-    assert!(matches!(dictionary(isa(), Par::Seq, &x, 0), Err(Error::Shape { .. })));
-    assert!(matches!(dictionary(isa(), Par::Seq, &[0.0, f32::NAN], 1), Err(Error::NotFinite { at: At::Row(1), .. })));
-    assert!(matches!(levels(isa(), Par::Seq, &x, &x, 3, &[0; 3]), Err(Error::Shape { expected: 4, got: 3, .. })));
-    assert!(matches!(levels(isa(), Par::Seq, &x, &x, 3, &[4; 4]), Err(Error::Index { index: 4, len: 4, .. })));
+    assert!(matches!(dictionary(Compute::new(isa(), Par::Seq), &x, 5), Err(Error::Shape { .. })));
+    assert!(matches!(dictionary(Compute::new(isa(), Par::Seq), &x, 0), Err(Error::Shape { .. })));
+    assert!(matches!(
+        dictionary(Compute::new(isa(), Par::Seq), &[0.0, f32::NAN], 1),
+        Err(Error::NotFinite { at: At::Row(1), .. })
+    ));
+    assert!(matches!(
+        levels(Compute::new(isa(), Par::Seq), &x, &x, 3, &[0; 3]),
+        Err(Error::Shape { expected: 4, got: 3, .. })
+    ));
+    assert!(matches!(
+        levels(Compute::new(isa(), Par::Seq), &x, &x, 3, &[4; 4]),
+        Err(Error::Index { index: 4, len: 4, .. })
+    ));
     let run = |parent| Run { decoder1: &x, decoder2: &x, parent };
     let (good, bad) = ([0, 1, 2, ROOT], [0, 1, 2, 9]);
-    assert!(matches!(stability(isa(), Par::Seq, &run(&good), &run(&bad), 3), Err(Error::Index { .. })));
-    assert!(matches!(stability(isa(), Par::Seq, &run(&good[..3]), &run(&good), 3), Err(Error::Shape { .. })));
-    let empty = pairwise_mcc(isa(), Par::Seq, &[], &x, 3).unwrap();
+    assert!(matches!(stability(Compute::new(isa(), Par::Seq), &run(&good), &run(&bad), 3), Err(Error::Index { .. })));
+    assert!(matches!(
+        stability(Compute::new(isa(), Par::Seq), &run(&good[..3]), &run(&good), 3),
+        Err(Error::Shape { .. })
+    ));
+    let empty = pairwise_mcc(Compute::new(isa(), Par::Seq), &[], &x, 3).unwrap();
     assert!(empty.mcc.is_nan() && empty.partner.is_empty());
 }
 
 #[test]
 fn greedy_matching_of_more_latents_than_candidates_is_close_to_the_best() {
     let (a, b) = (normal(7, 400 * 32), normal(8, 380 * 32));
-    let best = matched(isa(), Par::Seq, &a, &b, 32, 4096).unwrap();
-    let greedy = matched(isa(), Par::Seq, &a, &b, 32, 100).unwrap();
+    let best = matched(Compute::new(isa(), Par::Seq), &a, &b, 32, 4096).unwrap();
+    let greedy = matched(Compute::new(isa(), Par::Seq), &a, &b, 32, 100).unwrap();
     assert!(greedy.mcc <= best.mcc && greedy.mcc > best.mcc - 0.05, "{} {}", greedy.mcc, best.mcc);
-    let again = matched(isa(), Par::Rayon, &a, &b, 32, 100).unwrap();
+    let again = matched(Compute::new(isa(), Par::Rayon), &a, &b, 32, 100).unwrap();
     assert_eq!(again, greedy);
 }
 

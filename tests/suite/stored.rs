@@ -7,7 +7,7 @@ use strata_core::config::{Activation, GateKind, ModelKind};
 use strata_core::kernel::weight::{Weight, to_bf16, to_int8};
 use strata_core::model::{Arch, Codes, Encoder, LevelArch, Model, Scratch, WeightType};
 use strata_core::rng::Philox;
-use strata_core::{Isa, Par};
+use strata_core::{Compute, Isa, Par};
 
 /// The model whose encoders are rounded.
 fn rounded(model: &Model, weights: WeightType) -> Model {
@@ -35,8 +35,9 @@ fn codes(encoder: &Encoder, x: &[f32]) -> [Codes; 2] {
 
 fn check(model: &Model, x: &[f32], isa: Isa) -> Result<(), TestCaseError> {
     for weights in WeightType::ALL {
-        let want = Encoder::new(Arc::new(rounded(model, weights)), isa, Par::Seq).expect("a model");
-        let got = Encoder::with_weights(Arc::new(model.clone()), isa, Par::Seq, weights).expect("a model");
+        let want = Encoder::new(Arc::new(rounded(model, weights)), Compute::new(isa, Par::Seq)).expect("a model");
+        let got =
+            Encoder::with_weights(Arc::new(model.clone()), Compute::new(isa, Par::Seq), weights).expect("a model");
         prop_assert_eq!(got.weight_type(), weights);
         prop_assert_eq!(codes(&got, x), codes(&want, x), "{} on {:?}", weights.name(), isa);
     }
@@ -116,7 +117,8 @@ fn the_seed_has_f32_alone() {
         variant: Default::default(),
     };
     let model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
-    let error = Encoder::with_weights(Arc::new(model), Isa::detect(), Par::Seq, WeightType::Bf16).unwrap_err();
+    let error =
+        Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), WeightType::Bf16).unwrap_err();
     assert!(error.to_string().contains("seed"), "{error}");
 }
 
@@ -136,7 +138,7 @@ fn weights_that_rounding_makes_infinite_are_refused() {
     };
     let mut model = Model { arch, params: arch.zeros(), parents: Vec::new(), tau: [0.0; 2] };
     model.params.level[0].w_enc[5] = f32::MAX;
-    let of = |weights| Encoder::with_weights(Arc::new(model.clone()), Isa::detect(), Par::Seq, weights);
+    let of = |weights| Encoder::with_weights(Arc::new(model.clone()), Compute::new(Isa::detect(), Par::Seq), weights);
     assert!(of(WeightType::F32).is_ok());
     let error = of(WeightType::Bf16).unwrap_err().to_string();
     assert!(error.contains("level 1") && error.contains("bf16"), "{error}");

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use strata_core::error::At;
 use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::structure::{ATOMS, Decoders, composed, explained, nearest, structure};
-use strata_core::{Error, Isa, Par, Philox, ROOT};
+use strata_core::{Compute, Error, Isa, Par, Philox, ROOT};
 
 const NONE: Draws = Draws { n: 0, seed: 0 };
 
@@ -72,12 +72,12 @@ proptest! {
         let pursued: Vec<_> = units.iter().map(|v| pursuit(v, &columns)).collect();
         // What f32 can tell apart.
         prop_assume!(pursued.iter().all(|(_, lead)| *lead > 1e-5));
-        let got = composed(Isa::detect(), Par::Rayon, &rows, &atoms, d, NONE).unwrap();
+        let got = composed(Compute::new(Isa::detect(), Par::Rayon), &rows, &atoms, d, NONE).unwrap();
         for s in 0..ATOMS {
             let want = pursued.iter().map(|(r2, _)| r2[s]).sum::<f64>() / n as f64;
             prop_assert!((got.r2[s].value - want).abs() < 1e-5, "{s}: {} {want}", got.r2[s].value);
         }
-        let close = nearest(Isa::detect(), Par::Rayon, &rows, d).unwrap();
+        let close = nearest(Compute::new(Isa::detect(), Par::Rayon), &rows, d).unwrap();
         let mut want: Vec<f64> = (0..n)
             .map(|i| (0..n).filter(|j| *j != i).map(|j| dot(&units[i], &units[j])).fold(-2.0, f64::max))
             .collect();
@@ -98,7 +98,7 @@ fn more_atoms_than_have_a_table_of_products_equal_brute_force() {
     let columns = of(&atoms);
     let pursued: Vec<_> = of(&rows).iter().map(|v| pursuit(v, &columns)).collect();
     assert!(pursued.iter().all(|(_, lead)| *lead > 1e-5));
-    let got = composed(Isa::detect(), Par::Rayon, &rows, &atoms, d, NONE).unwrap();
+    let got = composed(Compute::new(Isa::detect(), Par::Rayon), &rows, &atoms, d, NONE).unwrap();
     for s in 0..ATOMS {
         let want = pursued.iter().map(|(r2, _)| r2[s]).sum::<f64>() / n as f64;
         assert!((got.r2[s].value - want).abs() < 1e-5, "{s}: {} {want}", got.r2[s].value);
@@ -118,17 +118,17 @@ fn planted_compositions_are_found_and_random_directions_are_the_null() {
         rows.extend((0..d).map(|c| atoms[a * d + c] - 0.7 * atoms[b * d + c]));
     }
     let draws = Draws { n: 10, seed: 3 };
-    let found = composed(Isa::detect(), Par::Rayon, &rows, &atoms, d, draws).unwrap();
+    let found = composed(Compute::new(Isa::detect(), Par::Rayon), &rows, &atoms, d, draws).unwrap();
     // The first atom of a greedy pursuit may be neither of the two.
     assert!(found.r2[1].value > 0.97 && found.r2[2].value > 0.98, "{found:?}");
     assert!(found.r2.iter().all(|s| s.z > 50.0 && s.null_mean < 0.5 && s.draws == 10), "{found:?}");
-    assert_eq!(found, composed(Isa::detect(), Par::Seq, &rows, &atoms, d, draws).unwrap());
-    let random = composed(Isa::detect(), Par::Rayon, &normal(9, n * d), &atoms, d, draws).unwrap();
+    assert_eq!(found, composed(Compute::new(Isa::detect(), Par::Seq), &rows, &atoms, d, draws).unwrap());
+    let random = composed(Compute::new(Isa::detect(), Par::Rayon), &normal(9, n * d), &atoms, d, draws).unwrap();
     assert!(random.r2.iter().chain(&random.r2_mixed).all(|s| s.z.abs() < 4.0), "{random:?}");
     // Directions of few dimensions, the same as the atoms': better than isotropic ones, no better than mixtures.
     let flat: Vec<f32> = normal(10, n * d).iter().enumerate().map(|(i, w)| if i % d < 12 { *w } else { 0.0 }).collect();
     let narrow: Vec<f32> = atoms.iter().enumerate().map(|(i, w)| if i % d < 12 { *w } else { 0.1 * w }).collect();
-    let flat = composed(Isa::detect(), Par::Rayon, &flat, &narrow, d, draws).unwrap();
+    let flat = composed(Compute::new(Isa::detect(), Par::Rayon), &flat, &narrow, d, draws).unwrap();
     assert!(flat.r2[2].z > 20.0 && flat.r2_mixed[2].z.abs() < 4.0, "{flat:?}");
     assert!(found.r2_mixed.iter().all(|s| s.z > 50.0), "{found:?}");
 }
@@ -144,8 +144,8 @@ fn the_null_of_bare_and_of_effective_children_is_the_one_of_each_alone() {
         for isa in Isa::all_available() {
             let parent = [ROOT; 50];
             let of = Decoders { d, level1: &one, level2: &two, parent: &parent, effective: Some(effective) };
-            let found = structure(isa, Par::Rayon, &of, draws).unwrap().level2.unwrap();
-            let alone = |rows: &[f32]| composed(Isa::SCALAR, Par::Seq, rows, &one, d, draws).unwrap();
+            let found = structure(Compute::new(isa, Par::Rayon), &of, draws).unwrap().level2.unwrap();
+            let alone = |rows: &[f32]| composed(Compute::new(Isa::SCALAR, Par::Seq), rows, &one, d, draws).unwrap();
             assert_eq!((&found.composed, found.effective.as_ref()), (&alone(&two), Some(&alone(effective))));
             assert_ne!(found.composed.r2_mixed, found.composed.r2);
         }
@@ -193,7 +193,7 @@ fn structure_does_not_depend_on_the_order_of_latents() {
     let moved_parent: Vec<u32> = order.iter().map(|&j| parent[j]).collect();
     let run = |two: &[f32], parent: &[u32]| {
         let of = Decoders { d, level1: &one, level2: two, parent, effective: None };
-        structure(Isa::detect(), Par::Rayon, &of, NONE).unwrap().level2.unwrap()
+        structure(Compute::new(Isa::detect(), Par::Rayon), &of, NONE).unwrap().level2.unwrap()
     };
     let (a, b) = (run(&two, &parent), run(&moved, &moved_parent));
     for (x, y) in [
@@ -214,30 +214,30 @@ fn rows_without_direction_and_flat_models_have_their_rules() {
     let mut rows = normal(3, 5 * d);
     rows[d..2 * d].fill(0.0);
     let without: Vec<f32> = [&rows[..d], &rows[2 * d..]].concat();
-    let run = |rows: &[f32]| nearest(Isa::detect(), Par::Seq, rows, d).unwrap();
+    let run = |rows: &[f32]| nearest(Compute::new(Isa::detect(), Par::Seq), rows, d).unwrap();
     assert_eq!(run(&rows), run(&without));
     assert!(run(&rows[..2 * d]).mean.is_nan() && run(&[]).max.is_nan());
     let of = Decoders { d, level1: &rows, level2: &[], parent: &[], effective: None };
-    let flat = structure(Isa::detect(), Par::Seq, &of, Draws::default()).unwrap();
+    let flat = structure(Compute::new(Isa::detect(), Par::Seq), &of, Draws::default()).unwrap();
     assert!(flat.level2.is_none() && flat.level1.without_direction == 1);
     // Without families there are no edges.
     let of = Decoders { level2: &without, effective: Some(&without), ..of };
-    let two = structure(Isa::detect(), Par::Seq, &of, Draws { n: 3, seed: 0 }).unwrap().level2.unwrap();
+    let two = structure(Compute::new(Isa::detect(), Par::Seq), &of, Draws { n: 3, seed: 0 }).unwrap().level2.unwrap();
     assert!(two.explained.by_parent.value.is_nan() && two.explained.edges == 0);
     assert_eq!(two.effective.as_ref(), Some(&two.composed));
     assert!((two.composed.r2[0].value - 1.0).abs() < 1e-6, "level 2 is in level 1: {two:?}");
     // More atoms than there are: the fit stays where it is.
-    let one = composed(Isa::detect(), Par::Seq, &without, &rows[..d], d, NONE).unwrap();
+    let one = composed(Compute::new(Isa::detect(), Par::Seq), &without, &rows[..d], d, NONE).unwrap();
     assert_eq!(one.r2[0].value, one.r2[2].value);
-    assert!(composed(Isa::detect(), Par::Seq, &[0.0; 4], &rows, d, NONE).unwrap().r2[0].value.is_nan());
+    assert!(composed(Compute::new(Isa::detect(), Par::Seq), &[0.0; 4], &rows, d, NONE).unwrap().r2[0].value.is_nan());
 
-    let err = nearest(Isa::detect(), Par::Seq, &rows[1..], d).unwrap_err();
+    let err = nearest(Compute::new(Isa::detect(), Par::Seq), &rows[1..], d).unwrap_err();
     assert!(matches!(err, Error::Shape { expected: 4, got: 19, .. }), "{err}");
     let err = explained(Isa::detect(), &rows, &without, d, &[0; 3], NONE).unwrap_err();
     assert!(matches!(err, Error::Shape { expected: 4, got: 3, .. }), "{err}");
     let err = explained(Isa::detect(), &rows, &without, d, &[0, 1, 5, 0], NONE).unwrap_err();
     assert!(matches!(err, Error::Index { index: 5, len: 5, .. }), "{err}");
     rows[3] = f32::NAN;
-    let err = composed(Isa::detect(), Par::Seq, &without, &rows, d, NONE).unwrap_err();
+    let err = composed(Compute::new(Isa::detect(), Par::Seq), &without, &rows, d, NONE).unwrap_err();
     assert!(matches!(err, Error::NotFinite { at: At::Row(0), .. }), "{err}");
 }

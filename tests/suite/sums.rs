@@ -5,8 +5,8 @@ use strata_core::config::{Activation, Balance, GateKind};
 use strata_core::gate::Families;
 use strata_core::kernel::{dense, reduce, sparse};
 use strata_core::model::{Arch, Params};
-use strata_core::train::{Adam, Knobs, Losses, Objective};
-use strata_core::{Config, Isa, Par, Philox};
+use strata_core::train::{Adam, Losses, Objective, StepSettings};
+use strata_core::{Compute, Config, Isa, Par, Philox};
 
 const GROUP: usize = 256;
 const D: usize = 24;
@@ -16,7 +16,7 @@ struct Case {
     config: Config,
     params: Params,
     families: Families,
-    knobs: Knobs,
+    settings: StepSettings,
     x: Vec<f32>,
 }
 
@@ -31,7 +31,9 @@ fn case(f: [usize; 2], n: usize, edit: impl Fn(&mut Config)) -> Case {
     let mut rng = Philox::new(7, 1);
     let mut params = Arch::new(&config, D).zeros();
     params.each_mut().for_each(|t| t.iter_mut().for_each(|v| *v = rng.normal_f32()));
-    let knobs = Knobs {
+    let settings = StepSettings {
+        lr: 0.0,
+        fixed_level: None,
         k: [config.level1.k, config.level2.k],
         lambda: [0.0; 2],
         w: [0.4, 1.0],
@@ -39,21 +41,21 @@ fn case(f: [usize; 2], n: usize, edit: impl Fn(&mut Config)) -> Case {
         source: config.source,
         variance: 1.7,
         tau: [0.0; 2],
-        collect_drives: false,
+        observe_ungated: false,
         dead: [Vec::new(), Vec::new()],
     };
     let x = (0..n * D).map(|_| rng.normal_f32()).collect();
-    Case { families: Families::all_root(f[0], f[1]), config, params, knobs, x }
+    Case { families: Families::all_root(f[0], f[1]), config, params, settings, x }
 }
 
 impl Case {
     fn objective(&self, par: Par) -> Objective {
-        Objective::new(&self.config, D, Isa::detect(), par).expect("valid settings")
+        Objective::new(&self.config, D, Compute::new(Isa::detect(), par)).expect("valid settings")
     }
 
     fn run(&self, objective: &mut Objective) -> (Losses, Params) {
         let mut grads = self.params.zeros_like();
-        let losses = objective.loss_and_gradient(&self.params, &self.families, &self.knobs, &self.x, &mut grads);
+        let losses = objective.loss_and_gradient(&self.params, &self.families, &self.settings, &self.x, &mut grads);
         (losses.expect("a finite loss"), grads)
     }
 }
@@ -67,8 +69,8 @@ fn the_gradient_of_the_decoder_bias_is_summed_by_groups_of_latents() {
         let (_, grads) = case.run(&mut objective);
         let mut start = [0.0f32; D];
         (0..objective.n()).for_each(|b| reduce::axpy(isa, 1.0, objective.residual(b), &mut start));
-        let unit = 1.0 / (objective.n() as f64 * f64::from(case.knobs.variance));
-        reduce::scale(isa, -((2.0 * f64::from(case.knobs.w[0]) * unit) as f32), &mut start);
+        let unit = 1.0 / (objective.n() as f64 * f64::from(case.settings.variance));
+        reduce::scale(isa, -((2.0 * f64::from(case.settings.w[0]) * unit) as f32), &mut start);
         let minus: Vec<f32> = grads.level[0].b_enc.iter().map(|b| -b).collect();
         let latents: Vec<u32> = (0..f as u32).collect();
         let by = |group: usize| {
@@ -117,9 +119,7 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
         let mut params = case.params.clone();
         let mut adam = Adam::new(&arch, &case.config.train, &params);
         let mut grads = grads.clone();
-        norms.push(
-            adam.update(isa, par, &arch, &case.config.train, 1e-3, None, &mut params, &mut grads).expect("finite"),
-        );
+        norms.push(adam.update(Compute { isa, par }, 1e-3, None, &mut params, &mut grads).expect("finite"));
     }
     assert_eq!(norms, [want; 2], "the norm, in one thread and in several");
     assert_ne!(want, squares.iter().sum::<f64>().sqrt(), "this data cannot tell groups from one chain");
@@ -141,7 +141,7 @@ fn the_norms_that_a_balance_reads_are_summed_by_groups_of_latents() {
     // With `own`, the gradient of the decoder is that of level 1's reconstruction alone.
     let squares: Vec<f64> =
         grads.level[0].w_dec.chunks(D).map(|row| f64::from(reduce::sum_squares(isa, row))).collect();
-    let of = |group| grouped(&squares, group).sqrt() / f64::from(case.knobs.w[0]);
+    let of = |group| grouped(&squares, group).sqrt() / f64::from(case.settings.w[0]);
     assert_eq!(losses.balance.own, of(GROUP), "groups of {GROUP} latents");
     assert_ne!(of(GROUP), of(squares.len()), "this data cannot tell groups from one chain");
 }
@@ -156,7 +156,7 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
         config.loss.aux = 0.3;
         config.revive.k_aux = 24;
     });
-    case.knobs.dead[0] = (0..f as u32).collect();
+    case.settings.dead[0] = (0..f as u32).collect();
     let mut objective = case.objective(Par::Seq);
     let (losses, grads) = case.run(&mut objective);
     let mut picked: Vec<(u32, f32)> =
@@ -167,7 +167,7 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
         sparse::accumulate_rows(isa, &index, &coef, &case.params.level[0].w_dec, D, &mut e);
         e.iter_mut().zip(objective.residual(0)).for_each(|(e, r)| *e -= r);
         let alpha = case.config.loss.aux / losses.fvu[0] * (f as f64 / 24.0).min(1.0);
-        reduce::scale(isa, (2.0 * alpha / f64::from(case.knobs.variance)) as f32, &mut e);
+        reduce::scale(isa, (2.0 * alpha / f64::from(case.settings.variance)) as f32, &mut e);
         e
     };
     let by_entry = of(&picked);
@@ -200,7 +200,7 @@ fn only_what_fires_is_decoded() {
     case.params.level[0].w_dec[silent * D] = f32::INFINITY;
     let mut grads = case.params.zeros_like();
     // The gradient of the latent itself is not finite then; the reconstruction is.
-    let _ = objective.loss_and_gradient(&case.params, &case.families, &case.knobs, &case.x, &mut grads);
+    let _ = objective.loss_and_gradient(&case.params, &case.families, &case.settings, &case.x, &mut grads);
     for b in 0..3 {
         let xt: Vec<f32> = case.x[b * D..][..D].iter().zip(&*case.params.b_dec).map(|(x, b)| x - b).collect();
         let mut u = vec![0.0; 64];

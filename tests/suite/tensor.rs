@@ -5,7 +5,7 @@ use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::format::weights::{read_model, read_model_shared, write_cfg, write_weights};
 use strata_core::model::{Arch, LevelArch, SharedBytes, Tensor};
-use strata_core::{Encoder, Isa, Model, Par, Philox};
+use strata_core::{Compute, Encoder, Isa, Model, Par, Philox};
 
 /// Bytes that begin `offset` behind a multiple of 8; those of a mapped file begin at one.
 struct Placed {
@@ -91,7 +91,7 @@ fn a_model_read_in_place_is_the_model_and_encodes_the_same_bits() {
         drop(file);
         let x: Vec<f32> = (0..70).map(|i| (i as f32 * 0.7).sin()).collect();
         let codes = |model: Model| {
-            let encoder = Encoder::new(Arc::new(model), Isa::default(), Par::Seq).unwrap();
+            let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::default(), Par::Seq)).unwrap();
             let mut codes = Default::default();
             let (a, b): &mut (_, _) = &mut codes;
             encoder.encode(&x, &mut strata_core::model::Scratch::new(&encoder.model().arch), a, b).unwrap();

@@ -6,7 +6,7 @@ use strata_core::config::{
 };
 use strata_core::normalise::Normalisation;
 use strata_core::train::{StepReport, Trainer};
-use strata_core::{Config, Isa, Par, Philox};
+use strata_core::{Compute, Config, Isa, Par, Philox};
 
 const D: usize = 12;
 const BATCH: usize = 96;
@@ -51,7 +51,8 @@ pub fn trainer(c: &Config) -> (Trainer, Normalisation) {
     let n = Normalisation::measure(Isa::default(), &sample, D, &c.data).expect("rows that vary");
     let mut normal = sample;
     n.apply(&mut normal);
-    let t = Trainer::new(c, n.clone(), &normal, Isa::default(), Par::Seq).unwrap_or_else(|e| panic!("{e}"));
+    let t =
+        Trainer::new(c, n.clone(), &normal, Compute::new(Isa::default(), Par::Seq)).unwrap_or_else(|e| panic!("{e}"));
     (t, n)
 }
 
@@ -249,7 +250,7 @@ fn compare_interrupted(c: &Config, at: u64) {
         step(&mut whole, &n, i);
     }
     let mut state = whole.state();
-    let mut again = Trainer::restore(c, D, &mut state, Isa::default(), Par::Seq).expect("its own state");
+    let mut again = Trainer::restore(c, D, &mut state, Compute::new(Isa::default(), Par::Seq)).expect("its own state");
     assert!(state.0.is_empty(), "left over: {:?}", state.0.keys());
     assert_eq!(again.state(), whole.state(), "as restored at {at}: {c:?}");
     for i in at..at + 20 {
@@ -264,12 +265,15 @@ fn a_state_of_other_settings_is_refused() {
     let (t, _) = trainer(&settings(Activation::Topk, 40));
     let mut other = settings(Activation::Topk, 40);
     other.level2.latents += 1;
-    assert!(Trainer::restore(&other, D, &mut t.state(), Isa::default(), Par::Seq).is_err());
+    assert!(Trainer::restore(&other, D, &mut t.state(), Compute::new(Isa::default(), Par::Seq)).is_err());
     for name in t.state().0.keys() {
         let mut state = t.state();
         state.0.remove(name);
         let same = settings(Activation::Topk, 40);
-        assert!(Trainer::restore(&same, D, &mut state, Isa::default(), Par::Seq).is_err(), "without {name}");
+        assert!(
+            Trainer::restore(&same, D, &mut state, Compute::new(Isa::default(), Par::Seq)).is_err(),
+            "without {name}"
+        );
     }
 }
 

@@ -20,7 +20,7 @@ use strata_core::metrics::coherence::Draws;
 use strata_core::metrics::composition::{Composition, EdgeIntervals};
 use strata_core::metrics::stability::{Matched, ParentAgreement, StabilityReport};
 use strata_core::rng::Philox;
-use strata_core::{Codes, Dtype, Isa, Model, Par, ROOT};
+use strata_core::{Codes, Compute, Dtype, Isa, Model, Par, ROOT};
 
 const ROWS: usize = 60_000;
 
@@ -142,7 +142,8 @@ impl Place {
         let n = ROWS / 2;
         let mut x = vec![0.0; n * d];
         dump.read_range(0, n, &mut x).expect("rows");
-        let encoder = strata_core::Encoder::new(Arc::new(open), Isa::detect(), Par::Rayon).expect("a model");
+        let encoder =
+            strata_core::Encoder::new(Arc::new(open), Compute::new(Isa::detect(), Par::Rayon)).expect("a model");
         let (mut one, mut two) = (Codes::new(), Codes::new());
         encoder.encode_par(Par::Rayon, &x, &mut one, &mut two).expect("codes");
         let (mut fires1, mut fires2, mut both) = (vec![0.0; f1], vec![0.0; f2], vec![0.0; f1 * f2]);

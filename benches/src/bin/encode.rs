@@ -15,7 +15,7 @@ use strata_benches::{PEAK_FLOPS, cpu_s, fma_peak, normal};
 use strata_core::format::npy::NpyHeader;
 use strata_core::format::weights::read_model;
 use strata_core::model::{Lanes, Scratch, WeightType};
-use strata_core::{Codes, Encoder, Isa, Par, ROOT, Rows};
+use strata_core::{Codes, Compute, Encoder, Isa, Par, ROOT, Rows};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -73,7 +73,7 @@ fn measure(args: &Args, isa: Isa) -> Result<serde_json::Value> {
     let under_root = model.parents.iter().filter(|p| **p == ROOT).count();
     let rows = rows(args, arch.d)?;
     let batches: Vec<&[f32]> = rows.chunks_exact(args.n * arch.d).collect();
-    let encoder = Encoder::with_weights(Arc::new(model), isa, Par::Rayon, args.weights)?;
+    let encoder = Encoder::with_weights(Arc::new(model), Compute::new(isa, Par::Rayon), args.weights)?;
     let mut scratch = Scratch::new(&arch).reserved(&encoder);
     let mut lanes = Lanes::default();
     let (mut one, mut two) = (Codes::new(), Codes::new());

@@ -13,7 +13,7 @@ use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
-use strata_core::{Encoder, Par, ROOT};
+use strata_core::{Compute, Encoder, Par, ROOT};
 
 /// Random partitions that each score of families is compared with.
 pub const DRAWS: Draws = Draws { n: 100, seed: 0 };
@@ -47,11 +47,11 @@ pub struct Coherence {
 /// # Errors
 /// If a weight is not finite.
 pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<Coherence> {
-    let (model, isa, par) = (encoder.model(), encoder.isa(), Par::Rayon);
+    let (model, Compute { isa, par }) = (encoder.model(), Compute::new(encoder.isa(), Par::Rayon));
     let d = model.arch.d_out();
     let fires = tree.cofiring.fires();
     let families = Partition::families(&model.parents, fires);
-    let of = |rows: &[f32], width: usize| geometry(isa, par, rows, width, &families, fires, DRAWS);
+    let of = |rows: &[f32], width: usize| geometry(Compute { isa, par }, rows, width, &families, fires, DRAWS);
     let ratios = tree.cofiring.ratios();
     let effective = effective_children(d, &model.params.level[0].w_dec, encoder.decoder2(), &model.parents, &ratios)?;
     let words = text.map(|t| TopWords::new(par, &t.topic, &families, DRAWS)).transpose()?;
@@ -61,7 +61,7 @@ pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<
         effective: of(&effective, d)?,
         tokens: text.map(|t| of(&shares(&t.current.level2), t.current.level2.words())).transpose()?,
         cofiring: tree.cofiring.report(par, DRAWS),
-        agreement: agreement(isa, par, encoder.decoder2(), d, &families, fires, DRAWS)?,
+        agreement: agreement(Compute { isa, par }, encoder.decoder2(), d, &families, fires, DRAWS)?,
         topics: topics(|t| &t.windows)?,
         topics_of_sequences: topics(|t| &t.sequences)?,
     })
@@ -104,7 +104,7 @@ pub fn similarity(
         fires,
     };
     let n = (MATCHED_PAIRS / edges.max(1)).clamp(1, DRAWS.n);
-    Ok(similarity::similarity(encoder.isa(), Par::Rayon, &inputs, Draws { n, ..DRAWS })?)
+    Ok(similarity::similarity(Compute::new(encoder.isa(), Par::Rayon), &inputs, Draws { n, ..DRAWS })?)
 }
 
 impl Words2 {
@@ -125,7 +125,7 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
     let effective = effective.transpose()?;
     let decoders =
         Decoders { d, level1, level2: encoder.decoder2(), parent: &model.parents, effective: effective.as_deref() };
-    Ok(structure::structure(encoder.isa(), Par::Rayon, &decoders, STRUCTURE_DRAWS)?)
+    Ok(structure::structure(Compute::new(encoder.isa(), Par::Rayon), &decoders, STRUCTURE_DRAWS)?)
 }
 
 /// What the rows are like on which children fire.
@@ -134,7 +134,7 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
 /// If a weight is not finite.
 pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
     let level1 = &encoder.model().params.level[0].w_dec;
-    Ok(tree.condition.report(encoder.isa(), Par::Rayon, level1, encoder.decoder2(), DRAWS)?)
+    Ok(tree.condition.report(Compute::new(encoder.isa(), Par::Rayon), level1, encoder.decoder2(), DRAWS)?)
 }
 
 /// The paths of a decoder that composes level 1.
@@ -168,5 +168,5 @@ pub fn stability(encoder: &Encoder, other: &Encoder) -> Result<StabilityReport> 
     };
     let other =
         stability::Run { decoder1: &other.model().params.level[0].w_dec, decoder2: other.decoder2(), parent: &theirs };
-    Ok(stability::stability(encoder.isa(), Par::Rayon, &this, &other, encoder.model().arch.d_out())?)
+    Ok(stability::stability(Compute::new(encoder.isa(), Par::Rayon), &this, &other, encoder.model().arch.d_out())?)
 }

@@ -16,7 +16,7 @@ use strata_core::metrics::coherence::discover::nearest;
 use strata_core::metrics::coherence::geometry::Directions;
 use strata_core::metrics::composition::{CompositionReport, GatedReport, Parent};
 use strata_core::metrics::similarity::ALPHA;
-use strata_core::{Encoder, Par, ROOT};
+use strata_core::{Compute, Encoder, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
 /// the model has. What is undefined or not known (a dump without tokens, a flat model) is null or empty.
@@ -215,7 +215,9 @@ fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Resul
     let (directions, kept) = Directions::new(decoders, d, &Partition::of(&each))?;
     let name = |at: u32| if (at as usize) < f1 { (1, at) } else { (2, at - f1 as u32) };
     let mut found = vec![Vec::new(); n];
-    for (at, near) in kept.latents().iter().zip(nearest(encoder.isa(), Par::Rayon, &directions, NEIGHBOURS)) {
+    for (at, near) in
+        kept.latents().iter().zip(nearest(Compute::new(encoder.isa(), Par::Rayon), &directions, NEIGHBOURS))
+    {
         let named = near.into_iter().map(|(other, cosine)| {
             let (level, latent) = name(kept.latents()[other as usize]);
             (level, latent, f64::from(cosine))

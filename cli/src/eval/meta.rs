@@ -9,7 +9,7 @@ use strata_core::config::{Config, GateKind};
 use strata_core::normalise::Normalisation;
 use strata_core::rng::Philox;
 use strata_core::train::Trainer;
-use strata_core::{Codes, Encoder, Isa, Par, RowOrder};
+use strata_core::{Codes, Compute, Encoder, Isa, Par, RowOrder};
 
 /// Directions a latent of the meta-SAE, as in the paper (49,152 to 2,304).
 const DIRECTIONS_A_LATENT: usize = 21;
@@ -70,7 +70,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     let normalisation = Normalisation::measure(isa, rows, d, &config.data)?;
     let mut normalised = rows.to_vec();
     normalisation.apply(&mut normalised);
-    let mut trainer = Trainer::new(&config, normalisation, &normalised, isa, Par::Seq)?;
+    let mut trainer = Trainer::new(&config, normalisation, &normalised, Compute::new(isa, Par::Seq))?;
     let order = RowOrder::new(seed, n as u64, 1, n as u64);
     let (mut ids, mut batch, mut cursor) = (vec![0; BATCH], vec![0.0; BATCH * d], 0);
     for _ in 0..STEPS {
@@ -82,7 +82,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
         trainer.step(&batch)?;
         check_interrupt()?;
     }
-    let encoder = Encoder::new(Arc::new(trainer.model()), isa, Par::Seq)?;
+    let encoder = Encoder::new(Arc::new(trainer.model()), Compute::new(isa, Par::Seq))?;
     let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
     encoder.encode_par(Par::Seq, rows, &mut codes1, &mut codes2)?;
     let (mut hat1, mut hat2) = (vec![0.0; rows.len()], vec![0.0; rows.len()]);

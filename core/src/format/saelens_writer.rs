@@ -13,6 +13,7 @@
 
 use super::origin::Origin;
 use crate::activation::Activation;
+use crate::compute::Compute;
 use crate::config::ModelKind;
 use crate::decoder::Decoder;
 use crate::error::{Error, Result};
@@ -94,7 +95,8 @@ impl Level {
     fn new(model: &Model, level: usize) -> Self {
         let (arch, p) = (&model.arch, &model.params.level[level]);
         let LevelArch { latents: f, activation, k } = arch.level[level];
-        let mut decoder = if level == 0 { p.w_dec.to_vec() } else { model.decoder2(Isa::default(), Par::Seq) };
+        let mut decoder =
+            if level == 0 { p.w_dec.to_vec() } else { model.decoder2(Compute::new(Isa::default(), Par::Seq)) };
         if level == 0 && arch.variant.scale {
             for (row, scale) in decoder.chunks_exact_mut(arch.d_out()).zip(&p.scale) {
                 row.iter_mut().for_each(|v| *v *= scale);

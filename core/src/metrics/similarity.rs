@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use super::check_parents;
 use super::coherence::{Draws, density_classes, shuffled};
 use super::sparsity::ALIVE_TOKENS;
+use crate::compute::Compute;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, reduce};
 use crate::model::CodesView;
@@ -141,9 +142,10 @@ const MEASURES: usize = 12;
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a parent out of range.
-pub fn similarity(isa: Isa, par: Par, inputs: &Inputs<'_>, draws: Draws) -> Result<SimilarityReport> {
+pub fn similarity(compute: Compute, inputs: &Inputs<'_>, draws: Draws) -> Result<SimilarityReport> {
+    let Compute { par, .. } = compute;
     inputs.check()?;
-    let pairs = Pairs::new(isa, par, inputs);
+    let pairs = Pairs::new(compute, inputs);
     let (parent, fires1, fires2) = (inputs.parent, inputs.fires.0, inputs.fires.1);
     let alive1: Vec<u32> = (0..fires1.len() as u32).filter(|&i| fires1[i as usize] >= ALIVE_TOKENS).collect();
     let alive2: Vec<u32> = (0..parent.len() as u32).filter(|&j| fires2[j as usize] >= ALIVE_TOKENS).collect();
@@ -313,10 +315,11 @@ fn xlog2x(x: f64) -> f64 {
 }
 
 impl<'a> Pairs<'a> {
-    fn new(isa: Isa, par: Par, inputs: &'a Inputs<'a>) -> Self {
+    fn new(compute: Compute, inputs: &'a Inputs<'a>) -> Self {
+        let Compute { isa, par } = compute;
         let tables = |l: Option<Levels<'_>>| l.map(|l| [Table::new(par, l.level1), Table::new(par, l.level2)]);
         let base = [inputs.previous, inputs.next].map(|l| l.map_or(Vec::new(), |l| l.level1.base()));
-        let effect = inputs.unembedding.map(|u| effects(isa, par, inputs, u));
+        let effect = inputs.unembedding.map(|u| effects(compute, inputs, u));
         Self {
             isa,
             inputs,
@@ -396,7 +399,8 @@ fn row_dot(a: &[f32], b: &[f32]) -> f64 {
 }
 
 /// `G D1` and the squared norms of the effects, `G = sum_w (u_w - mean u)(u_w - mean u)^T`.
-fn effects(isa: Isa, par: Par, inputs: &Inputs<'_>, unembedding: &[f32]) -> (Vec<f32>, [Vec<f64>; 2]) {
+fn effects(compute: Compute, inputs: &Inputs<'_>, unembedding: &[f32]) -> (Vec<f32>, [Vec<f64>; 2]) {
+    let Compute { isa, par } = compute;
     let d = inputs.d;
     let words = unembedding.len() / d;
     let mut mean = vec![0.0f64; d];

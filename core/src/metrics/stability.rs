@@ -6,11 +6,11 @@ use alloc::vec::Vec;
 use super::bootstrap::{Interval, Resamples, clustered};
 use super::check_parents;
 use super::matching::{Goal, assign};
+use crate::compute::Compute;
 use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
-use crate::par::Par;
 use crate::{Error, Result};
 
 /// A latent of level 2 with a larger cosine to one of level 1 is its duplicate.
@@ -130,13 +130,13 @@ pub(super) fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f3
 
 /// `f(i, [cos(a_i, b_j)]_j)` for each row of `a`, results in order.
 pub(super) fn for_cosines<R: Send>(
-    isa: Isa,
-    par: Par,
+    compute: Compute,
     a: &[f32],
     b: &[f32],
     d: usize,
     f: impl Fn(usize, &[f32]) -> R + Sync + Send,
 ) -> Vec<R> {
+    let Compute { isa, par } = compute;
     let (n, m) = (a.len() / d, b.len() / d);
     let blocks = par.map(n.div_ceil(BLOCK), |block| {
         let rows = &a[block * BLOCK * d..((block + 1) * BLOCK).min(n) * d];
@@ -162,12 +162,12 @@ fn mean(values: &[f64]) -> f64 {
 ///
 /// # Errors
 /// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (with the row).
-pub fn dictionary(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<DictionaryReport> {
+pub fn dictionary(compute: Compute, decoder: &[f32], d: usize) -> Result<DictionaryReport> {
     let (rows, has) = unit("decoder", decoder, d)?;
     let kept: Vec<f32> =
         rows.chunks_exact(d).zip(&has).filter(|(_, h)| **h).flat_map(|(r, _)| r.iter().copied()).collect();
     let latents = kept.len() / d;
-    let parts = for_cosines(isa, par, &kept, &kept, d, |i, cosine| {
+    let parts = for_cosines(compute, &kept, &kept, d, |i, cosine| {
         let others = || cosine[..i].iter().chain(&cosine[i + 1..]).copied();
         (cosine[..i].iter().map(|c| f64::from(c.abs())).sum::<f64>(), max_of(others()))
     });
@@ -190,21 +190,14 @@ pub fn dictionary(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<Dicti
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a parent out of range, [`Error::NotFinite`].
-pub fn levels(
-    isa: Isa,
-    par: Par,
-    decoder1: &[f32],
-    decoder2: &[f32],
-    d: usize,
-    parent: &[u32],
-) -> Result<LevelsReport> {
+pub fn levels(compute: Compute, decoder1: &[f32], decoder2: &[f32], d: usize, parent: &[u32]) -> Result<LevelsReport> {
     let (one, has1) = unit("decoder of level 1", decoder1, d)?;
     let (two, has2) = unit("decoder of level 2", decoder2, d)?;
     if parent.len() != has2.len() {
         return Err(Error::Shape { what: "learned parents", expected: has2.len(), got: parent.len() });
     }
     check_parents("learned parents", parent, has1.len())?;
-    let closest = for_cosines(isa, par, &two, &one, d, |_, cosine| {
+    let closest = for_cosines(compute, &two, &one, d, |_, cosine| {
         max_of(cosine.iter().zip(&has1).filter(|(_, h)| **h).map(|(c, _)| *c))
     });
     let closest: Vec<f64> =
@@ -250,24 +243,24 @@ pub fn levels(
 ///
 /// # Errors
 /// [`Error::Shape`] if `a` or `b` are not whole rows, [`Error::NotFinite`] (with the row).
-pub fn pairwise_mcc(isa: Isa, par: Par, a: &[f32], b: &[f32], d: usize) -> Result<Matched> {
-    matched(isa, par, a, b, d, MAX_EXACT)
+pub fn pairwise_mcc(compute: Compute, a: &[f32], b: &[f32], d: usize) -> Result<Matched> {
+    matched(compute, a, b, d, MAX_EXACT)
 }
 
 /// [`pairwise_mcc`] with a limit of its own.
 ///
 /// # Errors
 /// As there.
-pub fn matched(isa: Isa, par: Par, a: &[f32], b: &[f32], d: usize, max_exact: usize) -> Result<Matched> {
+pub fn matched(compute: Compute, a: &[f32], b: &[f32], d: usize, max_exact: usize) -> Result<Matched> {
     let ((a, has_a), (b, has_b)) = (unit("decoder of this run", a, d)?, unit("decoder of the other run", b, d)?);
     let (n, m) = (has_a.len(), has_b.len());
     let exact = n.max(m) <= max_exact;
     let partner: Vec<Option<u32>> = if exact {
-        let rows = for_cosines(isa, par, &a, &b, d, |_, c| c.iter().map(|c| f64::from(c.abs())).collect::<Vec<_>>());
+        let rows = for_cosines(compute, &a, &b, d, |_, c| c.iter().map(|c| f64::from(c.abs())).collect::<Vec<_>>());
         let matrix: Vec<f64> = rows.into_iter().flatten().collect();
         assign(&matrix, n, m, Goal::Maximise)?.into_iter().map(|j| j.map(|j| j as u32)).collect()
     } else {
-        greedy(isa, par, &a, &b, d)
+        greedy(compute, &a, &b, d)
     };
     let cosine = |i: usize, j: u32| -> f64 {
         let (a, b) = (&a[i * d..(i + 1) * d], &b[j as usize * d..(j as usize + 1) * d]);
@@ -279,9 +272,10 @@ pub fn matched(isa: Isa, par: Par, a: &[f32], b: &[f32], d: usize, max_exact: us
 
 /// Pairs in descending order of `|cos|` (ties to the lowest row, then column) among the candidates of the rows; then each
 /// row left over, in order, with the best column left over.
-fn greedy(isa: Isa, par: Par, a: &[f32], b: &[f32], d: usize) -> Vec<Option<u32>> {
+fn greedy(compute: Compute, a: &[f32], b: &[f32], d: usize) -> Vec<Option<u32>> {
+    let Compute { isa, .. } = compute;
     let (n, m) = (a.len() / d, b.len() / d);
-    let best = for_cosines(isa, par, a, b, d, |i, cosine| {
+    let best = for_cosines(compute, a, b, d, |i, cosine| {
         let mut order: Vec<u32> = (0..m as u32).collect();
         let by = |a: &u32, b: &u32| cosine[*b as usize].abs().total_cmp(&cosine[*a as usize].abs()).then(a.cmp(b));
         if m > CANDIDATES {
@@ -335,9 +329,9 @@ pub struct Run<'a> {
 /// # Errors
 /// As [`pairwise_mcc`], [`Error::Shape`] if a run's parents are not as many as its rows, [`Error::Index`] for a parent
 /// out of range.
-pub fn stability(isa: Isa, par: Par, this: &Run<'_>, other: &Run<'_>, d: usize) -> Result<StabilityReport> {
-    let level1 = pairwise_mcc(isa, par, this.decoder1, other.decoder1, d)?;
-    let level2 = pairwise_mcc(isa, par, this.decoder2, other.decoder2, d)?;
+pub fn stability(compute: Compute, this: &Run<'_>, other: &Run<'_>, d: usize) -> Result<StabilityReport> {
+    let level1 = pairwise_mcc(compute, this.decoder1, other.decoder1, d)?;
+    let level2 = pairwise_mcc(compute, this.decoder2, other.decoder2, d)?;
     for run in [this, other] {
         let (f1, f2) = (run.decoder1.len() / d, run.decoder2.len() / d);
         if run.parent.len() != f2 {

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use super::check_parents;
 use super::coherence::{Draws, Score};
 use super::stability::{DictionaryReport, LevelsReport, dictionary, for_cosines, levels, unit};
+use crate::compute::Compute;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, dense, reduce, wide};
 use crate::par::Par;
@@ -55,9 +56,9 @@ pub struct Nearest {
 ///
 /// # Errors
 /// [`Error::Shape`] if `decoder` is not whole rows, [`Error::NotFinite`] (with the row).
-pub fn nearest(isa: Isa, par: Par, decoder: &[f32], d: usize) -> Result<Nearest> {
+pub fn nearest(compute: Compute, decoder: &[f32], d: usize) -> Result<Nearest> {
     let rows = directions("decoder", decoder, d)?;
-    let mut closest = for_cosines(isa, par, &rows, &rows, d, |i, cosine| {
+    let mut closest = for_cosines(compute, &rows, &rows, d, |i, cosine| {
         let others = cosine[..i].iter().chain(&cosine[i + 1..]);
         f64::from(others.copied().fold(f32::NEG_INFINITY, f32::max))
     });
@@ -104,9 +105,10 @@ pub struct Composed {
 /// [`Error::Shape`] if rows or atoms are not whole rows, [`Error::NotFinite`] (with the row).
 ///
 /// [`effective_children`]: super::coherence::geometry::effective_children
-pub fn composed(isa: Isa, par: Par, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {
+pub fn composed(compute: Compute, rows: &[f32], atoms: &[f32], d: usize, draws: Draws) -> Result<Composed> {
+    let Compute { par, .. } = compute;
     let atoms = directions("decoder of level 1", atoms, d)?;
-    Pursuit::new(isa, par, &atoms, d).composed(par, rows, draws, &mut None)
+    Pursuit::new(compute, &atoms, d).composed(par, rows, draws, &mut None)
 }
 
 /// What random directions have: how many of them, and their mean `R^2(s)` in each draw.
@@ -122,7 +124,8 @@ struct Pursuit<'a> {
 }
 
 impl<'a> Pursuit<'a> {
-    fn new(isa: Isa, par: Par, atoms: &'a [f32], d: usize) -> Self {
+    fn new(compute: Compute, atoms: &'a [f32], d: usize) -> Self {
+        let Compute { isa, par } = compute;
         let m = atoms.len() / d;
         let gram = (m <= MAX_GRAM).then(|| {
             let blocks: Vec<&[f32]> = atoms.chunks(BLOCK * d).collect();
@@ -408,9 +411,10 @@ pub struct Decoders<'a> {
 ///
 /// # Errors
 /// As [`dictionary`], [`levels`], [`explained`] and [`composed`].
-pub fn structure(isa: Isa, par: Par, of: &Decoders<'_>, draws: Draws) -> Result<StructureReport> {
+pub fn structure(compute: Compute, of: &Decoders<'_>, draws: Draws) -> Result<StructureReport> {
+    let Compute { isa, par } = compute;
     let Decoders { d, level1, level2, .. } = *of;
-    let (report, nearest1) = (dictionary(isa, par, level1, d)?, nearest(isa, par, level1, d)?);
+    let (report, nearest1) = (dictionary(compute, level1, d)?, nearest(compute, level1, d)?);
     let mut found = StructureReport { level1: report, nearest1, level2: None };
     if level2.is_empty() {
         return Ok(found);
@@ -423,11 +427,11 @@ pub fn structure(isa: Isa, par: Par, of: &Decoders<'_>, draws: Draws) -> Result<
         of.parent
     };
     let atoms = directions("decoder of level 1", level1, d)?;
-    let (pursuit, mut random) = (Pursuit::new(isa, par, &atoms, d), None);
+    let (pursuit, mut random) = (Pursuit::new(compute, &atoms, d), None);
     found.level2 = Some(Level2Structure {
-        dictionary: dictionary(isa, par, level2, d)?,
-        nearest: nearest(isa, par, level2, d)?,
-        levels: levels(isa, par, level1, level2, d, parent)?,
+        dictionary: dictionary(compute, level2, d)?,
+        nearest: nearest(compute, level2, d)?,
+        levels: levels(compute, level1, level2, d, parent)?,
         explained: explained(isa, level1, level2, d, parent, draws)?,
         composed: pursuit.composed(par, level2, draws, &mut random)?,
         effective: of.effective.map(|rows| pursuit.composed(par, rows, draws, &mut random)).transpose()?,

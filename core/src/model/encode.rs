@@ -4,6 +4,7 @@ use super::hierarchy::{self, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, seed};
 use crate::activation::Rule;
+use crate::compute::Compute;
 use crate::config::{GateKind, ModelKind};
 use crate::error::{At, Error, Result};
 use crate::gate::{self, Families, Reads};
@@ -222,8 +223,8 @@ impl Encoder {
     ///
     /// # Errors
     /// Returns what [`Model::check`] finds.
-    pub fn new(model: Arc<Model>, isa: Isa, par: Par) -> Result<Self> {
-        Self::with_weights(model, isa, par, WeightType::F32)
+    pub fn new(model: Arc<Model>, compute: Compute) -> Result<Self> {
+        Self::with_weights(model, compute, WeightType::F32)
     }
 
     /// Prepares `model` as [`Encoder::new`] does, with its weights stored as `weights`.
@@ -231,7 +232,8 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::new`], [`Error::Config`] for the seed, which has `f32` alone, and [`Error::NotFinite`] for weights so large
     /// that they are not finite any more.
-    pub fn with_weights(model: Arc<Model>, isa: Isa, par: Par, weights: WeightType) -> Result<Self> {
+    pub fn with_weights(model: Arc<Model>, compute: Compute, weights: WeightType) -> Result<Self> {
+        let Compute { isa, .. } = compute;
         model.check()?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(Error::config("weights", "expected f32, the only type of the seed model"));
@@ -263,7 +265,7 @@ impl Encoder {
                 let bias = &model.params.level[l].b_enc;
                 (asked && Screen::pays(isa, bias.len(), w.d)).then(|| {
                     let mut screen = Screen::new(w.rows.len(), w.d);
-                    screen.quantise(isa, par, w, bias);
+                    screen.quantise(compute, w, bias);
                     screen
                 })
             })
@@ -271,7 +273,7 @@ impl Encoder {
         let mut decoder2 = Vec::new();
         if arch.level[1].latents > 0 && arch.decoder.is_composed() {
             decoder2 = vec![0.0; arch.level[1].latents * arch.d_out()];
-            compose(isa, par, arch, &model.params, &mut decoder2);
+            compose(compute, arch, &model.params, &mut decoder2);
         }
         let mut minus_bias = Vec::new();
         if model.arch.variant.topk_by == TopkBy::Absolute {

@@ -36,12 +36,12 @@ pub use tensor::{SharedBytes, Tensor};
 pub use variant::{TopkBy, Variant};
 
 use crate::activation::Rule;
+use crate::compute::Compute;
 use crate::config::ModelKind;
 use crate::error::{At, Error, Result};
 use crate::gate::{ROOT, Reads};
+use crate::kernel::dense;
 use crate::kernel::fire::Limit;
-use crate::kernel::{Isa, dense};
-use crate::par::Par;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -144,18 +144,19 @@ impl Model {
     }
 
     /// Returns the decoder directions of level 2 in the space of the reconstruction, `(f2, d_out)`: `D2`, or `E2 D1` for `comp`.
-    pub fn decoder2(&self, isa: Isa, par: Par) -> Vec<f32> {
+    pub fn decoder2(&self, compute: Compute) -> Vec<f32> {
         if self.arch.level[1].latents == 0 || !self.arch.decoder.is_composed() {
             return self.params.level[1].w_dec.to_vec();
         }
         let mut out = alloc::vec![0.0; self.arch.level[1].latents * self.arch.d_out()];
-        compose(isa, par, &self.arch, &self.params, &mut out);
+        compose(compute, &self.arch, &self.params, &mut out);
         out
     }
 }
 
 /// Writes `C2 = E2 D1`, `(f2, d_out)`: what a latent of level 2 adds to the reconstruction when it composes level 1.
-pub(crate) fn compose(isa: Isa, par: Par, arch: &Arch, params: &Params, out: &mut [f32]) {
+pub(crate) fn compose(compute: Compute, arch: &Arch, params: &Params, out: &mut [f32]) {
+    let Compute { isa, par } = compute;
     let d = arch.d_out();
     let d1t = dense::transposed(&params.level[0].w_dec, arch.level[0].latents, d);
     let e2 = &params.level[1].w_dec;

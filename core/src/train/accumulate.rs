@@ -10,7 +10,8 @@
 
 use super::entries::ByLatent;
 use super::forward::code_row;
-use super::objective::{self, CHUNK, Chunk, Knobs, Losses, Objective, slot};
+use super::objective::{self, CHUNK, Chunk, Objective, StepSettings, slot};
+use super::observed::Losses;
 use crate::activation::{Activation, Parameter};
 use crate::balance::{Balance, RowNorms};
 use crate::config::Config;
@@ -109,17 +110,17 @@ pub(super) fn run(
     o: &mut Objective,
     params: &Params,
     families: &Families,
-    knobs: &Knobs,
+    settings: &StepSettings,
     grads: &mut Params,
     losses: &mut Losses,
 ) {
     let n = o.n as f64;
     let two = o.n_levels() == 2;
-    let unit = 1.0 / (n * f64::from(knobs.variance));
+    let unit = 1.0 / (n * f64::from(settings.variance));
     let mut by_latent = core::mem::take(&mut o.by_latent);
     let f = o.arch.latents();
     for (l, list) in by_latent.iter_mut().enumerate().take(o.n_levels()) {
-        list.fill(f[l], CHUNK, o.slots, o.kept(l, knobs, losses), o.chunks.iter().map(|c| &c.level[l]));
+        list.fill(f[l], CHUNK, o.slots, o.kept(l, settings, losses), o.chunks.iter().map(|c| &c.level[l]));
     }
     let mut grad_composed = core::mem::take(&mut o.grad_composed);
     let mut through2 = core::mem::take(&mut o.through2);
@@ -127,18 +128,18 @@ pub(super) fn run(
     let mut parts = core::mem::take(&mut o.parts);
     stats.resize(o.arch.level[0].latents * STATS, 0.0);
     let job = Job {
-        isa: o.isa,
+        isa: o.compute.isa,
         d: o.arch.d,
         slots: o.slots,
         rows: &o.rows,
         chunks: &o.chunks,
         params,
-        recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
-        penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
+        recon: [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32),
+        penalty: [0, 1].map(|l| (f64::from(settings.lambda[l]) / n) as f32),
         norms: [&o.norms[0], &o.norms[1]],
-        aux: [0, 1].map(|l| super::backward::aux_weight(o, knobs, losses, l) > 0.0),
+        aux: [0, 1].map(|l| super::backward::aux_weight(o, settings, losses, l) > 0.0),
         balance: o.config.train.balance,
-        term: objective::term(&o.config, o.isa, o.n, knobs.variance, params, families, &o.seed_cos),
+        term: objective::term(&o.config, o.compute.isa, o.n, settings.variance, params, families, &o.seed_cos),
     };
     losses.consistency += job.term.value();
     if two {
@@ -150,7 +151,7 @@ pub(super) fn run(
     }
     let mut scratch = (core::mem::take(&mut o.bias), core::mem::take(&mut o.minus), core::mem::take(&mut o.groups));
     bias(o, &job, grads, &through2, &mut scratch.0, (&mut scratch.1, &mut scratch.2));
-    losses.balance = row_norms(&stats, knobs, job.recon);
+    losses.balance = row_norms(&stats, settings, job.recon);
     (o.bias, o.minus, o.groups) = scratch;
     o.by_latent = by_latent;
     o.grad_composed = grad_composed;
@@ -178,7 +179,7 @@ fn level2(
     let p = [theta.len(), r_mag.len(), b_mag.len(), gate_b.len()].map(|n| usize::from(n > 0));
     let arrays = [&mut w_enc[..], decoder, b_enc, theta, r_mag, b_mag, gate_b];
     let widths_of = [width, d, 1, p[0], p[1], p[2], p[3]];
-    o.par.for_rows_in(parts, f2, BLOCK, arrays, widths_of, |part, first, [w, dec, b, theta, r, bm, c]| {
+    o.compute.par.for_rows_in(parts, f2, BLOCK, arrays, widths_of, |part, first, [w, dec, b, theta, r, bm, c]| {
         for (i, dec) in dec.chunks_mut(d).enumerate() {
             let j = first + i;
             let range = list.latent(j);
@@ -232,7 +233,7 @@ fn composition(
 ) {
     let d = job.d;
     let e2 = &job.params.level[1].w_dec;
-    o.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
+    o.compute.par.for_rows_in(parts, o.arch.level[1].latents, BLOCK, [grad], [f1], |part, first, [grad]| {
         let n = grad.len() / f1;
         dense::affine(job.isa, &grad_composed[first * d..(first + n) * d], &job.params.level[0].w_dec, d, None, grad);
         for (i, grad) in grad.chunks_mut(f1).enumerate() {
@@ -266,7 +267,7 @@ fn level1(
     let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
     let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
     let children = &o.all[..if comp { o.arch.level[1].latents } else { 0 }];
-    o.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
+    o.compute.par.for_rows_in(parts, f1, BLOCK, arrays, widths, |part, first, [w, dec, b, theta, r, bm, b2, stats]| {
         let Part { w: w2, dec: dec2, column, miss } = part;
         for i in 0..b.len() {
             let j = first + i;
@@ -352,7 +353,7 @@ fn write_sums(
 /// `dG_ij = sum_b z1_bi dg_bj`, by parent.
 fn soft_gate(o: &Objective, job: &Job<'_>, list: &ByLatent, grads: &mut Params) {
     let f2 = o.arch.level[1].latents;
-    o.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
+    o.compute.par.for_rows(o.arch.level[0].latents, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
         for (i, grad) in grad.chunks_mut(f2).enumerate() {
             grad.fill(0.0);
             for at in list.latent(first + i) {
@@ -399,7 +400,7 @@ fn bias(
         groups.clear();
         groups.resize(n_groups * d, 0.0);
         let minus = &minus[..];
-        o.par.for_rows(n_groups, 1, [&mut groups[..]], [d], |group, [sum]| {
+        o.compute.par.for_rows(n_groups, 1, [&mut groups[..]], [d], |group, [sum]| {
             let latents = group * GROUP..((group + 1) * GROUP).min(minus.len());
             sparse::accumulate_rows(job.isa, &o.all[latents.clone()], &minus[latents], w, d, sum);
         });
@@ -422,7 +423,7 @@ fn bias(
     }
 }
 
-fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
+fn row_norms(stats: &[f32], settings: &StepSettings, recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
     for latents in stats.chunks(GROUP * STATS) {
         let mut group = [0.0f64; STATS];
@@ -431,7 +432,7 @@ fn row_norms(stats: &[f32], knobs: &Knobs, recon: [f32; 2]) -> RowNorms {
         }
         sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
     }
-    let weight = |l: usize| if recon[l] > 0.0 { f64::from(knobs.w[l]) } else { 1.0 };
+    let weight = |l: usize| if recon[l] > 0.0 { f64::from(settings.w[l]) } else { 1.0 };
     let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));
     let cosine = if own > 0.0 && through > 0.0 { sums[2] / (own * through) } else { 0.0 };
     RowNorms { own: own / weight(0), through: through / weight(1), cosine }

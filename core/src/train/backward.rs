@@ -9,7 +9,8 @@
 //! Level 1's gradient is kept in two parts: its own terms, and what comes through level 2, so that the balance between
 //! the levels can be chosen later ([`Balance`](crate::config::Balance)).
 
-use super::objective::{self, CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
+use super::objective::{self, CHUNK, Chunk, Lane, Objective, StepSettings, slot};
+use super::observed::Losses;
 use crate::activation::{self, Auxiliary, Rule};
 use crate::decoder::Decoder;
 use crate::entry::{CodeRow, EntryRow};
@@ -53,37 +54,37 @@ pub(super) struct Factors<'a> {
 }
 
 /// Fills the gradients of every entry, AuxK's `e1`, `e2`, `dL/dS`, and the partial sums of the loss.
-pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs: &Knobs, losses: &Losses) {
+pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, settings: &StepSettings, losses: &Losses) {
     let (d, slots) = (o.arch.d, o.slots);
     let n = o.n as f64;
-    let unit = 1.0 / (n * f64::from(knobs.variance));
+    let unit = 1.0 / (n * f64::from(settings.variance));
     let config = &o.config;
-    let aux = [0, 1].map(|l| aux_weight(o, knobs, losses, l));
+    let aux = [0, 1].map(|l| aux_weight(o, settings, losses, l));
     let f = Factors {
-        isa: o.isa,
+        isa: o.compute.isa,
         d,
         f: o.arch.latents(),
-        recon: [0, 1].map(|l| (2.0 * f64::from(knobs.w[l]) * unit) as f32),
+        recon: [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32),
         aux: aux.map(|a| (2.0 * a * unit) as f32),
         gated: (2.0 * config.loss.gated_aux * unit) as f32,
-        penalty: [0, 1].map(|l| (f64::from(knobs.lambda[l]) / n) as f32),
-        rules: [0, 1].map(|l| super::forward::level_rule(l, &o.arch, params, knobs)),
+        penalty: [0, 1].map(|l| (f64::from(settings.lambda[l]) / n) as f32),
+        rules: [0, 1].map(|l| super::forward::level_rule(l, &o.arch, params, settings)),
         bandwidth: [0, 1].map(|l| config.level(l).bandwidth as f32),
         params,
         families,
-        gate: knobs.gate,
+        gate: settings.gate,
         decoder: o.arch.decoder,
         source: o.arch.source,
         detach: config.source_detach,
         two: o.arch.level[1].latents > 0,
         own: o.own(),
-        term: objective::term(&o.config, o.isa, o.n, knobs.variance, params, families, &o.seed_cos),
+        term: objective::term(&o.config, o.compute.isa, o.n, settings.variance, params, families, &o.seed_cos),
         drives: o.arch.n_levels() == 2 && config.loss.consistency.needs().drives,
         decoder2: if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed },
         norms: [&o.norms[0], &o.norms[1]],
     };
-    let kept = [0, 1].map(|l| o.kept(l, knobs, losses));
-    o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
+    let kept = [0, 1].map(|l| o.kept(l, settings, losses));
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
         chunk.sums = objective::Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Default::default() };
         if f.drives {
             add_parents(&f, chunk, lane, buffer, slots);
@@ -105,9 +106,9 @@ pub(super) fn run(o: &mut Objective, params: &Params, families: &Families, knobs
 }
 
 /// `alpha_l = aux / l_l * min(n_dead / k_aux, 1)`; 0 where nothing is dead or nothing is left to explain.
-pub(super) fn aux_weight(o: &Objective, knobs: &Knobs, losses: &Losses, level: usize) -> f64 {
+pub(super) fn aux_weight(o: &Objective, settings: &StepSettings, losses: &Losses, level: usize) -> f64 {
     let revive = &o.config.revive;
-    let dead = knobs.dead[level].len();
+    let dead = settings.dead[level].len();
     if dead == 0 || losses.fvu[level].is_nan() || losses.fvu[level] <= 0.0 || level >= o.n_levels() {
         return 0.0;
     }

@@ -9,12 +9,14 @@
 //! ```
 
 use super::counts::Counts;
-use super::objective::Objective;
+use super::observed::Observed;
+use super::state::{Array, Saved, State};
 use crate::config::GateConfig;
+use crate::error::Result;
 use crate::gate::ROOT;
-use crate::kernel::reduce;
 use crate::par::Par;
 use crate::rng::Philox;
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
@@ -70,45 +72,33 @@ impl Cofire {
         }
     }
 
-    /// Takes in the batch that `objective` has just seen, which stands for `steps` steps, and decays what came before.
+    /// Takes in a step, which stands for `steps` steps, and decays what came before.
     ///
-    /// A block of children a thread: each looks for its own among the drives of every row, so that its tokens come in the
-    /// order of the rows.
-    pub fn update(&mut self, par: Par, objective: &Objective, decay: f64, steps: u64) {
+    /// Each thread counts for a block of children: it looks for its own among the ungated pre-activations of every row, so
+    /// that the tokens of a child come in the order of the rows.
+    pub fn update(&mut self, par: Par, seen: &Observed, decay: f64, steps: u64) {
         self.tokens[1] /= libm::pow(decay, steps as f64);
         let w = self.tokens[1] * steps as f64;
-        self.tokens[0] += w * objective.n() as f64;
-        let mut b = 0;
-        for chunk in &objective.chunks {
-            let e1 = &chunk.level[0];
-            for i in 0..e1.offsets.len() - 1 {
-                let energy = f64::from(reduce::sum_squares(objective.isa, objective.residual(b)));
-                b += 1;
-                for at in e1.row(i) {
-                    if e1.z[at] > 0.0 {
-                        self.parent[e1.index[at] as usize] += w;
-                        self.energy[e1.index[at] as usize] += w * energy;
-                    }
-                }
-                let drives = &chunk.drives;
-                for &j in &drives.index[drives.row(i)] {
-                    self.child[j as usize] += w;
-                }
+        self.tokens[0] += w * seen.n() as f64;
+        let Observed { codes: [fires, _], ungated, energy, .. } = seen;
+        for (b, &energy) in energy.iter().enumerate() {
+            for &i in &fires.index[fires.row(b)] {
+                self.parent[i as usize] += w;
+                self.energy[i as usize] += w * f64::from(energy);
+            }
+            for &j in &ungated.index[ungated.row(b)] {
+                self.child[j as usize] += w;
             }
         }
         self.age(par, decay, steps);
         self.both.update(par, |block| {
             let children = block.children();
-            for chunk in &objective.chunks {
-                let (e1, drives) = (&chunk.level[0], &chunk.drives);
-                for i in 0..e1.offsets.len() - 1 {
-                    let own = &drives.index[drives.row(i)];
-                    let own = &own[own.partition_point(|j| *j < children.start)..];
-                    let own = &own[..own.partition_point(|j| *j < children.end)];
-                    for &j in own {
-                        let fires = e1.row(i).filter(|at| e1.z[*at] > 0.0).map(|at| e1.index[at]);
-                        block.token(j, steps as u32, fires);
-                    }
+            for b in 0..seen.n() {
+                let own = &ungated.index[ungated.row(b)];
+                let own = &own[own.partition_point(|j| *j < children.start)..];
+                let own = &own[..own.partition_point(|j| *j < children.end)];
+                for &j in own {
+                    block.token(j, steps as u32, fires.index[fires.row(b)].iter().copied());
                 }
             }
         });
@@ -133,6 +123,11 @@ impl Cofire {
         for v in self.parent.iter_mut().chain(&mut self.child).chain(&mut self.energy).chain(&mut self.tokens[..2]) {
             *v *= by;
         }
+    }
+
+    /// Returns the number of parents.
+    pub(crate) fn n_parents(&self) -> usize {
+        self.f1
     }
 
     /// `P(i|j)`; 0 for a child that was never seen.
@@ -241,5 +236,26 @@ impl Cofire {
     pub(crate) fn forget(&mut self, j: usize) {
         self.child[j] = 0.0;
         self.both.forget(j);
+    }
+}
+
+impl Saved for Cofire {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { f1: _, f2: _, parent, child, both, energy, tokens } = self;
+        state.put(format!("{name}.parent"), Array::F64(parent.clone()));
+        state.put(format!("{name}.child"), Array::F64(child.clone()));
+        state.put(format!("{name}.both"), Array::U16(both.numbers().clone()));
+        state.put(format!("{name}.energy"), Array::F64(energy.clone()));
+        state.put(format!("{name}.tokens"), Array::F64(tokens.to_vec()));
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.parent = state.take_f64(&format!("{name}.parent"), self.parent.len())?;
+        self.child = state.take_f64(&format!("{name}.child"), self.child.len())?;
+        self.both.set_numbers(state.take_u16(&format!("{name}.both"), self.both.numbers().len())?);
+        self.energy = state.take_f64(&format!("{name}.energy"), self.energy.len())?;
+        let tokens = state.take_f64(&format!("{name}.tokens"), self.tokens.len())?;
+        self.tokens.copy_from_slice(&tokens);
+        Ok(())
     }
 }

@@ -1,5 +1,8 @@
 //! Controllers of L0: a PI controller on `ln lambda` for penalised activations, a tracked threshold for batch-top-k.
 
+use super::state::{Saved, State};
+use crate::error::Result;
+
 /// Lowest and highest weight of a penalty.
 const LAMBDA: [f64; 2] = [1e-6, 10.0];
 
@@ -70,5 +73,30 @@ impl ThresholdTracker {
     /// For `topk`, whose candidates are cut a row: the mean of the smallest selected pre-activation.
     pub fn smooth(&mut self, selected_min: f32) {
         self.tau = if self.tau <= 0.0 { selected_min } else { self.tau + 0.01 * (selected_min - self.tau) };
+    }
+}
+
+impl Saved for LambdaControl {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { lambda, y } = self;
+        state.push_f64(name, &[*lambda, *y]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        let numbers = state.next_f64(name, 2)?;
+        (self.lambda, self.y) = (numbers[0], numbers[1]);
+        Ok(())
+    }
+}
+
+impl Saved for ThresholdTracker {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { tau } = self;
+        state.push_f32(name, &[*tau]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.tau = state.next_f32(name, 1)?[0];
+        Ok(())
     }
 }

@@ -1,7 +1,8 @@
 //! Stages 1 and 2: both levels forward, selection over the batch, residuals.
 
 use super::entries::{Entries, List};
-use super::objective::{CHUNK, Chunk, Knobs, Lane, Losses, Objective, slot};
+use super::objective::{CHUNK, Chunk, Lane, Objective, StepSettings, slot};
+use super::observed::Losses;
 use crate::activation::{self, Candidacy, Rule, Selection};
 use crate::config::Budget;
 use crate::entry::CodeRow;
@@ -22,7 +23,7 @@ pub(super) fn run(
     o: &mut Objective,
     params: &Params,
     families: &Families,
-    knobs: &Knobs,
+    settings: &StepSettings,
     x: &[f32],
     losses: &mut Losses,
 ) {
@@ -34,21 +35,21 @@ pub(super) fn run(
         let levels = &(first..if shared { 2 } else { first + 1 });
         let over_batch = o.arch.level[first].activation.selection() == Selection::Batch;
         if over_batch && o.floor[first].is_none() {
-            let floor = first_floor(o, params, families, knobs, x, levels);
+            let floor = first_floor(o, params, families, settings, x, levels);
             o.floor[levels.clone()].fill(Some(floor));
         }
         loop {
             for level in levels.clone() {
-                collect(o, params, families, knobs, x, level, usize::MAX);
+                collect(o, params, families, settings, x, level, usize::MAX);
             }
-            if !over_batch || !lower_floor(o, knobs, levels) {
+            if !over_batch || !lower_floor(o, settings, levels) {
                 break;
             }
         }
-        choose(o, knobs, levels, losses);
+        choose(o, settings, levels, losses);
         first = levels.end;
     }
-    finish(o, params, knobs, two, shared);
+    finish(o, params, settings, two, shared);
 }
 
 /// A floor for the first batch, from its first chunk: a little below the cut of its rows' strongest candidates.
@@ -56,27 +57,27 @@ fn first_floor(
     o: &mut Objective,
     params: &Params,
     families: &Families,
-    knobs: &Knobs,
+    settings: &StepSettings,
     x: &[f32],
     levels: &Range<usize>,
 ) -> f32 {
     for level in levels.clone() {
-        collect(o, params, families, knobs, x, level, 1);
+        collect(o, params, families, settings, x, level, 1);
     }
     o.values.clear();
     for level in levels.clone() {
         o.values.extend_from_slice(&o.chunks[0].candidates[level].u);
     }
     let rows = o.n.min(CHUNK) as f64;
-    let want = libm::ceil(budget(knobs, levels) * rows) as usize;
+    let want = libm::ceil(budget(settings, levels) * rows) as usize;
     if o.values.len() < want { 0.0 } else { NEAR * select::kth_largest(&mut o.values, want.max(1)) }
 }
 
 /// Whether too few candidates lie above the floor while there may be more below: lowers it then.
-fn lower_floor(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>) -> bool {
+fn lower_floor(o: &mut Objective, settings: &StepSettings, levels: &Range<usize>) -> bool {
     let found: usize = o.chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
     let floor = o.floor[levels.start].unwrap_or(0.0);
-    if found >= keep_of(budget(knobs, levels), o.n) || floor <= 0.0 {
+    if found >= keep_of(budget(settings, levels), o.n) || floor <= 0.0 {
         return false;
     }
     o.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.5 * floor }));
@@ -84,8 +85,8 @@ fn lower_floor(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>) -> bool 
 }
 
 /// Latents a row that the levels may have between them.
-fn budget(knobs: &Knobs, levels: &Range<usize>) -> f64 {
-    knobs.k[levels.clone()].iter().sum()
+fn budget(settings: &StepSettings, levels: &Range<usize>) -> f64 {
+    settings.k[levels.clone()].iter().sum()
 }
 
 /// Entries that `batchtopk` keeps of `n` rows.
@@ -98,36 +99,36 @@ fn collect(
     o: &mut Objective,
     params: &Params,
     families: &Families,
-    knobs: &Knobs,
+    settings: &StepSettings,
     x: &[f32],
     level: usize,
     n_chunks: usize,
 ) {
-    let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
+    let (d, slots, isa) = (o.arch.d, o.slots, o.compute.isa);
     let arch = o.arch;
     let config = &o.config;
     let k_aux = if config.revive.k_aux > 0 { config.revive.k_aux } else { (d / 2).max(1) };
     let job = Job {
         isa,
-        weights: Weights { arch: &arch, params, families, gate: knobs.gate },
-        rules: [0, 1].map(|l| level_rule(l, &arch, params, knobs)),
+        weights: Weights { arch: &arch, params, families, gate: settings.gate },
+        rules: [0, 1].map(|l| level_rule(l, &arch, params, settings)),
         // The tracked threshold counts what is above it, so nothing above it may be left out.
         floors: [0, 1].map(|l| {
-            let tau = knobs.tau[l];
+            let tau = settings.tau[l];
             o.floor[l].map(|floor| if tau > 0.0 { floor.min(tau) } else { floor })
         }),
         screens: [o.screens[0].as_ref(), o.screens[1].as_ref()],
         order: &o.order,
-        dead: [&knobs.dead[0], &knobs.dead[1]],
+        dead: [&settings.dead[0], &settings.dead[1]],
         k_aux: if config.loss.aux > 0.0 { k_aux } else { 0 },
-        ungated: level_rule(1, &arch, params, knobs).ungated(knobs.tau[1]),
-        drives: o.needs_drives(knobs),
+        ungated: level_rule(1, &arch, params, settings).ungated(settings.tau[1]),
+        drives: o.needs_ungated(settings),
     };
     let used = o.chunks.len().min(n_chunks);
     let width = CHUNK * slots * d;
     let rows = &mut o.rows[..];
     let end = rows.len().min(used * width);
-    o.par.for_items(&mut o.lanes, &mut o.chunks[..used], &mut rows[..end], width, |lane, c, chunk, buffer| {
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks[..used], &mut rows[..end], width, |lane, c, chunk, buffer| {
         let n = buffer.len() / (slots * d);
         if level == 0 {
             let first = c * CHUNK * d;
@@ -149,7 +150,7 @@ fn collect(
         settle(&job.rules[0], false, chunk, 0, lane, None);
         let entries = &chunk.level[0];
         job.weights.source(isa, n, |i| code_row(entries, i), &mut lane.forward);
-        if knobs.gate.is_dense_in_training() {
+        if settings.gate.is_dense_in_training() {
             job.level2_dense(n, chunk, lane);
         } else {
             job.level2(n, chunk, lane);
@@ -381,7 +382,7 @@ fn largest_dead(isa: Isa, dead: &[u32], k_aux: usize, u_dead: &[f32], picked: &m
 /// Decides over the batch which candidates of the levels are kept, and notes the smallest one that is.
 ///
 /// Ties go to the lower chunk, then to the lower level, row and latent.
-fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut Losses) {
+fn choose(o: &mut Objective, settings: &StepSettings, levels: &Range<usize>, losses: &mut Losses) {
     let first = levels.start;
     let selection = o.arch.level[first].activation.selection();
     let values = &mut o.values;
@@ -396,8 +397,8 @@ fn choose(o: &mut Objective, knobs: &Knobs, levels: &Range<usize>, losses: &mut 
     for list in o.chunks.iter().flat_map(|c| &c.candidates[levels.clone()]) {
         values.extend_from_slice(&list.u);
     }
-    let above = values.iter().filter(|v| **v > knobs.tau[first]).count();
-    let keep = keep_of(budget(knobs, levels), o.n);
+    let above = values.iter().filter(|v| **v > settings.tau[first]).count();
+    let keep = keep_of(budget(settings, levels), o.n);
     let mut cut = f32::NEG_INFINITY;
     let mut ties = usize::MAX;
     if values.len() > keep {
@@ -536,13 +537,13 @@ fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a>
 }
 
 /// Settles the last level, or both that share a budget, and writes the residuals `r1`, `r2` and their sums of squares.
-fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: bool) {
-    let (d, slots, isa) = (o.arch.d, o.slots, o.isa);
+fn finish(o: &mut Objective, params: &Params, settings: &StepSettings, two: bool, shared: bool) {
+    let (d, slots, isa) = (o.arch.d, o.slots, o.compute.isa);
     let arch = o.arch;
     let decoder2: &[f32] = if o.composed.is_empty() { &params.level[1].w_dec } else { &o.composed };
-    let rules = [0, 1].map(|l| level_rule(l, &arch, params, knobs));
+    let rules = [0, 1].map(|l| level_rule(l, &arch, params, settings));
     let contain = two && o.config.loss.consistency.needs().drives;
-    o.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
+    o.compute.par.for_items(&mut o.lanes, &mut o.chunks, &mut o.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
         if shared {
             // What level 2 saw of it were all its candidates: level 2 had to be scanned before the choice.
             settle(&rules[0], false, chunk, 0, lane, None);
@@ -550,11 +551,12 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
         if two {
             // A masked drive has no pre-activation of its own; it never fires, so any value below 0 will do.
             let silent: &dyn Fn(usize, usize) -> f32 = &|_, _| f32::NEG_INFINITY;
-            settle(&rules[1], knobs.gate.has_weights(), chunk, 1, lane, contain.then_some(silent));
+            settle(&rules[1], settings.gate.has_weights(), chunk, 1, lane, contain.then_some(silent));
         } else {
             settle(&rules[0], false, chunk, 0, lane, None);
         }
         chunk.sums.squares = [0.0; 2];
+        chunk.energy.clear();
         for column in &mut chunk.columns {
             column.clear();
             column.resize(d, 0.0);
@@ -563,15 +565,18 @@ fn finish(o: &mut Objective, params: &Params, knobs: &Knobs, two: bool, shared: 
             let (xt, rest) = row.split_at_mut(d);
             let (r1, rest) = rest.split_at_mut(d);
             residual(isa, xt, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
-            chunk.sums.squares[0] += f64::from(reduce::sum_squares(isa, r1));
+            let mut square = reduce::sum_squares(isa, r1);
+            chunk.sums.squares[0] += f64::from(square);
             reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
             if two {
                 let from = if arch.decoder.is_cumulative() { r1 } else { xt };
                 let r2 = &mut rest[..d];
                 residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
-                chunk.sums.squares[1] += f64::from(reduce::sum_squares(isa, r2));
+                square = reduce::sum_squares(isa, r2);
+                chunk.sums.squares[1] += f64::from(square);
                 reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
             }
+            chunk.energy.push(square);
         }
     });
 }
@@ -586,6 +591,6 @@ fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mu
 }
 
 /// Returns the rule of a level (0 or 1) in a step.
-pub(super) fn level_rule<'a>(level: usize, arch: &Arch, params: &'a Params, knobs: &Knobs) -> Rule<'a> {
-    Rule::new(arch.level[level].activation, knobs.k[level], knobs.tau[level], params.level[level].activation())
+pub(super) fn level_rule<'a>(level: usize, arch: &Arch, params: &'a Params, settings: &StepSettings) -> Rule<'a> {
+    Rule::new(arch.level[level].activation, settings.k[level], settings.tau[level], params.level[level].activation())
 }

@@ -1,11 +1,11 @@
 //! Initial weights: random unit decoder rows, encoder rows equal to them times `train.encoder_norm`, biases of zero.
 
 use crate::activation::Parameter;
+use crate::compute::Compute;
 use crate::config::{Config, GateKind, ModelKind};
 use crate::gate::Families;
 use crate::kernel::{Isa, adam, dense, select};
 use crate::model::{Arch, CodeRow, LevelParams, Params, Scratch, Weights, compose};
-use crate::par::Par;
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,7 +17,8 @@ const STREAM: u64 = 1;
 const SAMPLE: usize = 64;
 
 /// Parameters before the first step. `centre` is where the decoder bias starts; `sample` are normalised rows.
-pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: &[f32], sample: &[f32]) -> Params {
+pub(super) fn initial(config: &Config, arch: &Arch, compute: Compute, centre: &[f32], sample: &[f32]) -> Params {
+    let Compute { isa, .. } = compute;
     let mut params = arch.zeros();
     let mut rng = Philox::new(config.seed, STREAM);
     params.b_dec.copy_from_slice(centre);
@@ -34,7 +35,7 @@ pub(super) fn initial(config: &Config, arch: &Arch, isa: Isa, par: Par, centre: 
             (false, false) => unit_rows(isa, &mut params.level[1].w_enc, f1, &mut rng, true),
             (true, true) => {
                 let mut composed = core::mem::take(&mut params.level[1].w_enc);
-                compose(isa, par, arch, &params, &mut composed);
+                compose(compute, arch, &params, &mut composed);
                 composed.chunks_mut(arch.d).for_each(|row| adam::normalise(isa, row));
                 params.level[1].w_enc = composed;
             }

@@ -2,13 +2,16 @@
 
 mod accumulate;
 mod backward;
+mod calibrate;
 mod cofire;
 mod controller;
 mod counts;
+mod engine;
 pub(crate) mod entries;
 mod forward;
 mod init;
 pub mod objective;
+mod observed;
 mod optim;
 mod revive;
 mod schedule;
@@ -20,7 +23,9 @@ pub use crate::balance::RowNorms;
 pub use cofire::Cofire;
 pub use controller::{LambdaControl, ThresholdTracker};
 pub use counts::{Block, Counts};
-pub use objective::{Knobs, Losses, Objective};
+pub use engine::{Engine, LatentRows};
+pub use objective::{Objective, StepSettings};
+pub use observed::{Losses, Observed, SparseRows};
 pub use optim::Adam;
 pub use schedule::{agree, annealed_k, annealed_w1, is_long, learning_rate};
 pub use state::{Array, State};

@@ -15,8 +15,9 @@
 
 use super::accumulate::Part;
 use super::entries::{ByLatent, Entries, Gradients, Kept, List};
+use super::observed::{Losses, Observed};
 use super::{accumulate, backward, forward};
-use crate::balance::RowNorms;
+use crate::compute::Compute;
 use crate::config::{Config, GateKind, Source};
 use crate::error::{At, Error, Result};
 use crate::gate::Families;
@@ -25,7 +26,6 @@ use crate::kernel::{Isa, Screen, reduce};
 use crate::loss::seed_cos::SeedCos;
 use crate::loss::{self, Term};
 use crate::model::{Arch, Order, Params, Scratch, compose};
-use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -53,9 +53,13 @@ pub(crate) mod slot {
     pub const DS: usize = 5;
 }
 
-/// What changes from step to step.
+/// Settings that vary between steps.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Knobs {
+pub struct StepSettings {
+    /// Learning rate.
+    pub lr: f64,
+    /// The level (0 or 1) whose tensors stay as they are, `b_dec` with those of level 1.
+    pub fixed_level: Option<usize>,
     /// Latents a row that `topk` and `batchtopk` keep, a level.
     pub k: [f64; 2],
     /// Weight of the sparsity penalty, a level.
@@ -71,35 +75,9 @@ pub struct Knobs {
     /// Tracked thresholds of `topk` and `batchtopk`, a level. Ungated drives of level 2 above theirs count as firing.
     pub tau: [f32; 2],
     /// Collect ungated drives for the co-firing statistics.
-    pub collect_drives: bool,
+    pub observe_ungated: bool,
     /// Dead latents of each level, ascending.
     pub dead: [Vec<u32>; 2],
-}
-
-/// The value of every term of the loss, weighted as it enters, and what was counted on the way.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Losses {
-    /// The whole loss.
-    pub total: f64,
-    /// Fraction of variance unexplained, a level.
-    pub fvu: [f64; 2],
-    /// Sparsity penalty, a level.
-    pub sparsity: [f64; 2],
-    /// Consistency loss.
-    pub consistency: f64,
-    /// AuxK, a level.
-    pub aux: [f64; 2],
-    /// Auxiliary reconstruction of gated levels.
-    pub gated: [f64; 2],
-    /// Mean number of latents that fire, a level.
-    pub l0: [f64; 2],
-    /// The smallest selected pre-activation of `topk` and `batchtopk`, a level; 0 if nothing was selected. Of both levels
-    /// together where they share a budget, as is the next.
-    pub selected_min: [f32; 2],
-    /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, a level.
-    pub above_tau: [usize; 2],
-    /// Norms of the two reconstructions' gradients on `D1`, unweighted, and their cosine.
-    pub balance: RowNorms,
 }
 
 /// One chunk of rows.
@@ -113,6 +91,8 @@ pub(crate) struct Chunk {
     pub sums: Sums,
     /// Column sums of `r1` and `r2`.
     pub columns: [Vec<f32>; 2],
+    /// Sum of squares of the residual of each row after the last level.
+    pub energy: Vec<f32>,
 }
 
 /// Partial sums of one chunk.
@@ -172,8 +152,7 @@ impl Lane {
 pub struct Objective {
     pub(crate) arch: Arch,
     pub(crate) config: Config,
-    pub(crate) isa: Isa,
-    pub(crate) par: Par,
+    pub(crate) compute: Compute,
     pub(crate) slots: usize,
     pub(crate) rows: Vec<f32>,
     pub(crate) n: usize,
@@ -212,7 +191,7 @@ impl Objective {
     ///
     /// # Errors
     /// What [`Config::validate`] finds.
-    pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Result<Self> {
+    pub fn new(config: &Config, d: usize, compute: Compute) -> Result<Self> {
         config.validate(d)?;
         let arch = Arch::new(config, d);
         let comp = arch.decoder.is_composed() && arch.level[1].latents > 0;
@@ -236,7 +215,7 @@ impl Objective {
             rows: Vec::new(),
             n: 0,
             chunks: Vec::new(),
-            lanes: vec![lane; par.threads()],
+            lanes: vec![lane; compute.par.threads()],
             screens: [None, None],
             order: Order::default(),
             grad_composed: composed.clone(),
@@ -244,7 +223,7 @@ impl Objective {
             norms: [Vec::new(), Vec::new()],
             by_latent: [ByLatent::default(), ByLatent::default()],
             through2: vec![0.0; arch.level[0].latents],
-            parts: vec![Part::new(&arch, config); PARTS * par.threads()],
+            parts: vec![Part::new(&arch, config); PARTS * compute.par.threads()],
             all: (0..arch.level[0].latents.max(arch.level[1].latents) as u32).collect(),
             minus: Vec::new(),
             groups: Vec::new(),
@@ -255,8 +234,7 @@ impl Objective {
             values: Vec::new(),
             config: config.clone(),
             arch,
-            isa,
-            par,
+            compute,
         })
     }
 
@@ -273,18 +251,18 @@ impl Objective {
         &mut self,
         params: &Params,
         families: &Families,
-        knobs: &Knobs,
+        settings: &StepSettings,
         x: &[f32],
         grads: &mut Params,
     ) -> Result<Losses> {
-        self.arch.source = knobs.source;
-        self.begin(knobs, x);
-        self.prepare(params, families, knobs);
+        self.arch.source = settings.source;
+        self.begin(settings, x);
+        self.prepare(params, families, settings);
         let mut losses = Losses::default();
-        forward::run(self, params, families, knobs, x, &mut losses);
+        forward::run(self, params, families, settings, x, &mut losses);
         for level in 0..self.n_levels() {
             let squares: f64 = self.chunks.iter().map(|c| c.sums.squares[level]).sum();
-            losses.fvu[level] = squares / (self.n as f64 * f64::from(knobs.variance));
+            losses.fvu[level] = squares / (self.n as f64 * f64::from(settings.variance));
             let fired: u64 = self.chunks.iter().map(|c| c.sums.fired[level]).sum();
             losses.l0[level] = fired as f64 / self.n as f64;
         }
@@ -298,9 +276,9 @@ impl Objective {
         let loss = &self.config.loss;
         losses.consistency =
             loss.consistency.measure(loss.consistency_weight, &mut self.seed_cos, self.n, self.arch.latents(), codes);
-        backward::run(self, params, families, knobs, &losses);
-        accumulate::run(self, params, families, knobs, grads, &mut losses);
-        self.sum_up(knobs, &mut losses)?;
+        backward::run(self, params, families, settings, &losses);
+        accumulate::run(self, params, families, settings, grads, &mut losses);
+        self.sum_up(settings, &mut losses)?;
         Ok(losses)
     }
 
@@ -353,14 +331,39 @@ impl Objective {
         &self.rows[(row * self.slots + s) * d..][..d]
     }
 
+    /// Writes what the last batch has shown to `out`, but for the losses.
+    pub fn observe(&self, out: &mut Observed) {
+        out.energy.clear();
+        self.chunks.iter().for_each(|chunk| out.energy.extend_from_slice(&chunk.energy));
+        for (l, codes) in out.codes.iter_mut().enumerate() {
+            codes.clear();
+            for e in self.chunks.iter().map(|chunk| &chunk.level[l]) {
+                for i in 0..e.offsets.len().saturating_sub(1) {
+                    e.row(i).filter(|at| e.z[*at] > 0.0).for_each(|at| codes.push(e.index[at], e.z[at]));
+                    codes.end_row();
+                }
+            }
+        }
+        out.ungated.clear();
+        for chunk in &self.chunks {
+            for i in 0..chunk.energy.len() {
+                // There are no rows in a step that was not asked for them.
+                if chunk.drives.offsets.len() > 1 {
+                    chunk.drives.row(i).for_each(|at| out.ungated.push(chunk.drives.index[at], chunk.drives.u[at]));
+                }
+                out.ungated.end_row();
+            }
+        }
+    }
+
     /// Rows of the last batch.
     pub fn n(&self) -> usize {
         self.n
     }
 
-    fn begin(&mut self, knobs: &Knobs, x: &[f32]) {
+    fn begin(&mut self, settings: &StepSettings, x: &[f32]) {
         let d = self.arch.d;
-        self.slots = self.slots.max(self.slots_for(knobs));
+        self.slots = self.slots.max(self.slots_for(settings));
         assert!(!x.is_empty() && x.len().is_multiple_of(d), "{} numbers are no whole number of rows of {d}", x.len());
         self.n = x.len() / d;
         assert!(self.n * self.slots <= u32::MAX as usize, "a batch of {} rows", self.n);
@@ -369,12 +372,12 @@ impl Objective {
     }
 
     /// Slots of a row for this step: those of AuxK only where somebody is dead.
-    fn slots_for(&self, knobs: &Knobs) -> usize {
+    fn slots_for(&self, settings: &StepSettings) -> usize {
         let two = self.n_levels() == 2;
         if two && self.config.source.reaches_decoder1(self.config.source_detach) {
             return slot::DS + 1;
         }
-        let aux = self.config.loss.aux > 0.0 && knobs.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
+        let aux = self.config.loss.aux > 0.0 && settings.dead[..self.n_levels()].iter().any(|dead| !dead.is_empty());
         match (two, aux) {
             (false, aux) => slot::e1(two) + usize::from(aux),
             (true, false) => slot::e1(two),
@@ -383,7 +386,7 @@ impl Objective {
     }
 
     /// What of the entries of a level (0 or 1) is read after their row is done.
-    pub(crate) fn kept(&self, level: usize, knobs: &Knobs, losses: &Losses) -> Kept {
+    pub(crate) fn kept(&self, level: usize, settings: &StepSettings, losses: &Losses) -> Kept {
         let two = self.n_levels() == 2;
         let own = self.arch.level[level].activation.parameters().len();
         Kept {
@@ -391,62 +394,57 @@ impl Objective {
             drive: level == 1,
             gate: level == 1 && self.arch.gate.has_weights(),
             own,
-            aux: backward::aux_weight(self, knobs, losses, level) > 0.0,
+            aux: backward::aux_weight(self, settings, losses, level) > 0.0,
         }
     }
 
     /// What is made of the weights once a step.
-    fn prepare(&mut self, params: &Params, families: &Families, knobs: &Knobs) {
-        let behind_gate = knobs.gate.has_families() && !self.needs_drives(knobs);
+    fn prepare(&mut self, params: &Params, families: &Families, settings: &StepSettings) {
+        let behind_gate = settings.gate.has_families() && !self.needs_ungated(settings);
         for (screen, (f, d)) in self
             .screens
             .iter_mut()
             .zip([(self.arch.level[0].latents, self.arch.d), (self.arch.level[1].latents, self.arch.source_width())])
         {
-            if screen.is_none() && Screen::pays(self.isa, f, d) {
+            if screen.is_none() && Screen::pays(self.compute.isa, f, d) {
                 *screen = Some(Screen::new(f, d));
             }
         }
         let [screen1, screen2] = &mut self.screens;
         if let Some(screen) = screen1 {
-            screen.quantise(
-                self.isa,
-                self.par,
-                Matrix::all(&params.level[0].w_enc, self.arch.d),
-                &params.level[0].b_enc,
-            );
+            screen.quantise(self.compute, Matrix::all(&params.level[0].w_enc, self.arch.d), &params.level[0].b_enc);
         }
-        let dense = knobs.gate.is_dense_in_training();
+        let dense = settings.gate.is_dense_in_training();
         if let Some(screen) = screen2.as_mut().filter(|_| !dense) {
             let (all, bias) = (Matrix::all(&params.level[1].w_enc, self.arch.source_width()), &params.level[1].b_enc);
             if behind_gate {
                 self.order.set(families);
                 if self.order.pays() {
-                    screen.quantise(self.isa, self.par, all.only(Pick::List(&self.order.places)), bias);
+                    screen.quantise(self.compute, all.only(Pick::List(&self.order.places)), bias);
                 }
             } else {
-                screen.quantise(self.isa, self.par, all, bias);
+                screen.quantise(self.compute, all, bias);
             }
         }
         if !self.composed.is_empty() {
-            compose(self.isa, self.par, &self.arch, params, &mut self.composed);
+            compose(self.compute, &self.arch, params, &mut self.composed);
         }
         let specs = self.arch.specs();
         for (l, norms) in self.norms.iter_mut().enumerate().take(self.arch.n_levels()) {
             let rows = params.level[l].w_dec.chunks(specs.level[l].w_dec.width);
             norms.clear();
-            norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(self.isa, row))));
+            norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(self.compute.isa, row))));
         }
         for lane in &mut self.lanes {
             for (l, band) in lane.bands.iter_mut().enumerate() {
-                let rule = forward::level_rule(l, &self.arch, params, knobs);
+                let rule = forward::level_rule(l, &self.arch, params, settings);
                 rule.bands(self.config.level(l).bandwidth as f32, band);
             }
         }
     }
 
     /// Adds the chunks' partial sums in index order.
-    fn sum_up(&self, knobs: &Knobs, losses: &mut Losses) -> Result<()> {
+    fn sum_up(&self, settings: &StepSettings, losses: &mut Losses) -> Result<()> {
         for chunk in &self.chunks {
             losses.consistency += chunk.sums.consistency;
         }
@@ -457,7 +455,7 @@ impl Objective {
                 losses.aux[l] += chunk.sums.aux[l];
                 losses.gated[l] += chunk.sums.gated[l];
             }
-            total += f64::from(knobs.w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
+            total += f64::from(settings.w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
         }
         losses.total = total;
         for (what, value) in [
@@ -476,8 +474,8 @@ impl Objective {
     }
 
     /// Whether the ungated drives of level 2 are asked for, by the co-firing statistics or by the containment loss.
-    pub(crate) fn needs_drives(&self, knobs: &Knobs) -> bool {
-        knobs.collect_drives || self.config.loss.consistency.needs().drives
+    pub(crate) fn needs_ungated(&self, settings: &StepSettings) -> bool {
+        settings.observe_ungated || self.config.loss.consistency.needs().drives
     }
 
     /// Whether the part of the gradient that reaches level 1 through level 2 is dropped.

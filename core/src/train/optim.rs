@@ -10,12 +10,14 @@
 //! in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
 
 use super::accumulate::GROUP;
+use super::state::{Array, Saved, State};
+use crate::compute::Compute;
 use crate::config::TrainConfig;
 use crate::error::{At, Error, Result};
 use crate::freeze::{Freeze, SOFT_COSINE};
-use crate::kernel::{Isa, adam, reduce};
+use crate::kernel::{adam, reduce};
 use crate::model::{Arch, ParamSpec, Params};
-use crate::par::Par;
+use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -32,6 +34,8 @@ fn rows_of_block(width: usize) -> usize {
 /// Adam's moments and its clock.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adam {
+    specs: Params<ParamSpec>,
+    train: TrainConfig,
     /// First moments.
     pub m: Params,
     /// Second moments.
@@ -51,7 +55,15 @@ impl Adam {
             let is_free = level.w_dec.unit_rows && train.row_norm > 0.0;
             vec![train.row_norm as f32; if is_free { level.w_dec.rows } else { 0 }]
         });
-        Self { m: params.zeros_like(), v: params.zeros_like(), t: 0, norms, squares: Vec::new() }
+        Self {
+            specs: arch.specs(),
+            train: train.clone(),
+            m: params.zeros_like(),
+            v: params.zeros_like(),
+            t: 0,
+            norms,
+            squares: Vec::new(),
+        }
     }
 
     /// One update; returns the norm of the gradient before clipping.
@@ -65,16 +77,14 @@ impl Adam {
     /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
     pub fn update(
         &mut self,
-        isa: Isa,
-        par: Par,
-        arch: &Arch,
-        train: &TrainConfig,
+        compute: Compute,
         lr: f64,
         fixed: Option<usize>,
         params: &mut Params,
         grads: &mut Params,
     ) -> Result<f64> {
-        let specs = arch.specs();
+        let Compute { isa, par } = compute;
+        let Self { specs, train, m, v, t, norms, squares: parts } = self;
         let mut learns = specs.tensors().map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
         learns.iter_mut().zip(frozen(train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
         let mut squares = 0.0f64;
@@ -87,7 +97,6 @@ impl Adam {
             let width = spec.width;
             let block = rows_of_block(width);
             let unit = spec.unit_rows;
-            let parts = &mut self.squares;
             parts.clear();
             parts.resize(g.len().div_ceil(block * width), 0.0);
             // A scratch space a thread would be of no use: the sums are the scratch.
@@ -104,13 +113,13 @@ impl Adam {
             });
             let sum: f64 = parts.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()).sum();
             if !sum.is_finite() {
-                return Err(Error::NotFinite { what: alloc::format!("the gradient of {name}"), at: At::Step(self.t) });
+                return Err(Error::NotFinite { what: format!("the gradient of {name}"), at: At::Step(*t) });
             }
             squares += sum;
         }
         let norm = libm::sqrt(squares);
-        self.t += 1;
-        let t = self.t as f64;
+        *t += 1;
+        let t = *t as f64;
         let step = adam::AdamStep {
             lr: (lr / (1.0 - libm::pow(train.beta1, t))) as f32,
             beta1: train.beta1 as f32,
@@ -119,7 +128,7 @@ impl Adam {
             correction2: (1.0 / (1.0 - libm::pow(train.beta2, t))) as f32,
             grad_scale: if train.clip > 0.0 && norm > train.clip { (train.clip / norm) as f32 } else { 1.0 },
         };
-        let moments = self.m.tensors_mut().into_iter().zip(self.v.tensors_mut());
+        let moments = m.tensors_mut().into_iter().zip(v.tensors_mut());
         let tensors = params.tensors_mut().into_iter().zip(grads.tensors()).zip(moments);
         let specs = specs.tensors().into_iter().zip(learns);
         for (((_, spec), learns), (((_, p), (_, g)), ((_, m), (_, v)))) in specs.zip(tensors) {
@@ -128,7 +137,7 @@ impl Adam {
             }
             let &ParamSpec { rows, width, unit_rows, nonnegative, .. } = spec;
             let norms = match spec.level {
-                Some(l) if unit_rows => &mut self.norms[l][..],
+                Some(l) if unit_rows => &mut norms[l][..],
                 _ => &mut [],
             };
             let free = usize::from(!norms.is_empty());
@@ -158,11 +167,11 @@ impl Adam {
 
     /// Forgets the moments of the encoder row, the bias and the decoder row of latent `j` of a level (0 or 1), and the norm
     /// that the decoder row would have.
-    pub fn reset_latent(&mut self, arch: &Arch, train: &TrainConfig, level: usize, j: usize) {
+    pub fn reset_latent(&mut self, level: usize, j: usize) {
         if let Some(n) = self.norms[level].get_mut(j) {
-            *n = train.row_norm as f32;
+            *n = self.train.row_norm as f32;
         }
-        let specs = &arch.specs().level[level];
+        let specs = &self.specs.level[level];
         for moments in [&mut self.m, &mut self.v] {
             let moments = &mut moments.level[level];
             for (tensor, spec) in [
@@ -173,6 +182,29 @@ impl Adam {
                 tensor[j * spec.width..(j + 1) * spec.width].fill(0.0);
             }
         }
+    }
+}
+
+impl Saved for Adam {
+    fn save(&self, name: &str, state: &mut State) {
+        // Shapes and rates are settings; the sums of squares are scratch.
+        let Self { specs: _, train: _, m, v, t, norms, squares: _ } = self;
+        m.save(&format!("{name}.m"), state);
+        v.save(&format!("{name}.v"), state);
+        for (l, norms) in norms.iter().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            state.put(format!("{name}.norm.{}", l + 1), Array::F32(norms.clone().into()));
+        }
+        state.push_u64("clock", &[*t]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.m.load(&format!("{name}.m"), state)?;
+        self.v.load(&format!("{name}.v"), state)?;
+        for (l, norms) in self.norms.iter_mut().enumerate().filter(|(_, norms)| !norms.is_empty()) {
+            *norms = state.take_f32(&format!("{name}.norm.{}", l + 1), norms.len())?.to_vec();
+        }
+        self.t = state.next_u64("clock", 1)?[0];
+        Ok(())
     }
 }
 
@@ -187,9 +219,10 @@ fn frozen(freeze: Freeze) -> Params<bool> {
 
 /// Brings unit rows back into the cone around `start`, `(n, width)` unit rows: a row `w` of `w . s < c` becomes
 /// `c s + sqrt(1 - c^2) v`, `v` the unit vector along `w - (w . s) s`, or `s` where that is 0; `c` is [`SOFT_COSINE`].
-pub(super) fn keep_near(isa: Isa, par: Par, start: &[f32], width: usize, rows: &mut [f32]) {
+pub(super) fn keep_near(compute: Compute, start: &[f32], width: usize, rows: &mut [f32]) {
     // Rows that one thread handles together.
     const ROWS: usize = 64;
+    let Compute { isa, par } = compute;
     par.for_chunks(rows, ROWS * width, |c, rows| {
         for (i, row) in rows.chunks_mut(width).enumerate() {
             let s = &start[(c * ROWS + i) * width..][..width];

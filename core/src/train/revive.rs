@@ -1,12 +1,12 @@
-//! Dead latents: who is dead, and where a dead child starts anew.
+//! Dead latents: which latents are dead, and where a dead child starts anew.
 
 use super::cofire::Cofire;
-use super::objective::Objective;
-use super::optim::Adam;
-use crate::config::TrainConfig;
+use super::engine::{Engine, LatentRows};
+use super::observed::SparseRows;
+use super::state::{Array, Saved, State};
+use crate::error::Result;
 use crate::gate::ROOT;
-use crate::kernel::adam;
-use crate::model::Params;
+use crate::kernel::{Isa, adam};
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,18 +19,16 @@ pub struct Silence {
 }
 
 impl Silence {
-    /// Nobody has been silent yet.
+    /// All counters start at zero.
     pub fn new(f: usize) -> Self {
         Self { since: vec![0; f] }
     }
 
-    /// Takes in the batch of `objective`.
-    pub fn update(&mut self, objective: &Objective, level: usize) {
-        let n = objective.n() as u64;
+    /// Takes in the latents of its level that fire on a batch.
+    pub fn update(&mut self, fires: &SparseRows) {
+        let n = fires.n_rows() as u64;
         self.since.iter_mut().for_each(|s| *s = s.saturating_add(n));
-        for (_, j, _, _) in objective.fired(level) {
-            self.since[j] = 0;
-        }
+        fires.index.iter().for_each(|j| self.since[*j as usize] = 0);
     }
 
     /// Latents that have not fired for more than `after` rows, ascending.
@@ -40,36 +38,41 @@ impl Silence {
     }
 }
 
-/// Gives every dead child to the parent with the most error a child, and sets its encoder and decoder rows to the unit
-/// residual of a token of the last batch on which that parent fires, drawn towards high error. Its bias, its moments
-/// and its counts start at zero. Returns how many were set.
-///
-/// Where level 2 has no decoder direction of its own (`comp`) or does not read activations (`z1`), nothing is done.
+impl Saved for Silence {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { since } = self;
+        state.put(name, Array::U64(since.clone()));
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.since = state.take_u64(name, self.since.len())?;
+        Ok(())
+    }
+}
+
+/// Gives every dead child to the parent with the most error per child, and sets its encoder and decoder rows to the unit
+/// residual of a token of the last batch on which that parent fires, drawn towards high error. Its bias, its moments and
+/// its counts start at zero. Returns how many were set.
 pub(super) fn reseed(
-    objective: &Objective,
+    engine: &mut Engine,
+    isa: Isa,
     cofire: &mut Cofire,
     silence: &mut Silence,
-    dead: &[u32],
     parents: &mut [u32],
-    params: &mut Params,
-    optimiser: &mut Adam,
-    train: &TrainConfig,
+    dead: &[u32],
     rng: &mut Philox,
 ) -> usize {
-    let arch = *objective.arch();
-    if dead.is_empty() || !objective.composed.is_empty() || !arch.source.is_activations() {
-        return 0;
-    }
-    let d = arch.d;
-    let mut size = vec![0usize; arch.level[0].latents];
+    let fires = &engine.observed().codes[0];
+    let f1 = cofire.n_parents();
+    let mut size = vec![0usize; f1];
     for (j, &p) in parents.iter().enumerate() {
         if p != ROOT && dead.binary_search(&(j as u32)).is_err() {
             size[p as usize] += 1;
         }
     }
-    let mut tokens: Vec<Vec<usize>> = vec![Vec::new(); arch.level[0].latents];
-    for (b, i, _, _) in objective.fired(0) {
-        tokens[i].push(b);
+    let mut tokens: Vec<Vec<usize>> = vec![Vec::new(); f1];
+    for b in 0..fires.n_rows() {
+        fires.index[fires.row(b)].iter().for_each(|i| tokens[*i as usize].push(b));
     }
     let mut set = 0;
     for &j in dead {
@@ -77,24 +80,19 @@ pub(super) fn reseed(
         size[p] += 1;
         let mut best: Option<(f64, usize)> = None;
         for &b in &tokens[p] {
-            let energy: f64 = objective.residual(b).iter().map(|r| f64::from(*r) * f64::from(*r)).sum();
+            let energy: f64 = engine.residual(b).iter().map(|r| f64::from(*r) * f64::from(*r)).sum();
             let draw = energy * rng.uniform_f64();
             if draw > best.map_or(0.0, |x| x.0) {
                 best = Some((draw, b));
             }
         }
         let Some((_, b)) = best else { continue };
-        let j = j as usize;
-        let row = &mut params.level[1].w_dec[j * d..(j + 1) * d];
-        row.copy_from_slice(objective.residual(b));
-        adam::normalise(objective.isa, row);
-        let direction = row.to_vec();
-        params.level[1].w_enc[j * d..(j + 1) * d].copy_from_slice(&direction);
-        params.level[1].b_enc[j] = 0.0;
-        optimiser.reset_latent(&arch, train, 1, j);
-        parents[j] = p as u32;
-        cofire.forget(j);
-        silence.since[j] = 0;
+        let mut direction = engine.residual(b).to_vec();
+        adam::normalise(isa, &mut direction);
+        engine.set_latent(1, j as usize, LatentRows { encoder: &direction, bias: 0.0, decoder: &direction });
+        parents[j as usize] = p as u32;
+        cofire.forget(j as usize);
+        silence.since[j as usize] = 0;
         set += 1;
     }
     set

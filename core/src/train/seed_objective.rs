@@ -1,12 +1,12 @@
 //! Loss and gradient of the seed, dense as it was written: see [`crate::model::seed`] for the equations.
 
-use super::objective::Losses;
+use super::observed::Losses;
+use crate::compute::Compute;
 use crate::config::Config;
 use crate::error::{At, Error, Result};
 use crate::kernel::dense::transposed;
-use crate::kernel::{Isa, dense, reduce, sparse};
+use crate::kernel::{dense, reduce, sparse};
 use crate::model::{Arch, LevelParams, Params};
-use crate::par::Par;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -22,8 +22,7 @@ pub struct SeedObjective {
     arch: Arch,
     lambda: [f32; 2],
     consistency: f32,
-    isa: Isa,
-    par: Par,
+    compute: Compute,
 }
 
 /// One gated layer of a batch.
@@ -36,14 +35,13 @@ struct Layer {
 
 impl SeedObjective {
     /// For the settings of `config`.
-    pub fn new(config: &Config, d: usize, isa: Isa, par: Par) -> Self {
+    pub fn new(config: &Config, d: usize, compute: Compute) -> Self {
         let weight = config.loss.consistency.seed_weight(config.loss.consistency_weight) as f32;
         Self {
             arch: Arch::new(config, d),
             lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
             consistency: weight,
-            isa,
-            par,
+            compute,
         }
     }
 
@@ -73,11 +71,11 @@ impl SeedObjective {
         losses.sparsity = [0, 1].map(|l| {
             let h = if l == 0 { &l1.h } else { &l2.h };
             f64::from(self.lambda[l]) / n as f64
-                * h.chunks(1 << 10).map(|c| f64::from(reduce::sum(self.isa, c))).sum::<f64>()
+                * h.chunks(1 << 10).map(|c| f64::from(reduce::sum(self.compute.isa, c))).sum::<f64>()
         });
         losses.total = squares / (n * d) as f64 + losses.sparsity[0] + losses.sparsity[1];
 
-        reduce::scale(self.isa, 2.0 / (n * d) as f32, &mut error);
+        reduce::scale(self.compute.isa, 2.0 / (n * d) as f32, &mut error);
         self.outer(&y, f1, &error, d, &mut grads.level[0].w_dec);
         self.columns(&error, d, &mut grads.b_dec);
         let dy = self.product(&error, &p.level[0].w_dec, d, None);
@@ -183,9 +181,9 @@ impl SeedObjective {
     fn product(&self, x: &[f32], w: &[f32], d: usize, bias: Option<&[f32]>) -> Vec<f32> {
         let (n, f) = (x.len() / d, w.len() / d);
         let mut out = vec![0.0; n * f];
-        self.par.for_rows(n, BLOCK, [&mut out], [f], |first, [out]| {
+        self.compute.par.for_rows(n, BLOCK, [&mut out], [f], |first, [out]| {
             let rows = out.len() / f;
-            dense::affine(self.isa, &x[first * d..(first + rows) * d], w, d, bias, out);
+            dense::affine(self.compute.isa, &x[first * d..(first + rows) * d], w, d, bias, out);
         });
         out
     }
@@ -194,12 +192,12 @@ impl SeedObjective {
     fn outer(&self, coef: &[f32], f: usize, x: &[f32], width: usize, grad: &mut [f32]) {
         let n = coef.len() / f;
         let index: Vec<u32> = (0..n as u32).collect();
-        self.par.for_rows(f, BLOCK, [grad], [width], |first, [grad]| {
+        self.compute.par.for_rows(f, BLOCK, [grad], [width], |first, [grad]| {
             let mut column = vec![0.0; n];
             for (i, row) in grad.chunks_mut(width).enumerate() {
                 column.iter_mut().zip(coef.chunks(f)).for_each(|(c, r)| *c = r[first + i]);
                 row.fill(0.0);
-                sparse::accumulate_rows(self.isa, &index, &column, x, width, row);
+                sparse::accumulate_rows(self.compute.isa, &index, &column, x, width, row);
             }
         });
     }
@@ -207,10 +205,10 @@ impl SeedObjective {
     /// `grad_j = sum_b coef_bj`.
     fn columns(&self, coef: &[f32], f: usize, grad: &mut [f32]) {
         grad.fill(0.0);
-        coef.chunks(f).for_each(|row| reduce::axpy(self.isa, 1.0, row, grad));
+        coef.chunks(f).for_each(|row| reduce::axpy(self.compute.isa, 1.0, row, grad));
     }
 
     fn squares(&self, rows: &[f32]) -> f64 {
-        rows.chunks(self.arch.d).map(|r| f64::from(reduce::sum_squares(self.isa, r))).sum()
+        rows.chunks(self.arch.d).map(|r| f64::from(reduce::sum_squares(self.compute.isa, r))).sum()
     }
 }

@@ -1,7 +1,10 @@
 //! Everything that a checkpoint holds, as named arrays.
 
+use crate::balance::BalanceState;
 use crate::error::{Error, Result};
-use crate::model::Tensor;
+use crate::model::{Params, Tensor};
+use crate::normalise::Normalisation;
+use crate::rng::Philox;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -27,35 +30,173 @@ pub enum Array {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State(pub BTreeMap<String, Array>);
 
-macro_rules! take {
-    ($name:ident, $variant:ident, $t:ty) => {
-        /// Takes the array of this name, of `len` numbers.
-        ///
-        /// # Errors
-        /// [`Error::Format`] if it is missing, of another type or of another length.
-        pub fn $name(&mut self, name: &str, len: usize) -> Result<$t> {
-            match self.0.remove(name) {
-                Some(Array::$variant(v)) if v.len() == len => Ok(v),
-                Some(Array::$variant(v)) => Err(Error::format(
-                    0,
-                    format!("`{name}` of the checkpoint: expected {len} numbers, found {}", v.len()),
-                )),
-                Some(_) => Err(Error::format(0, format!("`{name}` of the checkpoint has the wrong type"))),
-                None => Err(Error::format(0, format!("`{name}` is missing from the checkpoint"))),
+macro_rules! arrays {
+    ($take:ident, $variant:ident, $t:ty) => {
+        impl State {
+            /// Takes the array of this name, of `len` numbers.
+            ///
+            /// # Errors
+            /// [`Error::Format`] if it is missing, of another type or of another length.
+            pub fn $take(&mut self, name: &str, len: usize) -> Result<$t> {
+                match self.0.remove(name) {
+                    Some(Array::$variant(v)) if v.len() == len => Ok(v),
+                    Some(Array::$variant(v)) => Err(Error::format(
+                        0,
+                        format!("`{name}` of the checkpoint: expected {len} numbers, found {}", v.len()),
+                    )),
+                    Some(_) => Err(wrong_type(name)),
+                    None => Err(missing(name)),
+                }
             }
         }
     };
 }
 
-impl State {
-    take!(take_f32, F32, Tensor);
-    take!(take_f64, F64, Vec<f64>);
-    take!(take_u16, U16, Arc<Vec<u16>>);
-    take!(take_u32, U32, Vec<u32>);
-    take!(take_u64, U64, Vec<u64>);
+/// The arrays that several components write, each after the one before it: small numbers that are read together.
+macro_rules! shared_arrays {
+    ($push:ident, $next:ident, $variant:ident, $number:ty) => {
+        impl State {
+            /// Appends numbers to the array of this name.
+            ///
+            /// # Panics
+            /// If the array has another type.
+            pub(crate) fn $push(&mut self, name: &str, numbers: &[$number]) {
+                let mut all = match self.0.remove(name) {
+                    None => Vec::new(),
+                    Some(Array::$variant(v)) => v.to_vec(),
+                    Some(_) => panic!("`{name}` has two types"),
+                };
+                all.extend_from_slice(numbers);
+                self.put(name, Array::$variant(all.into()));
+            }
 
+            /// Takes the next `len` numbers of the array of this name, in the order in which they were appended.
+            ///
+            /// # Errors
+            /// [`Error::Format`] if it is missing, of another type or has fewer numbers left.
+            pub(crate) fn $next(&mut self, name: &str, len: usize) -> Result<Vec<$number>> {
+                let all = match self.0.remove(name) {
+                    Some(Array::$variant(v)) => v.to_vec(),
+                    Some(_) => return Err(wrong_type(name)),
+                    None => return Err(missing(name)),
+                };
+                if all.len() < len {
+                    let why = format!("`{name}` of the checkpoint: expected {len} more numbers, found {}", all.len());
+                    return Err(Error::format(0, why));
+                }
+                if all.len() > len {
+                    self.put(name, Array::$variant(all[len..].to_vec().into()));
+                }
+                Ok(all[..len].to_vec())
+            }
+        }
+    };
+}
+
+fn missing(name: &str) -> Error {
+    Error::format(0, format!("`{name}` is missing from the checkpoint"))
+}
+
+fn wrong_type(name: &str) -> Error {
+    Error::format(0, format!("`{name}` of the checkpoint has the wrong type"))
+}
+
+arrays!(take_f32, F32, Tensor);
+arrays!(take_f64, F64, Vec<f64>);
+arrays!(take_u16, U16, Arc<Vec<u16>>);
+arrays!(take_u32, U32, Vec<u32>);
+arrays!(take_u64, U64, Vec<u64>);
+shared_arrays!(push_f32, next_f32, F32, f32);
+shared_arrays!(push_f64, next_f64, F64, f64);
+shared_arrays!(push_u64, next_u64, U64, u64);
+
+/// A component of a training that is carried from step to step.
+///
+/// Implementations of `save` destructure the component without `..`, so that a field that is not saved does not compile.
+pub(crate) trait Saved {
+    /// Adds what the component carries, under names that begin with `name`.
+    fn save(&self, name: &str, state: &mut State);
+
+    /// Takes back what [`Saved::save`] has added.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for an array that is missing or of the wrong size.
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()>;
+}
+
+impl Saved for Params {
+    fn save(&self, name: &str, state: &mut State) {
+        for (tensor, values) in self.tensors() {
+            state.put(format!("{name}.{tensor}"), Array::F32(values.clone()));
+        }
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        for (tensor, values) in self.tensors_mut() {
+            *values = state.take_f32(&format!("{name}.{tensor}"), values.len())?;
+        }
+        Ok(())
+    }
+}
+
+impl Saved for Normalisation {
+    fn save(&self, name: &str, state: &mut State) {
+        // How rows are normalised each by itself is a setting.
+        let Self { mean, scale, centre, variance, norm_limit, row_norm: _ } = self;
+        state.put(format!("{name}.mean"), Array::F32(mean.clone().into()));
+        state.put(format!("{name}.centre"), Array::F32(centre.clone().into()));
+        state.push_f32(&format!("{name}.scalars"), &[*scale, *variance, *norm_limit]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.mean = state.take_f32(&format!("{name}.mean"), self.mean.len())?.to_vec();
+        self.centre = state.take_f32(&format!("{name}.centre"), self.centre.len())?.to_vec();
+        let scalars = state.take_f32(&format!("{name}.scalars"), 3)?;
+        (self.scale, self.variance, self.norm_limit) = (scalars[0], scalars[1], scalars[2]);
+        Ok(())
+    }
+}
+
+impl Saved for BalanceState {
+    fn save(&self, name: &str, state: &mut State) {
+        let Self { w, norm, log_var: [eta, m, v] } = self;
+        state.push_f64(name, &[w, norm, eta, m, v].map(|pair| *pair).concat());
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        let Self { w, norm, log_var: [eta, m, v] } = self;
+        for pair in [w, norm, eta, m, v] {
+            pair.copy_from_slice(&state.next_f64(name, 2)?);
+        }
+        Ok(())
+    }
+}
+
+impl Saved for Philox {
+    // Its key is made of the seed, which is a setting.
+    fn save(&self, name: &str, state: &mut State) {
+        state.push_u64(name, &[self.position()]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.seek(state.next_u64(name, 1)?[0]);
+        Ok(())
+    }
+}
+
+impl State {
     /// Adds an array.
     pub fn put(&mut self, name: impl Into<String>, array: Array) {
         self.0.insert(name.into(), array);
+    }
+
+    /// Checks that of the arrays that components share nothing is left.
+    pub(crate) fn expect_spent(&self, names: &[&str]) -> Result<()> {
+        match names.iter().find(|name| self.0.contains_key(**name)) {
+            Some(name) => {
+                Err(Error::format(0, format!("`{name}` of the checkpoint has more numbers than are expected")))
+            }
+            None => Ok(()),
+        }
     }
 }

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::{ptr, slice};
 use strata_core::format::weights;
 use strata_core::model::{Scratch, SharedBytes};
-use strata_core::{Codes, Encoder, Error, Isa, Par, Result};
+use strata_core::{Codes, Compute, Encoder, Error, Isa, Par, Result};
 
 /// The memory that the caller has given, from `NEXT` to `END`.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
@@ -92,7 +92,7 @@ fn encode(cfg: &[u8], weights: &'static [u8], row: &[f32]) -> Result<[Codes; 2]>
         return Err(Error::Shape { what: "row", expected: model.arch.d, got: row.len() });
     }
     let mut scratch = Scratch::new(&model.arch);
-    let encoder = Encoder::new(Arc::new(model), Isa::baseline(), Par::Seq)?;
+    let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::baseline(), Par::Seq))?;
     let [mut codes1, mut codes2] = [Codes::new(), Codes::new()];
     encoder.encode(row, &mut scratch, &mut codes1, &mut codes2)?;
     Ok([codes1, codes2])

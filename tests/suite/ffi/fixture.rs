@@ -9,7 +9,7 @@ use strata::*;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::format::weights;
 use strata_core::model::{Arch, LevelArch, Scratch};
-use strata_core::{Codes, Encoder, Isa, Model, Par, Philox, ROOT};
+use strata_core::{Codes, Compute, Encoder, Isa, Model, Par, Philox, ROOT};
 use strata_tests::vary::Vary;
 
 use super::buffers::Buffers;
@@ -112,7 +112,7 @@ impl Ctx {
     }
 
     pub fn core(model: &Model) -> Encoder {
-        Encoder::new(Arc::new(model.clone()), Isa::default(), Par::Seq).unwrap()
+        Encoder::new(Arc::new(model.clone()), Compute::new(Isa::default(), Par::Seq)).unwrap()
     }
 
     pub fn encode(&self, x: &strata_rows) -> (Codes, Codes) {

@@ -8,7 +8,7 @@ use strata::*;
 use strata_core::config::ModelKind;
 use strata_core::format::weights;
 use strata_core::model::{Arch, WeightType};
-use strata_core::{Encoder, Isa, Model, Par, ROOT};
+use strata_core::{Compute, Encoder, Isa, Model, Par, ROOT};
 use strata_tests::vary::Vary;
 
 use super::buffers::f32_rows;
@@ -40,8 +40,11 @@ fn the_model_says_its_sizes_parents_and_directions() {
                 strata_model_decoder_row(ctx.model, level, latent, row.as_mut_ptr(), row.len())
             };
             assert_eq!(get(&mut row), STRATA_STATUS_OK);
-            let all =
-                if level == 1 { &model.params.level[0].w_dec[..] } else { &model.decoder2(Isa::default(), Par::Seq) };
+            let all = if level == 1 {
+                &model.params.level[0].w_dec[..]
+            } else {
+                &model.decoder2(Compute::new(Isa::default(), Par::Seq))
+            };
             assert_eq!(row, all[latent as usize * D..][..D]);
             assert_eq!(get(&mut row[1..]), STRATA_STATUS_CAPACITY);
         }
@@ -70,7 +73,7 @@ fn weights_can_be_kept_in_fewer_bits() {
         ] {
             let params = strata_model_params { struct_size: size_of::<strata_model_params>(), weights, reserved: 0 };
             let loaded = load_as(&cfg, &bytes, &params);
-            let core = Encoder::with_weights(Arc::new(model.clone()), Isa::default(), Par::Seq, of);
+            let core = Encoder::with_weights(Arc::new(model.clone()), Compute::new(Isa::default(), Par::Seq), of);
             if is_seed && weights != STRATA_WEIGHTS_F32 {
                 let (status, message) = loaded.unwrap_err();
                 assert_eq!(status, STRATA_STATUS_PARAMS);

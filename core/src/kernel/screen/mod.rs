@@ -49,7 +49,7 @@ use alloc::vec::Vec;
 use super::dense::{Matrix, Pick};
 use super::weight::Weight;
 use super::{Isa, LANES};
-use crate::Par;
+use crate::compute::Compute;
 use bytemuck::{Pod, Zeroable};
 pub(crate) use hits::NONE;
 use hits::{Hits, PANEL};
@@ -239,7 +239,8 @@ impl Screen {
     ///
     /// # Panics
     /// If the width does not fit.
-    pub fn quantise<W: Weight>(&mut self, isa: Isa, par: Par, w: Matrix<'_, W>, bias: &[f32]) {
+    pub fn quantise<W: Weight>(&mut self, compute: Compute, w: Matrix<'_, W>, bias: &[f32]) {
+        let Compute { isa, par } = compute;
         assert_eq!(w.d, self.d, "screen: the weights are not [f, d]");
         let q = self.d.div_ceil(4);
         self.places.clear();

@@ -8,8 +8,7 @@ use super::discover::{Graph, spherical_kmeans};
 use super::geometry::Directions;
 use super::{Draws, Partition, Score, counts_of};
 use crate::Result;
-use crate::kernel::Isa;
-use crate::par::Par;
+use crate::compute::Compute;
 
 /// Restarts of k-means.
 pub const RESTARTS: usize = 10;
@@ -173,18 +172,18 @@ pub struct AgreementReport {
 /// # Errors
 /// As [`Directions::new`], and [`Error::Shape`](crate::Error::Shape) if there is not a firing count for each row.
 pub fn agreement(
-    isa: Isa,
-    par: Par,
+    compute: Compute,
     rows: &[f32],
     d: usize,
     partition: &Partition,
     fires: &[u64],
     draws: Draws,
 ) -> Result<AgreementReport> {
+    let Compute { par, .. } = compute;
     let (directions, kept) = Directions::with_counts(rows, d, partition, fires)?;
     let kmeans =
-        (!kept.is_empty()).then(|| spherical_kmeans(isa, par, &directions, kept.clusters(), RESTARTS, draws.seed));
-    let graph = Graph::mutual_neighbours(isa, par, &directions, NEIGHBOURS);
+        (!kept.is_empty()).then(|| spherical_kmeans(compute, &directions, kept.clusters(), RESTARTS, draws.seed));
+    let graph = Graph::mutual_neighbours(compute, &directions, NEIGHBOURS);
     let louvain = graph.louvain();
     let of_kmeans = kmeans.as_ref().map_or(&[][..], |k| &k.label);
     // Draws keep the sizes, so the expected information is theirs too.

@@ -4,9 +4,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::geometry::{BLOCK, Directions};
+use crate::compute::Compute;
 use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
-use crate::par::Par;
 use crate::rng::Philox;
 
 /// Rounds of k-means, and passes of Louvain over the nodes, after which it stops unconverged.
@@ -35,7 +35,8 @@ pub struct KMeans {
 ///
 /// # Panics
 /// If `k` is 0 or more than the vectors, or `restarts` is 0.
-pub fn spherical_kmeans(isa: Isa, par: Par, x: &Directions, k: usize, restarts: usize, seed: u64) -> KMeans {
+pub fn spherical_kmeans(compute: Compute, x: &Directions, k: usize, restarts: usize, seed: u64) -> KMeans {
+    let Compute { isa, par } = compute;
     assert!(k > 0 && k <= x.n(), "k-means: {k} clusters of {} vectors", x.n());
     assert!(restarts > 0, "k-means: no restarts");
     let runs = par.map(restarts, |r| lloyd(isa, x, k, Philox::new(seed, STREAM + r as u64)));
@@ -145,7 +146,8 @@ fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
 /// The `k` other vectors of highest cosine of each vector, highest first (ties to the lower index), with the cosines.
 ///
 /// Cosines in `f32`. Cost: `n^2 d` multiplications.
-pub fn nearest(isa: Isa, par: Par, x: &Directions, k: usize) -> Vec<Vec<(u32, f32)>> {
+pub fn nearest(compute: Compute, x: &Directions, k: usize) -> Vec<Vec<(u32, f32)>> {
+    let Compute { isa, par } = compute;
     let (n, d) = (x.n(), x.d);
     let blocks = par.map(n.div_ceil(BLOCK), |b| {
         let rows = &x.unit[b * BLOCK * d..((b + 1) * BLOCK).min(n) * d];
@@ -227,9 +229,9 @@ impl Graph {
     /// lower index) and the cosine is positive.
     ///
     /// Cosines in `f32`. Cost: `n^2 d` multiplications.
-    pub fn mutual_neighbours(isa: Isa, par: Par, x: &Directions, k: usize) -> Self {
+    pub fn mutual_neighbours(compute: Compute, x: &Directions, k: usize) -> Self {
         let n = x.n();
-        let mut near = nearest(isa, par, x, k);
+        let mut near = nearest(compute, x, k);
         near.iter_mut().for_each(|row| row.sort_unstable_by_key(|e| e.0));
         let mut edges = Vec::new();
         for (i, row) in near.iter().enumerate() {

@@ -4,10 +4,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::{Draws, Partition, Score, counts_of, sizes};
+use crate::compute::Compute;
 use crate::error::At;
 use crate::kernel::Isa;
 use crate::kernel::dense;
-use crate::par::Par;
 use crate::{Error, ROOT, Result};
 
 /// Rows that are multiplied at a time.
@@ -270,14 +270,14 @@ fn davies_bouldin(isa: Isa, mean: &[f64], means: &[f32], spread: &[f64]) -> f64 
 /// # Errors
 /// As [`Directions::new`], and [`Error::Shape`] if there is not a firing count for each row.
 pub fn geometry(
-    isa: Isa,
-    par: Par,
+    compute: Compute,
     rows: &[f32],
     d: usize,
     partition: &Partition,
     fires: &[u64],
     draws: Draws,
 ) -> Result<GeometryReport> {
+    let Compute { isa, par } = compute;
     let (directions, kept) = Directions::with_counts(rows, d, partition, fires)?;
     let (clusters, label) = (kept.clusters(), kept.labels());
     let draws = if kept.is_proper() { draws } else { Draws { n: 0, ..draws } };

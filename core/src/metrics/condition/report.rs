@@ -8,10 +8,10 @@ use super::super::coherence::{Draws, Score};
 use super::super::defined_mean;
 use super::super::sparsity::ALIVE_TOKENS;
 use super::Condition;
+use crate::compute::Compute;
 use crate::gate::ROOT;
 use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
-use crate::par::Par;
 use crate::{Error, Result};
 
 /// An edge meets the condition if both of its decoder rows are among so many that are nearest to `d*`.
@@ -94,12 +94,12 @@ impl Condition {
     /// [`Error::Shape`] where sizes disagree.
     pub fn report(
         &self,
-        isa: Isa,
-        par: Par,
+        compute: Compute,
         decoder1: &[f32],
         decoder2: &[f32],
         draws: Draws,
     ) -> Result<ConditionReport> {
+        let Compute { isa, par } = compute;
         let (d, f1, f2) = (self.d, self.on.len(), self.parent.len());
         for (what, expected, got) in
             [("decoder of level 1", f1 * d, decoder1.len()), ("decoder of level 2", f2 * d, decoder2.len())]

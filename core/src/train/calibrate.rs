@@ -1,0 +1,61 @@
+//! The thresholds of batch-top-k at the end of a training.
+
+use crate::compute::Compute;
+use crate::config::{Budget, Config};
+use crate::error::Result;
+use crate::model::{Codes, Encoder, Model};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Rows whose codes are held at a time.
+const ROWS: usize = 2048;
+
+/// Returns the thresholds with which each level of `model` fires `round(k n)` times on `x`, `(n, d)` normalised rows, up to
+/// ties and to what is positive at all. Those that `model` has are where the search starts.
+///
+/// Level 1 comes first, since level 2 depends on it; levels that share a budget are set together. Time: each level once
+/// over `x`, dense.
+///
+/// # Errors
+/// What [`Encoder::encode`] finds.
+pub(super) fn thresholds(config: &Config, mut model: Model, x: &[f32], compute: Compute) -> Result<[f32; 2]> {
+    let d = model.arch.d;
+    let n = x.len() / d;
+    let shared = config.budget == Budget::Shared;
+    let k = [config.level1.k, config.level2.k];
+    for level in 0..model.arch.n_levels() {
+        let tracked = model.tau;
+        if n == 0 || !model.arch.level[level].activation.has_tau() || tracked[level] <= 0.0 {
+            continue;
+        }
+        let levels = if shared { 0..2 } else { level..level + 1 };
+        let wanted = libm::round(k[levels.clone()].iter().sum::<f64>() * n as f64) as usize;
+        // Every positive pre-activation is too many to keep: far below the threshold nothing is looked for at first.
+        let mut above = Vec::new();
+        for share in [0.8, 0.5, 0.0] {
+            model.tau[levels.clone()].fill(share * tracked[level]);
+            let encoder = Encoder::new(Arc::new(model.clone()), compute)?;
+            above.clear();
+            for x in x.chunks(ROWS * d) {
+                let mut codes = [Codes::new(), Codes::new()];
+                let [codes1, codes2] = &mut codes;
+                encoder.encode_par(compute.par, x, codes1, codes2)?;
+                codes[levels.clone()].iter().for_each(|codes| above.extend_from_slice(&codes.value));
+            }
+            if above.len() > wanted {
+                break;
+            }
+        }
+        // The threshold is strict: it is the largest value that must not pass.
+        let tau = if above.len() > wanted {
+            *above.select_nth_unstable_by(wanted, |a, b| b.total_cmp(a)).1
+        } else {
+            f32::MIN_POSITIVE
+        };
+        model.tau[levels].fill(tau);
+        if shared {
+            break;
+        }
+    }
+    Ok(model.tau)
+}

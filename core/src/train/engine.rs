@@ -1,0 +1,182 @@
+//! The seam where the arithmetic of a training is done: an engine owns parameters, gradients and moments, takes steps, and
+//! says what it has seen.
+//!
+//! Everything around it (schedules, controllers, families, revival) reads [`Observed`] and writes [`StepSettings`], so
+//! that it is the same wherever the numbers lie.
+
+use super::objective::{Objective, StepSettings};
+use super::observed::Observed;
+use super::optim::{Adam, keep_near};
+use super::seed_objective::SeedObjective;
+use super::state::{Saved, State};
+use crate::compute::Compute;
+use crate::config::{Config, ModelKind};
+use crate::error::Result;
+use crate::gate::Families;
+use crate::model::{Arch, ParamSpec, Params};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// The loss of a model and its gradient.
+enum Model {
+    Tree(Box<Objective>),
+    Seed(Box<SeedObjective>),
+}
+
+/// The rows of one latent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LatentRows<'a> {
+    /// Encoder row.
+    pub encoder: &'a [f32],
+    /// Encoder bias.
+    pub bias: f32,
+    /// Decoder row.
+    pub decoder: &'a [f32],
+}
+
+/// An engine on the CPU.
+pub struct Engine {
+    specs: Params<ParamSpec>,
+    compute: Compute,
+    model: Model,
+    families: Families,
+    params: Params,
+    grads: Params,
+    optimiser: Adam,
+    /// The decoder directions at the start, of which [`Freeze::SoftDecoder`](crate::freeze::Freeze::SoftDecoder) keeps them
+    /// near; else empty. A function of the seed, so that no checkpoint holds them.
+    anchor: [Vec<f32>; 2],
+    observed: Observed,
+}
+
+impl Engine {
+    /// Starts from `params`, with moments of zero and every child under ROOT.
+    ///
+    /// # Errors
+    /// What [`Config::validate`] finds.
+    pub fn new(config: &Config, d: usize, params: Params, compute: Compute) -> Result<Self> {
+        let arch = Arch::new(config, d);
+        let model = match config.model {
+            ModelKind::Tree => Model::Tree(Box::new(Objective::new(config, d, compute)?)),
+            ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, compute))),
+        };
+        Ok(Self {
+            compute,
+            model,
+            families: Families::all_root(arch.level[0].latents, arch.level[1].latents),
+            grads: params.zeros_like(),
+            optimiser: Adam::new(&arch, &config.train, &params),
+            anchor: params
+                .level
+                .each_ref()
+                .map(|level| if config.train.freeze.anchors_decoders() { level.w_dec.to_vec() } else { Vec::new() }),
+            params,
+            observed: Observed::default(),
+            specs: arch.specs(),
+        })
+    }
+
+    /// Takes one step on `x`, `(n, d)` normalised rows, and returns what it has seen.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`](crate::Error::NotFinite) naming the term of the loss or the tensor of the gradient; the weights
+    /// are then as before the step.
+    pub fn step(&mut self, x: &[f32], settings: &StepSettings) -> Result<&Observed> {
+        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed } = self;
+        observed.losses = match model {
+            Model::Tree(o) => o.loss_and_gradient(params, families, settings, x, grads)?,
+            Model::Seed(o) => o.loss_and_gradient(params, settings.variance, x, grads)?,
+        };
+        observed.grad_norm = optimiser.update(*compute, settings.lr, settings.fixed_level, params, grads)?;
+        let levels = params.level.iter_mut().zip(&specs.level);
+        for ((level, spec), start) in levels.zip(anchor).filter(|(_, start)| !start.is_empty()) {
+            keep_near(*compute, start, spec.w_dec.width, &mut level.w_dec);
+        }
+        if let Model::Tree(o) = model {
+            o.observe(observed);
+        }
+        Ok(observed)
+    }
+
+    /// Returns what the last step has seen.
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    /// Puts other families behind the gate.
+    pub fn set_families(&mut self, families: Families) {
+        self.families = families;
+    }
+
+    /// Returns the rows of latent `j` of a level (0 or 1).
+    pub fn latent(&self, level: usize, j: usize) -> LatentRows<'_> {
+        let (tensors, specs) = (&self.params.level[level], &self.specs.level[level]);
+        let row = |width: usize| j * width..(j + 1) * width;
+        LatentRows {
+            encoder: &tensors.w_enc[row(specs.w_enc.width)],
+            bias: tensors.b_enc[j],
+            decoder: &tensors.w_dec[row(specs.w_dec.width)],
+        }
+    }
+
+    /// Starts latent `j` of a level (0 or 1) anew at `rows`: its moments are forgotten.
+    ///
+    /// # Panics
+    /// If a row has another width.
+    pub fn set_latent(&mut self, level: usize, j: usize, rows: LatentRows<'_>) {
+        let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
+        let row = |width: usize| j * width..(j + 1) * width;
+        tensors.w_enc[row(specs.w_enc.width)].copy_from_slice(rows.encoder);
+        tensors.b_enc[j] = rows.bias;
+        tensors.w_dec[row(specs.w_dec.width)].copy_from_slice(rows.decoder);
+        self.optimiser.reset_latent(level, j);
+    }
+
+    /// Returns the residual of a row of the last batch, `(d)`: `x - x_hat2`, or `x - x_hat1` for a flat model. Empty for the
+    /// seed's model.
+    pub fn residual(&self, row: usize) -> &[f32] {
+        match &self.model {
+            Model::Tree(o) => o.residual(row),
+            Model::Seed(_) => &[],
+        }
+    }
+
+    /// Returns the parameters.
+    pub fn download(&self) -> Params {
+        // Tensors are shared until the next step changes them.
+        self.params.clone()
+    }
+
+    /// Frees the memory that only a step needs; the next step takes it again.
+    pub fn rest(&mut self) {
+        if let Model::Tree(o) = &mut self.model {
+            o.rest();
+            self.observed = Observed::default();
+        }
+    }
+}
+
+impl Saved for Engine {
+    fn save(&self, _: &str, state: &mut State) {
+        // Gradients and what was observed are those of a step that is over; settings are not part of the state.
+        let Self { specs: _, compute: _, model, families: _, params, grads: _, optimiser, anchor: _, observed: _ } =
+            self;
+        params.save("params", state);
+        optimiser.save("adam", state);
+        let floors = match model {
+            Model::Tree(o) => o.floor.map(|f| f.unwrap_or(-1.0)),
+            Model::Seed(_) => [-1.0; 2],
+        };
+        state.push_f32("thresholds", &floors);
+    }
+
+    fn load(&mut self, _: &str, state: &mut State) -> Result<()> {
+        self.params.load("params", state)?;
+        self.optimiser.load("adam", state)?;
+        let floors = state.next_f32("thresholds", 2)?;
+        if let Model::Tree(o) = &mut self.model {
+            o.floor = [floors[0], floors[1]].map(|f| (f >= 0.0).then_some(f));
+        }
+        Ok(())
+    }
+}
