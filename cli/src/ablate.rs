@@ -133,7 +133,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     } else {
         compare::print(&compared, &mut console.out)?;
     }
-    let page = report::report(&args.out, None)?;
+    let page = report::report(&report::Job { from: std::slice::from_ref(&args.out), ..report::Job::default() })?.report;
     console.note(format!("every metric of every run is in {}", args.out.join("ablation.json").display()));
     console.note(format!("open {} in a browser", page.display()));
     Ok(0)

@@ -481,12 +481,18 @@ pub struct Convert {
 /// `strata report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// The directory of a run, or of an ablation
-    #[arg(value_name = "RUN_OR_ABLATION")]
-    pub from: PathBuf,
-    /// The file to write [default: report.html in that directory]
+    /// The directory of a run or of an ablation, or of two runs to compare
+    #[arg(value_name = "RUN_OR_ABLATION", required = true, num_args = 1..)]
+    pub from: Vec<PathBuf>,
+    /// The file to write [default: report.html in that directory; of two runs report-with-B.html in the first]
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+    /// The title of the page [default: the name of the directory]
+    #[arg(long, value_name = "TEXT")]
+    pub title: Option<String>,
+    /// The names and notes of latents, as the page exports them [default: RUN/labels.json, if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
 }
 
 /// `strata settings`.

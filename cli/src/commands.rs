@@ -273,11 +273,13 @@ fn convert_to(run: &Run, out: &Path, to: args::To, args: &args::WeightsArgs, con
 }
 
 fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
-    let path = report::report(&args.from, args.out.as_deref())?;
+    let (out, title, labels) = (args.out.as_deref(), args.title.as_deref(), args.labels.as_deref());
+    let written = report::report(&report::Job { from: &args.from, out, title, labels })?;
     if console.json {
-        console.json(&serde_json::json!({ "report": path }))?;
+        console.json(&written)?;
     } else {
-        console.note(format!("the report is in {}: open it in a browser", path.display()));
+        let size = written.bytes as f64 / 1e6;
+        console.note(format!("the report ({size:.1} MB) is in {}: open it in a browser", written.report.display()));
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 use crate::escape::is_unsafe;
 use crate::eval::latents::LatentRecord;
 use std::io::Write;
+use std::ops::Range;
 
 /// A latent is worth showing if it fires on this many of the evaluated tokens.
 const MIN_FIRES: u64 = 30;
@@ -53,14 +54,14 @@ pub fn print(shown: &Shown<'_>, out: &mut dyn Write) -> std::io::Result<()> {
         }
         writeln!(out)?;
         for c in l.contexts.iter().take(CONTEXTS) {
-            let text = |tokens: &[String]| visible(&tokens.concat(), false);
+            let text = |rows: Range<usize>| visible(&rows.map(|i| c.tokens.get(i)).collect::<String>(), false);
             writeln!(
                 out,
                 "  {:>6.2}  {:>24}[{}]{}",
-                c.values[c.peak],
-                text(&c.tokens[c.peak.saturating_sub(BEFORE)..c.peak]),
-                text(&c.tokens[c.peak..=c.peak]),
-                text(&c.tokens[c.peak + 1..c.tokens.len().min(c.peak + 1 + AFTER)]),
+                c.strength(),
+                text(c.peak.saturating_sub(BEFORE)..c.peak),
+                text(c.peak..c.peak + 1),
+                text(c.peak + 1..c.length.min(c.peak + 1 + AFTER)),
             )?;
         }
         Ok(())

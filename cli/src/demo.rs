@@ -90,7 +90,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);
-    let page = report::report(&run_path, None)?;
+    let page = report::report(&report::Job { from: std::slice::from_ref(&run_path), ..report::Job::default() })?.report;
     let seconds = started.elapsed().as_secs_f64();
     if console.json {
         let shown = shown.map(|s| json!({ "parent": s.parent, "children": s.children }));

@@ -34,6 +34,7 @@ use strata_core::metrics::structure::StructureReport;
 use strata_core::model::TopkBy;
 use strata_core::{Codes, Config, Encoder, Isa, Par};
 
+pub mod bars;
 pub(crate) mod batches;
 pub mod classes;
 mod collect;
@@ -45,8 +46,10 @@ pub mod meta;
 pub mod sample;
 pub(crate) mod strongest;
 mod table;
+pub mod texts;
 pub(crate) mod unit;
 pub mod verdict;
+pub(crate) mod window;
 mod words;
 
 pub use families::Coherence;
@@ -150,6 +153,8 @@ pub struct Evaluation {
     /// Classes of tokens that latents fail to fire on because others fire in their place, on the same sample; empty for a
     /// dump without tokens and their texts.
     pub absorption: Vec<NamedAbsorption>,
+    /// The name of the other run that was compared with; none where none was named.
+    pub against: Option<String>,
     /// How far another run agrees, where one was named.
     pub stability: Option<StabilityReport>,
     /// How much of the dump's truth was found, on the last of the rows; none for a dump without one.
@@ -394,6 +399,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         meta: meta?,
         description_length,
         absorption,
+        against: job.against.map(|other| name_of(&other.dir)),
         stability,
         recovery: world.map(|w| truth::score(&w, &encoder, &seen.scored_rows, scored1, scored2)).transpose()?,
         composition,
@@ -405,6 +411,12 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     check_interrupt()?;
     evaluation.warnings.iter().for_each(|warning| console.warn(warning));
     Ok(Found { evaluation, latents, is_meaningless })
+}
+
+/// The name of a directory, without the way to it.
+fn name_of(dir: &Path) -> String {
+    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the rows that training held out by the settings of the run, whether it did, and those settings; every row with

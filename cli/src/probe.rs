@@ -402,11 +402,14 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         "area under the ROC curve by class, balanced, from {} latents of level 1, of level 2, of both",
         protocol::K
     )?;
-    writeln!(out, "{:<16}{:>8}{:>9}{:>9}{:>9}{:>9}", "class", "n", "level 1", "level 2", "both", "rows")?;
+    // As wide as the longest name, so that columns stay apart.
+    let names = p.classes.iter().map(|c| &c.name).chain(p.absorption.iter().map(|a| &a.name));
+    let wide = names.map(|name| name.chars().count()).max().unwrap_or(0).max(16);
+    writeln!(out, "{:<wide$} {:>7}{:>9}{:>9}{:>9}{:>9}", "class", "n", "level 1", "level 2", "both", "rows")?;
     for c in &p.classes {
         let Some(at) = c.auc.iter().find(|a| a.setting == Setting::Normal && a.k == protocol::K) else { continue };
         let [one, two, both, rows] = [at.level1, at.level2, at.both, at.rows].map(number);
-        writeln!(out, "{:<16}{:>8}{one:>9}{two:>9}{both:>9}{rows:>9}", c.name, c.examples)?;
+        writeln!(out, "{:<wide$} {:>7}{one:>9}{two:>9}{both:>9}{rows:>9}", c.name, c.examples)?;
     }
     if p.mdl.iter().any(Option::is_some) {
         writeln!(out)?;
@@ -428,14 +431,14 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out, "absorption: share of the class's tokens on which its main latents of level 1 are silent")?;
         writeln!(
             out,
-            "{:<16} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
+            "{:<wide$} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
             "class", "tokens", "main", "F1", "silent", "absorbed", "missed", "fraction"
         )?;
         for a in &p.absorption {
             let s = &a.found.scope[0];
             writeln!(
                 out,
-                "{:<16} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
+                "{:<wide$} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
                 a.name,
                 a.found.found,
                 s.main.len(),

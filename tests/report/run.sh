@@ -28,8 +28,14 @@ strata=${STRATA:-target/release/strata}
 small=(--set level1.latents=48 --set level2.latents=160 --set level1.k=2.5 --set level2.k=2.7 --set train.batch=256)
 "$strata" --quiet train --dump "$work/world" --out "$work/bare" "${small[@]}" --set train.steps=300 >/dev/null
 "$strata" --quiet report "$work/bare"
+cp "$work/bare/report.html" "$work/bare.html"
+"$strata" --quiet train --dump "$work/world" --out "$work/other" "${small[@]}" --set train.steps=300 --seed 1 >/dev/null
+"$strata" --quiet eval "$work/bare" >/dev/null
+"$strata" --quiet eval "$work/other" >/dev/null
+"$strata" --quiet report "$work/bare" "$work/other" --title 'Two seeds' -o "$work/pair.html"
 "$strata" --quiet ablate --dump "$work/world" --out "$work/ablation" --suite gates --suite sparsity-ratio --seeds 3 \
     "${small[@]}" --set train.steps=60 >/dev/null
 "$strata" --quiet report "$work/ablation"
 
-node "$work/browser.mjs" "$(command -v chromium)" "$shots" "$work/run.html" "$work/bare/report.html" "$work/ablation/report.html"
+node "$work/browser.mjs" "$(command -v chromium)" "$shots" "$work/run.html" "$work/bare.html" \
+    "$work/ablation/report.html" "$work/pair.html"

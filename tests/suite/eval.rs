@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use strata_cli::dump::{Dump, DumpSpec, DumpWriter};
-use strata_cli::eval::latents::{self, LatentRecord};
+use strata_cli::eval::latents::{self, Context, LatentRecord};
 use strata_cli::run::Run;
 use strata_core::{Codes, Dtype, Isa, Par, ROOT};
 use tempfile::TempDir;
@@ -59,6 +59,17 @@ fn codes_of(run: &Path, dump: &Path) -> [Codes; 2] {
     codes
 }
 
+/// That a window has the activations of its rows.
+#[track_caller]
+fn check_window(c: &Context, value: &impl Fn(usize) -> f32) {
+    let first = c.row as usize - c.peak;
+    let fires: Vec<(u16, f32)> =
+        (0..c.length).map(|at| (at as u16, value(first + at))).filter(|(_, v)| *v > 0.0).collect();
+    let found: Vec<(u16, f32)> = c.at.iter().copied().zip(c.values.iter().copied()).collect();
+    assert_eq!(found, fires, "activations of the window around row {}", c.row);
+    assert!(c.peak <= 96 && c.length - c.peak <= 49, "row {}: {} of {} rows", c.row, c.peak, c.length);
+}
+
 #[test]
 fn records_of_latents_are_what_the_codes_say() {
     let (_dir, dump, run, starts) = trained_on_text();
@@ -69,7 +80,7 @@ fn records_of_latents_are_what_the_codes_say() {
     let opened = Dump::open(std::slice::from_ref(&dump), None).unwrap();
     let (tokens, codes) = (opened.tokens().unwrap(), codes_of(&run, &dump));
     let sequence = |row: usize| starts.partition_point(|s| *s <= row) - 1;
-    let mut contexts = 0;
+    let (mut contexts, mut sampled, mut weak, mut with_children) = (0, 0, 0, 0);
     for (i, r) in records.iter().enumerate() {
         let level = usize::from(i >= model.arch.level[0].latents);
         assert_eq!((r.level as usize, r.latent as usize), (level + 1, i - level * model.arch.level[0].latents));
@@ -102,12 +113,47 @@ fn records_of_latents_are_what_the_codes_say() {
         assert_eq!(r.contexts.iter().map(|c| c.row as usize).collect::<Vec<_>>(), best);
         for c in &r.contexts {
             let first = c.row as usize - c.peak;
-            assert_eq!(c.values, (first..first + c.values.len()).map(value).collect::<Vec<_>>());
+            check_window(c, &value);
             assert!(sequence(first) == sequence(c.row as usize), "a context lies in one sequence");
-            assert_eq!(sequence(first + c.values.len() - 1), sequence(first));
-            let text = (first..first + c.values.len()).map(|row| VOCAB[tokens[row] as usize]);
-            assert_eq!(c.tokens, text.collect::<Vec<_>>());
+            assert_eq!(sequence(first + c.length - 1), sequence(first));
+            let text = (first..first + c.length).map(|row| VOCAB[tokens[row] as usize]);
+            assert_eq!(c.tokens, text.collect());
             contexts += 1;
+        }
+        // Drawn places: others than the strongest, of every strength, with the share of weaker activations.
+        for c in &r.sampled {
+            check_window(c, &value);
+            assert!(!best.contains(&(c.row as usize)) && value(c.row as usize) == c.strength() && c.strength() > 0.0);
+            let weaker = fires.iter().filter(|row| value(**row) < c.strength()).count() as f64 / fires.len() as f64;
+            let bar = r.histogram.counts[(f64::from(c.strength()) / r.histogram.width) as usize] as f64;
+            assert!((c.quantile - weaker).abs() <= bar / fires.len() as f64, "{} for {weaker}", c.quantile);
+        }
+        let quarter = |q: usize| r.sampled.iter().filter(|c| (4.0 * c.quantile).min(3.0) as usize == q).count();
+        assert!((0..4).all(|q| quarter(q) <= 3) && r.sampled.windows(2).all(|w| w[0].strength() >= w[1].strength()));
+        sampled += r.sampled.len();
+        weak += quarter(0);
+
+        assert_eq!(r.histogram.counts.iter().sum::<u64>(), fires.len() as u64);
+        for (bar, count) in r.histogram.counts.iter().enumerate() {
+            let inside = |row: &&usize| (f64::from(value(**row)) / r.histogram.width) as usize == bar;
+            assert_eq!(*count, fires.iter().filter(inside).count() as u64, "bar {bar} of {i}");
+        }
+        // Which children fire where, the strongest of a row first.
+        for c in r.contexts.iter().chain(&r.sampled) {
+            let first = c.row as usize - c.peak;
+            let mut expected = Vec::new();
+            for at in 0..c.length {
+                let code = codes[1].row(first + at);
+                let is_own = |j: &u32| level == 0 && model.parents[*j as usize] == r.latent;
+                let mut fire: Vec<(u32, f32)> =
+                    code.index.iter().zip(code.value).filter(|(j, _)| is_own(j)).map(|(j, v)| (*j, *v)).collect();
+                fire.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                expected.extend(fire.into_iter().take(4).map(|(j, v)| (at as u16, j, v)));
+            }
+            let k = &c.children;
+            let found = k.at.iter().zip(&k.child).zip(&k.values).map(|((at, j), v)| (*at, *j, *v));
+            assert_eq!(found.collect::<Vec<_>>(), expected);
+            with_children += usize::from(!expected.is_empty());
         }
         assert!(is(r.max, best.first().map(|row| f64::from(value(*row)))));
 
@@ -133,6 +179,10 @@ fn records_of_latents_are_what_the_codes_say() {
         assert!(r.promotes.is_empty() && r.suppresses.is_empty(), "no language model was named");
     }
     assert!(contexts > 100, "{contexts}");
+    assert!(
+        sampled > 100 && weak > 20 && with_children > 20,
+        "{sampled} drawn, {weak} weak, {with_children} with children"
+    );
     let eval = read_json(&run.join("eval.json"));
     assert_eq!(eval["gated"]["containment_by_construction"], 1.0);
     assert!(eval["composition"]["containment"].as_f64().unwrap() < 1.0, "what the gate cuts is not what it leaves");
@@ -184,7 +234,9 @@ fn a_run_agrees_with_itself_and_less_with_another_seed() {
     train(&dump, &other, &["seed=1"]);
     let stability = |against: &Path| {
         let ran = strata(&args!["eval", run, "--dump", dump, "--against", *against, "--json"]).ok();
-        ran.json()["stability"].clone()
+        let found = ran.json();
+        assert_eq!(found["against"].as_str(), against.file_name().and_then(|name| name.to_str()));
+        found["stability"].clone()
     };
     let itself = stability(&run);
     for level in ["level1", "level2"] {
@@ -194,6 +246,9 @@ fn a_run_agrees_with_itself_and_less_with_another_seed() {
     let another = stability(&other);
     assert!(another["level1"]["mcc"].as_f64().unwrap() < 0.99, "{}", another["level1"]["mcc"]);
     assert!(another["edge_agreement"].as_f64().unwrap() < 1.0);
+    let table = strata(&args!["eval", run, "--dump", dump, "--against", other]).ok().out;
+    let after = table.split("against other\n").nth(1).unwrap_or_else(|| panic!("no part of its own:\n{table}"));
+    assert!(after.contains("children with a parent, found again") && after.contains("of those, with the same parent"));
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
+use strata_cli::eval::latents::{Context, LatentRecord};
+use strata_cli::report::labels::Labels;
 use strata_core::format::dump::Manifest;
 use tempfile::TempDir;
 
@@ -115,4 +117,28 @@ fn every_key_of_a_manifest_is_documented() {
     let cells = section.lines().filter(|l| l.starts_with("| `")).map(|l| l.split('|').nth(1).unwrap());
     let found: BTreeSet<&str> = cells.flat_map(|c| c.split('`').skip(1).step_by(2)).collect();
     assert_eq!(found, BTreeSet::from(Manifest::KEYS));
+}
+
+/// The keys that a table of the page lists under a head.
+fn listed_under(head: &str) -> BTreeSet<&'static str> {
+    let table = TEXT.split(&format!("| {head} |")).nth(1).unwrap_or_else(|| panic!("no table of {head}"));
+    let lines = table.lines().skip(1).take_while(|l| l.starts_with('|')).filter(|l| l.starts_with("| `"));
+    lines.flat_map(|l| l.split('|').nth(1).unwrap().split('`').skip(1).step_by(2)).collect()
+}
+
+#[test]
+fn every_key_of_latents_and_labels_is_documented() {
+    let of = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let owned = |keys: BTreeSet<&str>| keys.into_iter().map(str::to_owned).collect::<BTreeSet<_>>();
+    let record = LatentRecord { contexts: vec![Context::default()], ..LatentRecord::default() };
+    let line = serde_json::to_value(&record).unwrap();
+    assert_eq!(of(&line), owned(listed_under("key of a line")));
+    assert_eq!(of(&line["contexts"][0]), owned(listed_under("key of a context")));
+    let (histogram, children) = (&line["histogram"], &line["contexts"][0]["children"]);
+    assert_eq!((of(histogram).len(), of(children).len()), (2, 3), "the page names the keys of both in its rows");
+
+    let example = TEXT.split("```json\n").nth(1).unwrap().split("```").next().unwrap();
+    let labels: Labels = serde_json::from_str(example).unwrap();
+    assert_eq!(of(&serde_json::to_value(&labels).unwrap()), owned(listed_under("key of `labels.json`")));
+    assert_eq!((labels.labels[0].level, labels.labels[0].latent), (1, 3));
 }

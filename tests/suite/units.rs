@@ -44,7 +44,8 @@ fn power(at: &str) -> i32 {
         _ if ends(&[".mse", ".child[].gain", ".points[].squared_error"]) => 2,
         _ if ends(&[".value_mean", ".points[].step", ".norm_limit"]) => 1,
         // Of a latent.
-        _ if ends(&["latents[].mean", "latents[].max", "latents[].contexts[].values[]"]) => 1,
+        _ if ends(&["latents[].mean", "latents[].max", "latents[].histogram.width"]) => 1,
+        _ if at.contains("latents[]") && ends(&["values[]"]) => 1,
         _ => 0,
     }
 }

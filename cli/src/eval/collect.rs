@@ -4,6 +4,7 @@ use super::batches::{Batch, Pair, Sequences};
 use super::classes::TokenClasses;
 use super::strongest::Strongest;
 use super::unit::Unit;
+use super::window::Reach;
 use super::words::Words;
 use crate::feed;
 use crate::row_filter::{LeftOut, RowFilter};
@@ -31,6 +32,8 @@ const ALL_PAIRS: usize = 1 << 26;
 const UNIT_ROWS: usize = 4096;
 /// Tokens of a short window of a topic.
 const WINDOW: usize = 10;
+/// Rows around a place that is kept of a latent: more than a page shows at first.
+const REACH: Reach = Reach { before: 96, after: 48 };
 /// Terms of [`Collector::sums`] before the sums of the rows: tokens, `||e1||^2`, `||e2||^2`, active latents of both levels,
 /// `||x||^2`.
 pub const TERMS: usize = 6;
@@ -92,7 +95,7 @@ pub struct Places {
 }
 
 /// The accumulators of a pass. Memory, with `V` words of a profile and `T` of a topic at most:
-/// `8 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 4096 (f1 + f2)` bytes.
+/// `8 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 8192 (f1 + f2)` bytes.
 pub struct Collector<'a> {
     encoder: &'a Encoder,
     /// The unit of all that is collected.
@@ -116,7 +119,7 @@ pub struct Collector<'a> {
     /// With tokens.
     pub text: Option<Text>,
     /// Of both levels.
-    pub strongest: [Strongest; 2],
+    pub strongest: [Strongest<'a>; 2],
     /// First row whose codes are kept to score them against a truth.
     first_scored: u64,
     /// Those codes.
@@ -200,7 +203,7 @@ impl<'a> Collector<'a> {
             places: sequences.known().then(places).transpose()?,
             text: words.as_ref().map(text).transpose()?,
             words,
-            strongest: [Strongest::new(0, f1), Strongest::new(1, f2)],
+            strongest: [Strongest::new(0, f1, REACH).with_children(parents), Strongest::new(1, f2, REACH)],
             first_scored,
             scored: [Codes::new(), Codes::new()],
             scored_rows: Vec::new(),

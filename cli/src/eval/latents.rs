@@ -1,11 +1,13 @@
 //! `RUN/latents.jsonl`: a line a latent, everything that a person wants to see of it.
 
+use super::bars::Bars;
 use super::collect::{Collector, Text};
-use super::strongest::Place;
+use super::strongest::{Place, Seen};
+use super::texts::Texts;
 use super::unit::Unit;
 use crate::dump::Dump;
 use crate::files::{PendingFile, io_error, read};
-use anyhow::{Context as _, Result};
+use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -20,7 +22,7 @@ use strata_core::{Compute, Encoder, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
 /// the model has. What is undefined or not known (a dump without tokens, a flat model) is null or empty.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatentRecord {
     /// 1 for parents, 2 for children.
     pub level: u8,
@@ -60,21 +62,65 @@ pub struct LatentRecord {
     pub suppresses: Vec<(String, f64)>,
     /// Latents of either level with the nearest decoder directions: level, latent, cosine; nearest first.
     pub neighbours: Vec<(u8, u32, f64)>,
+    /// How strong it is where it fires.
+    pub histogram: Bars,
     /// Where it fires most strongly, at most one place a sequence; strongest first.
     pub contexts: Vec<Context>,
+    /// Places drawn from all on which it fires, at most three of each quarter of its activations; strongest first.
+    pub sampled: Vec<Context>,
 }
 
-/// One place where a latent fires.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// One place where a latent fires, with the rows around, of the same sequence. Rows are named by their offset in the window.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Context {
     /// Row of the dump.
     pub row: u64,
-    /// The place of that row in `values`, and in `tokens` if the dump has any.
+    /// The offset of that row in the window.
     pub peak: usize,
-    /// Activations of the latent on the rows around, of the same sequence.
+    /// Rows of the window.
+    pub length: usize,
+    /// Share of its activations that are weaker than this one.
+    pub quantile: f64,
+    /// Rows on which it fires, ascending.
+    pub at: Vec<u16>,
+    /// Its activations there.
     pub values: Vec<f32>,
-    /// The text of those rows; empty if the dump has no tokens.
-    pub tokens: Vec<String>,
+    /// Of a parent: where its children fire, the four strongest of each row.
+    pub children: Children,
+    /// The text of the rows; empty if the dump has no tokens.
+    pub tokens: Texts,
+}
+
+/// Where children fire: lists of equal length.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Children {
+    /// The row, ascending.
+    pub at: Vec<u16>,
+    /// The child, the strongest of a row first.
+    pub child: Vec<u32>,
+    /// Its activation.
+    pub values: Vec<f32>,
+}
+
+impl Context {
+    /// Returns the activation on the row that the context is about.
+    pub fn strength(&self) -> f32 {
+        self.at.iter().position(|at| usize::from(*at) == self.peak).map_or(0.0, |i| self.values[i])
+    }
+
+    /// Whether offsets are in the window and lists as long as they should be.
+    fn is_sound(&self) -> bool {
+        let Children { at, child, values } = &self.children;
+        let inside = |list: &[u16]| list.iter().all(|at| usize::from(*at) < self.length);
+        self.peak < self.length
+            && self.length <= usize::from(u16::MAX)
+            && self.at.len() == self.values.len()
+            && at.len() == child.len()
+            && at.len() == values.len()
+            && inside(&self.at)
+            && inside(at)
+            && (self.tokens.is_empty() || self.tokens.len() == self.length)
+    }
 }
 
 /// Tokens that are shown of a latent.
@@ -83,6 +129,8 @@ const TOKENS: usize = 10;
 const LOGITS: usize = 8;
 /// Nearest latents.
 const NEIGHBOURS: usize = 8;
+/// Drawn places that are shown of each quarter of the activations.
+const OF_A_QUARTER: usize = 3;
 
 /// What the records are made of.
 pub struct Sources<'a> {
@@ -155,7 +203,9 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
             promotes: named(promotes),
             suppresses: named(suppresses),
             neighbours: near[at].clone(),
-            contexts: seen.places.iter().map(|p| context(p, unit, s.dump.tokens(), &text)).collect(),
+            histogram: Bars { width: unit.up(seen.bars.width), counts: seen.bars.counts.clone() },
+            contexts: seen.places.iter().map(|p| context(p, seen, unit, s.dump.tokens(), &text)).collect(),
+            sampled: of_quarters(seen).into_iter().map(|p| context(p, seen, unit, s.dump.tokens(), &text)).collect(),
         }
     }))
 }
@@ -183,7 +233,11 @@ pub fn read(path: &Path) -> Result<Vec<LatentRecord>> {
     let mut records = Vec::new();
     for (i, line) in BufReader::new(file).lines().enumerate() {
         let line = line.map_err(|e| io_error("reading", path, &e))?;
-        let record = serde_json::from_str(&line).with_context(|| format!("{}, line {}", path.display(), i + 1))?;
+        let at = || format!("{}, line {}", path.display(), i + 1);
+        let again = "if `strata eval` of an earlier version wrote it, evaluate the run again";
+        let record: LatentRecord = serde_json::from_str(&line).map_err(|e| anyhow!("{}: {e}; {again}", at()))?;
+        let is_sound = record.contexts.iter().chain(&record.sampled).all(Context::is_sound);
+        ensure!(is_sound, "{}: expected offsets within the window of a context, and lists of one length", at());
         records.push(record);
     }
     Ok(records)
@@ -198,13 +252,38 @@ fn divergence(text: &Text, child: usize, parent: usize) -> f64 {
     q.iter().zip(&p).map(|(q, p)| q * (q / p).log2()).sum::<f64>().max(0.0)
 }
 
-fn context(place: &Place, unit: Unit, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
-    let rows = place.first as usize..place.first as usize + place.around.len();
+/// Returns the drawn places that are shown, strongest first: the first ones of each quarter that are not among the strongest.
+fn of_quarters(seen: &Seen) -> Vec<&Place> {
+    let mut left = [OF_A_QUARTER; 4];
+    let mut chosen: Vec<&Place> = Vec::new();
+    for (_, place) in &seen.drawn {
+        let quarter = (4.0 * seen.bars.share_below(f64::from(place.value))).min(3.0) as usize;
+        if left[quarter] > 0 && seen.places.iter().all(|p| p.row != place.row) {
+            left[quarter] -= 1;
+            chosen.push(place);
+        }
+    }
+    chosen.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.row.cmp(&b.row)));
+    chosen
+}
+
+fn context(place: &Place, seen: &Seen, unit: Unit, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
+    let window = &place.window;
+    let rows = window.first as usize..window.first as usize + window.length;
+    let up = |v: f32| unit.up(f64::from(v)) as f32;
     Context {
         row: place.row,
-        peak: (place.row - place.first) as usize,
-        values: place.around.iter().map(|v| unit.up(f64::from(*v)) as f32).collect(),
-        tokens: tokens.map_or_else(Vec::new, |tokens| tokens[rows].iter().map(|t| text(*t)).collect()),
+        peak: (place.row - window.first) as usize,
+        length: window.length,
+        quantile: seen.bars.share_below(f64::from(place.value)),
+        at: window.at.clone(),
+        values: window.values.iter().map(|v| up(*v)).collect(),
+        children: Children {
+            at: window.children.iter().map(|c| c.0).collect(),
+            child: window.children.iter().map(|c| c.1).collect(),
+            values: window.children.iter().map(|c| up(c.2)).collect(),
+        },
+        tokens: tokens.map_or_else(Texts::default, |tokens| tokens[rows].iter().map(|t| text(*t)).collect()),
     }
 }
 

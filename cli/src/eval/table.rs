@@ -128,6 +128,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     }
     if let Some(s) = &e.stability {
         writeln!(out)?;
+        writeln!(out, "against {}", escaped(e.against.as_deref().unwrap_or("another run")))?;
         let p = &s.parents;
         for (name, value) in [
             ("directions of level 1 in the other run", s.level1.mcc),

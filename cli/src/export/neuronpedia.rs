@@ -31,6 +31,7 @@ use crate::eval::batches::{Sequences, each_group};
 use crate::eval::latents::{self, LatentRecord};
 use crate::eval::strongest::{Place, Strongest};
 use crate::eval::unit::Unit;
+use crate::eval::window::Reach;
 use crate::files::PendingDirectory;
 use crate::files::io_error;
 use crate::row_filter::RowFilter;
@@ -46,6 +47,8 @@ use strata_core::{Codes, Encoder};
 
 /// Latents a file, as in SAEDashboard.
 const FEATURES: usize = 128;
+/// Rows around a place.
+const REACH: Reach = Reach { before: 28, after: 12 };
 
 /// One file: names and order are SAEDashboard's.
 #[derive(Serialize)]
@@ -105,13 +108,13 @@ struct Activation {
 
 /// What the passes have found of a level.
 struct Level {
-    strongest: Strongest,
+    strongest: Strongest<'static>,
     histograms: Histograms,
 }
 
 impl Level {
     fn new(level: usize, latents: usize) -> Self {
-        Self { strongest: Strongest::new(level, latents), histograms: Histograms::new(latents) }
+        Self { strongest: Strongest::new(level, latents, REACH), histograms: Histograms::new(latents) }
     }
 }
 
@@ -284,7 +287,7 @@ impl Files<'_> {
     }
 
     fn activation(&self, place: &Place, max: f32) -> Activation {
-        let first = place.first as usize;
+        let first = place.window.first as usize;
         let text = |t: u32| match self.dump.vocab().and_then(|v| v.get(t as usize)) {
             Some(text) => text.clone(),
             None => format!("<{t}>"),
@@ -293,9 +296,9 @@ impl Files<'_> {
             bin_min: -1.0,
             bin_max: max,
             bin_contains: -1.0,
-            tokens: self.tokens[first..first + place.around.len()].iter().map(|t| text(*t)).collect(),
-            values: place.around.clone(),
-            qualifying_token_index: (place.row - place.first) as usize,
+            tokens: self.tokens[first..first + place.window.length].iter().map(|t| text(*t)).collect(),
+            values: place.window.dense(),
+            qualifying_token_index: (place.row - place.window.first) as usize,
         }
     }
 }

@@ -33,6 +33,32 @@ pub struct Question {
     pub rows: Vec<Line>,
 }
 
+/// Columns of a table, at most: as many as fit a screen.
+const COLUMNS: usize = 6;
+
+/// Some of the columns of a suite, in a table of their own.
+pub struct Part<'a> {
+    /// Whether they are the first ones.
+    pub is_first: bool,
+    /// Heads of the columns.
+    pub columns: &'a [Metric],
+    /// Rows, each with its values in these columns.
+    pub rows: Vec<(&'a Line, &'a [String])>,
+}
+
+impl Question {
+    /// Returns the columns in tables that fit a screen; one table without columns if nothing was measured.
+    pub fn parts(&self) -> Vec<Part<'_>> {
+        let starts: Vec<usize> = (0..self.columns.len().max(1)).step_by(COLUMNS).collect();
+        let part = |from: usize| {
+            let range = from..self.columns.len().min(from + COLUMNS);
+            let rows = self.rows.iter().map(|row| (row, &row.cells[range.clone()])).collect();
+            Part { is_first: from == 0, columns: &self.columns[range.clone()], rows }
+        };
+        starts.into_iter().map(part).collect()
+    }
+}
+
 /// A row of a table.
 pub struct Line {
     /// Its name.

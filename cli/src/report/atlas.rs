@@ -1,26 +1,51 @@
-//! The latents, packed for the browser: an index that the map and the search read at once, and a line a latent that is
-//! read when its page is opened.
+//! The latents, packed for the browser: an index that the map and the search read at once, a line a latent that is read when
+//! its page is opened, and the text of all contexts, each row of it once.
 
 use super::embed;
-use crate::eval::latents::LatentRecord;
+use super::labels::Label;
+use super::{alike, words};
+use crate::eval::latents::{Context, LatentRecord};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// Rows of text in a page, at most, where narrower windows can bring it there: about 30 MB of them.
+const MOST_ROWS: usize = 6_000_000;
+/// Rows of a window before the one that fires, and after it: the widest that keeps the page small is taken.
+const WINDOWS: [(usize, usize); 4] = [(usize::MAX, usize::MAX), (28, 12), (16, 8), (8, 4)];
+/// Bars of the histogram of a latent, at most.
+const BARS: usize = 32;
+
 /// What goes into the page.
 pub struct Atlas {
+    /// Behind the names of its elements: empty, or `-2` for the second run of a page.
+    pub suffix: &'static str,
     /// The columns of all latents, as JSON.
     pub index: String,
     /// A line a latent, as JSON.
     pub records: String,
+    /// The rows of text that contexts show, as JSON.
+    pub stream: String,
+}
+
+/// The run that the latents are of.
+pub struct Subject<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// SHA-256 of its weights, if known: labels in the browser are kept under it.
+    pub model: Option<&'a str>,
+    /// The labels beside it.
+    pub labels: &'a [Label],
 }
 
 /// One column a field, one entry a latent; level 1 first.
 #[derive(Serialize)]
 struct Index<'a> {
+    run: &'a str,
+    model: Option<&'a str>,
     f1: usize,
     f2: usize,
-    /// Every token text once; elsewhere tokens are places in it.
+    /// Every text once; elsewhere texts are places in it.
     strings: Vec<&'a str>,
     /// -1 for none.
     parent: Vec<i64>,
@@ -33,6 +58,11 @@ struct Index<'a> {
     exclusivity: Vec<Option<f64>>,
     /// What it fires on most, or promotes most if that is not known.
     top: Vec<Vec<usize>>,
+    /// The words in which it fires.
+    words: Vec<Vec<usize>>,
+    labels: &'a [Label],
+    /// Rows of a window before the one that fires, and after it, if windows were cut.
+    cut: Option<(usize, usize)>,
 }
 
 /// What the index does not hold of a latent.
@@ -41,42 +71,67 @@ struct Line {
     mean: Option<f64>,
     max: Option<f64>,
     divergence: Option<f64>,
+    width: f64,
+    bars: Vec<u64>,
     tokens: Vec<(usize, f64)>,
     promotes: Vec<(usize, f64)>,
     suppresses: Vec<(usize, f64)>,
     neighbours: Vec<(u8, u32, f64)>,
     contexts: Vec<Place>,
+    sampled: Vec<Place>,
 }
 
 #[derive(Serialize)]
 struct Place {
     row: u64,
-    peak: usize,
-    /// Rows of the context.
+    /// First row of the window.
+    first: u64,
+    /// Rows of the window.
     n: usize,
+    /// Share of its activations that are weaker.
+    q: f64,
     /// Where it fires there, and how strongly.
-    at: Vec<(usize, f64)>,
-    /// Empty if the dump has no tokens.
-    tokens: Vec<usize>,
+    at: Vec<u16>,
+    v: Vec<f64>,
+    /// Where its children fire: row, child, activation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kids: Vec<(u16, u32, f64)>,
+    /// The context of the list that it is nearly the same as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    like: Option<usize>,
+}
+
+/// The text of rows: stretches without holes.
+#[derive(Serialize)]
+struct Stream {
+    first: Vec<u64>,
+    tokens: Vec<Vec<usize>>,
 }
 
 /// Packs the records.
 ///
 /// # Errors
 /// If they cannot be written as JSON.
-pub fn pack(records: &[LatentRecord]) -> Result<Atlas> {
+pub fn pack(records: &[LatentRecord], of: &Subject<'_>, suffix: &'static str) -> Result<Atlas> {
+    let named: Vec<Vec<String>> = records.iter().map(words::of).collect();
     let mut places = BTreeMap::new();
-    for r in records {
+    for (r, words) in records.iter().zip(&named) {
         places.extend([&r.tokens, &r.promotes, &r.suppresses].into_iter().flatten().map(|(t, _)| (t.as_str(), 0)));
-        places.extend(r.contexts.iter().flat_map(|c| &c.tokens).map(|t| (t.as_str(), 0)));
+        places.extend(words.iter().map(|word| (word.as_str(), 0)));
+        for token in r.contexts.iter().chain(&r.sampled).flat_map(|c| c.tokens.iter()) {
+            places.entry(token).or_insert(0);
+        }
     }
     let strings: Vec<&str> = places.keys().copied().collect();
     places.values_mut().enumerate().for_each(|(i, place)| *place = i);
     let place = |t: &str| places.get(t).copied().unwrap_or(0);
     let list = |list: &[(String, f64)]| list.iter().map(|(t, v)| (place(t), rounded(*v))).collect::<Vec<_>>();
     let column = |get: fn(&LatentRecord) -> Option<f64>| records.iter().map(|r| get(r).map(rounded)).collect();
+    let (reach, stream) = stream(records, place);
 
     let index = Index {
+        run: of.name,
+        model: of.model,
         f1: records.iter().filter(|r| r.level == 1).count(),
         f2: records.iter().filter(|r| r.level == 2).count(),
         parent: records.iter().map(|r| r.parent.map_or(-1, i64::from)).collect(),
@@ -92,38 +147,181 @@ pub fn pack(records: &[LatentRecord]) -> Result<Atlas> {
             .map(|r| if r.tokens.is_empty() { &r.promotes } else { &r.tokens })
             .map(|known| known.iter().map(|(t, _)| place(t)).collect())
             .collect(),
+        words: named.iter().map(|words| words.iter().map(|w| place(w)).collect()).collect(),
+        labels: of.labels,
+        cut: (reach.0 < usize::MAX).then_some(reach),
         strings,
     };
     let mut lines = Vec::with_capacity(records.len());
     for r in records {
-        let contexts = r.contexts.iter().map(|c| Place {
-            row: c.row,
-            peak: c.peak,
-            n: c.values.len(),
-            at: c
-                .values
-                .iter()
-                .enumerate()
-                .filter(|(_, v)| **v != 0.0)
-                .map(|(i, v)| (i, rounded(f64::from(*v))))
-                .collect(),
-            tokens: c.tokens.iter().map(|t| place(t)).collect(),
-        });
+        let (width, bars) = halved(r.histogram.width, &r.histogram.counts);
         lines.push(embed::json(&Line {
             mean: r.mean.map(rounded),
             max: r.max.map(rounded),
             divergence: r.divergence.map(rounded),
+            width,
+            bars,
             tokens: list(&r.tokens),
             promotes: list(&r.promotes),
             suppresses: list(&r.suppresses),
             neighbours: r.neighbours.iter().map(|(level, j, cos)| (*level, *j, rounded(*cos))).collect(),
-            contexts: contexts.collect(),
+            contexts: packed(&r.contexts.iter().collect::<Vec<_>>(), reach, |_| 0),
+            // Quarters are lists of their own.
+            sampled: packed(&r.sampled.iter().collect::<Vec<_>>(), reach, |c| (4.0 * c.quantile).min(3.0) as usize),
         })?);
     }
-    Ok(Atlas { index: embed::json(&index)?, records: lines.join("\n") })
+    Ok(Atlas { suffix, index: embed::json(&index)?, records: lines.join("\n"), stream: embed::json(&stream)? })
+}
+
+/// Returns the contexts, each with the first of its group that says the same.
+fn packed(contexts: &[&Context], reach: (usize, usize), group: impl Fn(&Context) -> usize) -> Vec<Place> {
+    let mut like = vec![None; contexts.len()];
+    for wanted in 0..4 {
+        let own: Vec<usize> = (0..contexts.len()).filter(|i| group(contexts[*i]) == wanted).collect();
+        let firsts = alike::firsts(&own.iter().map(|i| contexts[*i]).collect::<Vec<_>>());
+        own.iter().zip(firsts).for_each(|(i, first)| like[*i] = first.map(|k| own[k]));
+    }
+    let pack = |(c, like): (&&Context, Option<usize>)| {
+        let (from, to) = window(c, reach);
+        let inside = |at: u16| (from..to).contains(&usize::from(at));
+        let own = c.at.iter().zip(&c.values).filter(|(at, _)| inside(**at));
+        let kids = c.children.at.iter().zip(&c.children.child).zip(&c.children.values);
+        Place {
+            row: c.row,
+            first: c.row - (c.peak - from) as u64,
+            n: to - from,
+            q: rounded(c.quantile),
+            at: own.clone().map(|(at, _)| at - from as u16).collect(),
+            v: own.map(|(_, v)| rounded(f64::from(*v))).collect(),
+            kids: kids
+                .filter(|((at, _), _)| inside(**at))
+                .map(|((at, child), v)| (at - from as u16, *child, rounded(f64::from(*v))))
+                .collect(),
+            like,
+        }
+    };
+    contexts.iter().zip(like).map(pack).collect()
+}
+
+/// Returns the offsets of a context's window that are within the reach, from one to before the other.
+fn window(c: &Context, (before, after): (usize, usize)) -> (usize, usize) {
+    (c.peak.saturating_sub(before), c.length.min(c.peak.saturating_add(after).saturating_add(1)))
+}
+
+/// Returns the reach of windows and the text of all their rows.
+fn stream(records: &[LatentRecord], place: impl Fn(&str) -> usize) -> ((usize, usize), Stream) {
+    let contexts = || records.iter().flat_map(|r| r.contexts.iter().chain(&r.sampled)).filter(|c| !c.tokens.is_empty());
+    let mut reach = WINDOWS[0];
+    let mut rows: Vec<(u64, u64)> = Vec::new();
+    for wanted in WINDOWS {
+        reach = wanted;
+        let span = |c: &Context| {
+            let (from, to) = window(c, reach);
+            let first = c.row - (c.peak - from) as u64;
+            (first, first + (to - from) as u64)
+        };
+        let mut spans: Vec<(u64, u64)> = contexts().map(span).collect();
+        spans.sort_unstable();
+        rows.clear();
+        for (from, to) in spans {
+            match rows.last_mut() {
+                Some(last) if last.1 >= from => last.1 = last.1.max(to),
+                _ => rows.push((from, to)),
+            }
+        }
+        if rows.iter().map(|(from, to)| (to - from) as usize).sum::<usize>() <= MOST_ROWS {
+            break;
+        }
+    }
+    let mut tokens: Vec<Vec<usize>> = rows.iter().map(|(from, to)| vec![0; (to - from) as usize]).collect();
+    for c in contexts() {
+        let (from, to) = window(c, reach);
+        let first = c.row - (c.peak - from) as u64;
+        let at = rows.partition_point(|r| r.0 <= first) - 1;
+        let offset = (first - rows[at].0) as usize;
+        for i in from..to {
+            tokens[at][offset + i - from] = place(c.tokens.get(i));
+        }
+    }
+    (reach, Stream { first: rows.iter().map(|r| r.0).collect(), tokens })
+}
+
+/// Returns a histogram of at most [`BARS`] bars: bars are added up in pairs.
+fn halved(width: f64, counts: &[u64]) -> (f64, Vec<u64>) {
+    if counts.len() <= BARS {
+        return (width, counts.to_vec());
+    }
+    halved(2.0 * width, &counts.chunks(2).map(|pair| pair.iter().sum()).collect::<Vec<_>>())
 }
 
 /// Four significant digits are what a page shows.
 fn rounded(v: f64) -> f64 {
     format!("{v:.3e}").parse().unwrap_or(v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A context of a text of one-character tokens that begins at row 100, with the row that fires `peak` behind that.
+    fn context(text: &str, from: usize, to: usize, peak: usize) -> Context {
+        Context {
+            row: 100 + peak as u64,
+            peak: peak - from,
+            length: to - from,
+            at: vec![(peak - from) as u16],
+            values: vec![2.0],
+            tokens: text[from..to].chars().map(String::from).collect(),
+            ..Context::default()
+        }
+    }
+
+    #[test]
+    fn every_row_of_text_is_in_the_page_once() {
+        let text = "abcdefghijklmnopqrstuvwxyz";
+        let one = LatentRecord {
+            level: 1,
+            contexts: vec![context(text, 0, 8, 3), context(text, 5, 12, 9)],
+            sampled: vec![context(text, 20, 26, 21)],
+            ..LatentRecord::default()
+        };
+        let of = Subject { name: "run", model: None, labels: &[] };
+        let atlas = pack(&[one], &of, "").expect("packed");
+        let index: Value = serde_json::from_str(&atlas.index).expect("JSON");
+        let stream: Value = serde_json::from_str(&atlas.stream).expect("JSON");
+        assert_eq!(stream["first"], json!([100, 120]));
+        let shown = |tokens: &Value| -> String {
+            let text = |i: &Value| {
+                index["strings"][i.as_u64().expect("a place") as usize].as_str().expect("a text").to_owned()
+            };
+            tokens.as_array().expect("a list").iter().map(text).collect()
+        };
+        assert_eq!(
+            (shown(&stream["tokens"][0]), shown(&stream["tokens"][1])),
+            ("abcdefghijkl".into(), "uvwxyz".into())
+        );
+        let line: Value = serde_json::from_str(&atlas.records).expect("JSON");
+        assert_eq!((&line["contexts"][1]["first"], &line["contexts"][1]["n"]), (&json!(105), &json!(7)));
+        assert_eq!((&line["contexts"][1]["at"], &line["contexts"][1]["v"]), (&json!([4]), &json!([2.0])));
+        assert_eq!((&index["cut"], &line["sampled"][0]["row"]), (&Value::Null, &json!(121)));
+    }
+
+    #[test]
+    fn a_cut_window_keeps_its_rows_in_place() {
+        let text = "abcdefghijklmnopqrstuvwxyz";
+        let mut c = context(text, 0, 26, 13);
+        (c.at, c.values) = (vec![2, 13, 15], vec![1.0, 2.0, 3.0]);
+        c.children = crate::eval::latents::Children { at: vec![2, 14], child: vec![7, 8], values: vec![0.5, 0.25] };
+        let place = &packed(&[&c], (4, 3), |_| 0)[0];
+        assert_eq!((place.first, place.n, &place.at[..], &place.v[..]), (109, 8, &[4, 6][..], &[2.0, 3.0][..]));
+        assert_eq!(place.kids, [(5, 8, 0.25)]);
+    }
+
+    #[test]
+    fn a_histogram_is_halved_until_it_fits() {
+        assert_eq!(halved(0.5, &[1; 64]), (1.0, vec![2; 32]));
+        assert_eq!(halved(0.5, &[1; 33]), (1.0, [vec![2; 16], vec![1]].concat()));
+        assert_eq!(halved(0.5, &[3, 4]), (0.5, vec![3, 4]));
+    }
 }

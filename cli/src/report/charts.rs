@@ -65,6 +65,10 @@ use Style::{Dots, Solid};
 /// A chart over steps: title, caption, the axis, whether it is logarithmic, its lines.
 struct Plan(&'static str, &'static str, &'static str, bool, &'static [Series]);
 
+/// The place of the loss without the terms of AuxK. AuxK is relative to the error, so that it is near its whole weight as soon
+/// as one latent is dead, and 0 with none: a total with it jumps with a single latent.
+const TOTAL: &str = "/loss without AuxK";
+
 const TRAINING: &[Plan] = &[
     Plan(
         "Variance left unexplained",
@@ -80,11 +84,12 @@ const TRAINING: &[Plan] = &[
     ),
     Plan(
         "Terms of the loss",
-        "Weighted as they enter. Terms that are always 0 are left out.",
+        "Weighted as they enter. The total is without AuxK, which a single dead latent switches on. Terms that are always 0 \
+         are left out.",
         "loss",
         true,
         &[
-            Series("total", "/loss", Solid),
+            Series("total without AuxK", TOTAL, Solid),
             Series("sparsity 1", "/sparsity/0", Solid),
             Series("sparsity 2", "/sparsity/1", Solid),
             Series("consistency", "/consistency", Solid),
@@ -163,171 +168,283 @@ const TRAINING: &[Plan] = &[
 /// Keys of a line that no chart is needed for.
 const NOT_CHARTED: [&str; 6] = ["step", "tokens", "seconds", "cpu_seconds", "peak_resident_bytes", "gate_on"];
 
-/// The charts of the training, from the lines of `metrics.jsonl`.
-pub fn training(lines: &[Value]) -> Vec<Chart> {
-    let mut charts: Vec<Chart> = TRAINING.iter().filter_map(|plan| over_steps(lines, plan)).collect();
-    let mut other = Vec::new();
-    for (key, value) in lines.last().and_then(Value::as_object).into_iter().flatten() {
-        let is_known = TRAINING.iter().flat_map(|p| p.4).any(|s| s.1.split('/').nth(1) == Some(key));
+/// A run in a chart: the letter before its names, none where it is the only one, and what is drawn of it.
+pub struct Of<'a, T: ?Sized> {
+    /// `A` or `B`.
+    pub letter: Option<&'static str>,
+    /// What is drawn.
+    pub data: &'a T,
+}
+
+impl<T: ?Sized> Of<'_, T> {
+    fn named(&self, name: &str) -> String {
+        self.letter.map_or_else(|| name.to_owned(), |letter| format!("{letter}: {name}"))
+    }
+
+    /// Curves of the second run are dashed.
+    fn line(&self) -> Line {
+        if self.letter == Some("B") { Line::new().dash(DashType::Dash) } else { Line::new() }
+    }
+}
+
+/// The charts of the training, from the lines of `metrics.jsonl` of each run.
+pub fn training(runs: &[Of<'_, [Value]>]) -> Vec<Chart> {
+    let mut charts: Vec<Chart> = TRAINING.iter().filter_map(|plan| over_steps(runs, plan)).collect();
+    let mut other = std::collections::BTreeSet::new();
+    for (key, value) in runs.iter().filter_map(|run| run.data.last()?.as_object()).flatten() {
+        let is_known = TRAINING.iter().flat_map(|p| p.4).any(|s| s.1.split(['/', ' ']).nth(1) == Some(key));
         if !is_known && value.is_number() && !NOT_CHARTED.contains(&key.as_str()) {
-            let at = format!("/{key}");
-            let (x, y) = points(lines, &at);
-            let mut plot = Plot::new();
-            plot.add_trace(Scatter::new(x, y).mode(Mode::Lines).name(key));
-            plot.set_layout(Layout::new().x_axis(axis("step")).y_axis(axis(key)).show_legend(false));
-            other.push(Chart::new(key, "", 220, plot));
+            other.insert(key.as_str());
         }
     }
-    charts.append(&mut other);
+    for key in other {
+        let mut plot = Plot::new();
+        for run in runs {
+            let (x, y) = points(run.data, &format!("/{key}"));
+            plot.add_trace(Scatter::new(x, y).mode(Mode::Lines).name(run.named(key)).line(run.line()));
+        }
+        plot.set_layout(Layout::new().x_axis(axis("step")).y_axis(axis(key)).show_legend(runs.len() > 1));
+        charts.push(Chart::new(key, "", 220, plot));
+    }
     charts
 }
 
 fn points(lines: &[Value], at: &str) -> (Vec<f64>, Vec<f64>) {
-    let found = lines.iter().filter_map(|l| Some((l["step"].as_f64()?, l.pointer(at)?.as_f64()?)));
+    let found = lines.iter().filter_map(|l| Some((l["step"].as_f64()?, value(l, at)?)));
     found.unzip()
 }
 
+fn value(line: &Value, at: &str) -> Option<f64> {
+    if at != TOTAL {
+        return line.pointer(at)?.as_f64();
+    }
+    let aux = line["aux"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum::<f64>();
+    Some(line["loss"].as_f64()? - aux)
+}
+
 /// None if every line of it is 0 or not there.
-fn over_steps(lines: &[Value], plan: &Plan) -> Option<Chart> {
+fn over_steps(runs: &[Of<'_, [Value]>], plan: &Plan) -> Option<Chart> {
     let Plan(title, caption, unit, is_log, series) = plan;
-    let drawn: Vec<_> =
-        series.iter().map(|s| (s, points(lines, s.1))).filter(|(_, (_, y))| y.iter().any(|v| *v != 0.0)).collect();
+    let of_run = |run| series.iter().map(move |s| (run, s));
+    let drawn: Vec<_> = runs
+        .iter()
+        .flat_map(of_run)
+        .map(|(run, s): (&Of<'_, [Value]>, &Series)| (run, s, points(run.data, s.1)))
+        .filter(|(_, _, (_, y))| y.iter().any(|v| *v != 0.0))
+        .collect();
     if drawn.is_empty() {
         return None;
     }
     let mut plot = Plot::new();
-    for (Series(name, _, style), (x, y)) in &drawn {
-        let trace = Scatter::new(x.clone(), y.clone()).name(*name);
+    for (run, Series(name, _, style), (x, y)) in &drawn {
+        let trace = Scatter::new(x.clone(), y.clone()).name(run.named(name));
         plot.add_trace(match style {
-            Solid => trace.mode(Mode::Lines),
-            Dots if *name == "k, level 1" || *name == "k, level 2" => {
-                trace.mode(Mode::Lines).line(Line::new().dash(DashType::Dot))
+            Solid => trace.mode(Mode::Lines).line(run.line()),
+            Dots if name.starts_with("k, ") => trace.mode(Mode::Lines).line(Line::new().dash(DashType::Dot)),
+            Dots => {
+                let symbol = if run.letter == Some("B") { MarkerSymbol::DiamondOpen } else { MarkerSymbol::CircleOpen };
+                trace.mode(Mode::Markers).marker(Marker::new().symbol(symbol))
             }
-            Dots => trace.mode(Mode::Markers).marker(Marker::new().symbol(MarkerSymbol::CircleOpen)),
         });
     }
     // A logarithm needs numbers above 0.
-    let is_log = *is_log && drawn.iter().all(|(_, (_, y))| y.iter().any(|v| *v > 0.0));
+    let is_log = *is_log && drawn.iter().all(|(_, _, (_, y))| y.iter().any(|v| *v > 0.0));
     let y_axis = if is_log { log(unit) } else { axis(unit) };
     plot.set_layout(Layout::new().x_axis(axis("step")).y_axis(y_axis).show_legend(drawn.len() > 1));
-    Some(Chart::new(title, *caption, 260, plot))
+    Some(Chart::new(title, *caption, if runs.len() > 1 { 300 } else { 260 }, plot))
 }
 
-/// The charts of an evaluation: how often latents fire, how many fire, how children hang on their parents.
-pub fn sparsity(eval: &Value) -> Vec<Chart> {
-    let mut charts = Vec::new();
-    let list = |at: &str| -> Vec<f64> {
-        let values = eval.pointer(at).and_then(Value::as_array).into_iter().flatten();
-        values.map(|v| v.as_f64().unwrap_or(f64::NAN)).collect()
-    };
-    let histograms = ["level1", "level2"].map(|level| list(&format!("/{level}/density_histogram")));
-    let first = histograms.iter().filter_map(|h| h.iter().position(|n| *n > 0.0)).min();
-    if let Some(first) = first {
-        let mut plot = Plot::new();
-        for (name, h) in ["level 1", "level 2"].iter().zip(&histograms).filter(|(_, h)| !h.is_empty()) {
-            let x: Vec<f64> = (first..h.len()).map(|b| -10.0 + (b as f64 + 0.5) / 4.0).collect();
-            plot.add_trace(Bar::new(x, h[first..].to_vec()).name(*name).opacity(0.75));
-        }
-        let x_axis = axis("log10 of the share of tokens on which a latent fires");
-        plot.set_layout(Layout::new().bar_mode(BarMode::Overlay).x_axis(x_axis).y_axis(axis("latents")));
-        let dead = |level: &str| eval.pointer(&format!("/{level}/dead")).and_then(Value::as_f64);
-        let dead = match (dead("level1"), dead("level2")) {
-            (Some(a), Some(b)) => format!(" Never: {} and {}.", super::number::percent(a), super::number::percent(b)),
-            (Some(a), None) => format!(" Never: {}.", super::number::percent(a)),
-            _ => String::new(),
+/// The charts of the evaluation of each run: how often latents fire, how many fire, how children hang on their parents.
+pub fn sparsity(runs: &[Of<'_, Value>]) -> Vec<Chart> {
+    [density(runs), l0(runs), lift(runs), gain(runs)].into_iter().flatten().collect()
+}
+
+fn list(eval: &Value, at: &str) -> Vec<f64> {
+    let values = eval.pointer(at).and_then(Value::as_array).into_iter().flatten();
+    values.map(|v| v.as_f64().unwrap_or(f64::NAN)).collect()
+}
+
+/// Numbers of both levels in a sentence, of each run.
+fn of_levels(runs: &[Of<'_, Value>], what: &str, part: &str, say: fn(f64) -> String) -> String {
+    let of = |run: &Of<'_, Value>| {
+        let at = |level: &str| run.data.pointer(&format!("/{level}/{part}")).and_then(Value::as_f64);
+        let numbers = match (at("level1"), at("level2")) {
+            (Some(a), Some(b)) => format!("{} and {}", say(a), say(b)),
+            (Some(a), None) => say(a),
+            _ => return None,
         };
-        let caption =
-            format!("Each latent by how often it fires; 0 is on every token, \u{2212}3 on one in a thousand.{dead}");
-        charts.push(Chart::new("Density of latents", caption, 280, plot));
+        Some(run.letter.map_or_else(|| numbers.clone(), |letter| format!("{letter} {numbers}")))
+    };
+    let all: Vec<String> = runs.iter().filter_map(of).collect();
+    if all.is_empty() { String::new() } else { format!(" {what} {}.", all.join("; ")) }
+}
+
+fn density(runs: &[Of<'_, Value>]) -> Option<Chart> {
+    let levels = [("level 1", "level1"), ("level 2", "level2")];
+    let of_run = |run| levels.iter().map(move |(name, level)| (run, *name, *level));
+    let all: Vec<(&Of<'_, Value>, &str, Vec<f64>)> = runs
+        .iter()
+        .flat_map(of_run)
+        .map(|(run, name, level): (&Of<'_, Value>, _, _)| {
+            (run, name, list(run.data, &format!("/{level}/density_histogram")))
+        })
+        .filter(|(_, _, h)| !h.is_empty())
+        .collect();
+    let first = all.iter().filter_map(|(_, _, h)| h.iter().position(|n| *n > 0.0)).min()?;
+    let mut plot = Plot::new();
+    for (run, name, h) in &all {
+        let x: Vec<f64> = (first..h.len()).map(|b| -10.0 + (b as f64 + 0.5) / 4.0).collect();
+        let y = h[first.min(h.len())..].to_vec();
+        // Bars of four kinds over each other could not be read.
+        if runs.len() == 1 {
+            plot.add_trace(Bar::new(x, y).name(run.named(name)).opacity(0.75));
+        } else {
+            plot.add_trace(Scatter::new(x, y).mode(Mode::Lines).name(run.named(name)).line(run.line()));
+        }
     }
-    if let Some(chart) = l0(eval, &list) {
-        charts.push(chart);
-    }
-    let children = || eval.pointer("/composition/child").and_then(Value::as_array).into_iter().flatten();
-    let of_children = |name: &str| children().filter_map(|c| c[name].as_f64()).collect::<Vec<f64>>();
-    let lift: Vec<f64> = of_children("lift").into_iter().filter(|v| *v > 0.0).map(f64::log10).collect();
-    if lift.len() > 1 {
-        let caption = "Each edge from a parent to a child by how much likelier the parent is when the child fires without its gate. 0 is \
-                       chance, 1 is ten times as likely; higher is better.";
-        charts.push(histogram("Lift of the edges", caption, "log10 of the lift", "edges", &lift));
-    }
-    let gated = eval.pointer("/gated/child").and_then(Value::as_array).into_iter().flatten();
-    let gain: Vec<f64> = gated.filter_map(|c| c["gain"].as_f64()).collect();
-    let total: f64 = gain.iter().map(|g| g.max(0.0)).sum();
-    if gain.len() > 1 && total > 0.0 {
-        let mut sorted: Vec<f64> = gain.iter().copied().filter(|g| *g > 0.0).collect();
+    let x_axis = axis("log10 of the share of tokens on which a latent fires");
+    plot.set_layout(Layout::new().bar_mode(BarMode::Overlay).x_axis(x_axis).y_axis(axis("latents")));
+    let dead = of_levels(runs, "Never:", "dead", super::number::percent);
+    let caption =
+        format!("Each latent by how often it fires; 0 is on every token, \u{2212}3 on one in a thousand.{dead}");
+    Some(Chart::new("Density of latents", caption, 280, plot))
+}
+
+/// Numbers of the children of a part of an evaluation.
+fn of_children(eval: &Value, part: &str, name: &str) -> Vec<f64> {
+    let children = eval.pointer(part).and_then(Value::as_array).into_iter().flatten();
+    children.filter_map(|c| c[name].as_f64()).collect()
+}
+
+fn lift(runs: &[Of<'_, Value>]) -> Option<Chart> {
+    let logs = |run: &Of<'_, Value>| -> Vec<f64> {
+        let lifts = of_children(run.data, "/composition/child", "lift");
+        lifts.into_iter().filter(|v| *v > 0.0).map(f64::log10).collect()
+    };
+    let all: Vec<(String, Vec<f64>)> = runs.iter().map(|run| (run.named("edges"), logs(run))).collect();
+    let caption = "Each edge from a parent to a child by how much likelier the parent is when the child fires without its gate. 0 is \
+                   chance, 1 is ten times as likely; higher is better.";
+    (all.iter().any(|(_, v)| v.len() > 1))
+        .then(|| histogram("Lift of the edges", caption, "log10 of the lift", "edges", &all))
+}
+
+fn gain(runs: &[Of<'_, Value>]) -> Option<Chart> {
+    let mut plot = Plot::new();
+    let mut drawn = 0;
+    for run in runs {
+        let gain = of_children(run.data, "/gated/child", "gain");
+        let total: f64 = gain.iter().map(|g| g.max(0.0)).sum();
+        if gain.len() < 2 || total <= 0.0 {
+            continue;
+        }
+        let mut sorted: Vec<f64> = gain.into_iter().filter(|g| *g > 0.0).collect();
         sorted.sort_by(|a, b| b.total_cmp(a));
         let mut sum = 0.0;
-        let shares: Vec<f64> = sorted
-            .iter()
-            .map(|g| {
-                sum += g;
-                sum / total
-            })
-            .collect();
+        let share = |g: &f64| {
+            sum += g;
+            sum / total
+        };
+        let shares: Vec<f64> = sorted.iter().map(share).collect();
         let ranks: Vec<f64> = (1..=shares.len()).map(|r| r as f64).collect();
-        let mut plot = Plot::new();
-        plot.add_trace(Scatter::new(ranks, shares).mode(Mode::Lines).name("share"));
-        let y_axis = axis("share of all gain").range(vec![0.0, 1.02]);
-        plot.set_layout(
-            Layout::new().x_axis(axis("children, those with most gain first")).y_axis(y_axis).show_legend(false),
-        );
-        let caption = "Gain is by how much the error grows if a child alone is taken away. A curve that rises at once \
-                       means that a few children do the work.";
-        charts.push(Chart::new("Who carries the gain", caption, 260, plot));
+        plot.add_trace(Scatter::new(ranks, shares).mode(Mode::Lines).name(run.named("share")).line(run.line()));
+        drawn += 1;
     }
-    charts
+    let y_axis = axis("share of all gain").range(vec![0.0, 1.02]);
+    let x_axis = axis("children, those with most gain first");
+    plot.set_layout(Layout::new().x_axis(x_axis).y_axis(y_axis).show_legend(runs.len() > 1));
+    let caption = "Gain is by how much the error grows if a child alone is taken away. A curve that rises at once means that a \
+                   few children do the work.";
+    (drawn > 0).then(|| Chart::new("Who carries the gain", caption, 260, plot))
 }
 
 /// How many latents fire a token: the share of tokens with at most so many.
-fn l0(eval: &Value, list: &impl Fn(&str) -> Vec<f64>) -> Option<Chart> {
+fn l0(runs: &[Of<'_, Value>]) -> Option<Chart> {
     let mut plot = Plot::new();
     let mut any = false;
-    for (name, level) in [("level 1", "level1"), ("level 2", "level2")] {
-        let counts = list(&format!("/patterns/{level}/l0_histogram"));
-        let tokens: f64 = counts.iter().sum();
-        let (x, y): (Vec<f64>, Vec<f64>) = if tokens > 0.0 {
-            let last = counts.iter().rposition(|n| *n > 0.0).unwrap_or(0);
-            let mut sum = 0.0;
-            (0..=last)
-                .map(|k| {
-                    sum += counts[k];
-                    (k as f64, sum / tokens)
-                })
-                .unzip()
-        } else {
-            list(&format!("/{level}/l0_quantiles")).into_iter().zip([0.05, 0.25, 0.5, 0.75, 0.95, 0.99]).unzip()
-        };
-        if !x.is_empty() {
-            any = true;
-            plot.add_trace(Scatter::new(x, y).mode(Mode::LinesMarkers).name(name));
+    for run in runs {
+        for (name, level) in [("level 1", "level1"), ("level 2", "level2")] {
+            let (x, y) = cumulative(run.data, level);
+            if !x.is_empty() {
+                any = true;
+                let mode = if runs.len() > 1 { Mode::Lines } else { Mode::LinesMarkers };
+                plot.add_trace(Scatter::new(x, y).mode(mode).name(run.named(name)).line(run.line()));
+            }
         }
     }
     plot.set_layout(
         Layout::new().x_axis(axis("latents that fire")).y_axis(axis("share of tokens").range(vec![0.0, 1.02])),
     );
-    let sd = |level: &str| eval.pointer(&format!("/{level}/l0_sd")).and_then(Value::as_f64);
-    let spread = match (sd("level1"), sd("level2")) {
-        (Some(a), Some(b)) => {
-            format!(" Standard deviations {} and {}.", super::number::show(a), super::number::show(b))
-        }
-        _ => String::new(),
-    };
+    let spread = of_levels(runs, "Standard deviations", "l0_sd", super::number::show);
     let caption =
         format!("A steep curve: every token is given about as many latents; a flat one: some get many more.{spread}");
     any.then(|| Chart::new("L0 over tokens", caption, 280, plot))
 }
 
-fn histogram(title: &str, caption: &str, x: &str, y: &str, values: &[f64]) -> Chart {
+fn cumulative(eval: &Value, level: &str) -> (Vec<f64>, Vec<f64>) {
+    let counts = list(eval, &format!("/patterns/{level}/l0_histogram"));
+    let tokens: f64 = counts.iter().sum();
+    if tokens <= 0.0 {
+        let quantiles = list(eval, &format!("/{level}/l0_quantiles"));
+        return quantiles.into_iter().zip([0.05, 0.25, 0.5, 0.75, 0.95, 0.99]).unzip();
+    }
+    let last = counts.iter().rposition(|n| *n > 0.0).unwrap_or(0);
+    let mut sum = 0.0;
+    let upto = |k: usize| {
+        sum += counts[k];
+        (k as f64, sum / tokens)
+    };
+    (0..=last).map(upto).unzip()
+}
+
+fn histogram(title: &str, caption: &str, x: &str, y: &str, runs: &[(String, Vec<f64>)]) -> Chart {
     const BINS: usize = 40;
-    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let all = || runs.iter().flat_map(|(_, values)| values.iter().copied());
+    let low = all().fold(f64::INFINITY, f64::min);
+    let high = all().fold(f64::NEG_INFINITY, f64::max);
     let width = ((high - low) / BINS as f64).max(1e-9);
-    let mut counts = [0u32; BINS];
-    values.iter().for_each(|v| counts[(((v - low) / width) as usize).min(BINS - 1)] += 1);
     let centres: Vec<f64> = (0..BINS).map(|b| low + (b as f64 + 0.5) * width).collect();
     let mut plot = Plot::new();
-    plot.add_trace(Bar::new(centres, counts.to_vec()).name(y));
-    plot.set_layout(Layout::new().x_axis(axis(x)).y_axis(axis(y)).show_legend(false));
+    for (name, values) in runs {
+        let mut counts = [0u32; BINS];
+        values.iter().for_each(|v| counts[(((v - low) / width) as usize).min(BINS - 1)] += 1);
+        let opacity = if runs.len() > 1 { 0.6 } else { 1.0 };
+        plot.add_trace(Bar::new(centres.clone(), counts.to_vec()).name(name).opacity(opacity));
+    }
+    let layout = Layout::new().bar_mode(BarMode::Overlay).x_axis(axis(x)).y_axis(axis(y));
+    plot.set_layout(layout.show_legend(runs.len() > 1));
     Chart::new(title, caption, 260, plot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_dead_latent_does_not_make_the_loss_jump() {
+        let line =
+            |step: u64, aux: f64| json!({ "step": step, "loss": 0.25 + aux, "aux": [aux, 0.0], "fvu": [0.5, 0.25] });
+        let lines = [line(0, 0.0), line(100, 0.0), line(200, 0.03125)];
+        let runs = [Of { letter: None, data: &lines[..] }];
+        let charts = training(&runs);
+        let loss = charts.iter().find(|c| c.title == "Terms of the loss").expect("a chart of the loss");
+        let plot = serde_json::to_value(&loss.plot).expect("JSON");
+        assert_eq!(plot["data"][0]["name"], "total without AuxK");
+        assert_eq!(plot["data"][0]["y"], json!([0.25, 0.25, 0.25]));
+        assert_eq!((&plot["data"][1]["name"], &plot["data"][1]["y"]), (&json!("AuxK 1"), &json!([0.0, 0.0, 0.03125])));
+        assert!(!charts.iter().any(|c| c.title == "loss"), "the loss has its chart");
+    }
+
+    #[test]
+    fn the_curves_of_two_runs_are_in_one_chart_with_their_letters() {
+        let lines = |fvu: f64| [json!({ "step": 0, "fvu": [fvu, fvu / 2.0], "news": 1.5 })];
+        let (a, b) = (lines(0.5), lines(0.25));
+        let charts = training(&[Of { letter: Some("A"), data: &a[..] }, Of { letter: Some("B"), data: &b[..] }]);
+        let names = |chart: &Chart| {
+            let plot = serde_json::to_value(&chart.plot).expect("JSON");
+            plot["data"].as_array().expect("traces").iter().map(|t| t["name"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&charts[0]), ["A: level 1", "A: level 2", "B: level 1", "B: level 2"]);
+        assert_eq!(names(&charts[1]), ["A: news", "B: news"]);
+    }
 }

@@ -55,5 +55,8 @@ fn rows(eval: &Value) -> Option<String> {
         let levels: Vec<String> = asked.iter().zip(pairs).filter_map(of).collect();
         all.push_str(&format!(" Latents that fire per row: {}.", levels.join(" and ")));
     }
+    if let Some(other) = eval["against"].as_str() {
+        all.push_str(&format!(" The other run that was compared with is {}.", embed::text(other)));
+    }
     Some(all)
 }

@@ -1,0 +1,30 @@
+//! What every page has.
+
+use super::{embed, script};
+use anyhow::Result;
+
+const CSS: &str = include_str!("../../templates/report.css");
+
+/// The title of a page, its style, its scripts, and the data of its plots.
+pub struct Frame {
+    /// The title.
+    pub title: String,
+    /// The style sheet.
+    pub css: &'static str,
+    /// The script.
+    pub js: String,
+    /// The script of plotly.
+    pub plotly: String,
+    /// The plots, as JSON.
+    pub plots: String,
+}
+
+impl Frame {
+    /// The frame of a page with these plots.
+    ///
+    /// # Errors
+    /// If the script of plotly is not there.
+    pub fn new(title: String, plots: String) -> Result<Self> {
+        Ok(Self { title, css: CSS, js: script::joined(), plotly: embed::plotly_script()?, plots })
+    }
+}
