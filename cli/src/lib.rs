@@ -1,4 +1,33 @@
 //! The `strata` command line: everything that reads or writes files, and the language models that activations come from.
+//!
+//! [`run()`] is the whole program as a function of its arguments and two streams, so that tests need no process:
+//!
+//! ```
+//! let (mut out, mut err) = (Vec::new(), Vec::new());
+//! let code = strata_cli::run(["strata", "settings", "gate"].map(Into::into), &mut out, &mut err);
+//! assert_eq!(code, 0);
+//! assert!(String::from_utf8(out).unwrap().contains("gate.root_below"));
+//! ```
+//!
+//! The mathematics, the notation and the promise of equal bits are those of [`strata_core`]; its feature `rayon` is on here,
+//! and this crate has no features of its own. `unsafe` is allowed in `dump/map.rs` (memory maps) and `memory.rs` (the
+//! allocator that reports missing memory as a sentence).
+//!
+//! # Modules
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`args`], [`commands`], [`shell`] | the command line as typed; the function of each command; completions and man pages |
+//! | [`console`], [`escape`], [`texts`], [`nearest`], [`usage`] | output, signals, texts of tokens, the nearest known name, processor time |
+//! | [`files`], [`checkpoint`], [`memory`] | files that appear whole or not at all; checkpoints; out of memory as a sentence |
+//! | [`dump`], [`inspect`], [`health`] | dumps in every format, mapped; their summary; what is wrong with a run |
+//! | [`feed`], [`row_filter`], [`sources`], [`heldout`] | reading ahead; rows left out; which files a run was trained on; held-out loss |
+//! | [`train`], [`control`], [`mod@run`], [`settings`] | training runs, control runs, models of any tool, settings |
+//! | [`eval`], [`probe`], [`splice`], [`truth`], [`contexts`] | metrics and the verdict; linear probes; cross-entropy; known truth; tokens in their context |
+//! | [`encode`], [`export`], [`convert`], [`pickle`] | codes, features and weights in the formats of other tools |
+//! | [`ablate`], [`ablation`] | sweeps; what they wrote |
+//! | [`report`] | the HTML page |
+//! | [`lm`], [`capture`], [`synth`], [`demo`] | language models; activations of them; synthetic dumps; all of it at once |
 #![deny(unsafe_code)]
 
 pub mod ablate;
@@ -78,7 +107,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
     }
 }
 
-/// The reader of our output has gone: nobody is left to tell.
+/// Whether the reader of the output has closed it, so that no error can be reported.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
 }

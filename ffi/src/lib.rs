@@ -1,6 +1,42 @@
-//! The C ABI. The manual is `include/strata.h`, which `generate-header.sh` makes from the doc comments of this crate.
+//! The C ABI of Strata: load a model, encode, decode and steer activations, keep statistics, write dumps.
 //!
-//! Every function checks its pointers, makes views of them, calls the core, and turns the outcome into a status.
+//! The manual is `include/strata.h`, which `generate-header.sh` makes from the doc comments of this crate; C++17 has
+//! `include/strata.hpp`. Every function checks its pointers, makes views of them, calls [`strata_core`], and turns the
+//! outcome into a status. From Rust use [`strata_core`] itself; the functions can be called all the same:
+//!
+//! ```
+//! use std::ffi::CStr;
+//!
+//! assert_eq!(strata::strata_abi_version(), strata::STRATA_ABI_VERSION);
+//! let name = strata::strata_status_name(strata::STRATA_STATUS_SHAPE);
+//! // SAFETY: the function returns a static string.
+//! let name = unsafe { CStr::from_ptr(name) };
+//! assert_eq!(name.to_str(), Ok("STRATA_STATUS_SHAPE"));
+//! ```
+//!
+//! # Features
+//!
+//! None. The threads of a context come from a pool of its own, never from the global one.
+//!
+//! # Notation
+//!
+//! That of [`strata_core`]: `n` rows of width `d`; `f1` latents of level 1 (parents), `f2` of level 2 (children).
+//!
+//! # The promise of bits
+//!
+//! Codes and reconstructions have the same bits as those of [`strata_core`] and of the command line, for any `n_threads` and
+//! on every instruction set, in the default floating-point environment.
+//!
+//! # Modules
+//!
+//! | file | purpose |
+//! |---|---|
+//! | `lib.rs` | the exported functions, in the order of the header |
+//! | `params.rs` | the structs of the header; how structs of other versions are read and written |
+//! | `status.rs`, `failure.rs`, `boundary.rs`, `message.rs` | status codes; failures with their sentence; the boundary that no panic crosses; sentences without allocation |
+//! | `handle.rs`, `pool.rs` | models and contexts; the threads of a context |
+//! | `rows.rs`, `codes.rs` | views of the caller's rows and codes |
+//! | `model_files.rs`, `files.rs`, `dump.rs` | files of models, mapped; files; dumps that a host writes |
 //!
 //! # Safety
 //!

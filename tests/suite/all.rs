@@ -1,4 +1,4 @@
-//! The tests of the project, in one binary: a module a subject.
+//! The tests of the project, in one binary with a module per subject.
 #![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
 mod ablate;
@@ -44,6 +44,7 @@ mod probe;
 mod probe_cli;
 mod procedure;
 mod quality;
+mod readme;
 mod recovery;
 mod report;
 #[cfg(unix)]

@@ -21,7 +21,7 @@ fn blocks() -> Vec<&'static str> {
 }
 
 /// A Python with numpy and safetensors, if there is one: `STRATA_PYTHON` or `python3`.
-fn python() -> Option<String> {
+pub fn python() -> Option<String> {
     let name = std::env::var("STRATA_PYTHON").unwrap_or_else(|_| "python3".into());
     let has = Command::new(&name).args(["-c", "import numpy, safetensors"]).output().is_ok_and(|o| o.status.success());
     // The gate installs them; who sets the variable wants these tests to run.
@@ -29,7 +29,7 @@ fn python() -> Option<String> {
     has.then_some(name)
 }
 
-fn run(python: &str, dir: &Path, code: &str) -> String {
+pub fn run(python: &str, dir: &Path, code: &str) -> String {
     let ran = Command::new(python).args(["-c", code]).current_dir(dir).output().unwrap();
     let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
     assert!(ran.status.success(), "{code}\n{}", text(&ran.stderr));
