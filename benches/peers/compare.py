@@ -57,7 +57,7 @@ def machine(lab, plan):
 
 
 def speed(lab, plan):
-    """A few steps of everybody, in turn."""
+    """Runs a few steps of every peer, in turn."""
     shape, warm_up = plan["speed_shape"], plan["warm_up"]
     peers = {
         "SAELens TopK": ("train_saelens.py", {}),

@@ -1,10 +1,10 @@
-"""Makes the rows that everybody trains on: hidden states of all-MiniLM-L6-v2 over tinyshakespeare.
+"""Makes the rows that all peers train on: hidden states of all-MiniLM-L6-v2 over tinyshakespeare.
 
     dump.py TEXT OUT_DIR
 
 writes OUT_DIR/l3.npy, (n, 384) f16, the states after block 3, and OUT_DIR/l34.npy, (n, 768) f16, those after blocks 3 and
-4 side by side, for the shapes that need wider rows. The first nine tenths are for training and lie in random order, so that
-whoever reads them in order reads them shuffled; the last tenth is held out and stays in the order of the text.
+4 side by side, for the shapes that need wider rows. The first nine tenths are for training and are stored in random order, so that a
+reader in file order reads them shuffled; the last tenth is held out and stays in the order of the text.
 """
 
 import os

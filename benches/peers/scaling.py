@@ -75,7 +75,7 @@ def latents(lab, quick):
 
 
 def batch(lab, quick):
-    yield "| batch | training, tokens/s | ms a step | encode, tokens/s | us a call |"
+    yield "| batch | training, tokens/s | ms per step | encode, tokens/s | us per call |"
     yield "|---|---|---|---|---|"
     for n in (1, 4, 16, 64, 256, 1024, 4096):
         t = train(lab, 100_000, steps_for(n, SHAPE["latents"], quick), batch=n)
@@ -87,7 +87,7 @@ def batch(lab, quick):
 
 
 def threads(lab, quick):
-    yield "| threads | training, tokens/s | cpu us a token | encode n = 256, tokens/s |"
+    yield "| threads | training, tokens/s | cpu us per token | encode n = 256, tokens/s |"
     yield "|---|---|---|---|"
     most = lab.args.threads
     for count in sorted({1, most}):

@@ -97,7 +97,7 @@ def about(machine):
 
 
 def training(names, of, speed):
-    yield "| trainer | tokens/s | after gating | cpu us a token | peak MiB | at the start |"
+    yield "| trainer | tokens/s | after gating | cpu us per token | peak MiB | at the start |"
     yield "|---|---|---|---|---|---|"
     for name in names:
         row = speed["rounds"][0][name]
@@ -115,7 +115,7 @@ def training(names, of, speed):
 
 
 def whole(quality, bound):
-    yield "| trainer | held-out FVU | seconds | tokens/s | cpu us a token | peak MiB | before saving |"
+    yield "| trainer | held-out FVU | seconds | tokens/s | cpu us per token | peak MiB | before saving |"
     yield "|---|---|---|---|---|---|---|"
     for name, row in quality["found"].items():
         before = f"{row['peak_before_saving_bytes'] / MIB:.0f}" if "peak_before_saving_bytes" in row else ""
@@ -143,7 +143,7 @@ def by_rate(rates):
 
 
 def encoding(rounds, median, machine):
-    yield "| encoder | n | d | latents | trained on, rows | tokens/s | us a call | L0 | threads | of the dense bound |"
+    yield "| encoder | n | d | latents | trained on, rows | tokens/s | us per call | L0 | threads | of the dense bound |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     peak = machine["fma_peak_flop_per_s"]
     for i, cell in enumerate(rounds[0]):

@@ -29,7 +29,7 @@ pub fn random_model(d: usize, f: [usize; 2], k: [usize; 2]) -> Model {
     }
     let parent = |j: usize| if j.is_multiple_of(200) { ROOT } else { (j * 7919 % f1) as u32 };
     let parents = if is_tree { (0..f2).map(parent).collect() } else { Vec::new() };
-    // Drives are normal of this size, and about k1 c + f2 / 200 of them are open.
+    // Ungated pre-activations are normal of this size, and about k1 c + f2 / 200 of them are open.
     let open = (k1 * f2) as f64 / f1 as f64 + f2 as f64 / 200.0;
     let tau = 0.03 * (d as f64).sqrt() * upper_quantile((k2 as f64 / open).min(0.5));
     Model { arch, params, parents, tau: [0.0, if is_tree { tau as f32 } else { 0.0 }] }
