@@ -1,10 +1,9 @@
 //! `strata ablate`: many runs on one dump, compared seed by seed.
 //!
-//! Every run is what `strata train` and `strata eval` make of its settings, in a directory of its own:
-//! `DIR/runs/HASH/seed-S` (`DIR/run_I` for the suite `experiment`), where HASH stands for settings and dump, so that
-//! rows with equal settings share their runs and what is there already is never done again. `DIR/ablation.json` and
-//! `DIR/ablation.csv` hold every metric of every run; the former also the means and the paired differences.
-//! `DIR/report.html` shows them.
+//! Every run is made by `strata train` and `strata eval` from its settings, in a directory of its own:
+//! `DIR/runs/HASH/seed-S` (`DIR/run_I` for the suite `experiment`). HASH is a hash of settings and dump, so that rows
+//! with equal settings share their runs, and finished runs are not repeated. `DIR/ablation.json` and `DIR/ablation.csv`
+//! have every metric of every run; the former also has means and paired differences. `DIR/report.html` shows them.
 
 mod compare;
 mod plan;
@@ -33,7 +32,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 use strata_core::{Config, Isa};
 
-/// Seeds of a row, at most.
+/// Most seeds of a row.
 const MOST_SEEDS: u64 = 10_000;
 
 /// One run.
@@ -41,14 +40,14 @@ struct Job {
     config: Config,
     dir: PathBuf,
     name: String,
-    /// The run of another seed that it is compared with, where there is one.
+    /// The run with another seed that it is compared with, where there is one.
     other: Option<PathBuf>,
 }
 
-/// Runs what is not there yet, and compares; returns the exit code.
+/// Makes the runs that are missing, and compares all of them; returns the exit code.
 ///
 /// # Errors
-/// One sentence for settings that cannot be run, or the first run that failed; what has been run stays.
+/// One sentence for settings that cannot be run, or the error of the first run that failed. Finished runs are kept.
 pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let experiment = args.suite.contains(&args::SuiteName::Experiment);
     let seeds = args.seeds.unwrap_or(if experiment { 1 } else { 3 });
@@ -69,7 +68,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     let fingerprint = dump.fingerprint();
     let dir_of = |suite: &Suite, row: &Row, seed: u64| -> Result<PathBuf> {
         if suite.name == suites::EXPERIMENT {
-            // `run_1 (what it is)`.
+            // The name is `run_1 (title)`.
             return Ok(PathBuf::from(row.name.split(' ').next().unwrap_or(&row.name)));
         }
         let any_seed = Config { seed: 0, ..row.config.clone() };
@@ -81,7 +80,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     for suite in &suites {
         for row in &suite.rows {
             row.config.validate(dump.d()).with_context(|| format!("{}, {}", suite.name, row.name))?;
-            // Settings hold it as TOML does.
+            // The range is that of integers in TOML.
             if row.config.seed > i64::MAX as u64 - seeds {
                 bail!(
                     "`seed`: expected at most {} for {seeds} seeds, found {}",
@@ -111,7 +110,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     if there > 0 {
         console.note(format!("{there} of {} runs are there already", jobs.len()));
     }
-    // Runs are compared with those of other seeds, so all are trained first.
+    // Runs are compared with those of other seeds, so all are trained before any is evaluated.
     for (what, task) in [("training", train_one as Task), ("evaluating", eval_one)] {
         if let Some(code) = run_all(&pending, what, |job| task(job, dump, isa), console)? {
             return Ok(code);
@@ -147,10 +146,10 @@ fn seeds_of(row: &Row, n: u64) -> impl Iterator<Item = u64> + use<> {
 /// Trains or evaluates one run.
 type Task = fn(&Job, &Dump, Isa) -> Result<End>;
 
-/// Does `task` for every job; the exit code if it was interrupted.
+/// Runs `task` for every job; returns the exit code if it was interrupted.
 ///
-/// Jobs are dealt to as many workers as there are threads, each with a pool of its own: with more jobs than threads
-/// every one has one thread. Nothing a run computes depends on that.
+/// Jobs are distributed over as many workers as there are threads, each with a thread pool of its own; with more jobs
+/// than threads every pool has one thread. No result depends on that.
 fn run_all(
     pending: &[&Job],
     what: &str,
@@ -207,13 +206,14 @@ fn run_all(
         return Err(error);
     }
     if interrupted {
-        writeln!(console.err, "interrupted: the same command goes on where it stopped")?;
+        writeln!(console.err, "interrupted: the same command continues where it stopped")?;
         return Ok(Some(130));
     }
     Ok(None)
 }
 
-/// Whether a run was trained and evaluated, on this dump, with these settings and against another seed where there is one.
+/// Returns whether a run was trained and evaluated on this dump, with these settings, and against another seed where
+/// there is one.
 fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
     let path = job.dir.join("config.toml");
     if let Some(text) = read::optional_text(&path, read::SMALL)?
@@ -231,12 +231,12 @@ fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
     }
 }
 
-/// Trains what is left to train, and the control where it costs little.
+/// Trains what has not been trained, and the control where it costs little.
 fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
     let train = train::Job { dump, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
-    // It is the last file of a training.
+    // This is the last file that a training writes.
     if !job.dir.join("final_info.json").exists()
         && let End::Interrupted(step) = train::train(&train, console)?
     {
@@ -245,7 +245,7 @@ fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     if control::is_cheap(&job.config) { train::train_control(&train, console) } else { Ok(End::Done) }
 }
 
-/// Evaluates, against another seed where there is one.
+/// Evaluates a run, against another seed where there is one.
 fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
     let run = Run::open(&job.dir)?;
@@ -256,8 +256,8 @@ fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     Ok(End::Done)
 }
 
-/// `DIR/final_info.json` of the suite `experiment`, for whoever looks in `--out-dir` itself: the `means` of each run's,
-/// under the name of its row.
+/// Writes `DIR/final_info.json` of the suite `experiment`, for programs that look in `--out-dir` itself: the `means` of
+/// each run, under the name of its row.
 fn summarise(out: &Path, jobs: &[Job]) -> Result<()> {
     let mut all = serde_json::Map::new();
     for job in jobs {

@@ -1,4 +1,4 @@
-//! What `ablation.json` holds: `strata ablate` writes it, `strata report` reads it.
+//! The content of `ablation.json`: `strata ablate` writes it, `strata report` reads it.
 //!
 //! Metrics are those of the `eval.json` of each run. An undefined one is null in the file and `None` here.
 
@@ -37,7 +37,7 @@ pub struct SuiteReport {
 pub struct RowReport {
     /// Name of the row.
     pub name: String,
-    /// Whether it is one of the rows that stand in every table.
+    /// Whether it is one of the reference rows of every table.
     pub reference: bool,
     /// Settings in which it differs from those that all rows share, as `key=value`.
     pub set: Vec<String>,
@@ -45,7 +45,7 @@ pub struct RowReport {
     pub runs: Vec<RunReport>,
     /// `mean_s m_s` over the runs in which the metric is defined.
     pub mean: Metrics,
-    /// Noise of the seeds: the standard deviation of each metric over those runs (divisor `n - 1`); undefined for one.
+    /// The standard deviation of each metric over those runs (divisor `n - 1`); undefined for one run.
     pub sd: Metrics,
     /// Each metric against the base row; empty for the base row.
     pub difference: BTreeMap<String, Difference>,
@@ -63,15 +63,16 @@ pub struct RunReport {
     pub metrics: Metrics,
 }
 
-/// A difference to the base row, paired by seed: what the seeds have in common (order of rows, initial draws) cancels.
+/// A difference from the base row, paired by seed: effects that the seeds share (order of rows, initial weights)
+/// cancel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Difference {
     /// `mean_s (m_s - base_s)` over the seeds in which both are defined.
     pub mean: Option<f64>,
     /// The 2.5 % quantile of that mean over 1,000 resamples of the seeds with replacement
-    /// ([`strata_core::metrics::bootstrap::ratio`]). Undefined for one seed; with three it spans their extremes at best, so
-    /// read it as their scatter.
+    /// ([`strata_core::metrics::bootstrap::ratio`]). Undefined for one seed. With three seeds the interval spans their
+    /// extremes at most, so read it as their scatter.
     pub low: Option<f64>,
     /// The 97.5 % quantile.
     pub high: Option<f64>,

@@ -1,4 +1,4 @@
-//! The command line, as typed.
+//! The command line as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -13,7 +13,7 @@ use strata_core::row_norm::RowNorm;
 #[derive(Debug, Parser)]
 #[command(name = "strata", bin_name = "strata", version, max_term_width = 110)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
     /// Flags of every command.
@@ -24,7 +24,7 @@ pub struct Cli {
 /// Flags of every command.
 #[derive(Debug, Args)]
 pub struct Global {
-    /// Threads to compute with [default: one a core]. The results do not depend on it
+    /// Number of threads [default: one per core]. The results do not depend on it
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
     /// Print nothing but results and errors
@@ -38,32 +38,32 @@ pub struct Global {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Capture, train, evaluate and report on the embedded language model and text: nothing else is needed
+    /// Capture, train, evaluate and report on the embedded language model and text
     Demo(Demo),
-    /// Run a GPT-2-family language model over a text and write a layer's activations as a dump
+    /// Run a GPT-2-family language model over a text and write the activations of a layer as a dump
     Capture(Capture),
     /// Draw a dump from a synthetic world whose features and hierarchy are known
     Synth(Synth),
-    /// Say what is in a dump, and whether it can be trained on
+    /// Summarise a dump and check that it can be trained on
     Inspect(DumpArgs),
     /// Train on a dump
     Train(Train),
     /// Evaluate a run on the held-out rows of a dump
     Eval(Eval),
-    /// Ask what labels can be read from a run's codes, and what removing a class's latents does
+    /// Evaluate a run with linear probes: sparse probing, TPP, SCR, absorption
     Probe(Probe),
     /// Write the sparse codes of every row of a dump
     Encode(Encode),
-    /// Write what latents do on a dump in the format of another tool
+    /// Write what the latents of a run do on a dump, in the format of another tool
     ///
-    /// Each level is a sparse autoencoder of its own there. Every row of the dump is exported, which has to say its tokens
-    /// and where its sequences begin, as one by `strata capture` does. The rows are read twice; memory does not grow with
-    /// them.
+    /// Each level becomes a sparse autoencoder of its own. Every row of the dump is exported. The dump must have tokens
+    /// and the starts of its sequences, as one by `strata capture` does. The rows are read twice; memory does not grow
+    /// with them.
     Export(Export),
-    /// Write the weights of a run, or of a model of another tool, in the files of another tool
+    /// Write the weights of a run, or of a model of another tool, in the format of another tool
     ///
-    /// What the other tool cannot hold exactly is refused with a sentence that says what would be lost, and done with
-    /// --inexact.
+    /// What the other tool cannot represent exactly is refused, with a sentence that says what would be lost. --inexact
+    /// permits it.
     Convert(Convert),
     /// Train and evaluate many runs on one dump, and compare them seed by seed
     Ablate(Ablate),
@@ -85,14 +85,14 @@ pub struct DumpArgs {
     /// The dump, or its shards in order
     #[arg(required = true, value_name = "PATH")]
     pub dump: Vec<PathBuf>,
-    /// What the dump does not say itself.
+    /// What the dump itself does not say.
     #[command(flatten)]
     pub source: SourceArgs,
 }
 
-/// What a dump does not say itself.
+/// What a dump itself does not say.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "What the dump does not say itself")]
+#[command(next_help_heading = "What the dump itself does not say")]
 pub struct SourceArgs {
     /// Raw files (.bin): type of the numbers (f32, f16, bf16)
     #[arg(long, value_name = "TYPE", requires = "dim")]
@@ -106,13 +106,13 @@ pub struct SourceArgs {
     /// The text of every token id: tokenizer.json, vocab.json or vocab.txt, or a directory with one of them
     #[arg(long, value_name = "FILE")]
     pub vocab: Option<PathBuf>,
-    /// Rows of a sequence, where all have as many
+    /// Rows per sequence, where all sequences have the same number
     #[arg(long, value_name = "T", conflicts_with = "starts")]
     pub context: Option<usize>,
     /// The first row of every sequence: a .npy of integers, or a .safetensors with a tensor `sequence_starts`
     #[arg(long, value_name = "FILE")]
     pub starts: Option<PathBuf>,
-    /// Which layer, of a dump that holds several
+    /// The layer, for a dump that has several
     #[arg(long, value_name = "L")]
     pub layer: Option<usize>,
 }
@@ -123,25 +123,25 @@ pub struct ModelArgs {
     /// Format of the model, where it is not recognised or more than one fits: saelens, gemma-scope-transcoder, ...
     #[arg(long, value_name = "FORMAT", value_parser = format_named)]
     pub from: Option<&'static str>,
-    /// SAELens, expected_average_only_in: the factor that rows are multiplied by, which its list of pretrained models has and
-    /// no file
+    /// SAELens, expected_average_only_in: the factor by which rows are multiplied, which is in its list of pretrained
+    /// models and in no file
     #[arg(long, value_name = "S")]
     pub norm_scaling_factor: Option<f32>,
-    /// How each row is normalised by itself (none, layer, constant), where only SAELens' list says it
+    /// Normalisation of each row (none, layer, constant), where only SAELens' list says it
     #[arg(long, value_name = "NAME", value_parser = RowNorm::named)]
     pub row_norm: Option<RowNorm>,
-    /// Top-k: active latents a row, where only the name of a repository says it (Qwen Scope)
+    /// Top-k: active latents per row, where only the name of a repository says it (Qwen Scope)
     #[arg(long, value_name = "K")]
     pub k: Option<u64>,
 }
 
-/// The name of a format, if there is one of that name.
+/// Returns the name of the format called `name`.
 fn format_named(name: &str) -> strata_core::Result<&'static str> {
     Format::named(name).map(|format| format.name)
 }
 
 impl ModelArgs {
-    /// The choices that were made.
+    /// Returns the choices that were made.
     pub fn choices(&self) -> Choices {
         Choices { from: self.from, norm_scaling_factor: self.norm_scaling_factor, row_norm: self.row_norm, k: self.k }
     }
@@ -159,7 +159,7 @@ pub struct Subject {
     /// What the files of a model of another tool do not say.
     #[command(flatten)]
     pub model_args: ModelArgs,
-    /// What the dump does not say itself.
+    /// What the dump itself does not say.
     #[command(flatten)]
     pub source: SourceArgs,
 }
@@ -181,7 +181,7 @@ pub struct Settings {
 /// `strata demo`.
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Where the dump and the run go
+    /// The directory for the dump and the run
     #[arg(long, value_name = "DIR", default_value = "strata-demo")]
     pub out: PathBuf,
     /// Settings of the run.
@@ -192,10 +192,11 @@ pub struct Demo {
 /// `strata capture`.
 #[derive(Debug, Args)]
 pub struct Capture {
-    /// Hugging Face directory of the language model (config.json, model.safetensors, tokenizer.json) [default: the embedded one]
+    /// Hugging Face directory of the language model (config.json, model.safetensors, tokenizer.json) [default: the
+    /// embedded one]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Text to run it over [default: the embedded one]
+    /// The text [default: the embedded one]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
     /// Take the residual stream after this block, counted from 0
@@ -204,19 +205,19 @@ pub struct Capture {
     /// The dump to write
     #[arg(long, value_name = "DUMP")]
     pub out: PathBuf,
-    /// Tokens per window [default: all that the model can attend to]
+    /// Tokens per window [default: the longest context of the model]
     #[arg(long, value_name = "T")]
     pub context: Option<usize>,
-    /// Begin every window with the token that begins a text, as the config.json of the model names it
+    /// Begin every window with the BOS token of the model's config.json
     #[arg(long)]
     pub bos: bool,
-    /// Leave out the first N rows of every window, where the model has seen little
+    /// Leave out the first N rows of every window, where the model has little context
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub skip_first: usize,
     /// Stop after this many tokens
     #[arg(long, value_name = "N")]
     pub max_tokens: Option<u64>,
-    /// Type of the numbers written
+    /// Type of the numbers that are written
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub dtype: Dtype,
 }
@@ -224,10 +225,10 @@ pub struct Capture {
 /// `strata synth`.
 #[derive(Debug, Args)]
 pub struct Synth {
-    /// Which world: the tree worlds A, B and C, or one of the sizes of SynthSAEBench-16k
+    /// The world: the tree worlds A, B and C, or one of the sizes of SynthSAEBench-16k
     #[arg(long, value_name = "NAME")]
     pub world: WorldName,
-    /// Rows to draw
+    /// Number of rows
     #[arg(long, value_name = "N")]
     pub rows: u64,
     /// Seed of the world [default: 0]
@@ -236,7 +237,7 @@ pub struct Synth {
     /// One constant of the world, as in `--set roots=12`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// Type of the numbers written
+    /// Type of the numbers that are written
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub dtype: Dtype,
     /// The dump to write
@@ -253,7 +254,7 @@ pub enum WorldName {
     B,
     /// 48 dimensions, children orthogonal to their roots, more noise
     C,
-    /// 16,384 features in trees of depth 3, correlated, by Zipf's law
+    /// 16,384 features in trees of depth 3, correlated, with frequencies by Zipf's law
     SaeBench,
 }
 
@@ -263,21 +264,22 @@ pub struct Train {
     /// The dump, or its shards in order
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
-    /// The run directory to make
+    /// The directory of the new run
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
-    /// Go on with a run from its last checkpoint: one that was stopped, or, with another `--set train.steps=N`, one that
+    /// Continue a run from its last checkpoint: one that was stopped, or, with a larger `--set train.steps=N`, one that
     /// is finished
     #[arg(long)]
     pub resume: bool,
-    /// Train the control too, RUN/control: from the step at which the gate starts, with the parents permuted at random.
-    /// `strata eval` compares the run with it; with --resume, of a run that is finished already
+    /// Also train the control run, RUN/control: the same training with the parents permuted at random from the step at
+    /// which the gate starts. `strata eval` compares the run with it. With --resume, train the control of a finished
+    /// run
     #[arg(long)]
     pub control: bool,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
-    /// What the dump does not say itself.
+    /// What the dump itself does not say.
     #[command(flatten)]
     pub source: SourceArgs,
 }
@@ -291,20 +293,20 @@ pub struct Eval {
     /// Evaluate every row, not only those that training held out
     #[arg(long)]
     pub all: bool,
-    /// Put the reconstructions back into the language model and measure its cross-entropy
+    /// Splice the reconstructions into the language model and measure its cross-entropy
     #[arg(long)]
     pub splice: bool,
-    /// Hugging Face directory of the language model that the rows come from, for --splice and for what latents do to its
-    /// logits [default: the embedded one, if the dump came from it]
+    /// Hugging Face directory of the language model that the rows come from, for --splice and for the effects of
+    /// latents on its logits [default: the embedded one, if the dump came from it]
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Another run on such rows, for instance of another seed: how far it has found the same
+    /// Another run on such rows, for instance with another seed, to compare with
     #[arg(long, value_name = "RUN")]
     pub against: Option<PathBuf>,
-    /// The directory that eval.json and latents.jsonl go into; it is made if it is not there [default: RUN]
+    /// The directory for eval.json and latents.jsonl, which is made if it does not exist [default: RUN]
     #[arg(short, long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    /// A transcoder: the dump of the rows that it should reconstruct, one for each row of --dump
     #[arg(long, value_name = "DUMP")]
     pub target: Option<PathBuf>,
 }
@@ -315,21 +317,22 @@ pub struct Probe {
     /// The model and the dump.
     #[command(flatten)]
     pub subject: Subject,
-    /// Labels: `chars` for the kinds of the dump's own tokens (and absorption); or a .npy with one dimension of integers,
-    /// or a .safetensors with a tensor `labels` of them, one a row or one a sequence (whose rows are then averaged). A
-    /// negative label leaves its row out. A second tensor `attributes` of 0 and 1 asks for spurious correlation removal
+    /// Labels: `chars` for the kinds of the dump's own tokens (and absorption); or a .npy of integers with one
+    /// dimension, or a .safetensors with such a tensor `labels`, one per row or one per sequence (whose rows are then
+    /// averaged). A row with a negative label is left out. A second tensor `attributes` of 0 and 1 asks for spurious
+    /// correlation removal
     #[arg(long, value_name = "LABELS")]
     pub labels: PathBuf,
-    /// Where the report goes [default: RUN/probe.json]
+    /// The report to write [default: RUN/probe.json]
     #[arg(short, long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Work on at most this many rows or sequences
+    /// Use at most this many rows or sequences
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     pub sample: usize,
-    /// Seed of the sample, the split and whatever is drawn
+    /// Seed of the sample, the split and all other random choices
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// A transcoder: the dump of what it should reconstruct, a row for each row of --dump
+    /// A transcoder: the dump of the rows that it should reconstruct, one for each row of --dump
     #[arg(long, value_name = "DUMP")]
     pub target: Option<PathBuf>,
 }
@@ -340,7 +343,7 @@ pub struct Encode {
     /// The model and the dump.
     #[command(flatten)]
     pub subject: Subject,
-    /// The file to write: safetensors, in CSR form a level
+    /// The file to write: safetensors with one matrix per level in CSR form
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
     /// Replace the file if it exists
@@ -349,7 +352,7 @@ pub struct Encode {
     /// Write values as f16
     #[arg(long)]
     pub f16: bool,
-    /// What to keep the encoder's weights in while it encodes: f32, bf16 or int8. The codes are those of the rounded weights
+    /// Type of the encoder's weights: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
 }
@@ -360,13 +363,14 @@ pub struct Export {
     /// The model and the dump.
     #[command(flatten)]
     pub subject: Subject,
-    /// For which tool
+    /// The other tool
     #[arg(long, value_name = "TOOL")]
     pub format: ExportFormat,
     /// The directory to make
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// delphi: files a level, from 1 to 256, at most one a latent; it reads one at a time as a whole [default: 5]
+    /// delphi: files per level, from 1 to 256, at most one per latent; delphi reads one whole file at a time [default:
+    /// 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
     /// saelens: how the weights are written.
@@ -377,16 +381,17 @@ pub struct Export {
 /// A tool to export for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
-    /// Feature dashboards as SAEDashboard writes them, in level1/ and level2/: density, histogram of activations, strongest
-    /// places, and the strongest logits that `strata eval` found. Empty, as they need more than activations and tokens:
-    /// the histogram of all logits, correlations of latents, neurons and attention heads (a residual stream has none),
-    /// vectors (the weights are in RUN/sae). Left out: attribution, groups of weaker activations
+    /// Feature dashboards as SAEDashboard writes them, in level1/ and level2/: density, histogram of activations,
+    /// contexts with the largest activations, and the strongest logits that `strata eval` found. Fields that need more
+    /// than activations and tokens are empty: the histogram of all logits, correlations of latents, neurons and
+    /// attention heads (a residual stream has none), vectors (the weights are in RUN/sae). Attribution and groups of
+    /// weaker activations are left out
     Neuronpedia,
-    /// The cache of activations that LatentDataset reads, a module a level, named by the hook of the dump: locations,
-    /// activations, tokens, config.json. Sequences have to be of one length; rows after the last whole one are left out.
-    /// Left out of config.json: the data set that delphi would load the tokens from, as they are in the files
+    /// The cache of activations that LatentDataset reads, one module per level, named by the hook point of the dump:
+    /// locations, activations, tokens, config.json. All sequences must have one length; rows after the last whole
+    /// sequence are left out. config.json does not name a data set, since the tokens are in the files
     Delphi,
-    /// The weights, as a directory that SAELens loads: as `strata convert --to saelens`
+    /// The weights, as a directory that SAELens loads: the same as `strata convert --to saelens`
     Saelens,
 }
 
@@ -396,19 +401,19 @@ pub enum To {
     /// SAELens 6: cfg.json, sae_weights.safetensors
     #[default]
     Saelens,
-    /// A run of Strata with its model alone: sae/cfg.json, sae/sae_weights.safetensors
+    /// A run of Strata that has only the model: sae/cfg.json, sae/sae_weights.safetensors
     Strata,
-    /// Gemma Scope: params.npz, of models of one level with thresholds
+    /// Gemma Scope: params.npz, for models of one level with thresholds
     Npz,
 }
 
 /// Latents to write.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum PartName {
-    /// Level 1 alone
+    /// Level 1 only
     #[default]
     Level1,
-    /// Level 2 alone
+    /// Level 2 only
     Level2,
     /// Both levels side by side, as one
     Both,
@@ -419,13 +424,13 @@ pub enum PartName {
 /// How weights are written for SAELens.
 #[derive(Debug, Args)]
 pub struct WeightsArgs {
-    /// Which latents [default: those of a model of one level]
+    /// The latents to write [default: those of a model of one level]
     #[arg(long, value_name = "PART")]
     pub part: Option<PartName>,
-    /// Do what is not exact, too, and say what is lost
+    /// Also write what is not exact, and say what is lost
     #[arg(long)]
     pub inexact: bool,
-    /// Type of the numbers; of bf16 and f16 some latents at their thresholds come out otherwise
+    /// Type of the numbers; with bf16 and f16 some latents near their thresholds change
     #[arg(id = "weights_dtype", long = "weights-dtype", value_name = "TYPE", default_value = "f32")]
     pub dtype: Dtype,
     /// The language model, by its name on a hub [default: as the run says]
@@ -434,10 +439,10 @@ pub struct WeightsArgs {
     /// The hook point, as blocks.6.hook_resid_post [default: as the run says]
     #[arg(long, value_name = "HOOK")]
     pub hook: Option<String>,
-    /// Tokens a sequence [default: as the run says]
+    /// Tokens per sequence [default: as the run says]
     #[arg(long, value_name = "T")]
     pub context: Option<u64>,
-    /// Whether sequences begin with a token of their own
+    /// Whether each sequence begins with a special token
     #[arg(long, value_name = "BOOL")]
     pub prepend_bos: Option<bool>,
     /// The data set, by its name on a hub
@@ -446,7 +451,7 @@ pub struct WeightsArgs {
 }
 
 impl WeightsArgs {
-    /// The metadata that was given.
+    /// Returns the metadata that was given.
     pub fn metadata(&self) -> Metadata {
         Metadata {
             model: self.model_id.clone(),
@@ -516,7 +521,7 @@ pub struct Completions {
 /// `strata man`.
 #[derive(Debug, Args)]
 pub struct Man {
-    /// The directory to write the pages into
+    /// The directory for the pages
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 }
@@ -527,22 +532,22 @@ pub struct Ablate {
     /// The dump, or its shards in order
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
-    /// Where the runs and the comparison go; what is there already is not done again
+    /// The directory for the runs and their comparison; finished runs that are there already are kept
     #[arg(long, visible_alias = "out-dir", value_name = "DIR")]
     pub out: PathBuf,
-    /// Settings that all runs share, as in the config.toml of a run, and runs of your own: `[[run]]` or `[grid]`
+    /// Settings that all runs share, as in the config.toml of a run, and additional runs: `[[run]]` or `[grid]`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Built-in runs; may be repeated
     #[arg(long, value_name = "NAME")]
     pub suite: Vec<SuiteName>,
-    /// Seeds a row, from `seed` on [default: 3; 1 for the suite `experiment`]
+    /// Seeds per row, counted from `seed` [default: 3; 1 for the suite `experiment`]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u64>,
     /// One setting that all runs share, as in `--set train.steps=2000`; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
-    /// What the dump does not say itself.
+    /// What the dump itself does not say.
     #[command(flatten)]
     pub source: SourceArgs,
 }
@@ -550,18 +555,18 @@ pub struct Ablate {
 /// Built-in runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SuiteName {
-    /// Every consistency loss, from no weight to a strong one
+    /// Each consistency loss, at weights from none to strong
     Consistency,
-    /// Every gate between the levels
+    /// Each gate between the levels
     Gates,
     /// One budget divided between the levels from 4:1 to 1:4, and shared
     SparsityRatio,
-    /// Weight of level 1's reconstruction, and how gradients are mixed
+    /// The weight of level 1's reconstruction, and how gradients are mixed
     Balance,
-    /// The settings as they are, beside models whose decoder or encoder does not learn
+    /// The settings as given, beside models whose decoder or encoder is fixed
     Baselines,
     /// All of the above
     All,
-    /// Five runs in run_1 to run_5, each with its final_info.json, and one of all five beside them
+    /// Five runs in run_1 to run_5, each with its final_info.json, and one final_info.json of all five beside them
     Experiment,
 }

@@ -1,4 +1,4 @@
-//! A language model and a text in, rows of the residual stream out.
+//! Captures the residual stream of a language model over a text.
 
 use std::path::Path;
 
@@ -15,33 +15,33 @@ use crate::lm::{Lm, batches, ordered};
 pub struct CaptureSpec {
     /// The block whose output is captured, counted from 0.
     pub layer: usize,
-    /// Tokens per window. The text is cut into windows of this length that do not overlap, in order; the tokens after the
-    /// last whole one are dropped.
+    /// Tokens per window. The text is cut into windows of this length that do not overlap, in order; the tokens after
+    /// the last whole window are dropped.
     pub context: usize,
-    /// Begin every window with the token that begins a text; it is one of the tokens of the window.
+    /// Begin every window with the BOS token, which counts as one of its tokens.
     pub bos: bool,
-    /// Rows left out at the start of every window: there the model has seen little.
+    /// Rows left out at the start of every window, where the model has little context.
     pub skip_first: usize,
-    /// At most this many rows, rounded down to whole windows.
+    /// Most rows, rounded down to whole windows.
     pub max_tokens: Option<u64>,
 }
 
-/// Takes rows, `n_embd` numbers each, and the token of each row.
+/// A sink for rows, `n_embd` numbers each, and the token of each row.
 pub type Sink<'a> = dyn FnMut(&[f32], &[u32]) -> Result<()> + 'a;
 
 /// What was captured.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct CaptureReport {
-    /// Windows run.
+    /// Windows that were run.
     pub n_windows: u64,
-    /// Rows given to the sink.
+    /// Rows that were given to the sink.
     pub n_rows: u64,
-    /// Tokens of the text that are in these windows, those at their starts that are left out included.
+    /// Tokens of the text in these windows, including those at their starts that are left out.
     pub n_tokens: u64,
 }
 
 impl CaptureSpec {
-    /// Whole windows of the model's longest context, every row, to the end of the text.
+    /// Returns the default: windows of the model's longest context, every row, to the end of the text.
     pub fn new(lm: &Lm, layer: usize) -> Self {
         Self { layer, context: lm.config().n_positions, bos: false, skip_first: 0, max_tokens: None }
     }
@@ -50,8 +50,8 @@ impl CaptureSpec {
 /// Runs `lm` over `text` and gives `sink` the rows after block `spec.layer` and their tokens, in the order of the text,
 /// a few windows at a time. `progress(done, total)` counts rows.
 ///
-/// Windows run on as many threads as the current rayon pool has; the rows are the same bits for any number, and memory
-/// grows with the number of threads and by 4 bytes per token that is captured. No more of the text is encoded than is needed.
+/// Windows run on as many threads as the current rayon pool has. The rows have the same bits for any number. Memory grows
+/// with the number of threads, and by 4 bytes per captured token. No more of the text is encoded than is needed.
 ///
 /// # Errors
 /// A layer or context out of range, text that cannot be encoded or is shorter than one window, or what `sink` returned.

@@ -1,7 +1,8 @@
-//! Checkpoints: everything a run needs to go on to the same bits, checksummed.
+//! Checkpoints: all state that a run needs to continue to the same bits, with a checksum.
 //!
-//! `checkpoints/step-000123/state.safetensors` holds the arrays of [`State`]; `state.sha256` its SHA-256 in hex. A
-//! checkpoint is written into a hidden directory and renamed, so it is there whole or not at all; the last two are kept.
+//! `checkpoints/step-000123/state.safetensors` holds the arrays of [`State`]; `state.sha256` is its SHA-256 in hex. A
+//! checkpoint is written into a hidden directory and renamed, so that it appears whole or not at all; the last two are
+//! kept.
 
 use crate::files::{self, io_error, read as input};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -15,22 +16,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata_core::train::{Array, State};
 
-/// Checkpoints that are kept.
+/// Number of checkpoints that are kept.
 const KEEP: usize = 2;
 
-/// The most that the names and sizes of arrays take.
+/// Most bytes of the names and sizes of arrays.
 const HEADER_BYTES: usize = 1 << 24;
 
-/// The most bytes of the file with the sum.
+/// Most bytes of the file with the checksum.
 const SUM_BYTES: u64 = 1 << 10;
 
-/// The array that may hold infinity: a limit of norms where outliers are kept.
+/// The array that may contain infinity: a limit of norms where outliers are kept.
 const UNLIMITED: &str = "normalisation.scalars";
 
 const STATE: &str = "state.safetensors";
 const SUM: &str = "state.sha256";
 
-/// Lower-case hex of the SHA-256 of `bytes`.
+/// Returns the SHA-256 of `bytes` in lower-case hex.
 pub fn sha256(bytes: &[u8]) -> String {
     hex(Sha256::digest(bytes).as_slice())
 }
@@ -39,7 +40,7 @@ fn hex(digest: &[u8]) -> String {
     digest.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Writes the checkpoint of `step` into `dir` and drops all but the last two.
+/// Writes the checkpoint of `step` into `dir` and removes all but the last two.
 ///
 /// # Errors
 /// If it cannot be written; older checkpoints are then untouched.
@@ -68,7 +69,7 @@ pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
     prune(dir)
 }
 
-/// Drops all checkpoints but the last two.
+/// Removes all checkpoints but the last two.
 ///
 /// # Errors
 /// If one cannot be removed.
@@ -79,7 +80,7 @@ pub fn prune(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a checkpoint such that a kill in between leaves no half of it behind under its name.
+/// Removes a checkpoint such that a kill in between leaves no half of it under its name.
 fn retire(dir: &Path, path: &Path) -> io::Result<()> {
     let hidden = dir.join(format!(".{}.old.tmp", path.file_name().unwrap_or_default().to_string_lossy()));
     if hidden.exists() {
@@ -87,7 +88,7 @@ fn retire(dir: &Path, path: &Path) -> io::Result<()> {
     }
     match fs::rename(path, &hidden) {
         Ok(()) => fs::remove_dir_all(&hidden),
-        // In a container a directory of the image cannot be renamed. Without its sum it counts as damaged.
+        // In a container a directory of the image cannot be renamed. Without its checksum it counts as damaged.
         Err(e) if e.kind() == ErrorKind::CrossesDevices => {
             match fs::remove_file(path.join(SUM)) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
@@ -99,10 +100,10 @@ fn retire(dir: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// The checkpoints in `dir`, by step.
+/// Returns the checkpoints in `dir`, by step.
 ///
 /// # Errors
-/// If the directory cannot be read; one that is not there holds none.
+/// If the directory cannot be read; a missing one has no checkpoints.
 pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
     if dir.exists() {
@@ -122,20 +123,20 @@ pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// A checkpoint that was read.
+/// A checkpoint in memory.
 pub struct Loaded {
-    /// Steps that were taken.
+    /// Number of steps taken.
     pub step: u64,
     /// The arrays.
     pub state: State,
-    /// Newer checkpoints that are damaged, with what is wrong with each.
+    /// Damaged newer checkpoints, with the fault of each.
     pub damaged: Vec<(PathBuf, String)>,
 }
 
-/// Reads the newest checkpoint in `dir` that is whole; `None` if there are none at all.
+/// Reads the newest checkpoint in `dir` that is whole; `None` if there are none.
 ///
 /// # Errors
-/// If all are damaged, one sentence about the newest; if one cannot be read, as without the right to.
+/// If all are damaged, one sentence about the newest; if one cannot be read, for instance without permission.
 pub fn load_newest(dir: &Path) -> Result<Option<Loaded>> {
     let mut damaged = Vec::new();
     for (step, path) in list(dir)?.into_iter().rev() {
@@ -160,10 +161,10 @@ pub fn discard(dir: &Path, damaged: &[(PathBuf, String)]) -> Result<()> {
         .try_for_each(|(path, _)| retire(dir, path).map_err(|e| io_error("removing the damaged checkpoint", path, &e)))
 }
 
-/// The state of one checkpoint, or what is damaged.
+/// Returns the state of one checkpoint, or the fault of a damaged one.
 ///
 /// # Errors
-/// If the system does not let it be read, which says nothing about its content.
+/// If the operating system does not let it be read, which says nothing about its content.
 fn load(path: &Path) -> Result<Result<State, String>> {
     let (file, sum_file) = (path.join(STATE), path.join(SUM));
     for file in [&file, &sum_file] {

@@ -1,4 +1,4 @@
-//! From what was typed to what is done.
+//! Dispatches the parsed command line to the function of each command.
 
 use crate::args::{self, Cli, Command};
 use crate::capture::{CaptureSpec, capture_to};
@@ -16,16 +16,16 @@ use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 use strata_core::Isa;
 
-/// More threads than any machine has use for.
+/// A bound on `--threads` that no machine reaches.
 const MOST_THREADS: usize = 1024;
 
-/// The variable that says how many threads there are where `--threads` does not.
+/// The environment variable that gives the number of threads where `--threads` is not given.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// Runs one command; returns its exit code.
+/// Runs one command and returns its exit code.
 ///
 /// # Errors
-/// One sentence for whatever went wrong.
+/// Any failure of the command, as one sentence.
 pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     let isa = instruction_set()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
@@ -75,7 +75,8 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     })
 }
 
-/// The best instruction set of this machine, or the one that `STRATA_SIMD` names. The results do not depend on it.
+/// Returns the best instruction set of this machine, or the one that `STRATA_SIMD` names. The results do not depend on
+/// it.
 fn instruction_set() -> Result<Isa> {
     match std::env::var("STRATA_SIMD") {
         Ok(name) if !name.is_empty() => Isa::named(&name).context("STRATA_SIMD"),
@@ -87,7 +88,7 @@ fn open(paths: &[PathBuf], flags: &args::SourceArgs) -> Result<Dump> {
     sources::with_flags(Source::new(paths), flags).open()
 }
 
-/// The dump of what a transcoder should reconstruct.
+/// Opens the dump of the rows that a transcoder should reconstruct.
 fn open_target(path: Option<&PathBuf>, subject: &args::Subject) -> Result<Option<Dump>> {
     path.map(|path| open(std::slice::from_ref(path), &subject.source)).transpose()
 }
@@ -159,7 +160,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
         }
         train::End::Interrupted(step) => {
             console.error(format!(
-                "interrupted: a checkpoint was written after step {step}; go on with the same command and --resume"
+                "interrupted: a checkpoint was written after step {step}; continue with the same command and --resume"
             ));
             Ok(INTERRUPTED)
         }
@@ -186,7 +187,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         out: args.out.as_deref(),
         isa,
     };
-    // What was found is printed even if it cannot be written, as to find it took long.
+    // The result is printed even if it cannot be written, since computing it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
     if console.json {
         console.json_pretty(&found.evaluation)?;
@@ -196,7 +197,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     written.map(|()| u8::from(found.is_meaningless))
 }
 
-/// The embedded model, if the dump came from it.
+/// Returns the embedded model if the dump came from it.
 fn embedded_for(dump: &Dump) -> Result<Lm> {
     let lm = Lm::embedded()?;
     match dump.model() {
@@ -298,7 +299,7 @@ fn settings_command(args: &args::ListSettings, console: &mut Console<'_>) -> Res
     Ok(())
 }
 
-/// Refuses to replace a file of the dump by what is made from it.
+/// Refuses an output that would replace a file of the dump.
 fn refuse_own_input(dump: &[PathBuf], out: &Path) -> Result<()> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     for path in dump.iter().filter_map(|p| p.canonicalize().ok()) {

@@ -1,5 +1,5 @@
-//! What a person sees: progress, notes, interruption. Progress goes to standard error: a bar on a terminal, else a line
-//! now and then.
+//! Progress, notes and interruption. Progress goes to standard error: a bar on a terminal, otherwise a line at growing
+//! intervals.
 
 mod interrupt;
 mod lines;
@@ -15,15 +15,15 @@ use std::time::Duration;
 pub use interrupt::{Interrupted, Orderly, check_interrupt, interrupted, listen_for_interrupt};
 use lines::Lines;
 
-/// How much is said, and where.
+/// Where output goes, and how much of it.
 pub struct Console<'a> {
     /// Results.
     pub out: &'a mut (dyn Write + Send),
     /// Notes and progress.
     pub err: &'a mut (dyn Write + Send),
-    /// Nothing but results and errors.
+    /// Print nothing but results and errors.
     pub quiet: bool,
-    /// Results as JSON.
+    /// Print results as JSON.
     pub json: bool,
 }
 
@@ -35,12 +35,13 @@ impl Console<'_> {
         }
     }
 
-    /// Writes a warning on standard error, quiet or not: a run that went wrong says so.
+    /// Prints a warning on standard error, also with `quiet`: it says that a run went wrong.
     pub fn warn(&mut self, sentence: impl AsRef<str>) {
         self.error(format!("warning: {}", sentence.as_ref()));
     }
 
-    /// Prints a line on standard error, quiet or not. Names in it that come from files cannot control the terminal.
+    /// Prints a line on standard error, also with `quiet`. Names from files are escaped so that they cannot control the
+    /// terminal.
     pub fn error(&mut self, line: impl AsRef<str>) {
         // A closed standard error must not stop the work.
         let _ = writeln!(self.err, "{}", escaped_lines(line.as_ref()));
@@ -62,7 +63,7 @@ impl Console<'_> {
         Ok(writeln!(self.out, "{}", escaped_json(&serde_json::to_string_pretty(value)?))?)
     }
 
-    /// A sign of life for work whose length is not known.
+    /// Returns a spinner for work of unknown length.
     pub fn spinner(&self, what: &'static str) -> ProgressBar {
         let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
         if self.shows() == Shows::Nothing {
@@ -89,12 +90,12 @@ impl Console<'_> {
         }
     }
 
-    /// A bar over `total` units, with units a second and the time left.
+    /// Returns a bar over `total` units, with the rate and the remaining time.
     pub fn bar(&self, what: &str, total: u64, unit: &str) -> ProgressBar {
         self.bar_from(what, 0, total, unit)
     }
 
-    /// A bar that starts at `from`: the rate counts what comes after.
+    /// Returns a bar that starts at `from`; the rate counts only what comes after.
     pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let (target, template) = match self.shows() {
@@ -120,7 +121,7 @@ impl Console<'_> {
     }
 }
 
-/// How progress is shown.
+/// Returns how progress is drawn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shows {
     Nothing,

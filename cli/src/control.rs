@@ -1,6 +1,6 @@
-//! The control of a run: the same training with random parents from the moment that the gate starts.
+//! The control of a run: the same training with random parents from the step at which the gate starts.
 //!
-//! A score that a gate gives to any parents is as good for the control. `RUN/control` holds it
+//! A score that a gate gives to any parents is as good for the control. The control is in `RUN/control`
 //! ([`crate::train::train_control`]), and an evaluation of the run measures both on the same rows.
 
 use crate::files::read;
@@ -10,13 +10,13 @@ use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use strata_core::Config;
 
-/// Where the control of a run is.
+/// Returns the directory of the control of a run.
 pub fn dir_of(run: &Path) -> PathBuf {
     run.join("control")
 }
 
-/// The settings of the control of a run with these settings; none where there is nothing to control: no families, or
-/// parents that are shuffled themselves.
+/// Returns the settings of the control of a run with these settings; `None` where there is nothing to control: without
+/// families, or with parents that are random themselves.
 pub fn settings_of(config: &Config) -> Option<Config> {
     let has_families = config.gate.kind.has_families() && config.level2.latents > 0;
     let mut control = config.clone();
@@ -24,7 +24,7 @@ pub fn settings_of(config: &Config) -> Option<Config> {
     (has_families && !config.gate.shuffle).then_some(control)
 }
 
-/// The settings that a run was trained with; none for a model without them.
+/// Returns the settings with which a run was trained; `None` for a model without them.
 ///
 /// # Errors
 /// One sentence if they cannot be read.
@@ -34,10 +34,10 @@ pub fn trained_with(run: &Path) -> Result<Option<Config>> {
     text.map(|text| settings::parse(&text, &path.display().to_string())).transpose()
 }
 
-/// The control of a run, if it was trained.
+/// Opens the control of a run, if it was trained.
 ///
 /// # Errors
-/// If what lies in its place is the control of other settings.
+/// If the control in its place has other settings.
 pub fn of(run: &Run) -> Result<Option<Run>> {
     let dir = dir_of(&run.dir);
     if !dir.join("sae").join("cfg.json").exists() {
@@ -55,7 +55,7 @@ pub fn of(run: &Run) -> Result<Option<Run>> {
     Run::open(&dir).map(Some)
 }
 
-/// Whether a control costs at most a third of the training more.
+/// Returns whether a control adds at most a third to the cost of the training.
 pub fn is_cheap(config: &Config) -> bool {
     settings_of(config).is_some() && config.gate.start >= 2.0 / 3.0 - 1e-9
 }

@@ -1,5 +1,5 @@
-//! `strata convert`, and `strata export --format saelens`: the weights of a model in the files of another tool. The directory
-//! appears whole or not at all.
+//! `strata convert`, and `strata export --format saelens`: the weights of a model in the format of another tool. The
+//! directory appears whole or not at all.
 
 use crate::args::{PartName, To};
 use crate::console::Console;
@@ -23,21 +23,21 @@ impl From<PartName> for Part {
     }
 }
 
-/// What to convert to what.
+/// The source, the target and the options of a conversion.
 pub struct Job<'a> {
     /// The model.
     pub run: &'a Run,
     /// The directory to make.
     pub out: &'a Path,
-    /// Its files.
+    /// The format to write.
     pub to: To,
     /// SAELens: which latents.
     pub part: Option<PartName>,
     /// SAELens: the type of the numbers.
     pub dtype: Dtype,
-    /// Do what is not exact, too.
+    /// Also write what is not exact.
     pub inexact: bool,
-    /// What SAELens asks for besides.
+    /// Metadata for SAELens.
     pub metadata: Metadata,
 }
 
@@ -48,17 +48,17 @@ pub struct Converted {
     pub from: &'static str,
     /// Latents that were written.
     pub latents: usize,
-    /// What is not exact, a sentence each.
+    /// What is not exact, one sentence each.
     pub losses: Vec<String>,
-    /// Keys of the metadata that SAELens wants for some of its uses and that are not known.
+    /// Missing metadata that SAELens needs for some of its uses.
     pub missing: Vec<&'static str>,
 }
 
-/// Converts; the directory `job.out` appears whole or not at all.
+/// Converts the model. The directory `job.out` appears whole or not at all.
 ///
 /// # Errors
-/// If the format cannot hold the model, would not hold it exactly and `job.inexact` is not set, or the directory exists or
-/// cannot be written.
+/// If the format cannot represent the model, if it cannot represent it exactly and `job.inexact` is not set, or if the
+/// directory exists or cannot be written.
 pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
     let model = &*job.run.model;
     ensure!(job.part.is_none() || job.to == To::Saelens, "--part: it is for --to saelens, which alone holds parts");

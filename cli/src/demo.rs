@@ -1,4 +1,5 @@
-//! `strata demo`: capture, train and evaluate on the embedded model and text, show what was found, and write a report.
+//! `strata demo`: captures, trains and evaluates on the embedded model and text, shows what was found, and writes a
+//! report.
 
 use crate::INTERRUPTED;
 use crate::args;
@@ -20,11 +21,11 @@ use std::time::Instant;
 use strata_core::config::Consistency;
 use strata_core::{Config, Dtype, Isa};
 
-/// The block whose residual stream the demo takes apart.
+/// The block whose residual stream the demo captures.
 const LAYER: usize = 2;
 
-/// Settings of the demo: the defaults, sized for the embedded model, and the containment loss, which on this text makes
-/// children fire with their parents before the gate makes them (`docs/default.md`).
+/// Returns the settings of the demo: the defaults, sized for the embedded model, and the containment loss, which on
+/// this text makes children fire with their parents before the gate forces them to (`docs/default.md`).
 pub fn config() -> Config {
     let mut config = Config::default();
     config.loss.consistency = Consistency::Contain;
@@ -37,10 +38,10 @@ pub fn config() -> Config {
     config
 }
 
-/// Runs it; returns the exit code.
+/// Runs the demo; returns the exit code.
 ///
 /// # Errors
-/// If something of it is already at `--out`, or the disk is full.
+/// If `--out` has a run already, or the disk is full.
 pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let started = Instant::now();
     let (dump_path, run_path) = (args.out.join("dump"), args.out.join("run"));
@@ -51,7 +52,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
     let lm = Lm::embedded()?;
     config.validate(lm.config().n_embd)?;
-    // An interrupt before anything is in it removes it again.
+    // An interrupt removes the directory as long as it is empty.
     let _made = MadeDirectories::all(&args.out)?;
     if !dump_path.exists() {
         console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));

@@ -46,9 +46,9 @@ pub struct Dump {
 }
 
 impl Source {
-    /// Opens it.
+    /// Opens `source`.
     ///
-    /// Only headers are read, and whatever tokens are not stored as 32 bits; of each file the size is checked against its
+    /// Only headers are read, and tokens that are not stored as 32 bits. The size of each file is compared with its
     /// header to the byte.
     ///
     /// # Errors
@@ -68,83 +68,83 @@ impl Dump {
         Source { raw, ..Source::new(paths) }.open()
     }
 
-    /// What was opened, and how.
+    /// Returns what was opened, and how.
     pub fn source(&self) -> &Source {
         &self.source
     }
 
-    /// Rows of all shards, at least 1.
+    /// Returns the number of rows of all shards, at least 1.
     pub fn n_rows(&self) -> u64 {
         self.n_rows
     }
 
-    /// Numbers in a row, at least 1.
+    /// Returns the width of a row, at least 1.
     pub fn d(&self) -> usize {
         self.parts.shards[0].layout.d
     }
 
-    /// The type of the stored numbers.
+    /// Returns the type of the stored numbers.
     pub fn dtype(&self) -> Dtype {
         self.parts.shards[0].layout.dtype
     }
 
-    /// The number of files with rows.
+    /// Returns the number of files with rows.
     pub fn n_shards(&self) -> usize {
         self.parts.shards.len()
     }
 
-    /// The name of the directory or file, for reports.
+    /// Returns the name of the directory or file, for reports.
     pub fn name(&self) -> &str {
         &self.parts.name
     }
 
-    /// The directory of a dump that `dump.json` describes, as it was named.
+    /// Returns the directory of a dump that has a `dump.json`, as it was named.
     pub fn directory(&self) -> Option<&Path> {
         self.parts.directory.as_deref()
     }
 
-    /// The token id of every row. Not checked against the vocabulary: look up with `get`.
+    /// Returns the token id of every row. Ids are not checked against the vocabulary: look them up with `get`.
     pub fn tokens(&self) -> Option<&[u32]> {
         self.parts.tokens.as_ref().map(Numbers::get)
     }
 
-    /// The first row of every sequence: ascending, from 0, below `n_rows`. Multiples of the context if there is one and
-    /// the dump does not list them.
+    /// Returns the first row of every sequence: ascending, from 0, below `n_rows`. Where the dump does not list them,
+    /// they are the multiples of the context, if there is one.
     pub fn sequence_starts(&self) -> Option<&[u64]> {
         self.parts.sequence_starts.as_ref().map(Numbers::get)
     }
 
-    /// Rows of a sequence, where all have as many.
+    /// Returns the rows per sequence, where all sequences have the same number.
     pub fn context(&self) -> Option<usize> {
         self.parts.context
     }
 
-    /// The text of each token id.
+    /// Returns the text of each token id.
     pub fn vocab(&self) -> Option<&[String]> {
         self.parts.vocab.as_deref()
     }
 
-    /// The ids of tokens that mark something and stand for no text, where the dump says them.
+    /// Returns the ids of special tokens, which are not text, where the dump lists them.
     pub fn special_tokens(&self) -> Option<&[u32]> {
         self.parts.special_tokens.as_deref()
     }
 
-    /// The model the rows come from.
+    /// Returns the language model that the rows come from.
     pub fn model(&self) -> Option<&str> {
         self.parts.model.as_deref()
     }
 
-    /// The hook point in the model.
+    /// Returns the hook point in the model.
     pub fn hook(&self) -> Option<&str> {
         self.parts.hook.as_deref()
     }
 
-    /// `mean_i ||x_i||` of the rows as stored, where the dump says it.
+    /// Returns `mean_i ||x_i||` of the rows as stored, where the dump says it.
     pub fn mean_norm(&self) -> Option<f64> {
         self.parts.mean_norm
     }
 
-    /// The mean row, where the dump has it.
+    /// Returns the mean row, where the dump has it.
     pub fn mean(&self) -> Option<&[f32]> {
         self.parts.mean.as_deref()
     }
@@ -152,15 +152,15 @@ impl Dump {
     /// `out[k, :] = f32(row rows[k])`. `out` is `[rows.len(), d]`, written, never read.
     ///
     /// # Errors
-    /// A row that does not exist, or that the file no longer holds; a number that is NaN or infinite, with its shard, row
-    /// and column.
+    /// A row that does not exist or that the file no longer contains; a number that is NaN or infinite, with its shard,
+    /// row and column.
     ///
     /// # Panics
     /// If `out` has another size.
     pub fn read_rows(&self, rows: &[u64], out: &mut [f32]) -> Result<()> {
         let d = self.d();
         assert!(out.len() == rows.len() * d, "[{}, {d}] into a buffer of {}", rows.len(), out.len());
-        // In the order of the files, so that a page is read once, and given back where it was mapped.
+        // Rows are read in the order of the files, so that each page is read once, and released where it was mapped.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_unstable_by_key(|&k| rows[k]);
         let mut trail = Trail::default();
@@ -206,8 +206,8 @@ impl Dump {
         self.for_spans(start, n, |shard, rows, bytes| f(shard, rows.start, shard.view(rows, bytes)?))
     }
 
-    /// Calls `f` with the shards and the rows in them that make up rows `start..start + n`, in order: rows at equal
-    /// distances, with the bytes of the file that they span.
+    /// Calls `f` with the shards that contain rows `start..start + n`, in order, and with the rows in them: rows at
+    /// equal distances, with the bytes of the file that they span.
     fn for_spans(
         &self,
         start: u64,
@@ -233,14 +233,14 @@ impl Dump {
         Ok(())
     }
 
-    /// The shard that holds `row`, which must exist. Never an empty shard.
+    /// Returns the shard that contains `row`, which must exist. Never an empty shard.
     fn shard_of(&self, row: u64) -> &Shard {
         let shards = &self.parts.shards;
         &shards[shards.partition_point(|s| s.first_row + s.n() as u64 <= row)]
     }
 
-    /// Calls `f` with the views that make up rows `start..start + n`, in order, and what names a place in each.
-    /// Nothing is checked to be finite.
+    /// Calls `f` with the views that make up rows `start..start + n`, in order, and the position of each. Numbers are
+    /// not checked to be finite.
     pub(crate) fn for_views(&self, start: u64, n: usize, mut f: impl FnMut(Rows<'_>, Place<'_>)) -> Result<()> {
         self.for_pieces(start, n, |shard, first, rows| {
             f(rows, Place { path: &shard.path, first });
@@ -248,15 +248,15 @@ impl Dump {
         })
     }
 
-    /// Bytes of all rows.
+    /// Returns the size of all rows in bytes.
     pub fn n_bytes(&self) -> u64 {
         self.n_rows * (self.d() * self.dtype().size_bytes()) as u64
     }
 
-    /// Two shards that hold the same rows, if there are any: their files.
+    /// Returns the files of two shards that contain the same rows, if there are any.
     pub(crate) fn equal_shards(&self) -> Option<(&Path, &Path)> {
         let shards = &self.parts.shards;
-        // Sorted by a few rows of each, so that only those that may be equal are compared as a whole.
+        // Shards are sorted by a few rows of each, so that only those that may be equal are compared as a whole.
         let key = |s: &Shard| [0, s.n() / 2, s.n() - 1].map(|i| s.row_at(i).to_vec());
         let mut keyed: Vec<_> = shards.iter().filter(|s| s.n() > 0).map(|s| (s.n(), key(s), s)).collect();
         keyed.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -269,8 +269,8 @@ impl Dump {
         })
     }
 
-    /// A hash of what makes a dump that dump, cheap at any size: the shape and type, and of every shard its rows, the
-    /// bytes before them, and its first, middle and last row. Names and places do not matter.
+    /// Returns a hash that identifies the dump, cheap at any size: of the shape and type, and for every shard of its
+    /// number of rows, the bytes before them, and its first, middle and last row. Names and directories do not matter.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("strata-dump-fingerprint-1 {} {} {}\n", self.n_rows, self.d(), self.dtype()));
@@ -287,7 +287,7 @@ impl Dump {
     }
 }
 
-/// Where a view comes from: row `i` of it is row `first + i` of the file `path`.
+/// The origin of a view: row `i` of it is row `first + i` of the file `path`.
 pub(crate) struct Place<'a> {
     pub(crate) path: &'a Path,
     pub(crate) first: usize,

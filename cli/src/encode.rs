@@ -1,4 +1,5 @@
-//! `strata encode`: the sparse codes of every row, streamed to a safetensors file in CSR form a level.
+//! `strata encode`: the sparse codes of every row, streamed to a safetensors file with one matrix per level in CSR
+//! form.
 //!
 //! `z1.indptr [N+1] u64`, `z1.indices [nnz] u32`, `z1.values [nnz] f32` (or f16), likewise `z2`; the metadata names the
 //! run by the SHA-256 of its weights. Rows are encoded twice, first only to count, so that memory does not grow with N.
@@ -17,21 +18,22 @@ use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
 const BLOCK: u64 = 1 << 14;
-/// The largest number of f16; what is above it by less than half a step is rounded to it.
+/// The largest f16 number; a value above it by less than half a step is rounded to it.
 const F16_MAX: f32 = 65519.996;
 
-/// What was written.
+/// The file that was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Encoded {
     /// Rows.
     pub rows: u64,
     /// Entries of level 1 and of level 2.
     pub entries: [u64; 2],
-    /// Mean number of latents that fire.
+    /// Mean number of latents that fire per row.
     pub l0: [f64; 2],
 }
 
-/// Encodes every row of `dump` into the file `out`, which appears whole or not at all, with weights kept as `weights` says.
+/// Encodes every row of `dump` into the file `out`, which appears whole or not at all. `weights` is the type in which
+/// the encoder's weights are kept.
 ///
 /// # Errors
 /// If the widths differ, a row is not finite, or the file cannot be written.
@@ -65,7 +67,7 @@ pub fn encode(
     file.write_all(header.as_bytes()).map_err(failed)?;
     let base = 8 + header.len() as u64;
     file.set_len(base + layout.end).map_err(failed)?;
-    // Where the next bytes of each tensor go: indptr, indices, values of both levels.
+    // Where the next bytes of each tensor are written: indptr, indices, values of both levels.
     let mut at: Vec<u64> = layout.tensors.iter().map(|t| base + t.start).collect();
     let mut put = |i: usize, bytes: &[u8]| -> Result<()> {
         file.seek(SeekFrom::Start(at[i])).map_err(failed)?;
@@ -102,7 +104,7 @@ pub fn encode(
     bar.finish_and_clear();
     let l0 = entries.map(|e| e as f64 / n.max(1) as f64);
     console.note(format!(
-        "encoded {n} rows into {}: {:.2} latents a row at level 1, {:.2} at level 2",
+        "encoded {n} rows into {}: {:.2} latents per row at level 1, {:.2} at level 2",
         out.display(),
         l0[0],
         l0[1]
@@ -110,7 +112,7 @@ pub fn encode(
     Ok(Encoded { rows: n, entries, l0 })
 }
 
-/// Encodes all rows, and hands their codes to `f` in order, a block at a time.
+/// Encodes all rows, and gives their codes to `f` in order, one block at a time.
 ///
 /// # Errors
 /// If a row is not finite; whatever `f` returns.
@@ -133,7 +135,7 @@ pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Cod
     Ok(())
 }
 
-/// Where each tensor lies.
+/// The position of each tensor.
 struct Layout {
     tensors: Vec<Tensor>,
     end: u64,

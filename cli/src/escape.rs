@@ -1,7 +1,7 @@
-//! Foreign text for a terminal: names and messages from files must not move its cursor or change its title.
+//! Escapes foreign text for a terminal: names and messages from files must not move the cursor or change the title.
 
-/// `text` on one line, without control characters: line ends and tabs as `\n` and `\t`, others by their number, as
-/// `\u{1b}`; so are the marks that turn the direction of writing.
+/// Returns `text` on one line, without control characters: line ends and tabs become `
+/// ` and `\t`, others their number, as in `\u{1b}`, and so do the marks that change the direction of writing.
 pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -10,13 +10,12 @@ pub fn escaped(text: &str) -> String {
     out
 }
 
-/// [`escaped`], with line ends as they are: for texts of this program that have several lines.
+/// [`escaped`], but keeps line ends: for texts of this program that have several lines.
 pub fn escaped_lines(text: &str) -> String {
     text.split('\n').map(escaped).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON with the control characters escaped that JSON allows within strings: those from U+007F to U+009F, and the marks of
-/// direction.
+/// Escapes the control characters that JSON allows within strings, U+007F to U+009F, and the marks of direction.
 pub fn escaped_json(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -25,7 +24,7 @@ pub fn escaped_json(json: &str) -> String {
     out
 }
 
-/// Whether a character can do something to a terminal, or to the direction of a line.
+/// Returns whether a character can control a terminal or change the direction of a line.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -1,4 +1,5 @@
-//! `strata eval`: what a run does on rows, those that training held out if it did. One pass, memory that does not grow with the rows.
+//! `strata eval`: measures a run on rows, those that training held out if there are any, in one pass with memory that
+//! does not grow with the rows.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
@@ -66,26 +67,26 @@ use meta::{Meta, meta_sae};
 use sample::Sampled;
 use verdict::Verdict;
 
-/// Of what an evaluation draws at random.
+/// Seed of the random choices of an evaluation.
 const SEED: u64 = 0;
 
-/// What to evaluate on what.
+/// A run, a dump, and what to evaluate.
 pub struct Job<'a> {
     /// The run.
     pub run: &'a Run,
-    /// The rows.
+    /// The dump.
     pub dump: &'a Dump,
-    /// What a transcoder should reconstruct.
+    /// The rows that a transcoder should reconstruct.
     pub target: Option<&'a Dump>,
-    /// Every row, not only those that training held out.
+    /// Evaluate every row, not only those that training held out.
     pub all: bool,
-    /// The language model that the rows come from, for what latents do to its logits.
+    /// The language model that the rows come from, for the effects of latents on its logits.
     pub lm: Option<&'a Lm>,
-    /// Put the reconstructions back into it.
+    /// Splice the reconstructions into it.
     pub splice: bool,
-    /// Another run to compare with, such as another seed.
+    /// Another run to compare with, for instance with another seed.
     pub against: Option<&'a Run>,
-    /// The directory that the files go into, made if it is not there: the run's own where none is named.
+    /// The directory for the files, made if it does not exist; by default that of the run.
     pub out: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,
@@ -98,72 +99,73 @@ pub struct Evaluation {
     pub dump: String,
     /// First row that was evaluated, and how many were.
     pub rows: [u64; 2],
-    /// Whether training held them out: the settings of the run say so, and not every row was asked for.
+    /// Whether training held them out, by the settings of the run.
     pub held_out: bool,
-    /// How often training went over its rows, where the model says so.
+    /// Number of passes of training over its rows, where the model says it.
     pub passes: Option<f64>,
-    /// Rows that no score counts, as training left them out.
+    /// Rows that no score counts, since training left them out.
     pub left_out: LeftOutReport,
-    /// L0 of each level that the settings ask for; none where they are not known, or ask for none of a level by itself.
+    /// Target L0 of each level by the settings; none where they are not known, or have no target for the level by
+    /// itself.
     pub asked_l0: Option<[f64; 2]>,
-    /// What is wrong, a sentence each.
+    /// What is wrong, one sentence each.
     pub warnings: Vec<String>,
     /// Reconstruction, both levels.
     pub fidelity: FidelityReport,
-    /// How sure the headline is.
+    /// Intervals of the headline scores.
     pub intervals: Intervals,
     /// Activation sparsity of level 1.
     pub level1: SparsityReport,
     /// Activation sparsity of level 2; none for a flat model.
     pub level2: Option<SparsityReport>,
-    /// Where latents fire: places in a sequence, kinds of tokens, runs; none for a dump that does not say where its
-    /// sequences begin.
+    /// Where latents fire: positions in a sequence, kinds of tokens, runs; none for a dump without starts of sequences.
     pub patterns: Option<PlacesReport>,
-    /// Whether the hierarchy is real, by a rule that stands in it.
+    /// Whether the hierarchy is real, by a rule that it contains.
     pub verdict: Verdict,
-    /// How the levels hang together where children fire without the gate, with an entry for each child and parent; none
+    /// The relation of the levels where children fire without the gate, with an entry for each child and parent; none
     /// without families.
     pub composition: Option<CompositionReport>,
-    /// The same of random families of the same sizes and densities.
+    /// The same for random families of the same sizes and densities.
     pub composition_null: Option<CompositionNull>,
     /// What the families do behind the gate; none without families.
     pub gated: Option<GatedReport>,
     /// The scores of the control, the same training with random parents; none where the run has no control.
     pub control: Option<ControlReport>,
-    /// How many fire together across the levels; none without families.
+    /// Correlation of the numbers of active latents of the levels; none without families.
     pub across: Option<AcrossReport>,
-    /// What the gate has to cut; none without families.
+    /// What the gate cuts; none without families.
     pub leak: Option<LeakReport>,
-    /// Shares of the subtrees in a row; none without families.
+    /// Shares of the subtrees in the reconstruction of a row; none without families.
     pub attribution: Option<AttributionReport>,
-    /// The paths from children to parents; none but for composing decoders.
+    /// The paths from children to parents; only for composing decoders.
     pub paths: Option<PathReport>,
-    /// Whether the rows on which a child fires are what its parent and it stand for; none without families.
+    /// Whether the rows on which a child fires contain the directions of its parent and of itself; none without
+    /// families.
     pub condition: Option<ConditionReport>,
     /// Whether families are clusters; none without families.
     pub coherence: Option<Coherence>,
-    /// Whether children mean something like their parents; none without families.
+    /// Whether children resemble their parents; none without families.
     pub similarity: Option<SimilarityReport>,
-    /// The decoders by themselves and against each other.
+    /// The decoders by themselves and compared with each other.
     pub structure: StructureReport,
-    /// A sparse autoencoder of the directions of level 2; none where those are few.
+    /// A sparse autoencoder of the directions of level 2; none where there are few.
     pub meta: Option<Meta>,
     /// Bits to describe the codes of each level, on a sample of the rows; none for a level that never fires.
     pub description_length: [Option<MdlReport>; 2],
-    /// Classes of tokens that latents fail to fire on because others fire in their place, on the same sample; empty for a
-    /// dump without tokens and their texts.
+    /// Absorption: classes of tokens on which latents fail to fire because others fire in their place, on the same
+    /// sample; empty for a dump without tokens and their texts.
     pub absorption: Vec<NamedAbsorption>,
     /// The name of the other run that was compared with; none where none was named.
     pub against: Option<String>,
-    /// How far another run agrees, where one was named.
+    /// Agreement with another run, where one was named.
     pub stability: Option<StabilityReport>,
-    /// How much of the dump's truth was found, on the last of the rows; none for a dump without one.
+    /// How much of the dump's truth was found, on its last rows; none for a dump without one.
     pub recovery: Option<Recovery>,
-    /// What the reconstructions cost the language model, where it was asked for.
+    /// The cost of the reconstructions in the cross-entropy of the language model, where it was asked for.
     pub splice: Option<SpliceReport>,
 }
 
-/// Rows that training left out, and what they would do to the headline.
+/// Rows that training left out, and the headline scores with them.
 #[derive(Clone, Debug, Serialize)]
 pub struct LeftOutReport {
     /// Norms over this are left out; none where every norm is kept.
@@ -181,23 +183,23 @@ pub struct LeftOutReport {
 pub struct PlacesReport {
     /// Names of the kinds of tokens, by number; empty where the dump has no texts.
     pub classes: Vec<String>,
-    /// Of level 1.
+    /// Level 1.
     pub level1: PatternReport,
-    /// Of level 2; none for a flat model.
+    /// Level 2; none for a flat model.
     pub level2: Option<PatternReport>,
 }
 
-/// An evaluation, and what is known of each latent.
+/// An evaluation, and the record of each latent.
 pub struct Found {
     /// `eval.json`.
     pub evaluation: Evaluation,
     /// `latents.jsonl`.
     pub latents: Vec<LatentRecord>,
-    /// Whether no score can mean anything; the last of the warnings says why.
+    /// Whether no score is meaningful; the last of the warnings says why.
     pub is_meaningless: bool,
 }
 
-/// Evaluates, and writes `eval.json` and `latents.jsonl` into the run or where the job says.
+/// Evaluates, and writes `eval.json` and `latents.jsonl` into the directory of the job or of the run.
 ///
 /// # Errors
 /// As [`find_and_write`]; or if a file cannot be written.
@@ -206,11 +208,11 @@ pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     written.map(|()| found)
 }
 
-/// Evaluates, and returns what was found even where it cannot be written, with the error of that. Whether there is a
-/// directory that files can be made in is tried before anything is measured.
+/// Evaluates, and returns the result together with the error of writing it, if there was one. Before anything is
+/// measured it checks that files can be made in the directory.
 ///
 /// # Errors
-/// If the directory is none or cannot be written into, the widths differ, a row is not finite, or the dump does not hold
+/// If the directory is not one or cannot be written into, the widths differ, a row is not finite, or the dump lacks
 /// what splicing needs.
 pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<(Found, Result<()>)> {
     let dir = job.run.output(job.out)?;
@@ -232,14 +234,14 @@ fn write(found: &Found, dir: &Path) -> Result<()> {
     write_atomic(&dir.join("eval.json"), format!("{text}\n").as_bytes())
 }
 
-/// Evaluates.
+/// Evaluates without writing.
 fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let Job { run, dump, isa, .. } = job;
     run.check_width(dump)?;
     run.check_target(dump, job.target)?;
     let pair = Pair { input: dump, target: job.target };
     if run.model.arch.variant.topk_by == TopkBy::Absolute {
-        console.note("latents of this model may be below 0: metrics of activity are of their size");
+        console.note("latents of this model may be below 0: metrics of activity use their absolute value");
     }
     ensure!(
         !job.splice || run.model.arch.variant.target.is_none(),
@@ -299,7 +301,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         sse2: fidelity.level2.mse * fidelity.tokens as f64,
         unembedding: unembedding.as_deref(),
     })?;
-    // From here on in units of the activations.
+    // From here on numbers are in units of the activations.
     for level in [&mut fidelity.level1, &mut fidelity.level2] {
         level.mse = unit.up_squared(level.mse);
     }
@@ -312,7 +314,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let [scored1, scored2] = &seen.scored;
     let sampled = Sampled::rows(&encoder, pair, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
     let views = sampled.views(&encoder)?;
-    // Beside each other: some of them cannot use all threads.
+    // These run in parallel, since some of them cannot use all threads.
     let tree = seen.tree.as_ref();
     let ((of_families, structure), (of_sample, meta)) = rayon::join(
         || {
@@ -419,8 +421,8 @@ fn name_of(dir: &Path) -> String {
     whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Returns the rows that training held out by the settings of the run, whether it did, and those settings; every row with
-/// `all`, or where it held out none.
+/// Returns the rows that training held out by the settings of the run, whether it held out any, and those settings; every
+/// row with `all`, or where none were held out.
 fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     let n = job.dump.n_rows();
     if n == 0 {
@@ -433,7 +435,7 @@ fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     Ok(if start < end && !job.all { (start..end, true, Some(config)) } else { (0..n, false, Some(config)) })
 }
 
-/// Splices the reconstructions of the rows' tokens back into the model they came from.
+/// Splices the reconstructions of the rows' tokens into the model that they come from.
 fn splice_rows(
     job: &Job<'_>,
     encoder: &Encoder,

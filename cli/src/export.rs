@@ -1,7 +1,7 @@
-//! `strata export`: what latents do on the rows of a dump, in the formats of the tools that people already use.
+//! `strata export`: the activity of latents on the rows of a dump, in the formats of other tools.
 //!
-//! Each level is a sparse autoencoder of its own there. The rows are read twice, so that memory does not grow with them,
-//! and the directory appears whole or not at all. See [`neuronpedia`] and [`delphi`] for what is written, and what is not.
+//! Each level becomes a sparse autoencoder of its own. The rows are read twice, so that memory does not grow with them,
+//! and the directory appears whole or not at all. [`neuronpedia`] and [`delphi`] say what is written, and what is not.
 
 use crate::args::ExportFormat;
 use crate::console::Console;
@@ -15,10 +15,10 @@ pub mod neuronpedia;
 
 pub use job::{Exported, Job};
 
-/// Exports; the directory `job.out` appears whole or not at all.
+/// Exports. The directory `job.out` appears whole or not at all.
 ///
 /// # Errors
-/// If the widths differ, the dump does not say its tokens and sequences, a row or an activation is not finite, the
+/// If the widths differ, the dump has no tokens or no starts of sequences, a row or an activation is not finite, the
 /// directory exists, or it cannot be written.
 pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
     job.run.check_width(job.dump)?;

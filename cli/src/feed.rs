@@ -13,8 +13,8 @@ use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
 use strata_core::{Config, RowOrder};
 
-/// Returns the number of rows to train on, and of all rows: the last ones are held out, whole sequences of them where the
-/// dump has sequences.
+/// Returns the number of rows to train on, and of all rows. The last rows are held out: whole sequences of them where
+/// the dump has sequences.
 pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
     let n = dump.n_rows();
     let train = n - (n as f64 * holdout) as u64;
@@ -27,7 +27,7 @@ pub fn split(dump: &Dump, holdout: f64) -> (u64, u64) {
 const PART: usize = 256;
 
 /// Threads that read rows. A row that is not in memory costs a request to the disk and the wait for its answer, so that
-/// several requests at once pay on any number of cores.
+/// several requests at once are faster on any number of cores.
 const READERS: usize = 4;
 
 /// Reads the batches of a training in their order.
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
     /// [`Feed::cursor`] was.
     ///
     /// # Errors
-    /// If the system does not start the threads that read.
+    /// If the operating system does not start the threads that read.
     pub fn new(
         dump: &'a Dump,
         n_train: u64,
@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
                     rows.resize(batch * reader.dump.d(), 0.0);
                     let read = reader.fill(&mut rows, stop).map(|()| Batch { rows, cursor: reader.cursor });
                     let failed = read.is_err();
-                    // Nobody listens any more where the training has ended early.
+                    // The receiver is gone where the training has ended early.
                     if full.send(read).is_err() || failed {
                         return;
                     }
@@ -102,7 +102,8 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised; with anything once `stop` is set.
+    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised. Once `stop` is set the content is
+    /// arbitrary.
     ///
     /// No more rows are read than are needed, so that the cursor counts rows that were used or left out.
     fn fill(&mut self, out: &mut [f32], stop: &AtomicBool) -> Result<()> {
@@ -118,7 +119,7 @@ impl<'a> Reader<'a> {
                 let parts = ids.par_chunks(PART).zip(missing.par_chunks_mut(PART * d));
                 parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect()
             });
-            // In order, so that the first row that cannot be read is the one that is named.
+            // Errors are reported in order, so that the first row that cannot be read is named.
             parts.into_iter().collect::<Result<()>>()?;
             *cursor += ids.len() as u64;
             let first = filled;
@@ -148,11 +149,11 @@ impl<'a> Reader<'a> {
 struct Batch {
     /// `(n, d)`.
     rows: Vec<f32>,
-    /// The cursor of the reader behind them.
+    /// The cursor of the reader after them.
     cursor: u64,
 }
 
-/// Batches of normalised rows that are read ahead of their use: see [`Reader::ahead`].
+/// Batches of normalised rows that are read before they are needed: see [`Reader::ahead`].
 pub struct Feed<'s> {
     give_back: Sender<Vec<f32>>,
     batches: Receiver<Result<Batch>>,
@@ -167,7 +168,7 @@ impl Feed<'_> {
     /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
     /// last batch.
     pub fn next_batch(&mut self) -> Result<&[f32]> {
-        // Behind the last batch no one takes the buffer.
+        // After the last batch the buffer is no longer received.
         let _ = self.give_back.send(mem::take(&mut self.batch.rows));
         self.batch = self.batches.recv().context("the rows of the training have ended")??;
         Ok(&self.batch.rows)
@@ -191,8 +192,8 @@ impl Drop for Feed<'_> {
     }
 }
 
-/// Reads a sample of the first `n` rows: one at random from each of `wanted` equal parts, so that no position in a sequence
-/// is preferred, without those that `filter` leaves out. The sample is always the same.
+/// Reads a sample of the first `n` rows, without those that `filter` leaves out: one at random from each of `wanted`
+/// equal parts, so that no position in a sequence is preferred. The sample is always the same.
 ///
 /// # Errors
 /// If a row cannot be read or is not finite, or if the filter keeps none of them.

@@ -1,8 +1,8 @@
-//! Files that appear whole or not at all, input files that are bounded, and one sentence for each way to fail.
+//! Files that appear whole or not at all, input files of bounded size, and one sentence for each failure.
 //!
 //! | part | content |
 //! |---|---|
-//! | [`words`] | errors of the system and of libraries, in words for people |
+//! | [`words`] | errors of the operating system and of libraries, in words for people |
 //! | [`read`] | opening and reading input: regular files only, of a bounded size |
 //! | `temporary` | hidden files and directories under random names, swept when their process is gone |
 //! | `claim` | directories that are made and kept for this process |
@@ -23,7 +23,7 @@ pub(crate) use temporary::Temporary;
 pub(crate) use temporary::parent_of;
 pub use words::io_error;
 
-/// Makes the names in `directory` last. Only Unix lets a directory be opened for that.
+/// Makes the names in `directory` durable. Only Unix can open a directory for that.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(directory).and_then(|d| d.sync_all()).map_err(|e| io_error("writing", directory, &e))?;
@@ -31,7 +31,7 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes what this process has not finished, and the directories that it made for nothing, as it is about to end.
+/// Removes unfinished files of this process and directories that are still empty, before it ends.
 pub(crate) fn remove_unfinished() {
     temporary::remove_all();
     claim::remove_made();
@@ -40,7 +40,7 @@ pub(crate) fn remove_unfinished() {
 /// Returns the path that a new file called `path` has to replace: `path` itself, or the regular file that it links to.
 ///
 /// # Errors
-/// If something other than a regular file is there: to rename a file over a device would destroy the device.
+/// If it is not a regular file: renaming a file over a device would destroy the device.
 pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
     let Ok(found) = path.symlink_metadata() else { return Ok(path.to_owned()) };
@@ -56,7 +56,7 @@ pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Refuses to put a new directory where anything is already.
+/// Refuses a path that exists.
 ///
 /// # Errors
 /// If there is something at `path`.
@@ -69,7 +69,7 @@ pub(crate) fn expect_free(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tries whether files can be made in `directory`, so that long work does not end in finding out that they cannot.
+/// Tries to make a file in `directory`, so that long work does not end with an error that could have been known.
 ///
 /// # Errors
 /// One sentence with the directory.
@@ -77,7 +77,8 @@ pub(crate) fn check_writable(directory: &Path) -> Result<()> {
     Temporary::file(&directory.join("probe")).map(drop).map_err(|e| io_error("writing into", directory, &e))
 }
 
-/// Writes `bytes` to `path`, replacing what is there: temporary file beside it, fsync, rename, fsync of the directory.
+/// Writes `bytes` to `path`, replacing an existing file: temporary file beside it, fsync, rename, fsync of the
+/// directory.
 ///
 /// # Errors
 /// One sentence with the path; `path` is then as it was before, and the temporary file is gone.
@@ -87,8 +88,8 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     file.finish()
 }
 
-/// A file that is written a piece at a time and appears under its name when it is finished; dropped before, it leaves
-/// nothing behind.
+/// A file that is written piece by piece and appears under its name when it is finished. If it is dropped before, it
+/// leaves nothing behind.
 #[derive(Debug)]
 pub struct PendingFile {
     file: File,
@@ -97,7 +98,7 @@ pub struct PendingFile {
 }
 
 impl PendingFile {
-    /// Starts a file that will be called `path`, replacing what is there.
+    /// Starts a file that will be called `path`, replacing an existing file.
     ///
     /// # Errors
     /// One sentence with the path.
@@ -107,10 +108,10 @@ impl PendingFile {
         Ok(Self { file, temporary, path })
     }
 
-    /// Sets the length, so that a full disk shows early where the file system can tell.
+    /// Sets the length, so that a full disk is reported early where the file system can tell.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
@@ -118,7 +119,7 @@ impl PendingFile {
     /// Gives the file its name.
     ///
     /// # Errors
-    /// One sentence with the path; what was there before is untouched.
+    /// One sentence with the path; an existing file is then unchanged.
     pub fn finish(self) -> Result<()> {
         let Self { file, temporary, path } = self;
         file.sync_all().and_then(|()| temporary.publish(&path)).map_err(|e| io_error("writing", &path, &e))?;
@@ -142,7 +143,7 @@ impl io::Seek for PendingFile {
     }
 }
 
-/// A directory that lies hidden beside its path until it is finished; dropped before, it leaves nothing behind.
+/// A directory that is hidden beside its path until it is finished. If it is dropped before, it leaves nothing behind.
 #[derive(Debug)]
 pub struct PendingDirectory {
     path: PathBuf,
@@ -161,12 +162,12 @@ impl PendingDirectory {
         Ok(Self { path: path.to_owned(), hidden, inner: Vec::new() })
     }
 
-    /// Where the directory lies until it is finished.
+    /// Returns the path of the directory until it is finished.
     pub fn hidden(&self) -> &Path {
         self.hidden.path()
     }
 
-    /// Makes a directory in it; returns where it lies until then.
+    /// Makes a directory in it; returns its path until then.
     ///
     /// # Errors
     /// If it cannot be made.
@@ -177,7 +178,7 @@ impl PendingDirectory {
         Ok(inner)
     }
 
-    /// Gives it its name. Whoever wrote the files has made them last.
+    /// Gives the directory its name. The writers of its files have made them durable.
     ///
     /// # Errors
     /// If that fails; nothing is at the path then.

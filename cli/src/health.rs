@@ -1,6 +1,6 @@
-//! One sentence for each thing that is wrong with a run: for the terminal, `final_info.json`, `eval.json` and the report.
+//! Warnings about a run, one sentence each: for the terminal, `final_info.json`, `eval.json` and the report.
 //!
-//! A run with a warning is a run: the exit code stays 0, unless no number of it can mean anything.
+//! A warning does not fail a run: the exit code stays 0, unless no number of the run is meaningful.
 
 use crate::dump::Dump;
 use crate::heldout::Watched;
@@ -8,31 +8,31 @@ use anyhow::Result;
 use strata_core::Config;
 use strata_core::config::{Budget, LevelConfig, ModelKind};
 
-/// L0 may be off by this share of what was asked for.
+/// Largest relative deviation of L0 from its target without a warning.
 const L0_TOLERANCE: f64 = 0.1;
-/// A level that fires less than this share of what was asked for has collapsed.
+/// A level whose L0 is below this share of its target has collapsed.
 const COLLAPSED: f64 = 0.1;
-/// A training has diverged if its last FVU is this many times its best one.
+/// A training has diverged if its last FVU is this many times its best.
 const DIVERGED: f64 = 2.0;
-/// More than this share of dead latents is worth a sentence.
+/// A larger share of dead latents gets a warning.
 const DEAD: f64 = 0.5;
-/// More passes over the rows than this train on the same rows too often.
+/// More passes than this train on the same rows too often.
 const PASSES: f64 = 20.0;
-/// Silent latents are dead latents where a latent of a level at its target L0 fires so often on average.
+/// Latents that do not fire count as dead if a latent of a level at its target L0 would fire this often on average.
 const ENOUGH_FIRES: f64 = 10.0;
 
-/// L0 that settings ask for.
+/// The target L0 of the settings.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Asked {
-    /// Of each level.
+    /// One for each level.
     Each([f64; 2]),
-    /// Of both levels together, wherever they fire.
+    /// One for both levels together.
     Together(f64),
-    /// Nothing holds it.
+    /// None.
     Nothing,
 }
 
-/// Returns the L0 that settings ask for: a penalty without a controller asks for none.
+/// Returns the target L0 of settings: a penalty without a controller has none.
 pub fn asked(config: &Config) -> Asked {
     let levels = [&config.level1, &config.level2];
     let is_held = |l: &LevelConfig| l.latents == 0 || !l.activation.is_penalised() || l.control;
@@ -43,7 +43,7 @@ pub fn asked(config: &Config) -> Asked {
     }
 }
 
-/// What is known of a training at its end.
+/// Statistics of a training at its end.
 pub struct Training<'a> {
     /// Its settings.
     pub config: &'a Config,
@@ -55,9 +55,9 @@ pub struct Training<'a> {
     pub best_fvu: Option<f64>,
     /// Latents of each level that have not fired for `revive.dead_after` rows.
     pub dead: Option<[u64; 2]>,
-    /// How often it has gone over its rows.
+    /// Number of passes over its rows.
     pub passes: f64,
-    /// Rows that it is trained on.
+    /// Rows to train on.
     pub n_train: u64,
     /// Rows of zeros at the end of the dump.
     pub zeros: u64,
@@ -65,7 +65,7 @@ pub struct Training<'a> {
     pub n_rows: u64,
 }
 
-/// Returns what is wrong with a training.
+/// Returns the warnings about a training.
 pub fn of_training(t: &Training<'_>) -> Vec<String> {
     let w = t.held_out;
     let rows = if t.is_held_out { "the held-out rows" } else { "the rows" };
@@ -108,7 +108,7 @@ pub fn of_training(t: &Training<'_>) -> Vec<String> {
     found
 }
 
-/// What an evaluation knows of itself.
+/// Statistics of an evaluation.
 pub struct Evaluated {
     /// Rows that were scored.
     pub rows: u64,
@@ -120,15 +120,15 @@ pub struct Evaluated {
     pub l0: [f64; 2],
     /// Share of the latents of each level that never fire.
     pub dead: [f64; 2],
-    /// Latents of each level; 0 for a level that is not there.
+    /// Latents of each level; 0 for a missing level.
     pub latents: [usize; 2],
-    /// L0 that was asked for.
+    /// Target L0.
     pub asked: Asked,
-    /// Rows of zeros at the end of the dump, and its rows.
+    /// Rows of zeros at the end of the dump, and the rows of the dump.
     pub zeros: [u64; 2],
 }
 
-/// Returns what is wrong with an evaluation, and whether no number of it can mean anything.
+/// Returns the warnings about an evaluation, and whether no number of it is meaningful.
 pub fn of_evaluation(e: &Evaluated) -> (Vec<String>, bool) {
     let mut found = Vec::from_iter(zeros(e.zeros[0], e.zeros[1]));
     let meaningless = e.rows == 0 || !e.vary;
@@ -147,7 +147,7 @@ pub fn of_evaluation(e: &Evaluated) -> (Vec<String>, bool) {
     (found, meaningless)
 }
 
-/// FVU above 1, of either level.
+/// Warns about an FVU above 1 of either level.
 fn above_mean(fvu: [f64; 2], two: bool, rows: &str) -> Option<String> {
     let over = |v: f64| v > 1.0;
     let which = match (over(fvu[0]), two && over(fvu[1])) {
@@ -161,7 +161,7 @@ fn above_mean(fvu: [f64; 2], two: bool, rows: &str) -> Option<String> {
     Some(which)
 }
 
-/// L0 that is not what was asked for, of each level or of both together.
+/// Warns about an L0 that differs from its target, of each level or of both together.
 fn off_target(asked: Asked, l0: [f64; 2], latents: [usize; 2]) -> Vec<String> {
     match asked {
         Asked::Each(asked) => {
@@ -188,17 +188,17 @@ fn mostly_dead(level: usize, dead: f64) -> Option<String> {
     (dead > DEAD).then(|| format!("{:.0} % of the latents of level {} are dead", 100.0 * dead, level + 1))
 }
 
-/// Zeros at the end of a dump of `n` rows.
+/// Warns about zeros at the end of a dump of `n` rows.
 pub(crate) fn zeros(zeros: u64, n: u64) -> Option<String> {
-    // A row of zeros can be data, a run of them at the end is not.
+    // A row of zeros can be data; a run of them at the end is not.
     (zeros > 1)
         .then(|| format!("rows {} to {} of the dump, to its end, are zeros: was the file filled?", n - zeros, n - 1))
 }
 
-/// Rows that are looked at together.
+/// Rows that are read together.
 const BLOCK: u64 = 1024;
 
-/// Returns the number of rows of zeros at the end of a dump. Reads those, and one block more at most.
+/// Returns the number of rows of zeros at the end of a dump. Reads only those, and at most one block more.
 ///
 /// # Errors
 /// If the files can no longer be read.
@@ -294,7 +294,7 @@ mod tests {
         ] {
             assert!(found.len() == n && found.iter().any(|s| s.contains(part)), "{part}: {found:?}");
         }
-        // On few rows most latents are silent without being dead.
+        // On few rows most latents do not fire without being dead.
         assert_eq!(training(|_, w, _| (w.rows, w.dead[1]) = (99, 0.9)), Vec::<String>::new());
     }
 }

@@ -10,10 +10,10 @@ use std::time::Instant;
 use strata_core::train::Trainer;
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
-/// Rows that one call of the encoder takes.
+/// Rows per call of the encoder.
 const BLOCK: usize = 4096;
 
-/// Rows that are held in memory at a time.
+/// Rows that are in memory at a time.
 const PART: usize = 512;
 
 /// Rows that training never sees.
@@ -27,7 +27,7 @@ pub struct HeldOut {
 pub struct Watched {
     /// Rows that were scored.
     pub rows: u64,
-    /// Rows that were not, as training leaves them out.
+    /// Rows that were not scored, since training leaves them out.
     pub left_out: LeftOut,
     /// Fraction of variance unexplained of each level; NaN for rows that are all equal.
     pub fvu: [f64; 2],
@@ -58,7 +58,7 @@ impl Sums {
 }
 
 impl HeldOut {
-    /// The first `most` held-out rows; without any, the last rows of training.
+    /// Returns the first `most` held-out rows; where there are none, the last training rows.
     pub fn watched(n_train: u64, n_rows: u64, most: u64) -> Self {
         if n_rows > n_train {
             return Self { start: n_train, n: (n_rows - n_train).min(most) as usize };
@@ -67,19 +67,19 @@ impl HeldOut {
         Self { start: n_rows - n, n: n as usize }
     }
 
-    /// Scores a trainer: rows within `filter`, and all of them.
+    /// Scores a trainer on the rows that `filter` keeps, and on all of them.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite.
     pub fn watch(&self, dump: &Dump, trainer: &Trainer, filter: &RowFilter<'_>, isa: Isa) -> Result<Watched> {
-        // On normalised rows: the weights are then the trainer's own, not a copy.
+        // On normalised rows, so that the encoder shares the weights of the trainer and copies nothing.
         let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Compute::new(isa, Par::Rayon))?;
         let d = dump.d();
         let mut x = vec![0.0; self.n.min(PART) * d];
         let parts = || (0..self.n).step_by(PART).map(|first| (self.start + first as u64, PART.min(self.n - first)));
         let (mut kept, mut all) = (Sums::new(d), Sums::new(d));
         let mut left_out = LeftOut::default();
-        // By row, whether it is scored.
+        // Whether each row is scored.
         let mut keeps = Vec::with_capacity(self.n);
         for (first, n) in parts() {
             let x = &mut x[..n * d];
@@ -146,7 +146,7 @@ impl HeldOut {
     }
 }
 
-/// Tokens a second that the finished run encodes, over at least one block of held-out rows.
+/// Returns the tokens per second that the finished run encodes, over at least one block of held-out rows.
 ///
 /// # Errors
 /// If the run or a row cannot be read.

@@ -1,4 +1,4 @@
-//! What a dump holds, and whether it is fit to train on, from one pass over its rows.
+//! `strata inspect`: statistics of a dump from one pass over its rows, and whether it can be trained on.
 
 use std::io::{self, Write};
 
@@ -11,38 +11,38 @@ use crate::escape::escaped;
 use crate::health::{self, zero_tail};
 use crate::report::number::{percent, show};
 
-/// Rows of a chunk of work; fixed, so that the sums do not depend on the number of threads.
+/// Rows per chunk of work; fixed, so that the sums do not depend on the number of threads.
 const CHUNK: usize = 1024;
-/// Chunks whose sums are held at once.
+/// Chunks whose sums are in memory at once.
 const GROUP: usize = 32;
 /// Norms kept for an exact median: 64 MiB of them.
 const EXACT: u64 = 1 << 24;
-/// Bits of a norm that the histogram leaves out: 2048 bins an octave, 0.05 % wide.
+/// Bits of a norm that the histogram ignores: 2048 bins per octave, each 0.05 % wide.
 const DROPPED_BITS: u32 = 12;
 
-/// A column is dominant if it has this share of the variance at least, and ten times the share of an average one.
+/// A column is dominant if it has at least this share of the variance, and ten times the share of an average one.
 const DOMINANT_SHARE: f64 = 0.05;
 /// Dominant columns that are named.
 const MOST_DOMINANT: usize = 5;
-/// A median norm above this is that of no activations, but of bytes read as another type.
+/// A larger median norm is not one of activations: the bytes are probably of another type.
 const LARGEST_MEDIAN: f64 = 1e10;
 
-/// What [`inspect`] found.
+/// The findings of [`inspect`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Inspection {
     /// The name of the dump.
     pub name: String,
     /// Rows of the dump.
     pub n_rows: u64,
-    /// Numbers in a row.
+    /// Width of a row.
     pub d: usize,
-    /// The type they are stored as.
+    /// Type of the stored numbers.
     pub dtype: Dtype,
     /// Bytes of all rows.
     pub n_bytes: u64,
     /// Files with rows.
     pub n_shards: usize,
-    /// The model the rows come from.
+    /// The model that the rows come from.
     pub model: Option<String>,
     /// The hook point in the model.
     pub hook: Option<String>,
@@ -50,15 +50,15 @@ pub struct Inspection {
     pub has_tokens: bool,
     /// Sequences, where they are known.
     pub n_sequences: Option<u64>,
-    /// Rows of a sequence, where all have as many.
+    /// Rows per sequence, where all sequences have the same number.
     pub context: Option<usize>,
-    /// Texts of token ids, where there are any.
+    /// Number of texts of token ids, if there are any.
     pub n_vocab: Option<usize>,
     /// The first row whose token id has no text, and the id.
     pub first_token_without_text: Option<(u64, u32)>,
-    /// The rows looked at, the first ones: all of them, or the limit.
+    /// Number of rows that were read, from the first on: all of them, or the limit.
     pub n_inspected: u64,
-    /// Rows with NaN or an infinity. What follows leaves them out.
+    /// Rows with NaN or an infinity. The statistics below leave them out.
     pub n_not_finite: u64,
     /// The first such number.
     pub first_not_finite: Option<Location>,
@@ -66,7 +66,7 @@ pub struct Inspection {
     pub mean_norm: f64,
     /// The median of `||x_i||`.
     pub median_norm: f64,
-    /// Whether the median is exact; else it is the middle of a histogram bin 0.05 % wide.
+    /// Whether the median is exact; otherwise it is the middle of a histogram bin 0.05 % wide.
     pub median_is_exact: bool,
     /// The smallest `||x_i||`.
     pub min_norm: f64,
@@ -74,28 +74,28 @@ pub struct Inspection {
     pub max_norm: f64,
     /// Rows that are all zeros.
     pub n_zero: u64,
-    /// Those of them that are the last rows of the dump without another one after them; 0 where not all was looked at.
+    /// Those of them at the end of the dump, without another row after them; 0 where not all rows were read.
     pub n_zero_tail: u64,
-    /// Rows longer than ten times the median, none where that is 0: with the default `data.outlier`, training and
+    /// Rows with a norm over ten times the median, none where that is 0: with the default `data.outlier`, training and
     /// evaluation leave them out.
     pub n_outliers: u64,
-    /// Columns that are the same number in every row.
+    /// Columns that have the same number in every row.
     pub n_constant_columns: usize,
-    /// The columns with the most of the variance, where single ones have much of it.
+    /// The columns with the most of the variance, if single columns have much of it.
     pub dominant_columns: Vec<Dominant>,
-    /// Two files that hold the same rows, the first such.
+    /// The first two files that contain the same rows, if there are any.
     pub equal_shards: Option<[String; 2]>,
-    /// `||mean_i x_i||`, the length of what all rows have in common.
+    /// `||mean_i x_i||`.
     pub norm_of_mean: f64,
     /// `norm_of_mean / median_norm`; none where the median is 0.
     pub norm_of_mean_to_median: Option<f64>,
     /// `sum_j var_i(x_ij)`.
     pub total_variance: f64,
-    /// Whether nothing is wrong.
+    /// Whether the dump can be trained on.
     pub is_ready: bool,
-    /// What is wrong, in one sentence, or `ready to train on`.
+    /// The most serious fault, in one sentence, or `ready to train on`.
     pub verdict: String,
-    /// What does not stop a training, but should be known: a sentence each.
+    /// Notes that do not stop a training, one sentence each.
     pub notes: Vec<String>,
 }
 
@@ -125,7 +125,7 @@ struct Chunk {
     sum: Vec<f64>,
     square: Vec<f64>,
     norm: f64,
-    /// Its first row, and the columns in which another one differs from that.
+    /// Its first row, and the columns in which another row differs from it.
     first: Vec<f32>,
     varies: Vec<bool>,
     n_not_finite: u64,
@@ -175,7 +175,7 @@ fn inspect_chunk(dump: &Dump, start: u64, n: usize) -> Result<Chunk> {
     Ok(chunk)
 }
 
-/// The norms met: all of them, or a count a bin.
+/// The norms: all of them, or counts per bin.
 enum Norms {
     All(Vec<f32>),
     Bins(Vec<u64>),
@@ -189,7 +189,7 @@ impl Norms {
         }
     }
 
-    /// The median, and the number of norms above ten times the median.
+    /// Returns the median, and the number of norms above ten times the median.
     fn median_and_outliers(&mut self) -> (f64, u64) {
         match self {
             Self::All(all) if all.is_empty() => (0.0, 0),
@@ -228,10 +228,10 @@ pub fn inspect(dump: &Dump, limit_rows: Option<u64>) -> Result<Inspection> {
     inspect_with(dump, limit_rows, EXACT)
 }
 
-/// [`inspect`] of every row, with the rows of each piece told to `progress`.
+/// [`inspect`] of every row, with the rows of each piece reported to `progress`.
 ///
 /// # Errors
-/// See there, and what `progress` returns.
+/// As [`inspect`], and those of `progress`.
 pub fn inspect_with_progress(dump: &Dump, progress: impl FnMut(u64) -> Result<()>) -> Result<Inspection> {
     look(dump, None, EXACT, progress)
 }
@@ -239,7 +239,7 @@ pub fn inspect_with_progress(dump: &Dump, progress: impl FnMut(u64) -> Result<()
 /// [`inspect`] with a median that is exact for at most `most_exact` rows.
 ///
 /// # Errors
-/// See there.
+/// As [`inspect`].
 pub fn inspect_with(dump: &Dump, limit_rows: Option<u64>, most_exact: u64) -> Result<Inspection> {
     look(dump, limit_rows, most_exact, |_| Ok(()))
 }
@@ -350,7 +350,7 @@ fn look(
     Ok(found)
 }
 
-/// The most serious finding, in one sentence.
+/// Returns the most serious fault, in one sentence.
 fn what_is_wrong(i: &Inspection, is_raw: bool) -> Option<String> {
     let n = i.n_inspected;
     let another_type =
@@ -372,7 +372,7 @@ fn what_is_wrong(i: &Inspection, is_raw: bool) -> Option<String> {
             "`{a}` and `{b}` hold the same rows, which would be held out and trained on: leave one out"
         ));
     }
-    // Sums in f64 of numbers with at most 24 bits: what is below this is rounding.
+    // The sums are in f64 and the numbers have at most 24 bits: a variance below this is rounding error.
     if i.total_variance <= 1e-12 * (i.norm_of_mean * i.norm_of_mean) {
         return Some(format!("all {n} rows are equal, so that there is nothing to learn"));
     }
@@ -391,7 +391,7 @@ fn what_is_wrong(i: &Inspection, is_raw: bool) -> Option<String> {
     None
 }
 
-/// What does not stop a training: a sentence each.
+/// Returns the notes that do not stop a training, one sentence each.
 fn what_to_know(i: &Inspection) -> Vec<String> {
     let mut notes = Vec::new();
     match i.n_constant_columns {
@@ -410,10 +410,10 @@ fn what_to_know(i: &Inspection) -> Vec<String> {
     notes
 }
 
-/// Writes `i` as a table for people.
+/// Prints `i` as a table.
 ///
 /// # Errors
-/// What `out` returns.
+/// Those of `out`.
 pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     let mut line = |name: &str, value: String| writeln!(out, "{name:<16}{}", escaped(&value));
     let bytes = i.n_bytes as f64;

@@ -1,7 +1,7 @@
 //! Language models of the GPT-2 family: text to tokens, tokens to the residual stream, and from there to logits.
 //!
-//! Weights are widened to `f32` and everything is computed in `f32` on the CPU, by candle, one window at a time: the bits
-//! of a row depend neither on the windows given with its own nor on the number of threads.
+//! Weights are widened to `f32` and everything is computed in `f32` on the CPU, by candle, one window at a time: the
+//! bits of a row depend neither on the other windows of a call nor on the number of threads.
 
 mod config;
 pub mod hook;
@@ -30,14 +30,15 @@ use weights::Weights;
 /// The text that the embedded model was trained on; the last tenth was held out.
 pub const EMBEDDED_TEXT: &str = include_str!("../assets/tinyshakespeare.txt");
 
-/// Rows that the output matrix is applied to at once: logits are wide.
+/// Rows to which the output matrix is applied at once: rows of logits are wide.
 const HEAD_ROWS: usize = 128;
 
 /// The name of the embedded model.
 const EMBEDDED: &str = "char-gpt";
 const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../assets/char-gpt/model.safetensors");
 
-/// The name of the model in `dir`. The way there is the user's own and stays out of files that are passed on.
+/// Returns the name of the model in `dir`. The directories above it are private and stay out of files that may be
+/// published.
 fn name_of(dir: &Path) -> String {
     let whole = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
     let of_hub = |part: &OsStr| Some(part.to_string_lossy().strip_prefix("models--")?.replacen("--", "/", 1));
@@ -104,7 +105,7 @@ impl Lm {
         )
     }
 
-    /// `place` stands before the names of files in errors.
+    /// `place` precedes the names of files in errors.
     fn from_parts(
         name: String,
         place: &str,
@@ -119,52 +120,53 @@ impl Lm {
             _ => Vocab::from_meta_json(vocab),
         };
         let vocab = vocab.with_context(|| format!("{place}/{vocab_file}"))?;
-        // Fewer tokens than rows of the embedding are common, as it is padded to a round number; and more are, for padding or
-        // what a later training was to add. Such an id is refused where a text has it.
+        // A tokenizer often has fewer tokens than the embedding has rows, which are padded to a round number. It may also have
+        // more, for padding or later training. Such an id is refused where a text has it.
         let weights = Weights::parse(weights, &config).with_context(|| format!("{place}/model.safetensors"))?;
         Ok(Self { name, config, weights, vocab })
     }
 
-    /// The name of the model: that of its directory without the way to it, `owner/name` in a cache of the Hugging Face
-    /// hub, or that of the embedded model.
+    /// Returns the name of the model: that of its directory without those above it, `owner/name` in a cache of the
+    /// Hugging Face hub, or that of the embedded model.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The sizes and switches of the model.
+    /// Returns the configuration of the model.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// `W_U diag(gamma)`, `(vocab, d)`: the output matrix with the gain of the last layer norm, so that a direction of the
-    /// residual stream times a row is what it adds to that token's logit, up to the norm's scale.
+    /// Returns `W_U diag(gamma)`, `(vocab, d)`: the output matrix with the gain of the last layer norm. The product of
+    /// one of its rows with a direction of the residual stream is the contribution to the logit of that token, up to
+    /// the scale of the norm.
     ///
     /// # Errors
-    /// Never, for weights that were read.
+    /// None, for weights that were read.
     pub fn unembedding(&self) -> Result<Vec<f32>> {
         let rows = self.weights.head.t()?.broadcast_mul(self.weights.ln_f.weight())?;
         Ok(rows.flatten_all()?.to_vec1()?)
     }
 
-    /// The text that every token id of the model stands for, in order.
+    /// Returns the text of every token id of the model, in order.
     pub fn vocab(&self) -> Vec<String> {
         let mut texts = self.vocab.tokens();
         texts.truncate(self.config.vocab_size);
         texts
     }
 
-    /// The ids of tokens that mark something and stand for no text, ascending; that of the beginning is one of them where a
-    /// tokenizer says which are.
+    /// Returns the ids of special tokens, which are not text, ascending. The BOS token is among them where the tokenizer lists
+    /// them.
     pub fn special_tokens(&self) -> Vec<u32> {
         let mut ids = self.vocab.special().to_vec();
         ids.retain(|id| (*id as usize) < self.config.vocab_size);
         ids
     }
 
-    /// The token that begins a text.
+    /// Returns the token that begins a text (BOS).
     ///
     /// # Errors
-    /// A model that says none, or one that it has no row for.
+    /// A model without such a token, or without a row for it.
     pub fn bos(&self) -> Result<u32> {
         let n = self.config.vocab_size;
         match self.config.bos_token_id {
@@ -174,7 +176,7 @@ impl Lm {
         }
     }
 
-    /// The token ids of `text`, with no special tokens around them.
+    /// Returns the token ids of `text`, without special tokens around them.
     ///
     /// # Errors
     /// As [`Self::encode_first`].
@@ -182,8 +184,8 @@ impl Lm {
         self.encode_first(text, usize::MAX)
     }
 
-    /// At least the first `most` token ids of `text`; all where there are fewer. Memory grows by the ids and by one piece of
-    /// the text, which ends at a line from 256 KiB on where the tokenizer has no tokens across it.
+    /// Returns at least the first `most` token ids of `text`; all where there are fewer. Memory grows by the ids and by one
+    /// piece of the text, which ends at the first line end after 256 KiB that no token of the tokenizer can cross.
     ///
     /// # Errors
     /// A character outside a character vocabulary, with its position; what a tokenizer cannot encode.
@@ -191,8 +193,8 @@ impl Lm {
         self.vocab.encode(text, most)
     }
 
-    /// The residual stream after block `layer`, counted from 0 and before the last layer norm, of `b` windows of `t`
-    /// tokens: `b * t` rows of `n_embd`.
+    /// Returns the residual stream after block `layer`, counted from 0 and before the last layer norm, for `b` windows
+    /// of `t` tokens: `b * t` rows of `n_embd`.
     ///
     /// # Errors
     /// A layer, length or token id out of range.
@@ -212,8 +214,8 @@ impl Lm {
         Ok(out)
     }
 
-    /// The logits that the rest of the model makes of `resid`, taken as the residual stream after block `layer`:
-    /// `b * t` rows of `vocab_size`.
+    /// Returns the logits that the rest of the model computes from `resid`, taken as the residual stream after block
+    /// `layer`: `b * t` rows of `vocab_size`.
     ///
     /// # Errors
     /// A layer or length out of range.
@@ -223,7 +225,7 @@ impl Lm {
         Ok(out)
     }
 
-    /// The logits of `b` windows of `t` tokens.
+    /// Returns the logits of `b` windows of `t` tokens.
     ///
     /// # Errors
     /// As [`Self::resid_post`].
@@ -232,8 +234,8 @@ impl Lm {
         self.logits_from(last, &self.resid_post(ids, b, t, last)?, b, t)
     }
 
-    /// The sum, over the tokens of `b` windows but the first of each, of `-log p(token | those before it)` in nats,
-    /// where `resid` is taken as the residual stream after block `layer`. There are `b * (t - 1)` terms.
+    /// Returns the sum, over the tokens of `b` windows except the first of each, of `-log p(token | those before it)`
+    /// in nats, where `resid` is taken as the residual stream after block `layer`. There are `b * (t - 1)` terms.
     ///
     /// # Errors
     /// A layer or length out of range.
@@ -275,7 +277,7 @@ impl Lm {
         Ok(())
     }
 
-    /// The residual stream of one window after blocks `layers`, from the one before.
+    /// Returns the residual stream of one window after the blocks `layers`, from the stream before them.
     fn blocks(&self, mut h: Tensor, layers: Range<usize>) -> Result<Tensor> {
         let mask = net::causal_mask(h.dim(0)?)?;
         for l in layers {
@@ -297,14 +299,14 @@ impl Lm {
     /// One sentence with the length.
     pub(crate) fn check_attention(&self, t: usize, threads: usize) -> Result<()> {
         let (heads, pairs) = (self.config.n_head as u128, (t as u128).pow(2));
-        // The scores, those that are masked, their exponentials and shares, of 4 bytes each, and the mask.
+        // The scores, the masked scores, their exponentials and shares, each of 4 bytes, and the mask.
         let bytes = threads.max(1) as u128 * (4 * 4 * heads + 1) * pairs;
         memory::check(bytes, || {
             format!("attention over {t} tokens in {} (a smaller --context takes less) needs", self.name)
         })
     }
 
-    /// That block `layer` is there.
+    /// Checks that block `layer` exists.
     pub(crate) fn check_layer(&self, layer: usize) -> Result<()> {
         let n = self.config.n_layer;
         ensure!(layer < n, "the layer must be from 0 to {} in {}, found {layer}", n - 1, self.name);
@@ -312,12 +314,12 @@ impl Lm {
     }
 }
 
-/// The mean of `-log p(target)` over rows of logits, in nats.
+/// Returns the mean of `-log p(target)` over rows of logits, in nats.
 ///
 /// # Panics
-/// If `logits` is not the same whole number of numbers for each target, or a target is not below that number.
+/// If `logits` does not have the same whole number of entries for each target, or a target is not below that number.
 pub fn cross_entropy(logits: &[f32], targets: &[u32]) -> f64 {
-    assert!(!targets.is_empty() && logits.len().is_multiple_of(targets.len()), "one row of logits a target");
+    assert!(!targets.is_empty() && logits.len().is_multiple_of(targets.len()), "one row of logits per target");
     let rows = logits.chunks_exact(logits.len() / targets.len());
     rows.zip(targets).map(|(row, target)| nll(row, *target)).sum::<f64>() / targets.len() as f64
 }

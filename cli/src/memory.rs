@@ -1,7 +1,7 @@
-//! Memory that the system does not give: one sentence and exit code 1, not an abort.
+//! Out of memory: one sentence and exit code 1, not an abort.
 //!
-//! What is known to be large is asked for with [`check`] before work begins. For everything else [`Allocator`] stands
-//! between the program and the system: where the system gives nothing, it says so and ends the process.
+//! Large allocations are announced to [`check`] before work begins. For all others [`Allocator`] reports a failed
+//! allocation and ends the process.
 
 use anyhow::{Result, bail};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -11,16 +11,16 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 thread_local! {
-    /// Whether this thread only tries what the system would give.
+    /// Whether this thread only probes an allocation.
     static TRYING: Cell<bool> = const { Cell::new(false) };
-    /// Whether this thread is saying that there is no memory.
+    /// Whether this thread is reporting that there is no memory.
     static TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Refuses work that needs `bytes` of memory where the machine, the container or the limits of the process have fewer.
+/// Refuses work that needs `bytes` of memory if the machine, the container or the limits of the process have less.
 ///
 /// # Errors
-/// One sentence: `what`, which names the sizes that are to blame, needs that much.
+/// One sentence: `what`, which names the sizes that cause it, needs that much.
 pub(crate) fn check(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
     TRYING.set(true);
     let is_given = usize::try_from(bytes).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
@@ -35,7 +35,7 @@ pub(crate) fn check(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
     Ok(())
 }
 
-/// What the machine has, or the group of processes that this one is in may use. Known on Linux alone.
+/// Returns the memory of the machine, or the limit of the process group of this process. Known on Linux only.
 fn most_bytes() -> Option<u128> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:").map(str::to_owned))?;
@@ -45,11 +45,11 @@ fn most_bytes() -> Option<u128> {
     machine.into_iter().chain(group).min()
 }
 
-/// The allocator of the system; where that gives nothing, the process ends with a sentence.
+/// The allocator of the operating system; where an allocation fails, the process ends with a sentence.
 pub struct Allocator;
 
-// SAFETY: every call is handed on to `System`, which fulfils the contract; a null pointer, as from `System`, is returned
-// where only `check` asks, and otherwise the process ends, which never returns and does not unwind.
+// SAFETY: every call is forwarded to `System`, which fulfils the contract. A null pointer, as from `System`, is
+// returned only where `check` probes; otherwise the process ends, which never returns and does not unwind.
 #[allow(unsafe_code, reason = "there is no other way to be told that the system has no memory; see the SAFETY comment")]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -80,12 +80,12 @@ fn given(pointer: *mut u8, size: usize) -> *mut u8 {
     pointer
 }
 
-/// Says that `size` bytes are not to be had, and ends the process, without what was not finished.
+/// Reports that `size` bytes are not available, and ends the process. Unfinished files are lost.
 #[allow(clippy::disallowed_methods, reason = "an allocator can neither return an error nor unwind")]
 fn end(size: usize) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
     if TELLING.replace(true) {
-        // To remove what is unfinished takes memory, too. The next command that writes there removes it.
+        // Removing unfinished files would take memory, too. The next command that writes there removes them.
         std::process::exit(1);
     }
     if ENDING.swap(true, Ordering::SeqCst) {
@@ -97,7 +97,7 @@ fn end(size: usize) -> ! {
     let mut line = [0; 96];
     let room = line.len();
     let mut rest = &mut line[..];
-    let _ = writeln!(rest, "error: out of memory: the system does not give {size} bytes more");
+    let _ = writeln!(rest, "error: out of memory: an allocation needs {size} bytes more");
     let n = room - rest.len();
     let _ = std::io::stderr().write_all(&line[..n]);
     crate::files::remove_unfinished();

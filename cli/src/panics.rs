@@ -1,4 +1,4 @@
-//! Libraries that panic on hostile input, made to fail instead.
+//! Turns panics of libraries on hostile input into errors.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is expected, and told as an error.
+    /// Whether a panic of this thread is expected and becomes an error.
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -1,6 +1,6 @@
-//! A restricted reader of what `torch.save` writes: a zip archive with a pickle of tensors, dictionaries, lists, texts and
-//! numbers. Nothing is ever executed: a pickle is a program, and the two or three calls that make a tensor are understood
-//! here by their names; any other name is refused in a sentence that says it.
+//! A restricted reader of the files of `torch.save`: a zip archive with a pickle of tensors, dictionaries, lists, texts
+//! and numbers. Nothing is ever executed: a pickle is a program, and the two or three calls that make a tensor are
+//! recognised by their names; any other name is refused in a sentence that says it.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -10,15 +10,16 @@ use strata_core::format::zip::{self, Member};
 use strata_core::model::SharedBytes;
 use strata_core::{Error, Result};
 
-/// Dictionaries inside dictionaries; what is deeper contains itself.
+/// Depth of nested dictionaries; a deeper one contains itself.
 const DEEPEST: usize = 16;
-/// Values in all; no checkpoint of one model has as many.
+/// Most values in all; no checkpoint of one model has as many.
 const MOST_VALUES: usize = 1 << 20;
 
-/// The arrays and values of the archive `bytes`, of a file called `file`. Names of nested dictionaries are joined by `.`.
+/// Returns the arrays and values of the archive `bytes` of the file `file`. Names of nested dictionaries are joined by
+/// `.`.
 ///
 /// # Errors
-/// One sentence with what is wrong, or with the name of what is refused.
+/// One sentence with the fault, or with the name of what is refused.
 pub fn read(file: &str, bytes: &SharedBytes) -> Result<Arrays> {
     let all = (**bytes).as_ref();
     let wrong = |what: String| Error::format(0, format!("{file}: {what}"));
@@ -49,7 +50,7 @@ pub fn read(file: &str, bytes: &SharedBytes) -> Result<Arrays> {
     let (inside, values) = (&mut arrays.arrays, &mut arrays.values);
     let mut flat = Flatten { machine: &machine, storage: &storage, arrays: inside, values, visits: 0 };
     flat.add(result, &mut String::new(), 0).map_err(|e| wrong(said(e)))?;
-    // A wrapper that holds the tensors and nothing else beside them is no part of their names.
+    // A wrapper that contains only the tensors is not part of their names.
     for prefix in ["state_dict.", "model_state_dict.", "module.", "_orig_mod."] {
         if arrays.arrays.keys().all(|name| name.starts_with(prefix))
             && let Some(inside) = arrays.below(prefix)
@@ -60,7 +61,7 @@ pub fn read(file: &str, bytes: &SharedBytes) -> Result<Arrays> {
     Ok(arrays)
 }
 
-/// The sentence of an error, without where it was.
+/// Returns the sentence of an error, without its position.
 fn said(error: Error) -> String {
     match error {
         Error::Format { what, .. } => what,
@@ -116,7 +117,7 @@ impl<'a> Machine<'a> {
         Ok(bytes)
     }
 
-    /// A little-endian number of `n` bytes, at most 8.
+    /// Reads a little-endian number of `n` bytes, at most 8.
     fn number(&mut self, n: usize) -> Result<u64> {
         Ok(self.take(n)?.iter().rev().fold(0, |value, b| value << 8 | u64::from(*b)))
     }
@@ -143,7 +144,7 @@ impl<'a> Machine<'a> {
         self.stack.pop().ok_or_else(|| damaged("a value is missing"))
     }
 
-    /// What was pushed since the last mark.
+    /// Pops the values since the last mark.
     fn since_mark(&mut self) -> Result<Vec<usize>> {
         let mark = self.stack.iter().rposition(|at| matches!(self.nodes[*at], Node::Mark));
         let mark = mark.ok_or_else(|| damaged("a mark is missing"))?;
@@ -180,7 +181,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Runs the program; the index of its result.
+    /// Runs the program; returns the index of its result.
     fn run(&mut self) -> Result<usize> {
         loop {
             let op = self.take(1)?[0];
@@ -296,7 +297,7 @@ impl<'a> Machine<'a> {
                     self.stack.push(made);
                 }
                 b'b' => {
-                    // Attributes of a dictionary, such as the versions of a module: none of them is a weight.
+                    // Attributes of a dictionary, such as the versions of a module, are not weights.
                     let _state = self.pop()?;
                     if !matches!(self.top()?, Node::Dict(_)) {
                         return Err(damaged("attributes of what is no dictionary"));
@@ -325,7 +326,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// The numbers that `("storage", class, key, place, length)` names.
+    /// Returns the numbers that `("storage", class, key, place, length)` names.
     fn storage(&self, id: usize) -> Result<Node> {
         let items = self.list(id)?;
         let (Some(class), Some(key)) = (items.get(1), items.get(2)) else {
@@ -360,7 +361,7 @@ impl<'a> Machine<'a> {
         self.list(at)?.iter().map(size).collect()
     }
 
-    /// What `callable(*arguments)` is, for the calls that make tensors and dictionaries.
+    /// Evaluates `callable(*arguments)` for the calls that make tensors and dictionaries.
     fn call(&mut self, callable: usize, arguments: usize) -> Result<usize> {
         let Node::Class(class) = &self.nodes[callable] else {
             return Err(damaged("what is called is no name"));
@@ -383,7 +384,7 @@ impl<'a> Machine<'a> {
             "torch._utils._rebuild_parameter" => return item(0),
             "torch._tensor._rebuild_from_type_v2" => {
                 let inner = item(0)?;
-                // A call that wraps itself would never end.
+                // A call that contains itself would never end.
                 return match &self.nodes[inner] {
                     Node::Class(inside) if *inside != class => self.call(inner, item(2)?),
                     _ => Err(damaged("what is called is no name")),
@@ -413,16 +414,16 @@ fn refused(class: &str) -> Error {
     Error::format(0, format!("its pickle holds `{class}`, {why}"))
 }
 
-/// Where the numbers of a storage lie.
+/// Returns the file of the numbers of a storage.
 type Storage<'a> = dyn Fn(&str) -> Result<(SharedBytes, std::ops::Range<usize>)> + 'a;
 
-/// Gives everything inside a result its name.
+/// Names all values inside a result.
 struct Flatten<'a> {
     machine: &'a Machine<'a>,
     storage: &'a Storage<'a>,
     arrays: &'a mut BTreeMap<String, Array>,
     values: &'a mut BTreeMap<String, Scalar>,
-    /// Values that were looked at: one that is there many times may contain another many times.
+    /// Number of values visited: one that occurs many times may contain another many times.
     visits: usize,
 }
 

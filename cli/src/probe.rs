@@ -1,9 +1,9 @@
 //! `strata probe`: what labels can be read from the codes, and what removing a class's latents does.
 //!
-//! Sparse probing and targeted probe perturbation on every class of the labels, spurious correlation removal where there
-//! is a second attribute, description length, and, for the character classes of a dump, absorption. Everything on one
-//! bounded, seeded sample of examples, whose rows and codes are divided by one number so that no score depends on the unit
-//! of the activations; tested on whole stretches of sequences that nothing was fitted on.
+//! It does sparse probing and targeted probe perturbation for every class of the labels, spurious correlation removal
+//! where there is a second attribute, description length, and, for the character classes of a dump, absorption. All of
+//! it uses one bounded, seeded sample of examples, whose rows and codes are divided by one number so that no score
+//! depends on the unit of the activations. Tests use whole stretches of sequences that were not fitted on.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
@@ -32,36 +32,36 @@ pub mod labels;
 
 use labels::{Labels, Unit};
 
-/// Examples of an answer that a probe is fitted on, at most; a quarter of it to test on.
+/// Most examples per answer that a probe is fitted on; a quarter of it are used for tests.
 const EXAMPLES: usize = 2000;
-/// A class takes part if it has as many examples of either answer on either side of the split.
+/// A class takes part if it has this many examples of each answer on each side of the split.
 const FEWEST: usize = 10;
-/// Classes that take part, at most: those with the most examples.
+/// Most classes that take part: those with the most examples.
 const MOST_CLASSES: usize = 50;
-/// The share of the variance that the finest bins of the description length add to the error.
+/// Share of the variance that the finest bins of the description length add to the error.
 const FINEST: f64 = 1e-4;
 /// The random stream of the biased rows.
 const STREAM: u64 = 0x6269_6173 << 32;
 
-/// What stands beside TPP and SCR wherever they are shown.
+/// The remark that accompanies TPP and SCR wherever they are shown.
 pub const UNRELIABLE: &str =
     "TPP and SCR do not rank SAEs reliably (Chanin 2026, arXiv 2605.18229): they are no headline";
 
-/// What to probe.
+/// A run, a dump, labels and limits.
 pub struct Job<'a> {
     /// The run.
     pub run: &'a Run,
-    /// The rows.
+    /// The dump.
     pub dump: &'a Dump,
-    /// What a transcoder should reconstruct.
+    /// The rows that a transcoder should reconstruct.
     pub target: Option<&'a Dump>,
     /// A file, or [`labels::CHARS`].
     pub labels: &'a Path,
-    /// Examples to work on, at most.
+    /// Most examples.
     pub sample: usize,
-    /// Of the sample, the split and whatever is drawn.
+    /// Seed of the sample, the split and all other random choices.
     pub seed: u64,
-    /// Where the report goes.
+    /// The report to write.
     pub out: &'a Path,
     /// Instruction set.
     pub isa: Isa,
@@ -74,23 +74,23 @@ pub struct Probed {
     pub dump: String,
     /// The labels.
     pub labels: String,
-    /// What an example is.
+    /// The unit of an example: a row or a sequence.
     pub unit: Unit,
-    /// Examples, and those that are tested on.
+    /// Number of examples, and of those that are used for tests.
     pub examples: [usize; 2],
-    /// Rows that were drawn and not used, as the training of the model left them out.
+    /// Rows that were drawn and not used, since the training of the model left them out.
     pub rows_left_out: LeftOut,
-    /// Sparse probing as sae-probes does it: means over the classes.
+    /// Sparse probing by the protocol of sae-probes: means over the classes.
     pub auc: Vec<AucPoint>,
-    /// Sparse probing, a class at a time against the rest, balanced: chance is an accuracy of 1/2.
+    /// Sparse probing, each class against the rest, balanced: chance is an accuracy of 1/2.
     pub classes: Vec<ClassProbes>,
     /// Classes without enough examples of either answer on either side of the split, or beyond the limit: left out.
     pub left_out: Vec<String>,
-    /// Targeted probe perturbation, over the classes above. Not reliable for comparing SAEs: see [`UNRELIABLE`].
+    /// Targeted probe perturbation, over the classes of `classes`. Not reliable for comparing SAEs: see [`UNRELIABLE`].
     pub tpp: Option<TppReport>,
-    /// Spurious correlation removal, where there are attributes. As `tpp`.
+    /// Spurious correlation removal, where there are attributes. Not reliable either.
     pub scr: Option<ScrReport>,
-    /// Description length of level 1 and of level 2; none for a level that is never on. Over rows, not sequences.
+    /// Description length of level 1 and of level 2; none for a level that never fires. Over rows, not sequences.
     pub mdl: [Option<MdlReport>; 2],
     /// Absorption of the character classes.
     pub absorption: Vec<NamedAbsorption>,
@@ -105,13 +105,13 @@ pub struct ClassProbes {
     pub name: String,
     /// Examples of it in the sample.
     pub examples: usize,
-    /// Rows that the probes are fitted on, and tested on.
+    /// Rows that the probes are fitted on, and rows that they are tested on.
     pub rows: [usize; 2],
     /// Areas under the ROC curve by the protocol of sae-probes.
     pub auc: Vec<AucPoint>,
     /// A probe on the rows: what can be read at all.
     pub dense: DenseProbe,
-    /// On latents of level 1, of level 2 (empty for a flat model), and of both.
+    /// Probes on latents of level 1, of level 2 (empty for a flat model), and of both.
     pub level1: Vec<SparseProbe>,
     /// See `level1`.
     pub level2: Vec<SparseProbe>,
@@ -126,11 +126,11 @@ pub struct NamedAbsorption {
     pub name: String,
     /// Names of its members, by number.
     pub members: Vec<String>,
-    /// What was found, with the scopes of [`Scope::of_levels`].
+    /// Scores, with the scopes of [`Scope::of_levels`].
     pub found: ClassAbsorption,
 }
 
-/// Probes, and writes the report.
+/// Runs all probes and writes the report.
 ///
 /// # Errors
 /// If the widths differ, a row is not finite, or the labels do not fit.
@@ -243,8 +243,8 @@ fn unit_name(unit: Unit) -> &'static str {
     }
 }
 
-/// A task a class that has enough examples, the most frequent classes first to be kept, in order of class; and the names
-/// of the others.
+/// Returns a task per class that has enough examples, in order of class, where the most frequent classes have priority;
+/// and the names of the others.
 fn tasks(class: &[Option<u32>], is_test: &[bool], labels: &Labels, seed: u64) -> (Vec<(u32, Binary)>, Vec<String>) {
     let mut count = vec![0usize; labels.names.len()];
     class.iter().flatten().for_each(|c| count[*c as usize] += 1);
@@ -262,7 +262,7 @@ fn tasks(class: &[Option<u32>], is_test: &[bool], labels: &Labels, seed: u64) ->
     (kept, left_out)
 }
 
-/// The dictionary whose sum is the reconstruction: both levels where they add up, else level 2 alone.
+/// Returns the dictionary whose sum is the reconstruction: both levels where they add up, otherwise level 2 alone.
 fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> Result<Examples<'a>> {
     let arch = encoder.model().arch;
     let [_, level2, both] = sampled.views(encoder)?;
@@ -272,7 +272,7 @@ fn examples<'a>(sampled: &'a Sampled, encoder: &Encoder, decoder: &'a [f32]) -> 
     Ok(Examples { x: &sampled.x, d: arch.d_out(), codes, decoder })
 }
 
-/// The two attributes, which have to be binary, with as many examples in each of the four cells.
+/// Returns the two attributes, which must be binary, with as many examples in each of the four cells.
 fn scr_tasks(class: &[Option<u32>], attribute: &[Option<u32>], is_test: &[bool], seed: u64) -> Result<ScrTasks> {
     let mut cells: [[Vec<u32>; 4]; 2] = Default::default();
     for (i, (a, b)) in class.iter().zip(attribute).enumerate() {
@@ -319,7 +319,7 @@ fn scr_tasks(class: &[Option<u32>], attribute: &[Option<u32>], is_test: &[bool],
     Ok(tasks)
 }
 
-/// Description length of a level on a sample; none if it is never on, or if the rows do not vary.
+/// Returns the description length of a level on a sample; none if it never fires, or if the rows do not vary.
 ///
 /// # Errors
 /// If a code is not finite.
@@ -349,8 +349,8 @@ pub fn description_length(codes: &CodesView<'_>, sampled: &Sampled) -> Result<Op
     Ok(Some(report))
 }
 
-/// Absorption of every class of tokens of [`TokenClasses::hierarchies`] with enough examples in a sample of rows; none for
-/// a dump without tokens or their texts.
+/// Returns the absorption of every class of tokens of [`TokenClasses::hierarchies`] with enough examples in a sample of
+/// rows; none for a dump without tokens or their texts.
 ///
 /// # Errors
 /// If Ctrl-C was pressed.
@@ -385,7 +385,7 @@ pub fn character_absorption(
     found.into_iter().filter_map(Result::transpose).collect()
 }
 
-/// The table that a person reads.
+/// Prints the table.
 ///
 /// # Errors
 /// If `out` cannot be written to.
@@ -418,7 +418,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
                 let point = &m.points[3];
                 writeln!(
                     out,
-                    "level {}: {:.1} bits a token, {:.1} to say which latents are on",
+                    "level {}: {:.1} bits per token, {:.1} to say which latents are on",
                     level + 1,
                     point.bits,
                     m.on_off_bits
@@ -457,7 +457,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The main table: a line for each setting, means over classes.
+/// Prints the main table: a line for each setting, means over classes.
 fn areas(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
     writeln!(
         out,

@@ -1,4 +1,5 @@
-//! Which rows of a dump are used: the one place that training, calibration, evaluation, probes and splices ask.
+//! The rule that decides which rows of a dump are used, shared by training, calibration, evaluation, probes and
+//! splicing.
 
 use crate::dump::Dump;
 use anyhow::{Result, bail};
@@ -8,13 +9,13 @@ use strata_core::{Isa, RowRule};
 /// Why a row is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Its position or its token is left out by name.
+    /// Its position or its token is named by the settings.
     Named,
     /// Its norm is over the limit.
     OverLimit,
 }
 
-/// A [`RowRule`] with what the dump says of its rows.
+/// A [`RowRule`] with the tokens and sequences of a dump.
 #[derive(Clone, Debug)]
 pub struct RowFilter<'a> {
     rule: RowRule,
@@ -29,11 +30,11 @@ impl<'a> RowFilter<'a> {
         Self { rule: RowRule::default(), starts: None, tokens: None, isa }
     }
 
-    /// Leaves out what `data` names; the limit of the norm is not known before the rows are measured, see
+    /// Leaves out what `data` names. The limit of the norm is not known before the rows are measured: see
     /// [`RowFilter::set_limit`].
     ///
     /// # Errors
-    /// One sentence if the dump does not know its sequences, its tokens, or a text of `data.skip_tokens`.
+    /// One sentence if the dump has no sequences, no tokens, or no such text of `data.skip_tokens`.
     pub fn of_settings(dump: &'a Dump, data: &DataConfig, isa: Isa) -> Result<Self> {
         if data.skip_first > 0 && dump.sequence_starts().is_none() {
             bail!("`data.skip_first`: {} does not say where its sequences begin", dump.name());
@@ -66,7 +67,7 @@ impl<'a> RowFilter<'a> {
     /// Leaves out of `dump` what the training of a model left out.
     ///
     /// # Errors
-    /// One sentence if the model names positions or tokens, and the dump does not know them.
+    /// One sentence if the model names positions or tokens, and the dump has none.
     pub fn of_model(dump: &'a Dump, rule: &RowRule, isa: Isa) -> Result<Self> {
         let (starts, tokens) = (dump.sequence_starts(), dump.tokens());
         let why = match rule {
@@ -82,7 +83,7 @@ impl<'a> RowFilter<'a> {
         self.rule.norm_limit = limit.is_finite().then_some(limit);
     }
 
-    /// Returns what is saved with the model.
+    /// Returns the rule, which is saved with the model.
     pub fn rule(&self) -> &RowRule {
         &self.rule
     }
@@ -92,7 +93,7 @@ impl<'a> RowFilter<'a> {
         self.rule.keeps_all()
     }
 
-    /// Returns whether `row` of the dump is left out by its position or token: no number of it is needed.
+    /// Returns whether `row` of the dump is left out by its position or token, which is known without its numbers.
     pub fn names(&self, row: u64) -> bool {
         let position = |starts: &[u64]| row - starts[starts.partition_point(|s| *s <= row).saturating_sub(1)];
         let is_first = self.rule.skip_first > 0 && self.starts.is_some_and(|s| position(s) < self.rule.skip_first);
@@ -136,7 +137,7 @@ impl<'a> RowFilter<'a> {
     }
 }
 
-/// The ids of a text of `data.skip_tokens`: every token with that text.
+/// Returns the ids of a text of `data.skip_tokens`: those of every token with that text.
 fn ids_of(dump: &Dump, text: &str) -> Result<Vec<u32>> {
     let Some(vocab) = dump.vocab() else {
         bail!(
@@ -155,9 +156,9 @@ fn ids_of(dump: &Dump, text: &str) -> Result<Vec<u32>> {
 /// Rows that were left out, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct LeftOut {
-    /// With a norm over the limit, and not named.
+    /// Rows with a norm over the limit that are not named.
     pub over_limit: u64,
-    /// By their position or token.
+    /// Rows that are left out by their position or token.
     pub named: u64,
 }
 
@@ -170,13 +171,13 @@ impl LeftOut {
         }
     }
 
-    /// Adds those of `other`.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: Self) {
         self.over_limit += other.over_limit;
         self.named += other.named;
     }
 
-    /// Returns how many there are.
+    /// Returns their sum.
     pub fn total(self) -> u64 {
         self.over_limit + self.named
     }

@@ -1,4 +1,4 @@
-//! A run directory, or a model of another tool, as something to encode with.
+//! A run directory, or a model of another tool, opened to encode with.
 
 use crate::checkpoint::sha256;
 use crate::dump::Dump;
@@ -17,13 +17,13 @@ use strata_core::{Compute, Encoder, Error, Isa, Model, Par};
 
 /// The description of a model, below `sae`.
 pub(crate) const CFG: &str = "cfg.json";
-/// Its tensors.
+/// Its weights.
 pub(crate) const WEIGHTS: &str = "sae_weights.safetensors";
 /// The SHA-256 of both, in the form of `sha256sum`.
 const SUMS: &str = "SHA256SUMS";
 
-/// Writes the sums of the files of a model beside them, so that whoever reads the model can tell that it is whole and
-/// that its files belong together.
+/// Writes the checksums of the files of a model beside them, so that readers can tell that the model is whole and that
+/// its files belong together.
 ///
 /// # Errors
 /// If the file cannot be written.
@@ -32,8 +32,8 @@ pub(crate) fn write_sums(sae: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
     write_atomic(&sae.join(SUMS), lines.as_bytes())
 }
 
-/// Compares the sums of files, given with their names, with those that were written with them. A model without sums, as
-/// of earlier versions and other tools, passes.
+/// Compares the checksums of files, given with their names, with those that were written with them. A model without
+/// checksums, from an earlier version or another tool, passes.
 fn check_sums(sae: &Path, found: &[(&str, &str)]) -> Result<()> {
     let Some(text) = read::optional_text(&sae.join(SUMS), read::SMALL)? else { return Ok(()) };
     for (name, found) in found {
@@ -55,7 +55,7 @@ pub struct Run {
     pub dir: PathBuf,
     /// The model.
     pub model: Arc<Model>,
-    /// Where it comes from.
+    /// The origin of the model.
     pub origin: Origin,
     /// SHA-256 of its weights.
     pub hash: String,
@@ -65,7 +65,8 @@ pub struct Run {
     pub notes: Vec<String>,
 }
 
-/// The files of a directory, or one file and those beside it. What was read is kept, as several formats may be tried.
+/// The files of a directory, or one file and those beside it. Files that were read are kept, since several formats may
+/// be tried.
 struct Directory<'a> {
     path: &'a Path,
     root: &'a Path,
@@ -80,8 +81,8 @@ impl<'a> Directory<'a> {
         Self { path, root, named, read: RefCell::default() }
     }
 
-    /// Compares the files of a model with the sums that were written with them, and returns that of the weights; none
-    /// without sums.
+    /// Compares the files of a model with the checksums that were written with them, and returns that of the weights;
+    /// none without checksums.
     fn check_sums(&self) -> Result<Option<String>> {
         let folder = ["", "sae/"].into_iter().find(|folder| self.has(&format!("{folder}{CFG}")));
         let Some(folder) = folder.filter(|folder| self.has(&format!("{folder}{SUMS}"))) else { return Ok(None) };
@@ -138,7 +139,7 @@ impl Run {
         Self::open_as(path, &Choices::default())
     }
 
-    /// [`Run::open`] with what the user says of the model.
+    /// Opens a model as [`Run::open`] does, with the choices of the user.
     ///
     /// # Errors
     /// One sentence naming the file that is missing or damaged.
@@ -147,7 +148,7 @@ impl Run {
         if !path.exists() {
             bail!("{} is no run: no such file or directory", path.display());
         }
-        // A run that was stopped has its settings and checkpoints, and no model yet.
+        // A run that was stopped has settings and checkpoints, but no model yet.
         let stopped = ["config.toml", "checkpoints"].iter().all(|name| files.has(name)) && !files.has("sae");
         let sum = files.check_sums()?;
         let loaded = formats::load(&files, choices).map_err(|e| match e {
@@ -165,7 +166,7 @@ impl Run {
         Ok(Self { dir: dir.to_owned(), model, origin, hash, format, notes })
     }
 
-    /// The model made ready to encode.
+    /// Makes the model ready to encode.
     ///
     /// # Errors
     /// If its tensors do not fit together.
@@ -173,8 +174,8 @@ impl Run {
         Ok(Encoder::new(self.model.clone(), Compute::new(isa, Par::Rayon))?)
     }
 
-    /// Returns the directory that what is found of the model goes into: `out`, or that of a run. A model of another tool is
-    /// left as it is.
+    /// Returns the directory for results about the model: `out`, or that of a run. Nothing is written into a model of
+    /// another tool.
     ///
     /// # Errors
     /// For such a model without `out`.
@@ -188,8 +189,8 @@ impl Run {
         Ok(out.unwrap_or(&self.dir))
     }
 
-    /// Refuses to say how well a transcoder reconstructs without the rows that it should, and rows of another width or
-    /// number; and those rows for an autoencoder.
+    /// Refuses to measure the reconstruction of a transcoder without the rows that it should reconstruct, or with rows
+    /// of another width or number; and refuses such rows for an autoencoder.
     ///
     /// # Errors
     /// One sentence.
@@ -219,7 +220,7 @@ impl Run {
         Ok(())
     }
 
-    /// Refuses rows of another width than the model's.
+    /// Refuses rows whose width is not that of the model.
     ///
     /// # Errors
     /// One sentence naming both.

@@ -1,4 +1,4 @@
-//! From `config.toml` and `--set` to a [`Config`], and back.
+//! Conversion between `config.toml`, `--set` and [`Config`].
 
 pub mod list;
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use strata_core::Config;
 use toml::{Table, Value};
 
-/// Defaults, then the file, then each `key=value`, then the seed.
+/// Applies the defaults, then the file, then each `key=value`, then the seed.
 ///
 /// # Errors
 /// One sentence naming the file or flag and the key: one that is unknown (with the nearest known one), or a value of
@@ -35,7 +35,7 @@ pub fn load(base: Config, file: Option<&Path>, sets: &[String], seed: Option<u64
     Value::Table(table).try_into().context("settings")
 }
 
-/// Settings from the text of a file.
+/// Parses settings from the text of a file.
 ///
 /// # Errors
 /// As [`load`].
@@ -45,7 +45,7 @@ pub fn parse(text: &str, name: &str) -> Result<Config> {
     Value::Table(table).try_into().with_context(|| name.to_owned())
 }
 
-/// Every setting, defaults included.
+/// Returns every setting, defaults included, as TOML.
 ///
 /// # Errors
 /// If a number does not fit TOML.
@@ -73,7 +73,7 @@ fn merge(table: &mut Table, text: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Replaces the value of a dotted key that must be there already.
+/// Replaces the value of a dotted key, which must exist.
 fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
     let mut known = Vec::new();
     flatten("", &Value::Table(table.clone()), &mut known);
@@ -107,17 +107,17 @@ fn put(table: &mut Table, key: &str, value: Value, origin: &str) -> Result<()> {
             _ => bail!("{origin}: `{part}` is no section"),
         }
     }
-    // Checked at once, so that a bad choice is reported with its key.
+    // The value is checked at once, so that an error names its key.
     if let Err(error) = Value::Table(table.clone()).try_into::<Config>() {
         bail!("{origin}: setting `{key}`: {}", one_line(error.message()));
     }
     Ok(())
 }
 
-/// The error of a key that is not in `known`, with the nearest that is.
+/// Returns the error of a key that is not in `known`, with the nearest key that is.
 fn unknown<'a>(origin: &str, key: &str, known: impl Iterator<Item = &'a str>) -> anyhow::Error {
     let near = known.map(|k| {
-        // Its section may have been forgotten.
+        // The user may have forgotten its section.
         let last = k.rsplit('.').next().unwrap_or(k);
         (strsim::damerau_levenshtein(k, key).min(1 + strsim::damerau_levenshtein(last, key)), k)
     });
@@ -131,7 +131,7 @@ fn unknown<'a>(origin: &str, key: &str, known: impl Iterator<Item = &'a str>) ->
     }
 }
 
-/// Appends every value that is no table, or an empty one, under its dotted key.
+/// Appends every value that is not a table, and every empty table, under its dotted key.
 pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)>) {
     if let Value::Table(table) = value
         && (prefix.is_empty() || !table.is_empty())
@@ -145,12 +145,12 @@ pub(crate) fn flatten(prefix: &str, value: &Value, out: &mut Vec<(String, Value)
     }
 }
 
-/// Words of a message that has several lines, in one.
+/// Joins the words of a message of several lines into one line.
 fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The first setting in which two differ, with its values in both.
+/// Returns the first setting in which two configurations differ, with both values.
 pub fn difference(a: &Config, b: &Config) -> Result<Option<(String, Value, Value)>> {
     let (mut all_a, mut all_b) = (Vec::new(), Vec::new());
     flatten("", &Value::Table(to_table(a)?), &mut all_a);

@@ -1,4 +1,5 @@
-//! `strata completions` and `strata man`: made from the definition of the command line, so that they cannot differ from it.
+//! `strata completions` and `strata man`, generated from the definition of the command line, so that they always agree
+//! with it.
 
 use crate::args::Cli;
 use crate::files::{io_error, write_atomic};
@@ -23,7 +24,7 @@ pub fn completions(shell: Shell) -> Vec<u8> {
 pub fn man(directory: &Path) -> Result<Vec<PathBuf>> {
     fs::create_dir_all(directory).map_err(|e| io_error("making", directory, &e))?;
     let mut command = Cli::command().disable_help_subcommand(true);
-    // Gives each command its full name, `strata-train`.
+    // This gives each command its full name, `strata-train`.
     command.build();
     let commands = command.get_subcommands().cloned().collect::<Vec<_>>();
     let mut files = Vec::new();

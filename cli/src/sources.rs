@@ -1,4 +1,4 @@
-//! Which run and which dump a command means: from the flags, or from what the run remembers.
+//! The run and the dump of a command: from the flags, or from the run itself.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -11,10 +11,10 @@ use crate::dump::{Dump, RawSpec, Source};
 use crate::files::{io_error, read, write_atomic};
 use crate::run::Run;
 
-/// The file of a run that says what it was trained on. Only this machine has use for it.
+/// The file of a run that names the files of its dump. It is of use on this machine only.
 pub const FILE: &str = "source.json";
 
-/// `source`, with what the flags say in place of what it says.
+/// Returns `source` with the information of the flags in place of its own.
 pub fn with_flags(source: Source, flags: &SourceArgs) -> Source {
     let raw = match (flags.dtype, flags.dim) {
         (Some(dtype), Some(dim)) => Some(RawSpec { dtype, dim }),
@@ -35,25 +35,25 @@ pub fn with_flags(source: Source, flags: &SourceArgs) -> Source {
     }
 }
 
-/// The run and the dump that `strata COMMAND RUN --dump PATH...` names: also where RUN comes last.
+/// Returns the run and the dump of `strata COMMAND RUN --dump PATH...`, also where RUN comes last.
 fn named<'a>(subject: &'a Subject, command: &str) -> Result<(&'a Path, &'a [PathBuf])> {
     match (&subject.run, subject.dump.as_slice()) {
         (Some(run), dump) => Ok((run, dump)),
-        // A directory after other paths is no shard.
+        // A directory after other paths is not a shard.
         (None, [dump @ .., last]) if !dump.is_empty() && last.is_dir() => Ok((last.as_path(), dump)),
         (None, _) => bail!("the run is missing: type `strata {command} RUN --dump PATH`"),
     }
 }
 
-/// Opens the run that `strata COMMAND RUN` names, or the model of another tool, and says what had to be assumed.
+/// Opens the run of `strata COMMAND RUN`, or the model of another tool, and prints what had to be assumed.
 ///
 /// # Errors
-/// One sentence: what to type, or what cannot be opened.
+/// One sentence: what to type, or why it cannot be opened.
 pub fn open_run(subject: &Subject, command: &str, console: &mut Console<'_>) -> Result<Run> {
     open_model(named(subject, command)?.0, &subject.model_args, console)
 }
 
-/// Opens a run or a model of another tool, and says what had to be assumed.
+/// Opens a run or a model of another tool, and prints what had to be assumed.
 ///
 /// # Errors
 /// As [`Run::open_as`].
@@ -63,10 +63,10 @@ pub fn open_model(path: &Path, args: &ModelArgs, console: &mut Console<'_>) -> R
     Ok(run)
 }
 
-/// [`open_run`], and the dump beside it; without `--dump` the one that the run remembers.
+/// Opens a run as [`open_run`] does, and its dump; without `--dump` the one that the run was trained on.
 ///
 /// # Errors
-/// One sentence: what to type, or what cannot be opened.
+/// One sentence: what to type, or why it cannot be opened.
 pub fn open(subject: &Subject, command: &str, console: &mut Console<'_>) -> Result<(Run, Dump)> {
     let run = open_run(subject, command, console)?;
     let dump = named(subject, command)?.1;
@@ -82,7 +82,7 @@ pub fn open(subject: &Subject, command: &str, console: &mut Console<'_>) -> Resu
     Ok((run, dump?))
 }
 
-/// Writes what `run` is trained on, unless it stands there already.
+/// Writes the source of the rows of `run`, unless the same is there already.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -96,7 +96,7 @@ pub fn remember(run: &Path, source: &Source) -> Result<()> {
     write_atomic(&path, &[serde_json::to_vec_pretty(&relative)?, b"\n".to_vec()].concat())
 }
 
-/// What `run` was trained on, if it says so.
+/// Returns the source of the rows of `run`, if it is known.
 fn recall(run: &Path) -> Result<Option<Source>> {
     let path = run.join(FILE);
     if !path.exists() {
@@ -108,7 +108,7 @@ fn recall(run: &Path) -> Result<Option<Source>> {
     Ok(Some(source.map_paths(|p| run.join(p))))
 }
 
-/// The way from `base` to `path`, both whole; `path` itself where they share nothing but the root.
+/// Returns the relative path from `base` to `path`, both absolute; `path` itself where they share only the root.
 fn relative(base: &Path, path: &Path) -> PathBuf {
     let shared = base.components().zip(path.components()).take_while(|(a, b)| a == b).count();
     let names = base.components().take(shared).filter(|c| matches!(c, Component::Normal(_))).count();

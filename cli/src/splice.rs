@@ -1,4 +1,4 @@
-//! What a reconstruction of the residual stream costs the language model that it was taken from.
+//! The cost of a reconstruction of the residual stream in the cross-entropy of its language model.
 
 use anyhow::{Result, ensure};
 
@@ -6,45 +6,45 @@ use crate::dump::Dump;
 use crate::lm::{Lm, batches, ordered};
 use strata_core::Dtype;
 
-/// The identity, spliced in, must give the clean cross-entropy to this many nats.
+/// Splicing the identity must give the clean cross-entropy to this many nats.
 const IDENTITY_BOUND: f64 = 1e-6;
 
-/// Mean cross-entropies, in nats a predicted token.
+/// Mean cross-entropies, in nats per predicted token.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SpliceReport {
-    /// The model as it is.
+    /// Of the unchanged model.
     pub clean: f64,
-    /// With the reconstruction of level 1 alone in place of the residual stream.
+    /// With the reconstruction of level 1 in place of the residual stream.
     pub level1: f64,
     /// With the reconstruction of both levels.
     pub level2: f64,
     /// With the mean row in place of every row.
     pub mean_ablated: f64,
     /// `(mean_ablated - level1) / (mean_ablated - clean)`: 1 is no loss, 0 is no better than the mean, and less than 0
-    /// is worse than the mean. NaN (null in JSON) where the mean is no worse than the model as it is: then there is
+    /// is worse than the mean. NaN (null in JSON) where the mean is no worse than the clean model: there is then
     /// nothing to recover.
     pub recovered1: f64,
     /// The same of `level2`.
     pub recovered2: f64,
-    /// Predicted tokens: all of every window but its first.
+    /// Predicted tokens: all of every window but the first.
     pub n_tokens: u64,
-    /// Rows that stay as they are in all of the above, as the training of the model left them out.
+    /// Rows that are never replaced, since the training of the model left them out.
     pub rows_left_out: u64,
-    /// `level1` and `level2` with the reconstructions of those rows too.
+    /// `level1` and `level2` with those rows replaced too.
     pub of_all: [f64; 2],
 }
 
-/// Runs windows of `t` tokens, one after the other in `ids`, through `lm`, with the residual stream after block `layer`
-/// replaced. `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level; `mean` is
-/// the row for mean ablation. `stays(i, x)` says whether row `i` of `ids` stays as it is, whatever the others are replaced
-/// by. Tokens after the last whole window are left out.
+/// Runs windows of `t` tokens, which follow each other in `ids`, through `lm`, with the residual stream after block
+/// `layer` replaced. `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level;
+/// `mean` is the row for mean ablation. `stays(i, x)` says whether row `i` of `ids` is never replaced. Tokens after the
+/// last whole window are left out.
 ///
 /// Windows run on as many threads as the current rayon pool has, `replace` on a pool of one; sums are in the order of
 /// the windows, so that the bits are the same for any number of threads.
 ///
 /// # Errors
-/// A layer or length out of range; what `replace` returned; a reconstruction that is not finite, by its level; a model
-/// that does not give its clean cross-entropy when its own activations are spliced in.
+/// A layer or length out of range; an error of `replace`; a reconstruction that is not finite, by its level; a model
+/// that does not have its clean cross-entropy when its own activations are spliced in.
 pub fn splice(
     lm: &Lm,
     layer: usize,
@@ -100,7 +100,8 @@ pub fn splice(
 }
 
 impl SpliceReport {
-    /// From the cross-entropies clean, of level 1, of level 2, of the mean, and of both levels with all rows replaced.
+    /// Computes the scores from the cross-entropies: clean, of level 1, of level 2, of the mean, and of both levels
+    /// with all rows replaced.
     fn new([clean, level1, level2, mean_ablated, all1, all2]: [f64; 6], n_tokens: u64, rows_left_out: u64) -> Self {
         let span = mean_ablated - clean;
         let recovered = |ce: f64| if span > 0.0 { (mean_ablated - ce) / span } else { f64::NAN };
@@ -110,7 +111,7 @@ impl SpliceReport {
     }
 }
 
-/// That stopping after block `layer` and going on from there gives what one uninterrupted pass does.
+/// Checks that stopping after block `layer` and continuing from there gives the result of one uninterrupted pass.
 fn check_identity(lm: &Lm, layer: usize, ids: &[u32], b: usize, t: usize) -> Result<()> {
     let last = lm.config().n_layer - 1;
     let terms = (b * (t - 1)) as f64;
@@ -125,8 +126,8 @@ fn check_identity(lm: &Lm, layer: usize, ids: &[u32], b: usize, t: usize) -> Res
     Ok(())
 }
 
-/// The largest relative difference between a row of a dump and the same row computed anew, in the median over a window:
-/// eight times the rounding of the dump's type, and of f32 what other programs compute differently.
+/// Largest relative difference between a row of a dump and the same row computed anew, in the median over a window:
+/// eight times the rounding of the dump's type; for f32 it covers what other programs compute differently.
 fn agreement_bound(dtype: Dtype) -> f64 {
     match dtype {
         Dtype::F32 => 1e-3,
@@ -135,11 +136,11 @@ fn agreement_bound(dtype: Dtype) -> f64 {
     }
 }
 
-/// Checks that `lm` gives the rows of `dump` from row `first` on for the window `ids`: another model of the same sizes
-/// would be spliced into without a word.
+/// Checks that `lm` gives the rows of `dump` from row `first` for the window `ids`: another model of the same sizes
+/// would otherwise be accepted silently.
 ///
 /// # Errors
-/// One sentence if it gives others; a layer, length or token id out of range.
+/// One sentence if the rows differ; a layer, length or token id out of range.
 pub fn check_window(lm: &Lm, layer: usize, dump: &Dump, first: u64, ids: &[u32]) -> Result<()> {
     lm.check_layer(layer)?;
     let d = lm.config().n_embd;
@@ -152,7 +153,7 @@ pub fn check_window(lm: &Lm, layer: usize, dump: &Dump, first: u64, ids: &[u32])
         let difference: f64 = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2)).sum();
         (difference / square(b).max(f64::MIN_POSITIVE)).sqrt()
     };
-    // The median: the first token of a window may be of another size than all others.
+    // The median is compared, since the first token of a window may have a norm unlike all others.
     let mut off: Vec<f64> = anew.chunks_exact(d).zip(stored.chunks_exact(d)).map(off).collect();
     off.sort_by(f64::total_cmp);
     let (off, bound) = (off[off.len() / 2], agreement_bound(dump.dtype()));

@@ -12,19 +12,20 @@ use toml::Value;
 
 /// Rows that one thread makes at a time.
 const PIECE: usize = 256;
-/// Such pieces that are made together.
+/// Pieces that are made together.
 const TOGETHER: usize = 64;
 
 /// Writes the dump.
 ///
 /// # Errors
-/// One sentence for a constant that makes no world, a path that exists, or a full disk.
+/// One sentence for a constant that does not define a world, a path that exists, or a full disk.
 pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummary> {
     if args.rows == 0 {
         bail!("--rows: expected at least 1, found 0");
     }
     let config = world_of(args)?;
-    // Refused before the directions are drawn, which takes a while; and sizes before anything of them is made.
+    // Errors are found before the directions are drawn, which takes time; sizes are checked before anything of their
+    // size is allocated.
     expect_free(&args.out)?;
     let world = World::new(&config)?;
     let mut writer = DumpWriter::create(&args.out, DumpSpec::new(config.d, args.dtype))?;
@@ -58,7 +59,7 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
     Ok(summary)
 }
 
-/// The preset, with the seed and the constants that were given.
+/// Returns the preset with the seed and the constants that were given.
 fn world_of(args: &args::Synth) -> Result<WorldConfig> {
     let preset = match args.world {
         args::WorldName::A => WorldConfig::a(),

@@ -1,8 +1,8 @@
-//! The texts of token ids, readable: vocabularies as files have them, and how their tokens are spelled.
+//! The readable texts of token ids: vocabularies in several formats, and their ways to spell tokens.
 //!
 //! Byte-level BPE writes every byte as a letter (`Ġ` is a space, `Ċ` a line end), SentencePiece writes a space as `▁` and
 //! bytes as `<0xE2>`, WordPiece marks the tokens that continue a word (`##ing`), and CLIP those that end one (`</w>`). A
-//! text here is what the token stands for: ` the`, `\n`, `ing`. What is a part of a character only is written as bytes,
+//! text here is what the token means: ` the`, `\n`, `ing`. A token that is only part of a character is written as bytes,
 //! `\xF0\x9F`.
 
 use std::path::Path;
@@ -13,34 +13,34 @@ use unicode_categories::UnicodeCategories;
 
 use crate::files::read;
 
-/// The largest token id of a vocabulary: real ones are below a million.
+/// The largest token id of a vocabulary: those of real ones are below a million.
 const MOST_IDS: u64 = 1 << 22;
-/// The most bytes of a token. The longest ones of published vocabularies have some hundred.
+/// Most bytes of a token. The longest tokens of published vocabularies have some hundred.
 const TOKEN_BYTES: usize = 4096;
 
-/// How a vocabulary spells texts.
+/// The way in which a vocabulary spells texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Spelling {
-    /// Every byte is a letter.
+    /// Every byte is written as a letter.
     is_byte_level: bool,
-    /// `<0xE2>` is a byte.
+    /// A byte is written as `<0xE2>`.
     has_bytes: bool,
-    /// The letter that stands for a space.
+    /// The letter for a space.
     space: Option<char>,
-    /// What begins a token that continues a word; all others begin one.
+    /// Prefix of a token that continues a word; all others begin one.
     continues: Option<String>,
-    /// What ends a token that ends a word.
+    /// Suffix of a token that ends a word.
     ends: Option<String>,
 }
 
-/// Whether `text` begins with a part of a character, which stands as bytes.
+/// Returns whether `text` begins with a part of a character, written as bytes.
 pub fn is_part_of_character(text: &str) -> bool {
     let hex = text.trim_start().strip_prefix("\\x").and_then(|t| t.get(..2));
     hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)))
 }
 
 impl Spelling {
-    /// That of a `tokenizer.json`, from its decoder, pre-tokenizer and model.
+    /// Returns the spelling of a `tokenizer.json`, from its decoder, pre-tokenizer and model.
     pub fn of_tokenizer(v: &Value) -> Self {
         let mut found = Self::default();
         for part in [&v["decoder"], &v["pre_tokenizer"]] {
@@ -81,9 +81,9 @@ impl Spelling {
         }
     }
 
-    /// That of a list of tokens which nothing else is known of; the default where they are texts already.
+    /// Guesses the spelling of a plain list of tokens; the default where they are texts already.
     pub fn guess<'a>(tokens: impl Iterator<Item = &'a str> + Clone) -> Self {
-        // Texts have white space in them; no spelling has.
+        // Texts contain white space; no spelling does.
         if tokens.clone().any(|t| t.contains([' ', '\n', '\t'])) {
             return Self::default();
         }
@@ -105,7 +105,7 @@ impl Spelling {
         Self { continues: (marks_special && continues).then(|| "##".to_owned()), ..Self::default() }
     }
 
-    /// The text that `token` stands for.
+    /// Returns the text of `token`.
     pub fn text(&self, token: &str) -> String {
         if self.has_bytes
             && let Some(byte) = byte_of(token)
@@ -119,7 +119,7 @@ impl Spelling {
             (text, after) = (rest.to_owned(), " ");
         }
         if self.is_byte_level {
-            // A letter that is no byte stands in added tokens, which are texts.
+            // A letter that is not a byte occurs in added tokens, which are texts.
             let bytes: Option<Vec<u8>> = text.chars().map(byte_of_letter).collect();
             text = bytes.map_or(text, |b| shown(&b));
         }
@@ -137,8 +137,8 @@ impl Spelling {
     }
 }
 
-/// Whether a space belongs before a token that begins a word of WordPiece: not before what closes, and not in writing
-/// without spaces.
+/// Returns whether a space belongs before a token that begins a word of WordPiece: not before closing punctuation, and
+/// not in scripts without spaces.
 fn begins_word(text: &str) -> bool {
     let Some(c) = text.chars().next() else { return false };
     let closes = c.is_punctuation_close() || c.is_punctuation_final_quote() || ".,!?;:'’%".contains(c);
@@ -146,19 +146,20 @@ fn begins_word(text: &str) -> bool {
     !closes && !is_dense
 }
 
-/// Whether a token is one that marks something, as `[CLS]`, `<s>` and `<|endoftext|>` do.
+/// Returns whether a token is a marker such as `[CLS]`, `<s>` and `<|endoftext|>`.
 fn is_special(token: &str) -> bool {
     let between = |open, close| token.len() > 2 && token.starts_with(open) && token.ends_with(close);
     between('[', ']') || between('<', '>')
 }
 
-/// The byte that `<0xE2>` is.
+/// Returns the byte of `<0xE2>`.
 fn byte_of(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok())?
 }
 
-/// The byte that a letter of byte-level BPE is: itself where it can be seen, else the letters from U+0100 on in order.
+/// Returns the byte of a letter of byte-level BPE: the letter itself where it is printable, otherwise the letters from
+/// U+0100 in order.
 fn byte_of_letter(c: char) -> Option<u8> {
     let code = u32::from(c);
     match code {
@@ -170,7 +171,7 @@ fn byte_of_letter(c: char) -> Option<u8> {
     }
 }
 
-/// Bytes as text; those that are no whole character as `\xF0`.
+/// Returns bytes as text; bytes that are not a whole character are written as `\xF0`.
 fn shown(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
@@ -180,10 +181,10 @@ fn shown(bytes: &[u8]) -> String {
     out
 }
 
-/// The text of every token id of a `tokenizer.json`; a hole is the empty string.
+/// Returns the text of every token id of a `tokenizer.json`; that of an unused id is empty.
 ///
 /// # Errors
-/// A model without a vocabulary, or an id that is none.
+/// A model without a vocabulary, or an invalid id.
 pub fn of_tokenizer(v: &Value) -> Result<Vec<String>> {
     let spelling = Spelling::of_tokenizer(v);
     let mut texts = Vec::new();
@@ -214,13 +215,13 @@ fn put_all(texts: &mut Vec<String>, vocab: &Map<String, Value>, spelling: &Spell
     Ok(())
 }
 
-/// Refuses a token that no text has: contexts repeat their tokens again and again.
+/// Refuses a token that is too long to be text: contexts repeat their tokens many times.
 fn check_token(id: u64, token: &str) -> Result<()> {
     ensure!(token.len() <= TOKEN_BYTES, "token {id}: expected at most {TOKEN_BYTES} bytes, found {}", token.len());
     Ok(())
 }
 
-/// The texts of a list of tokens that nothing else is known of.
+/// Returns the texts of a plain list of tokens.
 fn of_list(tokens: &[&str]) -> Result<Vec<String>> {
     ensure!(tokens.len() as u64 <= MOST_IDS, "expected at most {MOST_IDS} tokens, found {}", tokens.len());
     tokens.iter().enumerate().try_for_each(|(id, token)| check_token(id as u64, token))?;
@@ -239,8 +240,8 @@ fn put(texts: &mut Vec<String>, token: &str, id: u64, text: String) -> Result<()
     Ok(())
 }
 
-/// The texts of token ids from a `tokenizer.json`, a `vocab.json` (a list of texts, or the id of each token), a `vocab.txt`
-/// (a token per line), or a directory that has one of these.
+/// Reads the texts of token ids from a `tokenizer.json`, a `vocab.json` (a list of texts, or the id of each token), a
+/// `vocab.txt` (a token per line), or a directory that has one of these.
 ///
 /// # Errors
 /// One sentence with the path.

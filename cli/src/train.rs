@@ -1,4 +1,4 @@
-//! `strata train`: from a dump to a run directory.
+//! `strata train`: trains on a dump and writes a run directory.
 
 mod job;
 mod start;
@@ -33,15 +33,15 @@ use strata_core::{Compute, Config, Par};
 
 /// Rows on which the held-out loss is measured during training.
 const WATCHED_ROWS: u64 = 4096;
-/// Times that it is.
+/// Number of times that it is measured.
 const WATCHES: u64 = 10;
 
-/// Rows on which the thresholds are set at the end, and the most numbers that they may have: 16 MiB.
+/// Rows on which the thresholds are set at the end, and most numbers that they may have: 16 MiB.
 const CALIBRATION_ROWS: usize = 1 << 15;
 const CALIBRATION_NUMBERS: usize = 1 << 22;
 
-/// Settings for `strata train`: of the run itself when it is resumed, else from defaults, file and flags. A resumed run
-/// may be given another number of steps.
+/// Returns the settings for `strata train`: those of the run when it is resumed, otherwise from defaults, file and
+/// flags. A resumed run may be given another number of steps.
 ///
 /// # Errors
 /// As [`settings::load`]; if there is no run to resume; and if a resumed run is given settings that differ from its own.
@@ -59,14 +59,14 @@ pub fn settings_of(
     let Some(text) = read::optional_text(&path, read::SMALL)? else {
         let (run, what) =
             (run.display(), if run.exists() { "is no run: expected config.toml in it" } else { "does not exist" });
-        bail!("--resume: {run} {what}; leave --resume out to begin a training there");
+        bail!("--resume: {run} {what}; leave --resume out to start a training there");
     };
     let mut own = settings::parse(&text, &path.display().to_string())?;
     let asked = settings::load(own.clone(), file, sets, seed)?;
     own.train.steps = asked.train.steps;
     if let Some((key, own, asked)) = settings::difference(&own, &asked)? {
         bail!(
-            "{} goes on with its own settings: `{key}`: expected {own} by {}, found {asked}",
+            "{} continues with its own settings: `{key}`: expected {own} by {}, found {asked}",
             run.display(),
             path.display()
         );
@@ -74,11 +74,11 @@ pub fn settings_of(
     Ok(own)
 }
 
-/// Trains, or goes on training.
+/// Trains, or continues a training.
 ///
 /// # Errors
 /// One sentence for anything in the settings, the dump or the run directory that does not fit, a full disk, or a loss
-/// that is not finite. What the run directory held stays.
+/// that is not finite. Existing files of the run are kept.
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let Job { dump, run, config, resume, isa, .. } = job;
     config.validate(dump.d())?;
@@ -137,7 +137,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let batch = config.train.batch as u64;
     let bar = console.bar_from("training", first_step * batch, steps * batch, "tokens");
     let started = Instant::now();
-    // Until the last step is taken an interrupt ends the training with a checkpoint, and the process waits for it.
+    // Before the last step an interrupt ends the training with a checkpoint, and the process waits for it.
     let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
     let reader = Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?;
@@ -156,13 +156,13 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
         Ok(())
     };
-    // A run that is resumed behind its last step has its thresholds still to be set.
+    // A run that is resumed after its last step still needs its thresholds set.
     if first_step == steps {
         calibrate(&mut trainer)?;
     }
     let take_steps = |feed: &mut Feed<'_>| -> Result<End> {
         while trainer.step_count() < steps {
-            // What a control begins with.
+            // The checkpoint from which a control starts.
             if trainer.gate_starts() && !config.gate.shuffle {
                 checkpoint::save(&gate_checkpoint(run), trainer.step_count(), &state_of(&trainer, feed))?;
             }
@@ -178,11 +178,12 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                         % (steps / WATCHES).max(config.train.log_every).next_multiple_of(config.train.log_every)
                         == 0);
             if watch {
-                // What only a step needs makes room for the rows and the encoder of the held-out loss, and of the thresholds.
+                // Memory that only a step needs is freed for the rows and the encoder of the held-out loss, and of the
+                // thresholds.
                 trainer.rest();
             }
-            // The last checkpoint holds the thresholds of the training, not those that are set for the model: a run that
-            // is trained further goes on as one that was never to end here.
+            // The last checkpoint has the thresholds that the training tracked, not those that are set for the model: a
+            // run that is trained further then continues as if it had not ended here.
             let unfinished = last.then(|| state_of(&trainer, feed));
             if last {
                 feed.release();
@@ -195,7 +196,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
                 log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
                 watched = found.or(watched.take());
-                // The next speed is that of steps alone.
+                // The next speed is to be that of steps alone.
                 mark = (Instant::now(), taken);
             }
             let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
@@ -216,7 +217,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if end != End::Done {
         return Ok(end);
     }
-    // A run that is resumed behind its last step has not been watched yet.
+    // A run that is resumed after its last step has no held-out loss yet.
     let watched = match watched {
         Some(found) => found,
         None => held_out.watch(dump, &trainer, &filter, *isa)?,
@@ -234,7 +235,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         passes: Some(passes),
         left_out: filter.rule().clone(),
     };
-    // The optimiser's memory is free before the model is written.
+    // The optimiser's memory is freed before the model is written.
     let model = trainer.model();
     drop(trainer);
     write_model(run, &model, &origin)?;
@@ -255,7 +256,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         "dead1_mean": log.last["dead"][0],
         "dead2_mean": log.last["dead"][1],
     });
-    // Known on Linux alone.
+    // Known on Linux only.
     if let (Some(cpu_s), Some(bytes)) = (log.cpu_seconds(), Usage::now().peak_resident_bytes) {
         means["cpu_seconds_mean"] = json!(cpu_s);
         means["peak_resident_bytes_mean"] = json!(bytes);
@@ -273,7 +274,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         n_rows,
     });
     let asked_l0 = if let Asked::Each(asked) = health::asked(config) { Some(asked) } else { None };
-    // Rows as they were met: those of a second pass count twice.
+    // Rows in the order of use: those of a second pass count twice.
     let rows = json!({
         "trained_on": n_train, "held_out": n_rows - n_train, "passes": passes, "met": cursor,
         "left_out": left_out, "rule": filter.rule(),
@@ -289,7 +290,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         taken as f64 * batch as f64 / seconds.max(1e-9)
     ));
     if left_out > 0 {
-        console.note(format!("left out {left_out} of the {cursor} rows met in {passes:.1} passes over {n_train} rows"));
+        console
+            .note(format!("left out {left_out} of the {cursor} rows read in {passes:.1} passes over {n_train} rows"));
     }
     console.note(of_held_out(&watched, config, n_rows > n_train));
     warnings.iter().for_each(|warning| console.warn(warning));
@@ -297,14 +299,14 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     Ok(End::Done)
 }
 
-/// Where a run keeps the checkpoint of the step before its gate starts.
+/// Returns the directory of the checkpoint of the step before the gate of a run starts.
 fn gate_checkpoint(run: &Path) -> PathBuf {
     run.join("checkpoints").join("gate")
 }
 
-/// Trains the control of a finished run, `RUN/control`: the same settings and seed, with the parents permuted at random the
-/// moment that the gate starts. It goes on from the run's own checkpoint of that moment; a run whose gate acts from the
-/// first step has none, and its control starts there too. What was begun already is gone on with.
+/// Trains the control of a finished run, `RUN/control`: the same settings and seed, with the parents permuted at random
+/// when the gate starts. It starts from the run's own checkpoint of that step. A run whose gate acts from the first
+/// step has none, and its control also starts there. A control that was begun is continued.
 ///
 /// # Errors
 /// One sentence if the run has no families to control or no such checkpoint, and as [`train`].
@@ -366,7 +368,7 @@ fn of_held_out(w: &Watched, config: &Config, is_held_out: bool) -> String {
     )
 }
 
-/// Returns normalised rows of the training, for the thresholds at its end: always the same ones.
+/// Returns normalised training rows for the thresholds at the end: always the same ones.
 fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, filter: &RowFilter<'_>) -> Result<Vec<f32>> {
     let most = CALIBRATION_ROWS.min(CALIBRATION_NUMBERS / dump.d()).max(1);
     let mut rows = feed::sample(dump, filter, n_train, most)?.rows;
@@ -383,10 +385,10 @@ fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Resul
     run::write_sums(&dir, &files)
 }
 
-/// Refuses sizes whose memory the system would not give, before anything is allocated for good.
+/// Refuses sizes that do not fit into memory, before anything large is allocated.
 fn check_memory(config: &Config, d: usize) -> Result<()> {
     let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
-    // Weights, gradients and two moments of the encoders and decoders; co-firing; the rows of a step.
+    // Weights, gradients and two moments of the encoders and decoders; co-activation counts; the rows of a step.
     let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + batch * d as u128) + 2 * f1 * f2;
     memory::check(bytes, || {
         format!(
@@ -395,22 +397,22 @@ fn check_memory(config: &Config, d: usize) -> Result<()> {
     })
 }
 
-/// `metrics.jsonl`, and what the summary needs of it.
+/// `metrics.jsonl`, and the values of it that the summary needs.
 struct Log {
     path: PathBuf,
     /// The newest line.
     last: Value,
     best_held_out: Option<f64>,
-    /// Seconds of training, those before the run was resumed included.
+    /// Seconds of training, including those before the run was resumed.
     seconds: f64,
     seconds_before: f64,
-    /// Of processor time: spent before the run was resumed, and by this process before it trained.
+    /// Seconds of processor time before the run was resumed, and of this process before it trained.
     cpu_seconds_before: f64,
     cpu_seconds_at_start: f64,
 }
 
 impl Log {
-    /// Keeps the lines of the steps that a resumed run has behind it.
+    /// Keeps the lines of the steps that a resumed run has taken.
     fn open(run: &Path, first_step: u64) -> Result<Self> {
         let path = run.join("metrics.jsonl");
         let mut log = Self {
@@ -426,7 +428,7 @@ impl Log {
         if first_step > 0 && log.path.exists() {
             let text = read::bytes(&log.path, read::LARGE)?;
             for line in String::from_utf8_lossy(&text).lines() {
-                // A line that the end of the process cut short belongs to a step that is taken again.
+                // A line that was cut short when the process ended belongs to a step that is taken again.
                 let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
                 if value["step"].as_u64().is_some_and(|s| s < first_step) {
                     kept.push_str(line);
@@ -449,7 +451,7 @@ impl Log {
         self.last = line;
     }
 
-    /// Seconds of processor time, those before the run was resumed included.
+    /// Returns the seconds of processor time, including those before the run was resumed.
     fn cpu_seconds(&self) -> Option<f64> {
         Usage::now().cpu_s.map(|s| self.cpu_seconds_before + s - self.cpu_seconds_at_start)
     }
@@ -475,13 +477,13 @@ impl Log {
             "cpu_seconds": self.cpu_seconds(), "peak_resident_bytes": Usage::now().peak_resident_bytes,
         });
         let text = format!("{line}\n");
-        // As a run that is resumed reads it: the parser may be off by the last bit of a number.
+        // The number is read back as a resumed run reads it: the parser may be off by the last bit.
         self.take_in(serde_json::from_str(&text)?);
         let append = || {
             let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
             let before = file.metadata()?.len();
             file.write_all(text.as_bytes()).inspect_err(|_| {
-                // No half of a line stays.
+                // No half of a line remains.
                 let _ = file.set_len(before);
             })
         };

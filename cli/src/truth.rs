@@ -1,4 +1,4 @@
-//! What a synthetic dump knows about itself: `truth.json` and `truth.safetensors` beside its rows.
+//! The truth of a synthetic dump: `truth.json` and `truth.safetensors` beside its rows.
 //!
 //! `truth.json` is `{"format": "strata-truth", "version": 1, "rows": n, "stored": [first, n], "world": {...}}`: the
 //! constants and the seed of the world, of which row `t` is token `t`, so that the truth of any row can be made again.
@@ -20,11 +20,11 @@ use strata_core::{Codes, Encoder};
 const DESCRIPTION: &str = "truth.json";
 /// The arrays.
 const ARRAYS: &str = "truth.safetensors";
-/// Rows whose magnitudes are stored, at most; and of them no more than the tenth that a run holds out by default.
+/// Most rows whose magnitudes are stored, which are also no more than the tenth that a run holds out by default.
 const STORED: u64 = 10_000;
-/// Rows that a model is scored on, at most.
+/// Most rows on which a model is scored.
 const SCORED: u64 = 20_000;
-/// Magnitudes that are made at once when a model is scored, at most, where that leaves [`LEAST`] rows.
+/// Most magnitudes that are made at once when a model is scored, where that leaves [`LEAST`] rows.
 const MAGNITUDES: u64 = 1 << 27;
 const LEAST: u64 = 1024;
 
@@ -36,13 +36,13 @@ pub struct Description {
     version: u32,
     /// Rows of the dump.
     pub rows: u64,
-    /// First row whose magnitudes are stored, and how many are.
+    /// First row whose magnitudes are stored, and their number.
     pub stored: [u64; 2],
     /// The world.
     pub world: WorldConfig,
 }
 
-/// Puts the truth of `rows` tokens of `world` into a dump that is being written.
+/// Writes the truth of `rows` tokens of `world` into a dump that is being written.
 ///
 /// # Errors
 /// If a file cannot be written.
@@ -79,7 +79,7 @@ pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
     writer.attach(DESCRIPTION, format!("{}\n", serde_json::to_string_pretty(&description)?).as_bytes())
 }
 
-/// The world of a dump that has a truth; `None` for any other dump.
+/// Returns the world of a dump that has a truth; `None` for any other dump.
 ///
 /// # Errors
 /// One sentence if `truth.json` is damaged or belongs to another dump.
@@ -107,7 +107,7 @@ pub fn open(dump: &Dump) -> Result<Option<World>> {
     Ok(Some(World::new(&found.world).with_context(|| path.display().to_string())?))
 }
 
-/// First of the rows `start..end` that a model is scored on: the last ones.
+/// Returns the first of the rows `start..end` on which a model is scored: the last ones.
 pub fn first_scored(world: &World, start: u64, end: u64) -> u64 {
     let most = SCORED.min(MAGNITUDES / world.n_features().max(1) as u64).max(LEAST);
     end - most.min(end - start)

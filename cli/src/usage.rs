@@ -1,21 +1,21 @@
-//! What this process has used so far: processor time and memory, as Linux counts them.
+//! Processor time and memory that this process has used so far, from `/proc`.
 
 use std::fs;
 
-/// Ticks of `/proc/self/stat` a second: the same on every Linux, whatever the kernel's own clock.
+/// Ticks of `/proc/self/stat` per second: the same on every Linux, whatever the kernel's own clock.
 const TICKS_PER_S: f64 = 100.0;
 
-/// Use of the machine; `None` where the system does not say it.
+/// Use of the machine; `None` where the operating system does not say it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    /// Seconds of processor time, of all threads and of the kernel for them.
+    /// Processor time in seconds, over all threads and including the kernel's.
     pub cpu_s: Option<f64>,
-    /// The most memory that was resident at once, mapped files included.
+    /// The largest resident memory, mapped files included.
     pub peak_resident_bytes: Option<u64>,
 }
 
 impl Usage {
-    /// Of this process, from its start until now.
+    /// Measures this process, from its start until now.
     pub fn now() -> Self {
         Self {
             cpu_s: fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(cpu_s),
@@ -24,7 +24,7 @@ impl Usage {
     }
 }
 
-/// `utime + stime`: fields 14 and 15. The name of the program, field 2, is in brackets and may hold blanks.
+/// Parses `utime + stime`, fields 14 and 15. The name of the program, field 2, is in brackets and may contain blanks.
 fn cpu_s(stat: &str) -> Option<f64> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();

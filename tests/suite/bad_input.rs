@@ -1,4 +1,4 @@
-//! Whatever a person or a disk does wrong: one sentence, exit code 1 or 2, and nothing is lost.
+//! Mistakes of people and failures of disks: one sentence, exit code 1 or 2, and no data is lost.
 
 use std::ffi::OsString;
 use std::fs;
@@ -304,7 +304,7 @@ fn damaged_checkpoints_are_named_and_the_older_one_serves() {
         fs::remove_file(run.join("final_info.json")).unwrap();
         fs::remove_dir_all(run.join("sae")).unwrap();
         let ran = strata(&resume).ok();
-        let note = ran.err.lines().find(|l| l.contains("going on from step 28")).unwrap_or_default();
+        let note = ran.err.lines().find(|l| l.contains("continuing from step 28")).unwrap_or_default();
         assert!(note.contains(why) && note.contains(&newest.join(name).display().to_string()), "{}", ran.err);
         assert_eq!(weights(&run), reference);
         assert_eq!(fs::read(newest.join(state)).unwrap(), good);

@@ -1,4 +1,4 @@
-//! `strata probe`: what it writes, and one sentence for every wrong label.
+//! `strata probe`: its output, and one sentence for every invalid label.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -69,7 +69,7 @@ fn tensors(path: &Path, tensors: &[(&str, StDtype, &[u8])]) -> PathBuf {
 fn character_classes_are_probed_and_the_report_is_the_same_for_any_number_of_threads() {
     let (dir, dump, run) = ready(4000);
     let ran = strata(&args!["probe", run, "--dump", dump, "--labels", "chars", "--threads", "1"]).ok();
-    for part in ["vowel", "consonant", "upper", "TPP", "bits a token", "absorption", "letter"] {
+    for part in ["vowel", "consonant", "upper", "TPP", "bits per token", "absorption", "letter"] {
         assert!(ran.out.contains(part), "{part}: {}", ran.out);
     }
     let report = read_json(&run.join("probe.json"));
@@ -175,7 +175,7 @@ fn labels_that_do_not_fit_are_named_and_nothing_is_written() {
         (file("none.npy"), vec!["none.npy", "no such file"]),
         (
             npy(&file("short.npy"), &half[1..]),
-            vec!["short.npy", "expected 800 labels", "or 40, one a sequence", "found 799"],
+            vec!["short.npy", "expected 800 labels", "or 40, one per sequence", "found 799"],
         ),
         (npy(&file("one.npy"), &[5; 800]), vec!["one.npy", "expected at least 2 classes", "found 1"]),
         (npy(&file("all.npy"), &[-1; 800]), vec!["all.npy", "expected at least 2 classes", "found 0"]),

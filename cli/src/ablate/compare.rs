@@ -62,7 +62,7 @@ fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     Some(defined.iter().sum::<f64>() / defined.len() as f64).filter(|mean| mean.is_finite())
 }
 
-/// Returns the standard deviation of what is defined; none of fewer than two.
+/// Returns the standard deviation of the defined values; `None` for fewer than two.
 fn deviation(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
     let defined: Vec<f64> = values.flatten().collect();
     let centre = mean(defined.iter().copied().map(Some))?;
@@ -87,7 +87,7 @@ fn paired(differences: &[f64]) -> Difference {
     }
 }
 
-/// Settings of `config` that are not those of `shared`; the seed aside.
+/// Returns the settings of `config` that differ from those of `shared`, except the seed.
 fn changes(shared: &Config, config: &Config) -> Result<Vec<String>> {
     let leaves = |config: &Config| -> Result<Vec<(String, Value)>> {
         let mut leaves = Vec::new();
@@ -99,7 +99,7 @@ fn changes(shared: &Config, config: &Config) -> Result<Vec<String>> {
     Ok(changed.map(|((key, v), _)| format!("{key}={v}")).collect())
 }
 
-/// `ablation.csv`: a line a run and suite, undefined metrics left empty.
+/// Returns `ablation.csv`: one line per run and suite, with undefined metrics empty.
 pub fn csv(report: &Ablation) -> String {
     let mut text = String::from("suite,row,reference,seed,dir");
     for m in METRICS {
@@ -112,7 +112,7 @@ pub fn csv(report: &Ablation) -> String {
         for row in &suite.rows {
             for run in &row.runs {
                 let dir = quoted(&run.dir);
-                // Writing to a string does not fail.
+                // Writing to a string cannot fail.
                 let _ = write!(text, "{},{},{},{},{dir}", suite.name, quoted(&row.name), row.reference, run.seed);
                 for m in METRICS {
                     let _ = match run.metrics[m.key] {
@@ -127,7 +127,7 @@ pub fn csv(report: &Ablation) -> String {
     text
 }
 
-/// The tables that a person reads.
+/// Prints the tables.
 ///
 /// # Errors
 /// If `out` cannot be written to.
@@ -138,7 +138,7 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         }
         let defined = |name: &str| suite.rows.iter().any(|r| r.mean[name].is_some());
         let shown = || METRICS.iter().filter(|m| defined(m.key)).filter_map(|m| Some((m, m.short?)));
-        // A column is as wide as its widest cell: the mean with the noise of the seeds.
+        // A column is as wide as its widest cell: the mean with the deviation over seeds.
         let cell = |row: &RowReport, metric: &Metric| {
             let digits = metric.digits;
             match (row.mean[metric.key], row.sd[metric.key]) {
@@ -158,7 +158,7 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         for &(_, title, wide) in &columns {
             write!(out, "{title:>wide$}")?;
         }
-        writeln!(out, "  FVU2 less that of {} [95 %]", suite.base)?;
+        writeln!(out, "  FVU2 minus that of {} [95 %]", suite.base)?;
         for row in &suite.rows {
             write!(out, "{:<width$}", format!("{}{}", row.name, if row.reference { " *" } else { "" }))?;
             for &(metric, _, wide) in &columns {
@@ -178,10 +178,10 @@ pub fn print(report: &Ablation, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "\u{b1}: the standard deviation over seeds")?;
     }
     if !references.is_empty() {
-        writeln!(out, "* a row of reference: the same budget and number of latents")?;
+        writeln!(out, "* a reference row: the same budget and number of latents")?;
     }
     if references.iter().any(|r| r.set.iter().any(|s| s == "model=\"seed\"")) {
-        writeln!(out, "  but nothing holds the L0 of the seed model")?;
+        writeln!(out, "  but nothing controls the L0 of the seed model")?;
     }
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! What an ablation is to run.
+//! The plan of an ablation.
 
 use strata_core::Config;
 
-/// Rows that are compared with one of them.
+/// A set of rows that are compared with one of them.
 #[derive(Clone, Debug)]
 pub struct Suite {
     /// Name of the suite.
@@ -20,6 +20,6 @@ pub struct Row {
     pub name: String,
     /// Settings of the row, with the first seed.
     pub config: Config,
-    /// Whether it is there to compare with: flat, Matryoshka, the seed model.
+    /// Whether it is a reference: a flat SAE, a Matryoshka, the seed model.
     pub is_reference: bool,
 }

@@ -1,4 +1,4 @@
-//! The built-in suites, at matched L0: every row has the budget of the settings that they start from.
+//! The built-in suites, at matched L0: every row has the budget of the settings that the suite starts from.
 
 use super::plan::{Row, Suite};
 use crate::args::SuiteName;
@@ -8,11 +8,11 @@ use strata_core::config::{
     Activation, Balance, Budget, Consistency, Decoder, Freeze, GateKind, ModelKind, Parents, Source,
 };
 
-/// The suite whose runs lie in `run_1` to `run_5`.
+/// The suite whose runs are in `run_1` to `run_5`.
 pub const EXPERIMENT: &str = "experiment";
-/// Weights of a consistency loss, beside none.
+/// Weights of a consistency loss, besides none.
 const WEIGHTS: [f64; 5] = [1e-4, 1e-3, 3e-3, 1e-2, 3e-2];
-/// Rows of reference in which a part of the dictionary is random.
+/// Reference rows in which a part of the dictionary is random.
 const FROZEN: [(&str, Freeze); 3] = [
     ("random decoder", Freeze::Decoder),
     ("random encoder", Freeze::Encoder),
@@ -20,10 +20,10 @@ const FROZEN: [(&str, Freeze); 3] = [
 ];
 /// `k1 : k2`.
 const RATIOS: [(f64, f64); 5] = [(4.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (1.0, 4.0)];
-/// Weights of level 1's reconstruction.
+/// Weights of the reconstruction by level 1.
 const W1: [f64; 4] = [0.1, 0.3, 0.75, 1.0];
 
-/// The suites behind a name.
+/// Returns the suites of a name.
 ///
 /// # Errors
 /// If the settings are not those of a two-level model.
@@ -32,7 +32,7 @@ pub fn built_in(name: SuiteName, base: &Config) -> Result<Vec<Suite>> {
         bail!("the built-in suites vary a two-level model: `model` must be `tree` and `level2.latents` at least 1");
     }
     let base = &Config { budget: Budget::Separate, ..base.clone() };
-    // One thing changes at a time: rows with a hard gate would have a `w1` that falls, and the others not.
+    // One thing changes at a time: with the default, `w1` would fall in rows with a hard gate and stay in the others.
     let held = &row("", base, |c| c.loss.w1_start = 1.0).config;
     Ok(match name {
         SuiteName::Consistency => vec![consistency(held)],
@@ -59,9 +59,9 @@ fn suite(name: &str, base_row: &str, base: &Config, mut rows: Vec<Row>) -> Suite
     Suite { name: name.into(), rows, base: at }
 }
 
-/// The rows that stand in every table: a flat SAE and a Matryoshka of the same budget and size, the seed model, and the
-/// settings of the table with a decoder or an encoder that does not learn. A score that those reach says nothing about
-/// what was learned.
+/// Returns the reference rows of every table: a flat SAE and a Matryoshka of the same budget and size, the seed model,
+/// and the settings of the table with a decoder or an encoder that does not learn. A score that these reach does not
+/// show that anything was learned.
 fn references(base: &Config) -> Vec<Row> {
     let plain = |c: &mut Config| {
         c.gate.kind = GateKind::None;
@@ -81,8 +81,8 @@ fn references(base: &Config) -> Vec<Row> {
             plain(c);
             c.budget = Budget::Shared;
         }),
-        // Its levels the other way round, as it means them: fine first, then groups. Nothing holds its L0; the penalty
-        // is the one of its best measured setting.
+        // The levels of the seed model are in the opposite order by design: fine first, then groups. Nothing controls
+        // its L0; the penalty is the one of its best measured setting.
         row("seed model", base, |c| {
             plain(c);
             c.model = ModelKind::Seed;
@@ -102,7 +102,7 @@ fn references(base: &Config) -> Vec<Row> {
     rows
 }
 
-/// The settings as they are, beside the rows of reference.
+/// Returns the settings as given, beside the reference rows.
 fn baselines(base: &Config) -> Suite {
     suite("baselines", "as set", base, vec![row("as set", base, |_| {})])
 }
@@ -142,7 +142,7 @@ fn consistency(base: &Config) -> Suite {
 }
 
 fn gates(base: &Config) -> Suite {
-    // A loss over families would exclude the rows without them.
+    // A loss over families would exclude rows without them.
     let plain = &row("", base, |c| c.loss.consistency = Consistency::None).config;
     let gate = |name: &str, kind, change: fn(&mut Config)| {
         row(name, plain, |c| {
@@ -185,7 +185,7 @@ fn sparsity_ratio(base: &Config) -> Suite {
     let mut rows = Vec::new();
     for (a, b) in RATIOS {
         rows.push(row(format!("{a}:{b}"), base, |c| {
-            // `topk` keeps whole latents.
+            // `topk` keeps a whole number of latents.
             let whole = c.level1.activation.has_whole_k() || c.level2.activation.has_whole_k();
             let k1 = total * a / (a + b);
             let k1 = if whole { k1.round().max(1.0) } else { k1 };
@@ -218,8 +218,8 @@ fn balance(base: &Config) -> Suite {
     suite("balance", "sum, w1 1", base, rows)
 }
 
-/// The settings as they are, without their gate, with a soft one, with containment (without it, where they have it
-/// already), and the Matryoshka.
+/// Returns the settings as given, without their gate, with a soft gate, with containment (without it, where they
+/// already have it), and the Matryoshka.
 fn experiment(base: &Config) -> Suite {
     let other = if base.loss.consistency.needs().drives { Consistency::None } else { Consistency::Contain };
     let mut rows = vec![

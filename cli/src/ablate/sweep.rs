@@ -1,4 +1,4 @@
-//! Runs of one's own: settings that all share, and `[[run]]` or `[grid]`.
+//! Runs that the user defines: settings that all share, and `[[run]]` or `[grid]`.
 //!
 //! ```toml
 //! base = "wide"                         # the row that the others are compared with [default: the first]
@@ -24,7 +24,7 @@ use toml::{Table, Value};
 
 /// The name of the suite of such runs.
 const NAME: &str = "sweep";
-/// Rows of a grid, at most.
+/// Most rows of a grid.
 const MOST: usize = 10_000;
 
 #[derive(Deserialize)]
@@ -35,7 +35,7 @@ struct OwnRun {
     set: Table,
 }
 
-/// The settings that all runs share, and the suite of the file, if it holds one.
+/// Returns the settings that all runs share, and the suite of the file, if it has one.
 ///
 /// # Errors
 /// One sentence naming the file and the key.
@@ -88,14 +88,14 @@ pub fn read(file: Option<&Path>, sets: &[String]) -> Result<(Config, Option<Suit
     Ok((base, suite))
 }
 
-/// A table of settings, nested or with dotted keys, as `key=value`.
+/// Flattens a table of settings, nested or with dotted keys, to `key=value`.
 fn sets_of(table: &Table) -> Vec<String> {
     let mut leaves = Vec::new();
     settings::flatten("", &Value::Table(table.clone()), &mut leaves);
     leaves.into_iter().map(|(key, value)| format!("{key}={value}")).collect()
 }
 
-/// Every combination of the grid's values, the last key fastest.
+/// Returns every combination of the grid's values, the last key changing fastest.
 fn combinations(grid: &Table) -> Result<Vec<Vec<String>>> {
     let mut axes = Vec::new();
     settings::flatten("", &Value::Table(grid.clone()), &mut axes);

@@ -1,15 +1,16 @@
-//! What an ablation compares: one table, from which the printed tables, `ablation.csv` and the report are made.
+//! The metrics that an ablation compares: one table, from which the printed tables, `ablation.csv` and the report are
+//! made.
 
-/// A number of a run.
+/// A metric of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
-    /// Its name in `ablation.json` and `ablation.csv`.
+    /// Name in `ablation.json` and `ablation.csv`.
     pub key: &'static str,
     /// JSON pointer to it in `eval.json`.
     pub at: &'static str,
-    /// What is printed above its column, if it has one.
+    /// Heading of its printed column, if it has one.
     pub short: Option<&'static str>,
-    /// What the report calls it.
+    /// Title in the report.
     pub name: &'static str,
     /// Which way is better.
     pub better: &'static str,
@@ -28,7 +29,7 @@ const fn metric(
     Metric { key, at, short, name, better, digits }
 }
 
-/// All of them, in the order of the columns.
+/// All metrics, in the order of the columns.
 pub const METRICS: [Metric; 33] = [
     metric("fvu1", "/fidelity/level1/fvu", Some("FVU1"), "FVU1", "lower", 4),
     metric("fvu2", "/fidelity/level2/fvu", Some("FVU2"), "FVU2", "lower", 4),

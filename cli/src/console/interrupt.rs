@@ -1,4 +1,4 @@
-//! The end of a command that was asked for from outside: Ctrl-C, SIGTERM, a limit on the size of files.
+//! Requests from outside to end a command: Ctrl-C, SIGTERM, a limit on the size of files.
 
 use crate::files;
 use std::fmt;
@@ -10,14 +10,14 @@ use std::sync::{Arc, atomic::AtomicBool};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// When Ctrl-C was first pressed.
+/// The time at which Ctrl-C was first pressed.
 static INTERRUPTED: OnceLock<Instant> = OnceLock::new();
-/// What comes sooner than this after the first Ctrl-C is the same one: some programs signal a process and its group.
+/// A signal within this time after the first one counts as the same: some programs signal a process and its group.
 const SAME: Duration = Duration::from_millis(500);
-/// How long work has to come to an orderly end. Some of it (a metric of many latents, a tokenizer) looks for an
-/// interrupt only now and then.
+/// Time for an orderly end. Some work (a metric of many latents, a tokenizer) checks for an interrupt only now and
+/// then.
 const GRACE: Duration = Duration::from_secs(2);
-/// Pieces of work that come to an end by themselves, and lose something if they cannot.
+/// Number of running pieces of work that end by themselves and would lose data if they were stopped.
 static ORDERLY: AtomicUsize = AtomicUsize::new(0);
 
 /// The error of work that Ctrl-C stopped.
@@ -32,12 +32,12 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// Work that looks at [`interrupted`] itself and then saves what it has: the process waits for it.
+/// Work that checks [`interrupted`] itself and then saves its data: the process waits for it.
 #[derive(Debug)]
 pub struct Orderly(());
 
 impl Orderly {
-    /// Begins such work, which lasts until the result is dropped.
+    /// Marks the beginning of such work; it ends when the result is dropped.
     pub fn begin() -> Self {
         ORDERLY.fetch_add(1, Ordering::SeqCst);
         Self(())
@@ -50,9 +50,9 @@ impl Drop for Orderly {
     }
 }
 
-/// Makes the first Ctrl-C (or SIGTERM) ask for an orderly end, and the second one end the process. The process also ends
-/// where nothing has come to an end [`GRACE`] after the first one, unless there is [`Orderly`] work: one signal is
-/// enough, wherever the command is.
+/// Makes the first Ctrl-C (or SIGTERM) request an orderly end, and the second one end the process. The process also
+/// ends if the command has not ended [`GRACE`] after the first signal, unless there is [`Orderly`] work. One signal is
+/// thus enough, wherever the command is.
 pub fn listen_for_interrupt() {
     // A second call in one process (tests) keeps the first handler.
     let _ = ctrlc::set_handler(|| {
@@ -60,7 +60,7 @@ pub fn listen_for_interrupt() {
         if INTERRUPTED.get_or_init(Instant::now).elapsed() > SAME {
             leave();
         }
-        // Without memory for a thread this one waits; it then sees no second Ctrl-C.
+        // If there is no memory for another thread, this one waits, and does not see a second Ctrl-C.
         if is_first && thread::Builder::new().name("deadline".into()).spawn(wait_and_leave).is_err() {
             wait_and_leave();
         }
@@ -68,11 +68,12 @@ pub fn listen_for_interrupt() {
     writes_past_a_limit_fail();
 }
 
-/// Turns the signal of a write beyond the limit on the size of files into an error of that write.
+/// Turns the signal for a write beyond the limit on the size of files into an error of that write.
 fn writes_past_a_limit_fail() {
     #[cfg(unix)]
     {
-        // Whether it came does not matter. Where the signal cannot be caught it ends the process, as it always did.
+        // Whether the signal came does not matter. Where it cannot be caught it ends the process, as without this
+        // function.
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
     }
 }
@@ -86,21 +87,21 @@ fn wait_and_leave() {
     }
 }
 
-/// Ends the process, without what was not finished.
+/// Ends the process. Unfinished files are lost.
 #[allow(clippy::disallowed_methods, reason = "this is for work that does not come to its orderly end")]
 fn leave() -> ! {
     files::remove_unfinished();
-    // A closed standard error must not stop the end.
+    // A closed standard error must not stop the exit.
     let _ = writeln!(std::io::stderr(), "{Interrupted}");
     std::process::exit(i32::from(crate::INTERRUPTED))
 }
 
-/// Whether Ctrl-C was pressed.
+/// Returns whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.get().is_some()
 }
 
-/// Stops work that leaves nothing behind.
+/// Stops work that needs no orderly end.
 ///
 /// # Errors
 /// [`Interrupted`] once Ctrl-C was pressed.

@@ -1,18 +1,18 @@
-//! Progress where nothing can be drawn over: a line now and then, less often the longer the work takes.
+//! Progress where nothing can be redrawn: single lines, at intervals that grow with the time so far.
 
 use indicatif::TermLike;
 use std::io::{self, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Work that takes less says nothing.
+/// Shorter work prints no progress.
 const FIRST: Duration = Duration::from_secs(2);
-/// The least time between two lines.
+/// Shortest time between two lines.
 const LEAST: Duration = Duration::from_secs(5);
-/// The time between two lines is at least this part of the time so far.
+/// The time between two lines is at least this share of the time so far.
 const PART: u32 = 20;
 
-/// Standard error, as a place that bars are drawn to.
+/// Standard error as a target of progress bars.
 #[derive(Debug)]
 pub(super) struct Lines {
     state: Mutex<State>,
@@ -33,7 +33,7 @@ impl Lines {
 }
 
 impl State {
-    /// The line to write after `elapsed`, if it is time for one. What was drawn is forgotten in any case.
+    /// Returns the line to write after `elapsed`, if one is due. In any case it forgets what was drawn.
     fn line(&mut self, elapsed: Duration) -> Option<String> {
         let text = std::mem::take(&mut self.text);
         let text = text.trim();
@@ -47,7 +47,7 @@ impl State {
 
 impl TermLike for Lines {
     fn width(&self) -> u16 {
-        // Nothing is cut off.
+        // Lines are never cut.
         1000
     }
 

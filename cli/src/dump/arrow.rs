@@ -23,7 +23,7 @@ use ipc::{Bounds, Column, File, Leaf};
 struct State {
     #[serde(rename = "_data_files")]
     data_files: Vec<DataFile>,
-    /// Files that say another order of the rows.
+    /// Files that define another order of the rows.
     #[serde(default, rename = "_indices_data_files")]
     indices: Option<Vec<DataFile>>,
 }
@@ -37,13 +37,13 @@ pub(super) fn detect(directory: &Path) -> bool {
     directory.join("state.json").exists() && directory.join("dataset_info.json").exists()
 }
 
-/// What the files say together.
+/// The content of the files together.
 #[derive(Default)]
 struct Sequences {
     ids: Vec<u32>,
     starts: Vec<u64>,
     rows: u64,
-    /// Rows of a sequence, as long as all have as many.
+    /// Rows per sequence, as long as all have the same number.
     context: Option<usize>,
     is_irregular: bool,
 }
@@ -86,7 +86,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
     Ok(parts)
 }
 
-/// The column of activations: the only one of lists of floats.
+/// Returns the column of activations: the only one of lists of floats.
 fn column(columns: &[Column]) -> Result<&Column> {
     let is_rows = |c: &&Column| matches!(c.lists.len(), 1 | 2) && matches!(c.leaf, Leaf::Float(_));
     let found: Vec<&Column> = columns.iter().filter(is_rows).collect();
@@ -100,7 +100,7 @@ fn column(columns: &[Column]) -> Result<&Column> {
     }
 }
 
-/// Where the rows of a file lie; their tokens and sequences go to `all`.
+/// Finds the rows of a file; their tokens and sequences go to `all`.
 fn layout(mapped: &Mapped, file: &File, rows: &Column, ids: Option<&Column>, all: &mut Sequences) -> Result<Layout> {
     let (dtype, size) = match rows.leaf {
         Leaf::Float(4) => (Dtype::F32, 4),

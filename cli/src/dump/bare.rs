@@ -16,10 +16,10 @@ use super::parts::Parts;
 use super::shard::{Layout, Mapped, Shard};
 use super::source::{RawSpec, Source};
 
-/// What a file of rows says of itself.
+/// The description of a file of rows.
 pub(super) struct Found {
     pub(super) shard: Shard,
-    /// Rows of a sequence, where the array has three dimensions.
+    /// Rows per sequence, where the array has three dimensions.
     pub(super) context: Option<usize>,
     tokens: Option<Integers>,
     starts: Option<Integers>,
@@ -82,7 +82,7 @@ pub(super) fn open_file(path: &Path, raw: Option<RawSpec>, number: usize) -> Res
     Ok(Found { shard: Shard::new(mapped, layout)?, context, tokens, starts })
 }
 
-/// Refuses a file that is there twice, under whatever names: held-out rows would be trained on.
+/// Refuses a file that is given twice, under whatever names: training would see held-out rows.
 fn check_distinct(paths: &[PathBuf]) -> Result<()> {
     let mut seen: Vec<(PathBuf, &PathBuf)> = Vec::new();
     for path in paths {
@@ -129,7 +129,7 @@ pub(super) fn open(source: &Source) -> Result<Parts> {
     let mut parts = Parts::new(name, found.into_iter().map(|f| f.shard).collect());
     parts.context = context;
     parts.tokens = tokens;
-    // A context and starts that agree are one statement; `context` is the shorter one.
+    // A context and starts that agree are one statement; `context` is the shorter of the two.
     parts.sequence_starts = if context.is_none() { starts } else { None };
     Ok(parts)
 }
@@ -140,7 +140,7 @@ fn sequences(context: Option<usize>) -> String {
 
 type Beside = (Option<Numbers<u32>>, Option<Numbers<u64>>);
 
-/// The tokens and starts of sequences that lie beside the activations.
+/// Opens the tokens and starts of sequences beside the activations.
 fn beside(found: &[Found]) -> Result<Beside> {
     let Some(first) = found.iter().find(|f| f.tokens.is_some()) else { return Ok((None, None)) };
     for Found { shard, tokens, .. } in found {

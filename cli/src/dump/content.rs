@@ -1,4 +1,4 @@
-//! A hash of what a dump holds, so that a run does not go on with other rows than it began with.
+//! A hash of the content of a dump, so that a run does not continue with other rows than it began with.
 
 use super::Dump;
 use crate::console::check_interrupt;
@@ -6,15 +6,15 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 use strata_core::metrics::absorption::sample;
 
-/// Bytes that are hashed: all of a dump that has no more. Of a larger one, as many in stretches spread over it, so that
-/// a training does not begin with a long wait.
+/// Bytes that are hashed: the whole of a dump that is not larger. Of a larger one as many bytes in stretches spread
+/// over it, so that a training does not begin with a long wait.
 const BYTES: u64 = 256 << 20;
-/// Bytes of a stretch.
+/// Bytes of each stretch.
 const STRETCH: u64 = 256 << 10;
 
 impl Dump {
-    /// Returns a hash of the stored rows: of all of them up to 256 MiB, else of 1,024 stretches of 256 KiB at places
-    /// that are always the same.
+    /// Returns a hash of the stored rows: of all of them up to 256 MiB, otherwise of 1,024 stretches of 256 KiB at
+    /// fixed positions.
     ///
     /// # Errors
     /// If Ctrl-C was pressed.

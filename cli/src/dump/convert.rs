@@ -1,4 +1,4 @@
-//! The line of Python that turns what is not read into what is.
+//! The line of Python that converts a file that is not read.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,14 +8,14 @@ use strata_core::format::npy::NpyArray;
 use super::names::extension;
 use crate::files::read;
 
-/// A path as a string of Python.
+/// Returns a path as a Python string.
 fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = !text.contains(['\\', '\'', '"', '$', '`', '\n']);
     if plain { format!("'{text}'") } else { "'FILE'".into() }
 }
 
-/// The file beside `path` that a conversion writes.
+/// Returns the file beside `path` that a conversion writes.
 fn beside(path: &Path, ending: &str) -> String {
     quoted(&path.with_extension(ending))
 }
@@ -24,7 +24,8 @@ fn line(code: &str) -> String {
     format!("convert it with: python -c \"{code}\"")
 }
 
-/// The line for a `.npy` of rows that is not row-major, little-endian and of f32 or f16, if it is one of floats.
+/// Returns the line for a `.npy` of rows that is not row-major, little-endian and of f32 or f16, if its numbers are
+/// floats.
 pub(super) fn npy(path: &Path, file: &[u8]) -> Option<String> {
     let array = NpyArray::parse(file).ok()?;
     let kind = array.descr.trim_start_matches(['<', '>', '|', '=']);
@@ -39,7 +40,7 @@ pub(super) fn npy(path: &Path, file: &[u8]) -> Option<String> {
     )))
 }
 
-/// The line for integers that are not read.
+/// Returns the line for integers that are not read.
 pub(super) fn integers(path: &Path) -> String {
     let (from, to) = (quoted(path), beside(path, "ids.npy"));
     match extension(path).as_str() {
@@ -52,7 +53,7 @@ pub(super) fn integers(path: &Path) -> String {
     }
 }
 
-/// What a file or directory that is no dump seems to be, with the line that makes one of it.
+/// Returns what a file or directory that is not a dump seems to be, with the line that makes a dump of it.
 pub(super) fn foreign(path: &Path) -> Option<String> {
     if path.is_dir() {
         return directory(path);
@@ -128,7 +129,7 @@ fn directory(path: &Path) -> Option<String> {
     None
 }
 
-/// The line for a Hugging Face data set, of which `file` is one file.
+/// Returns the line for a Hugging Face data set that includes `file`.
 pub(super) fn dataset(file: &Path) -> String {
     let directory = file.parent().unwrap_or(file);
     let (from, npy) = (quoted(directory), beside(directory, "npy"));

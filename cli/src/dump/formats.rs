@@ -1,4 +1,4 @@
-//! The formats of dumps: a table of directories that are read, and what flags add to what the files say.
+//! The formats of dumps: a table of directories that can be read, and the information that flags add.
 
 use std::path::Path;
 
@@ -11,18 +11,18 @@ use super::source::Source;
 use super::{arrow, bare, convert, llamascopium, manifest, memmap, saev, vllm};
 use crate::texts;
 
-/// A directory that is read as a dump.
+/// A format of directories.
 struct Format {
     /// The name of the format.
     name: &'static str,
-    /// Whether a directory is of this format, from the names in it.
+    /// Returns whether a directory has this format, from the names in it.
     detect: fn(&Path) -> bool,
     open: fn(&Path, &Source) -> Result<Parts>,
     /// Whether it may hold several layers.
     has_layers: bool,
 }
 
-/// Directories that are read. The first that is detected is it.
+/// All formats of directories. The first that is detected is used.
 const FORMATS: &[Format] = &[
     Format { name: "strata-dump", detect: manifest::detect, open: manifest::open, has_layers: false },
     Format { name: "SAELens' cache in Arrow", detect: arrow::detect, open: arrow::open, has_layers: false },
@@ -32,7 +32,7 @@ const FORMATS: &[Format] = &[
     Format { name: "hidden states of vLLM", detect: vllm::detect, open: vllm::open, has_layers: true },
 ];
 
-/// Opens what `source` says; returns what was found and the number of rows.
+/// Opens `source`; returns its parts and the number of rows.
 ///
 /// # Errors
 /// As [`Source::open`].
@@ -78,7 +78,7 @@ fn open_directory(source: &Source, directory: &Path) -> Result<Parts> {
     (format.open)(directory, source)
 }
 
-/// Adds what the flags say to what the files say, which must not contradict it.
+/// Adds the information of the flags to that of the files, which it must not contradict.
 fn complete(source: &Source, parts: &mut Parts, n_rows: u64) -> Result<()> {
     if let Some(path) = &source.tokens {
         ensure!(parts.tokens.is_none(), "--tokens `{}`: the dump has its own tokens", path.display());
@@ -109,7 +109,7 @@ fn complete(source: &Source, parts: &mut Parts, n_rows: u64) -> Result<()> {
     Ok(())
 }
 
-/// Takes `context` as the rows of a sequence, unless something else was said.
+/// Uses `context` as the rows per sequence, unless something else was given.
 fn expect_context(parts: &mut Parts, context: Option<usize>, by: &str) -> Result<()> {
     let Some(context) = context else { return Ok(()) };
     ensure!(context > 0, "{by}: expected sequences of at least 1 row, found 0");

@@ -11,15 +11,15 @@ use super::names::{extension, in_file};
 use super::numbers::Numbers;
 use super::{convert, pt};
 
-/// What a file of token ids says.
+/// The content of a file of token ids.
 pub(super) struct Tokens {
     pub(super) ids: Numbers<u32>,
     pub(super) starts: Option<Numbers<u64>>,
-    /// Ids of a sequence, where the array has two dimensions.
+    /// Ids per sequence, where the array has two dimensions.
     pub(super) context: Option<usize>,
 }
 
-/// Opens a file of integers, and finds those called `name` in it; in a safetensors file, else the only ones.
+/// Opens a file of integers and finds the tensor called `name`; in a safetensors file without that name, the only one.
 fn open(path: &Path, name: &str, raw_size: usize) -> Result<(Map, Integers)> {
     if extension(path) == "pt" {
         return pt::integers(path);
@@ -57,14 +57,14 @@ fn open(path: &Path, name: &str, raw_size: usize) -> Result<(Map, Integers)> {
     Ok((file, found))
 }
 
-/// Opens the token ids of `n_rows` rows, with the starts of sequences that lie beside them.
+/// Opens the token ids of `n_rows` rows, with the starts of sequences beside them.
 pub(super) fn open_tokens(path: &Path, n_rows: u64) -> Result<Tokens> {
     let (file, ids) = open(path, TOKENS, 4)?;
     let mut starts = None;
     if extension(path) == "safetensors" {
         let table = TensorTable::parse(&file).map_err(|e| in_file(path, e))?;
         if let Some(found) = table.tensor(SEQUENCE_STARTS).and_then(Integers::stored) {
-            // A second map costs nothing and lets each vector own what it points into.
+            // A second map costs nothing, and lets each vector own the file that it points into.
             starts = Some(found.starts(path, Map::of(path)?, n_rows)?);
         }
     }

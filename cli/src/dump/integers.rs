@@ -15,7 +15,7 @@ use super::numbers::Numbers;
 /// Integers in the bytes of a file, row-major and little-endian.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Integers {
-    /// The size of each dimension.
+    /// Size of each dimension.
     pub(crate) shape: Vec<usize>,
     bytes: Range<usize>,
     size: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Integers {
 }
 
 impl Integers {
-    /// A whole `.npy` file. `Ok(None)` stands for numbers of another type.
+    /// Parses a whole `.npy` file. `Ok(None)` for numbers of another type.
     pub(crate) fn npy(file: &[u8]) -> Result<Option<Self>, Error> {
         let array = NpyArray::parse(file)?;
         let Some((size, signed)) = array.integer() else { return Ok(None) };
@@ -33,7 +33,7 @@ impl Integers {
         Ok(Some(Self { shape: array.shape, bytes: array.data_offset..file.len(), size, signed }))
     }
 
-    /// A tensor of a safetensors file, if it is one of integers or booleans.
+    /// Parses a tensor of a safetensors file, if it has integers or booleans.
     pub(crate) fn stored(tensor: Stored) -> Option<Self> {
         let (size, signed) = match tensor.dtype {
             StDtype::U8 | StDtype::BOOL => (1, false),
@@ -49,17 +49,17 @@ impl Integers {
         Some(Self { shape: tensor.shape, bytes: tensor.bytes, size, signed })
     }
 
-    /// Integers of `size` bytes, with or without a sign, at `bytes` of a file.
+    /// Makes integers of `size` bytes, with or without a sign, from `bytes` of a file.
     pub(super) fn at(bytes: Range<usize>, size: usize, signed: bool) -> Self {
         Self { shape: vec![bytes.len() / size], bytes, size, signed }
     }
 
-    /// How many there are.
+    /// Returns the number of integers.
     pub(crate) fn len(&self) -> usize {
         self.bytes.len() / self.size
     }
 
-    /// The integers; those above `i64::MAX` become it, which is too large for any use.
+    /// Returns the integers; those above `i64::MAX` become it, which is too large for any use.
     pub(crate) fn values<'a>(&self, file: &'a [u8]) -> impl Iterator<Item = i64> + use<'a> {
         let (size, signed) = (self.size, self.signed);
         file[self.bytes.clone()].chunks_exact(size).map(move |chunk| {
@@ -70,7 +70,7 @@ impl Integers {
         })
     }
 
-    /// Token ids: a part of the map where they are stored as 32 bits, else a copy.
+    /// Returns token ids: a part of the map where they are stored as 32 bits, otherwise a copy.
     ///
     /// # Errors
     /// An id below 0 or above `u32::MAX`.
@@ -85,15 +85,15 @@ impl Integers {
         Ok(Numbers::Copied(self.values(&file).map(|id| id as u32).collect()))
     }
 
-    /// First rows of sequences of `n_rows` rows.
+    /// Returns the first rows of the sequences of `n_rows` rows.
     ///
     /// # Errors
-    /// Any others than ascending ones from 0 on, below `n_rows`. The number of rows may follow the last one.
+    /// If they are not ascending from 0 and below `n_rows`. The number of rows may follow the last one.
     pub(super) fn starts(&self, path: &Path, file: Map, n_rows: u64) -> Result<Numbers<u64>> {
         let mut count = 0_usize;
         let mut last = -1;
         for start in self.values(&file) {
-            // Many tools write the end of the last sequence as well.
+            // Many tools also write the end of the last sequence.
             if count + 1 == self.len() && start as u64 == n_rows && count > 0 {
                 break;
             }

@@ -1,6 +1,6 @@
 //! Chunks of activations as Llamascopium caches them: a directory per hook point with `chunk-%08d.safetensors` or
 //! `shard-R-chunk-%08d.safetensors`, which hold `activation`, `[sequences, tokens, d]`, and `tokens` and `mask`,
-//! `[sequences, tokens]`. Rows that the mask leaves out are no rows of the dump.
+//! `[sequences, tokens]`. Rows that the mask leaves out are not rows of the dump.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ use super::parts::Parts;
 use super::shard::{Layout, Mapped, Shard};
 use super::source::Source;
 
-/// The shard and the chunk that a file name says.
+/// Returns the shard and the chunk in a file name.
 fn place(path: &Path) -> Option<(u64, u64)> {
     let name = path.file_stem()?.to_str()?;
     match name.strip_prefix("shard-") {
@@ -47,7 +47,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
         );
     }
     let (mut shards, mut ids, mut starts) = (Vec::new(), Vec::new(), Vec::new());
-    // The rows of a sequence, as long as all have as many and none is left out.
+    // Rows per sequence, as long as all have the same number and none is left out.
     let mut context = None;
     let mut is_regular = true;
     for (number, path) in chunks(directory, ".safetensors").iter().enumerate() {

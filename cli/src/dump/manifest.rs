@@ -1,4 +1,4 @@
-//! A dump directory that `dump.json` describes.
+//! A dump directory with a `dump.json`.
 
 use std::path::Path;
 
@@ -71,9 +71,9 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
     Ok(parts)
 }
 
-/// Refuses keys that are none, with the nearest one that is.
+/// Refuses unknown keys, and names the nearest known one.
 fn check_keys(json: &[u8], path: &Path) -> Result<()> {
-    // What is no JSON, or no object, the parser explains.
+    // Input that is not JSON, or not an object, is explained by the parser.
     let Ok(Value::Object(manifest)) = serde_json::from_slice::<Value>(json) else { return Ok(()) };
     let check = |object: &Value, prefix: &str, known: &[&str]| -> Result<()> {
         let Some(object) = object.as_object() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! The bytes of a file, mapped wherever the file system can map, and otherwise read.
+//! The bytes of a file: mapped where the file system permits it, otherwise read.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -12,15 +12,15 @@ use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::files::{io_error, read};
 
-/// The most that a page fault maps at once: a huge page.
+/// Most bytes that one page fault maps: a huge page.
 #[cfg(unix)]
 const AROUND_BYTES: usize = 2 << 20;
 
-/// The bytes of a file. They do not move.
+/// The bytes of a file, at a fixed address.
 #[derive(Debug)]
 pub(super) struct Map {
     bytes: Mmap,
-    /// Whether the pages are those of the file, so that one that is released is read again from there.
+    /// Whether the pages belong to the file, so that a released page is read from it again.
     is_backed: bool,
 }
 
@@ -33,8 +33,8 @@ impl Map {
         Ok(Self::open(path)?.1)
     }
 
-    /// Opens `path` and maps it: shared where that is possible, else private (some file systems in user space have
-    /// nothing else), else by reading it as a whole.
+    /// Opens `path` and maps it: shared where that is possible, otherwise private (some file systems in user space
+    /// support nothing else), otherwise by reading it as a whole.
     ///
     /// # Errors
     /// One sentence with the path.
@@ -42,11 +42,11 @@ impl Map {
     pub(super) fn open(path: &Path) -> Result<(File, Self)> {
         let file = read::open(path)?;
         // SAFETY: the map is read-only and private to this process, and nothing in this process writes to a file that
-        // it has mapped: our writers make new files and rename them, which leaves the mapped ones alone. If another
-        // program overwrites the file in place, rows read later hold its bytes: every row is checked to be finite when
-        // it is read, token ids are plain integers, and all offsets were computed at opening, so that no memory outside
+        // it has mapped: writers make new files and rename them, which leaves mapped files alone. If another program
+        // overwrites the file in place, rows read later contain its bytes: every row is checked to be finite when it is
+        // read, token ids are plain integers, and all offsets were computed at opening, so that no memory outside of
         // the map is reached. If another program truncates the file, reading the map beyond its new end ends the
-        // process with SIGBUS. So the manual says that a dump must not be changed while it is in use.
+        // process with SIGBUS. So the manual says not to modify a dump while it is in use.
         let shared = unsafe { Mmap::map(&file) };
         let refused = match shared {
             Ok(bytes) => return Ok((file, Self { bytes, is_backed: true })),
@@ -60,13 +60,13 @@ impl Map {
         }
         let bytes = read_whole(&file).map_err(|e| match e.kind() {
             ErrorKind::OutOfMemory => io_error("reading", path, &e),
-            // What was refused first says more about the file.
+            // The first refusal says more about the file.
             _ => io_error("reading", path, &refused),
         })?;
         Ok((file, Self { bytes, is_backed: false }))
     }
 
-    /// Drops the pages of `range` from the memory of this process. They are read from the file again when they are
+    /// Releases the pages of `range` from the memory of this process. They are read from the file again when they are
     /// needed.
     #[cfg(unix)]
     #[allow(unsafe_code, reason = "this advice may lose what was written to a map; see the SAFETY comment")]
@@ -74,13 +74,13 @@ impl Map {
         if !self.is_backed {
             return;
         }
-        // A fault maps what lies around its page, too: the range grows to whole pieces of that size.
+        // A fault also maps neighbouring pages: the range grows to whole pieces of that size.
         let (start, end) = (range.start / AROUND_BYTES * AROUND_BYTES, range.end.next_multiple_of(AROUND_BYTES));
         let n_bytes = end.min(self.bytes.len()) - start;
-        // SAFETY: the map is read-only and backed by a file, so that no page of it holds anything that the file does
-        // not: the next access finds the same bytes.
+        // SAFETY: the map is read-only and backed by a file, so that its pages contain nothing that the file does not:
+        // the next access finds the same bytes.
         let advised = unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
-        // Advice that is not taken costs memory, nothing else.
+        // Advice that is refused costs memory and nothing else.
         drop(advised);
     }
 

@@ -1,5 +1,5 @@
-//! Shards of `ActivationCache` (jkminder's dictionary_learning): `shard_i.memmap` of raw rows with `shard_i.meta` beside,
-//! in a directory per submodule; `tokens.pt` and `sequence_ranges.pt` lie there or in the directory above.
+//! Shards of `ActivationCache` (jkminder's dictionary_learning): `shard_i.memmap` of raw rows beside `shard_i.meta`, in
+//! a directory per submodule; `tokens.pt` and `sequence_ranges.pt` are there or in the directory above.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ fn shard(directory: &Path, i: usize) -> PathBuf {
     directory.join(format!("shard_{i}.memmap"))
 }
 
-/// The directories with shards: this one, or those in it.
+/// Returns the directories with shards: this one, or those in it.
 fn stores(directory: &Path) -> Vec<PathBuf> {
     if shard(directory, 0).exists() {
         return vec![directory.to_owned()];
@@ -69,7 +69,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
         let dtype = match dtype.strip_prefix("torch.").unwrap_or(&dtype) {
             "float32" => Dtype::F32,
             "float16" => Dtype::F16,
-            // The numbers are those of bf16 in files that NumPy calls int16.
+            // Files whose numbers NumPy calls int16 contain bf16.
             "bfloat16" => Dtype::Bf16,
             other => bail!("`{shown}`: `dtype`: expected float32, float16 or bfloat16, found {other:?}"),
         };
@@ -92,7 +92,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
     let n_rows = shards.iter().map(|s| s.n() as u64).sum();
     let mut parts = Parts::new(directory_name(store), shards);
     parts.hook = Some(parts.name.clone());
-    // Shuffled rows have lost their tokens.
+    // Shuffled rows have no tokens any more.
     if !config.shuffle_shards {
         let beside = |name: &str| {
             let places = [Some(store.as_path()), store.parent()];

@@ -1,4 +1,4 @@
-//! Names of files, and the sentences of errors in them.
+//! Names of files, and their errors as sentences.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use strata_core::Error;
 
 use crate::files::read;
 
-/// The sentence of an error of the parsers. They name a field; a place in bytes says nothing more to a person.
+/// Returns the sentence of an error of the parsers. It names a field; a byte offset would tell a person nothing.
 pub(super) fn in_file(path: &Path, error: Error) -> anyhow::Error {
     match error {
         Error::Format { what, .. } => anyhow!("`{}`: {what}", path.display()),
@@ -25,7 +25,7 @@ pub(super) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// The name of a directory, also where it is written as `.`.
+/// Returns the name of the directory, also where it is written as `.`.
 pub(super) fn directory_name(directory: &Path) -> String {
     directory.canonicalize().map_or_else(|_| stem(directory), |d| file_name(&d))
 }
@@ -36,7 +36,7 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     serde_json::from_slice(&json).map_err(|e| anyhow!("`{}`: {e}", path.display()))
 }
 
-/// The files of a directory whose names `is_one` takes, sorted by name.
+/// Returns the files of a directory whose names `is_one` accepts, sorted by name.
 pub(super) fn files_of(directory: &Path, is_one: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let names = entries.filter_map(|e| e.ok()?.file_name().into_string().ok());
@@ -45,7 +45,7 @@ pub(super) fn files_of(directory: &Path, is_one: impl Fn(&str) -> bool) -> Vec<P
     names.into_iter().map(|n| directory.join(n)).collect()
 }
 
-/// The ending of the name of a file, in lower case.
+/// Returns the ending of a file name in lower case.
 pub(super) fn extension(path: &Path) -> String {
     path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase()
 }

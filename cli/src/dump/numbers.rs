@@ -1,4 +1,4 @@
-//! Vectors of numbers that lie in a file.
+//! Vectors of numbers in a file.
 
 use std::ops::Range;
 
@@ -23,7 +23,7 @@ impl<T: bytemuck::Pod> Numbers<T> {
 
     pub(super) fn get(&self) -> &[T] {
         match self {
-            // Aligned as it was in `new`: a map does not move.
+            // It is aligned as it was in `new`: a map does not move.
             Self::Mapped(map, range) => bytemuck::cast_slice(&map[range.clone()]),
             Self::Copied(values) => values,
         }

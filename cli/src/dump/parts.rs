@@ -1,4 +1,4 @@
-//! What a reader of a format finds, before it is a dump.
+//! The parts of a dump as the reader of a format finds them.
 
 use std::path::PathBuf;
 
@@ -8,16 +8,16 @@ use super::numbers::Numbers;
 use super::shard::Shard;
 use crate::escape::escaped;
 
-/// What a reader of a format finds.
+/// The parts of a dump.
 #[derive(Debug)]
 pub(super) struct Parts {
     /// The name of the directory or file.
     pub(super) name: String,
-    /// At least one, in order, all of one width and type.
+    /// At least one shard, in order, all of one width and type.
     pub(super) shards: Vec<Shard>,
     pub(super) tokens: Option<Numbers<u32>>,
     pub(super) sequence_starts: Option<Numbers<u64>>,
-    /// Rows of a sequence, where all have as many.
+    /// Rows per sequence, where all sequences have the same number.
     pub(super) context: Option<usize>,
     pub(super) vocab: Option<Vec<String>>,
     /// Tokens that mark something and stand for no text; none where that is not known.
@@ -26,12 +26,12 @@ pub(super) struct Parts {
     pub(super) mean_norm: Option<f64>,
     pub(super) model: Option<String>,
     pub(super) hook: Option<String>,
-    /// Where other files of the dump lie.
+    /// The directory of the other files of the dump.
     pub(super) directory: Option<PathBuf>,
 }
 
 impl Parts {
-    /// Shards of which nothing more is known.
+    /// Makes the parts of shards of which nothing more is known.
     pub(super) fn new(name: String, shards: Vec<Shard>) -> Self {
         Self {
             name,
@@ -49,10 +49,10 @@ impl Parts {
         }
     }
 
-    /// Gives every shard its place, and returns the rows of all.
+    /// Sets the first row of every shard, and returns the number of rows of all.
     pub(super) fn place(&mut self) -> Result<u64> {
         let mut n_rows = 0_u64;
-        // It goes to terminals and into files.
+        // The name is shown on terminals and written into files.
         self.name = escaped(&self.name);
         let (first, rest) = self.shards.split_first_mut().context("a dump: expected at least one file, found none")?;
         n_rows += first.n() as u64;

@@ -1,8 +1,8 @@
 //! One tensor of integers as `torch.save` writes it: a zip archive, stored without compression, with the numbers in
-//! `data/0` and a pickle that says their type and shape.
+//! `data/0` and a pickle that gives their type and shape.
 //!
-//! A pickle is a program. It is not run: it has to be, instruction by instruction, the one that PyTorch writes for a single
-//! tensor whose numbers lie one after another.
+//! A pickle is a program. It is not executed: it must be, instruction by instruction, the one that PyTorch writes for a
+//! single tensor that is stored contiguously.
 
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::integers::Integers;
 use super::map::Map;
 
-/// The most bytes of the pickle of one tensor; it has some 150.
+/// Most bytes of the pickle of one tensor; it has some 150.
 const MOST_PICKLE: u64 = 4096;
 
 /// Opens a file of one tensor of integers of one or two dimensions.
@@ -61,7 +61,7 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// The next instruction that does not only remember what is on the stack.
+    /// Returns the next instruction that does more than remember what is on the stack.
     fn next(&mut self) -> Result<u8> {
         loop {
             let op = self.take(1)?[0];
@@ -86,7 +86,7 @@ impl Program<'_> {
         Ok(())
     }
 
-    /// A name of a module and one in it.
+    /// Parses the name of a module and a name in it.
     fn global(&mut self) -> Result<String> {
         self.expect(b'c')?;
         let rest = &self.bytes[self.at..];
@@ -117,7 +117,7 @@ impl Program<'_> {
         usize::try_from(value).context("a number that is too large")
     }
 
-    /// One or two numbers.
+    /// Parses one or two numbers.
     fn sizes(&mut self) -> Result<Vec<usize>> {
         let first = self.integer()?;
         let before = self.at;

@@ -84,7 +84,7 @@ pub(super) fn open(directory: &Path, source: &Source) -> Result<Parts> {
     Ok(parts)
 }
 
-/// The files of rows in order, with their examples where `shards.json` says them.
+/// Returns the files of rows in order, with their examples where `shards.json` gives them.
 fn files(directory: &Path) -> Result<Vec<(String, Option<usize>)>> {
     let path = directory.join("shards.json");
     if path.exists() {

@@ -1,4 +1,4 @@
-//! A file of rows: where in its bytes each row lies, and how it is read.
+//! A file of rows: the position of each row in its bytes, and how it is read.
 
 use std::fs::File;
 use std::ops::Range;
@@ -13,12 +13,12 @@ use super::names::in_file;
 #[cfg(unix)]
 use crate::files::io_error;
 
-/// Shards of a dump that stay open: systems allow a process some hundreds of open files.
+/// Number of shards whose files stay open: operating systems allow a process some hundreds of open files.
 const OPEN_FILES: usize = if cfg!(unix) { 32 } else { 0 };
-/// Pages of a map that a reader leaves behind before they are given back.
+/// Pages of a map that a reader leaves behind before they are released.
 const TRAIL_BYTES: usize = 1 << 20;
 
-/// A mapped file before it is known where its rows lie.
+/// A mapped file before the positions of its rows are known.
 #[derive(Debug)]
 pub(super) struct Mapped {
     pub(super) path: PathBuf,
@@ -34,14 +34,14 @@ impl Mapped {
     }
 }
 
-/// Rows that lie at equal distances in a file.
+/// Rows at equal distances in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// The first of these rows among those of the file.
+    /// The index of the first of these rows in the file.
     pub(super) first: usize,
-    /// The byte at which it begins.
+    /// The byte at which it starts.
     pub(super) start: usize,
-    /// Bytes from row to row, at least those of a row.
+    /// Bytes from one row to the next, at least the size of a row.
     pub(super) stride: usize,
 }
 
@@ -56,18 +56,18 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// `n` rows, one after another from byte `start` on.
+    /// Makes `n` contiguous rows from byte `start`.
     pub(super) fn dense(dtype: Dtype, n: usize, d: usize, start: usize) -> Self {
         let stride = d.saturating_mul(dtype.size_bytes());
         Self { dtype, d, n, runs: vec![Run { first: 0, start, stride }] }
     }
 
-    /// No rows yet.
+    /// Makes an empty set of rows.
     pub(super) fn empty(dtype: Dtype, d: usize) -> Self {
         Self { dtype, d, n: 0, runs: Vec::new() }
     }
 
-    /// Appends `n` rows at equal distances. Rows that continue the last run become a part of it.
+    /// Appends `n` rows at equal distances. Rows that continue the last run are added to it.
     pub(super) fn push(&mut self, n: usize, start: usize, stride: usize) {
         if n == 0 {
             return;
@@ -98,20 +98,20 @@ impl From<&Matrix> for Layout {
 pub(super) struct Shard {
     pub(super) path: PathBuf,
     map: Map,
-    /// For single rows: to read one from the file maps no pages, which would have to be given back again. None beyond the
-    /// first [`OPEN_FILES`] shards, and where files cannot be read at a place.
-    #[cfg_attr(not(unix), allow(dead_code, reason = "there is no such reading"))]
+    /// For single rows: reading one from the file maps no pages, which would have to be released again. `None` beyond
+    /// the first [`OPEN_FILES`] shards, and where files cannot be read at an offset.
+    #[cfg_attr(not(unix), allow(dead_code, reason = "files cannot be read at an offset there"))]
     file: Option<File>,
-    /// The rows of all shards before this one.
+    /// Number of rows in all shards before this one.
     pub(super) first_row: u64,
     pub(super) layout: Layout,
 }
 
 impl Shard {
-    /// The rows of a mapped file, which are not yet placed in a dump.
+    /// Makes a shard of a mapped file, whose first row in the dump is not set yet.
     ///
     /// # Errors
-    /// A layout that the file is too short for.
+    /// If the file is too short for the layout.
     pub(super) fn new(mapped: Mapped, layout: Layout) -> Result<Self> {
         let Mapped { path, map, file } = mapped;
         let row_bytes = layout.row_bytes();
@@ -135,18 +135,18 @@ impl Shard {
         self.layout.n
     }
 
-    /// The bytes of row `i`, which must exist.
+    /// Returns the bytes of row `i`, which must exist.
     pub(super) fn row_at(&self, i: usize) -> &[u8] {
         let start = self.offset(i);
         &self.map[start..start + self.layout.row_bytes()]
     }
 
-    /// The bytes before the first row, at most `most`.
+    /// Returns the bytes before the first row, at most `most`.
     pub(super) fn head(&self, most: usize) -> &[u8] {
         &self.map[..self.start().min(most)]
     }
 
-    /// The byte at which the rows begin.
+    /// Returns the byte at which the rows start.
     pub(super) fn start(&self) -> usize {
         self.layout.runs.first().map_or(0, |run| run.start)
     }
@@ -176,7 +176,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Calls `f` with the ranges of rows of `rows` that lie at equal distances, in order, each with the bytes that it spans.
+    /// Calls `f` with the ranges of `rows` that are at equal distances, in order, each with the bytes that it spans.
     pub(super) fn for_runs(&self, rows: Range<usize>, mut f: impl FnMut(Range<usize>, Range<usize>)) {
         let mut at = rows.start;
         while at < rows.end {
@@ -187,14 +187,14 @@ impl Shard {
         }
     }
 
-    /// A view of rows that lie at equal distances, as [`Shard::for_runs`] gives them.
+    /// Returns a view of rows at equal distances, as [`Shard::for_runs`] gives them.
     pub(super) fn view(&self, rows: Range<usize>, bytes: Range<usize>) -> Result<Rows<'_>> {
         let Layout { dtype, d, .. } = self.layout;
         let stride = self.layout.runs[self.run_of(rows.start)].stride;
         Rows::new(&self.map[bytes], rows.len(), d, stride, dtype).map_err(|e| in_file(&self.path, e))
     }
 
-    /// Calls `f` with the bytes of rows that lie at equal distances, as [`Shard::for_runs`] gives them.
+    /// Calls `f` with the bytes of rows at equal distances, as [`Shard::for_runs`] gives them.
     pub(super) fn stored(&self, rows: Range<usize>, bytes: Range<usize>, mut f: impl FnMut(&[u8])) {
         if bytes.len() == rows.len() * self.layout.row_bytes() {
             f(&self.map[bytes]);
@@ -203,7 +203,7 @@ impl Shard {
         }
     }
 
-    /// Reads row `i` from the file, not the map; `bytes` are of a row. Returns whether it could.
+    /// Reads row `i` from the file, not the map, into `bytes`, the size of a row. Returns whether it could.
     #[cfg(unix)]
     pub(super) fn read_row(&self, i: usize, bytes: &mut [u8], out: &mut [f32]) -> Result<bool> {
         use std::os::unix::fs::FileExt;
@@ -219,7 +219,7 @@ impl Shard {
         Ok(false)
     }
 
-    /// That `values`, rows of this shard from its row `first` on, are finite.
+    /// Checks that `values`, rows of this shard from its row `first`, are finite.
     pub(super) fn check_finite(&self, first: usize, d: usize, values: &[f32]) -> Result<()> {
         match Rows::from_f32(values, d)?.first_not_finite() {
             None => Ok(()),
@@ -235,8 +235,9 @@ impl Shard {
     }
 }
 
-/// Gives back the pages that a reader has behind it, at the latest when it is done: memory does not grow with the rows
-/// that were read. The system keeps them as long as it has no other use for the memory, but not as ours.
+/// Releases the pages that a reader has behind it, at the latest when it is dropped: memory does not grow with the rows
+/// that were read. The operating system keeps them as long as it has no other use for the memory, but they no longer
+/// count as memory of this process.
 #[derive(Default)]
 pub(super) struct Trail<'a> {
     shard: Option<&'a Shard>,
@@ -244,7 +245,7 @@ pub(super) struct Trail<'a> {
 }
 
 impl<'a> Trail<'a> {
-    /// Bytes of rows that are read next, none before those that were read last.
+    /// Takes the bytes of the rows that are read next; they are never before those that were read last.
     pub(super) fn pass(&mut self, shard: &'a Shard, bytes: Range<usize>) {
         let goes_on = self.shard.is_some_and(|s| std::ptr::eq(s, shard));
         if !goes_on || bytes.end - self.bytes.start > TRAIL_BYTES {

@@ -1,8 +1,8 @@
 //! Hidden states as vLLM's connectors write them: a safetensors file per request with `hidden_states`, `[tokens, layers, d]`,
 //! and `token_ids`, `[tokens]`.
 //!
-//! The files do not say which layers they hold, only in which order: that of `eagle_aux_hidden_state_layer_ids`. An id `i`
-//! there is what *enters* block `i`, and so the residual stream after block `i - 1`.
+//! The files do not say which layers they contain, only their order: that of `eagle_aux_hidden_state_layer_ids`. An id
+//! `i` there is the *input* of block `i`, and so the residual stream after block `i - 1`.
 
 use std::path::Path;
 
@@ -51,7 +51,7 @@ pub(super) fn open(directory: &Path, source: &Source) -> Result<Parts> {
         let layer = match source.layer {
             Some(layer) if layer < layers => layer,
             Some(layer) => {
-                bail!("--layer {layer}: expected 0 to {}, the place in `{STATES}` of `{shown}`", layers.max(1) - 1)
+                bail!("--layer {layer}: expected 0 to {}, the index in `{STATES}` of `{shown}`", layers.max(1) - 1)
             }
             None if layers == 1 => 0,
             None => bail!(

@@ -1,4 +1,4 @@
-//! A dump directory, written row by row in bounded memory, and seen whole or not at all.
+//! A dump directory, written row by row in bounded memory, which appears whole or not at all.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ pub use strata_core::format::dump_builder::DumpSpec;
 
 use crate::files::{PendingDirectory, io_error};
 
-/// What was written.
+/// The dump that was written.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct DumpSummary {
     /// The directory.
@@ -28,7 +28,7 @@ pub struct DumpSummary {
     pub mean_norm: f64,
 }
 
-/// Writes a dump. Until [`DumpWriter::finish`] everything lies in a hidden directory beside `path`; dropping the writer
+/// Writes a dump. Until [`DumpWriter::finish`] everything is in a hidden directory beside `path`; dropping the writer
 /// removes it.
 #[derive(Debug)]
 pub struct DumpWriter {
@@ -39,10 +39,10 @@ pub struct DumpWriter {
 /// The directory of a dump that is being written.
 #[derive(Debug)]
 struct Directory {
-    /// Where the dump will be.
+    /// The path of the finished dump.
     path: PathBuf,
-    /// The open file of each [`DumpPart`]. Closed before the directory goes: some systems do not delete files that are
-    /// open.
+    /// The open file of each [`DumpPart`]. It is closed before the directory is removed: some operating systems do not
+    /// delete open files.
     open: [Option<(PathBuf, File)>; 2],
     directory: PendingDirectory,
 }
@@ -109,12 +109,12 @@ impl DumpWriter {
         Ok(Self { files, builder })
     }
 
-    /// Rows appended so far.
+    /// Returns the number of rows appended so far.
     pub fn n_rows(&self) -> u64 {
         self.builder.n_rows()
     }
 
-    /// Declares that the next row begins a sequence. Not needed where all sequences have `context` rows.
+    /// Declares that the next row starts a sequence. Not needed where all sequences have `context` rows.
     pub fn start_sequence(&mut self) {
         self.builder.start_sequence();
     }
@@ -122,8 +122,9 @@ impl DumpWriter {
     /// Appends `rows`, `(n, d)`, and the token id of each. Either every call gives tokens or none does.
     ///
     /// # Errors
-    /// A number that is not finite, or tokens that do not match: the dump is then as before. A number that the stored
-    /// type cannot hold or a file that cannot be written: nothing more can be appended then, nor the dump be finished.
+    /// A number that is not finite, or tokens that do not match: the dump is then as before. A number beyond the range
+    /// of the stored type, or a file that cannot be written: nothing more can then be appended, and the dump cannot be
+    /// finished.
     pub fn append(&mut self, rows: &[f32], tokens: Option<&[u32]>) -> Result<()> {
         let (d, path) = (self.builder.d(), self.files.path.display());
         ensure!(rows.len().is_multiple_of(d), "writing `{path}`: expected rows of {d}, found {} numbers", rows.len());
@@ -131,7 +132,7 @@ impl DumpWriter {
         self.builder.append([rows].into_iter(), tokens, &mut self.files)
     }
 
-    /// Puts a file of another kind beside the rows. Readers of dumps leave it alone.
+    /// Puts another file beside the rows. Readers of dumps ignore it.
     ///
     /// # Errors
     /// If there is a file of that name, or it cannot be written.
@@ -139,7 +140,7 @@ impl DumpWriter {
         self.files.write_whole(name, bytes)
     }
 
-    /// Writes what is left, makes the files durable, and gives the directory its name.
+    /// Writes buffered data, makes the files durable, and gives the directory its name.
     ///
     /// # Errors
     /// If no row was appended, if an append failed, or if a file cannot be written; `path` then does not exist.

@@ -1,4 +1,4 @@
-//! The rows of an evaluation, cut in batches of whole sequences, encoded and decoded in parallel, handed over in order.
+//! The rows of an evaluation in batches of whole sequences, encoded and decoded in parallel, and used in order.
 
 use super::unit::Unit;
 use crate::console::check_interrupt;
@@ -10,16 +10,16 @@ use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Lanes, TopkBy};
 use strata_core::{Codes, Encoder, Par};
 
-/// Rows of a batch, at least, where the sequences give as many: also the block of the metrics that are defined over
-/// batches.
+/// Least number of rows of a batch, where the sequences give as many. It is also the block of the metrics that are
+/// defined over batches.
 const ROWS: u64 = 1024;
-/// Rows of a sequence, for resampling, of a dump that does not say where its own begin.
+/// Rows per sequence, for resampling, of a dump without starts of sequences.
 const STRETCH: u64 = 128;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
-/// Rows that are enough to know what level 2 does without its gate: of dumps with more, some batches are left out.
+/// Rows that are enough to measure level 2 without its gate: larger dumps skip some batches for that.
 const OPEN_ROWS: u64 = 1 << 18;
-/// Batches that are in memory together; as many again are being encoded.
+/// Batches that are in memory together; the same number is being encoded meanwhile.
 const TOGETHER: usize = 8;
 
 /// The sequences of a dump, so that nothing is measured across two of them.
@@ -31,18 +31,19 @@ pub struct Sequences<'a> {
 }
 
 impl<'a> Sequences<'a> {
-    /// Those of `dump`; a dump that does not say has sequences of [`STRETCH`] rows for the purposes of resampling.
+    /// Returns those of `dump`. A dump without starts of sequences is cut into sequences of [`STRETCH`] rows for
+    /// resampling.
     pub fn new(dump: &'a Dump) -> Self {
         let context = dump.context().map(|t| t as u64).filter(|t| *t > 0);
         Self { starts: dump.sequence_starts(), context, end: dump.n_rows() }
     }
 
-    /// Whether the dump says where its sequences begin.
+    /// Returns whether the dump has starts of sequences.
     pub fn known(&self) -> bool {
         self.starts.is_some() || self.context.is_some()
     }
 
-    /// First row of the sequence of `row`, and the row after its last one. Long sequences are cut.
+    /// Returns the first row of the sequence of `row`, and the row after its last one. Long sequences are cut.
     pub fn around(&self, row: u64) -> (u64, u64) {
         let (start, end) = match (self.starts, self.context) {
             (Some(starts), _) => {
@@ -59,7 +60,7 @@ impl<'a> Sequences<'a> {
         (cut, end.min(cut + LONGEST).min(self.end))
     }
 
-    /// The sequences of rows `start..end`, the first and the last one cut where the rows are.
+    /// Returns the sequences within rows `start..end`, the first and the last one cut at these limits.
     fn of(self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
         let mut at = start;
         std::iter::from_fn(move || {
@@ -71,7 +72,7 @@ impl<'a> Sequences<'a> {
         })
     }
 
-    /// How many there are among rows `start..end`.
+    /// Returns the number of sequences within rows `start..end`.
     pub fn count(self, start: u64, end: u64) -> u64 {
         self.of(start, end).count() as u64
     }
@@ -88,14 +89,15 @@ pub struct RowWords {
 /// The rows that a model encodes, and those that it should reconstruct.
 #[derive(Clone, Copy)]
 pub struct Pair<'a> {
-    /// What is encoded.
+    /// The rows that are encoded.
     pub input: &'a Dump,
-    /// What a transcoder should reconstruct, row by row; none for an autoencoder, which reconstructs its input.
+    /// The rows that a transcoder should reconstruct, one for each; none for an autoencoder, which reconstructs its
+    /// input.
     pub target: Option<&'a Dump>,
 }
 
 impl<'a> Pair<'a> {
-    /// What should be reconstructed.
+    /// Returns the rows that should be reconstructed.
     pub fn reconstructed(&self) -> &'a Dump {
         self.target.unwrap_or(self.input)
     }
@@ -107,26 +109,26 @@ impl<'a> From<&'a Dump> for Pair<'a> {
     }
 }
 
-/// The sizes of latents that may be below 0 (AbsTopK), so that statistics count them as active; others are as they were.
+/// Replaces latents that may be below 0 (AbsTopK) by their absolute values, so that statistics count them as active.
 pub fn magnitudes(encoder: &Encoder, codes: &mut Codes) {
     if encoder.model().arch.variant.topk_by == TopkBy::Absolute {
         codes.value.iter_mut().for_each(|z| *z = z.abs());
     }
 }
 
-/// Whole sequences without the rows that the filter leaves out, encoded and decoded; every number in [`Unit`]s.
+/// Whole sequences without the rows that the filter leaves out, encoded and decoded; all numbers are in [`Unit`]s.
 pub struct Batch {
     /// Its rows in the dump, ascending.
     pub rows: Vec<u64>,
-    /// The position of each of its rows in its sequence, rows that are left out counted.
+    /// The position of each of its rows in its sequence; rows that are left out count.
     pub positions: Vec<u32>,
     /// Rows of its sequences that are left out.
     pub left_out: LeftOut,
-    /// The sums of those rows; none where a reconstruction of them is not finite.
+    /// The sums of the rows that are left out; none where a reconstruction of them is not finite.
     pub fidelity_left_out: Option<Fidelity>,
     /// The number of its first sequence among those evaluated.
     pub sequence: u64,
-    /// Where each of its sequences begins, in rows of the batch; then the number of rows.
+    /// The first row of each of its sequences in the batch; then the number of rows.
     pub bounds: Vec<usize>,
     /// The rows that should be reconstructed, `(n, d_out)`; empty for a transcoder without its target.
     pub x: Vec<f32>,
@@ -137,44 +139,44 @@ pub struct Batch {
     pub open: Option<Codes>,
     /// Whether families gate level 2.
     pub gated: bool,
-    /// `x_hat1`, `(n, d_out)`; empty likewise.
+    /// `x_hat1`, `(n, d_out)`; empty without a target.
     pub hat1: Vec<f32>,
-    /// `x_hat2 - x`, `(n, d_out)`; empty likewise.
+    /// `x_hat2 - x`, `(n, d_out)`; empty without a target.
     pub error: Vec<f32>,
-    /// Its sums.
+    /// Sums over its rows.
     pub fidelity: Fidelity,
     /// The words of its rows, computed at the first request.
     pub words: OnceLock<RowWords>,
 }
 
 impl Batch {
-    /// Its rows.
+    /// Returns its rows.
     pub fn n(&self) -> usize {
         self.codes[0].n()
     }
 
-    /// Codes of level 2 without its gate, if this is one of the batches that have them. They are those of level 2 where no
-    /// families gate it.
+    /// Returns the codes of level 2 without its gate, if this is one of the batches that have them. Without families
+    /// they are the codes of level 2.
     pub fn ungated(&self) -> Option<&Codes> {
         if self.gated { self.open.as_ref() } else { Some(&self.codes[1]) }
     }
 
-    /// Its sequences, as ranges of its rows, with their numbers among all.
+    /// Returns its sequences, as ranges of its rows, with their numbers among all sequences.
     pub fn sequences(&self) -> impl Iterator<Item = (u64, std::ops::Range<usize>)> + '_ {
         self.bounds.windows(2).enumerate().map(|(i, w)| (self.sequence + i as u64, w[0]..w[1]))
     }
 }
 
-/// Where a batch lies.
+/// The rows of a batch.
 struct Place {
-    /// Whether it is encoded without the gate too.
+    /// Whether it is also encoded without the gate.
     open: bool,
     start: u64,
     sequence: u64,
     bounds: Vec<usize>,
 }
 
-/// Of so many batches of `rows` rows in all one is encoded without the gate.
+/// Returns `m` such that one of `m` batches is encoded without the gate, for `rows` rows in all.
 fn open_every(rows: u64) -> u64 {
     (rows / OPEN_ROWS).max(1)
 }
@@ -193,10 +195,10 @@ fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item 
     })
 }
 
-/// Encodes and decodes rows `start..end` without those that `filter` leaves out, and hands them to `use_batches` in order, some batches at a time; the next ones
-/// are encoded meanwhile.
+/// Encodes and decodes rows `start..end` without those that `filter` leaves out, and gives them to `use_batches` in
+/// order, some batches at a time; the next ones are encoded meanwhile.
 ///
-/// Memory: 16 batches of rows, their codes, and three times as many numbers of reconstructions.
+/// Memory: 16 batches of rows, their codes, and three times their size for reconstructions.
 ///
 /// # Errors
 /// If a row cannot be read or is not finite; whatever `use_batches` returns.
@@ -248,7 +250,7 @@ fn made(
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
     }
-    // A transcoder without its target is encoded alone: an export needs no more.
+    // A transcoder without its target is only encoded: an export needs no more.
     let reconstructs = target.is_some() || arch.variant.target.is_none();
     let (mut hat1, mut error) = (Vec::new(), Vec::new());
     if reconstructs {
@@ -256,7 +258,7 @@ fn made(
         encoder.decode_of(&x, codes1, codes2, &mut hat1, &mut error)?;
     }
     magnitudes(encoder, codes1);
-    // Of raw rows, as the limit of the norm is.
+    // The filter reads raw rows, since the limit of the norm is one of raw rows.
     let reasons = |x: &[f32]| -> Vec<Option<Reason>> {
         (place.start..).zip(x.chunks_exact(d_in)).map(|(row, x)| filter.reason(row, x)).collect()
     };
@@ -281,7 +283,7 @@ fn made(
         let kept: Vec<bool> = reasons.iter().map(Option::is_none).collect();
         let others = [&x, &hat1, &error].map(|all| pick(all, d, |t| !kept[t]));
         let mut sums = Fidelity::new(d);
-        // A row of an immense norm may have a reconstruction beyond the range of f32: there is no FVU with it then.
+        // A row of an immense norm may have a reconstruction beyond the range of f32, so that FVU with it is undefined.
         fidelity_left_out = sums.add(&others[0], &others[1], &others[2]).is_ok().then_some(sums);
         for all in [&mut x, &mut hat1, &mut error] {
             *all = pick(all, d, |t| kept[t]);
@@ -312,7 +314,7 @@ fn made(
     })
 }
 
-/// Returns the rows `t` of `all`, of `d` entries each, for which `wanted(t)`.
+/// Returns the rows `t` of `all`, each of `d` entries, for which `wanted(t)`.
 fn pick<T: Copy>(all: &[T], d: usize, wanted: impl Fn(usize) -> bool) -> Vec<T> {
     all.chunks_exact(d).enumerate().filter(|(t, _)| wanted(*t)).flat_map(|(_, row)| row).copied().collect()
 }

@@ -1,4 +1,4 @@
-//! Classes that a dump's own tokens give for nothing: kinds of characters, and classes with their members.
+//! Classes that follow from a dump's own tokens: kinds of characters, and classes with their members.
 //!
 //! A vocabulary of single characters has the kinds vowel, consonant, upper, digit, punct, space, newline and other. One of
 //! longer texts has word start (a letter after white space), word part (a letter without), digit, punct, space, newline
@@ -24,14 +24,14 @@ pub struct Hierarchy {
     pub name: String,
     /// Of the members.
     pub members: Vec<String>,
-    /// One a token id.
+    /// One per token id.
     pub member: Vec<u32>,
 }
 
-/// Where in a word of letters a token stands.
+/// The position of a token in a word of letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordPosition {
-    /// In no word.
+    /// Outside of words.
     Outside,
     /// Its first letter.
     Start,
@@ -52,7 +52,7 @@ const CHAR_NAMES: [&str; 8] = ["vowel", "consonant", "upper", "digit", "punct", 
 const TEXT_NAMES: [&str; 7] = ["word start", "word part", "digit", "punct", "space", "newline", "other"];
 
 impl TokenClasses {
-    /// The kinds of the tokens with the texts `vocab`.
+    /// Returns the kinds of the tokens with the texts `vocab`.
     pub fn new(vocab: &[String]) -> Self {
         let single = vocab.iter().all(|t| t.chars().count() <= 1);
         let text = vocab.to_vec();
@@ -61,23 +61,23 @@ impl TokenClasses {
         Self { names, of_token: text.iter().map(of).collect(), text, single }
     }
 
-    /// Names of the classes.
+    /// Returns the names of the classes.
     pub fn names(&self) -> &'static [&'static str] {
         self.names
     }
 
-    /// The class of a token, in `0..names().len()`; a token without a text is the last one, `other`.
+    /// Returns the class of a token, in `0..names().len()`; a token without a text is in the last one, `other`.
     pub fn of(&self, token: u32) -> u32 {
         self.of_token.get(token as usize).copied().unwrap_or(self.names.len() as u32 - 1)
     }
 
-    /// Whether every token is a single character.
+    /// Returns whether every token is a single character.
     pub fn is_single(&self) -> bool {
         self.single
     }
 
-    /// Where row `row` of a text stands in its word: a run of letters within a sequence. `starts` are the first rows of
-    /// the sequences. Longer texts than characters are `Start` or `Inside`, by their leading space.
+    /// Returns the position of row `row` of a text in its word: a run of letters within a sequence. `starts` are the
+    /// first rows of the sequences. Texts of several characters are `Start` or `Inside`, by their leading space.
     pub fn word_position(&self, tokens: &[u32], starts: Option<&[u64]>, row: usize) -> WordPosition {
         let letter = |row: usize| {
             let text = tokens.get(row).and_then(|t| self.text.get(*t as usize));

@@ -1,4 +1,4 @@
-//! Everything that one pass over the rows adds up.
+//! The accumulators of one pass over the rows.
 
 use super::batches::{Batch, Pair, Sequences};
 use super::classes::TokenClasses;
@@ -25,10 +25,10 @@ use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
 use strata_core::{Codes, Encoder, Isa, Par};
 
-/// Pairs of children whose firing together is counted, at most (256 MiB): without all of them there is no null for
-/// siblings that fire together.
+/// Most pairs of children whose co-activation is counted (256 MiB). Without all pairs siblings that fire together have
+/// no null.
 const ALL_PAIRS: usize = 1 << 26;
-/// Rows from which the unit of sums of rows is taken.
+/// Number of rows from which the unit of sums of rows is taken.
 const UNIT_ROWS: usize = 4096;
 /// Tokens of a short window of a topic.
 const WINDOW: usize = 10;
@@ -46,10 +46,10 @@ pub struct Words2 {
     pub level2: Profiles,
 }
 
-/// Profiles and windows of a dump with tokens. Profiles are of the batches that have codes of level 2 without its gate, and
-/// of those codes.
+/// Profiles and windows of a dump with tokens. Profiles use the batches that have codes of level 2 without its gate,
+/// and those codes.
 pub struct Text {
-    /// Over the token that a latent fires on.
+    /// Over the token on which a latent fires.
     pub current: Words2,
     /// Over the token before.
     pub previous: Words2,
@@ -63,28 +63,28 @@ pub struct Text {
     pub sequences: Windows,
 }
 
-/// What depends on the learned families. Where children fire is taken from the codes of level 2 without its gate, of
-/// one batch in so many of a long dump; `gated` and what follows it has those of the model as it is.
+/// Accumulators that depend on the learned families. Where children fire is taken from the codes of level 2 without its
+/// gate, for only some batches of a long dump; `gated` and the fields after it use the codes of the model as it is.
 pub struct Tree {
     /// Firing of both levels, without the gate.
     pub composition: Composition,
     /// Firing at the ends of the edges by block of sequences, without the gate.
     pub edges: EdgeBlocks,
-    /// What the rows are like on which a child fires, without the gate.
+    /// Statistics of the rows on which a child fires, without the gate.
     pub condition: Condition,
-    /// What the gate has to cut.
+    /// What the gate cuts.
     pub leak: Leak,
-    /// Firing of both levels behind the gate, and what each child adds.
+    /// Firing of both levels behind the gate, and the gain of each child.
     pub gated: Composition,
     /// Firing of siblings.
     pub cofiring: Cofiring,
-    /// How many fire together across the levels.
+    /// Numbers of active latents of the levels on each token.
     pub across: Across,
-    /// Shares of the subtrees in a row.
+    /// Shares of the subtrees in the reconstruction of a row.
     pub attribution: Attribution,
 }
 
-/// Where latents fire: of both levels.
+/// Where latents of both levels fire.
 pub struct Places {
     /// Of level 1.
     pub level1: Patterns,
@@ -98,29 +98,29 @@ pub struct Places {
 /// `8 f1 f2 + 4 f2^2 / 2 + 24 (f1 + f2) V + 8 f2 T + 4 T^2 + 8192 (f1 + f2)` bytes.
 pub struct Collector<'a> {
     encoder: &'a Encoder,
-    /// The unit of all that is collected.
+    /// The unit of all collected numbers.
     pub unit: Unit,
     /// `b_dec`, in that unit.
     b_dec: Vec<f32>,
     tokens: Option<&'a [u32]>,
     words: Option<Words<'a>>,
-    /// Of both levels.
+    /// Reconstruction by both levels.
     pub fidelity: Fidelity,
-    /// By block of sequences: [`TERMS`] terms, and the sum of the rows.
+    /// Per block of sequences: [`TERMS`] terms, and the sum of the rows.
     pub sums: BlockSums,
-    /// Of level 1.
+    /// Sparsity of level 1.
     pub level1: Sparsity,
-    /// Of level 2, unless the model is flat.
+    /// Sparsity of level 2, unless the model is flat.
     pub level2: Option<Sparsity>,
-    /// With learned families, of at most [`MAX_PAIRS`] pairs of latents.
+    /// With learned families, if there are at most [`MAX_PAIRS`] pairs of latents.
     pub tree: Option<Tree>,
-    /// Where the dump says where its sequences begin.
+    /// For a dump with starts of sequences.
     pub places: Option<Places>,
-    /// With tokens.
+    /// For a dump with tokens.
     pub text: Option<Text>,
-    /// Of both levels.
+    /// The strongest latents of both levels.
     pub strongest: [Strongest<'a>; 2],
-    /// First row whose codes are kept to score them against a truth.
+    /// First row whose codes are kept to compare them with a truth.
     first_scored: u64,
     /// Those codes.
     pub scored: [Codes; 2],
@@ -128,12 +128,12 @@ pub struct Collector<'a> {
     pub scored_rows: Vec<u64>,
     /// Rows that are left out.
     pub left_out: LeftOut,
-    /// [`Collector::fidelity`] with those rows; none where a reconstruction of them is not finite.
+    /// [`Collector::fidelity`] with the rows that are left out; none where a reconstruction of them is not finite.
     pub fidelity_of_all: Option<Fidelity>,
 }
 
 impl<'a> Collector<'a> {
-    /// Nothing seen yet; codes are kept from row `first_scored` on.
+    /// Makes empty accumulators; codes are kept from row `first_scored` on.
     ///
     /// # Errors
     /// If a table would be too large.
@@ -150,7 +150,7 @@ impl<'a> Collector<'a> {
         let words = Words::new(dump, filter, rows.clone(), f1.max(f2));
         let sequences = Sequences::new(dump);
         let pairs = f2.saturating_mul(f2.saturating_sub(1)) / 2;
-        // The filter knows the rows that are encoded, not their targets.
+        // The filter applies to the rows that are encoded, not to their targets.
         let all = RowFilter::none(encoder.isa());
         let sampled = if pair.target.is_some() { &all } else { filter };
         let mut sample = feed::sample(target, sampled, target.n_rows(), UNIT_ROWS)?.rows;
@@ -212,7 +212,7 @@ impl<'a> Collector<'a> {
         })
     }
 
-    /// The accumulators, each as a job that takes in one batch after the other: they run beside each other.
+    /// Returns the accumulators, each as a job that takes one batch after the other: the jobs run in parallel.
     pub fn jobs(&mut self) -> Vec<Job<'_>> {
         let [f1, f2] = self.encoder.model().arch.latents();
         let (d, encoder) = (self.encoder.model().arch.d_out(), self.encoder);
@@ -322,10 +322,11 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Takes in one batch.
+/// Adds one batch to an accumulator.
 pub type Job<'a> = Box<dyn FnMut(&Batch) -> Result<()> + Send + Sync + 'a>;
 
-/// Gives every job all of `batches` in order, the jobs in parallel. Of several errors, that of the first job.
+/// Gives every job all of `batches` in order, with the jobs in parallel. Of several errors, that of the first job is
+/// returned.
 ///
 /// # Errors
 /// Whatever a job returns.
@@ -336,7 +337,7 @@ pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
     done.into_iter().collect()
 }
 
-/// The words `side` rows from each row of the batch (0, -1 or 1), none where that is another sequence or a row that is
+/// Returns the words `side` rows from each row of the batch (0, -1 or 1); none where that row is in another sequence or
 /// left out.
 fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     let of = |t: usize, bounds: &Range<usize>| {
@@ -347,14 +348,14 @@ fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()
 }
 
-/// Firing at the ends of the edges, by sequence.
+/// Adds up firing at the ends of the edges, by sequence.
 pub fn add_edges(edges: &mut EdgeBlocks, b: &Batch, f1: usize, f2: usize) -> Result<()> {
     let Some(open) = b.ungated() else { return Ok(()) };
     let (one, two) = (b.codes[0].view(f1)?, open.view(f2)?);
     b.sequences().try_for_each(|(sequence, rows)| Ok(edges.add(sequence, rows, &one, &two)?))
 }
 
-/// Sums by sequence, for the intervals.
+/// Adds up the sums of the intervals, by sequence.
 pub fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
     let isa = Isa::default();
     for (sequence, rows) in b.sequences() {

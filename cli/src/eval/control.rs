@@ -1,4 +1,4 @@
-//! What the control of a run scores on the rows that the run is evaluated on.
+//! Scores of the control of a run, on the rows that the run is evaluated on.
 
 use super::batches::{self, Sequences};
 use super::collect::{Collector, TERMS, add_edges, add_sums};
@@ -21,22 +21,22 @@ pub struct ControlReport {
     pub root_children: usize,
     /// Reconstruction behind the gate.
     pub fvu2: Interval,
-    /// By how much more of the variance the control leaves unexplained than its run: the difference of `fvu2`, whose interval
-    /// is that of the difference on the same rows, so that what makes rows hard for both is no part of it.
+    /// By how much more of the variance the control leaves unexplained than its run: the difference of `fvu2`. Its
+    /// interval is that of the difference on the same rows, so that rows that are hard for both do not widen it.
     pub fvu2_more: Interval,
     /// Scores of its edges where children fire without the gate.
     pub edges: EdgeIntervals,
 }
 
-/// What the run was evaluated on.
+/// The evaluation of the run.
 pub struct Rows<'a> {
     /// The dump.
     pub dump: &'a Dump,
     /// Its rows that were asked for.
     pub rows: &'a Range<u64>,
-    /// What the pass of the run over them has collected.
+    /// The accumulators of the run over these rows.
     pub own: &'a Collector<'a>,
-    /// Rows of them that are left out.
+    /// Rows that are left out.
     pub filter: &'a RowFilter<'a>,
 }
 
@@ -68,7 +68,7 @@ pub fn measure(
         a.and(b)
     })?;
     bar.finish_and_clear();
-    // The terms of the run, and then the squared error of the control.
+    // The terms of the run, followed by the squared error of the control.
     let (own, sums) = (own.sums.values(), sums.values());
     let blocks = own.chunks(TERMS + d).zip(sums.chunks(TERMS + d));
     let paired: Vec<f64> = blocks.flat_map(|(own, control)| own.iter().copied().chain([control[2]])).collect();

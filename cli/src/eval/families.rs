@@ -1,4 +1,4 @@
-//! What follows the pass: whether families are clusters, and connected latents alike.
+//! Computations after the pass: whether families are clusters, and whether connected latents are alike.
 
 use super::collect::{Text, Tree, Words2};
 use anyhow::Result;
@@ -15,26 +15,26 @@ use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
 use strata_core::{Compute, Encoder, Par, ROOT};
 
-/// Random partitions that each score of families is compared with.
+/// Number of random partitions with which each score of families is compared.
 pub const DRAWS: Draws = Draws { n: 100, seed: 0 };
-/// Random dictionaries that compositions are compared with.
+/// Number of random dictionaries with which compositions are compared.
 const STRUCTURE_DRAWS: Draws = Draws { n: 20, seed: 0 };
-/// Random pairs that the edges of a tree are compared with, about.
+/// Approximate number of random pairs with which the edges of a tree are compared.
 const MATCHED_PAIRS: usize = 20_000;
 
-/// Whether families are clusters. Each score stands beside its null: random families of the same sizes and densities.
+/// Whether families are clusters. Each score has a null: random families of the same sizes and densities.
 #[derive(Clone, Debug, Serialize)]
 pub struct Coherence {
-    /// Of the decoder directions of children.
+    /// For the decoder directions of children.
     pub decoder: GeometryReport,
-    /// Of what a child writes together with its parent. Siblings share the parent, so they are near each other by
-    /// construction: read it against `decoder`.
+    /// For the sum that a child writes together with its parent. Siblings share the parent, so they are near each other
+    /// by construction: compare it with `decoder`.
     pub effective: GeometryReport,
-    /// Of the shares of tokens that children fire on; none without tokens.
+    /// For the shares of tokens on which children fire; none without tokens.
     pub tokens: Option<GeometryReport>,
     /// Siblings that fire together.
     pub cofiring: CofiringReport,
-    /// Families against clusters found without them, of decoder directions.
+    /// Families compared with clusters found without them, for decoder directions.
     pub agreement: AgreementReport,
     /// Words of families within windows of 10 tokens of each other; none without tokens.
     pub topics: Option<TopicReport>,
@@ -67,7 +67,7 @@ pub fn coherence(encoder: &Encoder, tree: &Tree, text: Option<&Text>) -> Result<
     })
 }
 
-/// Profiles as rows, `(latents, words)`; 0 for a latent that fires on no word.
+/// Returns profiles as rows, `(latents, words)`; 0 for a latent that fires on no word.
 fn shares(profiles: &Profiles) -> Vec<f32> {
     let mut q = vec![0.0; profiles.words()];
     let mut rows = Vec::with_capacity(profiles.latents() * profiles.words());
@@ -113,7 +113,7 @@ impl Words2 {
     }
 }
 
-/// What the decoders look like by themselves and against each other.
+/// Measures the decoders by themselves and compared with each other.
 ///
 /// # Errors
 /// If a weight is not finite.
@@ -128,7 +128,7 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
     Ok(structure::structure(Compute::new(encoder.isa(), Par::Rayon), &decoders, STRUCTURE_DRAWS)?)
 }
 
-/// What the rows are like on which children fire.
+/// Measures the rows on which children fire.
 ///
 /// # Errors
 /// If a weight is not finite.
@@ -137,7 +137,7 @@ pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
     Ok(tree.condition.report(Compute::new(encoder.isa(), Par::Rayon), level1, encoder.decoder2(), DRAWS)?)
 }
 
-/// The paths of a decoder that composes level 1.
+/// Measures the paths of a decoder that composes level 1.
 ///
 /// # Errors
 /// If a weight is not finite.
@@ -151,7 +151,7 @@ pub fn paths(encoder: &Encoder) -> Result<Option<PathReport>> {
     Ok(Some(attribution::paths(Par::Rayon, &model.params.level[1].w_dec, &model.params.level[0].w_dec, f1, d)?))
 }
 
-/// How far another run of the same width has found the same dictionary and tree.
+/// Measures how far another run of the same width has found the same dictionary and tree.
 ///
 /// # Errors
 /// If a weight is not finite.

@@ -1,4 +1,4 @@
-//! Bootstrap intervals of what an evaluation sums.
+//! Bootstrap intervals of the sums of an evaluation.
 
 use super::collect::{Collector, TERMS};
 use anyhow::Result;
@@ -7,7 +7,7 @@ use strata_core::Par;
 use strata_core::metrics::bootstrap::{self, Interval, Resamples};
 use strata_core::metrics::composition::EdgeIntervals;
 
-/// Intervals of 95 % by a bootstrap over 32 blocks of sequences, as tokens of one sequence depend on each other.
+/// Intervals of 95 % from a bootstrap over 32 blocks of sequences, since tokens of one sequence depend on each other.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Intervals {
     /// Of `fidelity.level1.fvu`.
@@ -20,11 +20,11 @@ pub struct Intervals {
     pub l0_1: Interval,
     /// Of `level2.l0_mean`.
     pub l0_2: Interval,
-    /// Of scores in `composition`; none without families.
+    /// Scores of `composition`; none without families.
     pub edges: Option<EdgeIntervals>,
 }
 
-/// Draws the intervals of what `seen` has summed, of reconstructions of width `d`.
+/// Computes the intervals of the sums in `seen`, for reconstructions of width `d`.
 ///
 /// # Errors
 /// If there are too few blocks to draw from.
@@ -41,18 +41,18 @@ pub(super) fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
     })
 }
 
-/// The interval of a statistic of [`Collector::sums`].
+/// Returns the interval of a statistic of [`Collector::sums`].
 pub(super) fn interval_of(sums: &[f64], d: usize, statistic: fn(&[f64]) -> f64) -> Result<Interval> {
     Ok(bootstrap::interval(sums, TERMS + d, Resamples::default(), statistic)?)
 }
 
-/// `||x||^2 - N ||mean x||^2` of [`Collector::sums`]; NaN for rows that do not vary.
+/// Returns `||x||^2 - N ||mean x||^2` from [`Collector::sums`]; NaN for rows that do not vary.
 pub(super) fn spread(s: &[f64]) -> f64 {
     let mean: f64 = s[TERMS..].iter().map(|x| x * x).sum::<f64>() / s[0];
     if s[5] - mean > 0.0 { s[5] - mean } else { f64::NAN }
 }
 
-/// The FVU of both levels together, of [`Collector::sums`].
+/// Returns the FVU of both levels together, from [`Collector::sums`].
 pub(super) fn fvu2(s: &[f64]) -> f64 {
     s[2] / spread(s)
 }

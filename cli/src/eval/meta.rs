@@ -1,5 +1,5 @@
-//! A SAE of the decoder: whether the directions of a dictionary are themselves sparse sums of fewer directions (Leask et
-//! al. 2025, arXiv 2502.04878).
+//! An SAE of the decoder: whether the directions of a dictionary are themselves sparse sums of fewer directions (Leask
+//! et al. 2025, arXiv 2502.04878).
 
 use crate::console::check_interrupt;
 use anyhow::Result;
@@ -11,9 +11,9 @@ use strata_core::rng::Philox;
 use strata_core::train::Trainer;
 use strata_core::{Codes, Compute, Encoder, Isa, Par, RowOrder};
 
-/// Directions a latent of the meta-SAE, as in the paper (49,152 to 2,304).
+/// Directions per latent of the meta-SAE, as in the paper (49,152 to 2,304).
 const DIRECTIONS_A_LATENT: usize = 21;
-/// Latents of the meta-SAE that compose a direction.
+/// L0 of the meta-SAE.
 const K: f64 = 4.0;
 /// Steps of its training, and rows of a step.
 const STEPS: u64 = 1000;
@@ -28,17 +28,17 @@ pub struct Meta {
     pub directions: usize,
     /// Its latents.
     pub latents: usize,
-    /// Its latents that fire a direction, on average.
+    /// Mean number of its latents that fire on a direction.
     pub l0: f64,
     /// `1 - ||D - D_hat||^2 / ||D - mean D||^2` over the directions it was trained on. At most 1, lower is better, the null
     /// is `random`; higher: the dictionary is made of fewer parts. SAEBench calls `1 -` this the score.
     pub explained: f64,
-    /// The same of as many random directions: what 1,000 steps can memorise.
+    /// The same for random directions of the same number: what 1,000 steps can memorise.
     pub random: f64,
 }
 
-/// Trains a flat BatchTopK SAE of `n / 21` latents, four on a direction, on the `n` rows of `decoder`. None if that is
-/// fewer than eight latents.
+/// Trains a flat BatchTopK SAE of `n / 21` latents and L0 4 on the `n` rows of `decoder`. Returns `None` for fewer than
+/// eight latents.
 ///
 /// # Errors
 /// If Ctrl-C was pressed, or the directions do not vary.
@@ -58,7 +58,7 @@ pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option
     Ok(Some(Meta { directions: n, latents, l0, explained, random }))
 }
 
-/// The explained share, and the L0. In the caller's thread: the steps are too small to share.
+/// Returns the explained share, and the L0. It runs in the caller's thread, since the steps are too small to share.
 fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f64, f64)> {
     let mut config = Config { seed, ..Config::default() };
     (config.level1.latents, config.level1.k) = (latents, K);
@@ -92,7 +92,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     Ok((1.0 - fidelity.report().level1.fvu, codes1.index.len() as f64 / n as f64))
 }
 
-/// Rows of norm 1, so that none counts for more than another.
+/// Rows have norm 1, so that none has more weight than another.
 fn unit(rows: &mut [f32], d: usize) {
     for row in rows.chunks_mut(d) {
         let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();

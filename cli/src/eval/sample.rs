@@ -1,4 +1,4 @@
-//! A bounded sample of a dump with its codes, for what needs rows more than once.
+//! A bounded sample of a dump with its codes, for metrics that read rows more than once.
 
 use super::batches::{Pair, magnitudes};
 use crate::console::check_interrupt;
@@ -11,18 +11,18 @@ use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read together.
 const BLOCK: usize = 1 << 14;
-/// Rows of a stretch, where a dump does not say its sequences.
+/// Rows of a stretch, where a dump has no starts of sequences.
 const STRETCH: u64 = 128;
-/// Share of the stretches that are tested on.
+/// Share of the stretches that are used for tests.
 const TEST_SHARE: f64 = 0.2;
 
 /// Examples with the codes of both levels: rows, or rows pooled by sequence.
 #[derive(Clone, Debug)]
 pub struct Sampled {
-    /// The row of each example, ascending; of a sequence, its first.
+    /// The row of each example, ascending; for a sequence, its first.
     pub row: Vec<u64>,
-    /// `s = sqrt(E||x - mean x||^2 / d)` of the examples, 1 where they do not vary: rows and codes are divided by it, as
-    /// the penalty of a probe means something else for other units.
+    /// `s = sqrt(E||x - mean x||^2 / d)` of the examples, 1 where they do not vary. Rows and codes are divided by it,
+    /// since the effect of a probe's penalty depends on the unit.
     pub scale: f64,
     /// The rows that should be reconstructed, `[n, d_out]`, divided by `scale`.
     pub x: Vec<f32>,
@@ -30,14 +30,14 @@ pub struct Sampled {
     pub codes: [Codes; 3],
     /// `[d_out]`: `b_dec`, divided by `scale`.
     pub centre: Vec<f32>,
-    /// Whether an example is tested on: whole stretches of sequences are.
+    /// Whether an example is used for tests, which holds for whole stretches of sequences.
     pub is_test: Vec<bool>,
     /// Rows that were drawn and left out.
     pub left_out: LeftOut,
 }
 
 impl Sampled {
-    /// At most `wanted` of the rows `start..end`, without those that `filter` leaves out.
+    /// Draws at most `wanted` of the rows `start..end`, without those that `filter` leaves out.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite, or if none is left.
@@ -82,8 +82,9 @@ impl Sampled {
         Self::new(encoder, row, x, [codes1, codes2], left_out, &sequence, seed)
     }
 
-    /// At most `wanted` whole sequences of `dump`, each pooled into one example, without the rows that `filter` leaves
-    /// out; a sequence without any other row is no example. `starts` are all sequences. Returns the sequences too.
+    /// Draws at most `wanted` whole sequences of `dump`, each pooled into one example, without the rows that `filter`
+    /// leaves out; a sequence without any other row is not an example. `starts` are all sequences. Also returns the
+    /// sequences.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite, or if no sequence is left.
@@ -150,7 +151,7 @@ impl Sampled {
             values.iter_mut().for_each(|v| *v *= inverse);
         }
         let both = joined(&codes1.view(arch.level[0].latents)?, &codes2.view(arch.level[1].latents)?)?;
-        // The split is over the sequences that are here, in order.
+        // The split is over the sequences of the sample, in order.
         let mut here = sequence.to_vec();
         here.dedup();
         let side = split(here.len(), TEST_SHARE, seed);
@@ -158,20 +159,20 @@ impl Sampled {
         Ok(Self { row, scale, x, centre, codes: [codes1, codes2, both], is_test, left_out })
     }
 
-    /// Number of examples.
+    /// Returns the number of examples.
     pub fn len(&self) -> usize {
         self.row.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no examples.
     pub fn is_empty(&self) -> bool {
         self.row.is_empty()
     }
 
-    /// The codes of level 1, of level 2, and of both.
+    /// Returns the codes of level 1, of level 2, and of both.
     ///
     /// # Errors
-    /// None that an encoder's own codes could cause.
+    /// The codes of an encoder cause none.
     pub fn views(&self, encoder: &Encoder) -> Result<[CodesView<'_>; 3]> {
         let arch = encoder.model().arch;
         let [one, two, both] = &self.codes;
@@ -183,7 +184,7 @@ impl Sampled {
     }
 }
 
-/// `sqrt(E||x - mean x||^2 / d)` of rows, 1 where they do not vary.
+/// Returns `sqrt(E||x - mean x||^2 / d)` of rows, 1 where they do not vary.
 fn scale_of(x: &[f32], d: usize) -> f64 {
     let n = (x.len() / d).max(1) as f64;
     let mut mean = vec![0.0f64; d];
@@ -194,12 +195,12 @@ fn scale_of(x: &[f32], d: usize) -> f64 {
     if scale.is_normal() { scale } else { 1.0 }
 }
 
-/// The decoder directions of both levels, level 1 first.
+/// Returns the decoder directions of both levels, level 1 first.
 pub fn both_decoders(encoder: &Encoder) -> Vec<f32> {
     [&encoder.model().params.level[0].w_dec[..], encoder.decoder2()].concat()
 }
 
-/// The sample as absorption wants it; `decoder` is [`both_decoders`].
+/// Returns the sample in the form that absorption needs; `decoder` is [`both_decoders`].
 ///
 /// # Errors
 /// As [`Sampled::views`].

@@ -1,4 +1,4 @@
-//! The table that a person reads.
+//! The printed table of an evaluation.
 
 use super::Evaluation;
 use crate::escape::escaped;
@@ -7,10 +7,10 @@ use strata_core::metrics::bootstrap::Interval;
 use strata_core::metrics::composition::EdgeIntervals;
 use strata_core::metrics::sparsity::SparsityReport;
 
-/// One of the intervals of the edges.
+/// Selects one of the intervals of the edges.
 type Part = fn(&EdgeIntervals) -> Interval;
 
-/// The table that a person reads.
+/// Prints the table.
 ///
 /// # Errors
 /// If `out` cannot be written to.
@@ -109,7 +109,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         scores.extend(e.condition.as_ref().map(|c| ("rows are parent and child (S_res)", c.s_res)));
         scores.extend(c.topics.as_ref().map(|t| ("words of a family (NPMI)", t.npmi)));
         for (name, s) in scores {
-            // A null without spread says nothing of how far the value is from it.
+            // A null without spread gives no measure of the distance from it.
             let z = if s.z.is_finite() { number(s.z, 1) } else { String::new() };
             writeln!(out, "{name:<34} {:>10} {:>10} {z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
         }
@@ -161,12 +161,12 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// An interval, without its value.
+/// Formats an interval, without its value.
 fn ends(i: &Interval) -> String {
     if i.low.is_finite() { format!("[{:.3}, {:.3}]", i.low, i.high) } else { String::new() }
 }
 
-/// A number that leaves its column of 10 no wider than it is.
+/// Formats a number so that it fits its column of 10.
 fn number(value: f64, digits: usize) -> String {
     if !value.is_finite() {
         return "undefined".into();

@@ -1,9 +1,9 @@
-//! The unit that an evaluation computes in, so that no score depends on the unit of the activations.
+//! The unit of an evaluation, chosen so that no score depends on the unit of the activations.
 
-/// A power of two near the size of the rows. Rows, codes and reconstructions are divided by it as soon as they are there,
-/// which changes no digit of them, and what is reported in units of the activations is multiplied by it at the end: a dump
-/// times `2^k` gives the same bits in between. Constants such as the shortest norm that has a direction, and the resolution
-/// of sums in fixed point, are then relative to the rows.
+/// A power of two near the size of the rows. Rows, codes and reconstructions are divided by it when they are read or
+/// computed, which changes no digit of them, and results in units of the activations are multiplied by it at the end: a
+/// dump times `2^k` gives the same bits in between. Constants such as the shortest norm that has a direction, and the
+/// resolution of sums in fixed point, are then relative to the rows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Unit(f64);
 
@@ -11,8 +11,8 @@ impl Unit {
     /// The unit of the activations themselves.
     pub const ONE: Self = Self(1.0);
 
-    /// The largest power of two that is not above the root of the total variance `E||x - mean x||^2` of `rows`, `(n, d)`;
-    /// of their mean square where they do not vary; 1 for zeros.
+    /// Returns the largest power of two that is not above the root of the total variance `E||x - mean x||^2` of `rows`,
+    /// `(n, d)`; of their mean square where they do not vary; 1 for zeros.
     pub fn of(rows: &[f32], d: usize) -> Self {
         let n = (rows.len() / d).max(1) as f64;
         let mut mean = vec![0.0f64; d];
@@ -22,7 +22,7 @@ impl Unit {
             rows.chunks_exact(d).flat_map(|row| row.iter().zip(about)).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum()
         };
         let (about_mean, all) = (squares(&mean), squares(&vec![0.0; d]));
-        // Below this the variance is rounding.
+        // Below this the variance is rounding error.
         let square = if about_mean > 1e-12 * all { about_mean } else { all };
         let size = (square / n).sqrt();
         Self(if size.is_normal() { size.log2().floor().exp2().clamp(2f64.powi(-120), 2f64.powi(120)) } else { 1.0 })

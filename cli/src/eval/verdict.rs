@@ -1,4 +1,5 @@
-//! Whether the hierarchy is real: one rule over scores that a gate cannot give, with what each part of it rests on.
+//! Whether the hierarchy is real: one rule over scores that a gate cannot produce, with the evidence for each part of
+//! it.
 
 use super::control::ControlReport;
 use super::intervals::Intervals;
@@ -13,10 +14,10 @@ use strata_core::{Config, ROOT};
 
 /// Share of the living children that must have a parent.
 const UNDER_A_PARENT: f64 = 0.1;
-/// Blocks of sequences that an interval needs: with fewer the bootstrap says nothing, and of one it has no width.
+/// Blocks of sequences that an interval needs: with fewer the bootstrap is unreliable, and with one it has no width.
 const BLOCKS: usize = 8;
-/// By how much the attachment must be above the control's: two draws of random parents differ by less, and by more than the
-/// intervals over sequences say.
+/// Margin by which the attachment must exceed that of the control: two draws of random parents differ by less than
+/// this, and by more than the intervals over sequences suggest.
 const ATTACHMENT_MARGIN: f64 = 0.1;
 /// Share of the children found again whose parents must agree between seeds, by the lower end of the interval.
 const AGREEMENT: f64 = 0.5;
@@ -31,26 +32,26 @@ pub const RULE: &str = "\"Yes\" needs all of these. Families: at least one livin
     reconstruction, and seeds that agree beyond chance if they were compared; anything else is \"not shown\". Rows of fewer \
     than eight blocks of sequences have no intervals, and show nothing.";
 
-/// The answer, and what it rests on.
+/// The answer with its evidence.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
     /// Whether the hierarchy is real.
     pub answer: Answer,
-    /// The answer with what is missing, a sentence.
+    /// The answer and what is missing, as one sentence.
     pub sentence: String,
     /// How the answer follows from the inputs.
     pub rule: &'static str,
-    /// What the rule asks, in its order.
+    /// The parts of the rule, in its order.
     pub inputs: Vec<Input>,
 }
 
-/// How far a hierarchy has been shown.
+/// How well a hierarchy has been shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Answer {
-    /// Everything that the rule asks holds.
+    /// All parts of the rule hold.
     #[serde(rename = "yes")]
     Yes,
-    /// It beats its control, and something else is missing.
+    /// It beats its control, but another part does not hold.
     #[serde(rename = "partly")]
     Partly,
     /// It does not beat its control, or there is none.
@@ -64,7 +65,7 @@ pub enum Answer {
 /// One part of the rule.
 #[derive(Clone, Debug, Serialize)]
 pub struct Input {
-    /// What is compared: `families`, `attachment`, `reconstruction`, `seeds`, and with what.
+    /// The comparison: `families`, `attachment`, `reconstruction` or `seeds`, and the bound.
     pub name: &'static str,
     /// The value of the run.
     pub value: f64,
@@ -72,50 +73,50 @@ pub struct Input {
     pub low: f64,
     /// Upper end.
     pub high: f64,
-    /// What it is compared with.
+    /// The bound.
     pub bound: f64,
-    /// Lower end of the interval of that; undefined where it has none.
+    /// Lower end of the interval of the bound; undefined where it has none.
     pub bound_low: f64,
     /// Upper end.
     pub bound_high: f64,
     /// Whether the run is on the right side; none if it was not measured.
     pub holds: Option<bool>,
-    /// What is missing, in words, unless it holds.
+    /// What is missing, in words; none if the part holds.
     pub missing: Option<String>,
 }
 
-/// What a verdict is made of.
+/// The evidence for a verdict.
 pub struct Evidence<'a> {
     /// Whether the model has two levels.
     pub two_levels: bool,
-    /// Without the gate; none without families.
+    /// Composition without the gate; none without families.
     pub composition: Option<&'a CompositionReport>,
-    /// Of shuffled families.
+    /// Composition of shuffled families.
     pub null: Option<&'a CompositionNull>,
     /// Intervals of the run.
     pub intervals: &'a Intervals,
-    /// The control.
+    /// Scores of the control.
     pub control: Option<&'a ControlReport>,
-    /// Another run.
+    /// Agreement with another run.
     pub stability: Option<&'a StabilityReport>,
-    /// Whether that is another seed of the same settings; none without one.
+    /// The relation of that run to this one; none without one.
     pub seeds: Option<Seeds>,
-    /// How the parents came about.
+    /// The origin of the parents.
     pub trained: Trained,
 }
 
-/// What another run is to the run.
+/// The relation of another run to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seeds {
     /// Another seed of the same settings.
     Other,
     /// The same seed.
     Same,
-    /// Other settings, or settings that are not known.
+    /// Other settings, or unknown settings.
     Unlike,
 }
 
-/// What another run is to `run`, by their settings.
+/// Returns the relation of `other` to `run`, by their settings.
 ///
 /// # Errors
 /// If the settings of either cannot be read.
@@ -130,20 +131,20 @@ pub fn seeds(run: &Run, other: &Run) -> Result<Seeds> {
     })
 }
 
-/// How the parents of a model came about.
+/// The origin of the parents of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trained {
     /// The model was trained behind a gate over them.
     BehindThem,
-    /// It is a control.
+    /// The model is a control.
     Control,
     /// By its settings it was trained without families, so they were computed afterwards.
     Without,
-    /// It has no settings.
+    /// The model has no settings.
     Unknown,
 }
 
-/// How the parents of `run` came about, by its settings.
+/// Returns the origin of the parents of `run`, by its settings.
 ///
 /// # Errors
 /// If they cannot be read.
@@ -156,7 +157,7 @@ pub fn trained(run: &Run) -> Result<Trained> {
     })
 }
 
-/// The verdict.
+/// Returns the verdict.
 pub fn of(e: &Evidence<'_>) -> Verdict {
     let none = |why: &str| Verdict {
         answer: Answer::None,
@@ -177,7 +178,7 @@ pub fn of(e: &Evidence<'_>) -> Verdict {
         return none("no living child has a parent");
     }
     let [beyond_chance, half] = between_seeds(e);
-    // Without a second seed nothing speaks against it.
+    // Without a second seed this part cannot fail.
     let is_refuted = beyond_chance.holds == Some(false);
     let inputs =
         vec![sequences(e), families(living, edges), shuffled(e), attachment(e), reconstruction(e), beyond_chance, half];
@@ -253,7 +254,7 @@ fn attachment(e: &Evidence<'_>) -> Input {
 
 fn reconstruction(e: &Evidence<'_>) -> Input {
     let name = "reconstruction, variance that the control leaves unexplained besides";
-    // That there is no control was said above.
+    // A missing control was reported above.
     let Some(control) = e.control else { return compared(name, exact(f64::NAN), exact(0.0), None) };
     let holds = control.fvu2_more.low > 0.0;
     let missing = (!holds).then(|| {
@@ -314,7 +315,7 @@ fn compared(name: &'static str, own: Interval, bound: Interval, holds: Option<bo
     }
 }
 
-/// A value without an interval.
+/// Makes an input of a value without an interval.
 fn exact(value: f64) -> Interval {
     let nan = f64::NAN;
     Interval { value, low: nan, high: nan, standard_error: nan, blocks: 0, undefined: 0 }

@@ -1,4 +1,4 @@
-//! The tokens of the evaluated rows as words: few enough to count each latent on each.
+//! The tokens of the evaluated rows as words: few enough to count each latent on each of them.
 
 use super::batches::{Batch, RowWords};
 use crate::dump::Dump;
@@ -8,17 +8,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use strata_core::metrics::similarity::{MAX_CELLS, NO_WORD, Profiles};
 
-/// Words of a profile, at most; the rarer tokens of a larger vocabulary share the second half of them.
+/// Most words of a profile; the rarer tokens of a larger vocabulary share the second half of them.
 const PROFILE: usize = 1024;
-/// Words of a topic, at most: the most frequent ones.
+/// Most words of a topic: the most frequent ones.
 const TOPIC: usize = 4096;
-/// Vocabularies up to this size are of characters: their words of a topic are runs of three.
+/// Vocabularies up to this size consist of characters: their words of a topic are runs of three.
 const CHARACTERS: usize = 256;
 
-/// Numbers for the tokens of a dump.
+/// Numbers the tokens of a dump as words.
 pub struct Words<'a> {
     tokens: &'a [u32],
-    /// Of each token id that occurs in the evaluated rows: its rank by frequency there.
+    /// The rank by frequency of each token id that occurs in the evaluated rows.
     rank: BTreeMap<u32, u32>,
     profile: usize,
     topic: BTreeMap<u64, u32>,
@@ -26,9 +26,9 @@ pub struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Of the tokens of `dump`, if it has any, ranked by how often they occur in `rows` without those that `filter` names; few enough words for
-    /// tables of `latents`. Memory: some tens of bytes a token
-    /// that occurs and, for characters, for each run of three that does.
+    /// Numbers the tokens of `dump`, if it has any, by their frequency in `rows` without those that `filter` names; few
+    /// enough words for tables of `latents`. Memory: some tens of bytes per token that occurs and, for characters, per
+    /// run of three that occurs.
     pub fn new(dump: &'a Dump, filter: &RowFilter<'_>, rows: Range<u64>, latents: usize) -> Option<Self> {
         let tokens = dump.tokens()?;
         let seen = &tokens[rows.start as usize..rows.end as usize];
@@ -55,17 +55,17 @@ impl<'a> Words<'a> {
         Some(Self { tokens, profile: rank.len().min(PROFILE).min(cells), rank, topic, characters })
     }
 
-    /// How many words a profile has.
+    /// Returns the number of words of a profile.
     pub fn profile_words(&self) -> usize {
         self.profile
     }
 
-    /// How many words a topic may have.
+    /// Returns the largest number of words of a topic.
     pub fn topic_words(&self) -> usize {
         self.topic.len()
     }
 
-    /// Those of the rows of `batch`.
+    /// Returns the words of the rows of `batch`.
     pub fn of<'b>(&self, batch: &'b Batch) -> &'b RowWords {
         batch.words.get_or_init(|| {
             let profile = batch.rows.iter().map(|row| self.profile(*row)).collect();
@@ -74,7 +74,7 @@ impl<'a> Words<'a> {
         })
     }
 
-    /// The word of a profile for `row`.
+    /// Returns the word of a profile for `row`.
     fn profile(&self, row: u64) -> u32 {
         let (Some(&rank), vocabulary) = (self.rank.get(&self.tokens[row as usize]), self.rank.len()) else {
             return NO_WORD;
@@ -86,7 +86,7 @@ impl<'a> Words<'a> {
         (own as u32) + Profiles::bucket(rank, vocabulary, self.profile - own)
     }
 
-    /// The word of a topic for `row`, of a sequence that begins at row `first`.
+    /// Returns the word of a topic for `row`, in a sequence that starts at row `first`.
     fn topic(&self, first: u64, row: u64) -> u32 {
         let key = if !self.characters {
             u64::from(self.tokens[row as usize])
@@ -99,7 +99,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Three tokens of a vocabulary of characters as one key.
+/// Packs three tokens of a vocabulary of characters into one key.
 fn triple(tokens: &[u32]) -> u64 {
     tokens.iter().fold(0, |key, t| key << 21 | u64::from(*t))
 }

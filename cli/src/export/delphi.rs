@@ -1,25 +1,25 @@
-//! The cache of activations that delphi explains latents from: a directory a level, named by the hook of the dump as in
-//! `blocks.3.hook_resid_post.level1` (what is no letter, digit, `.`, `-` or `_` becomes `_`; `level1` alone where the dump
-//! does not say its hook), with files `FIRST_LAST.safetensors`, a range of latents each, and `config.json`. Give the
-//! directory that holds them to `LatentDataset` as `raw_dir`.
+//! The cache of activations from which delphi explains latents: a directory per level, named by the hook point of the
+//! dump as in `blocks.3.hook_resid_post.level1` (other characters than letters, digits, `.`, `-` and `_` become `_`;
+//! `level1` alone where the dump has no hook point), with files `FIRST_LAST.safetensors`, one per range of latents, and
+//! `config.json`. Give the directory above them to `LatentDataset` as `raw_dir`.
 //!
-//! A file holds, in the order of rows and, of one row, of latents:
+//! The entries of a file are in the order of rows and, within a row, of latents:
 //!
-//! - `locations [nnz, 3]`: sequence, row within it, latent less `FIRST`; u16 where all of them fit, else u32;
+//! - `locations [nnz, 3]`: sequence, row within it, latent minus `FIRST`; u16 where all of them fit, otherwise u32;
 //! - `activations [nnz]`: f32, all that are above 0 (delphi writes f16, but reads both);
 //! - `tokens [sequences, length]`: u32, in every file, as delphi takes them from whichever it reads first.
 //!
-//! `config.json` has the keys of delphi that are known. `dataset_repo` is the name of the dump, and the other `dataset_*`
-//! are empty: delphi would need them only for files without tokens. `model_name` is the model that the dump names, or
-//! null: delphi loads a tokenizer by that name unless it is given one. Besides those it says `hook`, `level` and `run`, the
-//! SHA-256 of the weights. Files for neighbours are not written: delphi makes them itself.
+//! `config.json` has the known keys of delphi. `dataset_repo` is the name of the dump, and the other `dataset_*` are
+//! empty: delphi would need them only for files without tokens. `model_name` is the model of the dump, or null: delphi
+//! loads a tokenizer by that name unless it is given one. Additional keys are `hook`, `level` and `run`, the SHA-256 of
+//! the weights. Files for neighbours are not written: delphi makes them itself.
 //!
-//! delphi reads sequences of one length: rows at the end of the dump that are no whole one are left out. A file is read as
-//! a whole, so more files need less memory there. The length should be a multiple of delphi's `example_ctx_len` (32 unless it
-//! is set), or its windows reach from one sequence into the next.
+//! delphi reads sequences of one length: rows at the end of the dump that do not make a whole sequence are left out. It
+//! reads a file as a whole, so that more files need less memory. The length should be a multiple of delphi's
+//! `example_ctx_len` (32 by default), or its windows reach from one sequence into the next.
 //!
-//! Rows are encoded twice, first only to count, and every entry goes to its place in its file: memory holds one block of
-//! rows and its codes, 2^14 rows, and 1 MiB of tokens.
+//! Rows are encoded twice, first only to count, and every entry is written to its position in its file: memory holds
+//! one block of 2^14 rows with its codes, and 1 MiB of tokens.
 
 use super::job::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
@@ -35,14 +35,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use strata_core::Codes;
 
-/// Files a level, where nothing else is asked for; as in delphi.
+/// Default number of files per level, as in delphi.
 const SPLITS: usize = 5;
-/// The most: all files are open together.
+/// Most files, since all are open together.
 const MOST_SPLITS: usize = 256;
 /// Tokens that are written together.
 const TOKENS: usize = 1 << 18;
 
-/// The rows that are exported: `sequences` times `length`, from the first on.
+/// The rows that are exported: the first `sequences` times `length`.
 #[derive(Clone, Copy)]
 struct Shape {
     sequences: u64,
@@ -50,14 +50,14 @@ struct Shape {
 }
 
 impl Shape {
-    /// The whole sequences of `dump`, which must be of one length.
+    /// Returns the whole sequences of `dump`, which must have one length.
     fn of(dump: &Dump) -> Result<Self> {
         let (n, name) = (dump.n_rows(), dump.name());
         let starts = dump.sequence_starts().with_context(|| lacks(dump, "where its sequences begin"))?;
         let length = dump.context().map(|t| t as u64).or(starts.get(1).copied()).unwrap_or(n);
         let ends = starts.iter().skip(1).chain([&n]);
         let other = starts.iter().zip(ends).map(|(start, end)| end - start).enumerate();
-        // The last one may be cut.
+        // The last sequence may be shorter.
         let mut other = other.filter(|(i, rows)| *rows > length || (*rows < length && i + 1 < starts.len()));
         if let Some((i, rows)) = other.next() {
             bail!("{name}: delphi reads sequences of one length: expected {length} rows in sequence {i}, found {rows}");
@@ -76,7 +76,7 @@ impl Shape {
     }
 }
 
-/// One activation, where it is.
+/// One activation with its position.
 struct Entry {
     sequence: u32,
     position: u32,
@@ -85,7 +85,7 @@ struct Entry {
 }
 
 impl Shape {
-    /// The activations above 0 of a level in a block of rows that begins at `start`, as far as they are exported.
+    /// Returns the activations above 0 of a level in a block of exported rows that begins at `start`.
     fn entries(self, codes: &Codes, start: u64) -> impl Iterator<Item = Entry> {
         let rows = (self.rows().saturating_sub(start) as usize).min(codes.n());
         (0..rows).flat_map(move |i| {
@@ -177,7 +177,7 @@ fn check_finite(codes: &[Codes; 2], start: u64) -> Result<()> {
     Ok(())
 }
 
-/// The directory of a level. It is a plain name whatever the dump calls its hook.
+/// Returns the name of the directory of a level: a plain name, whatever the hook point of the dump.
 fn directory_name(hook: Option<&str>, level: usize) -> String {
     let plain = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '_' };
     match hook {
@@ -186,22 +186,22 @@ fn directory_name(hook: Option<&str>, level: usize) -> String {
     }
 }
 
-/// The file of a range of latents, being filled.
+/// A file of a range of latents while it is written.
 struct Split {
     range: Range<usize>,
     file: File,
-    /// Where it will be, for errors.
+    /// The final path, for errors.
     path: PathBuf,
-    /// Bytes of a number of `locations`.
+    /// Bytes per number of `locations`.
     wide: usize,
-    /// Where the next bytes of `activations` and of `locations` go.
+    /// Offsets of the next bytes of `activations` and of `locations`.
     at: [u64; 2],
-    /// Those bytes.
+    /// The bytes to write there.
     pending: [Vec<u8>; 2],
 }
 
 impl Split {
-    /// Makes the file with its header and tokens, and room for so many entries.
+    /// Makes the file with its header and tokens, and with space for the entries.
     fn create(
         range: Range<usize>,
         entries: u64,
@@ -222,7 +222,7 @@ impl Split {
             "locations": { "dtype": kind, "shape": [entries, 3], "data_offsets": [activations_end, end] },
         })
         .to_string();
-        // Numbers of a mapped file are aligned.
+        // Numbers in a mapped file must be aligned.
         while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
@@ -239,7 +239,7 @@ impl Split {
             bytes.extend(some.iter().flat_map(|t| t.to_le_bytes()));
             file.write_all(&bytes).map_err(failed)?;
         }
-        // A full disk shows early where the file system can tell.
+        // A full disk is reported early where the file system can tell.
         file.set_len(base + end).map_err(failed)?;
         let at = [base + tokens_end, base + activations_end];
         Ok(Self { range, file, path, wide, at, pending: [Vec::new(), Vec::new()] })
@@ -253,7 +253,7 @@ impl Split {
         }
     }
 
-    /// Writes what was pushed.
+    /// Writes the buffered entries.
     fn flush(&mut self) -> Result<()> {
         for (at, bytes) in self.at.iter_mut().zip(&mut self.pending).filter(|(_, bytes)| !bytes.is_empty()) {
             let written = self.file.seek(SeekFrom::Start(*at)).and_then(|_| self.file.write_all(bytes));

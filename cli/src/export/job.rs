@@ -1,4 +1,4 @@
-//! What every export is given and returns.
+//! Input and output of every export.
 
 use crate::args::ExportFormat;
 use crate::dump::Dump;
@@ -8,11 +8,11 @@ use serde::Serialize;
 use std::path::Path;
 use strata_core::Isa;
 
-/// What to export, and where to.
+/// A run, a dump, a format and a directory.
 pub struct Job<'a> {
     /// The run.
     pub run: &'a Run,
-    /// The rows, with their tokens.
+    /// The dump, with its tokens.
     pub dump: &'a Dump,
     /// The format.
     pub format: ExportFormat,
@@ -24,14 +24,14 @@ pub struct Job<'a> {
     pub isa: Isa,
 }
 
-/// What was written.
+/// The export that was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Exported {
     /// The format.
     pub format: &'static str,
     /// Rows that were exported.
     pub rows: u64,
-    /// Rows at the end of the dump that are no whole sequence.
+    /// Rows at the end of the dump that do not make a whole sequence.
     pub left_out: u64,
     /// Activations above 0 of level 1 and of level 2.
     pub entries: [u64; 2],
@@ -42,7 +42,7 @@ pub struct Exported {
 /// Returns the token id of every row.
 ///
 /// # Errors
-/// If the dump does not say its tokens.
+/// If the dump has no tokens.
 pub fn tokens(dump: &Dump) -> Result<&[u32]> {
     dump.tokens().with_context(|| lacks(dump, "its tokens"))
 }

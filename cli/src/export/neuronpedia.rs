@@ -1,26 +1,27 @@
-//! Feature dashboards as SAEDashboard writes them for Neuronpedia: `level1/batch-0.json` and on, 128 latents a file,
-//! likewise `level2`.
+//! Feature dashboards as SAEDashboard writes them for Neuronpedia: `level1/batch-0.json` and so on, with 128 latents
+//! per file, likewise `level2`.
 //!
-//! Written, over all rows of the dump:
+//! These fields are written, over all rows of the dump:
 //!
 //! - `frac_nonzero`: the share of rows on which the latent fires;
 //! - `freq_hist_data_bar_values`, `_heights`: its activations above 0 in 50 equal bars from the smallest to the largest,
-//!   the middle of each bar and how many are in it;
-//! - `activations`: the places where it fires most strongly, at most one a sequence, strongest first, with the tokens and
-//!   activations around (28 rows before and 12 after, of the same sequence); all in the group of the strongest, which has
-//!   `bin_min` and `bin_contains` -1;
+//!   the middle of each bar and the count in it;
+//! - `activations`: the contexts in which it fires most strongly, at most one per sequence, strongest first, with the
+//!   surrounding tokens and activations (28 rows before and 12 after, of the same sequence); all are in the group of
+//!   the strongest, which has `bin_min` and `bin_contains` -1;
 //! - `pos_str`, `pos_values`, `neg_str`, `neg_values`: the tokens whose logits an activation of 1 raises and lowers most,
 //!   from `RUN/latents.jsonl`; empty until `strata eval` has written it with a language model.
 //!
-//! Empty, as more is needed than activations and tokens: `logits_hist_*` (the effect on every logit; `latents.jsonl` has
-//! the largest), `neuron_alignment_*` and `correlated_neurons_*` (neurons: a residual stream has none),
-//! `correlated_features_*` (activations of all pairs of latents), `decoder_weights_dist` (the heads of an attention
-//! layer), `vector` (the weights are in `RUN/sae`). Left out: attribution (`dfa_*`), which needs the model's attention,
-//! and groups of weaker activations. `layer` is null where the hook of the dump has no number, `n_tokens_in_prompt` where
-//! sequences have several lengths, and `model_id` is empty where the dump does not say its model.
+//! Some fields are empty, since they need more than activations and tokens: `logits_hist_*` (the effect on every logit;
+//! `latents.jsonl` has the largest), `neuron_alignment_*` and `correlated_neurons_*` (a residual stream has no
+//! neurons), `correlated_features_*` (activations of all pairs of latents), `decoder_weights_dist` (the heads of an
+//! attention layer), `vector` (the weights are in `RUN/sae`). Attribution (`dfa_*`), which needs the model's attention,
+//! and groups of weaker activations are left out. `layer` is null where the hook point of the dump has no number,
+//! `n_tokens_in_prompt` is null where sequences have several lengths, and `model_id` is empty where the dump has no
+//! model.
 //!
-//! Memory: 5 kB a latent at most, `latents.jsonl` as a whole while it is read (some 20 kB a latent), and blocks of rows
-//! (see `each_group`); it does not grow with the rows.
+//! Memory: at most 5 kB per latent, `latents.jsonl` as a whole while it is read (some 20 kB per latent), and blocks of
+//! rows (see `each_group`); it does not grow with the rows.
 
 use super::histogram::Histograms;
 use super::job::{Exported, Job, lacks, tokens};
@@ -45,12 +46,12 @@ use std::path::Path;
 
 use strata_core::{Codes, Encoder};
 
-/// Latents a file, as in SAEDashboard.
+/// Latents per file, as in SAEDashboard.
 const FEATURES: usize = 128;
 /// Rows around a place.
 const REACH: Reach = Reach { before: 28, after: 12 };
 
-/// One file: names and order are SAEDashboard's.
+/// One file, with SAEDashboard's names and order.
 #[derive(Serialize)]
 struct Batch<'a> {
     model_id: &'a str,
@@ -78,7 +79,7 @@ struct Feature<'a> {
     activations: Vec<Activation>,
 }
 
-/// What more would have to be known for: always empty, and always there, as readers look them up.
+/// Fields that need more information: always empty, and always there, since readers expect them.
 #[derive(Default, Serialize)]
 struct Unknown {
     neuron_alignment_indices: [u32; 0],
@@ -106,7 +107,7 @@ struct Activation {
     qualifying_token_index: usize,
 }
 
-/// What the passes have found of a level.
+/// The statistics of a level from both passes.
 struct Level {
     strongest: Strongest<'static>,
     histograms: Histograms,
@@ -121,7 +122,7 @@ impl Level {
 /// Writes and finishes `out`.
 ///
 /// # Errors
-/// As [`super::export`]; if `RUN/latents.jsonl` is of another model.
+/// As [`super::export`]; if `RUN/latents.jsonl` belongs to another model.
 pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>) -> Result<Exported> {
     let Job { run, dump, isa, .. } = job;
     let tokens = tokens(dump)?;
@@ -163,7 +164,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     Ok(Exported { format: "neuronpedia", rows: dump.n_rows(), left_out: 0, entries, directories })
 }
 
-/// Goes over the rows twice: for the strongest places and the ends of the bars, then for what is between them.
+/// Reads the rows twice: first for the strongest contexts and the range of the bars, then for the counts.
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
     let [f1, f2] = encoder.model().arch.latents();
     let mut levels = [Level::new(0, f1), Level::new(1, f2)];
@@ -191,18 +192,18 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
     Ok(levels)
 }
 
-/// Every latent that fires on a row, and how strongly, in the order of the rows.
+/// Returns every latent that fires on a row, with its activation, in the order of the rows.
 fn each_activation(codes: &Codes, mut f: impl FnMut(usize, f32)) {
     codes.index.iter().zip(&codes.value).filter(|(_, z)| **z > 0.0).for_each(|(j, z)| f(*j as usize, *z));
 }
 
-/// Tokens whose logits a latent raises and lowers most, and by how much.
+/// Tokens whose logits a latent raises and lowers most, with the changes.
 struct Logits {
     promotes: Vec<(String, f64)>,
     suppresses: Vec<(String, f64)>,
 }
 
-/// Those that `strata eval` has found of all latents; none if it was not run.
+/// Returns those that `strata eval` has computed for all latents; none if it was not run.
 fn logits_of(run: &Run, f1: usize, f2: usize) -> Result<Vec<Logits>> {
     let path = run.dir.join("latents.jsonl");
     if !path.exists() {
@@ -219,14 +220,14 @@ fn logits_of(run: &Run, f1: usize, f2: usize) -> Result<Vec<Logits>> {
     Ok(records.into_iter().map(|LatentRecord { promotes, suppresses, .. }| Logits { promotes, suppresses }).collect())
 }
 
-/// Rows of a sequence, where all have as many.
+/// Returns the rows per sequence, where all sequences have the same number.
 fn one_length(dump: &Dump) -> Option<usize> {
     let context = dump.context()?;
     let starts = dump.sequence_starts()?;
     starts.iter().enumerate().all(|(i, start)| *start == (i * context) as u64).then_some(context)
 }
 
-/// What the files of both levels share.
+/// Fields that the files of both levels share.
 struct Files<'a> {
     dump: &'a Dump,
     out: &'a Path,
@@ -238,7 +239,7 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// Writes the files of a level; `logits` are none or as many as there are latents.
+    /// Writes the files of a level; `logits` is empty or has one entry per latent.
     fn write(&self, level: &Level, logits: &[Logits], name: &str, directory: &Path) -> Result<()> {
         let latents: Vec<usize> = (0..level.strongest.latents.len()).collect();
         for (i, some) in latents.chunks(FEATURES).enumerate() {

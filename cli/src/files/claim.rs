@@ -1,4 +1,4 @@
-//! Directories that a command makes, and keeps for itself while it works.
+//! Directories that a command makes, and locks while it works.
 
 use super::words::io_error;
 use anyhow::{Result, bail, ensure};
@@ -7,12 +7,12 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// Those of this process that are not kept yet.
+/// Directories that this process has made and may still remove.
 static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Removes the directories that this process has made and that are still empty, as it is about to end.
+/// Removes the directories that this process has made and that are still empty, before it ends.
 pub(super) fn remove_made() {
-    // Not waited for: the thread that has the list may be the one that ends the process.
+    // The lock is not waited for: the thread that has it may be the one that ends the process.
     if let Ok(made) = MADE.try_lock() {
         made.iter().rev().for_each(|d| drop(fs::remove_dir(d)));
     }
@@ -22,12 +22,12 @@ fn forget(directories: &[PathBuf]) {
     MADE.lock().unwrap_or_else(PoisonError::into_inner).retain(|d| !directories.contains(d));
 }
 
-/// Directories that were made; those that are still empty are removed when this is dropped, unless it was kept.
+/// Directories that were made; those that are still empty are removed when this is dropped, unless they were kept.
 #[derive(Debug, Default)]
 pub(crate) struct MadeDirectories(Vec<PathBuf>);
 
 impl MadeDirectories {
-    /// Makes `path` and every directory above it that is not there.
+    /// Makes `path` and every missing directory above it.
     ///
     /// # Errors
     /// One sentence with the path.
@@ -41,7 +41,7 @@ impl MadeDirectories {
                     made.0.push(directory.to_owned());
                     MADE.lock().unwrap_or_else(PoisonError::into_inner).push(directory.to_owned());
                 }
-                // Another process was faster, and it may be the one that removes it again.
+                // Another process was faster, and may remove the directory again.
                 Err(e) if e.kind() == ErrorKind::AlreadyExists && directory.is_dir() => {}
                 Err(e) => return Err(io_error("making", path, &e)),
             }
@@ -49,7 +49,7 @@ impl MadeDirectories {
         Ok(made)
     }
 
-    /// Leaves them where they are.
+    /// Keeps the directories.
     pub(crate) fn keep(&mut self) {
         forget(&self.0);
         self.0.clear();
@@ -58,14 +58,14 @@ impl MadeDirectories {
 
 impl Drop for MadeDirectories {
     fn drop(&mut self) {
-        // One that holds something by now is not removed, which is right.
+        // A directory that is no longer empty is not removed.
         self.0.iter().rev().for_each(|d| drop(fs::remove_dir(d)));
         forget(&self.0);
     }
 }
 
-/// A directory that this process has for itself as long as this lives; the system releases it however the process
-/// ends. Only Unix lets a directory be opened for that; a file system without locks keeps nothing.
+/// A lock on a directory for as long as this value lives; the operating system releases it however the process ends.
+/// Only Unix can open a directory for that; a file system without locks locks nothing.
 #[derive(Debug)]
 pub(crate) struct Claim {
     made: MadeDirectories,
@@ -73,10 +73,10 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Makes `directory` if it is not there, and takes it. Of several processes that do so at once, one succeeds.
+    /// Makes `directory` if it does not exist, and locks it. If several processes do so at once, one succeeds.
     ///
     /// # Errors
-    /// If another process has it, or it cannot be made.
+    /// If another process has locked it, or it cannot be made.
     pub(crate) fn new(directory: &Path) -> Result<Self> {
         let in_use = || format!("`{}` is in use by another process", directory.display());
         // Another process that failed may remove the directory between its making and its locking.
@@ -94,8 +94,8 @@ impl Claim {
                 Ok(()) if is_same(&file, directory) => return Ok(Self { made, _lock: Some(file) }),
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    // The process that has the directory has not written into it yet, maybe: it must not lose it because
-                    // this one made it.
+                    // The process that has the lock may not have written into the directory yet: it must not lose it
+                    // because this process made it.
                     made.keep();
                     bail!(in_use())
                 }
@@ -105,13 +105,13 @@ impl Claim {
         bail!(in_use())
     }
 
-    /// Leaves the directory where it is, even if it is empty.
+    /// Keeps the directory, even if it is empty.
     pub(crate) fn keep(&mut self) {
         self.made.keep();
     }
 }
 
-/// Whether `path` still leads to the directory that was opened.
+/// Returns whether `path` still leads to the directory that was opened.
 #[cfg(unix)]
 fn is_same(opened: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -124,7 +124,8 @@ fn is_same(_: &File, _: &Path) -> bool {
     true
 }
 
-/// Removes what a killed process left unfinished in `directory`, which must be claimed: it holds files of ours alone.
+/// Removes what a killed process left unfinished in `directory`, which must be claimed and contain only files of this
+/// program.
 ///
 /// # Errors
 /// If one cannot be removed.

@@ -1,4 +1,4 @@
-//! Input files: regular ones only, and no larger than what such a file can sensibly hold.
+//! Input files: only regular files, of bounded size.
 
 use super::words::io_error;
 use anyhow::{Context, Result, bail, ensure};
@@ -6,14 +6,14 @@ use std::fs::{self, File, FileType};
 use std::io::{Read, Take};
 use std::path::Path;
 
-/// The most bytes of a file of settings, a description or a list of numbers about a run.
+/// Most bytes of a file of settings, a description or a list of numbers about a run.
 pub const SMALL: u64 = 64 << 20;
-/// The most bytes of a vocabulary or a tokenizer.
+/// Most bytes of a vocabulary or a tokenizer.
 pub const VOCABULARY: u64 = 1 << 30;
-/// The most bytes of a file that has to fit into memory as a whole. The memory that is there may be less.
+/// Most bytes of a file that must fit into memory as a whole. The available memory may be less.
 pub const LARGE: u64 = 1 << 40;
 
-/// What something that is no regular file is called.
+/// Returns the name of a kind of file that is not a regular one.
 pub(crate) fn name_of(kind: FileType) -> &'static str {
     #[cfg(unix)]
     {
@@ -31,11 +31,11 @@ pub(crate) fn name_of(kind: FileType) -> &'static str {
     if kind.is_dir() { "a directory" } else { "something else" }
 }
 
-/// Opens a regular file for reading, or what a link to one leads to.
+/// Opens a regular file, or the one that a link leads to, for reading.
 ///
 /// # Errors
-/// One sentence with the path. A pipe or a device is refused before it is opened: to open a pipe waits for a writer, to
-/// read a device may never end.
+/// One sentence with the path. A pipe or a device is refused before it is opened: opening a pipe waits for a writer,
+/// and reading a device may never end.
 pub fn open(path: &Path) -> Result<File> {
     let found = fs::metadata(path).map_err(|e| io_error("reading", path, &e))?.file_type();
     ensure!(found.is_file(), "reading `{}`: expected a file, found {}", path.display(), name_of(found));
@@ -45,7 +45,7 @@ pub fn open(path: &Path) -> Result<File> {
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// One sentence with the path: what cannot be opened, is larger, or does not fit into memory.
+/// One sentence with the path, for a file that cannot be opened, is larger, or does not fit into memory.
 pub fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = open(path)?;
     let n = file.metadata().map_err(|e| io_error("reading", path, &e))?.len();
@@ -54,7 +54,7 @@ pub fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let fits = usize::try_from(n).is_ok_and(|n| bytes.try_reserve_exact(n + 1).is_ok());
     ensure!(fits, "reading `{}`: out of memory: its {n} bytes do not fit", path.display());
-    // Some files are longer than they say.
+    // Some files are longer than their size says.
     let mut limited: Take<File> = file.take(most + 1);
     limited.read_to_end(&mut bytes).map_err(|e| io_error("reading", path, &e))?;
     ensure!(bytes.len() as u64 <= most, too_large(bytes.len() as u64));
@@ -64,7 +64,7 @@ pub fn bytes(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// Reads a regular file of UTF-8 text of at most `most` bytes.
 ///
 /// # Errors
-/// As [`bytes`]; for other text, where it begins and what may be meant.
+/// As [`bytes`]; for other text, the position of the first fault and what the encoding may be.
 pub fn text(path: &Path, most: u64) -> Result<String> {
     let bytes = bytes(path, most)?;
     let hint = match bytes[..] {
@@ -95,7 +95,7 @@ pub fn optional_text(path: &Path, most: u64) -> Result<Option<String>> {
 /// Reads a JSON file of at most `most` bytes.
 ///
 /// # Errors
-/// As [`bytes`]; and what does not fit.
+/// As [`bytes`]; and the first field that does not fit.
 pub fn json<T: serde::de::DeserializeOwned>(path: &Path, most: u64) -> Result<T> {
     serde_json::from_slice(&bytes(path, most)?).with_context(|| format!("reading `{}`", path.display()))
 }

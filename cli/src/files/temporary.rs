@@ -1,7 +1,7 @@
 //! Hidden files and directories under random names.
 //!
-//! A process keeps a lock on each of its own for as long as it works on it. What carries such a name and is not locked
-//! was left by a process that is gone, and is removed by whichever process next makes one in the same directory.
+//! A process holds a lock on each of its own while it works on it. A file or directory with such a name and without a
+//! lock was left by a process that has ended; the next process that makes one in the same directory removes it.
 
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -9,49 +9,49 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// The end of every such name; nothing else that people have ends like this.
+/// The end of every such name; no other files end like this.
 const ENDING: &str = ".strata.tmp";
-/// Characters of the name of the finished file that are repeated in the hidden one.
+/// Number of characters of the final name that are repeated in the hidden one.
 const SHOWN: usize = 40;
-/// Names that are tried.
+/// Number of names that are tried.
 const TRIES: usize = 100;
 
-/// Those of this process.
+/// The hidden files and directories of this process.
 static OWN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// The directory that holds `path`.
+/// Returns the directory of `path`.
 pub(crate) fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A hidden file or directory of this process; it is removed when this is dropped, unless it was published.
+/// A hidden file or directory of this process; it is removed when it is dropped, unless it was published.
 #[derive(Debug)]
 pub(crate) struct Temporary {
     path: PathBuf,
-    /// Keeps the lock. None where the system has no locks.
+    /// Holds the lock. None where the system has no locks.
     lock: Option<File>,
     published: bool,
 }
 
 impl Temporary {
-    /// Makes a hidden file beside `path`, and sweeps what others have left there.
+    /// Makes a hidden file beside `path`, and removes leftovers of other processes there.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub(crate) fn file(path: &Path) -> io::Result<(Self, File)> {
         Self::make(path, |hidden| File::create_new(hidden), |file, _| file.try_clone())
     }
 
-    /// Makes a hidden directory beside `path`, and sweeps what others have left there.
+    /// Makes a hidden directory beside `path`, and removes leftovers of other processes there.
     ///
     /// # Errors
-    /// What the file system says.
+    /// The error of the file system.
     pub(crate) fn directory(path: &Path) -> io::Result<Self> {
         let made = Self::make(path, |hidden| fs::create_dir(hidden), |(), hidden| File::open(hidden))?;
         Ok(made.0)
     }
 
-    /// Makes it with `create` under a name that is free, and locks what `open` gives.
+    /// Makes it with `create` under a free name, and locks what `open` returns.
     fn make<T>(
         path: &Path,
         create: impl Fn(&Path) -> io::Result<T>,
@@ -75,7 +75,7 @@ impl Temporary {
             match open(&made, &own.path) {
                 Ok(file) => match file.try_lock() {
                     Ok(()) => own.lock = Some(file),
-                    // Another process took it for a leftover in the moment before it was locked.
+                    // Another process took it for a leftover before it was locked.
                     Err(fs::TryLockError::WouldBlock) => continue,
                     Err(fs::TryLockError::Error(_)) => {}
                 },
@@ -89,15 +89,15 @@ impl Temporary {
         Err(ErrorKind::AlreadyExists.into())
     }
 
-    /// Where it lies.
+    /// Returns the hidden path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Gives it its name.
+    /// Gives it its final name.
     ///
     /// # Errors
-    /// What the file system says; it is removed then.
+    /// The error of the file system; the hidden file is then removed.
     pub(crate) fn publish(mut self, path: &Path) -> io::Result<()> {
         fs::rename(&self.path, path)?;
         self.published = true;
@@ -116,18 +116,19 @@ impl Drop for Temporary {
 
 /// Removes all hidden files and directories of this process, which is about to end.
 pub(super) fn remove_all() {
-    // Not waited for: the thread that has the list may be the one that found no memory. What stays is swept later.
+    // The lock is not waited for: the thread that has it may be the one that ran out of memory. Leftovers are removed
+    // later.
     if let Ok(own) = OWN.try_lock() {
         own.iter().for_each(|path| remove(path));
     }
 }
 
 fn remove(path: &Path) {
-    // Nothing can be done about one that stays: the next command that writes here tries again.
+    // A leftover that cannot be removed is tried again by the next command that writes here.
     let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
 }
 
-/// Removes what processes that are gone have left in `directory`.
+/// Removes what processes that have ended have left in `directory`.
 fn sweep(directory: &Path) {
     if !cfg!(unix) {
         return;
@@ -140,7 +141,7 @@ fn sweep(directory: &Path) {
         if !(name.starts_with('.') && name.ends_with(ENDING) && is_plain) {
             continue;
         }
-        // The lock is kept until it is removed. Without locks on this file system nothing can be told apart.
+        // The lock is held until the removal. Without locks on this file system leftovers cannot be recognised.
         if let Ok(file) = File::open(entry.path())
             && file.try_lock().is_ok()
         {

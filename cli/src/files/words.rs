@@ -1,10 +1,10 @@
-//! Errors in words for people: without numbers of the system's own, and without the names of types of Rust.
+//! Errors in words for people: without error numbers of the operating system, and without names of Rust types.
 
 use anyhow::anyhow;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Names of types in messages of serde, and what a person calls them.
+/// Names of types in messages of serde, with words for them.
 const TYPES: [(&str, &str); 12] = [
     ("usize", "a whole number from 0 on"),
     ("u64", "a whole number from 0 on"),
@@ -20,7 +20,7 @@ const TYPES: [(&str, &str); 12] = [
     ("a map", "a table of keys and values"),
 ];
 
-/// What the system or a library says, and how it stands everywhere else.
+/// Phrases of the operating system or a library, with the phrase that is used everywhere in this program.
 const PHRASES: [(&str, &str); 5] = [
     ("No space left on device", DISK_FULL),
     ("Cannot allocate memory", OUT_OF_MEMORY),
@@ -31,9 +31,9 @@ const PHRASES: [(&str, &str); 5] = [
 
 const DISK_FULL: &str = "the disk is full";
 const OUT_OF_MEMORY: &str = "out of memory";
-const TOO_LARGE: &str = "the file would be too large: no room below the limit of the system or of `ulimit -f`";
+const TOO_LARGE: &str = "the file would be too large for the limit of the system or of `ulimit -f`";
 
-/// Returns what came in the way, without the number that the system has for it.
+/// Returns the reason of an error, without the number that the operating system has for it.
 pub fn io(error: &io::Error) -> String {
     let known = match error.kind() {
         ErrorKind::StorageFull => DISK_FULL,
@@ -52,13 +52,13 @@ pub fn io(error: &io::Error) -> String {
     known.to_owned()
 }
 
-/// One sentence: what was being done (`reading`, `writing`), to which path, and what came in the way.
+/// Returns one sentence: the action (`reading`, `writing`), the path, and the reason.
 pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow!("{doing} `{}`: {}", path.display(), io(error))
 }
 
-/// Returns one sentence of an error and its causes. A cause whose words stand in the sentence already is left out:
-/// errors of libraries often repeat their cause in their own text.
+/// Returns one sentence of an error and its causes. A cause whose words are already in the sentence is left out: errors
+/// of libraries often repeat their cause.
 pub fn sentence(error: &anyhow::Error) -> String {
     let mut sentence = String::new();
     for cause in error.chain() {
@@ -76,7 +76,7 @@ pub fn sentence(error: &anyhow::Error) -> String {
     sentence
 }
 
-/// Rewrites what the messages of the system and of serde leave to programmers.
+/// Rewrites the parts of messages of the operating system and of serde that are meant for programmers.
 fn plain(text: &str) -> String {
     let mut text = text.to_owned();
     while let Some(at) = text.find(" (os error ") {

@@ -1,4 +1,4 @@
-//! `config.json` of a GPT-2 model: the sizes and switches that change what it computes.
+//! `config.json` of a GPT-2 model: the sizes and switches that determine what it computes.
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -14,12 +14,12 @@ pub enum Activation {
     Relu,
 }
 
-/// What `config.json` says of a model.
+/// The content of `config.json`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Number of blocks.
     pub n_layer: usize,
-    /// Attention heads a block.
+    /// Attention heads per block.
     pub n_head: usize,
     /// Width `d` of the residual stream.
     pub n_embd: usize,
@@ -29,13 +29,13 @@ pub struct Config {
     pub n_positions: usize,
     /// Number of token ids.
     pub vocab_size: usize,
-    /// Added to the variance in every layer norm.
+    /// Constant that is added to the variance in every layer norm.
     pub layer_norm_epsilon: f64,
     /// The nonlinearity.
     pub activation: Activation,
     /// Attention scores are divided by `sqrt(n_embd / n_head)`.
     pub scale_attn_weights: bool,
-    /// Attention scores of block `l` are divided by `l + 1` as well.
+    /// Attention scores of block `l` are also divided by `l + 1`.
     pub scale_attn_by_inverse_layer_idx: bool,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
@@ -44,7 +44,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `config.json`. A size must be there; a switch that is not takes the default of `transformers`.
+    /// Reads `config.json`. A size must be given; a missing switch has the default of `transformers`.
     ///
     /// # Errors
     /// One sentence with the key, what was expected and what was found. The caller adds the file.
@@ -88,7 +88,7 @@ impl Config {
         })
     }
 
-    /// The factor on the attention scores of block `layer`.
+    /// Returns the factor of the attention scores of block `layer`.
     pub fn attention_scale(&self, layer: usize) -> f32 {
         let mut scale = 1.0;
         if self.scale_attn_weights {
@@ -101,7 +101,7 @@ impl Config {
     }
 }
 
-/// No published GPT-2 has a size near this; it keeps products of two sizes inside `usize`.
+/// No published GPT-2 has a size near this; it keeps products of two sizes within `usize`.
 const SIZE_MAX: u64 = 1 << 24;
 
 fn size(v: &Value, key: &str) -> Result<usize> {

@@ -1,17 +1,17 @@
-//! Text cut into pieces that a tokenizer can be given one after another.
+//! Cuts text into pieces that a tokenizer can encode one after another.
 
 use std::ops::Range;
 
-/// Bytes after which a piece ends at the next place where it may. A tokenizer needs 100 bytes of memory and more per byte
-/// of its text.
+/// Bytes after which a piece ends at the next position where it may be cut. A tokenizer needs 100 or more bytes of
+/// memory per byte of its text.
 const PIECE: usize = 1 << 18;
-/// Bytes before and after a place that are encoded to see whether it may be cut.
+/// Bytes before and after a position that are encoded to see whether the text may be cut there.
 const AROUND: usize = 1 << 12;
-/// Places in a row that may not be cut, after which the rest of the text is one piece.
+/// Number of consecutive positions that may not be cut, after which the rest of the text is one piece.
 const TRIES: usize = 32;
 
-/// Returns the pieces of `text`, in order, as lazily as they are asked for: each ends before a line that does not begin with
-/// white space, where `is_boundary(before, after)` holds of the lines on both sides.
+/// Returns the pieces of `text`, in order and lazily: each ends before a line that does not begin with white space,
+/// where `is_boundary(before, after)` holds for the lines on both sides.
 pub(super) fn pieces<E>(
     text: &str,
     is_boundary: impl Fn(&str, &str) -> Result<bool, E>,
@@ -41,21 +41,21 @@ pub(super) fn pieces<E>(
     })
 }
 
-/// The first byte from `at` on that begins a line with something else than white space.
+/// Returns the first byte from `at` that begins a line with something other than white space.
 fn next_line(text: &str, at: usize) -> Option<usize> {
     let bytes = text.as_bytes().get(at..)?;
     let mut breaks = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| at + i + 1);
     breaks.find(|&i| text[i..].chars().next().is_some_and(|c| !c.is_whitespace()))
 }
 
-/// The last line of `text`, with its break; at most [`AROUND`] bytes of it.
+/// Returns the last line of `text`, with its line break; at most [`AROUND`] bytes of it.
 fn last_line(text: &str) -> &str {
     let line = text.trim_end_matches('\n').rfind('\n').map_or(0, |i| i + 1);
     let from = line.max(text.len().saturating_sub(AROUND));
     &text[(from..=text.len()).find(|&i| text.is_char_boundary(i)).unwrap_or(text.len())..]
 }
 
-/// The first line of `text`, with its break; at most [`AROUND`] bytes of it.
+/// Returns the first line of `text`, with its line break; at most [`AROUND`] bytes of it.
 fn first_line(text: &str) -> &str {
     let line = text.find('\n').map_or(text.len(), |i| i + 1);
     &text[..(0..=line.min(AROUND)).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0)]

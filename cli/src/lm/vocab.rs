@@ -11,20 +11,20 @@ use crate::console::check_interrupt;
 use crate::panics::caught;
 use crate::texts;
 
-/// How text becomes token ids.
+/// The mapping from text to token ids.
 pub enum Vocab {
-    /// One token a character.
+    /// One token per character.
     Chars(Chars),
-    /// Whatever `tokenizer.json` describes.
+    /// The tokenizer of `tokenizer.json`.
     Tokenizer(Box<Described>),
 }
 
-/// A tokenizer, and what is known of its ids.
+/// A tokenizer with its ids.
 pub struct Described {
     tokenizer: Tokenizer,
     /// The text of every id.
     texts: Vec<String>,
-    /// Ids of tokens that mark something and stand for no text: beginnings, ends, padding. Ascending.
+    /// Ids of special tokens, which are not text: beginnings, ends, padding. Ascending.
     special: Vec<u32>,
 }
 
@@ -37,8 +37,8 @@ pub struct Chars {
 impl Vocab {
     /// Reads `tokenizer.json`.
     ///
-    /// One that splits text into single characters and looks each up is read as a character vocabulary: the same ids,
-    /// sooner, and a character that it lacks is an error and not silently some other token.
+    /// A tokenizer that splits text into single characters and looks up each is read as a character vocabulary: the ids
+    /// are the same, it is faster, and a missing character is an error instead of silently another token.
     pub fn from_tokenizer_json(json: &[u8]) -> Result<Self> {
         let v: Value = serde_json::from_slice(json).context("not JSON")?;
         if let Some(chars) = char_tokenizer(&v) {
@@ -57,14 +57,14 @@ impl Vocab {
         Ok(Self::Tokenizer(Box::new(Described { tokenizer: t, texts: texts::of_tokenizer(&v)?, special })))
     }
 
-    /// Reads the string `"chars"` of `meta.json`: the character at place `i` has id `i`.
+    /// Reads the string `"chars"` of `meta.json`: the character at index `i` has id `i`.
     pub fn from_meta_json(json: &[u8]) -> Result<Self> {
         let v: Value = serde_json::from_slice(json).context("not JSON")?;
-        let Some(chars) = v["chars"].as_str() else { bail!("\"chars\" must be a string with one character a token") };
+        let Some(chars) = v["chars"].as_str() else { bail!("\"chars\" must be a string with one character per token") };
         Ok(Self::Chars(Chars::new(chars.chars().collect())?))
     }
 
-    /// Ids of tokens that mark something and stand for no text, ascending.
+    /// Returns the ids of special tokens, which are not text, ascending.
     pub fn special(&self) -> &[u32] {
         match self {
             Self::Chars(_) => &[],
@@ -72,7 +72,7 @@ impl Vocab {
         }
     }
 
-    /// The text that every id stands for, in order; a hole is the empty string.
+    /// Returns the text of every id, in order; that of an unused id is empty.
     pub fn tokens(&self) -> Vec<String> {
         match self {
             Self::Chars(c) => c.list.iter().map(char::to_string).collect(),
@@ -80,9 +80,9 @@ impl Vocab {
         }
     }
 
-    /// The ids of `text`, without the special tokens that a tokenizer would put around it: the first `most` at least, and all
-    /// where there are fewer. They are those of the whole text: it is cut only where both sides have the ids that they have
-    /// together, and memory grows by the ids and one piece of the text.
+    /// Returns the ids of `text`, without the special tokens that a tokenizer would add: at least the first `most`, and all
+    /// where there are fewer. They are those of the whole text: it is cut only where the two sides have the same ids separately
+    /// as together. Memory grows by the ids and one piece of the text.
     ///
     /// # Errors
     /// A character outside a character vocabulary, with its position.
@@ -118,15 +118,15 @@ impl Described {
     }
 }
 
-/// Runs `f`, a piece of the library of tokenizers, which panics on some files and texts.
+/// Runs `f`, a call of the tokenizer library, which panics on some files and texts.
 ///
 /// # Errors
-/// That of `f`; or `what` is the matter, with the words of the panic.
+/// The error of `f`; or the fault `what`, with the words of the panic.
 fn checked<T>(what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
     caught(f).map_err(|panic| anyhow!("{what}: the library of tokenizers fails on it ({panic})"))?
 }
 
-/// A tokenizer that merges always, as it does when a model is used: dropout is for training one, and draws at random.
+/// Makes a tokenizer always merge, as it should when a model is used: dropout is for training and random.
 fn without_dropout(mut t: Tokenizer) -> Tokenizer {
     if let ModelWrapper::BPE(bpe) = t.get_model()
         && bpe.dropout.is_some()
@@ -143,7 +143,7 @@ impl Chars {
         let mut ids = HashMap::with_capacity(list.len());
         for (id, c) in list.iter().enumerate() {
             if let Some(first) = ids.insert(*c, id as u32) {
-                bail!("the character {c:?} stands twice in the vocabulary, at {first} and at {id}");
+                bail!("the character {c:?} occurs twice in the vocabulary, at {first} and at {id}");
             }
         }
         Ok(Self { list, ids })
@@ -159,7 +159,8 @@ impl Chars {
     }
 }
 
-/// The characters in order of id, if `v` is a word-level tokenizer over single characters and nothing else.
+/// Returns the characters in the order of their ids, if `v` is a word-level tokenizer over single characters and
+/// nothing else.
 fn char_tokenizer(v: &Value) -> Option<Result<Vec<char>>> {
     let pre = &v["pre_tokenizer"];
     let splits_all = pre["type"] == "Split"

@@ -36,7 +36,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Reads every tensor that `config` calls for; others (the mask buffers of old checkpoints) are left alone.
+    /// Reads every tensor that `config` requires; others (the mask buffers of old checkpoints) are ignored.
     ///
     /// # Errors
     /// One sentence with the tensor, what was expected and what was found. The caller adds the file.

@@ -1,4 +1,4 @@
-//! Batches of windows, computed side by side and handed over in order.
+//! Batches of windows, computed in parallel and used in order.
 
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
@@ -6,20 +6,21 @@ use std::thread;
 
 use anyhow::{Context, Result};
 
-/// Tokens a batch, which one thread computes: a few milliseconds for a small model, so that handing it over costs nothing.
+/// Tokens per batch, which one thread computes: a few milliseconds for a small model, so that passing it between
+/// threads costs little.
 const BATCH_TOKENS: usize = 512;
 
-/// The batches that `n_windows` windows of `t` tokens are computed in.
+/// Returns the batches in which `n_windows` windows of `t` tokens are computed.
 pub fn batches(n_windows: usize, t: usize) -> Vec<Range<usize>> {
     let size = (BATCH_TOKENS / t).max(1);
     (0..n_windows).step_by(size).map(|from| from..n_windows.min(from + size)).collect()
 }
 
 /// Calls `emit(i, compute(i))` for `i` in `0..n`: `compute` on as many threads as the current rayon pool has, `emit` in
-/// order on the caller's thread, with at most two results a thread waiting.
+/// order on the caller's thread, with at most two results per thread waiting.
 ///
-/// Each thread has a rayon pool of one, so that what `compute` calls runs on it alone: products of this size gain
-/// nothing from more threads, and the bits cannot depend on how many there are.
+/// Each thread has a rayon pool of one thread, so that all that `compute` calls runs on it alone: products of this size
+/// gain nothing from more threads, and the bits cannot depend on their number.
 ///
 /// # Errors
 /// The first error in order, of either function; nothing is emitted after it.
@@ -39,7 +40,7 @@ pub fn ordered<T: Send>(
             let (sender, receiver) = sync_channel(1);
             results.push(receiver);
             let work = move || {
-                // A closed channel says that no more is wanted.
+                // A closed channel says that no more results are wanted.
                 for i in (first..n).step_by(n_threads) {
                     let result = compute(i);
                     let failed = result.is_err();

@@ -1,9 +1,9 @@
-//! Labels: a file with an integer class a row or a sequence, or the character classes of the dump itself.
+//! Labels: a file with an integer class per row or per sequence, or the character classes of the dump itself.
 //!
 //! A file is a `.npy` with one dimension of integers, or a `.safetensors` with a tensor `labels` of one dimension of
 //! integers and, for spurious correlation removal, a second one `attributes` of the same length. A negative number
-//! leaves its row or sequence out. There are as many numbers as the dump has rows, or as it has sequences: then the rows
-//! of each sequence are averaged, as SAEBench does.
+//! leaves out its row or sequence. The number of labels is that of the rows of the dump or that of its sequences; in
+//! the second case the rows of each sequence are averaged, as SAEBench does.
 
 use crate::dump::Dump;
 use crate::dump::integers::Integers;
@@ -15,22 +15,22 @@ use strata_core::Error;
 use strata_core::format::dump::TensorTable;
 use strata_core::format::npy::NpyArray;
 
-/// What a label is of.
+/// The unit that has a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// One a row of the dump.
+    /// One label per row of the dump.
     Rows,
-    /// One a sequence.
+    /// One label per sequence.
     Sequences,
 }
 
 /// Labels of a dump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Labels {
-    /// What each is of.
+    /// The unit that has a label.
     pub unit: Unit,
-    /// One a row or sequence; none: left out.
+    /// One per row or sequence; none for what is left out.
     pub class: Vec<Option<u32>>,
     /// A second attribute, for spurious correlation removal.
     pub attribute: Option<Vec<Option<u32>>>,
@@ -38,15 +38,15 @@ pub struct Labels {
     pub names: Vec<String>,
 }
 
-/// The word for the character classes of the dump.
+/// The word that selects the character classes of the dump.
 pub const CHARS: &str = "chars";
 
 impl Labels {
-    /// The file `path`, or [`CHARS`].
+    /// Reads the file `path`, or makes [`CHARS`].
     ///
     /// # Errors
-    /// One sentence: a file that is none of these, of another length, or with fewer than two classes; for [`CHARS`] a
-    /// dump without tokens or their texts.
+    /// One sentence: for a file of another kind or length, or with fewer than two classes; for [`CHARS`], for a dump
+    /// without tokens or their texts.
     pub fn open(path: &Path, dump: &Dump) -> Result<Self> {
         if path.as_os_str() == CHARS {
             return Self::chars(dump);
@@ -63,9 +63,12 @@ impl Labels {
         let unit = match sequences {
             _ if found == rows => Unit::Rows,
             Some(n) if found == n => Unit::Sequences,
-            Some(n) => bail!("`{shown}`: expected {rows} labels, one a row, or {n}, one a sequence, found {found}"),
+            Some(n) => bail!("`{shown}`: expected {rows} labels, one per row, or {n}, one per sequence, found {found}"),
             None => {
-                bail!("`{shown}`: expected {rows} labels, one a row ({} says no sequences), found {found}", dump.name())
+                bail!(
+                    "`{shown}`: expected {rows} labels, one per row ({} has no sequences), found {found}",
+                    dump.name()
+                )
             }
         };
         if let Some(a) = &attributes {
@@ -135,7 +138,7 @@ fn tensors(bytes: &[u8]) -> Result<Tensors> {
     Ok((labels, read("attributes")?))
 }
 
-/// A `.npy` of one dimension of integers.
+/// Reads a `.npy` of one dimension of integers.
 fn npy(bytes: &[u8]) -> Result<Vec<i64>> {
     let why = |e: Error| match e {
         Error::Format { what, .. } => anyhow!(what),

@@ -168,7 +168,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn families_that_nobody_has_heard_of_show_every_number() {
+    fn unknown_families_show_every_number() {
         let eval = json!({
             "dump": "x", "rows": [0, 5],
             "news": { "a": 0.5, "deep": { "b": null, "flag": true }, "list": [1, 2], "long": vec![0; 40],

@@ -6,9 +6,9 @@ use std::fmt::Write;
 use strata_core::Config;
 use strata_core::config::{Allowed, Section, Setting, Value};
 
-/// Columns of the terminal that the table takes.
+/// Width of the table in the terminal.
 const WIDTH: usize = 110;
-/// Widest range that stands on one line.
+/// Widest range that is printed on one line.
 const RANGE: usize = 26;
 
 /// Returns the settings that `keys` name, each a setting or a section, with their defaults; all of them if there are none.

@@ -1,20 +1,20 @@
-//! What a training is asked for, and how it ends.
+//! Input and outcome of a training.
 
 use crate::dump::Dump;
 use std::path::Path;
 use strata_core::{Config, Isa};
 
-/// What to train, and where it goes.
+/// A dump, settings and a run directory.
 pub struct Job<'a> {
-    /// Rows.
+    /// The dump.
     pub dump: &'a Dump,
     /// The run directory.
     pub run: &'a Path,
     /// Settings: those of the run when it is resumed, see [`settings_of`](super::settings_of).
     pub config: Config,
-    /// Go on where the run stopped.
+    /// Continue where the run stopped.
     pub resume: bool,
-    /// Begin with the newest checkpoint in this directory, of a run that differs in nothing before it: for its control.
+    /// Start from the newest checkpoint in this directory, of a run that is identical up to there: for its control.
     pub from: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,

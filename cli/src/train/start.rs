@@ -1,4 +1,4 @@
-//! How a training begins: which process has the run directory, and what there is in it to go on with.
+//! The start of a training: locks the run directory, and finds the state to continue from.
 
 use super::job::Job;
 use crate::checkpoint::{self, Loaded};
@@ -11,26 +11,26 @@ use std::path::{Path, PathBuf};
 use strata_core::Config;
 use strata_core::train::{Array, State, agree};
 
-/// A run directory that is this process's own, with everything decided that depends on what is in it.
+/// A locked run directory, with all decisions that depend on its content.
 pub(super) struct Start {
-    /// The checkpoint to go on from; none for a training that begins.
+    /// The checkpoint to continue from; none for a new training.
     pub(super) saved: Option<State>,
     /// Whether all steps were taken and only the model is missing.
     pub(super) model_alone: bool,
-    /// What checkpoints say of where they come from.
+    /// Identification of the run in its checkpoints.
     pub(super) origin: Origin,
     claim: Claim,
     damaged: Vec<(PathBuf, String)>,
     checkpoints: PathBuf,
 }
 
-/// Takes the run directory, making it if it is not there, and reads the checkpoint; `None` if the run is finished.
+/// Locks the run directory, making it if it does not exist, and reads the checkpoint; `None` if the run is finished.
 ///
-/// The directory is locked before anything in it is looked at, so that of two processes one is refused, whatever they
-/// find. A directory that was made here disappears again if nothing is put into it.
+/// The directory is locked before anything in it is read, so that of two processes one is refused, whatever they find.
+/// A directory that was made here is removed again if nothing is put into it.
 ///
 /// # Errors
-/// One sentence if another process has the run, it is there already, or it belongs to other settings or rows.
+/// One sentence if another process uses the run, it exists already, or it belongs to other settings or rows.
 pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> Result<Option<Start>> {
     let run = job.run;
     let claim = Claim::new(run)?;
@@ -46,7 +46,7 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
     let has_info = run.join("final_info.json").exists();
     let has_model = ["cfg.json", "sae_weights.safetensors"].iter().all(|n| run.join("sae").join(n).exists());
     let loaded = match checkpoint::load_newest(&start.checkpoints) {
-        // All that a finished run needs is there.
+        // A finished run is complete.
         Err(error) if has_info && has_model => {
             console.note(words::sentence(&error));
             None
@@ -86,7 +86,7 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
         start.model_alone = true;
     }
     for (_, what) in &damaged {
-        console.note(format!("{what}; going on from step {step} instead"));
+        console.note(format!("{what}; continuing from step {step} instead"));
     }
     if before.train.steps != steps {
         console.note(longer(&before, &job.config, step));
@@ -96,8 +96,8 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
 }
 
 impl Start {
-    /// Puts the directory in order once it is certain that there is something to train: what cannot be trained leaves
-    /// no run behind, and a run as it was.
+    /// Prepares the directory once it is certain that training will start: a training that is refused leaves a run
+    /// unchanged, and no new run behind.
     ///
     /// # Errors
     /// One sentence with the file that cannot be written or removed.
@@ -113,7 +113,7 @@ impl Start {
         if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
             write_atomic(&path, text.as_bytes())?;
         }
-        // The summary of a run that is trained further says that it is finished, which it no longer is.
+        // The summary of a run that is trained further says that it is finished, which is no longer true.
         let info = run.join("final_info.json");
         if info.exists() {
             fs::remove_file(&info).map_err(|e| io_error("removing", &info, &e))?;
@@ -134,7 +134,7 @@ fn begun(from: &Path, job: &Job<'_>, origin: &Origin) -> Result<State> {
     Ok(state)
 }
 
-/// Whether nothing but leftovers is in `run`.
+/// Returns whether `run` contains only leftovers.
 fn is_vacant(run: &Path) -> Result<bool> {
     let entries = fs::read_dir(run).map_err(|e| io_error("reading", run, &e))?;
     Ok(entries.filter_map(Result::ok).all(|e| {
@@ -145,27 +145,27 @@ fn is_vacant(run: &Path) -> Result<bool> {
 }
 
 pub(super) fn exists_already(run: &Path) -> anyhow::Error {
-    anyhow!("{} exists already: pass --resume to go on with it, or choose another --out", run.display())
+    anyhow!("{} exists already: pass --resume to continue it, or choose another --out", run.display())
 }
 
-/// The sentence about a run that goes on to another number of steps, of which `taken` are behind it.
+/// Returns the sentence about a run that is continued to another number of steps, after `taken` steps.
 fn longer(before: &Config, now: &Config, taken: u64) -> String {
     let (from, to) = (before.train.steps, now.train.steps);
     if agree(before, now, taken) {
-        return format!("going on to {to} steps instead of {from}: as if it had been {to} from the first step");
+        return format!("training to {to} steps instead of {from}: the result is that of {to} steps from the start");
     }
     format!(
-        "going on to {to} steps instead of {from}: the result differs from that of {to} steps from the first one, since \
+        "training to {to} steps instead of {from}: the result differs from that of {to} steps from the start, since \
          settings of the {taken} steps that were taken (learning rate, annealing, start of the gate) depend on \
          `train.steps`"
     )
 }
 
-/// What a checkpoint must go on with: texts, kept as the numbers of their bytes.
+/// Identification of settings and rows in a checkpoint: texts, stored as the numbers of their bytes.
 type Origin = [(&'static str, String); 3];
 
 fn origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
-    // Where rows are held out depends on the sequences, which the fingerprint does not know.
+    // Where rows are held out depends on the sequences, which the fingerprint does not include.
     let dump = format!("{} {n_train}", job.dump.fingerprint());
     Ok([("dump", dump), (CONTENT, job.dump.content()?), ("config", settings::to_toml(&job.config)?)])
 }
@@ -173,10 +173,10 @@ fn origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
 /// The hash of the rows; checkpoints of earlier versions do not have it.
 const CONTENT: &str = "content";
 
-/// Returns the settings of the checkpoint, which differ from those of the job in `train.steps` at most.
+/// Returns the settings of the checkpoint, which may differ from those of the job only in `train.steps`.
 ///
 /// # Errors
-/// One sentence with what differs.
+/// One sentence with the difference.
 fn check_origin(state: &mut State, job: &Job<'_>, origin: &Origin) -> Result<Config> {
     let run = job.run.display();
     let mut before = job.config.clone();

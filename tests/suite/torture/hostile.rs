@@ -1,4 +1,4 @@
-//! Sizes that files and flags ask for, far beyond what any machine has.
+//! Sizes in files and flags far beyond what any machine has.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What killed commands leave behind, and what stands where a command wants to write.
+//! Leftovers of killed commands, and files in the way of output.
 
 use std::ffi::OsString;
 use std::fs;

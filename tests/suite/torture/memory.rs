@@ -1,4 +1,4 @@
-//! A limit on memory: a sentence, never an abort, and nothing half-written.
+//! A limit on memory: a sentence, never an abort, and no partial files.
 
 use std::process::Command;
 

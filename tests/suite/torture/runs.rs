@@ -1,4 +1,4 @@
-//! Runs that are begun twice, lose files, find other rows, or are to take more steps.
+//! Runs that are started twice, lose files, meet other rows, or are continued to more steps.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -140,7 +140,7 @@ fn a_finished_run_is_trained_further_to_the_bits_of_a_longer_one() {
     assert_ne!(weights(&run), weights(&long));
     let further = args!["train", "--dump", dump, "--out", run, "--resume", "--set", "train.steps=53"];
     let ran = strata(&further).ok();
-    assert!(ran.err.contains("going on to 53 steps instead of 30: as if"), "{}", ran.err);
+    assert!(ran.err.contains("training to 53 steps instead of 30: the result is that of 53 steps"), "{}", ran.err);
     assert_eq!(weights(&run), weights(&long));
     let config = |run: &std::path::Path| fs::read_to_string(run.join("config.toml")).unwrap();
     assert_eq!(config(&run), config(&long));
@@ -163,7 +163,7 @@ fn a_finished_run_is_trained_further_to_the_bits_of_a_longer_one() {
 fn training_further_says_where_the_schedule_does_not_allow_the_same_bits() {
     let (_dir, dump, run) = trained(&[]);
     let ran = strata(&args!["train", "--dump", dump, "--out", run, "--resume", "--set", "train.steps=40"]).ok();
-    let note = "going on to 40 steps instead of 30: the result differs from that of 40 steps from the first one";
+    let note = "training to 40 steps instead of 30: the result differs from that of 40 steps from the start";
     assert!(ran.err.contains(note) && ran.err.contains("`train.steps`"), "{}", ran.err);
     assert_eq!(metrics(&run).last().unwrap()["step"], 39);
     assert_eq!(read_json(&run.join("sae/cfg.json"))["origin"]["steps"], 40);

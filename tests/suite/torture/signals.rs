@@ -1,4 +1,4 @@
-//! One signal ends any command, wherever it is, and leaves nothing half-written.
+//! One signal ends any command, at any moment, and leaves no partial files.
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,4 @@
-//! Tokenizers that make their own library panic, or that draw at random.
+//! Tokenizers that make their own library panic, or that are random.
 
 use std::fs;
 use std::path::Path;
