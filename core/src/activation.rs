@@ -177,13 +177,13 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// Returns what a pre-activation must reach to fire: exactly the rule, but for a gated level, where [`Rule::keep`]
-    /// decides.
+    /// Returns the limit that a pre-activation must reach to fire. It is the whole rule, except for a gated level,
+    /// where [`Rule::keep`] decides.
     pub fn limit(&self) -> Limit<'_> {
         each!(self, kind => kind.limit())
     }
 
-    /// Appends those that fire of the latents `from`, with pre-activations `u` that have reached the limit of a row.
+    /// Appends those of the latents `from`, with pre-activations `u` that have reached the limit of a row, that fire.
     pub fn keep(&self, from: &[u32], u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
         let first = index.len();
         index.extend_from_slice(from);
@@ -198,17 +198,18 @@ impl<'a> Rule<'a> {
         self.settle(first, index, value);
     }
 
-    /// Turns the pre-activations from place `first` on, which have reached the limit, into the values of those that fire.
+    /// Turns the pre-activations from index `first` on, which have reached the limit, into the values of those that
+    /// fire.
     fn settle(&self, first: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) {
         each!(self, kind => filter(kind, first, index, value, |_, z| z));
     }
 
-    /// Drops the pre-activations from place `first` on that have reached the limit and do not fire.
+    /// Drops the pre-activations from index `first` on that have reached the limit and do not fire.
     pub(crate) fn drop_silent(&self, first: usize, index: &mut Vec<u32>, u: &mut Vec<f32>) {
         each!(self, kind => filter(kind, first, index, u, |u, _| u));
     }
 
-    /// Returns what a pre-activation must reach in training to become a candidate.
+    /// Returns the limit that a pre-activation must reach in training to become a candidate.
     pub(crate) fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b> {
         each!(self, kind => kind.candidates(by))
     }
@@ -255,7 +256,7 @@ pub(crate) fn select_row(isa: Isa, limit: Limit<'_>, u: &[f32], index: &mut Vec<
     }
 }
 
-/// Keeps those that fire of the entries from place `first` on, with `kept(u, z)` in place of the pre-activation.
+/// Keeps those of the entries from index `first` on that fire, with `kept(u, z)` in place of the pre-activation.
 fn filter<K: Kind>(kind: &K, first: usize, index: &mut Vec<u32>, value: &mut Vec<f32>, kept: impl Fn(f32, f32) -> f32) {
     if K::LIMIT_DECIDES {
         return;

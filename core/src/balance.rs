@@ -56,7 +56,7 @@ impl Balance {
     }
 }
 
-/// What a balance needs to know of the two gradients on `D1`.
+/// Statistics of the two gradients on `D1`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowNorms {
     /// `|grad_D1 l1|`, without its weight.
@@ -73,7 +73,7 @@ const EVERY: u64 = 10;
 /// State of the balance between the levels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct BalanceState {
-    /// The weights now.
+    /// The current weights.
     pub w: [f64; 2],
     /// `norm`: smoothed gradient norms.
     pub norm: [f64; 2],
@@ -89,7 +89,7 @@ impl BalanceState {
         Self { w, norm: [0.0; 2], log_var: [eta, [0.0; 2], [0.0; 2]] }
     }
 
-    /// Takes in a step.
+    /// Updates the weights after a step.
     ///
     /// - `norm`, every 10 steps: `w1 <- clip(w1 (rho w2 n2 / (w1 n1))^.1, .1, 10)` with smoothed norms `n` of the
     ///   unweighted losses' gradients on `D1`, and `w2 = 1`: at rest `w1 n1 = rho w2 n2`. (Without the weights in the

@@ -42,18 +42,18 @@ choices! {
     ModelKind {
         /// The two-level SAE of this crate, with every option.
         Tree = "tree",
-        /// The reference design of the field's first sketch, kept as a baseline with its faults: see [`crate::model::seed`].
+        /// A reference design from an early sketch, kept as a baseline with its faults: see [`crate::model::seed`].
         Seed = "seed",
     }
 }
 choices! {
     /// How the budgets of two `batchtopk` levels are spent.
     Budget {
-        /// `k1` a row at level 1 and `k2` at level 2.
+        /// `k1` latents per row at level 1 and `k2` at level 2.
         Separate = "separate",
-        /// `k1 + k2` a row, wherever the largest pre-activations of both levels are, with one threshold at inference.
-        /// With `source = "x"`, `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes (Bussmann
-        /// et al. 2025).
+        /// `k1 + k2` latents per row, wherever the largest pre-activations of both levels are, with one threshold at
+        /// inference. With `source = "x"`, `decoder = "cum"` and no gate this is a Matryoshka BatchTopK of two prefixes
+        /// (Bussmann et al. 2025).
         Shared = "shared",
     }
 }

@@ -47,7 +47,7 @@ pub(crate) struct EntryRow<'a> {
 }
 
 impl<'a> EntryRow<'a> {
-    /// Returns the entries as the code of the row; silent ones have the value 0.
+    /// Returns the entries as the code of the row; those that do not fire have the value 0.
     pub fn code(&self) -> CodeRow<'a> {
         CodeRow { index: self.index, value: self.z }
     }

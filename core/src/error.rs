@@ -27,14 +27,14 @@ pub enum Error {
         /// The number of entries in the table.
         len: usize,
     },
-    /// A file that is not there, or that the host cannot read.
+    /// A file that does not exist, or that the host cannot read.
     File {
         /// What the host says, with the name of the file.
         what: String,
     },
     /// Bytes that are not what their format says.
     Format {
-        /// Where in the file, in bytes from its start.
+        /// Position in the file, in bytes from its start.
         offset: usize,
         /// What is wrong there.
         what: String,
@@ -59,7 +59,7 @@ pub enum Error {
     NotFinite {
         /// The tensor, loss term or input that holds it.
         what: String,
-        /// Where it was met.
+        /// Its position.
         at: At,
     },
     /// A feature that this build leaves out.
@@ -69,18 +69,18 @@ pub enum Error {
     },
     /// Memory that could not be allocated.
     Memory {
-        /// What it is for.
+        /// The use of the memory.
         what: &'static str,
-        /// How many bytes.
+        /// Number of bytes.
         bytes: usize,
     },
     /// A number that is too large for the sum that it is added to.
     Range {
-        /// What it is.
+        /// Name of the sum.
         what: &'static str,
         /// The number.
         value: f64,
-        /// It has to be below this in magnitude.
+        /// Limit of its magnitude.
         limit: f64,
     },
     /// A buffer of the caller is too small.
@@ -98,19 +98,19 @@ pub enum Error {
 pub type Result<T, E = Error> = core::result::Result<T, E>;
 
 impl Error {
-    /// An [`Error::Format`] at `offset`.
+    /// Returns an [`Error::Format`] at `offset`.
     #[cold]
     pub fn format(offset: usize, what: impl Into<String>) -> Self {
         Self::Format { offset, what: what.into() }
     }
 
-    /// An [`Error::File`].
+    /// Returns an [`Error::File`].
     #[cold]
     pub fn file(what: impl Into<String>) -> Self {
         Self::File { what: what.into() }
     }
 
-    /// An [`Error::Config`] for `key`.
+    /// Returns an [`Error::Config`] for `key`.
     #[cold]
     pub fn config(key: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Config { key: key.into(), why: why.into() }
@@ -123,7 +123,7 @@ impl fmt::Display for Error {
             Self::Shape { what, expected, got } => write!(f, "{what}: expected {expected}, found {got}"),
             Self::Index { what, index, len } => write!(f, "{what}: index {index} is outside of 0..{len}"),
             Self::File { what } => f.write_str(what),
-            // The start of a file is where everything begins: it says nothing.
+            // The start of the file is the position of errors about the whole file.
             Self::Format { offset: 0, what } => f.write_str(what),
             Self::Format { offset, what } => write!(f, "{what} (at byte {offset})"),
             Self::Version { what, expected, got } => write!(f, "{what}: expected version {expected}, found {got}"),
@@ -143,7 +143,7 @@ impl fmt::Display for Error {
 
 impl core::error::Error for Error {}
 
-/// Where a number is that is not finite. Everything is counted from 0.
+/// Position of a number that is not finite. All positions are counted from 0.
 #[non_exhaustive]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {

@@ -42,7 +42,7 @@ choices! {
     }
 }
 
-/// What a gate must know before it can say which children may fire on a row.
+/// The information that a gate needs to decide which children may fire on a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     /// Nothing: every child may fire.

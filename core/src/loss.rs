@@ -57,14 +57,14 @@ pub enum NeededDecoder {
     Composed,
 }
 
-/// What a consistency loss asks of the settings and of a training step.
+/// The requirements of a consistency loss on the settings and on a training step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// Two levels to tie together.
     pub two_levels: bool,
     /// Families, as a hard gate has them.
     pub families: bool,
-    /// What the decoder of level 2 must be.
+    /// The decoder of level 2 that it needs.
     pub decoder: NeededDecoder,
     /// Every ungated pre-activation of level 2 above its threshold, with an entry for its latent and for the parent.
     pub drives: bool,

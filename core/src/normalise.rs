@@ -1,16 +1,17 @@
-//! From raw rows to the rows that training sees, and back into the weights.
+//! Normalisation of rows for training, and its folding into the saved weights.
 //!
 //! `x' = (x - mean) * scale`, with `scale = sqrt(d / E||x - mean||^2)` so that `E||x'||^2 = d`: losses, learning rates
-//! and thresholds then mean the same for every layer and data set. A saved model has this folded in:
+//! and thresholds are then comparable between layers and data sets. A saved model has this folded in:
 //!
 //! ```text
 //! b_dec <- mean + b_dec / scale      b_enc, b_mag, threshold, tau <- the same / scale
 //! gate.w <- gate.w * scale (mul)     gate.b <- gate.b / scale (add)
 //! ```
 //!
-//! Every activation is positively homogeneous, so the folded model fires the same latents at `1 / scale` times the
-//! value, and decoder rows keep norm 1: latents are in the units of the raw activations. The seed has sigmoids of its
-//! input, so there the encoders take the scale (`W <- W * scale`, `b <- b - scale W mean`) and `D1 <- D1 / scale`.
+//! Every activation is positively homogeneous, so in the folded model the same latents fire with `1 / scale` times the
+//! value, and decoder rows keep norm 1: latents are in the units of the raw activations. The seed model has sigmoids of
+//! its input, so there the scale is folded into the encoders (`W <- W * scale`, `b <- b - scale W mean`) and `D1 <- D1
+//! / scale`.
 
 use crate::config::{DataConfig, ModelKind};
 use crate::error::{Error, Result};
@@ -28,13 +29,13 @@ pub struct Normalisation {
     pub mean: Vec<f32>,
     /// Multiplies every centred row; 1 where scaling is off.
     pub scale: f32,
-    /// Where the decoder bias starts, `(d)`, in normalised units.
+    /// Initial decoder bias, `(d)`, in normalised units.
     pub centre: Vec<f32>,
     /// Total variance `E||x' - E x'||^2` of normalised rows: the denominator of every loss.
     pub variance: f32,
     /// Largest norm of a raw row that training uses; infinity keeps all rows.
     pub norm_limit: f32,
-    /// How each row is normalised by itself, before all of the above.
+    /// Normalisation of each row, before all of the above.
     pub row_norm: RowNorm,
 }
 
@@ -104,7 +105,7 @@ impl Normalisation {
         Ok(out)
     }
 
-    /// `x <- (x - mean) * scale` for whole rows, each normalised by itself before.
+    /// `x <- (x - mean) * scale` for whole rows, after the normalisation of each row.
     pub fn apply(&self, rows: &mut [f32]) {
         for row in rows.chunks_mut(self.mean.len()) {
             if self.row_norm != RowNorm::None {
@@ -143,7 +144,7 @@ impl Normalisation {
             *b += m;
         }
         if model.arch.model == ModelKind::Seed {
-            // Its encoder reads `x` itself, not `x - b_dec`, so the mean goes to the biases.
+            // Its encoder reads `x` itself, not `x - b_dec`, so the mean is folded into the biases.
             let level = &mut model.params.level[0];
             for (w, b) in [(&level.w_enc, &mut level.b_enc), (&level.gate_w, &mut level.gate_b)] {
                 for (b, w) in b.iter_mut().zip(w.chunks(self.mean.len())) {
@@ -159,7 +160,7 @@ impl Normalisation {
     }
 }
 
-/// Returns the rows, each normalised by itself.
+/// Returns the rows after the normalisation of each row.
 fn one_by_one(row_norm: RowNorm, rows: &[f32], d: usize) -> Vec<f32> {
     let mut out = rows.to_vec();
     out.chunks_mut(d).for_each(|row| row_norm.of(row).apply(row));

@@ -2,10 +2,11 @@
 //!
 //! Disks and page caches read long runs quickly and single rows slowly, so rows are mixed in two stages: blocks of
 //! consecutive rows are permuted over the whole dump, and rows are permuted inside of a window of consecutive permuted
-//! blocks. While a window lasts, only its blocks are touched.
+//! blocks. Within a window only its blocks are read.
 //!
-//! A permutation of `0..m` is an alternating Feistel network on the smallest `2^bits >= m`, walked until it falls below
-//! `m` (J. Black, P. Rogaway, *Ciphers with arbitrary finite domains*, 2002). It needs no table and has an inverse.
+//! A permutation of `0..m` is an alternating Feistel network on the smallest `2^bits >= m`, repeated until the result
+//! is below `m` (J. Black, P. Rogaway, *Ciphers with arbitrary finite domains*, 2002). It needs no table and has an
+//! inverse.
 
 use crate::rng::Philox;
 
@@ -14,8 +15,8 @@ const HALF_ROUNDS: usize = 8;
 
 /// `row(epoch, i)` is a bijection of `0..n_rows` for every epoch, a pure function of (seed, epoch, i).
 ///
-/// Memory is O(1) in `n_rows`. The cursor of a training run is one integer `pos`: epoch `pos / n_rows`, place
-/// `pos % n_rows`; see [`RowOrder::fill`].
+/// Memory is O(1) in `n_rows`. The cursor of a training run is one integer `pos`: epoch `pos / n_rows`, position `pos %
+/// n_rows`; see [`RowOrder::fill`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowOrder {
     seed: u64,
@@ -23,12 +24,12 @@ pub struct RowOrder {
     block: u64,
     window_blocks: u64,
     n_blocks: u64,
-    /// Rows that the last block lacks: `n_blocks * block - n_rows`.
+    /// Rows missing in the last block: `n_blocks * block - n_rows`.
     deficit: u64,
 }
 
 impl RowOrder {
-    /// An order of `n_rows` rows, in blocks of `block` rows and windows of `window_blocks` blocks.
+    /// Makes an order of `n_rows` rows, in blocks of `block` rows and windows of `window_blocks` blocks.
     ///
     /// The last block and the last window may be short. `block = 1` or `window_blocks >= n_rows / block` mix rows over
     /// the whole dump; `window_blocks = 1` only permutes inside of each block.
@@ -45,13 +46,13 @@ impl RowOrder {
         Self { seed, n_rows, block, window_blocks, n_blocks, deficit: n_blocks * block - n_rows }
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn n_rows(&self) -> u64 {
         self.n_rows
     }
 
-    /// The row at place `i` of `epoch`.
+    /// Returns the row at position `i` of `epoch`.
     ///
     /// # Panics
     /// If `i >= n_rows`.
@@ -62,9 +63,9 @@ impl RowOrder {
         epoch.row(&window, i)
     }
 
-    /// `rows[k] = row((pos + k) / n_rows, (pos + k) % n_rows)`: the rows at the places from `pos` on, across epochs.
+    /// `rows[k] = row((pos + k) / n_rows, (pos + k) % n_rows)`: the rows at the positions from `pos`, across epochs.
     ///
-    /// Faster than single calls of [`RowOrder::row`]: keys are made once an epoch and a window.
+    /// Faster than single calls of [`RowOrder::row`]: keys are computed once per epoch and window.
     ///
     /// # Panics
     /// If there are no rows and `rows` is not empty.
@@ -90,16 +91,16 @@ impl RowOrder {
     }
 }
 
-/// What is fixed during an epoch.
+/// The keys of one epoch.
 struct Epoch<'a> {
     order: &'a RowOrder,
     epoch: u64,
     blocks: Permutation,
-    /// The permuted place of the short block; `n_blocks`, a place that does not exist, if no block is short.
+    /// The permuted position of the short block; `n_blocks`, which is no position, if no block is short.
     short_slot: u64,
 }
 
-/// Consecutive places `start..end` of an epoch.
+/// Consecutive positions `start..end` of an epoch.
 struct Window {
     start: u64,
     end: u64,
@@ -114,7 +115,7 @@ impl<'a> Epoch<'a> {
         Self { order, epoch, blocks, short_slot }
     }
 
-    /// The first place of the slot `slot`: rows of the blocks before it.
+    /// The first position of the slot `slot`: the number of rows in the blocks before it.
     fn place_of_slot(&self, slot: u64) -> u64 {
         slot.min(self.order.n_blocks) * self.order.block - if slot > self.short_slot { self.order.deficit } else { 0 }
     }
@@ -122,7 +123,7 @@ impl<'a> Epoch<'a> {
     fn window_at(&self, i: u64) -> Window {
         let RowOrder { n_rows, block, window_blocks, n_blocks, deficit, seed } = *self.order;
         assert!(i < n_rows, "RowOrder: place {i} of {n_rows} rows");
-        // Past the short window, places are those of an order without a short block, less the deficit.
+        // After the short window, positions are those of an order without a short block, minus the deficit.
         let short_window_end = self.place_of_slot((self.short_slot / window_blocks + 1) * window_blocks);
         let full = if deficit > 0 && i >= short_window_end { i + deficit } else { i };
         let index = full / (window_blocks * block);
@@ -135,7 +136,7 @@ impl<'a> Epoch<'a> {
     fn row(&self, window: &Window, i: u64) -> u64 {
         let RowOrder { block, deficit, .. } = *self.order;
         let place = window.start + window.rows.apply(i - window.start);
-        // `place` counts rows of permuted blocks; past the short block, count as if it were whole.
+        // `place` counts rows of permuted blocks; after the short block, it counts as if that were whole.
         let short_end = self.place_of_slot(self.short_slot + 1);
         let full = if deficit > 0 && place >= short_end { place + deficit } else { place };
         debug_assert!(full / block >= window.first_slot, "a row left its window");
@@ -154,7 +155,7 @@ struct Permutation {
 }
 
 impl Permutation {
-    /// `domain` tells permutations of one (seed, epoch) apart: 0 for the blocks, `1 + w` for the window `w`.
+    /// `domain` distinguishes the permutations of one (seed, epoch): 0 for the blocks, `1 + w` for the window `w`.
     fn new(m: u64, seed: u64, epoch: u64, domain: u64) -> Self {
         // At least 4 bits: below that a Feistel network reaches few permutations.
         let bits = (u64::BITS - m.saturating_sub(1).leading_zeros()).max(4);
@@ -165,7 +166,7 @@ impl Permutation {
         Self { m, lo_bits, lo_mask: mask(lo_bits), hi_mask: mask(hi_bits), keys: [a | b << 32, c | d << 32] }
     }
 
-    /// The function of half-round `r`: both keys enter, by turns, with a constant a round.
+    /// The function of half-round `r`: the two keys enter alternately, with a constant per round.
     fn mix(&self, r: usize, x: u64) -> u64 {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
         // The finaliser of splitmix64 (G. Steele, D. Lea, C. Flood, 2014).
@@ -192,7 +193,7 @@ impl Permutation {
         self.walk(x, (0..HALF_ROUNDS).rev())
     }
 
-    /// Each half-round is its own inverse, so the reversed rounds are the inverse, cycle walk included.
+    /// Each half-round is its own inverse, so the reversed rounds are the inverse, including the repetition.
     fn walk(&self, mut x: u64, rounds: impl Iterator<Item = usize> + Clone) -> u64 {
         debug_assert!(x < self.m, "{x} is outside of 0..{}", self.m);
         if self.m <= 1 {

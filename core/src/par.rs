@@ -3,7 +3,7 @@
 //! Work is split at fixed sizes that never depend on the number of threads, each part writes its own output, and
 //! partial sums are combined by the caller in index order, so that the bits are the same for every [`Par`].
 
-/// Where chunks of work run.
+/// The place where chunks of work run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Par {
     /// In the caller's thread, in index order.
@@ -64,13 +64,13 @@ impl Par {
         f: impl Fn(usize, [&mut [f32]; N]) + Sync + Send,
     ) {
         assert!(block > 0, "blocks of zero rows");
-        // As many scratch spaces as blocks, of no size: each block is then a job of its own.
+        // There are as many scratch spaces as blocks, of size zero: each block is then a job of its own.
         let mut lanes = alloc::vec![(); n_rows.div_ceil(block).max(1)];
         self.for_rows_in(&mut lanes, n_rows, block, arrays, widths, |(), first, rows| f(first, rows));
     }
 
-    /// [`Par::for_rows`] with a scratch space: calls `f(lane, first_row, [rows of each array])`, where no other call uses
-    /// the lane at the same time. The results must not depend on what a lane held before.
+    /// Runs [`Par::for_rows`] with a scratch space: calls `f(lane, first_row, [rows of each array])`, where no other
+    /// call uses the lane at the same time. The results must not depend on the previous content of a lane.
     pub fn for_rows_in<L: Send, const N: usize>(
         self,
         lanes: &mut [L],
@@ -91,8 +91,8 @@ impl Par {
     /// Calls `f(lane, i, &mut items[i], rows of i)` for every item, where item `i` owns `rows[i * width..][..width]`
     /// (the last may be shorter) and `lane` is a scratch space that no other call uses at the same time.
     ///
-    /// Which lane serves which item depends on the number of lanes, so that the results of `f` must not depend on what a
-    /// lane held before.
+    /// Which lane is used for an item depends on the number of lanes, so the results of `f` must not depend on the
+    /// previous content of a lane.
     pub fn for_items<L: Send, T: Send>(
         self,
         lanes: &mut [L],
@@ -106,8 +106,8 @@ impl Par {
         });
     }
 
-    /// [`Par::map`] with a scratch space: `f(lane, i)`, where no other call uses the lane at the same time. The results must
-    /// not depend on what a lane held before.
+    /// Runs [`Par::map`] with a scratch space: `f(lane, i)`, where no other call uses the lane at the same time. The
+    /// results must not depend on the previous content of a lane.
     pub fn map_in<L: Send, R: Send>(
         self,
         lanes: &mut [L],
@@ -159,7 +159,7 @@ impl Par {
     }
 }
 
-/// Work that is cut in parts before it is computed.
+/// Work that is divided into parts before it is computed.
 trait Parts: Send + Sized {
     /// Returns the number of parts.
     fn count(&self) -> usize;

@@ -1,7 +1,7 @@
 //! The one source of random numbers: Philox4x32-10, a pure function of (seed, stream, counter).
 //!
 //! J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, *Parallel random numbers: as easy as 1, 2, 3*, SC 2011.
-//! The numbers of a stream never change: goldens, checkpoints and published runs hang on them.
+//! The numbers of a stream never change: goldens, checkpoints and published runs depend on them.
 
 const M0: u32 = 0xD251_1F53;
 const M1: u32 = 0xCD9E_8D57;
@@ -44,20 +44,21 @@ const fn halves(x: u64) -> [u32; 2] {
 }
 
 impl Philox {
-    /// The stream `stream` of `seed`, at position 0.
+    /// Returns the stream `stream` of `seed`, at position 0.
     #[must_use]
     pub const fn new(seed: u64, stream: u64) -> Self {
         Self { key: halves(seed), stream: halves(stream), position: 0, words: [0; 4] }
     }
 
-    /// Words `4 * counter .. 4 * counter + 4` of the stream; the position neither matters nor moves.
+    /// Returns words `4 * counter .. 4 * counter + 4` of the stream, independently of the position, which does not
+    /// change.
     #[must_use]
     pub const fn block(&self, counter: u64) -> [u32; 4] {
         let ([lo, hi], [s0, s1]) = (halves(counter), self.stream);
         philox4x32_10([lo, hi, s0, s1], self.key)
     }
 
-    /// The number of 32-bit words drawn so far.
+    /// Returns the number of 32-bit words drawn so far.
     #[must_use]
     pub const fn position(&self) -> u64 {
         self.position
@@ -69,7 +70,7 @@ impl Philox {
         self.words = self.block(position / 4);
     }
 
-    /// The next word, uniform over all of `u32`.
+    /// Draws the next word, uniform over all of `u32`.
     pub const fn next_u32(&mut self) -> u32 {
         let lane = (self.position % 4) as usize;
         if lane == 0 {
@@ -79,25 +80,26 @@ impl Philox {
         self.words[lane]
     }
 
-    /// The next two words, the first one low.
+    /// Draws the next two words, the first as the low half.
     pub const fn next_u64(&mut self) -> u64 {
         let lo = self.next_u32() as u64;
         lo | (self.next_u32() as u64) << 32
     }
 
-    /// `k * 2^-24` with `k` uniform in `0..2^24`: in `[0, 1)`. Draws one word.
+    /// Draws `k * 2^-24` with `k` uniform in `0..2^24`: in `[0, 1)`. Uses one word.
     pub fn uniform_f32(&mut self) -> f32 {
         (self.next_u32() >> 8) as f32 * (1.0 / 16_777_216.0)
     }
 
-    /// `k * 2^-53` with `k` uniform in `0..2^53`: in `[0, 1)`. Draws two words.
+    /// Draws `k * 2^-53` with `k` uniform in `0..2^53`: in `[0, 1)`. Uses two words.
     pub fn uniform_f64(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
     }
 
-    /// Uniform in `0..n`, without bias (D. Lemire, *Fast random integer generation in an interval*, 2019).
+    /// Draws a number uniform in `0..n`, without bias (D. Lemire, *Fast random integer generation in an interval*,
+    /// 2019).
     ///
-    /// Draws two words, and two more with a probability below `n / 2^64`.
+    /// Uses two words, and two more with a probability below `n / 2^64`.
     ///
     /// # Panics
     /// If `n` is 0.
@@ -113,9 +115,9 @@ impl Philox {
         (product >> 64) as u64
     }
 
-    /// `sqrt(-2 ln u) cos(2 pi v)`: standard normal (Box-Muller). Draws two words.
+    /// Draws `sqrt(-2 ln u) cos(2 pi v)`: standard normal (Box-Muller). Uses two words.
     ///
-    /// `u` and `v` have 32 bits, so that the result lies within 6.8 of 0. Computed in `f64` with `libm`, then rounded.
+    /// `u` and `v` have 32 bits, so that the result is within 6.8 of 0. Computed in `f64` with `libm`, then rounded.
     pub fn normal_f32(&mut self) -> f32 {
         const UNIT: f64 = 1.0 / 4_294_967_296.0;
         let u = (f64::from(self.next_u32()) + 0.5) * UNIT;
@@ -123,13 +125,13 @@ impl Philox {
         box_muller(u, v) as f32
     }
 
-    /// `sqrt(-2 ln u) cos(2 pi v)`: standard normal (Box-Muller), with 53 bits in `u` and `v`. Draws four words.
+    /// Draws `sqrt(-2 ln u) cos(2 pi v)`: standard normal (Box-Muller), with 53 bits in `u` and `v`. Uses four words.
     pub fn normal_f64(&mut self) -> f64 {
         let u = 1.0 - self.uniform_f64(); // in (0, 1]
         box_muller(u, self.uniform_f64())
     }
 
-    /// Puts `items` in a uniformly random order (Fisher-Yates, from the end).
+    /// Permutes `items` uniformly at random (Fisher-Yates, from the end).
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for i in (1..items.len()).rev() {
             items.swap(i, self.below(i as u64 + 1) as usize);
@@ -137,7 +139,7 @@ impl Philox {
     }
 }
 
-/// The cosine branch only: one value a call keeps the position the whole state.
+/// Only the cosine is used: with one value per call the position remains the whole state.
 fn box_muller(u: f64, v: f64) -> f64 {
     libm::sqrt(-2.0 * libm::log(u)) * libm::cos(core::f64::consts::TAU * v)
 }

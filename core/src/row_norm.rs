@@ -1,23 +1,23 @@
-//! Normalisation of each row by itself, before the encoder and undone on the reconstruction.
+//! Normalisation of each row before the encoder, which is undone on the reconstruction.
 //!
-//! | name | a row that the encoder reads | undone |
+//! | name | row that the encoder reads | undone by |
 //! |---|---|---|
 //! | none | `x` | |
 //! | layer | `(x - m) / (s + 1e-5)`, `m` its mean, `s` its standard deviation over `d - 1` | `y s + m` |
 //! | constant | `x c`, `c = sqrt(d) / norm(x)` | `y / c` |
 //!
 //! These are the conventions of SAELens (`layer_norm`, `constant_norm_rescale`) and of OpenAI's autoencoders (`layer`):
-//! the small constant takes no part in undoing.
+//! the small constant is not part of the inverse.
 
 use crate::choice::choices;
 use crate::error::{Error, Result};
 use alloc::format;
 
 choices! {
-    /// How each row is normalised by itself.
+    /// The normalisation of each row.
     #[derive(Default)]
     RowNorm {
-        /// Not at all.
+        /// None.
         #[default]
         None = "none",
         /// To mean 0 and standard deviation 1.
@@ -28,10 +28,10 @@ choices! {
 }
 
 impl RowNorm {
-    /// The normalisation called `name`.
+    /// Returns the normalisation called `name`.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is none of that name.
+    /// [`Error::Config`] if there is no such normalisation.
     pub fn named(name: &str) -> Result<Self> {
         let found = Self::ALL.iter().copied().find(|norm| norm.name() == name);
         found.ok_or_else(|| Error::config("row_norm", format!("expected {}, found `{name}`", Self::NAMES.join(", "))))
@@ -41,7 +41,7 @@ impl RowNorm {
 /// Keeps a row of equal numbers finite under [`RowNorm::Layer`].
 const EPSILON: f64 = 1e-5;
 
-/// How one row is normalised: `x' = (x - shift) scale`, undone as `y size + shift`.
+/// The normalisation of one row: `x' = (x - shift) scale`, undone as `y size + shift`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RowScale {
     shift: f64,
@@ -50,7 +50,7 @@ pub struct RowScale {
 }
 
 impl RowNorm {
-    /// The normalisation of `row`. A row of zeros stays as it is.
+    /// Computes the normalisation of `row`. A row of zeros is not changed.
     ///
     /// Sums are f64, added from the first number to the last, so that every machine gives the same bits.
     #[must_use]
@@ -78,7 +78,7 @@ impl RowNorm {
 }
 
 impl RowScale {
-    /// What a direction that is added to the normalised row is multiplied by in the row itself.
+    /// Returns the factor of a direction in the row itself, if it is added to the normalised row.
     #[must_use]
     pub fn size(self) -> f32 {
         self.size as f32

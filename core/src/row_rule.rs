@@ -1,17 +1,18 @@
-//! Which rows a model was trained on.
+//! The rule of the rows that a model was trained on.
 //!
-//! The first token of a sequence, and a few others, have rows of up to hundreds of times the norm of all others. They
-//! carry nearly all of the variance and next to no information, so that training leaves them out. An evaluation that
-//! takes them in measures little else, so that the rule travels with the model, in `cfg.json`.
+//! The first token of a sequence, and a few others, have rows with up to hundreds of times the norm of all others. They
+//! have nearly all of the variance and almost no information, so that training leaves them out. An evaluation that
+//! includes them measures little else, so that the rule is saved with the model, in `cfg.json`.
 //!
-//! A model encodes and decodes any row that is finite. Of a row that the rule leaves out it has learned nothing: expect
-//! many latents to fire, with values in proportion to its norm, and a reconstruction that may be worse than the mean row.
+//! A model encodes and decodes any finite row. It has learned nothing about rows that the rule leaves out: expect many
+//! latents to fire there, with values in proportion to the norm, and a reconstruction that may be worse than the mean
+//! row.
 
 use crate::kernel::{Isa, reduce};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// The rows that training leaves out, in terms of raw rows, as a dump holds them. The default leaves out none.
+/// The rows that training leaves out, as raw rows of a dump. The default leaves out none.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RowRule {

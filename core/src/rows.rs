@@ -1,4 +1,4 @@
-//! Activations as they lie on disk or in a caller's memory, and their widening to `f32`.
+//! Activations in their stored form, on disk or in a caller's memory, and their widening to `f32`.
 
 use crate::error::{Error, Result};
 use alloc::vec::Vec;
@@ -22,7 +22,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes a number.
+    /// Returns the bytes per number.
     #[must_use]
     pub const fn size_bytes(self) -> usize {
         match self {
@@ -31,7 +31,7 @@ impl Dtype {
         }
     }
 
-    /// `f32`, `f16` or `bf16`.
+    /// Returns `f32`, `f16` or `bf16`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -43,7 +43,7 @@ impl Dtype {
 
     /// `out += bytes(round(src))`: appends `src` in this type, rounded to nearest, ties to even.
     ///
-    /// A finite value beyond the range of the type becomes an infinity, as IEEE 754 has it; the caller looks for that.
+    /// A finite value beyond the range of the type becomes an infinity, as in IEEE 754; the caller must check for that.
     pub fn narrow(self, src: &[f32], out: &mut Vec<u8>) {
         match self {
             Self::F32 => out.extend(src.iter().flat_map(|v| v.to_le_bytes())),
@@ -91,11 +91,11 @@ impl fmt::Debug for Rows<'_> {
 }
 
 impl<'a> Rows<'a> {
-    /// A view of `n` rows of `d` numbers in `data`. Bytes between and after the rows are ignored.
+    /// Makes a view of `n` rows of `d` numbers in `data`. Bytes between and after the rows are ignored.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `d` is 0, if rows overlap (`stride_bytes < d * size`), or if `data` is too short, which a
-    /// size that overflows always is.
+    /// [`Error::Shape`] if `d` is 0, if rows overlap (`stride_bytes < d * size`), or if `data` is too short, as it is
+    /// for any size that overflows.
     pub fn new(data: &'a [u8], n: usize, d: usize, stride_bytes: usize, dtype: Dtype) -> Result<Self> {
         if d == 0 {
             return Err(Error::Shape { what: "numbers in a row", expected: 1, got: 0 });
@@ -111,7 +111,7 @@ impl<'a> Rows<'a> {
         Ok(Self { data, n, d, stride_bytes, dtype, native: false })
     }
 
-    /// A view of `values.len() / d` contiguous rows.
+    /// Makes a view of `values.len() / d` contiguous rows.
     ///
     /// # Errors
     /// [`Error::Shape`] if `d` is 0 or does not divide the length.
@@ -125,7 +125,7 @@ impl<'a> Rows<'a> {
         Ok(rows)
     }
 
-    /// A view of an array of `n` rows and `d` columns.
+    /// Makes a view of an array of `n` rows and `d` columns.
     ///
     /// # Errors
     /// [`Error::Shape`] if there are no columns, or if the array is not in standard layout (row-major, contiguous);
@@ -145,25 +145,25 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Numbers in a row.
+    /// Returns the width of a row.
     #[must_use]
     pub fn d(&self) -> usize {
         self.d
     }
 
-    /// The type of the numbers.
+    /// Returns the type of the numbers.
     #[must_use]
     pub fn dtype(&self) -> Dtype {
         self.dtype
     }
 
-    /// Rows `range` of this view, as a view.
+    /// Returns the rows `range` of this view, as a view.
     ///
     /// # Panics
     /// If the range ends beyond `n`.
@@ -217,7 +217,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// `f32(self[i, j])`, exactly.
+    /// Returns `f32(self[i, j])`, exactly.
     ///
     /// # Panics
     /// If `i >= n` or `j >= d`.
@@ -230,7 +230,7 @@ impl<'a> Rows<'a> {
         out[0]
     }
 
-    /// The first (row, column), row by row, that is NaN or infinite.
+    /// Returns the first (row, column), row by row, that is NaN or infinite.
     #[must_use]
     pub fn first_not_finite(&self) -> Option<(usize, usize)> {
         (0..self.n).find_map(|i| {
@@ -254,7 +254,8 @@ fn widen_from<const SIZE: usize>(bytes: &[u8], out: &mut [f32], f: impl Fn([u8; 
     }
 }
 
-/// The first chunk for which `f` holds. A whole pass without a branch first, as nearly every row has none.
+/// Returns the first chunk for which `f` holds. A first pass over all chunks has no branch, since nearly every row has
+/// none.
 fn first_set<const SIZE: usize>(bytes: &[u8], f: impl Fn([u8; SIZE]) -> bool) -> Option<usize> {
     let (chunks, _) = bytes.as_chunks::<SIZE>();
     let any = chunks.iter().fold(0_u32, |any, &c| any | u32::from(f(c)));

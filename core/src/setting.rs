@@ -59,12 +59,12 @@ macro_rules! settings {
 
 pub(crate) use settings;
 
-/// Settings that stand under one heading of `config.toml`.
+/// Settings under one heading of `config.toml`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Section {
     /// The heading; empty for the settings above the first one.
     pub name: &'static str,
-    /// What the section is about.
+    /// The subject of the section.
     pub meaning: &'static str,
     /// The settings, in order.
     pub settings: Vec<Setting>,
@@ -77,13 +77,13 @@ pub struct Setting {
     pub key: String,
     /// The value.
     pub value: Value,
-    /// The values that it can have.
+    /// Its allowed values.
     pub allowed: Allowed,
-    /// What it does.
+    /// Its meaning.
     pub meaning: &'static str,
 }
 
-/// The value of a setting. Its `Display` is the one of `config.toml`, less the quotes of a word.
+/// The value of a setting. Its `Display` is that of `config.toml`, without the quotes of a word.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Value {
     /// `true` or `false`.
@@ -98,7 +98,7 @@ pub enum Value {
     List(usize),
 }
 
-/// The values that a setting can have. Its `Display` says so in words.
+/// The allowed values of a setting. Its `Display` says them in words.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Allowed {
     /// `true` or `false`.
@@ -113,7 +113,7 @@ pub enum Allowed {
     Tokens,
 }
 
-/// Whatever can stand in a table of settings: a value, or a section of its own.
+/// An entry of a table of settings: a value, or a section of its own.
 pub(crate) trait Entry: Sized {
     /// Appends the setting to the last section of `into`, or the section with its settings.
     fn list(
@@ -145,7 +145,7 @@ impl Setting {
         let is_allowed = match (&self.allowed, self.value) {
             (Allowed::Integer(range), Value::Integer(value)) => range.contains(&value),
             (Allowed::Number(range), Value::Number(value)) => range.contains(&value),
-            // The types of the other settings hold nothing else.
+            // The types of the other settings admit only allowed values.
             (Allowed::Switch | Allowed::Choice(_) | Allowed::Tokens, _) => true,
             (Allowed::Integer(_) | Allowed::Number(_), _) => false,
         };

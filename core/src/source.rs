@@ -26,7 +26,7 @@ impl Source {
         }
     }
 
-    /// Returns whether level 2 reads the very rows that level 1 reads, so that neither waits for the other.
+    /// Returns whether level 2 reads the same rows as level 1, so that neither waits for the other.
     pub const fn is_parallel(self) -> bool {
         match self {
             Self::X => true,
@@ -96,7 +96,7 @@ impl Source {
         }
     }
 
-    /// Adds to `dL/dz1` of a row what flows on through level 2's encoder, from `dL/da2`.
+    /// Adds to `dL/dz1` of a row the gradient that comes through level 2's encoder, from `dL/da2`.
     ///
     /// ```text
     /// res  dS = da2 W2,  dz1_i -= dS . D1_i        (nothing with `detach`)
@@ -129,9 +129,9 @@ impl Source {
         }
     }
 
-    /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent: `at` are their rows
-    /// of `d` numbers in `xt` and `r1`, `grad` is `dL/da`, and `z1`
-    /// gives level 1's latents on the row of an entry.
+    /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent: `at` are
+    /// their rows of `d` numbers in `xt` and `r1`, `grad` is `dL/da`, and `z1` gives level 1's latents on the row of an
+    /// entry.
     pub(crate) fn add_encoder_row<'c>(
         self,
         isa: Isa,
@@ -157,7 +157,7 @@ impl Source {
     }
 }
 
-/// What the backward pass of a source reads and works in.
+/// Input and scratch of the backward pass of a source.
 pub(crate) struct Backward<'a> {
     pub isa: Isa,
     /// Encoder rows of level 2, `(f2, width)`.

@@ -2,7 +2,8 @@
 //!
 //! A forest of `roots` trees, each a root with `children` leaves of which at most one is on, plus `flat` features
 //! without a parent. Features are directions in fewer dimensions than there are features; a token is a sparse sum of
-//! them plus noise. [`BenchOptions`] make the trees deeper and the features correlated. What a model finds can then be compared with what is there (see `metrics::recovery`).
+//! them plus noise. [`BenchOptions`] make the trees deeper and the features correlated. The result of a training can
+//! then be compared with the truth (see `metrics::recovery`).
 
 mod bench;
 mod config;
@@ -26,11 +27,12 @@ const SPREAD_RATE: f64 = 0.05;
 /// The ends of the geometric series of the children's weights, and of the flat features' probabilities.
 const CHILD_WEIGHT: (f64, f64) = (1.0, 0.4);
 const FLAT_PROBABILITY: (f64, f64) = (0.08, 0.02);
-/// Magnitude `1 + ROOT_SPREAD |N|` of a root or flat feature; a child's is its root's, times `1 + CHILD_SPREAD N`.
+/// Magnitude `1 + ROOT_SPREAD |N|` of a root or flat feature; that of a child is its root's, times `1 + CHILD_SPREAD
+/// N`.
 const ROOT_SPREAD: f32 = 0.2;
 const CHILD_SPREAD: f32 = 0.1;
 
-/// A world: directions, the forest, and any token on demand.
+/// A world: the directions, the forest, and any token on demand.
 ///
 /// Features are numbered roots first, then the children of root 0, of root 1, ..., then the flat ones.
 #[derive(Clone, Debug)]
@@ -91,7 +93,7 @@ impl World {
             };
         let side = libm::sqrt(1.0 - config.rho * config.rho);
         for c in (0..n).filter(|&f| parents[f] != ROOT) {
-            // A parent's number is below its children's.
+            // A parent's number is lower than those of its children.
             let (above, below) = v.split_at_mut(c * d);
             let p = &above[parents[c] as usize * d..][..d];
             let own = &mut below[..d];
@@ -121,22 +123,22 @@ impl World {
         })
     }
 
-    /// The constants that the world was made from.
+    /// Returns the constants that the world was made from.
     pub fn config(&self) -> &WorldConfig {
         &self.config
     }
 
-    /// `n = roots (1 + children) + flat`.
+    /// Returns `n = roots (1 + children) + flat`.
     pub fn n_features(&self) -> usize {
         self.parents.len()
     }
 
-    /// The unit directions, `[n_features, d]` row-major.
+    /// Returns the unit directions, `[n_features, d]` row-major.
     pub fn directions(&self) -> &[f32] {
         &self.directions
     }
 
-    /// The root above `feature`; `None` for a root and for a flat feature.
+    /// Returns the parent of `feature`; `None` for a root and for a flat feature.
     ///
     /// # Panics
     /// If `feature >= n_features`.
@@ -145,12 +147,12 @@ impl World {
         (p != ROOT).then_some(p as usize)
     }
 
-    /// The parent of every feature, [`ROOT`] where there is none.
+    /// Returns the parent of every feature, [`ROOT`] where there is none.
     pub fn parents(&self) -> &[u32] {
         &self.parents
     }
 
-    /// The probability of a feature being on, on any token; with correlated children, as if they were not.
+    /// Returns the probability that a feature is on, on any token; for correlated children as if they were independent.
     ///
     /// # Panics
     /// If `feature >= n_features`.
@@ -170,7 +172,7 @@ impl World {
         f64::from(self.p_flat[feature - roots * (1 + children)])
     }
 
-    /// `E[L0] = sum_f P(f on)`: in world A about 2.5 roots, 2.0 children and .7 flat features a token.
+    /// Returns `E[L0] = sum_f P(f on)`: in world A about 2.5 roots, 2.0 children and .7 flat features per token.
     pub fn expected_l0(&self) -> f64 {
         (0..self.n_features()).map(|f| self.probability(f)).sum()
     }
@@ -254,7 +256,7 @@ impl World {
     }
 }
 
-/// `n` numbers from `first` to `last` with a constant ratio; `first` alone for `n = 1`.
+/// Returns `n` numbers from `first` to `last` with a constant ratio; `first` alone for `n = 1`.
 fn geometric(first: f64, last: f64, n: usize) -> Vec<f64> {
     let step = |i| if i == 0 { 0.0 } else { i as f64 / (n - 1) as f64 };
     (0..n).map(|i| first * libm::pow(last / first, step(i))).collect()

@@ -6,10 +6,10 @@ use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through, penalise_l
 use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 
-/// Candidates of a row for the first floor, besides twice as many as it is to keep.
+/// Candidates of a row for the first floor, besides twice the number that the row is to keep.
 const FIRST: usize = 8;
 
-/// See the module.
+/// The activation of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Batchtopk {
     pub k: f64,
@@ -23,8 +23,9 @@ impl Kind for Batchtopk {
         Limit::Above(self.tau)
     }
 
-    /// The selection runs over the whole batch, so a row offers all that may be among its largest: what lies above a floor
-    /// that follows the cut of the last batch, or some of its largest where there was no batch yet.
+    /// The selection runs over the whole batch, so a row offers all pre-activations that may be among its largest:
+    /// those above a floor that follows the cut of the last batch, or some of the largest of the row where there was no
+    /// batch yet.
     fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b> {
         match by.floor {
             Some(floor) => Limit::Above(floor),

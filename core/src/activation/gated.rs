@@ -16,7 +16,7 @@ use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 use crate::kernel::{reduce, sparse};
 
-/// See the module.
+/// The activation of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Gated<'a> {
     /// `(f)`: logarithms of the slopes.
@@ -26,7 +26,7 @@ pub(super) struct Gated<'a> {
 }
 
 impl Kind for Gated<'_> {
-    /// What is above 0 may still have no magnitude.
+    /// A pre-activation above 0 may still have no magnitude.
     const LIMIT_DECIDES: bool = false;
 
     fn limit(&self) -> Limit<'_> {

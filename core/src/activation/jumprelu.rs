@@ -1,21 +1,22 @@
 //! `z = u 1[u > theta]`, `dz/du = 1[u > theta]`, with a threshold per latent (Rajamanoharan et al. 2024). The penalty is
 //! `lambda/n sum 1[z > 0]`.
 //!
-//! The step at the threshold has no gradient. A straight-through kernel `K(v) = 1[|v| < 1/2]` of width `eps` stands in:
+//! The step at the threshold has no gradient. A straight-through kernel `K(v) = 1[|v| < 1/2]` of width `eps` replaces
+//! it:
 //!
 //! ```text
 //! dL/dtheta = -(theta / eps) K((u - theta) / eps) dL/dz - (lambda / (n eps)) K((u - theta) / eps)
 //! ```
 //!
-//! It is fed with the pre-activation: entries just below the threshold count as much as those just above, and a kernel
-//! that sees only active latents halves the gradient. So candidates reach down to `theta - eps / 2`.
+//! The kernel is applied to the pre-activation: entries just below the threshold count as much as those just above,
+//! since a kernel that sees only active latents halves the gradient. So candidates reach down to `theta - eps / 2`.
 
 use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through};
 use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 use alloc::vec::Vec;
 
-/// See the module.
+/// The activation of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Jumprelu<'a> {
     /// `(f)`.

@@ -1,20 +1,20 @@
-//! What each activation answers, and what several share.
+//! The questions that each activation answers, and code that several share.
 
 use crate::entry::EntryRow;
 use crate::kernel::Isa;
 use crate::kernel::fire::Limit;
 use alloc::vec::Vec;
 
-/// What decides in training which pre-activations become candidates.
+/// The state that decides in training which pre-activations become candidates.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidacy<'a> {
-    /// What a candidate of `batchtopk` must exceed, where there is something to go by.
+    /// The floor that a candidate of `batchtopk` must exceed, where there was a batch before.
     pub floor: Option<f32>,
     /// `jumprelu`: the lower end of the band of each threshold, `theta - bandwidth / 2`.
     pub band: &'a [f32],
 }
 
-/// What the backward pass of an activation needs besides the entries.
+/// Input of the backward pass of an activation besides the entries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backward {
     /// Whether only the level's own terms reach the activation's parameters, and not what comes through level 2.
@@ -25,12 +25,12 @@ pub(crate) struct Backward {
     pub bandwidth: f32,
 }
 
-/// What the auxiliary reconstruction of a level reads and works in.
+/// Input and scratch of the auxiliary reconstruction of a level.
 pub(crate) struct Auxiliary<'a> {
     pub isa: Isa,
     /// `2 wg / (n nu)`.
     pub weight: f32,
-    /// `(d)`: the row that is to be reconstructed.
+    /// `(d)`: the row to be reconstructed.
     pub base: &'a [f32],
     /// `(f, d)`, frozen.
     pub decoder: &'a [f32],
@@ -38,19 +38,19 @@ pub(crate) struct Auxiliary<'a> {
     pub vector: &'a mut [f32],
     /// Scratch of one number per entry.
     pub row: &'a mut Vec<f32>,
-    /// As `row`.
+    /// Scratch of one number per entry.
     pub magnitude: &'a mut Vec<f32>,
 }
 
-/// What each activation answers, in its own file.
+/// The operations of an activation, each in its own file.
 pub(super) trait Kind {
-    /// Whether [`Kind::limit`] is the whole rule, so that what reaches it fires with the value `u`.
+    /// Whether [`Kind::limit`] is the whole rule, so that a pre-activation that reaches it fires with the value `u`.
     const LIMIT_DECIDES: bool;
 
-    /// Returns what a pre-activation must reach to fire at inference.
+    /// Returns the limit that a pre-activation must reach to fire at inference.
     fn limit(&self) -> Limit<'_>;
 
-    /// Returns what a pre-activation must reach in training to become a candidate, before the batch decides.
+    /// Returns the limit that a pre-activation must reach in training to become a candidate, before the batch decides.
     fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b>;
 
     /// Returns the value of latent `j` at a pre-activation that was selected; 0 where it does not fire.
@@ -68,7 +68,7 @@ pub(super) trait Kind {
     fn auxiliary(&self, by: Auxiliary<'_>, row: &mut EntryRow<'_>) -> f64;
 }
 
-/// Where a latent fires, `dz/du = 1`: both parts of `dL/dz` go on.
+/// Adds both parts of `dL/dz` to `dL/du`, since `dz/du = 1` where a latent fires.
 pub(super) fn pass_through(row: &mut EntryRow<'_>) {
     let [own, through] = &mut row.grad_u;
     for at in 0..row.z.len() {
@@ -79,7 +79,7 @@ pub(super) fn pass_through(row: &mut EntryRow<'_>) {
     }
 }
 
-/// `lambda/n sum z |D_j|`: the L1 norm of the latents, each in the unit of what it adds to the reconstruction.
+/// Adds `lambda/n sum z |D_j|`: the L1 norm of the latents, each in the unit of its contribution to the reconstruction.
 pub(super) fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
     for at in 0..row.z.len() {
         let norm = norms[row.index[at] as usize];

@@ -4,7 +4,7 @@ use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through, penalise_l
 use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 
-/// See the module.
+/// The activation of this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Relu;
 

@@ -1,4 +1,4 @@
-//! An array of numbers of any type in bytes that others hold too.
+//! Arrays of numbers of any type in shared bytes.
 
 use crate::error::{Error, Result};
 use crate::model::{SharedBytes, Tensor};
@@ -41,7 +41,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// Bytes per number.
+    /// Returns the bytes per number.
     #[must_use]
     pub const fn size_bytes(self) -> usize {
         match self {
@@ -52,7 +52,7 @@ impl Element {
         }
     }
 
-    /// The number in `b`, of [`Element::size_bytes`] bytes, rounded to the nearest `f32`.
+    /// Returns the number in `b`, of [`Element::size_bytes`] bytes, rounded to the nearest `f32`.
     fn widen(self, b: &[u8]) -> f32 {
         match self {
             Self::F64 => b.first_chunk().map_or(0.0, |b| f64::from_le_bytes(*b) as f32),
@@ -71,8 +71,8 @@ impl Element {
     }
 }
 
-/// An array of numbers in bytes that others hold too: element `(i, j, ..)` is number
-/// `i strides[0] + j strides[1] + ..` after the first.
+/// An array of numbers in shared bytes: element `(i, j, ..)` is number `i strides[0] + j strides[1] + ..` after the
+/// first.
 #[derive(Clone)]
 pub struct Array {
     bytes: SharedBytes,
@@ -88,11 +88,11 @@ impl fmt::Debug for Array {
     }
 }
 
-/// Rows and columns of a tile when rows become columns.
+/// Rows and columns of a tile of a transposition.
 const TILE: usize = 32;
 
 impl Array {
-    /// The array of `shape` whose first number begins at byte `start` of `bytes`, with `strides` in numbers.
+    /// Makes the array of `shape` whose first number begins at byte `start` of `bytes`, with `strides` in numbers.
     ///
     /// # Errors
     /// [`Error::Format`] if a number lies outside of the bytes.
@@ -120,7 +120,7 @@ impl Array {
         if end > (*bytes).as_ref().len() {
             return Err(outside());
         }
-        // Strides of 0 repeat a number; no tool writes weights so, and the copy could be larger than any memory.
+        // Strides of 0 repeat a number. No tool writes such weights, and their copy could be larger than any memory.
         let repeats = shape.iter().zip(&strides).any(|(n, stride)| *n > 1 && *stride == 0);
         if any && repeats {
             return Err(Error::format(0, format!("an array of shape {shape:?} repeats numbers, which is not read")));
@@ -128,7 +128,7 @@ impl Array {
         Ok(Self { bytes, start, element, shape, strides })
     }
 
-    /// The array whose numbers lie one after another in `range`, the last index running fastest.
+    /// Makes the array whose numbers are contiguous in `range`, the last index changing fastest.
     ///
     /// # Errors
     /// [`Error::Format`] if there are more or fewer bytes than the shape needs.
@@ -142,25 +142,25 @@ impl Array {
         Self::new(bytes, range.start, element, shape, strides)
     }
 
-    /// Its sizes.
+    /// Returns its sizes.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// How many numbers it has.
+    /// Returns the number of its elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether it has none.
+    /// Returns whether it is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The array with its dimensions in reverse order. Copies nothing.
+    /// Returns the array with its dimensions in reverse order, without a copy.
     #[must_use]
     pub fn transposed(mut self) -> Self {
         self.shape.reverse();
@@ -173,10 +173,10 @@ impl Array {
         self.shape.iter().zip(self.strides.iter().zip(&row_major)).all(|(n, (a, b))| *n <= 1 || a == b)
     }
 
-    /// The numbers as `f32`, the last index running fastest.
+    /// Returns the numbers as `f32`, the last index changing fastest.
     ///
     /// # Errors
-    /// [`Error::Memory`] where there is too little.
+    /// [`Error::Memory`] where there is too little memory.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         let mut out = Vec::new();
         let n = self.len();
@@ -188,7 +188,8 @@ impl Array {
             return Ok(out);
         }
         out.resize(n, 0.0);
-        // One matrix after another, in tiles: what is transposed would miss the cache at every number otherwise.
+        // Matrices are copied one after another, in tiles: a transposed matrix would otherwise miss the cache at every
+        // number.
         let dims = self.shape.len();
         let (rows, columns) = (if dims > 1 { self.shape[dims - 2] } else { 1 }, self.shape[dims - 1]);
         let (down, along) = (if dims > 1 { self.strides[dims - 2] } else { 0 }, self.strides[dims - 1]);
@@ -212,8 +213,8 @@ impl Array {
         Ok(out)
     }
 
-    /// The numbers as a tensor: where they lie if `keep` and they are f32, one after another, as this machine reads them;
-    /// else copied.
+    /// Returns the numbers as a tensor: in place if `keep` and they are contiguous f32 as this machine reads them;
+    /// otherwise copied.
     ///
     /// # Errors
     /// As [`Array::to_f32`].

@@ -1,4 +1,4 @@
-//! Named arrays of numbers, wherever they come from: a safetensors file, an `.npz`, or what a host makes of a pickle.
+//! Named arrays of numbers from any source: a safetensors file, an `.npz`, or a pickle that a host has read.
 
 use super::array::{Array, Element};
 use super::npy;
@@ -12,7 +12,7 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use safetensors::SafeTensors;
 
-/// A value that stands beside arrays in a pickle.
+/// A value beside the arrays of a pickle.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Scalar {
     /// A whole number.
@@ -32,17 +32,17 @@ pub struct Arrays {
     pub file: String,
     /// Its arrays.
     pub arrays: BTreeMap<String, Array>,
-    /// Its values, of pickles alone. What nests has the names of all levels with `.` between them.
+    /// Its values, which only pickles have. A nested value has the names of all levels, joined by `.`.
     pub values: BTreeMap<String, Scalar>,
     /// Whether bytes may be held as long as a model lives ([`Array::to_tensor`]).
     pub keep: bool,
 }
 
 impl Arrays {
-    /// Those of a safetensors file.
+    /// Reads the arrays of a safetensors file.
     ///
     /// # Errors
-    /// [`Error::Format`] for bytes that are no such file, or a type of numbers that no tool writes weights in.
+    /// [`Error::Format`] for bytes that are not such a file, or for a type of numbers that no tool uses for weights.
     pub fn of_safetensors(file: &str, bytes: &SharedBytes) -> Result<Self> {
         let all = (**bytes).as_ref();
         let read = SafeTensors::deserialize(all).map_err(|e| Error::format(0, format!("{file}: {e}")))?;
@@ -75,7 +75,7 @@ impl Arrays {
         Ok(Self { file: file.into(), arrays, ..Self::default() })
     }
 
-    /// Those of an `.npz`: a zip archive of `.npy` files, stored or deflated.
+    /// Reads the arrays of an `.npz`: a zip archive of `.npy` files, stored or deflated.
     ///
     /// # Errors
     /// [`Error::Format`] naming the member.
@@ -95,46 +95,46 @@ impl Arrays {
         Ok(Self { file: file.into(), arrays, ..Self::default() })
     }
 
-    /// An [`Error::Format`] about this file.
+    /// Returns an [`Error::Format`] about this file.
     #[cold]
     pub fn wrong(&self, what: impl fmt::Display) -> Error {
         Error::format(0, format!("{}: {what}", self.file))
     }
 
-    /// Whether there is an array called `name`.
+    /// Returns whether there is an array called `name`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.arrays.contains_key(name)
     }
 
-    /// Whether there are arrays of all these names.
+    /// Returns whether there are arrays of all these names.
     #[must_use]
     pub fn has_all(&self, names: &[&str]) -> bool {
         names.iter().all(|name| self.has(name))
     }
 
-    /// The array called `name`.
+    /// Returns the array called `name`.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is none.
+    /// [`Error::Format`] if it does not exist.
     pub fn get(&self, name: &str) -> Result<&Array> {
         self.arrays.get(name).ok_or_else(|| self.wrong(format_args!("tensor `{name}` is missing")))
     }
 
-    /// The array called `name`, of the sizes `shape`.
+    /// Returns the array called `name`, of the sizes `shape`.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is none, or one of other sizes.
+    /// [`Error::Format`] if it does not exist or has other sizes.
     pub fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Array> {
         let array = self.get(name)?;
-        // One number may be of any number of dimensions, all of size 1.
+        // A single number may have any number of dimensions of size 1.
         if array.shape() == shape || (shape == [1] && array.len() == 1) {
             return Ok(array);
         }
         Err(self.wrong(format_args!("tensor `{name}`: expected the shape {shape:?}, found {:?}", array.shape())))
     }
 
-    /// The vector called `name`, of `n` numbers.
+    /// Returns the vector called `name`, of `n` numbers.
     ///
     /// # Errors
     /// As [`Arrays::shaped`].
@@ -142,7 +142,7 @@ impl Arrays {
         self.shaped(name, &[n])?.to_tensor(self.keep)
     }
 
-    /// The matrix called `name`, `(rows, columns)`.
+    /// Returns the matrix called `name`, `(rows, columns)`.
     ///
     /// # Errors
     /// As [`Arrays::shaped`].
@@ -150,7 +150,7 @@ impl Arrays {
         self.shaped(name, &[rows, columns])?.to_tensor(self.keep)
     }
 
-    /// The transpose `(columns, rows)` of the matrix called `name`, `(rows, columns)` in the file.
+    /// Returns the transpose `(columns, rows)` of the matrix called `name`, `(rows, columns)` in the file.
     ///
     /// # Errors
     /// As [`Arrays::shaped`].
@@ -158,7 +158,7 @@ impl Arrays {
         self.shaped(name, &[rows, columns])?.clone().transposed().to_tensor(self.keep)
     }
 
-    /// The one number of the array called `name`, as `f32`.
+    /// Returns the only number of the array called `name`, as `f32`.
     ///
     /// # Errors
     /// As [`Arrays::shaped`].
@@ -166,10 +166,10 @@ impl Arrays {
         Ok(self.shaped(name, &[1])?.to_f32()?[0])
     }
 
-    /// The two sizes of the matrix called `name`, from 1 to what an index can name.
+    /// Returns the two sizes of the matrix called `name`, from 1 to the largest index.
     ///
     /// # Errors
-    /// [`Error::Format`] if there is none, or it is no such matrix.
+    /// [`Error::Format`] if it does not exist or is not such a matrix.
     pub fn sizes(&self, name: &str) -> Result<[usize; 2]> {
         let array = self.get(name)?;
         match *array.shape() {
@@ -182,7 +182,7 @@ impl Arrays {
         }
     }
 
-    /// The arrays and values whose names begin with `prefix`, without it, if there are such arrays.
+    /// Returns the arrays and values whose names begin with `prefix`, without the prefix, if there are such arrays.
     #[must_use]
     pub fn below(&self, prefix: &str) -> Option<Self> {
         let strip = |name: &String| name.strip_prefix(prefix).map(ToString::to_string);
@@ -192,7 +192,7 @@ impl Arrays {
         (!arrays.is_empty()).then(|| Self { file: self.file.clone(), arrays, values, keep: self.keep })
     }
 
-    /// Refuses arrays that are not among `known`: they would change what the model computes.
+    /// Refuses arrays that are not in `known`, since they would change what the model computes.
     ///
     /// # Errors
     /// [`Error::Format`] naming the first of them.

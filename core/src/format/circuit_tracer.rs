@@ -1,6 +1,6 @@
-//! Transcoders of circuit-tracer: `layer_N.safetensors` with `W_enc (f, d)`, `W_dec (f, d)`, `b_enc (f)`, `b_dec (d)`, and
-//! where they are there `W_skip (d, d)` and `activation_function.threshold`, of all latents or of each. Encoders read rows as
-//! they are; without thresholds the activation is relu.
+//! Transcoders of circuit-tracer: `layer_N.safetensors` with `W_enc (f, d)`, `W_dec (f, d)`, `b_enc (f)`, `b_dec (d)`,
+//! and optionally `W_skip (d, d)` and `activation_function.threshold`, one for all latents or one per latent. Encoders
+//! read rows as they are; without thresholds the activation is relu.
 //!
 //! A layer of a cross-layer transcoder is two files, `W_enc_N.safetensors` (`W_enc_N`, `b_enc_N`, `b_dec_N`) and
 //! `W_dec_N.safetensors` (`W_dec_N (f, layers, d)`): its latents are read, and its decoders to the layers from `N` on are
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 const NAMES: [&str; 4] = ["W_enc", "W_dec", "b_enc", "b_dec"];
 const THRESHOLD: &str = "activation_function.threshold";
 
-/// Whether the arrays are those of a layer, its encoder row by row.
+/// Returns whether the arrays are those of a layer with one encoder row per latent.
 pub(super) fn is_one(look: &Look<'_>) -> bool {
     let arrays = look.arrays;
     let sizes = |name: &str| arrays.sizes(name).ok();
@@ -32,7 +32,7 @@ fn origin(look: &Look<'_>) -> Origin {
     Origin { model: look.yaml("model_name"), hook: look.yaml("feature_input_hook"), ..Origin::default() }
 }
 
-/// Thresholds of all latents: of a circuit-tracer's jumprelu, which has no relu before it.
+/// Returns the thresholds of all latents. The jumprelu of circuit-tracer has no relu before it.
 fn rule(arrays: &Arrays, name: &str, f: usize) -> Result<FlatRule> {
     if !arrays.has(name) {
         return Ok(FlatRule::Relu);
@@ -67,7 +67,7 @@ pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
     Ok(Parsed::flat(flat, origin(look)))
 }
 
-/// The number in the name of a cross-layer transcoder's encoder.
+/// Returns the number in the name of a cross-layer transcoder's encoder.
 pub(super) fn layer(look: &Look<'_>) -> Option<String> {
     let name = look.arrays.arrays.keys().find_map(|name| name.strip_prefix("W_enc_"))?;
     (!name.is_empty() && name.bytes().all(|b| b.is_ascii_digit())).then(|| name.into())

@@ -2,18 +2,18 @@
 //!
 //! | `dict_class` | arrays besides the encoder and the decoder | rule | encoder reads |
 //! |---|---|---|---|
-//! | `AutoEncoder` | `bias (d)` | relu; decoder rows are made of norm 1, as `from_pretrained` does | `x - bias` |
+//! | `AutoEncoder` | `bias (d)` | relu; decoder rows are normalised, as by `from_pretrained` | `x - bias` |
 //! | `AutoEncoderNew` | `decoder.bias (d)` | relu | `x` |
 //! | `GatedAutoEncoder` | `decoder_bias (d)`, `r_mag`, `gate_bias`, `mag_bias (f)` | gated | `x - decoder_bias` |
-//! | `AutoEncoderTopK` | `b_dec (d)`, `k`, `threshold` | topk; the threshold takes no part | `x - b_dec` |
+//! | `AutoEncoderTopK` | `b_dec (d)`, `k`, `threshold` | topk; the threshold is not used | `x - b_dec` |
 //! | `BatchTopKSAE` | `b_dec (d)`, `k`, `threshold` | one threshold | `x - b_dec` |
 //! | `MatryoshkaBatchTopKSAE` | `b_dec (d)`, `k`, `threshold`, `group_sizes` | one threshold | `x - b_dec` |
 //! | `JumpReluAutoEncoder` | `b_dec (d)`, `threshold (f)` | jumprelu | `x` |
 //!
-//! The last two have `W_enc (d, f)` and `W_dec (f, d)`, the others `encoder.weight (f, d)` and `decoder.weight (d, f)`. Where
-//! rows were normalised in training, biases and thresholds of the file are in the units of raw rows. Without `config.json`
-//! the arrays tell the classes apart, but for topk and batch-top-k. DeepSeek R1's autoencoder has the arrays of
-//! `AutoEncoderNew`.
+//! The last two have `W_enc (d, f)` and `W_dec (f, d)`, the others `encoder.weight (f, d)` and `decoder.weight (d, f)`.
+//! Where rows were normalised in training, biases and thresholds of the file are in the units of raw rows. Without
+//! `config.json` the arrays distinguish the classes, except topk from batch-top-k. DeepSeek R1's autoencoder has the
+//! arrays of `AutoEncoderNew`.
 
 use super::arrays::{Arrays, Scalar};
 use super::flat::{Flat, FlatRule};
@@ -25,10 +25,10 @@ use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
 use alloc::string::String;
 
-/// A checkpoint with the optimiser beside the autoencoder has it under this name.
+/// The name of the autoencoder in a checkpoint that also has the optimiser.
 const NESTED: &str = "ae.";
 
-/// The arrays of the autoencoder itself.
+/// Returns the arrays of the autoencoder itself.
 fn inside<'a>(look: &'a Look<'_>) -> Cow<'a, Arrays> {
     look.arrays.below(NESTED).map_or(Cow::Borrowed(look.arrays), Cow::Owned)
 }
@@ -37,7 +37,7 @@ fn trainer(look: &Look<'_>) -> Settings {
     look.settings.as_ref().map(|config| config.object("trainer")).unwrap_or_default()
 }
 
-/// Its class, as `config.json` says or the arrays tell; empty where neither does.
+/// Returns its class, from `config.json` or the arrays; empty where neither determines it.
 fn class(look: &Look<'_>, arrays: &Arrays) -> String {
     if let Some(class) = trainer(look).text("dict_class") {
         return class.to_owned();
@@ -54,7 +54,7 @@ fn class(look: &Look<'_>, arrays: &Arrays) -> String {
     class.to_owned()
 }
 
-/// Whether the arrays are those of a dictionary, of the class `wanted` if that is not empty.
+/// Returns whether the arrays are those of a dictionary, of the class `wanted` if that is not empty.
 pub(super) fn is_one(look: &Look<'_>, wanted: &str) -> bool {
     let arrays = inside(look);
     let encoder = (arrays.has("encoder.weight") && arrays.has("decoder.weight"))
@@ -73,7 +73,7 @@ pub(super) fn read_batchtopk(look: &Look<'_>, choices: &Choices) -> Result<Parse
     read_class(look, choices, "BatchTopKSAE")
 }
 
-/// Reads the class that `config.json` names or the arrays tell.
+/// Reads the class that `config.json` or the arrays determine.
 pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let class = class(look, &inside(look));
     read_class(look, choices, &class)
@@ -140,7 +140,7 @@ fn read_class(look: &Look<'_>, choices: &Choices, class: &str) -> Result<Parsed>
         context,
         ..Origin::default()
     };
-    // A backup with the optimiser is written in the middle of training, before biases are brought to the units of raw rows.
+    // A backup with the optimiser is written during training, before biases are converted to the units of raw rows.
     let backup = look.arrays.below(NESTED).is_some();
     if let Some(Scalar::Float(factor)) = look.arrays.values.get("norm_factor").filter(|_| backup) {
         let by = *factor as f32;

@@ -32,7 +32,7 @@ pub struct Manifest {
     pub format: String,
     /// [`VERSION`].
     pub version: u32,
-    /// Numbers in a row.
+    /// Width of a row.
     pub d: usize,
     /// Rows of all shards.
     pub rows: u64,
@@ -56,10 +56,10 @@ pub struct Manifest {
     /// The model the rows come from.
     #[serde(default)]
     pub model: Option<String>,
-    /// The place in the model.
+    /// The hook point in the model.
     #[serde(default)]
     pub hook: Option<String>,
-    /// Rows of a sequence, where all have as many; the last one may be shorter.
+    /// Rows per sequence, where all sequences have the same number; the last one may be shorter.
     #[serde(default)]
     pub context: Option<usize>,
     /// Statistics of the rows as stored.
@@ -67,7 +67,7 @@ pub struct Manifest {
     pub stats: Option<Stats>,
 }
 
-/// The bytes of [`Manifest::vocab`]: the text of each token id, empty for an id without one.
+/// Returns the bytes of [`Manifest::vocab`]: the text of each token id, empty for an id without one.
 pub fn vocab_json(texts: &[String]) -> Vec<u8> {
     serde_json::to_vec(texts).expect("strings are JSON")
 }
@@ -128,7 +128,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The bytes of `dump.json`.
+    /// Returns the bytes of `dump.json`.
     ///
     /// # Errors
     /// What [`Manifest::check`] finds.
@@ -139,7 +139,7 @@ impl Manifest {
 
     /// The checks of [`Manifest::parse`].
     ///
-    /// # Errors
+    /// As [`Manifest::parse`].
     /// See there.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::format(0, what));
@@ -185,7 +185,7 @@ impl Manifest {
     }
 }
 
-/// The part of a foreign text that goes in a message.
+/// Returns the part of a foreign text that is shown in a message.
 fn brief(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -197,11 +197,11 @@ pub struct Matrix {
     pub dtype: Dtype,
     /// Rows.
     pub n: usize,
-    /// Numbers in a row.
+    /// Width of a row.
     pub d: usize,
-    /// Rows of a sequence, where the tensor has three dimensions.
+    /// Rows per sequence, where the tensor has three dimensions.
     pub context: Option<usize>,
-    /// Where the rows lie in the file.
+    /// Byte range of the rows in the file.
     pub bytes: Range<usize>,
 }
 
@@ -212,7 +212,7 @@ pub struct Stored {
     pub dtype: StDtype,
     /// The size of each dimension.
     pub shape: Vec<usize>,
-    /// Where the numbers lie in the file, row-major.
+    /// Byte range of the numbers in the file, row-major.
     pub bytes: Range<usize>,
 }
 
@@ -224,7 +224,7 @@ pub struct TensorTable {
 }
 
 impl TensorTable {
-    /// Largest header, in bytes; those of real models are below 1 MB.
+    /// Largest header in bytes; those of real models are below 1 MB.
     pub const MAX_HEADER: usize = 16 << 20;
 
     /// Reads the header of `file`, the whole bytes of a safetensors file.
@@ -252,25 +252,25 @@ impl TensorTable {
         Ok(Self { data_start: 8 + header.len(), metadata })
     }
 
-    /// The bytes of the file at which the tensor lies. In the file, since the offsets tile it.
+    /// Returns the byte range of the tensor, which is within the file, since the offsets tile it.
     fn range(&self, info: &TensorInfo) -> Range<usize> {
         self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1
     }
 
-    /// The names of all tensors, sorted.
+    /// Returns the names of all tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.metadata.tensors().into_keys().collect();
         names.sort_unstable();
         names
     }
 
-    /// The tensor `name`, if it is there.
+    /// Returns the tensor `name`, if it exists.
     pub fn tensor(&self, name: &str) -> Option<Stored> {
         let info = self.metadata.info(name)?;
         Some(Stored { dtype: info.dtype, shape: info.shape.clone(), bytes: self.range(info) })
     }
 
-    /// The rows of a shard: the tensor `activations`, or the only one of floats with two or three dimensions.
+    /// Returns the rows of a shard: the tensor `activations`, or the only one of floats with two or three dimensions.
     ///
     /// # Errors
     /// [`Error::Format`] if there is no such tensor, or if it is none of f32, f16 or bf16.
@@ -293,10 +293,10 @@ impl TensorTable {
         }
     }
 
-    /// The tensor `name` as rows: `[rows, width]`, or `[sequences, rows, width]`.
+    /// Returns the tensor `name` as rows: `[rows, width]`, or `[sequences, rows, width]`.
     ///
     /// # Errors
-    /// [`Error::Format`] if it is not there, has other dimensions, or is none of f32, f16 or bf16.
+    /// [`Error::Format`] if it does not exist, has other dimensions, or is not f32, f16 or bf16.
     pub fn matrix(&self, name: &str) -> Result<Matrix> {
         let wrong = |what: String| Err(Error::format(8, what));
         let Some(info) = self.metadata.info(name) else {
@@ -321,10 +321,10 @@ impl TensorTable {
         Ok(Matrix { dtype, n, d, context: context.filter(|t| *t > 0), bytes: self.range(info) })
     }
 
-    /// The bytes of the vector `name` of numbers of `dtype`, if it is there.
+    /// Returns the bytes of the vector `name` of numbers of `dtype`, if it exists.
     ///
     /// # Errors
-    /// [`Error::Format`] if it is there with another type or number of dimensions.
+    /// [`Error::Format`] if it has another type or number of dimensions.
     pub fn vector(&self, name: &str, dtype: StDtype) -> Result<Option<Range<usize>>> {
         let Some(info) = self.metadata.info(name) else { return Ok(None) };
         if info.dtype != dtype || info.shape.len() != 1 {
@@ -336,7 +336,7 @@ impl TensorTable {
     }
 }
 
-/// The type of rows that a type of safetensors is.
+/// Returns the type of rows for a type of safetensors.
 pub fn dtype_of(dtype: StDtype) -> Option<Dtype> {
     match dtype {
         StDtype::F32 => Some(Dtype::F32),
@@ -346,8 +346,8 @@ pub fn dtype_of(dtype: StDtype) -> Option<Dtype> {
     }
 }
 
-/// The bytes before the rows of a shard: a header of always [`SHARD_HEADER`] bytes, so that it can be rewritten in place
-/// once the number of rows is known.
+/// Returns the header of a shard: always [`SHARD_HEADER`] bytes, so that it can be rewritten in place once the number
+/// of rows is known.
 ///
 /// # Errors
 /// [`Error::Shape`] if the size overflows.
@@ -364,12 +364,12 @@ pub fn shard_header(dtype: Dtype, n: u64, d: usize) -> Result<Vec<u8>> {
     Ok(header(&[(ACTIVATIONS, name, format!("{n},{d}"), 0..size)]))
 }
 
-/// The same for a file with one vector of `n` numbers of four bytes, whose type safetensors calls `dtype`.
+/// Returns the header of a file with one vector of `n` numbers of four bytes, whose type safetensors calls `dtype`.
 pub fn vector_header(name: &str, dtype: &str, n: u64) -> Vec<u8> {
     header(&[(name, dtype, format!("{n}"), 0..n.saturating_mul(4))])
 }
 
-/// A header of [`SHARD_HEADER`] bytes for tensors given as `(name, dtype, shape, bytes of the data)`.
+/// Returns a header of [`SHARD_HEADER`] bytes for tensors given as `(name, dtype, shape, bytes of the data)`.
 pub(super) fn header(tensors: &[(&str, &str, String, Range<u64>)]) -> Vec<u8> {
     let mut header = ((SHARD_HEADER - 8) as u64).to_le_bytes().to_vec();
     for (i, (name, dtype, shape, Range { start, end })) in tensors.iter().enumerate() {
@@ -385,5 +385,5 @@ pub(super) fn header(tensors: &[(&str, &str, String, Range<u64>)]) -> Vec<u8> {
     header
 }
 
-/// Bytes before the rows of a shard that we wrote.
+/// Size of the header of a shard that this crate wrote.
 pub const SHARD_HEADER: usize = 256;

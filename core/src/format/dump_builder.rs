@@ -1,4 +1,4 @@
-//! Building a dump, without I/O: what goes into which file of the directory, in which order.
+//! Builds a dump, without I/O: which bytes are written to which file of the directory, in which order.
 //!
 //! A host owns the files ([`DumpFiles`]); [`DumpBuilder`] owns everything else: the checks of rows and tokens, the split
 //! into shards, the statistics of the rows as they are stored, the headers, and the manifest. A dump is written in one
@@ -22,11 +22,11 @@ const TOKENS_FILE: &str = "tokens.safetensors";
 const VOCAB_FILE: &str = "vocab.json";
 const STATS_FILE: &str = "stats.safetensors";
 
-/// Bytes that are collected before a file is written to.
+/// Bytes that are buffered before a file is written to.
 const BUFFER: usize = 1 << 20;
 /// Numbers that are narrowed, checked and counted together.
 const PIECE: usize = 1 << 16;
-/// The most bytes of one row.
+/// Most bytes of one row.
 const MAX_ROW: usize = 1 << 30;
 
 /// One of the two files of a dump that grow while rows are appended.
@@ -72,7 +72,7 @@ pub trait DumpFiles {
     fn refuse(&self, why: Refusal) -> Self::Error;
 }
 
-/// Why the builder takes a specification, rows, tokens or a vocabulary not.
+/// Reasons for which the builder refuses a specification, rows, tokens or a vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
     /// The specification has a width of 0.
@@ -182,12 +182,12 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// What a new dump is, besides its rows.
+/// The description of a new dump, besides its rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DumpSpec {
-    /// Numbers in a row.
+    /// Width of a row.
     pub d: usize,
-    /// The type that the numbers are stored as.
+    /// The type in which numbers are stored.
     pub dtype: Dtype,
     /// A shard is closed before it would be larger than this; it has at least one row.
     pub max_shard_bytes: u64,
@@ -195,7 +195,7 @@ pub struct DumpSpec {
     pub model: Option<String>,
     /// The hook point in the model.
     pub hook: Option<String>,
-    /// Rows per sequence, where all sequences have as many.
+    /// Rows per sequence, where all sequences have the same number.
     pub context: Option<usize>,
     /// The text of each token id.
     pub vocab: Option<Vec<String>>,
@@ -204,7 +204,7 @@ pub struct DumpSpec {
 }
 
 impl DumpSpec {
-    /// Rows of `d` numbers of `dtype` in shards of 1 GiB, with nothing said about their origin.
+    /// Returns the description of rows of `d` numbers of `dtype` in shards of 1 GiB, without an origin.
     pub fn new(d: usize, dtype: Dtype) -> Self {
         Self {
             d,
@@ -222,16 +222,16 @@ impl DumpSpec {
 /// A dump that is being written.
 #[derive(Clone, Debug)]
 pub struct DumpBuilder {
-    /// What is known so far; the shards include the open one.
+    /// The manifest so far; its shards include the open one.
     manifest: Manifest,
     rows_per_shard: u64,
     shard_is_open: bool,
-    /// Texts of the vocabulary, where there is one.
+    /// Number of texts of the vocabulary, where there is one.
     n_vocab: Option<usize>,
     sequence_starts: Vec<u64>,
-    /// An error came after something of the rows had been written.
+    /// Whether an error occurred after part of the rows had been written.
     failed: bool,
-    /// Sum of the norms of the rows as stored, and of each column.
+    /// Sum of the norms of the rows as stored, and sums of each column.
     norm_sum: f64,
     sum: Vec<f64>,
     /// Bytes of the rows and of the tokens that are not written yet.
@@ -240,7 +240,7 @@ pub struct DumpBuilder {
 }
 
 impl DumpBuilder {
-    /// A dump without rows. The vocabulary of `spec` is written at once.
+    /// Starts a dump without rows. The vocabulary of `spec` is written at once.
     ///
     /// # Errors
     /// A [`Refusal`] for a width of 0, for rows above 1 GiB, for sequences of 0 rows, and where memory is short.
@@ -287,7 +287,7 @@ impl DumpBuilder {
             failed: false,
             norm_sum: 0.0,
             sum,
-            // A piece is added to what may already wait, and written when the buffer is full.
+            // A piece is added to the buffer, which is written when it is full.
             buffer: [
                 reserved("the buffer of a dump", BUFFER + row_bytes.max(PIECE * 4))?,
                 reserved("the buffer of a dump", 2 * BUFFER)?,
@@ -296,12 +296,12 @@ impl DumpBuilder {
         })
     }
 
-    /// Numbers in a row.
+    /// Returns the width of a row.
     pub fn d(&self) -> usize {
         self.manifest.d
     }
 
-    /// Rows appended so far.
+    /// Returns the number of rows appended so far.
     pub fn n_rows(&self) -> u64 {
         self.manifest.rows
     }
@@ -328,7 +328,7 @@ impl DumpBuilder {
         Ok(())
     }
 
-    /// Declares that the next row begins a sequence. Not needed where all sequences have `context` rows.
+    /// Declares that the next row starts a sequence. Not needed where all sequences have `context` rows.
     pub fn start_sequence(&mut self) {
         if self.sequence_starts.last() != Some(&self.manifest.rows) {
             self.sequence_starts.push(self.manifest.rows);
@@ -403,7 +403,7 @@ impl DumpBuilder {
         Ok(n)
     }
 
-    /// Rows of the open shard.
+    /// Returns the rows of the open shard.
     fn open_rows(&self) -> u64 {
         self.manifest.shards.last().filter(|_| self.shard_is_open).map_or(0, |shard| shard.rows)
     }
@@ -464,7 +464,7 @@ impl DumpBuilder {
         if self.open_rows() == self.rows_per_shard { self.close_shard(files) } else { Ok(()) }
     }
 
-    /// Writes what waits for a file, if it is at least `least` bytes.
+    /// Writes the buffer of a file, if it has at least `least` bytes.
     fn flush<F: DumpFiles>(&mut self, part: DumpPart, least: usize, files: &mut F) -> Result<(), F::Error> {
         let buffer = &mut self.buffer[part as usize];
         if buffer.len() >= least {
@@ -485,8 +485,8 @@ impl DumpBuilder {
         Ok(())
     }
 
-    /// Writes what is left, the statistics and last the manifest. What remains to be done is the host's: to sync the
-    /// directory and to give it its name.
+    /// Writes the buffers, the statistics and last the manifest. It remains for the host to sync the directory and to
+    /// give it its name.
     ///
     /// # Errors
     /// A [`Refusal`] where there are no rows, where an append failed, or for starts of sequences that cannot be; errors
@@ -534,7 +534,7 @@ impl DumpBuilder {
         let header = if starts == 0 {
             vector_header(TOKENS, "U32", rows)
         } else {
-            // In the order of their names, as safetensors' own writer has it.
+            // The order is that of the names, as in safetensors' own writer.
             let starts = (SEQUENCE_STARTS, "U64", format!("{starts}"), 4 * rows..4 * rows + 8 * starts);
             header(&[starts, (TOKENS, "U32", format!("{rows}"), 0..4 * rows)])
         };
@@ -547,7 +547,7 @@ impl DumpBuilder {
     }
 }
 
-/// A vector with room for `n` items, or the sentence that says what there was no memory for.
+/// Returns a vector with capacity for `n` items, or the sentence that says what there was no memory for.
 fn reserved<T>(what: &'static str, n: usize) -> Result<Vec<T>, Refusal> {
     let mut vector = Vec::new();
     let bytes = n.saturating_mul(size_of::<T>());

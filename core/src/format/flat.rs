@@ -1,5 +1,5 @@
-//! A sparse autoencoder or transcoder of one level, as a file of any tool describes it: the form that every reader makes and
-//! that becomes a [`Model`] in one place.
+//! A sparse autoencoder or transcoder of one level, as a file of any tool describes it. Every reader makes this form,
+//! and it becomes a [`Model`] in one place.
 //!
 //! ```text
 //! x~ = row norm of x          (undone on y, before the skip connection)
@@ -27,7 +27,7 @@ pub enum FlatRule {
     Topk(usize),
     /// `u` at the `k` largest `|u|`: latents may be below 0.
     AbsTopk(usize),
-    /// `max(u, 0)` at the largest of each of `k` groups of neighbours.
+    /// `max(u, 0)` at the largest latent of each of `k` groups of neighbours.
     GroupMax(usize),
     /// `u 1[u > max(threshold, 0)]`, a threshold per latent.
     Jumprelu(Tensor),
@@ -45,7 +45,7 @@ pub enum FlatRule {
 pub struct Flat {
     /// `(f, d)`.
     pub w_enc: Tensor,
-    /// `(f)`; of [`FlatRule::Gated`] that of the gate.
+    /// `(f)`; for [`FlatRule::Gated`] the bias of the gate.
     pub b_enc: Tensor,
     /// `(f, d_out)`.
     pub w_dec: Tensor,
@@ -55,13 +55,13 @@ pub struct Flat {
     pub rule: FlatRule,
     /// Whether the encoder reads `x - b_dec`.
     pub centred: bool,
-    /// Width of what a transcoder reconstructs; none for an autoencoder, which reconstructs what it reads.
+    /// Width of the rows that a transcoder reconstructs; none for an autoencoder.
     pub transcodes_to: Option<usize>,
-    /// How each row is normalised by itself.
+    /// The normalisation of each row.
     pub row_norm: RowNorm,
     /// `(d_out, d)`: adds `W_skip x` to the reconstruction.
     pub w_skip: Option<Tensor>,
-    /// `(f)`: latents are reported, and decoded, times this, though they compete without it.
+    /// `(f)`: factors of the latents in codes and reconstruction; latents compete without them.
     pub scale: Option<Vec<f32>>,
 }
 
@@ -79,14 +79,14 @@ fn scale_rows(w: &mut Tensor, width: usize, by: impl Iterator<Item = f32>) {
 }
 
 impl Flat {
-    /// An autoencoder without normalisation.
+    /// Makes an autoencoder without normalisation.
     #[must_use]
     pub fn new(w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, b_dec: Tensor, rule: FlatRule, centred: bool) -> Self {
         let (transcodes_to, row_norm) = (None, RowNorm::None);
         Self { w_enc, b_enc, w_dec, b_dec, rule, centred, transcodes_to, row_norm, w_skip: None, scale: None }
     }
 
-    /// The same as a transcoder to rows as wide as its decoder's.
+    /// Makes it a transcoder to rows as wide as its decoder's.
     #[must_use]
     pub fn transcoder(mut self) -> Self {
         self.transcodes_to = Some(self.b_dec.len());
@@ -94,26 +94,26 @@ impl Flat {
         self
     }
 
-    /// Number of latents.
+    /// Returns the number of latents.
     #[must_use]
     pub fn latents(&self) -> usize {
         self.b_enc.len()
     }
 
-    /// Width of the rows that it reads.
+    /// Returns the width of the rows that it reads.
     #[must_use]
     pub fn d(&self) -> usize {
         self.w_enc.len() / self.latents().max(1)
     }
 
-    /// `n_j = |W_dec_j|`, and where that is below `least`, `least`.
+    /// Returns `n_j = |W_dec_j|`, but at least `least`.
     #[must_use]
     pub fn decoder_norms(&self, least: f32) -> Vec<f32> {
         norms(&self.w_dec, self.b_dec.len()).into_iter().map(|n| n.max(least)).collect()
     }
 
-    /// Moves the norms of decoder rows into the encoder: latents become `n_j` times as large, and compete by that.
-    /// Rows whose norms are all 1 but for rounding are left as they lie.
+    /// Moves the norms of decoder rows into the encoder: latents become `n_j` times as large, and compete at that size.
+    /// Rows whose norms are all 1 up to rounding are not changed.
     pub fn fold_decoder_norms(&mut self) {
         let (d, d_out) = (self.d(), self.b_dec.len());
         let by: Vec<f32> =
@@ -131,13 +131,13 @@ impl Flat {
         }
     }
 
-    /// Lets latents compete by `n_j = |W_dec_j|` times the pre-activation, and be reported without it.
+    /// Makes latents compete by `n_j = |W_dec_j|` times the pre-activation, while codes have them without that factor.
     pub fn compete_by_norms(&mut self) {
         let d = self.d();
         let norms = self.decoder_norms(0.0);
         match &mut self.rule {
             FlatRule::Relu => {}
-            // Where the norm is 0 nothing passes any threshold.
+            // A latent whose norm is 0 passes no threshold.
             FlatRule::Jumprelu(threshold) => {
                 threshold.iter_mut().zip(&norms).for_each(|(t, n)| *t = (*t / n).min(f32::MAX));
             }
@@ -149,21 +149,21 @@ impl Flat {
         }
     }
 
-    /// Folds in that rows are multiplied by `input` before the encoder and reconstructions divided by `output` after the
-    /// decoder. Latents, biases and thresholds stay in the units of scaled rows.
+    /// Folds in a scale: rows are multiplied by `input` before the encoder, and reconstructions are divided by `output`
+    /// after the decoder. Latents, biases and thresholds stay in the units of scaled rows.
     pub fn fold_scale(&mut self, input: f32, output: f32) {
         self.w_enc.iter_mut().for_each(|v| *v *= input);
         self.w_dec.iter_mut().for_each(|v| *v /= output);
         self.b_dec.iter_mut().for_each(|v| *v /= output);
     }
 
-    /// One threshold for all latents.
+    /// Returns the rule of one threshold for all latents.
     #[must_use]
     pub fn one_threshold(threshold: f32, latents: usize) -> FlatRule {
         FlatRule::Jumprelu(vec![threshold.max(0.0); latents].into())
     }
 
-    /// A rule of `k` latents per row, or an error that `wrong` makes.
+    /// Returns the rule of `k` latents per row, or an error that `wrong` makes.
     ///
     /// # Errors
     /// That of `wrong`, where `k` is 0 or absent.
@@ -175,7 +175,8 @@ impl Flat {
         }
     }
 
-    /// The model. Its own gated rule has the bias of the gate inside the magnitude, which is taken out of `b_mag`.
+    /// Converts it to a model. The gated rule of a model has the bias of the gate inside the magnitude, which is
+    /// subtracted from `b_mag`.
     ///
     /// # Errors
     /// What [`Model::check`] finds.
@@ -200,7 +201,7 @@ impl Flat {
         let arch = Arch {
             model: ModelKind::Tree,
             d,
-            // Of the other rules the files do not say how many fire on average; no more than there are.
+            // For other rules the files do not say how many latents fire on average; there are at most `f`.
             level: [
                 LevelArch { latents: f, activation, k: k as f64 },
                 LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
@@ -214,7 +215,7 @@ impl Flat {
         let p = &mut model.params.level[0];
         match self.rule {
             FlatRule::Jumprelu(mut threshold) => {
-                // A relu comes first: below 0 nothing fires.
+                // A relu comes first: no latent below 0 fires.
                 if threshold.iter().any(|t| *t < 0.0) {
                     threshold.iter_mut().for_each(|t| *t = t.max(0.0));
                 }

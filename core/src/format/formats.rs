@@ -1,5 +1,4 @@
-//! The table of formats that a model may have: how each is recognised, and who reads it. Names of files stand here and
-//! nowhere else.
+//! The table of formats of models: how each is recognised, and its reader. Names of files are nowhere else.
 //!
 //! | `--from` | files, in a directory | tool |
 //! |---|---|---|
@@ -19,7 +18,7 @@
 //! | `hook-z` | a pickle | attention SAEs of Kissane and Krzyzanowski |
 //! | `dictionary-learning`, with `-topk`, `-batchtopk` | `ae.pt`, `config.json` | dictionary_learning, DeepSeek R1 |
 //!
-//! A file may be named itself; the others are then looked for beside it.
+//! A single file may be named; the others are then looked for beside it.
 
 use super::arrays::Arrays;
 use super::json::Settings;
@@ -41,9 +40,9 @@ pub use super::look::{Choices, Files};
 /// One format of the table.
 #[derive(Clone, Copy)]
 pub struct Format {
-    /// What `--from` takes.
+    /// The value of `--from`.
     pub name: &'static str,
-    /// The tool, for people.
+    /// The title of the tool.
     pub title: &'static str,
     /// Names of the file of weights in a directory; a `*` stands for any part of a name.
     weights: &'static [&'static str],
@@ -236,13 +235,13 @@ pub static FORMATS: [Format; 20] = [
     },
 ];
 
-/// Whether the arrays come from a pickle.
+/// Returns whether the arrays come from a pickle.
 fn is_pickle(look: &Look<'_>) -> bool {
     ![".safetensors", ".npz"].iter().any(|end| look.arrays.file.ends_with(end))
 }
 
 impl Format {
-    /// The format called `name`.
+    /// Returns the format called `name`.
     ///
     /// # Errors
     /// [`Error::Config`] listing all of them.
@@ -253,13 +252,14 @@ impl Format {
         })
     }
 
-    /// Whether it is the format of a run.
+    /// Returns whether it is the format of a run.
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.name == FORMATS[0].name
     }
 
-    /// Why the file of weights that the settings `name` call for cannot be read; none where no name is certain.
+    /// Returns why the file of weights that belongs to the settings `name` cannot be read; none where its name is not
+    /// certain.
     fn missing_beside(&self, files: &dyn Files, name: &str) -> Option<Error> {
         let certain = |file: &&&str| !file.contains('*');
         let beside = self.weights.iter().filter(certain).find(|file| folder(file) == folder(name));
@@ -267,7 +267,7 @@ impl Format {
         files.read(name).and_then(|_| files.read(weights)).err()
     }
 
-    /// The file of weights of this format among `files`.
+    /// Returns the file of weights of this format in `files`.
     ///
     /// # Errors
     /// [`Error::Format`] where several could be meant.
@@ -299,12 +299,12 @@ impl Format {
     }
 }
 
-/// The directory of a name, with the `/` behind it.
+/// Returns the directory of a name, with a final `/`.
 fn folder(name: &str) -> &str {
     name.rfind('/').map_or("", |at| &name[..=at])
 }
 
-/// `a, b, c and 4 more`.
+/// Formats names as `a, b, c and 4 more`.
 fn some_of(names: &[String]) -> String {
     let shown = names.iter().take(6).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     if names.len() > 6 { format!("{shown} and {} more", names.len() - 6) } else { shown }
@@ -314,9 +314,9 @@ fn some_of(names: &[String]) -> String {
 pub struct Loaded {
     /// The model.
     pub model: Model,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// What the user should know: assumptions that no file confirms, each one sentence.
+    /// Assumptions that no file confirms, each one sentence for the user.
     pub notes: Vec<String>,
     /// Its format.
     pub format: &'static Format,
@@ -327,8 +327,8 @@ pub struct Loaded {
 /// Reads the model in `files`. Total: any files give a model or one clear error.
 ///
 /// # Errors
-/// [`Error::Format`] if no format is recognised, or the files are not what the format says; what [`Model::check`] finds;
-/// what the host says of files that it cannot read.
+/// [`Error::Format`] if no format is recognised, or the files do not fit the format; what [`Model::check`] finds; the
+/// error of the host for files that it cannot read.
 pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
     let mut read: Vec<(String, SharedBytes, Arrays)> = Vec::new();
     let mut first_error: Option<Error> = None;
@@ -339,7 +339,7 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
         let name = match format.weights_of(files) {
             Ok(Some(name)) => name,
             Ok(None) => {
-                // What the settings call for and is not there is worth more than that there is no model.
+                // That a file is missing which the settings need is more informative than that there is no model.
                 if let Some(error) = settings_name.and_then(|name| format.missing_beside(files, name)) {
                     first_error.get_or_insert(error);
                 }
@@ -408,7 +408,7 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
     })
 }
 
-/// Bytes and arrays of the file of weights `name`.
+/// Reads the file of weights `name`: its bytes and arrays.
 fn open(files: &dyn Files, name: &str) -> Result<(SharedBytes, Arrays)> {
     let bytes = files.read(name)?;
     let all = (*bytes).as_ref();
@@ -421,8 +421,8 @@ fn open(files: &dyn Files, name: &str) -> Result<(SharedBytes, Arrays)> {
             .iter()
             .any(|member| member.name.ends_with("data.pkl"))
     } else {
-        // Older than the archives: a bare pickle, which begins with its protocol. The length of a header of safetensors may
-        // begin likewise.
+        // An older file is not an archive but a bare pickle, which begins with its protocol. The length of a safetensors header
+        // may begin with the same byte.
         !name.ends_with(".safetensors")
             && matches!(all.first(), Some(0x80))
             && all.get(1).is_some_and(|protocol| *protocol <= 5)
@@ -438,7 +438,7 @@ fn open(files: &dyn Files, name: &str) -> Result<(SharedBytes, Arrays)> {
     Ok((bytes, arrays))
 }
 
-/// The directories in this one that hold models.
+/// Returns the directories in this one that contain models.
 fn models_inside(files: &dyn Files) -> Vec<String> {
     let certain = || FORMATS.iter().flat_map(|f| f.weights).filter(|file| !file.contains(['*', '/']));
     let mut inside = files.list();
@@ -447,7 +447,7 @@ fn models_inside(files: &dyn Files) -> Vec<String> {
     inside
 }
 
-/// One sentence for a place without a model.
+/// Returns one sentence for a place without a model.
 fn absent(files: &dyn Files, named: Option<&Format>) -> Error {
     let path = files.path();
     if let Some(format) = named {

@@ -1,9 +1,9 @@
 //! Gemma Scope: `params.npz` (1) and `params.safetensors` with `config.json` (2). All of them are jumprelu models whose
 //! encoder reads rows as they are: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec (d_out)`, `threshold (f)`, in
-//! upper or lower case; of Gemma Scope 2 `affine_skip_connection (d, d_out)` too.
+//! upper or lower case; Gemma Scope 2 also has `affine_skip_connection (d, d_out)`.
 //!
-//! An autoencoder and a transcoder of Gemma Scope 1 have the same arrays: only the name of the repository tells them apart.
-//! Those of embeddings are for rows that are `sqrt(d)` times as large: `W_enc / sqrt(d)`, `W_dec sqrt(d)`.
+//! An autoencoder and a transcoder of Gemma Scope 1 have the same arrays: only the name of the repository distinguishes
+//! them. Models of embeddings are for rows that are `sqrt(d)` times as large: `W_enc / sqrt(d)`, `W_dec sqrt(d)`.
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};
@@ -20,12 +20,12 @@ fn names(look: &Look<'_>) -> [&'static str; 5] {
     NAMES[usize::from(look.arrays.has("w_enc"))]
 }
 
-/// Whether the arrays are those of an `.npz` of Gemma Scope.
+/// Returns whether the arrays are those of an `.npz` of Gemma Scope.
 pub(super) fn is_one(look: &Look<'_>) -> bool {
     look.arrays.file.ends_with(".npz") && look.arrays.has_all(&names(look))
 }
 
-/// Whether the path, or a width of another size, says that it is a transcoder.
+/// Returns whether the path, or an output of another width, says that it is a transcoder.
 pub(super) fn is_transcoder(look: &Look<'_>) -> bool {
     let [w_enc, w_dec, ..] = names(look);
     let width = |name: &str, at: usize| look.arrays.sizes(name).map(|sizes| sizes[at]).unwrap_or_default();
@@ -50,7 +50,7 @@ fn flat(look: &Look<'_>) -> Result<Flat> {
 pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     look.arrays.only(&names(look), "Gemma Scope")?;
     let parsed = Parsed::flat(flat(look)?, Origin::default());
-    // Said only where it was assumed.
+    // The note is given only where this was assumed.
     Ok(if choices.from.is_some() {
         parsed
     } else {
@@ -98,7 +98,7 @@ pub(super) fn read_2(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
         flat = flat.transcoder();
     }
     if look.arrays.has(SKIP) {
-        // It lies as (d, d_out) and multiplies from the right.
+        // It is stored as (d, d_out) and multiplies from the right.
         flat.w_skip = Some(look.arrays.matrix_transposed(SKIP, d, d_out)?);
     }
     let parsed = Parsed::flat(flat, origin);

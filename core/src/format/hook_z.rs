@@ -8,7 +8,7 @@ use crate::error::Result;
 
 const NAMES: [&str; 4] = ["W_enc", "W_dec", "b_enc", "b_dec"];
 
-/// Whether the encoder lies column by column, unlike that of Qwen Scope.
+/// Returns whether the encoder is stored column by column, unlike that of Qwen Scope.
 pub(super) fn is_one(look: &Look<'_>) -> bool {
     let arrays = look.arrays;
     let width = |name: &str| arrays.get(name).map_or(0, super::array::Array::len);

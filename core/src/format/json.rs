@@ -1,4 +1,4 @@
-//! The JSON that Python writes: `NaN` and `Infinity` may stand where a number does, and a key may stand twice.
+//! The JSON that Python writes: `NaN` and `Infinity` may occur as numbers, and a key may occur twice.
 
 use crate::error::{Error, Result};
 use alloc::borrow::Cow;
@@ -14,7 +14,7 @@ pub struct Settings {
     map: Map<String, Value>,
 }
 
-/// `NaN`, `Infinity` and `-Infinity` outside of strings as `null`: they are no JSON, and Python writes them.
+/// Replaces `NaN`, `Infinity` and `-Infinity` outside of strings by `null`: they are not JSON, but Python writes them.
 fn without_nan(bytes: &[u8]) -> Cow<'_, [u8]> {
     const WORDS: [&[u8]; 3] = [b"NaN", b"-Infinity", b"Infinity"];
     if !bytes.windows(3).any(|w| w == b"NaN" || w == b"Inf") {
@@ -47,7 +47,7 @@ fn without_nan(bytes: &[u8]) -> Cow<'_, [u8]> {
 }
 
 impl Settings {
-    /// Parses the object in `bytes`, of a file called `file`. Of a key that stands twice the last value counts, as in
+    /// Parses the object in `bytes`, the content of the file `file`. If a key occurs twice the last value counts, as in
     /// Python.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ impl Settings {
         }
     }
 
-    /// An [`Error::Format`] about this file.
+    /// Returns an [`Error::Format`] about this file.
     #[cold]
     pub fn wrong(&self, what: impl core::fmt::Display) -> Error {
         Error::format(0, format!("{}: {what}", self.file))
@@ -74,31 +74,31 @@ impl Settings {
         }
     }
 
-    /// The value of `key`; none where it is absent or null.
+    /// Returns the value of `key`; none where it is absent or null.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    /// Whether `key` is there, be it null.
+    /// Returns whether `key` exists, even if it is null.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// The text of `key`, if it is one.
+    /// Returns the text of `key`, if it is one.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         self.get(key).and_then(Value::as_str)
     }
 
-    /// The first of `keys` that is a text.
+    /// Returns the first of `keys` that is a text.
     #[must_use]
     pub fn first_text(&self, keys: &[&str]) -> Option<&str> {
         keys.iter().find_map(|key| self.text(key))
     }
 
-    /// The flag of `key`, or `default` where it is absent.
+    /// Returns the flag of `key`, or `default` where it is absent.
     ///
     /// # Errors
     /// [`Error::Format`] for another value.
@@ -106,7 +106,7 @@ impl Settings {
         self.get(key).map_or(Ok(default), |v| v.as_bool().ok_or_else(|| self.wanted(key, "true or false")))
     }
 
-    /// The number of `key`, if there is one.
+    /// Returns the number of `key`, if there is one.
     ///
     /// # Errors
     /// [`Error::Format`] for another value.
@@ -114,7 +114,7 @@ impl Settings {
         self.get(key).map(|v| v.as_f64().ok_or_else(|| self.wanted(key, "a number"))).transpose()
     }
 
-    /// The count of `key`, if there is one. A whole number that is written with a point is one too.
+    /// Returns the count of `key`, if there is one. A whole number that is written with a point is accepted.
     ///
     /// # Errors
     /// [`Error::Format`] for another value.
@@ -124,7 +124,7 @@ impl Settings {
         self.get(key).map(|v| whole(v).ok_or_else(|| self.wanted(key, "a whole number"))).transpose()
     }
 
-    /// The size `key`, from 1 to what an index can name.
+    /// Returns the size `key`, from 1 to the largest index.
     ///
     /// # Errors
     /// [`Error::Format`] if it is absent or out of range.
@@ -135,7 +135,7 @@ impl Settings {
         }
     }
 
-    /// The object `key`, empty where there is none.
+    /// Returns the object `key`, empty where there is none.
     #[must_use]
     pub fn object(&self, key: &str) -> Self {
         let map = self.get(key).and_then(Value::as_object).cloned().unwrap_or_default();

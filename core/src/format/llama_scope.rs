@@ -66,7 +66,7 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
         flat.compete_by_norms();
     }
     if choices.norm_scaling_factor.is_some() {
-        // Folded in with all that is asked for.
+        // This is folded in together with the scale that the user asks for.
         return Ok(Parsed::flat(flat, origin(config)));
     }
     flat.fold_scale(scale, scale);

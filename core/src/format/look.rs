@@ -1,4 +1,4 @@
-//! What a reader is given, the files of a model and what the user says of it, and what it makes of them.
+//! Input of a reader (the files of a model and the choices of the user) and its output.
 
 use super::arrays::Arrays;
 use super::flat::Flat;
@@ -16,27 +16,27 @@ use alloc::vec::Vec;
 /// The files of one place, given by the host: a directory, or one file and those beside it. Names are relative to the
 /// directory, with `/` between the parts; `..` is the directory above.
 pub trait Files {
-    /// The file that was named itself; none where it was the directory.
+    /// Returns the file that was named itself; none where the directory was named.
     fn named(&self) -> Option<&str>;
-    /// The place as it was named, for messages and for what its words say.
+    /// Returns the place as it was named, for messages and for words in it that identify a format.
     fn path(&self) -> String;
-    /// The names of the files and directories in the directory itself, in any order.
+    /// Returns the names of the files and directories in the directory itself, in any order.
     fn list(&self) -> Vec<String>;
-    /// Whether there is a file `name`.
+    /// Returns whether there is a file `name`.
     fn has(&self, name: &str) -> bool;
-    /// The bytes of the file `name`.
+    /// Returns the bytes of the file `name`.
     ///
     /// # Errors
-    /// What the host says of a file that it cannot read.
+    /// The error of the host for a file that it cannot read.
     fn read(&self, name: &str) -> Result<SharedBytes>;
-    /// Whether bytes may be held as long as the model lives: true of mapped files, which cost nothing.
+    /// Returns whether bytes may be held as long as the model lives, which costs nothing for mapped files.
     fn keeps(&self) -> bool {
         false
     }
-    /// The arrays and values of the pickle `name`, an archive as `torch.save` writes it.
+    /// Returns the arrays and values of the pickle `name`, an archive as `torch.save` writes it.
     ///
     /// # Errors
-    /// [`Error::Format`] for one that holds something else, or of a host that reads none.
+    /// [`Error::Format`] for a pickle with other content, or from a host that reads no pickles.
     fn pickle(&self, name: &str, bytes: &SharedBytes) -> Result<Arrays> {
         let _ = bytes;
         let why = "is a pickle of PyTorch, which is not read here: make a directory of it with `strata convert`";
@@ -44,36 +44,36 @@ pub trait Files {
     }
 }
 
-/// What the user says because no file does.
+/// The choices of the user where no file decides.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
-    /// The name of the format ([`FORMATS`](super::formats::FORMATS)); none: as recognised.
+    /// The name of the format ([`FORMATS`](super::formats::FORMATS)); none for the recognised one.
     pub from: Option<&'static str>,
     /// Rows are multiplied by this before the encoder and reconstructions divided by it: SAELens' factor for
     /// `expected_average_only_in`, which only its list of pretrained models has.
     pub norm_scaling_factor: Option<f32>,
-    /// How each row is normalised by itself, where only SAELens' list says it.
+    /// The normalisation of each row, where only SAELens' list says it.
     pub row_norm: Option<RowNorm>,
     /// Active latents per row, where only the name of a repository says it.
     pub k: Option<u64>,
 }
 
-/// What a reader sees of a model's files.
+/// The files of a model as a reader sees them.
 pub(super) struct Look<'a> {
-    /// All of them.
+    /// All files.
     pub files: &'a dyn Files,
     /// The arrays of the file of weights.
     pub arrays: &'a Arrays,
-    /// The settings, where there is a file of them.
+    /// The settings, where there is such a file.
     pub settings: Option<Settings>,
     /// The bytes of the file of weights.
     pub bytes: &'a SharedBytes,
-    /// The file of settings.
+    /// The name of the file of settings.
     pub settings_name: Option<&'static str>,
 }
 
 impl Look<'_> {
-    /// The settings, which this format cannot do without.
+    /// Returns the settings, which this format needs.
     pub fn settings(&self, format: &str) -> Result<&Settings> {
         self.settings.as_ref().ok_or_else(|| {
             let file = &self.arrays.file;
@@ -81,7 +81,7 @@ impl Look<'_> {
         })
     }
 
-    /// The scalar `key` of a file of settings in YAML, at its top level.
+    /// Returns the scalar `key` at the top level of a file of settings in YAML.
     pub fn yaml(&self, key: &str) -> Option<String> {
         let bytes = self.files.read(self.settings_name?).ok()?;
         let text = core::str::from_utf8((*bytes).as_ref()).ok()?;
@@ -91,28 +91,28 @@ impl Look<'_> {
     }
 }
 
-/// What a reader makes of the files.
+/// The result of a reader.
 pub(super) struct Parsed {
     /// The model.
     pub what: What,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
-    /// What the user should know: assumptions that no file confirms.
+    /// Assumptions that no file confirms, for the user.
     pub notes: Vec<String>,
-    /// Whether a scale of the rows has been folded in already.
+    /// Whether a scale of the rows has already been folded in.
     pub is_scaled: bool,
 }
 
 /// A model in one of two forms.
 pub(super) enum What {
-    /// As this crate has it.
+    /// In the form of this crate.
     Model(Box<Model>),
     /// Of one level, as a file of another tool describes it.
     Flat(Box<Flat>),
 }
 
 impl Parsed {
-    /// A model of one level.
+    /// Returns a model of one level.
     pub fn flat(flat: Flat, origin: Origin) -> Self {
         Self { what: What::Flat(Box::new(flat)), origin, notes: Vec::new(), is_scaled: false }
     }
@@ -129,7 +129,7 @@ impl Parsed {
         self
     }
 
-    /// The model, its origin and the notes.
+    /// Returns the model, its origin and the notes.
     pub fn finish(self, choices: &Choices) -> Result<(Model, Origin, Vec<String>)> {
         let mut what = self.what;
         if let Some(row_norm) = choices.row_norm {

@@ -15,7 +15,7 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// More dimensions than any array of NumPy has.
 const MOST_DIMENSIONS: usize = 64;
 
-/// What a `.npy` file of any type and shape says of itself, checked against its size to the byte where the type is one of
+/// The header of a `.npy` file of any type and shape, checked against its size to the byte where the type is one of
 /// plain numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyArray {
@@ -25,7 +25,7 @@ pub struct NpyArray {
     pub fortran_order: bool,
     /// The size of each dimension.
     pub shape: Vec<usize>,
-    /// The byte at which the numbers begin.
+    /// The byte at which the numbers start.
     pub data_offset: usize,
 }
 
@@ -40,7 +40,7 @@ impl NpyArray {
         Ok(array)
     }
 
-    /// What the header says, whatever the size of the file.
+    /// Parses the header, whatever the size of the file.
     fn header(file: &[u8]) -> Result<Self> {
         let magic = file.get(..MAGIC.len()).unwrap_or(file);
         if magic != MAGIC {
@@ -83,14 +83,14 @@ impl NpyArray {
         Err(Error::format(self.data_offset, why))
     }
 
-    /// The bytes of one number, where the type is a plain one: `f`, `i`, `u`, `b` or `c` and a size.
+    /// Returns the bytes per number of a plain type: `f`, `i`, `u`, `b` or `c` and a size.
     fn item_bytes(&self) -> Option<usize> {
         let kind = self.descr.trim_start_matches(['<', '>', '|', '=']);
         let size = kind.strip_prefix(['f', 'i', 'u', 'b', 'c'])?;
         size.parse().ok().filter(|n| (1..=32).contains(n))
     }
 
-    /// The size in bytes of an integer and whether it has a sign, for little-endian integers and booleans.
+    /// Returns the size in bytes of an integer and whether it has a sign, for little-endian integers and booleans.
     pub fn integer(&self) -> Option<(usize, bool)> {
         match self.descr.as_str() {
             "|u1" | "|b1" => Some((1, false)),
@@ -111,16 +111,16 @@ impl NpyArray {
     }
 }
 
-/// What a `.npy` file of rows says of itself, checked against its size to the byte.
+/// The header of a `.npy` file of rows, checked against its size to the byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyHeader {
     /// The type of the numbers; never [`Dtype::Bf16`], which `.npy` lacks.
     pub dtype: Dtype,
     /// Rows and columns.
     pub shape: [usize; 2],
-    /// Rows of a sequence, where the array has three dimensions.
+    /// Rows per sequence, where the array has three dimensions.
     pub context: Option<usize>,
-    /// The byte at which the first row begins.
+    /// The byte at which the first row starts.
     pub data_offset: usize,
 }
 
@@ -129,10 +129,10 @@ impl NpyHeader {
     /// little-endian floats.
     ///
     /// # Errors
-    /// [`Error::Format`] with the field, what was expected and what was found: anything else than the above, or a size
-    /// that differs from the one that the header calls for.
+    /// [`Error::Format`] with the field, what was expected and what was found: any other array, or a size that differs
+    /// from the one in the header.
     pub fn parse(file: &[u8]) -> Result<Self> {
-        // What is wrong with the type says more than what is wrong with the size.
+        // A wrong type is more informative than a wrong size.
         let array = NpyArray::header(file)?;
         let NpyArray { descr, fortran_order, shape, data_offset } = &array;
         let data_offset = *data_offset;
@@ -175,7 +175,7 @@ impl NpyHeader {
         Ok(Self { dtype, shape: [n, d], context: context.filter(|t| *t > 0), data_offset })
     }
 
-    /// The bytes that come before `n` rows of `d` numbers, as NumPy writes them: version 1.0, a multiple of 64 bytes.
+    /// Returns the bytes before `n` rows of `d` numbers, as NumPy writes them: version 1.0, a multiple of 64 bytes.
     ///
     /// # Errors
     /// [`Error::Config`] for [`Dtype::Bf16`], which `.npy` lacks.
@@ -200,7 +200,8 @@ impl NpyHeader {
     }
 }
 
-/// The array of a `.npy` file of any shape and order that lies in `range` of `bytes`: floats, integers of up to 8 bytes and
+/// Reads the array of a `.npy` file of any shape and order in `range` of `bytes`: floats, integers of up to 8 bytes and
+/// booleans, little-endian.
 /// booleans, little-endian.
 ///
 /// # Errors
@@ -237,11 +238,11 @@ pub(super) fn array(bytes: &SharedBytes, range: Range<usize>) -> Result<Array> {
     Ok(Array::dense(bytes.clone(), data, element, shape.into_iter().rev().collect())?.transposed())
 }
 
-/// A cursor on the header's Python literal; only what NumPy writes is understood.
+/// A cursor on the header's Python literal; only the form that NumPy writes is parsed.
 struct Literal<'a> {
     text: &'a str,
     at: usize,
-    /// The byte of the file at which `text` begins.
+    /// The byte of the file at which `text` starts.
     base: usize,
 }
 
@@ -250,7 +251,7 @@ impl<'a> Literal<'a> {
         Err(Error::format(self.base + self.at, what))
     }
 
-    /// The next byte that is not white space, not consumed.
+    /// Returns the next byte that is not white space, without consuming it.
     fn peek(&mut self) -> Option<u8> {
         let rest = &self.text.as_bytes()[self.at..];
         self.at += rest.iter().take_while(|b| b.is_ascii_whitespace()).count();
@@ -311,7 +312,7 @@ impl<'a> Literal<'a> {
         }
     }
 
-    /// The type; the empty string for a structured one, whose fields are skipped.
+    /// Parses the type; the empty string for a structured one, whose fields are skipped.
     fn descr(&mut self) -> Result<&'a str> {
         if !matches!(self.peek(), Some(b'[' | b'(')) {
             return self.string("descr");

@@ -12,17 +12,17 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// The polynomial of the checksum of zip archives, its bits in reverse.
+/// The polynomial of the checksum of zip archives, with its bits reversed.
 const POLYNOMIAL: u32 = 0xedb8_8320;
 
-/// The checksum of `bytes` that zip archives have.
+/// Returns the checksum of `bytes` in zip archives.
 fn crc32(bytes: &[u8]) -> u32 {
     let table: [u32; 256] =
         core::array::from_fn(|i| (0..8).fold(i as u32, |c, _| if c & 1 == 1 { c >> 1 ^ POLYNOMIAL } else { c >> 1 }));
     !bytes.iter().fold(!0, |c: u32, b| table[((c ^ u32::from(*b)) & 0xff) as usize] ^ c >> 8)
 }
 
-/// The bytes of a `.npy` file of f32.
+/// Returns the bytes of a `.npy` file of f32.
 fn npy(shape: &[usize], data: &[f32]) -> Vec<u8> {
     let sizes: Vec<String> = shape.iter().map(|n| format!("{n}")).collect();
     let comma = if shape.len() == 1 { "," } else { "" };
@@ -37,10 +37,10 @@ fn npy(shape: &[usize], data: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// The archive of stored members.
+/// Returns the archive of stored members.
 ///
 /// # Errors
-/// [`Error::Config`] beyond 4 GiB, which this plain form of an archive cannot hold.
+/// [`Error::Config`] beyond 4 GiB, the limit of this plain form of an archive.
 fn archive(members: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     let (mut out, mut table) = (Vec::new(), Vec::new());
     let short = |n: usize| (n as u16).to_le_bytes();
@@ -51,7 +51,7 @@ fn archive(members: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     for (name, data) in members {
         let name = format!("{name}.npy");
         let at = long(out.len())?;
-        // Version 2.0, no flags, stored, the first moment that the format can name.
+        // Version 2.0, no flags, stored, the earliest time that the format can express.
         let mut fields = vec![20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0];
         fields.extend(crc32(data).to_le_bytes());
         fields.extend(long(data.len())?);
@@ -68,10 +68,10 @@ fn archive(members: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// `params.npz` of `model`.
+/// Returns `params.npz` of `model`.
 ///
 /// # Errors
-/// [`Error::Config`] for what the format cannot hold.
+/// [`Error::Config`] for a model that the format cannot represent.
 pub fn write(model: &Model) -> Result<Vec<u8>> {
     model.check()?;
     let (arch, p) = (&model.arch, &model.params.level[0]);

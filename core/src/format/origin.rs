@@ -1,28 +1,28 @@
-//! Where a model comes from.
+//! The origin of a model.
 
 use crate::row_rule::RowRule;
 use alloc::string::String;
 use serde::{Deserialize, Serialize};
 
-/// Where a model comes from, and which rows it was trained on. Nothing here changes what it computes.
+/// The origin of a model, and the rows that it was trained on. Nothing here changes what it computes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Origin {
     /// The language model whose activations it was trained on.
     pub model: Option<String>,
-    /// Where in it they were taken.
+    /// The hook point in it.
     pub hook: Option<String>,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     pub context: Option<u64>,
-    /// The dump, by name.
+    /// The name of the dump.
     pub dump: Option<String>,
     /// Training steps.
     pub steps: u64,
-    /// Rows seen in training.
+    /// Rows used in training.
     pub rows: u64,
     /// Seed of the run.
     pub seed: u64,
-    /// How often training went over its rows.
+    /// Number of passes of training over its rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passes: Option<f64>,
     /// Rows that training left out, and that every evaluation leaves out of its scores.

@@ -1,6 +1,6 @@
-//! Qwen Scope: `layerN.sae.pt`, a pickle with `W_enc (f, d)`, `W_dec (d, f)`, `b_enc (f)` and `b_dec (d)`. The `k` largest
-//! positive pre-activations fire, and the encoder reads rows as they are. `k` stands in the name of the repository alone
-//! (`...-L0_50`).
+//! Qwen Scope: `layerN.sae.pt`, a pickle with `W_enc (d, f)`, `W_dec (d, f)`, `b_enc (f)` and `b_dec (d)`. The `k`
+//! largest positive pre-activations fire, and the encoder reads rows as they are. Only the name of the repository says
+//! `k` (`...-L0_50`).
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};
@@ -8,7 +8,7 @@ use super::origin::Origin;
 use crate::error::Result;
 use alloc::format;
 
-/// The number after the last `L0_` of `path`.
+/// Returns the number after the last `L0_` of `path`.
 fn k_of(path: &str) -> Option<u64> {
     let (_, after) = path.rsplit_once("L0_")?;
     let digits = after.bytes().take_while(u8::is_ascii_digit).count();

@@ -18,7 +18,7 @@ pub struct AdamStep {
     pub eps: f32,
     /// `1 / (1 - beta2^t)`.
     pub correction2: f32,
-    /// What the gradient is multiplied by first (clipping).
+    /// The factor of the gradient (clipping).
     pub grad_scale: f32,
 }
 
@@ -31,7 +31,7 @@ pub struct AdamStep {
 ///
 /// With `g = grad * grad_scale`: `m = fma(beta1, m, (1 - beta1) * g)`, `v = fma(beta2, v, ((1 - beta2) * g) * g)`,
 /// `p = p - (lr * m) / (sqrt(v * correction2) + eps)`. Element-wise: the same bits on every [`Isa`].
-/// Cost: reads 16 and writes 12 bytes an element; bandwidth-bound.
+/// Cost: reads 16 and writes 12 bytes per element; bandwidth-bound.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -41,7 +41,7 @@ pub fn adam(isa: Isa, step: &AdamStep, grad: &[f32], p: &mut [f32], m: &mut [f32
     dispatch!(isa, simd => adam_body(simd, step, grad, p, m, v));
 }
 
-/// [`AdamStep`] in every lane.
+/// The numbers of [`AdamStep`] in every lane.
 struct Splat<S: Simd> {
     lr: Vector<S>,
     eps: Vector<S>,
@@ -54,7 +54,7 @@ struct Splat<S: Simd> {
 }
 
 impl<S: Simd> Splat<S> {
-    /// The new parameters and moments.
+    /// Returns the new parameters and moments.
     #[inline(always)]
     fn update(&self, g: Vector<S>, p: Vector<S>, m: Vector<S>, v: Vector<S>) -> (Vector<S>, Vector<S>, Vector<S>) {
         let g = g * self.grad_scale;
@@ -95,7 +95,7 @@ fn adam_body<S: Simd>(simd: S, step: &AdamStep, grad: &[f32], p: &mut [f32], m: 
     }
 }
 
-/// `grad -= (grad . row) * row`: takes out of `grad` what would change the norm of the unit vector `row`.
+/// `grad -= (grad . row) * row`: removes from `grad` the component that would change the norm of the unit vector `row`.
 ///
 /// The product is [`dot`], the subtraction [`axpy`] with its negative.
 ///
@@ -106,9 +106,9 @@ pub fn project_out(isa: Isa, row: &[f32], grad: &mut [f32]) {
     axpy(isa, -along, row, grad);
 }
 
-/// `row /= ||row||`: one division an element, by the root of [`sum_squares`].
+/// `row /= ||row||`: one division per element, by the root of [`sum_squares`].
 ///
-/// A row whose sum of squares is zero (as is that of a zero row) stays as it is.
+/// A row whose sum of squares is zero (such as a zero row) is not changed.
 pub fn normalise(isa: Isa, row: &mut [f32]) {
     let norm = libm::sqrtf(sum_squares(isa, row));
     if norm == 0.0 {

@@ -1,4 +1,4 @@
-//! Room for numbers that begins at a cache line: vector loads then never cross one where rows are whole lines.
+//! Buffers that start at a cache line: vector loads never cross a line where rows are whole lines.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C, align(64))]
 struct Line([f32; 16]);
 
-/// Numbers from a cache line on.
+/// Numbers that start at a cache line.
 #[derive(Clone, Debug, Default)]
 pub struct Aligned {
     lines: Vec<Line>,
@@ -19,7 +19,7 @@ pub struct Aligned {
 }
 
 impl Aligned {
-    /// `len` zeros.
+    /// Makes `len` zeros.
     #[must_use]
     pub fn zeros(len: usize) -> Self {
         Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }

@@ -1,4 +1,4 @@
-//! Products of rows with weights, as they lie in memory: nothing is repacked.
+//! Products of rows with weights in their stored layout: nothing is repacked.
 //!
 //! Every product `w . x` of this module has one order, [`scalar::product`](super::scalar::product): element `c` joins chain
 //! `c mod 16`, the chains are added as a fixed tree, the bias last. It does not depend on what else is computed beside it,
@@ -12,22 +12,22 @@ use super::isa::Inner;
 use super::weight::Weight;
 use super::{Isa, LANES, Vector, fma, load, load_part};
 
-/// The values of `x` that stay in a cache of the second level: 256 KiB.
+/// Number of values of `x` that fit into a cache of the second level: 256 KiB.
 pub(super) const X_GROUP: usize = 1 << 16;
-/// The weights that stay in a cache of the last level: 2 MiB.
+/// Size of the weights that fit into a cache of the last level: 2 MiB.
 const W_GROUP: usize = 1 << 19;
 
-/// Which rows of a matrix take part, in which order.
+/// The rows of a matrix that take part, in their order.
 #[derive(Clone, Copy, Debug)]
 pub enum Pick<'a> {
-    /// Consecutive ones.
+    /// Consecutive rows.
     Range(usize, usize),
-    /// Those named, in this order.
+    /// A list of rows, in this order.
     List(&'a [u32]),
 }
 
 impl<'a> Pick<'a> {
-    /// How many.
+    /// Returns the number of rows.
     #[must_use]
     pub fn len(self) -> usize {
         match self {
@@ -36,16 +36,16 @@ impl<'a> Pick<'a> {
         }
     }
 
-    /// Whether there is none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
 
-    /// The row at place `at`.
+    /// Returns the row at index `at`.
     ///
     /// # Panics
-    /// If a list has no such place.
+    /// If a list has no such index.
     #[inline(always)]
     #[must_use]
     pub fn row(self, at: usize) -> usize {
@@ -55,7 +55,7 @@ impl<'a> Pick<'a> {
         }
     }
 
-    /// The places `range` only.
+    /// Returns the rows at the indices `range`.
     #[inline(always)]
     #[must_use]
     pub fn part(self, range: Range<usize>) -> Self {
@@ -80,16 +80,16 @@ pub struct Matrix<'a, W = f32> {
 }
 
 impl<'a, W> Matrix<'a, W> {
-    /// All rows of `values`, which have no scales.
+    /// Makes a matrix of all rows of `values`, which have no scales.
     ///
     /// # Panics
-    /// If they are no whole number of rows of `d`, or `d` is 0.
+    /// If they are not a whole number of rows of `d`, or `d` is 0.
     #[must_use]
     pub fn all(values: &'a [W], d: usize) -> Self {
         Self::scaled(values, &[], d)
     }
 
-    /// All rows of `values`, and their scales.
+    /// Makes a matrix of all rows of `values`, with their scales.
     ///
     /// # Panics
     /// As [`Matrix::all`], or if there are scales, but not one for each row.
@@ -101,7 +101,7 @@ impl<'a, W> Matrix<'a, W> {
         Self { values, scales, d, rows: Pick::Range(0, n) }
     }
 
-    /// The rows `rows` only.
+    /// Returns the matrix with only the rows `rows`.
     #[inline(always)]
     #[must_use]
     pub fn only(self, rows: Pick<'a>) -> Self {
@@ -113,7 +113,7 @@ impl<'a, W> Matrix<'a, W> {
         self.of(self.rows.row(at)).0
     }
 
-    /// Row `j` of the whole matrix, and its scale.
+    /// Returns row `j` of the whole matrix, and its scale.
     #[inline(always)]
     pub(super) fn of(&self, j: usize) -> (&'a [W], f32) {
         (&self.values[j * self.d..][..self.d], if self.scales.is_empty() { 1.0 } else { self.scales[j] })
@@ -147,8 +147,8 @@ pub fn product<W: Weight>(isa: Isa, x: Matrix<'_>, w: Matrix<'_, W>, bias: Optio
     assert_eq!(x.d, w.d, "product: rows of different widths");
     let (n, f, d) = (x.rows.len(), w.rows.len(), w.d);
     assert_eq!(out.len(), n * f, "product: out is not [n, f]");
-    // Weights in groups that stay in the last level of cache while all rows go over them, rows in groups that stay in the
-    // second one while all weights of a group do.
+    // Weights are processed in groups that stay in the last level of cache while all rows use them, and rows in groups
+    // that stay in the second level while all weights of a group use them.
     let n_rows = (X_GROUP / d).max(1).next_multiple_of(12);
     let n_latents = (W_GROUP / d).max(1).next_multiple_of(24);
     for j in (0..f).step_by(n_latents) {
@@ -167,7 +167,7 @@ pub fn product<W: Weight>(isa: Isa, x: Matrix<'_>, w: Matrix<'_, W>, bias: Optio
     }
 }
 
-/// Places of the rows and weights that are multiplied, and where the products go.
+/// Indices of the rows and weights that are multiplied, and the positions of the products.
 struct Block<'a, W> {
     x: Matrix<'a>,
     w: Matrix<'a, W>,
@@ -177,8 +177,8 @@ struct Block<'a, W> {
     stride: usize,
 }
 
-/// Defines the loops over a block for one instruction set: tiles of up to as many rows as are named, by `$c` latents. A
-/// tile of fewer latents repeats its last one.
+/// Defines the loops over a block for one instruction set: tiles of up to the listed numbers of rows, by `$c` latents.
+/// A tile of fewer latents repeats its last one.
 macro_rules! block_loop {
     ($name:ident, $token:ty, $c:literal, $max:literal: $($rows:literal)*) => {
         fn $name<W: Weight>(simd: $token, b: &Block<'_, W>, out: &mut [f32]) {
@@ -232,7 +232,7 @@ block_loop!(block_avx512, fearless_simd::x86::Avx512, 8, 3: 1 2 3);
 #[cfg(target_arch = "aarch64")]
 block_loop!(block_neon, fearless_simd::aarch64::Neon, 3, 2: 1 2);
 
-/// `R` rows by `C` weights, all sums in registers.
+/// Multiplies `R` rows by `C` weights, with all sums in registers.
 #[inline(always)]
 fn tile<S: Simd, W: Weight, const R: usize, const C: usize>(
     simd: S,
@@ -279,7 +279,7 @@ fn tile<S: Simd, W: Weight, const R: usize, const C: usize>(
     out
 }
 
-/// Fewer than sixteen weights; the other lanes are zero.
+/// Loads fewer than sixteen weights; the other lanes are zero.
 #[inline(always)]
 fn load_tail<S: Simd, W: Weight>(simd: S, a: &[W], scale: f32) -> Vector<S> {
     let mut padded = [W::default(); LANES];
@@ -287,7 +287,8 @@ fn load_tail<S: Simd, W: Weight>(simd: S, a: &[W], scale: f32) -> Vector<S> {
     W::load(simd, &padded, scale)
 }
 
-/// The sums of up to eight vectors, each by the tree of [`scalar::product`](super::scalar::product), in the first lanes.
+/// Returns the sums of up to eight vectors, each by the tree of [`scalar::product`](super::scalar::product), in the
+/// first lanes.
 #[inline(always)]
 fn sums<S: Simd, const C: usize>(simd: S, v: [Vector<S>; C]) -> Vector<S> {
     const { assert!(C <= 8, "a vector has eight lanes to hold the sums") };
@@ -308,20 +309,20 @@ fn sums<S: Simd, const C: usize>(simd: S, v: [Vector<S>; C]) -> Vector<S> {
     neighbours(eights, eights)
 }
 
-/// The upper half of the lanes onto the lower one, of two vectors: `[a | b]`.
+/// Adds the upper half of the lanes to the lower one, for two vectors: `[a | b]`.
 #[inline(always)]
 fn halve<S: Simd>(a: Vector<S>, b: Vector<S>) -> Vector<S> {
     let ((a_lo, a_hi), (b_lo, b_hi)) = (a.split(), b.split());
     a_lo.combine(b_lo) + a_hi.combine(b_hi)
 }
 
-/// Sums of neighbouring lanes: those of `a`, then those of `b`.
+/// Adds neighbouring lanes: those of `a`, then those of `b`.
 #[inline(always)]
 fn neighbours<S: Simd>(a: Vector<S>, b: Vector<S>) -> Vector<S> {
     a.unzip_low(b) + a.unzip_high(b)
 }
 
-/// Which row meets which weights.
+/// A row and a latent to multiply.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Pair {
     /// The row of `x`.
@@ -335,11 +336,12 @@ pub struct Pair {
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `x` | `[n, d]` | row-major |
-/// | `w` | `[f, d]` | all rows count, whatever is picked |
+/// | `w` | `[f, d]` | all rows count, whatever the selection |
 /// | `bias` | `[f]` | |
 /// | `pairs`, `out` | `[pairs]` | `out` is written, never read |
 ///
-/// Cost: `2 d` operations and `8 d` bytes a pair (of `f32`), those of `w` once where the pairs of a latent stand together.
+/// Cost: `2 d` operations and `8 d` bytes per pair (of `f32`); the bytes of `w` only once per latent where the pairs of
+/// a latent are adjacent.
 ///
 /// # Panics
 /// If the lengths do not fit, or there is no such row or latent.
@@ -376,7 +378,7 @@ struct Pairs<'a, W> {
 }
 
 impl<W: Weight> Pairs<'_, W> {
-    /// `P` pairs at a time, so that the sums of one hide the latency of the others.
+    /// Computes `P` pairs at a time, so that the sums of one hide the latency of the others.
     #[inline(always)]
     fn run<S: Simd, const P: usize>(&self, simd: S, pairs: &[Pair], out: &mut [f32]) {
         let (groups, rest) = pairs.as_chunks::<P>();
@@ -424,7 +426,7 @@ impl<W: Weight> Pairs<'_, W> {
     }
 }
 
-/// `out[j, i] = a[i, j]` of a matrix `[n, d]`: for weights that are stored the other way round.
+/// `out[j, i] = a[i, j]` of a matrix `[n, d]`: for weights that are stored transposed.
 ///
 /// # Panics
 /// If the length is not `n d`.

@@ -1,5 +1,5 @@
-//! From rows to the latents that may fire, in one pass: products, bias and selection of a tile while it is in the cache.
-//! Pre-activations are never written out as a whole.
+//! The fused encoder: from rows to the latents that may fire, in one pass with products, bias and selection of a tile
+//! while it is in the cache. Pre-activations are never written out as a whole.
 
 use alloc::vec::Vec;
 
@@ -12,7 +12,7 @@ use super::{Isa, LANES};
 /// Latents of a tile.
 const WIDTH: usize = 4 * LANES;
 
-/// What a pre-activation must reach.
+/// The limit that a pre-activation must reach.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit<'a> {
     /// `u > t`.
@@ -34,12 +34,12 @@ pub struct RowLists {
 struct RowList {
     index: Vec<u32>,
     value: Vec<f32>,
-    /// What the next entry must exceed, top-k only.
+    /// Top-k only: the value that the next entry must exceed.
     limit: f32,
 }
 
 impl RowLists {
-    /// Empties the lists of `n` rows; keeps the memory.
+    /// Empties the lists of `n` rows and keeps the memory.
     pub(crate) fn reset(&mut self, n: usize, start: f32) {
         if self.rows.len() < n {
             self.rows.resize_with(n, RowList::default);
@@ -52,7 +52,8 @@ impl RowLists {
         }
     }
 
-    /// Room for `each` entries, all that there can be, in each of `n` rows, with what selecting the `k` largest of them needs besides.
+    /// Makes capacity for `each` entries, the most there can be, in each of `n` rows, with the scratch for selecting
+    /// the `k` largest of them.
     pub fn reserve(&mut self, n: usize, each: usize, limit: Limit<'_>) {
         if self.rows.len() < n {
             self.rows.resize_with(n, RowList::default);
@@ -70,7 +71,8 @@ impl RowLists {
         }
     }
 
-    /// Room for `each` entries, all that there can be, in each of `n` rows that are not filled in ascending order.
+    /// Makes capacity for `each` entries, the most there can be, in each of `n` rows that are not filled in ascending
+    /// order.
     pub(crate) fn reserve_unsorted(&mut self, n: usize, each: usize) {
         if self.rows.len() < n {
             self.rows.resize_with(n, RowList::default);
@@ -87,13 +89,13 @@ impl RowLists {
         self.rows[i].value.push(value);
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     #[must_use]
     pub fn n(&self) -> usize {
         self.n
     }
 
-    /// Indices and pre-activations of row `i`.
+    /// Returns the indices and pre-activations of row `i`.
     ///
     /// # Panics
     /// If there is no such row.
@@ -104,51 +106,51 @@ impl RowLists {
     }
 }
 
-/// Pairs of a row and a latent that were looked at.
+/// Numbers of pairs of a row and a latent that were computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// In 8 bits: places of the screen, those without a latent too.
+    /// In 8 bits, including places of the screen without a latent.
     pub screened: u64,
     /// In `f32`.
     pub exact: u64,
 }
 
-/// What [`fire`] needs besides; reused from block to block.
+/// Working memory of [`fire`]; reused from block to block.
 #[derive(Clone, Debug, Default)]
 pub struct Scratch {
-    /// All that was done with it.
+    /// The work done so far.
     pub work: Work,
     tile: Vec<f32>,
     screen: screen::Scratch,
     pairs: Vec<Pair>,
     values: Vec<f32>,
-    /// For the last two pairs of `(f, k)`: the levels of a model share a scratch.
+    /// For the last two pairs of `(f, k)`, since the levels of a model share a scratch.
     guesses: [Guess; 2],
-    /// Whether the rows at hand are rounded already.
+    /// Whether the current rows are already rounded.
     rounded: bool,
-    /// Rows that the screen leaves, and a spare list for them.
+    /// Rows that the screen leaves over, and a spare list for them.
     left: Vec<u32>,
     spare: Vec<u32>,
-    /// Entries of a row that is put in order.
+    /// Entries of a row while it is sorted.
     entries: Vec<u64>,
 }
 
-/// Where the limits of top-k begin, as a multiple of the norm of a row.
+/// First guess of the limits of top-k, as a multiple of the norm of a row.
 #[derive(Clone, Debug, Default)]
 struct Guess {
     f: usize,
     k: usize,
     ratio: f32,
-    /// Of the rows since it was made: limits over norms.
+    /// Limits over norms of the rows so far.
     seen: Vec<f32>,
 }
 
 impl Guess {
-    /// Rows that a guess is made from, and those that the first one is made from.
+    /// Numbers of rows that a guess, and the first guess, are made from.
     const ROWS: usize = 64;
     const FIRST: usize = 6;
 
-    /// That for `k` of `f` latents, in the first place.
+    /// Moves the guess for `k` of `f` latents to the first place.
     fn of(all: &mut [Self; 2], f: usize, k: usize) -> &mut Self {
         if (all[0].f, all[0].k) != (f, k) {
             all.swap(0, 1);
@@ -165,8 +167,8 @@ impl Guess {
         self.seen.push(if ratio.is_finite() { ratio } else { 0.0 });
     }
 
-    /// A little below the limits of most rows: a row whose limit turns out to be lower is screened again, and one whose
-    /// limit is far higher notes more than it needs.
+    /// Returns a guess slightly below the limits of most rows: a row whose limit is lower is screened again, and a row
+    /// whose limit is far higher collects more than it needs.
     fn learn(&mut self) {
         if self.seen.len() >= if self.ratio > 0.0 { Self::ROWS } else { Self::FIRST } {
             let at = self.seen.len() / 16;
@@ -177,12 +179,12 @@ impl Guess {
 }
 
 impl Scratch {
-    /// Room for what is found in so many panels.
+    /// Makes capacity for the hits of so many panels.
     pub(crate) fn reserve_panels(&mut self, panels: usize) {
         self.screen.hits.reserve(0, panels);
     }
 
-    /// Room for blocks of `n` rows of width `d` against `f` latents.
+    /// Makes capacity for blocks of `n` rows of width `d` against `f` latents.
     pub fn reserve(&mut self, n: usize, f: usize, d: usize, screened: Option<&Screen>, limit: Limit<'_>) {
         self.tile.reserve(dense_rows(d).min(n) * WIDTH.min(f));
         if let Some(screen) = screened {
@@ -198,24 +200,25 @@ impl Scratch {
     }
 }
 
-/// Rows that stay in a cache of the second level, beside which weights go by.
+/// Rows that fit into a cache of the second level while weights stream past.
 fn dense_rows(d: usize) -> usize {
     (X_GROUP / d.max(1)).max(1).next_multiple_of(24)
 }
 
-/// Entries that a row collects before they are cut to the `k` largest.
+/// Entries that a row collects before they are reduced to the `k` largest.
 fn topk_room(k: usize) -> usize {
     k.saturating_add(k.max(64))
 }
 
-/// The latents of each row whose pre-activation `u_ij = bias_j + x_i . w_j` reaches the limit, with that pre-activation.
+/// Writes the latents of each row whose pre-activation `u_ij = bias_j + x_i . w_j` reaches the limit, with that
+/// pre-activation.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `x` | `[n, d]` | row-major |
 /// | `w` | `[f, d]` | the rows picked, ascending |
 /// | `bias` | all rows of the weights | |
-/// | `screen` | those picked | the same weights in 8 bits, or none |
+/// | `screen` | the selected rows | the same weights in 8 bits, or none |
 /// | `out` | `[n]` lists | written; indices are rows of the weights, ascending; NaN is left out |
 ///
 /// Pre-activations have the bits of [`dense::affine`]; the result does not depend on `screen`. Cost: the product of
@@ -237,7 +240,7 @@ pub fn fire<W: Weight>(
     let n = x.len().checked_div(d).unwrap_or(0);
     assert_eq!(x.len(), n * d, "fire: x is not [n, d]");
     out.reset(n, if let Limit::Above(t) = limit { t } else { 0.0 });
-    // Whatever comes of these rows: those that were rounded before are not them.
+    // In any case the rows that were rounded before are not these.
     t.screen.forget();
     if w.rows.is_empty() || matches!(limit, Limit::Topk(0)) {
         return;
@@ -255,9 +258,9 @@ pub fn fire<W: Weight>(
     }
 }
 
-/// [`fire`] of the pairs of `visits` alone. Returns the rows that are left to the caller, whose lists are empty; all are if so
-/// many pairs came through the screen that it did not pay. `rounded` says that `x` has the rows that the scratch was used
-/// with last, which then need not be rounded again.
+/// Runs [`fire`] for the pairs of `visits` only. Returns the rows that are left to the caller, whose lists are empty;
+/// these are all rows if the screen passed so many pairs that it did not pay. `rounded` says that `x` has the rows that
+/// the scratch was used with last, which then need not be rounded again.
 pub(crate) fn behind<'t, W: Weight>(
     isa: Isa,
     x: &[f32],
@@ -281,7 +284,7 @@ pub(crate) fn behind<'t, W: Weight>(
     &t.left
 }
 
-/// [`fire`] of the rows `which`, whose lists are empty, with every pre-activation computed.
+/// Runs [`fire`] for the rows `which`, whose lists are empty, with every pre-activation computed.
 pub(crate) fn in_full<W: Weight>(
     isa: Isa,
     x: &[f32],
@@ -311,7 +314,7 @@ pub(crate) fn in_full<W: Weight>(
     }
 }
 
-/// Adds what reaches the limit in a tile `(rows, latents of part)`.
+/// Adds the entries of a tile `(rows, latents of part)` that reach the limit.
 fn select_tile<W: Weight>(
     isa: Isa,
     u: &[f32],
@@ -358,7 +361,7 @@ fn select_tile<W: Weight>(
     });
 }
 
-/// Leaves the `k` largest; returns the least of them, or 0 if there are fewer.
+/// Keeps the `k` largest; returns the smallest of them, or 0 if there are fewer.
 fn cut(row: &mut RowList, k: usize) -> f32 {
     match row.index.len() {
         n if n > k => keep_largest(0, k, &mut row.index, &mut row.value),
@@ -367,8 +370,8 @@ fn cut(row: &mut RowList, k: usize) -> f32 {
     }
 }
 
-/// [`fire`] by way of the screen, but for the rows that it puts into `t.left`; `false` if so many latents were left that
-/// this does not pay.
+/// Runs [`fire`] through the screen, except for the rows that it puts into `t.left`; returns `false` if so many latents
+/// were left that this does not pay.
 fn screened<W: Weight>(
     isa: Isa,
     x: &[f32],
@@ -409,13 +412,13 @@ fn screened<W: Weight>(
     true
 }
 
-/// Whether latents come in ascending order.
+/// Whether latents ascend.
 fn in_order(screen: &Screen, visits: Visits<'_>) -> bool {
     screen.ascending() && matches!(visits, Visits::All)
 }
 
-/// The `k` largest by way of the screen. Where all latents meet all rows: from a guess of where the bars end, then from 0 for
-/// the rows for which it was too high. Rows that are not proven by then are left.
+/// Selects the `k` largest through the screen. Where all latents meet all rows, the bars start from a guess, and then
+/// from 0 for the rows for which it was too high. Rows that are not proven by then are left over.
 fn topk<W: Weight>(
     isa: Isa,
     x: &[f32],
@@ -443,7 +446,7 @@ fn topk<W: Weight>(
         exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
         let seen = t.guesses[0].seen.len();
         largest(k, Pick::Range(0, n), sorted, t, out);
-        // Bars that began at 0 are no matter of a guess.
+        // Bars that started at 0 do not inform a guess.
         t.guesses[0].seen.truncate(seen);
         return true;
     }
@@ -487,8 +490,8 @@ fn topk<W: Weight>(
     true
 }
 
-/// Puts what exceeds the bars into the lists of the rows `which`, and leaves the `k` largest; the rows where that proves
-/// nothing go to `t.left`. `sorted` says whether latents ascend.
+/// Puts the entries that exceed the bars into the lists of the rows `which`, and keeps the `k` largest; rows for which
+/// this proves nothing go to `t.left`. `sorted` says whether latents ascend.
 fn largest(k: usize, which: Pick<'_>, sorted: bool, t: &mut Scratch, out: &mut RowLists) {
     for at in 0..which.len() {
         out.rows[which.row(at)].limit = t.screen.bar[at];
@@ -510,7 +513,7 @@ fn largest(k: usize, which: Pick<'_>, sorted: bool, t: &mut Scratch, out: &mut R
             row.sort(&mut t.entries);
         }
         let least = cut(row, k);
-        // All that exceed the bar were found: if they are `k`, or all that are positive, nothing is missing.
+        // All entries that exceed the bar were found: if they are `k`, or all that are positive, none is missing.
         if row.index.len() == k || t.screen.bar[at] == 0.0 {
             t.guesses[0].see(least, t.screen.norm(at));
         } else {
@@ -523,7 +526,7 @@ fn largest(k: usize, which: Pick<'_>, sorted: bool, t: &mut Scratch, out: &mut R
 }
 
 impl RowList {
-    /// Puts the entries in ascending order of the index.
+    /// Sorts the entries by ascending index.
     fn sort(&mut self, t: &mut Vec<u64>) {
         t.clear();
         t.extend(self.index.iter().zip(&self.value).map(|(j, u)| u64::from(*j) << 32 | u64::from(u.to_bits())));
@@ -534,7 +537,8 @@ impl RowList {
     }
 }
 
-/// Pre-activations of the hits that exceed the bars in the end; the rows that were screened are the rows `which` of `x`.
+/// Computes the pre-activations of the hits that exceed the final bars; the rows that were screened are the rows
+/// `which` of `x`.
 fn exact<W: Weight>(
     isa: Isa,
     x: &[f32],

@@ -1,4 +1,4 @@
-//! Which instruction set a kernel is compiled for.
+//! The instruction sets for which kernels are compiled.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use fearless_simd::aarch64::Neon;
 use fearless_simd::x86::{Avx2, Avx512};
 use fearless_simd::{Fallback, Level};
 
-/// An instruction set that this machine has: a proof, so that kernels need no `unsafe`.
+/// An instruction set that this machine has. The value is a proof of that, so that kernels need no `unsafe`.
 ///
 /// Only sets with a fused multiply-add are used (`avx2`, `avx512`, `neon`); everything else runs the scalar kernels,
 /// which compute the same bits.
@@ -58,10 +58,10 @@ macro_rules! dispatch {
 }
 
 impl Isa {
-    /// No vector instructions named; every machine has it.
+    /// No named vector instructions; every machine has it.
     pub const SCALAR: Self = Self(Inner::Scalar(Fallback::new()));
 
-    /// The best set of `level` that has a fused multiply-add.
+    /// Returns the best set of `level` that has a fused multiply-add.
     fn of(level: Level) -> Self {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         {
@@ -80,18 +80,18 @@ impl Isa {
         Self::SCALAR
     }
 
-    /// The best set that this machine has.
+    /// Returns the best set that this machine has.
     #[cfg(feature = "std")]
     pub fn detect() -> Self {
         Self::of(Level::new())
     }
 
-    /// The best set that the program was compiled for.
+    /// Returns the best set that the program was compiled for.
     pub fn baseline() -> Self {
         Self::of(Level::baseline())
     }
 
-    /// Every set that this machine has, the best one first and the scalar one last.
+    /// Returns every set that this machine has, the best first and the scalar one last.
     #[cfg(feature = "std")]
     pub fn all_available() -> alloc::vec::Vec<Self> {
         let mut all = alloc::vec::Vec::new();
@@ -106,7 +106,7 @@ impl Isa {
         all
     }
 
-    /// The set called `name`: `scalar`, `avx2`, `avx512` or `neon`.
+    /// Returns the set called `name`: `scalar`, `avx2`, `avx512` or `neon`.
     ///
     /// # Errors
     /// [`Error::Config`](crate::Error::Config) if there is no such set, or this machine does not have it.
@@ -123,7 +123,7 @@ impl Isa {
         Err(crate::Error::config("isa", why))
     }
 
-    /// Whether it multiplies and adds bytes four at a time (VNNI).
+    /// Returns whether it multiplies and adds bytes four at a time (VNNI).
     pub fn has_dot8(self) -> bool {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         return matches!(self.0, Inner::Avx512(_));
@@ -131,7 +131,7 @@ impl Isa {
         return false;
     }
 
-    /// The name that [`Isa::named`] takes.
+    /// Returns the name that [`Isa::named`] accepts.
     pub fn name(self) -> &'static str {
         match self.0 {
             Inner::Scalar(_) => "scalar",
@@ -145,7 +145,7 @@ impl Isa {
     }
 }
 
-/// The best set of this machine; without the feature `std`, the best one that the program was compiled for.
+/// Returns the best set of this machine; without the feature `std`, the best one that the program was compiled for.
 impl Default for Isa {
     fn default() -> Self {
         #[cfg(feature = "std")]

@@ -2,7 +2,7 @@
 //!
 //! Every kernel is written once, over sixteen lanes of `f32`, and compiled for each instruction set of [`Isa`]. All
 //! sums are chains of fused multiply-adds in an order that is part of the function's contract, so **the bits of every
-//! result are the same on every instruction set**, the scalar one included; only NaN payloads are left open. The
+//! result are the same on every instruction set**, the scalar one included; only NaN payloads are unspecified. The
 //! kernels run in the caller's thread; callers split the work by rows.
 
 use fearless_simd::{SimdSplit, f32x16, prelude::*};
@@ -24,7 +24,7 @@ pub mod wide;
 pub use isa::Isa;
 pub use screen::Screen;
 
-/// The lanes of every vector, whatever the instruction set: it is what fixes the order of the sums.
+/// The lanes of every vector on every instruction set: they fix the order of the sums.
 pub(crate) const LANES: usize = 16;
 
 type Vector<S> = f32x16<S>;
@@ -50,13 +50,13 @@ fn store_part<S: Simd>(v: Vector<S>, out: &mut [f32]) {
     out.copy_from_slice(&lanes[..out.len()]);
 }
 
-/// `a * b + c` with one rounding.
+/// Returns `a * b + c` with one rounding.
 #[inline(always)]
 fn fma<S: Simd>(a: Vector<S>, b: Vector<S>, c: Vector<S>) -> Vector<S> {
     a.mul_add_precise(b, c)
 }
 
-/// The fixed tree over the sixteen lanes: halves are added until one value is left.
+/// Adds the sixteen lanes by a fixed tree: halves are added until one value is left.
 #[inline(always)]
 fn tree<S: Simd>(v: Vector<S>) -> f32 {
     let (lo, hi) = v.split();

@@ -26,7 +26,7 @@ fn fold2<S: Simd>(simd: S, a: &[f32], b: &[f32], step: impl Fn(Vector<S>, Vector
     fold_rows(simd, [a], b, step)[0]
 }
 
-/// [`fold2`] of each of `R` rows with `b`, side by side.
+/// Computes [`fold2`] of each of `R` rows with `b` at the same time.
 #[inline(always)]
 fn fold_rows<S: Simd, const R: usize>(
     simd: S,
@@ -91,7 +91,7 @@ pub(super) fn zip_into<S: Simd>(simd: S, x: &[f32], y: &mut [f32], op: impl Fn(V
     }
 }
 
-/// [`dot`] of each of `R` rows with `v`.
+/// Computes [`dot`] of each of `R` rows with `v`.
 #[inline(always)]
 pub(super) fn dots<S: Simd, const R: usize>(simd: S, rows: [&[f32]; R], v: &[f32]) -> [f32; R] {
     fold_rows(
@@ -165,7 +165,8 @@ pub fn scale(isa: Isa, alpha: f32, y: &mut [f32]) {
     })
 }
 
-/// Whether no element is NaN or infinite. Reads everything: meant for tensors that almost always are finite.
+/// Returns whether no element is NaN or infinite. It reads all elements: meant for tensors that are almost always
+/// finite.
 pub fn all_finite(isa: Isa, a: &[f32]) -> bool {
     const EXPONENT: u32 = 0x7f80_0000;
     dispatch!(isa, _simd => a.iter().fold(0, |bad, x| bad | u32::from(x.to_bits() & EXPONENT == EXPONENT)) == 0)

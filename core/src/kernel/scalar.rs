@@ -1,10 +1,10 @@
-//! Plain-loop twins of the main kernels: the oracle of the tests, and the shortest statement of which bits the fast
-//! ones compute. Slow.
+//! The main kernels in plain loops: the oracle of the tests, and the shortest definition of the bits that the fast
+//! kernels compute. Slow.
 
-/// `a * b + c` with one rounding.
+/// Returns `a * b + c` with one rounding.
 ///
-/// The product is exact in `f64`; the sum is rounded there to odd, so that rounding it once more to `f32` is right
-/// (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, theorem 3). Needs no help from the machine.
+/// The product is exact in `f64`; the sum is rounded there to odd, so that rounding it once more to `f32` is correct
+/// (Boldo and Melquiond, Emulation of FMA and correctly rounded sums, theorem 3). It needs no hardware support.
 pub fn fma(a: f32, b: f32, c: f32) -> f32 {
     let (p, c) = (f64::from(a) * f64::from(b), f64::from(c));
     let s = p + c;
@@ -67,8 +67,8 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     tree(&chains)
 }
 
-/// The sum of 64 chains: with the four accumulators `A0..A3` of 16 lanes, `(A0 + A1) + (A2 + A3)`, then the upper half
-/// of the lanes onto the lower one until one is left.
+/// Returns the sum of 64 chains: with the four accumulators `A0..A3` of 16 lanes, `(A0 + A1) + (A2 + A3)`, then the
+/// upper half of the lanes is added to the lower one until one is left.
 pub fn tree(chains: &[f32; 64]) -> f32 {
     let mut lanes = [0.0; 16];
     for l in 0..16 {

@@ -1,6 +1,6 @@
-//! Which latents are active: the k largest of a row, or those above a threshold.
+//! Selection of active latents: the k largest of a row, or those above a threshold.
 //!
-//! All of them append to `index` and `value` in ascending order of the index, and skip NaN.
+//! All functions append to `index` and `value` in ascending order of the index, and skip NaN.
 
 use alloc::vec::Vec;
 
@@ -39,7 +39,7 @@ pub(super) fn scan<S: Simd>(simd: S, a: &[f32], mut threshold: f32, mut hit: imp
     }
 }
 
-/// The `k` largest positive entries of `scores`; of equal ones, those with the lower index.
+/// Appends the `k` largest positive entries of `scores`; of equal ones, those with the lower index.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -47,8 +47,9 @@ pub(super) fn scan<S: Simd>(simd: S, a: &[f32], mut threshold: f32, mut hit: imp
 /// | `out_index`, `out_value` | `[.. + min(k, positive)]` | appended to, ascending index |
 ///
 /// Exact, and the same on every [`Isa`]. Fewer than `k` entries are appended when fewer are positive.
-/// Cost: one pass that compares with a running threshold, and O(k) work for each k entries that pass it. The two vectors
-/// also serve as scratch: room for at most `2 k + 128` indices and twice as many values is reserved in them.
+/// Cost: one pass that compares with a running threshold, and O(k) work for each k entries that pass it. The two
+/// vectors also serve as scratch: capacity for at most `2 k + 128` indices and twice as many values is reserved in
+/// them.
 pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, out_value: &mut Vec<f32>) {
     assert_eq!(out_index.len(), out_value.len(), "topk_row: the lists differ in length");
     if k == 0 {
@@ -57,7 +58,7 @@ pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, ou
     let start = out_index.len();
     let most = k.saturating_add(k.max(64));
     let full = start.saturating_add(most);
-    // One block of 64 may pass before the list is cut, and cutting needs a copy of the values.
+    // One block of 64 may pass before the list is reduced, and reducing needs a copy of the values.
     let room = scores.len().min(most.saturating_add(64));
     out_index.reserve(room);
     out_value.reserve(2 * room);
@@ -77,7 +78,7 @@ pub fn topk_row(isa: Isa, scores: &[f32], k: usize, out_index: &mut Vec<u32>, ou
     }
 }
 
-/// Keeps the `k` largest of the entries from `start` on, the earlier one of equals; returns the least value kept.
+/// Keeps the `k` largest of the entries from `start`, the earlier one of equals; returns the smallest value kept.
 #[inline(never)]
 pub(crate) fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: &mut Vec<f32>) -> f32 {
     let end = value.len();
@@ -101,7 +102,7 @@ pub(crate) fn keep_largest(start: usize, k: usize, index: &mut Vec<u32>, value: 
     least
 }
 
-/// The entries with `scores[i] > threshold`, strictly.
+/// Appends the entries with `scores[i] > threshold`, strictly.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -115,7 +116,7 @@ pub fn above(isa: Isa, scores: &[f32], threshold: f32, out_index: &mut Vec<u32>,
     }))
 }
 
-/// The entries with `scores[i] > thresholds[i]`, strictly.
+/// Appends the entries with `scores[i] > thresholds[i]`, strictly.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -150,7 +151,7 @@ pub(super) fn above_each_body<S: Simd>(simd: S, a: &[f32], limits: &[f32], index
     }
 }
 
-/// The `k`-th largest of `values`, counting from 1 and counting equals; permutes `values`.
+/// Returns the `k`-th largest of `values`, counting from 1 and counting equals; permutes `values`.
 ///
 /// Cost: O(len), no allocation. `-0.0` counts as less than `0.0`; NaN must not occur.
 ///

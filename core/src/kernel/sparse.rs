@@ -1,4 +1,4 @@
-//! Products with a few rows of a table: what decoding, and the gradients of sparse codes, are made of.
+//! Products with a few rows of a table, as in decoding and in the gradients of sparse codes.
 
 use fearless_simd::prelude::*;
 
@@ -25,8 +25,8 @@ pub fn accumulate_rows(isa: Isa, index: &[u32], coef: &[f32], rows: &[f32], d: u
     dispatch!(isa, simd => accumulate_body(simd, index, coef, rows, d, out));
 }
 
-/// Several rows at a time: each is read from end to end, which is what prefetchers want, and `out` is read and written
-/// once for all of them.
+/// Several rows are processed at a time: each is read sequentially, as prefetchers expect, and `out` is read and
+/// written once for all of them.
 #[inline(always)]
 fn accumulate_body<S: Simd>(simd: S, index: &[u32], coef: &[f32], rows: &[f32], d: usize, out: &mut [f32]) {
     if d == 4 * LANES {
@@ -52,7 +52,7 @@ fn accumulate_body<S: Simd>(simd: S, index: &[u32], coef: &[f32], rows: &[f32], 
     }
 }
 
-/// The part of `E` entries in all chains.
+/// Adds `E` entries to all chains.
 #[inline(always)]
 fn accumulate_group<S: Simd, const E: usize>(
     simd: S,
@@ -85,7 +85,7 @@ fn accumulate_group<S: Simd, const E: usize>(
     }
 }
 
-/// All chains of a row of `B` vectors.
+/// Computes all chains of a row of `B` vectors.
 #[inline(always)]
 fn accumulate_block<S: Simd, const B: usize>(
     simd: S,
@@ -127,7 +127,7 @@ fn accumulate_block<S: Simd, const B: usize>(
 pub fn dot_rows(isa: Isa, index: &[u32], rows: &[f32], d: usize, v: &[f32], out: &mut [f32]) {
     assert_eq!(index.len(), out.len(), "dot_rows: indices and outputs differ in number");
     assert_eq!(v.len(), d, "dot_rows: v is not one row");
-    // As many rows at a time as the registers hold sums of.
+    // Process as many rows at a time as the registers can hold sums of.
     match isa.0 {
         Inner::Scalar(s) => s.vectorize(
             #[inline(always)]

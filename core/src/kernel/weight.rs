@@ -1,4 +1,4 @@
-//! What weights are stored as: `f32`, or fewer bytes that are widened where they are multiplied.
+//! Types of stored weights: `f32`, or fewer bytes that are widened during multiplication.
 //!
 //! A product with stored weights has the bits of the same product with [`Weight::widen`] of each in `f32`.
 
@@ -11,10 +11,10 @@ use super::{LANES, Vector, load};
 
 /// A stored weight.
 pub trait Weight: Copy + Default + Send + Sync {
-    /// Its value; `scale` is that of its row, where rows have one.
+    /// Returns its value; `scale` is that of its row, where rows have one.
     fn widen(self, scale: f32) -> f32;
 
-    /// Sixteen values, those of [`Weight::widen`].
+    /// Returns sixteen values, each that of [`Weight::widen`].
     #[inline(always)]
     fn load<S: Simd>(simd: S, a: &[Self; LANES], scale: f32) -> Vector<S> {
         let mut out = [0.0; LANES];
@@ -63,7 +63,7 @@ pub fn to_bf16(w: &[f32]) -> Vec<bf16> {
 /// multiples `(f, d)` and the scales `(f)`.
 ///
 /// # Panics
-/// If `w` is no whole number of rows.
+/// If `w` is not a whole number of rows.
 #[must_use]
 pub fn to_int8(w: &[f32], d: usize) -> (Vec<i8>, Vec<f32>) {
     assert!(d > 0 && w.len().is_multiple_of(d), "to_int8: no whole number of rows");

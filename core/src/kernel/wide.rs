@@ -99,7 +99,7 @@ pub fn distance_to(isa: Isa, a: &[f32], mean: &[f64]) -> f64 {
     dispatch!(isa, _simd => sum(a, mean, #[inline(always)] |a, m| square(f64::from(a) - m)))
 }
 
-/// `||(a - b) - mean||^2`. `t` is room for the differences.
+/// `||(a - b) - mean||^2`. `t` is scratch for the differences.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -164,7 +164,7 @@ pub fn add_integers(isa: Isa, q: &[i32], sums: &mut [i64]) {
     dispatch!(isa, _simd => sums.iter_mut().zip(q).for_each(#[inline(always)] |(sum, q)| *sum += i64::from(*q)));
 }
 
-/// `q_c = round(scale x_c)`, halves away from 0; beyond the range of `i32` its ends.
+/// `q_c = round(scale x_c)`, halves away from 0; beyond the range of `i32` the nearest end of it.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -84,8 +84,8 @@ impl<'a> OffsetOrthogonal<'a> {
     }
 }
 
-/// `(1/f2) sum over pairs of siblings of max(cos, 0)^2`: children of one parent point different ways. A simplex of
-/// children has negative cosines and costs nothing; children of ROOT are no siblings.
+/// `(1/f2) sum over pairs of siblings of max(cos, 0)^2`: children of one parent point in different directions. A
+/// simplex of children has negative cosines and no penalty; children of ROOT are not siblings.
 ///
 /// `dD2_j += (2 wc / f2) P sum_k max(cos_jk, 0) D2^_k / |D2_j|`, with `P` the projection away from `D2^_j`.
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ impl<'a> Sibling<'a> {
     pub fn value(&self) -> f64 {
         let mut sum = 0.0;
         for j in 0..self.families.parents().len() {
-            // Each pair is met from both sides.
+            // Each pair occurs from both sides.
             self.each_sibling(j, |_, c, _, _| sum += 0.5 * f64::from(c * c));
         }
         f64::from(self.scale) * sum

@@ -1,11 +1,11 @@
-//! What the losses read and work in.
+//! Input and scratch of the losses.
 
 use super::seed_cos::SeedCos;
 use crate::gate::Families;
 use crate::kernel::Isa;
 use alloc::vec::Vec;
 
-/// Weights of a consistency loss, as they are set.
+/// Weights of a consistency loss, from the settings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Weights {
     /// `wc`.
@@ -17,7 +17,7 @@ pub(crate) struct Weights {
     pub margin: f32,
 }
 
-/// What a term reads in one step.
+/// Input of a term in one step.
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     pub isa: Isa,

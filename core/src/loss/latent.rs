@@ -8,7 +8,7 @@ use super::inputs::{Inputs, Scratch, Weights};
 use crate::entry::{CodeRow, EntryRow};
 use crate::kernel::{Isa, reduce, sparse};
 
-/// See the module.
+/// The term of this module.
 #[derive(Clone, Copy)]
 pub(crate) struct Latent<'a> {
     isa: Isa,
@@ -16,7 +16,7 @@ pub(crate) struct Latent<'a> {
     e2: &'a [f32],
     /// `wc / n`.
     scale: f32,
-    /// `2 wc / n`, as rows and as decoder rows are multiplied with it: the two are rounded differently.
+    /// `2 wc / n`, the factor for rows and for decoder rows: the two are rounded differently.
     twice: [f32; 2],
 }
 

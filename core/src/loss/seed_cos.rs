@@ -1,4 +1,4 @@
-//! `mean_ij cos(z1_i, z2_j)` over the batch, the consistency of the seed.
+//! `mean_ij cos(z1_i, z2_j)` over the batch, the consistency loss of the seed model.
 //!
 //! ```text
 //! n_i = sqrt(sum_b z_bi^2 + e),  h_bi = z_bi / n_i,  p_b = sum_i h1_bi,  q_b = sum_j h2_bj
@@ -6,9 +6,9 @@
 //! dz_bi = (t_b - h_bi (h_i . t)) / n_i      with t = q at level 1, p at level 2, times 1 / (f1 f2)
 //! ```
 //!
-//! Latents are not negative, so the mean over all pairs factorises: it costs one pass over the entries, never
-//! `f1 x f2`. It also means that the loss only sees how much activity each token has in all, not which pairs fire
-//! together: minimised it wants an empty level, maximised it wants every latent dense. Kept as a baseline.
+//! Latents are not negative, so the mean over all pairs factorises: it costs one pass over the entries, never `f1 x
+//! f2`. The loss therefore depends only on the total activity on each token, not on which pairs fire together: its
+//! minimum is an empty level, its maximum is at dense latents. Kept as a baseline.
 
 use crate::entry::CodeRow;
 use alloc::vec::Vec;
@@ -71,7 +71,7 @@ impl SeedCos {
     }
 }
 
-/// Calls `f(row, latent, value)` for everything that fires.
+/// Calls `f(row, latent, value)` for every entry that fires.
 fn each<'e>(rows: impl Iterator<Item = CodeRow<'e>>, mut f: impl FnMut(usize, usize, f32)) {
     for (b, code) in rows.enumerate() {
         for (&j, &z) in code.index.iter().zip(code.value) {

@@ -13,7 +13,7 @@ use crate::entry::{CodeRow, EntryRow};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, reduce};
 
-/// See the module.
+/// The term of this module.
 #[derive(Clone, Copy)]
 pub(crate) struct Structural<'a> {
     isa: Isa,
@@ -23,7 +23,7 @@ pub(crate) struct Structural<'a> {
     families: &'a Families,
     /// `wc / (n nu)`.
     scale: f32,
-    /// `k`, as rows and as decoder rows are multiplied with it: the two are rounded differently.
+    /// `k`, the factor for rows and for decoder rows: the two are rounded differently.
     k: [f32; 2],
 }
 
@@ -58,7 +58,7 @@ impl<'a> Structural<'a> {
         let family = |c: u32, z: f32| if z > 0.0 { self.families.parents()[c as usize] } else { ROOT };
         let of_children = codes[1].index.iter().zip(codes[1].value).map(|(c, z)| family(*c, *z));
         let mut value = 0.0;
-        // Every parent that fires or has a child that does, each once: its slot marks that it is done.
+        // Every parent that fires, or that has a child that fires, is processed once: its slot marks it as done.
         for p in codes[0].index.iter().copied().chain(of_children.clone()) {
             if p == ROOT || slots1[p as usize] != u32::MAX {
                 continue;
@@ -83,7 +83,7 @@ impl<'a> Structural<'a> {
         f64::from(self.scale) * value
     }
 
-    /// Adds `k sum_b z_bp delta_bp` to the row of a parent, or takes `k sum_b z_bc delta_bp` from that of a child.
+    /// Adds `k sum_b z_bp delta_bp` to the row of a parent, or subtracts `k sum_b z_bc delta_bp` from that of a child.
     pub fn add_decoder_row<'e>(
         &self,
         level: usize,

@@ -1,11 +1,11 @@
-//! Feature absorption and hedging, by labels: a class (letter) with members (a, b, c, ...).
+//! Feature absorption and hedging, measured with labels: a class (letter) with members (a, b, c, ...).
 //!
-//! A latent that stands for the class is **absorbed** if it is silent on a member because that member's own latent carries
-//! the class's direction too (Chanin et al. 2024, arXiv 2409.14507). The formulas are those of SAEBench's calculator, with
-//! these differences: the main latents are ranked by the difference of their means, not by an L1 probe of 50 epochs; and
-//! the projection on the probe is that of `x - centre`, the part that codes can explain, not that of `x`.
+//! A latent of the class is **absorbed** if it does not fire on a member because that member's own latent also has the
+//! class's direction (Chanin et al. 2024, arXiv 2409.14507). The formulas are those of SAEBench's calculator, with
+//! these differences: the main latents are ranked by the difference of their means, not by an L1 probe of 50 epochs;
+//! and the projection on the probe is that of `x - centre`, the part that codes can explain, not that of `x`.
 //!
-//! Everything here works on a sample of rows: [`sample`] draws one; [`SAMPLE`] rows are enough for two digits of a rate.
+//! All functions work on a sample of rows: [`sample`] draws one; [`SAMPLE`] rows are enough for two digits of a rate.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,17 +20,17 @@ use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Rows that are enough.
+/// Size of a sample.
 pub const SAMPLE: usize = 50_000;
 /// The member of a row outside of the class.
 pub const OUTSIDE: u32 = u32::MAX;
-/// Members with fewer tokens than this take no part in the hedging.
+/// Members with fewer tokens than this are left out of the hedging.
 pub const MIN_MEMBER_TOKENS: usize = 20;
 /// The random stream of the sample.
 const STREAM: u64 = 0x6162_736f << 32;
 
-/// `wanted` of the rows `start..end`, ascending, one at random from each of as many equal parts; all of them if there are
-/// no more.
+/// Returns `wanted` of the rows `start..end`, ascending, one at random from each of as many equal parts; all of them if
+/// there are no more.
 pub fn sample(start: u64, end: u64, wanted: usize, seed: u64) -> Vec<u64> {
     let n = end.saturating_sub(start);
     let wanted = n.min(wanted as u64);
@@ -39,24 +39,24 @@ pub fn sample(start: u64, end: u64, wanted: usize, seed: u64) -> Vec<u64> {
     (0..wanted).map(|i| edge(i) + rng.below(edge(i + 1) - edge(i))).collect()
 }
 
-/// Rows with their codes, and the directions that the codes stand for.
+/// Rows with their codes, and the directions of the latents.
 #[derive(Clone, Copy, Debug)]
 pub struct Dictionary<'a> {
     /// `[n, d]` row-major.
     pub x: &'a [f32],
-    /// Numbers a row, not 0.
+    /// Width of a row, not 0.
     pub d: usize,
-    /// `[d]`: what a reconstruction without a latent is (`b_dec`).
+    /// `[d]`: the reconstruction without latents (`b_dec`).
     pub centre: &'a [f32],
-    /// Over the latents of both levels, those of level 1 first ([`probe::joined`](super::probe::joined)).
+    /// Codes of the latents of both levels, those of level 1 first ([`probe::joined`](super::probe::joined)).
     pub codes: CodesView<'a>,
     /// `[latents, d]` row-major.
     pub decoder: &'a [f32],
-    /// Latents of level 1.
+    /// Number of latents of level 1.
     pub f1: usize,
 }
 
-/// Which latents may stand for the class, and which may absorb it.
+/// The latents that may be main latents of a class, and those that may absorb it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
     /// Main latents are chosen from these.
@@ -66,9 +66,10 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Where level 2 `adds` to level 1 (`decoder = "cum"`): level 1 alone stands for classes and either level may absorb;
-    /// level 2 by itself; both levels as one dictionary, which is what SAEBench measures. Else, as each level then is a
-    /// reconstruction of its own: level 1 by itself, and level 2 by itself. Without a level 2, level 1 by itself.
+    /// Returns the scopes. Where level 2 `adds` to level 1 (`decoder = "cum"`): main latents of level 1 with absorbers
+    /// of both levels; level 2 by itself; both levels as one dictionary, which is what SAEBench measures. Otherwise,
+    /// since each level is a reconstruction of its own: level 1 by itself, and level 2 by itself. Without a level 2,
+    /// level 1 by itself.
     pub fn of_levels(f1: usize, f2: usize, adds: bool) -> Vec<Self> {
         let all = f1 + f2;
         let scope = |main: Range<usize>, absorbers: Range<usize>| Self { main, absorbers };
@@ -80,12 +81,12 @@ impl Scope {
     }
 }
 
-/// The thresholds, SAEBench's unless said.
+/// The thresholds, which are SAEBench's unless marked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Thresholds {
     /// Most main latents.
     pub most_main: usize,
-    /// One more main latent has to raise the F1 by more than this.
+    /// Another main latent must raise the F1 by more than this.
     pub gain: f64,
     /// Full absorption: least cosine of the strongest latent with the probe.
     pub full_cosine: f64,
@@ -95,11 +96,11 @@ pub struct Thresholds {
     pub share: f64,
     /// Absorption fraction: most absorbers.
     pub absorbers: usize,
-    /// Ours: a latent belongs to a member if more than this share of its tokens are the member's.
+    /// Not of SAEBench: a latent belongs to a member if more than this share of its tokens are the member's.
     pub precision: f64,
-    /// Ours: examples of an answer that the probes are fitted on, at most.
+    /// Not of SAEBench: most examples per answer that the probes are fitted on.
     pub examples: usize,
-    /// Of what is drawn.
+    /// Seed of the random choices.
     pub seed: u64,
 }
 
@@ -122,7 +123,7 @@ impl Default for Thresholds {
 /// One class in one [`Scope`]. Rates are over the test tokens of the class that the probe finds; NaN without one.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Absorption {
-    /// The latents that stand for the class, the strongest first, counted through both levels.
+    /// The main latents of the class, the strongest first, with latents of both levels numbered together.
     pub main: Vec<u32>,
     /// F1 of a probe on them, on balanced test rows. 0 to 1, higher is better.
     pub main_f1: f64,
@@ -133,21 +134,22 @@ pub struct Absorption {
     /// at least `full_cosine` and at least `share` of the projection of the row: SAEBench's full absorption. 0 to 1, lower
     /// is better.
     pub absorbed: f64,
-    /// `silent - absorbed`: nothing took over, the class is simply missed. 0 to 1, lower is better.
+    /// `silent - absorbed`: no other latent fires in place of the main ones. 0 to 1, lower is better.
     pub missed: f64,
     /// The part of `absorbed` whose strongest latent is of level 1, and of level 2. 0 to 1, lower is better.
     pub absorbed_by_level: [f64; 2],
     /// Share on which every main latent is off while a latent that belongs to a member, with a cosine over `cosine`,
-    /// carries at least `share` of the projection. The stricter reading: the absorber is known to be a member's. 0 to 1,
-    /// lower is better.
+    /// has at least `share` of the projection. This is the stricter definition: the absorber is known to be a member's.
+    /// 0 to 1, lower is better.
     pub absorbed_by_member: f64,
-    /// Mean of SAEBench's fraction: 0 if the main latents carry the whole projection or the up to `absorbers` strongest
-    /// others with a cosine of at least `cosine` carry less than `share` of it, 1 if the main ones carry nothing, else
-    /// `a / (a + m)`, `m` what the main ones carry, `a` what the others carry of the rest. 0 to 1, lower is better.
+    /// Mean of SAEBench's fraction: 0 if the main latents have the whole projection or the up to `absorbers` strongest
+    /// others with a cosine of at least `cosine` have less than `share` of it, 1 if the main ones have nothing,
+    /// otherwise `a / (a + m)`, where `m` is the part of the main latents and `a` the part of the others in the rest. 0
+    /// to 1, lower is better.
     pub fraction: f64,
     /// Mean over members of `|cos(D_main, mean(x | member) - mean(x | class))|` for the first main latent: how far it
-    /// leans towards single members. 0 to 1, lower is better, about `sqrt(2 / (pi d))` for a random direction; NaN with
-    /// fewer than two members of [`MIN_MEMBER_TOKENS`] training tokens.
+    /// is biased towards single members. 0 to 1, lower is better, about `sqrt(2 / (pi d))` for a random direction; NaN
+    /// with fewer than two members of [`MIN_MEMBER_TOKENS`] training tokens.
     pub hedging: f64,
     /// Members with a token in the rates, ascending.
     pub member: Vec<Member>,
@@ -171,11 +173,11 @@ pub struct Member {
 pub struct ClassAbsorption {
     /// Test tokens of the class.
     pub tokens: u64,
-    /// Those that the probe finds and whose projection is above 0: what the rates are over.
+    /// Those that the probe finds and whose projection is above 0: the denominator of the rates.
     pub found: u64,
     /// The probe on the rows, on balanced test rows. SAEBench leaves out classes with an F1 under 0.6.
     pub probe: DenseProbe,
-    /// One for each scope.
+    /// One entry for each scope.
     pub scope: Vec<Absorption>,
 }
 
@@ -183,11 +185,11 @@ pub struct ClassAbsorption {
 ///
 /// | argument | shape | meaning |
 /// |---|---|---|
-/// | `member` | `[n]` | the member that a row is of, [`OUTSIDE`] if it is none of the class |
+/// | `member` | `[n]` | the member of a row, [`OUTSIDE`] if the row is not in the class |
 /// | `is_test` | `[n]` | probes, main latents and members' latents are from the other rows, rates from these |
 ///
-/// Cost: a [`fit`](super::probe::logistic::fit) on up to `2 examples` rows of `d` numbers, up to `most_main` fits a scope
-/// on a few latents, and a pass over the codes.
+/// Cost: a [`fit`](super::probe::logistic::fit) on up to `2 examples` rows of `d` numbers, up to `most_main` fits per
+/// scope on a few latents, and a pass over the codes.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, or if either answer lacks an example on either side of the split.
@@ -202,7 +204,7 @@ pub fn absorption(
     let Dictionary { x, d, centre, codes, decoder, .. } = *dictionary;
     let n = codes.tokens();
     for (what, expected, got) in [
-        ("numbers a row", d.max(1), d),
+        ("numbers per row", d.max(1), d),
         ("numbers of the rows", n * d, x.len()),
         ("numbers of the centre", d, centre.len()),
         ("decoder of the latents", codes.latents() * d, decoder.len()),
@@ -274,7 +276,7 @@ fn cosine_with(row: &[f32], v: &[f64]) -> f64 {
     if norm > 0.0 { dot(row, v) / norm } else { 0.0 }
 }
 
-/// The latents that stand for the class: those of the largest difference, as long as one more raises the F1.
+/// Returns the main latents: those of the largest difference, as long as one more raises the F1.
 fn main_latents(
     codes: &CodesView<'_>,
     difference: &[f64],
@@ -298,7 +300,7 @@ fn main_latents(
     Ok((main, best))
 }
 
-/// The member that each latent belongs to by its training tokens, [`OUTSIDE`] for none.
+/// Returns the member that each latent belongs to by its training tokens, [`OUTSIDE`] for none.
 fn owners(codes: &CodesView<'_>, member: &[u32], is_test: &[bool], precision: f64) -> Vec<u32> {
     let mut fires = vec![0u64; codes.latents()];
     let mut pairs = Vec::new();
@@ -322,7 +324,7 @@ fn owners(codes: &CodesView<'_>, member: &[u32], is_test: &[bool], precision: f6
     owner
 }
 
-/// `mean(x | member) - mean(x | class)` over the training rows, for members with enough of them.
+/// Returns `mean(x | member) - mean(x | class)` over the training rows, for members with enough of them.
 fn member_offsets(dictionary: &Dictionary<'_>, member: &[u32], is_test: &[bool]) -> Vec<Vec<f64>> {
     let Dictionary { x, d, .. } = *dictionary;
     let mut rows: Vec<(u32, usize)> =
@@ -340,7 +342,7 @@ fn member_offsets(dictionary: &Dictionary<'_>, member: &[u32], is_test: &[bool])
     enough.map(|run| mean(run).iter().zip(&all).map(|(m, a)| m - a).collect()).collect()
 }
 
-/// What the rates of every scope need.
+/// Input of the rates of every scope.
 struct Judge<'a> {
     codes: CodesView<'a>,
     cosine: &'a [f64],
@@ -349,7 +351,7 @@ struct Judge<'a> {
     t: &'a Thresholds,
 }
 
-/// What became of one token.
+/// The outcome for one token.
 #[derive(Default)]
 struct Verdict {
     silent: bool,

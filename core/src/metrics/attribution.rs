@@ -1,9 +1,9 @@
-//! Which part of the tree a reconstruction is made of.
+//! The shares of the parts of the tree in a reconstruction.
 //!
-//! A reconstruction is a sum over subtrees: with the cumulative decoder
-//! `x_hat2 - b_dec = sum_p [z_p D1_p + sum_(c under p) z_c D2_c] + sum_(c under ROOT) z_c D2_c`. What a part `v` explains
-//! of a token is `share(v) = v . (x - b_dec) / ||x - b_dec||^2`: additive, so the shares of all parts and of the error
-//! `x - x_hat2` sum to 1. A share may be below 0. Stacked decoders are sums over paths instead: [`paths`].
+//! A reconstruction is a sum over subtrees: with the cumulative decoder `x_hat2 - b_dec = sum_p [z_p D1_p + sum_(c
+//! under p) z_c D2_c] + sum_(c under ROOT) z_c D2_c`. The share of a token that a part `v` explains is `share(v) = v .
+//! (x - b_dec) / ||x - b_dec||^2`. Shares are additive, so those of all parts and of the error `x - x_hat2` sum to 1. A
+//! share may be below 0. Stacked decoders are sums over paths instead: [`paths`].
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,17 +20,17 @@ use crate::model::CodesView;
 use crate::par::Par;
 use crate::{Error, Result};
 
-/// Tokens that one thread does at a time.
+/// Tokens that one thread processes at a time.
 const TOKENS: usize = 64;
 
 mod paths;
 
 pub use paths::{Path, PathReport, paths};
 
-/// Streaming shares of the subtrees, for models whose `x_hat2` is `b_dec` plus decoder rows: all but the seed.
+/// Streaming shares of the subtrees, for models whose `x_hat2` is `b_dec` plus decoder rows: all except the seed model.
 ///
 /// Dot products are in `f32`, in the order of [`reduce`]; shares are summed in fixed point ([`FixedSum`]): merged parts
-/// equal the whole to the bit. Cost: `O((L0_1 + L0_2) d)` a token.
+/// equal the whole to the bit. Cost: `O((L0_1 + L0_2) d)` per token.
 #[derive(Clone, Debug)]
 pub struct Attribution {
     parent: Vec<u32>,
@@ -63,18 +63,18 @@ struct Subtree {
 /// The shares of [`TOKENS`] tokens.
 #[derive(Clone, Debug, Default)]
 struct Shares {
-    /// Of each token that is not short: of each active latent of level 1, of level 2, and of the error.
+    /// For each token that is not short: the shares of each active latent of level 1, of level 2, and of the error.
     share: Vec<f64>,
     /// Tokens without shares.
     short: Vec<bool>,
 }
 
-/// What the shares are taken of.
+/// The decoders and the bias that shares are computed with.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoders<'a> {
     /// Dimensions, not 0.
     pub d: usize,
-    /// `[f1, d]` where level 2 adds to level 1 (the cumulative decoder); none where `x_hat2` is of level 2 alone.
+    /// `[f1, d]` where level 2 adds to level 1 (the cumulative decoder); none where `x_hat2` consists of level 2 alone.
     pub decoder1: Option<&'a [f32]>,
     /// `[f2, d]`, in the space of the activations.
     pub decoder2: &'a [f32],
@@ -82,12 +82,12 @@ pub struct Decoders<'a> {
     pub b_dec: &'a [f32],
 }
 
-/// One latent of level 1 and the children that hang on it, over the tokens on which it fires.
+/// One latent of level 1 and its children, over the tokens on which it fires.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SubtreeShare {
     /// The latent.
     pub latent: u32,
-    /// Tokens on which it fires, but for short ones.
+    /// Tokens on which it fires, except short ones.
     pub fires: u64,
     /// Mean share of the latent and its children. Higher: it explains more. NaN if it never fires.
     pub share: f64,
@@ -106,7 +106,7 @@ pub struct AttributionReport {
     pub tokens: u64,
     /// Tokens left out: `||x - b_dec||` under [`MIN_NORM`].
     pub short_tokens: u64,
-    /// Mean share of the latents of level 1; 0 where `x_hat2` is of level 2 alone.
+    /// Mean share of the latents of level 1; 0 where `x_hat2` consists of level 2 alone.
     pub parents: f64,
     /// Mean share of the children whose parent fires. Higher: the tree explains more.
     pub children: f64,
@@ -114,7 +114,7 @@ pub struct AttributionReport {
     pub orphans: f64,
     /// Mean share of ROOT's subtree: the latents of level 2 without a parent.
     pub root: f64,
-    /// Mean share of the error. Nearer to 0 is better, 1: nothing is explained.
+    /// Mean share of the error. Nearer to 0 is better; at 1 nothing is explained.
     pub error: f64,
     /// Mean over subtrees with children, of parents that fire on at least [`ALIVE_TOKENS`] tokens, of `share`.
     pub subtree_share: f64,
@@ -127,7 +127,7 @@ pub struct AttributionReport {
 }
 
 impl Attribution {
-    /// No tokens yet. `parent` has an entry for each latent of level 2.
+    /// Makes an empty accumulator. `parent` has an entry for each latent of level 2.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`].
@@ -235,7 +235,7 @@ impl Attribution {
         }
     }
 
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     pub fn report(&self) -> AttributionReport {
         let n = (self.tokens - self.short_tokens) as f64;
         let mut has_children = vec![false; self.subtree.len()];
@@ -272,7 +272,7 @@ impl Attribution {
     }
 }
 
-/// The shares of some tokens of a block; `before` tokens came before the block.
+/// Computes the shares of some tokens of a block, which come after `before` tokens of it.
 fn shares(
     isa: Isa,
     tokens: Range<usize>,

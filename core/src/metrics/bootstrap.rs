@@ -1,4 +1,4 @@
-//! How sure a metric is: a bootstrap over blocks of contexts.
+//! Uncertainty of metrics: a bootstrap over blocks of contexts.
 //!
 //! Tokens of one context depend on each other, so that standard errors over tokens are too small. The dump is cut in
 //! [`BLOCKS`] runs of whole contexts, and runs are drawn with replacement.
@@ -13,16 +13,16 @@ use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Runs of contexts that a dump is cut in.
+/// Number of runs of contexts in a dump.
 pub const BLOCKS: usize = 32;
-/// Resamples of [`Resamples::default`].
+/// Number of resamples of [`Resamples::default`].
 pub const RESAMPLES: usize = 1000;
 /// The random stream of this module.
 const STREAM: u64 = 0x626f_6f74 << 32;
 
 /// Sums of `terms` quantities over each block.
 ///
-/// Exact sums ([`ExactSum`]): merged parts equal the whole to the bit. Memory: 550 bytes a term and block.
+/// Exact sums ([`ExactSum`]): merged parts equal the whole to the bit. Memory: 550 bytes per term and block.
 #[derive(Clone, Debug)]
 pub struct BlockSums {
     terms: usize,
@@ -32,7 +32,7 @@ pub struct BlockSums {
 }
 
 impl BlockSums {
-    /// All zero, for a dump of `contexts` contexts: `min(BLOCKS, contexts)` blocks.
+    /// Makes zero sums for a dump of `contexts` contexts: `min(BLOCKS, contexts)` blocks.
     ///
     /// # Panics
     /// If there are no contexts or no terms.
@@ -42,27 +42,27 @@ impl BlockSums {
         Self { terms, contexts, sum: vec![ExactSum::default(); blocks * terms] }
     }
 
-    /// The number of blocks.
+    /// Returns the number of blocks.
     pub fn blocks(&self) -> usize {
         self.sum.len() / self.terms
     }
 
-    /// `floor(context * blocks / contexts)`: the block of a context.
+    /// Returns the block of a context, `floor(context * blocks / contexts)`.
     ///
     /// # Panics
-    /// If `context` is none of the dump.
+    /// If `context` is not in the dump.
     pub fn block_of(&self, context: u64) -> usize {
         block_of(context, self.contexts, self.blocks())
     }
 
-    /// Adds `values`, one a term, to the block of `context`.
+    /// Adds `values`, one per term, to the block of `context`.
     ///
     /// # Errors
     /// [`Error::Shape`] if there is not one value for each term, [`Error::NotFinite`] (with the context); nothing
     /// is added then.
     ///
     /// # Panics
-    /// If `context` is none of the dump.
+    /// If `context` is not in the dump.
     pub fn add(&mut self, context: u64, values: &[f64]) -> Result<()> {
         if values.len() != self.terms {
             return Err(Error::Shape { what: "terms of block sums", expected: self.terms, got: values.len() });
@@ -85,29 +85,29 @@ impl BlockSums {
         self.sum.iter_mut().zip(&other.sum).for_each(|(a, b)| a.merge(b));
     }
 
-    /// The sums, `[blocks, terms]`.
+    /// Returns the sums, `[blocks, terms]`.
     pub fn values(&self) -> Vec<f64> {
         self.sum.iter().map(ExactSum::value).collect()
     }
 }
 
-/// `floor(context * blocks / contexts)`: the block of one of `contexts` contexts.
+/// Returns the block of one of `contexts` contexts, `floor(context * blocks / contexts)`.
 ///
 /// # Panics
-/// If `context` is none of them.
+/// If `context` is not one of them.
 pub(super) fn block_of(context: u64, contexts: u64, blocks: usize) -> usize {
     assert!(context < contexts, "context {context} of {contexts}");
     (u128::from(context) * blocks as u128 / u128::from(contexts)) as usize
 }
 
-/// How many resamples, which ones, and how wide an interval.
+/// The number of resamples, their seed, and the coverage of an interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Resamples {
-    /// How many.
+    /// Number of resamples.
     pub n: usize,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
-    /// The share of resamples inside of the interval, between 0 and 1.
+    /// Share of resamples inside of the interval, between 0 and 1.
     pub coverage: f64,
 }
 
@@ -122,26 +122,29 @@ impl Default for Resamples {
 pub struct Interval {
     /// The statistic of the sums over all blocks.
     pub value: f64,
-    /// The `(1 - coverage) / 2` quantile of the resamples, between the two next to it in proportion.
+    /// The `(1 - coverage) / 2` quantile of the resamples, interpolated linearly.
     pub low: f64,
     /// The `(1 + coverage) / 2` quantile.
     pub high: f64,
     /// Standard deviation of the resamples (divisor `n - 1`): the standard error of `value`.
     pub standard_error: f64,
-    /// Blocks that were drawn from; with few (under ten, say) the interval is too narrow.
+    /// Blocks that were drawn from; with few (for instance under ten) the interval is too narrow.
     pub blocks: usize,
-    /// Resamples in which the statistic is NaN: left out. With fewer than two others, everything but `value` is NaN.
+    /// Resamples in which the statistic is NaN, which are left out. With fewer than two others, everything except
+    /// `value` is NaN.
     pub undefined: usize,
 }
 
-/// The percentile interval of `statistic`, a function of sums: of `blocks` rows of `terms` sums, `n` times, as many rows
-/// as there are are drawn with replacement, added up, and `statistic` taken of the sums.
+/// Returns the percentile interval of `statistic`, a function of sums. In each of `n` resamples, as many of the
+/// `blocks` rows of `terms` sums as there are are drawn with replacement and added up, and `statistic` is applied to
+/// the sums.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
 /// | `sums` | `[blocks, terms]` | row-major: [`BlockSums::values`] |
 ///
-/// Rows are added in their order, each times the number of its draws: the bits do not depend on the order of drawing.
+/// Rows are added in their order, each multiplied by the number of its draws: the bits do not depend on the order of
+/// drawing.
 ///
 /// # Errors
 /// [`Error::Shape`] if `sums` are not whole rows, or none.
@@ -168,8 +171,8 @@ pub fn interval(
     Ok(interval)
 }
 
-/// The percentile intervals of `N` statistics, functions of how often each of `blocks` blocks counts: once for the value,
-/// and as often as it was drawn in each resample.
+/// Returns the percentile intervals of `N` statistics, which are functions of the weight of each of `blocks` blocks:
+/// one for the value, and the number of its draws in each resample.
 ///
 /// # Panics
 /// If there are no blocks, or the coverage is not between 0 and 1.
@@ -211,8 +214,8 @@ pub fn intervals<const N: usize>(
     })
 }
 
-/// The mean of `value` with the percentile interval of a bootstrap over clusters: values of one label, such as the edges of
-/// one family, are drawn together. All but `blocks` is NaN without values.
+/// Returns the mean of `value` with the percentile interval of a bootstrap over clusters: values of one label, such as
+/// the edges of one family, are drawn together. Everything except `blocks` is NaN without values.
 ///
 /// # Panics
 /// If the lengths differ, or the coverage is not between 0 and 1.
@@ -235,7 +238,7 @@ pub fn clustered(label: &[u32], value: &[f64], resamples: Resamples) -> Interval
     interval
 }
 
-/// The interval of `sum of term 0 / sum of term 1`; NaN where that is `0 / 0`.
+/// Returns the interval of `sum of term 0 / sum of term 1`; NaN where that is `0 / 0`.
 ///
 /// # Errors
 /// As [`interval`], for rows of two terms.
@@ -243,8 +246,8 @@ pub fn ratio(sums: &[f64], resamples: Resamples) -> Result<Interval> {
     interval(sums, 2, resamples, |s| s[0] / s[1])
 }
 
-/// The interval of `FVU = sum ||e||^2 / (sum ||x||^2 - ||sum x||^2 / N)`, of rows of `3 + d` terms: `N`, `sum ||e||^2`,
-/// `sum ||x||^2`, `sum x`. NaN without variance.
+/// Returns the interval of `FVU = sum ||e||^2 / (sum ||x||^2 - ||sum x||^2 / N)`, for rows of `3 + d` terms: `N`, `sum
+/// ||e||^2`, `sum ||x||^2`, `sum x`. NaN without variance.
 ///
 /// # Errors
 /// As [`interval`].
@@ -256,12 +259,12 @@ pub fn fvu(sums: &[f64], d: usize, resamples: Resamples) -> Result<Interval> {
     })
 }
 
-/// Of sorted values, interpolated: place `q (n - 1)`.
+/// Returns a quantile of sorted values, interpolated at position `q (n - 1)`.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let place = q * (sorted.len() - 1) as f64;
     let low = libm::floor(place) as usize;
     let high = (low + 1).min(sorted.len() - 1);
     let part = place - low as f64;
-    // Equal neighbours exactly, infinite ones too.
+    // Equal neighbours are returned exactly, infinite ones too.
     if sorted[low] == sorted[high] { sorted[low] } else { sorted[low] + part * (sorted[high] - sorted[low]) }
 }

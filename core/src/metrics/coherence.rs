@@ -1,4 +1,4 @@
-//! Whether families are clusters: of directions, of firings, of words.
+//! Whether families are clusters: by directions, by co-activation, by words.
 //!
 //! Raw scores of a high-dimensional dictionary are near 0 even for good clusters, so every score comes with its null
 //! ([`Score`]): the same score of random families of the same sizes, with the same densities.
@@ -11,7 +11,7 @@
 //! | [`discover`] | what clusters does an unsupervised method find, and |
 //! | [`agreement`] | how far do they agree with the families? |
 //!
-//! Latents under [`ROOT`] are in no family and take no part; neither do latents that are not alive.
+//! Latents under [`ROOT`] are in no family and are left out, and so are latents that are not alive.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,12 +27,13 @@ pub mod discover;
 pub mod geometry;
 pub mod topics;
 
-/// Random partitions keep the number of latents that each family has in each of so many classes of density (deciles).
+/// Random partitions keep the number of latents that each family has in each density class; this is the number of
+/// classes (deciles).
 pub const DENSITY_CLASSES: usize = 10;
-/// There are fewer classes, down to one, where they would have fewer latents than this: in smaller ones a random
-/// partition is too often the one it is drawn from.
+/// There are fewer classes, down to one, where they would have fewer latents than this: in smaller classes a random
+/// partition too often equals the original.
 pub const CLASS_LATENTS: usize = 8;
-/// The random streams of this module: this, plus the number of the draw.
+/// The random streams of this module: this number plus that of the draw.
 const STREAM: u64 = 0x636f_6865 << 32;
 
 /// Latents in clusters.
@@ -47,7 +48,7 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// The families of the latents that are alive and not under [`ROOT`]; `fires` has their firing counts.
+    /// Makes the families of the latents that are alive and not under [`ROOT`]; `fires` has their firing counts.
     ///
     /// # Panics
     /// If the lengths differ.
@@ -60,7 +61,7 @@ impl Partition {
         Self::named(latent.iter().map(|&j| parent[j as usize]).collect(), latent, root, not_alive)
     }
 
-    /// Latents `0..names.len()`, those of equal names in one cluster.
+    /// Makes clusters of latents `0..names.len()`, those with equal names in one cluster.
     pub fn of(names: &[u32]) -> Self {
         Self::named(names.to_vec(), (0..names.len() as u32).collect(), 0, 0)
     }
@@ -74,54 +75,54 @@ impl Partition {
         Self { latent, label, size, name, root, not_alive }
     }
 
-    /// The latents for which `keep` holds, in the clusters that are left.
+    /// Keeps the latents for which `keep` holds, in the clusters that remain.
     fn retain(&self, keep: impl Fn(usize) -> bool) -> Self {
         let kept = || (0..self.len()).filter(|&i| keep(self.latent[i] as usize));
         let names = kept().map(|i| self.name[self.label[i] as usize]).collect();
         Self::named(names, kept().map(|i| self.latent[i]).collect(), self.root, self.not_alive)
     }
 
-    /// The number of latents that take part.
+    /// Returns the number of latents in clusters.
     pub fn len(&self) -> usize {
         self.latent.len()
     }
 
-    /// Whether none does.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.latent.is_empty()
     }
 
-    /// The number of clusters, none of them empty.
+    /// Returns the number of clusters, none of them empty.
     pub fn clusters(&self) -> usize {
         self.size.len()
     }
 
-    /// The latents, ascending.
+    /// Returns the latents, ascending.
     pub fn latents(&self) -> &[u32] {
         &self.latent
     }
 
-    /// The cluster of each of them, in `0..clusters()`.
+    /// Returns the cluster of each of them, in `0..clusters()`.
     pub fn labels(&self) -> &[u32] {
         &self.label
     }
 
-    /// What each cluster was called: the parent, for families. Ascending.
+    /// Returns the name of each cluster: the parent, for families. Ascending.
     pub fn names(&self) -> &[u32] {
         &self.name
     }
 
-    /// Latents left out because they are under [`ROOT`].
+    /// Returns the number of latents left out because they are under [`ROOT`].
     pub fn root(&self) -> usize {
         self.root
     }
 
-    /// Other latents left out because they fire on fewer than [`ALIVE_TOKENS`] tokens.
+    /// Returns the number of other latents left out because they fire on fewer than [`ALIVE_TOKENS`] tokens.
     pub fn not_alive(&self) -> usize {
         self.not_alive
     }
 
-    /// Whether the clusters have other clusters and pairs to be compared with: `2 <= K < n`.
+    /// Returns whether there are other clusters and pairs to compare with: `2 <= K < n`.
     fn is_proper(&self) -> bool {
         self.clusters() > 1 && self.clusters() < self.len()
     }
@@ -133,7 +134,7 @@ fn sizes(label: &[u32], clusters: usize) -> Vec<u32> {
     size
 }
 
-/// The members of each cluster: `member[offset[c]..offset[c + 1]]`, ascending.
+/// Returns the members of each cluster: `member[offset[c]..offset[c + 1]]`, ascending.
 fn members(label: &[u32], clusters: usize) -> (Vec<usize>, Vec<usize>) {
     let mut offset = vec![0; clusters + 1];
     label.iter().for_each(|&c| offset[c as usize + 1] += 1);
@@ -146,17 +147,17 @@ fn members(label: &[u32], clusters: usize) -> (Vec<usize>, Vec<usize>) {
     (offset, member)
 }
 
-/// How many random partitions a score is compared with, and which ones.
+/// The number and seed of the random partitions with which a score is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Draws {
-    /// How many; 0 for no null.
+    /// Number of partitions; 0 for no null.
     pub n: usize,
-    /// Of the random numbers.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
 impl Draws {
-    /// What `f` gives to the labelling of each draw: `label`, permuted inside of each class of density.
+    /// Calls `f` with the labelling of each draw: `label`, permuted within each density class.
     pub(super) fn map<R: Send>(
         self,
         par: Par,
@@ -175,8 +176,8 @@ impl Default for Draws {
     }
 }
 
-/// A score, and the same score of random partitions: the labels are permuted inside of each of [`DENSITY_CLASSES`]
-/// classes of density (equal numbers of latents, ranked by how often they fire; fewer classes under [`CLASS_LATENTS`]).
+/// A score, and the same score of random partitions: the labels are permuted within each of [`DENSITY_CLASSES`] density
+/// classes (equal numbers of latents, ranked by how often they fire; fewer classes under [`CLASS_LATENTS`]).
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Score {
     /// The score itself.
@@ -196,7 +197,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// `value` against the scores of the draws, of which NaN are left out.
+    /// Compares `value` with the scores of the draws, of which NaN are left out.
     pub fn new(value: f64, null: impl Iterator<Item = f64> + Clone) -> Self {
         let drawn = null.clone().count();
         let defined = || null.clone().filter(|v| !v.is_nan());
@@ -207,13 +208,13 @@ impl Score {
             n => libm::sqrt(defined().map(|v| (v - null_mean) * (v - null_mean)).sum::<f64>() / (n - 1) as f64),
         };
         let excess = value - null_mean;
-        // Draws that differ by rounding alone say nothing about the spread.
+        // Draws that differ only by rounding have no spread.
         let same = null_sd <= 1e-12 * null_mean.abs();
         let z = if same { f64::NAN } else { excess / null_sd };
         Self { value, null_mean, null_sd, excess, z, draws, undefined_draws: drawn - draws }
     }
 
-    /// The `N` scores that `f` gives to a labelling, of `label` and of the draws.
+    /// Returns the `N` scores that `f` gives to a labelling, for `label` and for the draws.
     pub(super) fn of<const N: usize>(
         par: Par,
         draws: Draws,
@@ -226,7 +227,7 @@ impl Score {
     }
 }
 
-/// The class of density of each latent: its rank among all (ties by index), in equal parts.
+/// Returns the density class of each latent: its rank among all (ties by index), in equal parts.
 pub(super) fn density_classes(fires: &[u64]) -> Vec<u32> {
     let n = fires.len();
     let classes = (n / CLASS_LATENTS).clamp(1, DENSITY_CLASSES);
@@ -237,7 +238,7 @@ pub(super) fn density_classes(fires: &[u64]) -> Vec<u32> {
     class
 }
 
-/// `label`, permuted inside of each class.
+/// Returns `label`, permuted within each class.
 pub(super) fn shuffled(label: &[u32], class: &[u32], seed: u64, draw: u64) -> Vec<u32> {
     let mut rng = Philox::new(seed, STREAM + draw);
     let mut out = label.to_vec();
@@ -251,7 +252,7 @@ pub(super) fn shuffled(label: &[u32], class: &[u32], seed: u64, draw: u64) -> Ve
     out
 }
 
-/// The firing counts of the latents of a partition.
+/// Returns the firing counts of the latents of a partition.
 fn counts_of(partition: &Partition, fires: &[u64]) -> Vec<u64> {
     partition.latent.iter().map(|&j| fires[j as usize]).collect()
 }

@@ -1,4 +1,4 @@
-//! How the latents of level 2 are composed with those of level 1: co-firing, the learned tree, what each child adds.
+//! Composition of the two levels: co-activation counts, the learned tree, and the gain of each child.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,19 +20,19 @@ pub use gated::{GatedChild, GatedReport};
 pub use null::CompositionNull;
 pub use report::{Child, CompositionReport, Parent};
 
-/// The co-firing table may have this many entries (512 MiB).
+/// Most entries of the co-activation table (512 MiB).
 pub const MAX_PAIRS: usize = 1 << 27;
-/// An edge is real if its lift is over this and [`REAL_CONTAINMENT`] is exceeded too.
+/// An edge is real if its lift exceeds this and its containment exceeds [`REAL_CONTAINMENT`].
 pub const REAL_LIFT: f64 = 2.0;
 /// See [`REAL_LIFT`].
 pub const REAL_CONTAINMENT: f64 = 0.8;
 
-/// Streaming co-firing counts of the two levels, and the families of a learned tree.
+/// Streaming co-activation counts of the two levels, and the families of a learned tree.
 ///
-/// Counts of level 2 without its gate ([`crate::Encoder::encode_open_par`]) say what the children have learned:
-/// [`Composition::report`], [`Composition::null`]. Behind a hard gate `P(parent | child)` is 1 whatever the parents are,
-/// and every lift is `1 / P(parent)`, so counts of the gated codes say what the model does, and nothing about whether the
-/// parents are the right ones: [`Composition::gated`].
+/// Counts of level 2 without its gate ([`crate::Encoder::encode_open_par`]) measure what the children have learned:
+/// [`Composition::report`], [`Composition::null`]. Behind a hard gate `P(parent | child)` is 1 whatever the parents
+/// are, and every lift is `1 / P(parent)`, so counts of the gated codes describe what the model does, and do not show
+/// whether the parents are the right ones: [`Composition::gated`].
 ///
 /// Integer counts, and gains in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
 /// nor on blocks, nor on how they are split among accumulators that are merged.
@@ -45,7 +45,7 @@ pub struct Composition {
     fires2: Vec<u64>,
     /// `[f2, f1]`: `N_ij` at `j * f1 + i`.
     together: Vec<u32>,
-    /// `[f1]`: tokens with some child on, with exactly one on, and with the parent and some child on.
+    /// `[f1]`: tokens with some child on, with exactly one on, and with both the parent and some child on.
     any_child: Vec<u64>,
     one_child: Vec<u64>,
     covered: Vec<u64>,
@@ -53,7 +53,7 @@ pub struct Composition {
     gained: bool,
 }
 
-/// What the gains need: the error of level 2 on a block, and the decoder.
+/// Input of the gains: the error of level 2 on a block, and the decoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Errors<'a> {
     /// `x_hat2 - x`, `[n, d]` row-major.
@@ -65,7 +65,7 @@ pub struct Errors<'a> {
 }
 
 impl Composition {
-    /// No tokens yet. `parent` has an entry for each latent of level 2.
+    /// Makes empty counts. `parent` has an entry for each latent of level 2.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`]; [`Error::Config`] for more than
@@ -164,7 +164,7 @@ impl Composition {
         Ok(gains)
     }
 
-    /// The counts are of 32 bits.
+    /// The counts have 32 bits.
     fn check_room(&self, tokens: u64) -> Result<()> {
         if tokens > u64::from(u32::MAX) {
             let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
@@ -199,12 +199,12 @@ impl Composition {
         Ok(())
     }
 
-    /// The tokens on which each latent of level 1 fires, and each one of level 2.
+    /// Returns the number of tokens on which each latent of level 1 fires, and each one of level 2.
     pub fn fires(&self) -> (&[u64], &[u64]) {
         (&self.fires1, &self.fires2)
     }
 
-    /// `N_ij`: the tokens on which `i` of level 1 and `j` of level 2 fire together.
+    /// Returns `N_ij`: the number of tokens on which `i` of level 1 and `j` of level 2 fire together.
     ///
     /// # Panics
     /// If `i` or `j` is out of range.
@@ -214,7 +214,7 @@ impl Composition {
     }
 }
 
-/// The size of a co-firing table.
+/// Returns the size of a co-activation table.
 pub(super) fn pairs(f1: usize, f2: usize) -> Result<usize> {
     f1.checked_mul(f2).filter(|n| *n <= MAX_PAIRS).ok_or_else(|| {
         Error::config("f1 * f2", alloc::format!("{f1} x {f2} pairs of latents, over the {MAX_PAIRS} that are counted"))

@@ -1,5 +1,5 @@
-//! Whether a child is a part of its parent in the reconstruction too, not only where it fires: the reconstruction
-//! condition of Cao et al. 2026 (Tree SAE, Eq. 5), with class means in place of trained probes.
+//! Whether a child belongs to its parent in the reconstruction too, not only by where it fires: the reconstruction
+//! condition of Cao et al. 2026 (Tree SAE, Eq. 5), with class means instead of trained probes.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -16,9 +16,9 @@ mod report;
 
 pub use report::{ConditionReport, EdgeCondition, TOP};
 
-/// Values may be up to this many times as large as the largest one of the sample.
+/// Values may be up to this many times as large as the largest of the sample.
 pub const HEADROOM: f64 = 64.0;
-/// Rows of sums, or of tokens, that one thread does at a time.
+/// Rows of sums, or of tokens, that one thread processes at a time.
 const ROWS: usize = 64;
 /// No row of sums.
 const NONE: u32 = u32::MAX;
@@ -31,12 +31,12 @@ const NONE: u32 = u32::MAX;
 /// `2^63`: 64 bits hold all of them exactly, and merged parts equal the whole to the bit, in any order. Larger values
 /// are refused.
 ///
-/// A block is added latent by latent, so that a row of sums is read and written once a block: blocks of a thousand
-/// tokens and more are fast, and small ones pay for a pass over the latents.
+/// A block is added latent by latent, so that a row of sums is read and written once per block: blocks of a thousand
+/// tokens and more are fast, and small ones cost a pass over the latents.
 ///
-/// Memory: `8 d` bytes for each latent of level 2 and each one of level 1 that has children (28 MB for 9,216 of them and
-/// `d` = 384), and for each child that ever fires without its parent: none behind a hard gate, else at most as much
-/// again. Cost: `O((L0_1 + L0_2) d)` integer additions a token, of 64 bits.
+/// Memory: `8 d` bytes for each latent of level 2 and each one of level 1 that has children (28 MB for 9,216 of them
+/// and `d` = 384), and for each child that ever fires without its parent: none behind a hard gate, otherwise at most as
+/// much again. Cost: `O((L0_1 + L0_2) d)` integer additions per token, of 64 bits.
 #[derive(Clone, Debug)]
 pub struct Condition {
     parent: Vec<u32>,
@@ -64,7 +64,7 @@ pub struct Condition {
     on: Vec<bool>,
     /// `[n, d]`: the block in units.
     units: Vec<i32>,
-    /// Which tokens go to which rows of `child`, `of_parent` and `without_parent`.
+    /// The tokens of each row of `child`, `of_parent` and `without_parent`.
     plans: [Plan; 3],
     isa: Isa,
 }
@@ -74,17 +74,17 @@ pub struct Condition {
 struct Plan {
     /// Pairs of a row and a token, in the order of tokens.
     pair: Vec<[u32; 2]>,
-    /// Where the tokens of each row end, once they are sorted.
+    /// The end of the tokens of each row, once they are sorted.
     end: Vec<u32>,
     token: Vec<u32>,
 }
 
 impl Plan {
-    /// Adds to each row of `sums` its tokens of `units`, and forgets them.
+    /// Adds to each row of `sums` its tokens of `units`, and removes them.
     fn run(&mut self, par: Par, isa: Isa, d: usize, units: &[i32], sums: &mut [i64]) {
         self.end.clear();
         self.end.resize(sums.len() / d + 1, 0);
-        // Counts, one place further on; then where each row starts, which filling moves to where it ends.
+        // Counts, stored one index further; then the start of each row, which filling moves to its end.
         self.pair.iter().for_each(|[row, _]| self.end[*row as usize + 1] += 1);
         (1..self.end.len()).for_each(|r| self.end[r] += self.end[r - 1]);
         self.token.resize(self.pair.len(), 0);
@@ -107,8 +107,8 @@ impl Plan {
 }
 
 impl Condition {
-    /// No tokens yet. `parent` has an entry for each latent of level 2; `sample` has some rows of activations, whole or
-    /// not, from which the unit is taken: parts that are to be merged need one sample.
+    /// Makes empty sums. `parent` has an entry for each latent of level 2; `sample` has some activations, not
+    /// necessarily whole rows, from which the unit is taken: parts that are to be merged need the same sample.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`], [`Error::NotFinite`] for a sample that is
@@ -123,7 +123,7 @@ impl Condition {
             return Err(Error::Shape { what: "dimensions of a row", expected: 1, got: 0 });
         }
         let largest = largest(sample);
-        // Any unit will do for a sample of zeros: 1 stands for its largest value.
+        // Any unit is suitable for a sample of zeros: 1 stands for its largest value.
         let largest = if largest == 0.0 { 1.0 } else { largest };
         // largest < 2^power, so HEADROOM times it is under 2^(power + 6).
         let (_, power) = libm::frexp(f64::from(largest));
@@ -157,13 +157,13 @@ impl Condition {
         })
     }
 
-    /// The unit that activations are rounded to.
+    /// Returns the unit to which activations are rounded.
     pub fn resolution(&self) -> f64 {
         libm::ldexp(1.0, -self.exponent)
     }
 
-    /// Adds a block; `x` is `[n, d]` row-major. Tokens with an activation that is not under [`HEADROOM`] times the largest
-    /// of the sample (up to the next power of two) are left out, and counted: a mean would be theirs alone.
+    /// Adds a block; `x` is `[n, d]` row-major. Tokens with an activation that is not under [`HEADROOM`] times the
+    /// largest of the sample (up to the next power of two) are left out and counted: they alone would determine a mean.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) for an
@@ -221,10 +221,10 @@ impl Condition {
         Ok(())
     }
 
-    /// The tokens with an activation that is too large, ascending.
+    /// Returns the tokens with an activation that is too large, ascending.
     fn too_large(&self, x: &[f32]) -> Result<Vec<usize>> {
         let limit = libm::ldexp(1.0, 31 - self.exponent);
-        // Magnitudes compare like their bits, and NaN is over all of them.
+        // Magnitudes compare like their bits, and NaN is above all of them.
         let bits = |x: f32| x.to_bits() & 0x7fff_ffff;
         let over = bits(limit as f32);
         if x.iter().fold(0, |top, x| top.max(bits(*x))) < over {
@@ -240,7 +240,7 @@ impl Condition {
         Ok(rows.filter(|(_, row)| row.iter().any(|x| bits(*x) >= over)).map(|(t, _)| t).collect())
     }
 
-    /// 64 bits hold the sums of this many.
+    /// The number of tokens whose sums 64 bits can hold.
     fn check_room(&self, tokens: u64) -> Result<()> {
         if tokens > u64::from(u32::MAX) {
             let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
@@ -249,7 +249,7 @@ impl Condition {
         Ok(())
     }
 
-    /// The row of a child that fires without its parent: a new one the first time.
+    /// Returns the row of a child that fires without its parent: a new one the first time.
     fn row_alone(&mut self, j: usize) -> usize {
         if self.alone[j] == NONE {
             self.alone[j] = (self.without_parent.len() / self.d) as u32;
@@ -291,7 +291,7 @@ impl Condition {
         Ok(())
     }
 
-    /// `d*_j = mean(x | j on) - mean(x | j off)`, `[d]`, written; whether there is one: `j` fires, but not always.
+    /// Writes `d*_j = mean(x | j on) - mean(x | j off)`, `[d]`; returns whether it exists: `j` fires, but not always.
     ///
     /// # Panics
     /// If `out` is not of length `d`.
@@ -301,8 +301,8 @@ impl Condition {
         self.difference(child, on, |c| self.all[c] - child[c], off, out)
     }
 
-    /// `d**_j = mean(x | j on) - mean(x | parent on, j off)`, `[d]`, written; whether there is one: `j` fires, and its
-    /// parent also does without it. There is none under [`ROOT`].
+    /// Writes `d**_j = mean(x | j on) - mean(x | parent on, j off)`, `[d]`; returns whether it exists: `j` fires, and
+    /// its parent also fires without it. It does not exist under [`ROOT`].
     ///
     /// # Panics
     /// If `out` is not of length `d`.
@@ -316,7 +316,7 @@ impl Condition {
         let alone = (self.alone[j] != NONE).then(|| &self.without_parent[self.alone[j] as usize * d..][..d]);
         let both = self.fires2[j] - self.fires_alone[j];
         let off = self.fires1[p as usize] - both;
-        // Of tokens with both: what the child fires on, less what it fires on alone.
+        // The tokens with both: those of the child, minus those on which it fires alone.
         let parent_only = |c: usize| parent[c] - (child[c] - alone.map_or(0, |a| a[c]));
         self.difference(child, self.fires2[j], parent_only, off, out)
     }

@@ -1,4 +1,4 @@
-//! Sums of `f64` without rounding, so that how the terms are split among workers cannot be seen in the result.
+//! Sums of `f64` without rounding, so that the result does not depend on how the terms are split among workers.
 
 /// Digits of 32 bits that cover every finite `f64`, and a few above them for carries.
 const DIGITS: usize = 68;
@@ -7,8 +7,8 @@ const LOWEST: i32 = 1074;
 
 /// `sum_i x_i`, exact: rounded once, by [`ExactSum::value`].
 ///
-/// Terms may be added and sums merged in any order and grouping; equal multisets of terms give equal bits. A fixed-point
-/// number of 2,176 bits (Kulisch's accumulator) in signed digits, whose carries are put off.
+/// Terms may be added and sums merged in any order and grouping; equal multisets of terms give equal bits. It is a
+/// fixed-point number of 2,176 bits (Kulisch's accumulator) in signed digits, whose carries are delayed.
 #[derive(Clone, Debug)]
 pub struct ExactSum {
     digits: [i64; DIGITS],
@@ -55,7 +55,7 @@ impl ExactSum {
         self.pending = 2;
     }
 
-    /// The sum, rounded to the nearest `f64` (to even on ties); infinite beyond the largest one.
+    /// Returns the sum, rounded to the nearest `f64` (to even on ties); infinite beyond the largest one.
     pub fn value(&self) -> f64 {
         let mut sum = self.clone();
         sum.carry();
@@ -67,13 +67,13 @@ impl ExactSum {
         let Some(top) = sum.digits.iter().rposition(|d| *d != 0) else { return 0.0 };
         let low = top.saturating_sub(3);
         let head = (low..=top).rev().fold(0u128, |head, k| head << 32 | sum.digits[k] as u128);
-        // What lies below decides only whether the head is a tie.
+        // The lower bits decide only whether the head is a tie.
         let sticky = u128::from(sum.digits[..low].iter().any(|d| *d != 0));
         let magnitude = libm::ldexp((head | sticky) as f64, 32 * low as i32 - LOWEST);
         if negative { -magnitude } else { magnitude }
     }
 
-    /// Digits in `0..2^32`, but for the sign in the last one.
+    /// Normalises the digits to `0..2^32`, except for the sign in the last one.
     fn carry(&mut self) {
         let mut carry = 0;
         for digit in &mut self.digits[..DIGITS - 1] {

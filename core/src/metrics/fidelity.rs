@@ -1,4 +1,4 @@
-//! How well both levels reconstruct, under the names and definitions in use.
+//! Reconstruction quality of both levels, under the names and definitions in use.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -29,7 +29,7 @@ pub struct Fidelity {
     isa: Isa,
 }
 
-/// The numbers of one block, kept so that no block but the largest allocates.
+/// The numbers of one block, kept so that only larger blocks allocate.
 #[derive(Clone, Debug, Default)]
 struct Block {
     /// `[d]` mean row.
@@ -99,12 +99,12 @@ pub struct FidelityReport {
     pub level1: LevelFidelity,
     /// After level 2.
     pub level2: LevelFidelity,
-    /// `(SSE_1 - SSE_2) / SSE_1`: what level 2 adds. Up to 1, higher is better; below 0: it harms.
+    /// `(SSE_1 - SSE_2) / SSE_1`: the gain of level 2. Up to 1, higher is better; below 0: it harms.
     pub gain: f64,
 }
 
 impl Fidelity {
-    /// No tokens yet, of `d` dimensions.
+    /// Makes an empty accumulator for `d` dimensions.
     pub fn new(d: usize) -> Self {
         let levels = [Level::default(), Level::default()];
         let x = vec![ExactSum::default(); d];
@@ -188,14 +188,14 @@ impl Fidelity {
         self.levels.iter_mut().zip(&other.levels).for_each(|(a, b)| a.merge(b));
     }
 
-    /// The scores of all blocks added.
+    /// Returns the scores of all blocks added.
     pub fn report(&self) -> FidelityReport {
         let n = self.tokens as f64;
         let mean_square = sum_of(self.x.iter().map(|s| square(s.value()))) / n;
         let variance = self.x_square.value() - mean_square;
         let level = |l: &Level| {
             let (sse, with_norm) = (l.sse.value(), (self.tokens - self.short_tokens) as f64);
-            // A spread below the rounding of the two sums that it is the difference of is none.
+            // A spread below the rounding error of the two sums whose difference it is counts as zero.
             let spread = if variance > 1e-14 * self.x_square.value() { variance } else { 0.0 };
             let fvu = if spread > 0.0 { sse / spread } else { f64::NAN };
             LevelFidelity {
@@ -258,7 +258,7 @@ impl Level {
         }
         let total = sum_of(spread.iter().copied());
         if total > 0.0 {
-            // sum_d Var(e), around the mean error: in a second pass, as a difference of sums would cancel.
+            // sum_d Var(e) around the mean error needs a second pass, since a difference of sums would cancel.
             mean_error.iter_mut().for_each(|m| *m /= n as f64);
             let rows = x.chunks_exact(d).zip(hat.chunks_exact(d));
             let around = sum_of(rows.map(|(x, hat)| wide::spread(isa, hat, x, mean_error, difference)));

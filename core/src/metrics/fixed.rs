@@ -11,8 +11,9 @@ const UNIT: f64 = (1u64 << 40) as f64;
 /// `sum_i x_i`, each term rounded to a whole number of `2^-40` (off by no more than one of them), the sum of those
 /// exact: equal multisets of terms give equal bits, in any order and grouping.
 ///
-/// For terms whose scale is known: divide values by a power of two near the size of the rows, which changes no digit, and
-/// multiply what is reported in their units by it (`strata eval` does). [`super::exact::ExactSum`] has no resolution to
+/// For terms whose scale is known: divide values by a power of two near the size of the rows, which changes no digit,
+/// and multiply results in their units by it (`strata eval` does). [`super::exact::ExactSum`] has no such limit, and is
+/// 34 times as large.
 /// mind, and is 34 times as large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedSum(i128);
@@ -25,7 +26,7 @@ impl FixedSum {
     pub fn add(&mut self, x: f64) {
         assert!(fits(x), "a term of a sum in fixed point is under 2^46");
         let y = x * UNIT;
-        // Conversions to 128 bits are slow, and nearly every term does without one.
+        // Conversions to 128 bits are slow, and nearly every term avoids one.
         self.0 += if y.abs() < (1u64 << 62) as f64 { i128::from((y + 0.5f64.copysign(y)) as i64) } else { y as i128 };
     }
 
@@ -34,18 +35,18 @@ impl FixedSum {
         self.0 += other.0;
     }
 
-    /// The sum, rounded to the nearest `f64`.
+    /// Returns the sum, rounded to the nearest `f64`.
     pub fn value(&self) -> f64 {
         self.0 as f64 / UNIT
     }
 }
 
-/// Whether a term can be added.
+/// Returns whether a term can be added.
 pub fn fits(x: f64) -> bool {
     x.abs() < LIMIT
 }
 
-/// [`fits`], or the error that says why not; `step` is the number of the token.
+/// Checks a term as [`fits`] does, and returns an error with the reason; `step` is the number of the token.
 ///
 /// # Errors
 /// [`Error::NotFinite`] for NaN or an infinite number, [`Error::Range`] from [`LIMIT`] on.

@@ -1,4 +1,4 @@
-//! How much of level 2 the gate has to cut off.
+//! The share of level 2 that the gate cuts.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -10,9 +10,9 @@ use crate::model::CodesView;
 use crate::{Error, Result};
 
 /// Streaming counts of where the children would fire without a gate. A masked model contains every child in its parent
-/// by construction; this asks whether it also learned to.
+/// by construction; this measures whether it also learned to.
 ///
-/// Integer counts: merged parts equal the whole to the bit. Cost: `O(L0_1 + L0_2)` a token.
+/// Integer counts: merged parts equal the whole to the bit. Cost: `O(L0_1 + L0_2)` per token.
 #[derive(Clone, Debug)]
 pub struct Leak {
     parent: Vec<u32>,
@@ -34,26 +34,26 @@ pub struct ChildLeak {
     pub leak: f64,
 }
 
-/// What the gate cuts off. Children of [`ROOT`] take no part.
+/// The firings that the gate cuts. Children of [`ROOT`] are left out.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LeakReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// Children that hang on [`ROOT`].
+    /// Children under [`ROOT`].
     pub root_children: usize,
-    /// Children with a parent that would fire on fewer than [`ALIVE_TOKENS`] tokens: left out of the mean.
+    /// Children with a parent that would fire on fewer than [`ALIVE_TOKENS`] tokens, which are left out of the mean.
     pub edges_not_alive: usize,
     /// Mean `leak` of the edges that are alive. 0 to 1, lower is better; NaN if none is.
     pub leak: f64,
-    /// Share of the firings without a gate, of all children with a parent, on which that is off. 0 to 1, lower is
-    /// better; NaN without firings.
+    /// Share of the firings without a gate, of all children with a parent, on tokens where the parent is off. 0 to 1,
+    /// lower is better; NaN without firings.
     pub leaked_firings: f64,
     /// `[f2]`.
     pub child: Vec<ChildLeak>,
 }
 
 impl Leak {
-    /// No tokens yet. `parent` has an entry for each latent of level 2.
+    /// Makes an empty accumulator. `parent` has an entry for each latent of level 2.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`].
@@ -101,7 +101,7 @@ impl Leak {
         self.fires.iter_mut().zip(&other.fires).for_each(|(a, b)| (a[0], a[1]) = (a[0] + b[0], a[1] + b[1]));
     }
 
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     pub fn report(&self) -> LeakReport {
         let leak = |fires: u64, inside: u64| (fires - inside) as f64 / fires as f64;
         let child: Vec<ChildLeak> = (self.parent.iter().zip(&self.fires))

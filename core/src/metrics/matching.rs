@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use crate::error::At;
 use crate::{Error, Result};
 
-/// Which sum is the best one.
+/// The sum to optimise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Goal {
     /// The smallest sum, for costs.

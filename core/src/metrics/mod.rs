@@ -1,4 +1,4 @@
-//! What a trained model is worth: reconstruction, sparsity, composition, coherence, stability, and recovery of a known
+//! Metrics of a trained model: reconstruction, sparsity, composition, coherence, stability, and recovery of a known
 //! structure.
 
 use crate::gate::ROOT;
@@ -30,7 +30,7 @@ fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
     }
 }
 
-/// The middle value, or the mean of the two in the middle; NaN of nothing.
+/// Returns the middle value, or the mean of the two in the middle; NaN for none.
 fn median(values: &mut [f64]) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     match values.len() {
@@ -40,7 +40,7 @@ fn median(values: &mut [f64]) -> f64 {
     }
 }
 
-/// The mean of what is not NaN; NaN of nothing.
+/// Returns the mean of the values that are not NaN; NaN for none.
 fn defined_mean(values: impl Iterator<Item = f64>) -> f64 {
     let (mut sum, mut n) = (0.0, 0usize);
     for v in values.filter(|v| !v.is_nan()) {

@@ -1,5 +1,5 @@
-//! Where latents fire: by position in the sequence, by class of token, in runs, and how strongly; and how the activity
-//! of one level goes with that of the other ([`across`]).
+//! Where latents fire: by position in the sequence, by class of token, in runs, and with which values; and the relation
+//! of the activity of the two levels ([`across`]).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,17 +12,17 @@ use crate::{Error, Result};
 
 pub mod across;
 
-/// A token of no class.
+/// The class of a token without one.
 pub const NO_CLASS: u32 = u32::MAX;
 /// Buckets of positions: 0, 1, 2-3, 4-7, 8-15, ..., as many as there are for 32 bits.
 pub const POSITION_BUCKETS: usize = 33;
 
-/// The bucket of a position: 0 for 0, else `1 + floor(log2 position)`.
+/// Returns the bucket of a position: 0 for 0, otherwise `1 + floor(log2 position)`.
 pub fn position_bucket(position: u32) -> usize {
     (u32::BITS - position.leading_zeros()) as usize
 }
 
-/// The first position of a bucket.
+/// Returns the first position of a bucket.
 fn first_position(bucket: usize) -> u32 {
     if bucket == 0 { 0 } else { 1 << (bucket - 1) }
 }
@@ -34,7 +34,7 @@ fn first_position(bucket: usize) -> u32 {
 /// equal the whole to the bit if the rows are cut where a piece begins, as between sequences; a part that begins inside
 /// of a sequence breaks the runs at its first token, and [`PatternReport::cut_pieces`] counts it.
 ///
-/// Memory: `64 + 8 (33 + classes)` bytes a latent. Cost: `O(L0)` a token.
+/// Memory: `64 + 8 (33 + classes)` bytes per latent. Cost: `O(L0)` per token.
 #[derive(Clone, Debug)]
 pub struct Patterns {
     classes: usize,
@@ -147,7 +147,7 @@ pub struct PatternReport {
 }
 
 impl Patterns {
-    /// No tokens yet, of a level with `latents` latents; classes are in `0..classes`.
+    /// Makes an empty accumulator for a level with `latents` latents; classes are in `0..classes`.
     ///
     /// # Errors
     /// [`Error::Config`] for more than [`MAX_CELLS`] counts of firings.
@@ -258,7 +258,7 @@ impl Patterns {
         }
     }
 
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     pub fn report(&self) -> PatternReport {
         let latent: Vec<LatentPattern> = (0..self.latent.len()).map(|j| self.of(j)).collect();
         let alive = |l: &&LatentPattern| l.fires >= ALIVE_TOKENS;

@@ -1,4 +1,4 @@
-//! What labels can be read from the codes, from how few latents, and what taking those latents away does.
+//! What labels can be read from the codes, from how few latents, and the effect of removing those latents.
 //!
 //! The definitions are those of SAEBench (Karvonen et al. 2025, arXiv 2503.09532), on rows, or on rows pooled by
 //! sequence ([`pool`]), with a probe that is fitted to convergence ([`logistic`]) in place of one that is trained for a
@@ -6,10 +6,10 @@
 //!
 //! | part | question |
 //! |---|---|
-//! | [`protocol`] | the same as sae-probes asks it: areas under the ROC curve, with plenty of examples and with few |
-//! | [`sparse`] | how well do the `k` best latents tell a class from the rest? |
-//! | [`erase`] | does removing a class's latents take away that class and nothing else (TPP), or a bias (SCR)? |
-//! | [`mdl`] | how many bits do the codes of a token take? |
+//! | [`protocol`] | areas under the ROC curve by the protocol of sae-probes, with many and with few examples |
+//! | [`sparse`] | how well do the `k` best latents distinguish a class from the rest? |
+//! | [`erase`] | does removing a class's latents remove that class and nothing else (TPP), or a bias (SCR)? |
+//! | [`mdl`] | how many bits do the codes of a token need? |
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -24,12 +24,12 @@ pub mod mdl;
 pub mod protocol;
 pub mod sparse;
 
-/// The random streams of this module, one a use.
+/// The random streams of this module, one per use.
 const STREAM: u64 = 0x7072_6f62 << 32;
-/// Blocks of contiguous sequences that a split deals out.
+/// Number of blocks of contiguous sequences in a split.
 pub const SPLIT_BLOCKS: usize = 50;
 
-/// One question of yes or no: rows with their answers, to fit on and to test on.
+/// A binary task: rows with their labels, to fit on and to test on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Binary {
     /// To fit on.
@@ -43,7 +43,7 @@ pub struct Binary {
 pub struct Labelled {
     /// Rows of the examples.
     pub row: Vec<u32>,
-    /// One a row.
+    /// One per row.
     pub label: Vec<bool>,
 }
 
@@ -78,7 +78,7 @@ impl Labelled {
     }
 }
 
-/// `n` of `items`, without replacement.
+/// Draws `n` of `items`, without replacement.
 fn draw(mut items: Vec<u32>, n: usize, rng: &mut Philox) -> Vec<u32> {
     for i in 0..n {
         let j = i + rng.below((items.len() - i) as u64) as usize;
@@ -111,9 +111,10 @@ impl Binary {
     }
 }
 
-/// Which of `n` contiguous sequences are tested on: they are cut into [`SPLIT_BLOCKS`] contiguous blocks (as many as
-/// there are sequences, if fewer), and `share` of the blocks, at least one and not all, is drawn. Blocks, because
-/// neighbours in a text resemble each other, and a row at a time would leak from one side to the other.
+/// Returns which of `n` contiguous sequences are used for tests: they are cut into [`SPLIT_BLOCKS`] contiguous blocks
+/// (as many as there are sequences, if fewer), and `share` of the blocks, at least one and not all, is drawn. Whole
+/// blocks are drawn since neighbours in a text resemble each other, and single rows would leak from one side to the
+/// other.
 pub fn split(n: usize, share: f64, seed: u64) -> Vec<bool> {
     let blocks = n.min(SPLIT_BLOCKS);
     let mut is_test = vec![false; n];
@@ -128,7 +129,7 @@ pub fn split(n: usize, share: f64, seed: u64) -> Vec<bool> {
     is_test
 }
 
-/// How a probe answers.
+/// Counts of the answers of a probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Answers {
     /// Positive rows called positive.
@@ -156,7 +157,7 @@ impl Answers {
         a
     }
 
-    /// `(tp + tn) / n`. 0 to 1, higher is better; NaN of nothing.
+    /// `(tp + tn) / n`. 0 to 1, higher is better; NaN for none.
     pub fn accuracy(&self) -> f64 {
         let right = self.true_positive + self.true_negative;
         right as f64 / (right + self.false_positive + self.false_negative) as f64

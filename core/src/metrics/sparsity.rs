@@ -70,7 +70,7 @@ pub struct SparsityReport {
 }
 
 impl Sparsity {
-    /// No tokens yet, of a level with `latents` latents.
+    /// Makes an empty accumulator for a level with `latents` latents.
     pub fn new(latents: usize) -> Self {
         let mass = vec![FixedSum::default(); latents];
         Self { tokens: 0, fires: vec![0; latents], mass, l0: vec![0; latents + 1], hoyer: ExactSum::default() }
@@ -133,7 +133,7 @@ impl Sparsity {
         &self.fires
     }
 
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     pub fn report(&self) -> SparsityReport {
         let (m, n) = (self.fires.len(), self.tokens as f64);
         let share = |of: usize| of as f64 / m as f64;

@@ -239,7 +239,7 @@ pub fn levels(compute: Compute, decoder1: &[f32], decoder2: &[f32], d: usize, pa
 /// has cosine 0 with everything.
 ///
 /// Cosines in `f32`. Cost: `n m d` multiplications and, up to [`MAX_EXACT`] latents a side, `min^2 max` steps and 16
-/// bytes a pair; above, a greedy matching of 64 candidates a row.
+/// bytes per pair; above, a greedy matching of 64 candidates per row.
 ///
 /// # Errors
 /// [`Error::Shape`] if `a` or `b` are not whole rows, [`Error::NotFinite`] (with the row).

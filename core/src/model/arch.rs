@@ -1,4 +1,4 @@
-//! What must be known of a model besides its weights, and the shapes that follow from it.
+//! The architecture of a model, and the shapes of its tensors.
 
 use super::{GateParams, LevelParams, ParamSpec, Params, Variant};
 use crate::activation::{Activation, Parameter};
@@ -19,7 +19,7 @@ pub struct LevelArch {
     pub k: f64,
 }
 
-/// What must be known of a model besides its weights.
+/// The architecture of a model: all that must be known besides its weights.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Fields", into = "Fields")]
 pub struct Arch {
@@ -35,11 +35,11 @@ pub struct Arch {
     pub decoder: Decoder,
     /// The gate between the levels, as it acts at inference.
     pub gate: GateKind,
-    /// What sets it apart from an autoencoder that encodes `x - b_dec`.
+    /// Its differences from an autoencoder that encodes `x - b_dec`.
     pub variant: Variant,
 }
 
-/// The fields of an architecture as they stand in `cfg.json`.
+/// The fields of an architecture as `cfg.json` has them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "Arch", deny_unknown_fields)]
 struct Fields {
@@ -96,7 +96,7 @@ impl From<Arch> for Fields {
 }
 
 impl Arch {
-    /// Returns the architecture that `config` asks for, for rows of width `d`.
+    /// Returns the architecture of `config` for rows of width `d`.
     pub fn new(config: &Config, d: usize) -> Self {
         let is_seed = config.model == ModelKind::Seed;
         let level = [0, 1].map(|l| {
@@ -125,7 +125,7 @@ impl Arch {
         if self.level[1].latents > 0 { 2 } else { 1 }
     }
 
-    /// Returns the width of what is reconstructed: `d`, or that of a transcoder's target.
+    /// Returns the width of the reconstruction: `d`, or that of a transcoder's target.
     pub fn d_out(&self) -> usize {
         self.variant.target.unwrap_or(self.d)
     }
@@ -135,7 +135,7 @@ impl Arch {
         self.source.width(self.d, self.level[0].latents)
     }
 
-    /// Returns shape and meaning of every tensor; empty specs stand where this architecture has no such tensor.
+    /// Returns shape and meaning of every tensor; the spec of a tensor that this architecture does not have is empty.
     pub fn specs(&self) -> Params<ParamSpec> {
         let (d, [f1, f2], is_seed) = (self.d, self.latents(), self.model == ModelKind::Seed);
         let d_out = self.d_out();
@@ -155,7 +155,8 @@ impl Arch {
                 ..LevelParams::default()
             };
             if is_seed {
-                // Its latents carry no unit: the encoder of level 1 takes it from the rows, and its decoder gives it back.
+                // The latents of level 1 have no unit then: its encoder divides by the unit of the rows, and its
+                // decoder multiplies by it.
                 let power = if l == 0 { 1 } else { 0 };
                 level.w_enc.scales_with_x = -power;
                 level.b_enc.scales_with_x = 0;

@@ -1,4 +1,4 @@
-//! Sparse codes: which latents of each row fire, and how strongly.
+//! Sparse codes: the latents that fire on each row, with their activations.
 
 use crate::entry::CodeRow;
 use crate::error::{Error, Result};
@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 /// Codes of `n` rows in CSR form: row `i` holds entries `offsets[i]..offsets[i + 1]`, indices ascending, values positive.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Codes {
-    /// `n + 1` places, the first 0.
+    /// `n + 1` offsets, the first 0.
     pub offsets: Vec<usize>,
     /// Latents.
     pub index: Vec<u32>,
@@ -100,7 +100,7 @@ impl<'a> CodesView<'a> {
         if value.len() != index.len() {
             return shape("values of the codes", index.len(), value.len());
         }
-        // The largest one needs no branch.
+        // The largest index is found without a branch.
         let largest = index.iter().fold(0, |most, j| most.max(*j)) as usize;
         if !index.is_empty() && largest >= latents {
             return Err(Error::Index { what: "latents of the codes", index: largest, len: latents });
@@ -131,7 +131,7 @@ impl<'a> CodesView<'a> {
         index.iter().zip(value).filter(|(_, v)| **v > 0.0).map(|(j, v)| (*j as usize, *v))
     }
 
-    /// Returns the active entries latent by latent, so that a loop over them touches the data of one latent at a time.
+    /// Returns the active entries sorted by latent, so that a loop over them reads the data of one latent at a time.
     pub fn by_latent(&self) -> CodesByLatent {
         let mut start = alloc::vec![0usize; self.latents + 1];
         let entries = || (0..self.tokens()).flat_map(|t| self.active(t).map(move |(j, z)| (t, j, z)));
@@ -156,10 +156,10 @@ impl<'a> CodesView<'a> {
     }
 }
 
-/// The active entries of [`Codes`], latent by latent, those of a latent in the order of their tokens.
+/// The active entries of [`Codes`], sorted by latent, those of each latent in the order of their tokens.
 #[derive(Clone, Debug)]
 pub struct CodesByLatent {
-    /// `[latents + 1]`: where the entries of each latent begin.
+    /// `[latents + 1]`: the offset of the entries of each latent.
     start: Vec<usize>,
     /// Tokens and values.
     entry: Vec<(u32, f32)>,

@@ -1,4 +1,4 @@
-//! Selection of latents of level 1 that compete otherwise than by value: by absolute value, and by groups of neighbours.
+//! Selection of latents of level 1 that do not compete by value: by absolute value, and by groups of neighbours.
 
 use super::Codes;
 use crate::kernel::fire::RowLists;

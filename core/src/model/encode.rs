@@ -22,7 +22,7 @@ use core::ops::Range;
 
 /// Number of rows of one dense product.
 pub(crate) const CHUNK: usize = 64;
-/// Number of rows that are encoded together: the more there are, the more often a weight that was read is used.
+/// Number of rows that are encoded together: with more rows, a weight that was read is used more often.
 const BLOCK: usize = 16 * CHUNK;
 
 /// Working memory for one block of rows; reused from block to block.
@@ -45,7 +45,7 @@ pub struct Scratch {
     /// Working memory of the fused encoder, and the latents that it found.
     pub(crate) fire: fire::Scratch,
     pub(crate) lists: RowLists,
-    /// Of `-u`, where latents compete by absolute value: negated rows and lists.
+    /// Negated rows and lists, where latents compete by absolute value.
     minus: Aligned,
     below: RowLists,
     /// Working memory of a hard gate.
@@ -90,8 +90,8 @@ impl Scratch {
         }
     }
 
-    /// Reserves capacity for the most codes that a block of rows can give: encoding with `encoder` then never allocates. The
-    /// operating system backs only what is used.
+    /// Reserves capacity for the most codes that a block of rows can have: encoding with `encoder` then never
+    /// allocates. The operating system provides only the pages that are used.
     #[must_use]
     pub fn reserved(mut self, encoder: &Encoder) -> Self {
         let (model, rows) = (encoder.model(), self.rows);
@@ -135,8 +135,8 @@ impl Scratch {
         self
     }
 
-    /// Returns how many pairs of a row and a latent encoding has looked at so far. A soft gate, which reads every ungated
-    /// pre-activation, is not counted.
+    /// Returns the number of pairs of a row and a latent that encoding has computed so far. The pairs of a soft gate,
+    /// which reads every ungated pre-activation, are not counted.
     pub fn work(&self) -> fire::Work {
         self.fire.work
     }
@@ -160,7 +160,7 @@ pub(crate) struct Weights<'a> {
     pub arch: &'a Arch,
     pub params: &'a Params,
     pub families: &'a Families,
-    /// The gate that acts now: a hard gate may not have started yet.
+    /// The gate that is active: a hard gate may not have started yet.
     pub gate: GateKind,
 }
 
@@ -181,8 +181,8 @@ impl Weights<'_> {
         dense::affine(isa, s, w, width, Some(b), &mut t.a2[..n * f2]);
     }
 
-    /// Returns the gated pre-activations of row `i`, from its ungated ones and the latents of level 1. A soft gate is left in
-    /// `t.g2`.
+    /// Returns the gated pre-activations of row `i`, from its ungated ones and the latents of level 1. `t.g2` then has
+    /// the soft gate.
     pub fn gate_row<'t>(&self, isa: Isa, i: usize, z1: CodeRow<'_>, t: &'t mut Scratch) -> &'t [f32] {
         let f2 = self.arch.level[1].latents;
         let a = &t.a2[i * f2..(i + 1) * f2];
@@ -202,7 +202,7 @@ impl Weights<'_> {
 
 /// A model made ready to encode. Immutable; share it between threads.
 ///
-/// Weights are used where they lie. Where it pays, a copy of the encoders in 8 bits decides first which latents can fire at
+/// Weights are used in place. Where it pays, a copy of the encoders in 8 bits first decides which latents can fire at
 /// all ([`crate::kernel::screen`]).
 #[derive(Clone, Debug)]
 pub struct Encoder {
@@ -230,8 +230,8 @@ impl Encoder {
     /// Prepares `model` as [`Encoder::new`] does, with its weights stored as `weights`.
     ///
     /// # Errors
-    /// As [`Encoder::new`], [`Error::Config`] for the seed, which has `f32` alone, and [`Error::NotFinite`] for weights so large
-    /// that they are not finite any more.
+    /// As [`Encoder::new`], [`Error::Config`] for the seed model, which supports only `f32`, and [`Error::NotFinite`]
+    /// for weights that overflow in that type.
     pub fn with_weights(model: Arc<Model>, compute: Compute, weights: WeightType) -> Result<Self> {
         let Compute { isa, .. } = compute;
         model.check()?;
@@ -258,7 +258,7 @@ impl Encoder {
             };
         let screens = with_weights!(&stored, model, |w1, w2| {
             let behind = if arch.gate.has_families() { w2.only(Pick::List(&order.places)) } else { w2 };
-            // The screen holds the bias, which is another one for the opposite sign.
+            // The screen includes the bias, which differs for the opposite sign.
             let one = arch.model == ModelKind::Tree && arch.variant.topk_by != TopkBy::Absolute;
             let [one, two] = [(w1, one), (behind, two)];
             [(one, 0), (two, 1)].map(|((w, asked), l)| {
@@ -367,7 +367,7 @@ impl Encoder {
     /// the same rule with the same thresholds, on `a2` in place of `u2`. With topk children then compete with all others, not
     /// only with those of active parents. Without a gate `open2` equals `codes2`.
     ///
-    /// Cost: behind a hard gate the pre-activation of every child, which [`Encoder::encode`] leaves out; else one more
+    /// Cost: behind a hard gate the pre-activation of every child, which [`Encoder::encode`] skips; otherwise one more
     /// selection per row.
     ///
     /// # Errors
@@ -484,7 +484,7 @@ impl Encoder {
         fire(self.isa, xt, w1, &params.level[0].b_enc, limit, screen, &mut t.fire, &mut t.lists);
         match (model.arch.variant.topk_by, limit) {
             (TopkBy::Absolute, Limit::Topk(k)) => {
-                // `-u` has the bits of `u` but for the sign: so have the products with negated rows.
+                // `-u` has the bits of `u` except for the sign, and so have the products with negated rows.
                 let minus = &mut t.minus[..n * d];
                 minus.iter_mut().zip(xt).for_each(|(m, x)| *m = -x);
                 fire(self.isa, minus, w1, &self.minus_bias, limit, None, &mut t.fire, &mut t.below);
@@ -563,7 +563,7 @@ impl Encoder {
     }
 }
 
-/// Appends the latents that fire among those found for a block of rows.
+/// Appends those of the latents found for a block of rows that fire.
 fn append(rule: &Rule<'_>, lists: &RowLists, codes: &mut Codes) {
     for i in 0..lists.n() {
         let (index, u) = lists.row(i);

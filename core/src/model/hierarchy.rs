@@ -13,7 +13,7 @@ use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, LANES, Screen, select};
 use alloc::vec::Vec;
 
-/// Most products of a family that are held at a time, unless a single row has more.
+/// Most products of a family that are in memory at a time, unless a single row has more.
 const TILE: usize = 1 << 14;
 
 /// Level 2 behind its gate.
@@ -25,13 +25,13 @@ pub(crate) struct Hierarchy<'a, W = f32> {
     pub bias: &'a [f32],
     /// The parents of the children.
     pub families: &'a Families,
-    /// All children in 8 bits, in the order that stands with them, where that pays.
+    /// All children in 8 bits, with their order, where that pays.
     pub screen: Option<(&'a Screen, &'a Order)>,
-    /// Whether of each family only the largest child can fire.
+    /// Whether only the largest child of each family can fire.
     pub largest_only: bool,
 }
 
-/// The children, family by family, ROOT's last. No family lies in more strips of sixteen slots than it must.
+/// The children, family by family, with those of ROOT last. No family uses more strips of sixteen slots than necessary.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
     /// The child in each slot, or none.
@@ -67,7 +67,7 @@ impl Order {
         self.children >= 4 * self.strips
     }
 
-    /// Returns the number of panels, of two strips each, that are looked at where every family is.
+    /// Returns the number of panels, of two strips each, that are read where every family is active.
     fn panels(&self) -> usize {
         self.spans
             .iter()
@@ -97,13 +97,13 @@ pub(crate) struct Scratch {
     active: Vec<u64>,
     rows: Vec<u32>,
     groups: Vec<Group>,
-    /// Where the rows of each parent end.
+    /// The end of the rows of each parent.
     ends: Vec<u32>,
-    /// Rows that meet a family together.
+    /// Rows that are multiplied with a family together.
     together: Vec<u32>,
-    /// Pre-activations of some rows and a family.
+    /// Pre-activations of some rows and one family.
     u: Vec<f32>,
-    /// ROOT's children, and all children, that fire.
+    /// The children of ROOT, and all children, that fire.
     root: RowLists,
     lists: RowLists,
     hits: Vec<Hit>,
@@ -142,9 +142,9 @@ impl<W: Weight> Hierarchy<'_, W> {
         t.value.reserve(4 * active2 + 256);
     }
 
-    /// Calls `row(i, children, u)` for each of the `n` rows of `s`, `(n, width)`, in order: the children, ascending, that
-    /// the gate lets fire and whose pre-activation reaches the limit. `active` gives the active parents of a row. With the
-    /// scratch comes whether these are the rows that it was used with last.
+    /// Calls `row(i, children, u)` for each of the `n` rows of `s`, `(n, width)`, in order: the children, ascending,
+    /// that the gate lets fire and whose pre-activation reaches the limit. `active` gives the active parents of a row.
+    /// The flag beside the scratch says whether these are the rows that it was used with last.
     pub fn run<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
@@ -180,8 +180,8 @@ impl<W: Weight> Hierarchy<'_, W> {
         }
     }
 
-    /// Assigns rows to slots: the slots of each parent's children meet the rows on which it is active, ascending; ROOT's
-    /// meet all `n`.
+    /// Assigns rows to slots: the slots of the children of each parent get the rows on which it is active, ascending;
+    /// those of ROOT get all `n`.
     fn group<A: Iterator<Item = u32>>(&self, order: &Order, n: usize, active: impl Fn(usize) -> A, t: &mut Scratch) {
         let ends = &mut t.ends;
         ends.clear();

@@ -1,4 +1,4 @@
-//! The two-level SAE: its parameters, encode and decode. Training is elsewhere.
+//! The two-level SAE: its parameters, encoding and decoding. Training is in [`crate::train`].
 //!
 //! ```text
 //! xt = x - b_dec
@@ -48,7 +48,7 @@ use alloc::vec::Vec;
 /// A trained model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// What must be known besides the weights.
+    /// The architecture.
     pub arch: Arch,
     /// The weights.
     pub params: Params,
@@ -106,8 +106,8 @@ impl Model {
         Rule::new(arch.activation, arch.k.min(arch.latents as f64), self.tau[level], params.activation())
     }
 
-    /// Returns what a pre-activation of level 1 must reach to be considered: the limit of its rule, but any that is
-    /// positive where groups decide.
+    /// Returns the limit that a pre-activation of level 1 must reach to be considered: that of its rule, or 0 where
+    /// groups decide.
     pub(crate) fn limit1<'a>(&self, rule: &'a Rule<'_>) -> Limit<'a> {
         if self.arch.variant.topk_by == TopkBy::Group { Limit::Above(0.0) } else { rule.limit() }
     }
@@ -118,8 +118,8 @@ impl Model {
         level.latents / (level.k as usize).max(1)
     }
 
-    /// Returns the most latents of a level (0 or 1) that can be active on one row: `k` for topk, and no more children than
-    /// the families of the largest possible set of parents have.
+    /// Returns the largest number of latents of a level (0 or 1) that can be active on one row: `k` for topk, and at
+    /// most the number of children in the families of the largest possible set of parents.
     pub fn max_active(&self, level: usize) -> usize {
         let f = self.arch.level[level].latents;
         if self.arch.model == ModelKind::Seed || f == 0 {
@@ -129,7 +129,7 @@ impl Model {
         if level == 0 || !self.arch.gate.has_families() { most } else { most.min(self.max_open()) }
     }
 
-    /// Returns the most children that can fire behind a hard gate: those of active parents and of ROOT.
+    /// Returns the largest number of children that can fire behind a hard gate: those of active parents and of ROOT.
     pub(crate) fn max_open(&self) -> usize {
         let mut families = alloc::vec![0; self.arch.level[0].latents];
         let mut roots = 0;
@@ -154,7 +154,7 @@ impl Model {
     }
 }
 
-/// Writes `C2 = E2 D1`, `(f2, d_out)`: what a latent of level 2 adds to the reconstruction when it composes level 1.
+/// Writes `C2 = E2 D1`, `(f2, d_out)`: the contribution of each latent of level 2 when it composes level 1.
 pub(crate) fn compose(compute: Compute, arch: &Arch, params: &Params, out: &mut [f32]) {
     let Compute { isa, par } = compute;
     let d = arch.d_out();

@@ -1,4 +1,5 @@
-//! The parameter tensors by name, and the one walk over them that serves the optimiser, the files and the checkpoint.
+//! The parameter tensors by name, and the one iteration over them that the optimiser, the files and the checkpoint
+//! share.
 
 use super::tensor::Tensor;
 use crate::activation::{Parameter, Parameters};
@@ -6,7 +7,7 @@ use crate::activation::{Parameter, Parameters};
 /// Number of tensors that a model can have.
 pub const N_TENSORS: usize = 22;
 
-/// The tensors of one level, with `f` its latents and `s` the width of what it reads: `d`, or `f1` for a level 2 with
+/// The tensors of one level, with `f` its latents and `s` the width of its input: `d`, or `f1` for a level 2 with
 /// `source = "z1"`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LevelParams<T = Tensor> {
@@ -22,7 +23,7 @@ pub struct LevelParams<T = Tensor> {
     pub r_mag: T,
     /// `gated`: offsets, `(f)`.
     pub b_mag: T,
-    /// Level 1 of a model of another tool: latents are reported times this, `(f)`.
+    /// Level 1 of a model of another tool: factors of its latents in codes, `(f)`.
     pub scale: T,
     /// Seed model: encoder rows of the gate, `(f, s)`.
     pub gate_w: T,
@@ -40,7 +41,7 @@ impl<T> LevelParams<T> {
         }
     }
 
-    /// Returns the tensor of a parameter of the activation, to be changed.
+    /// Returns a mutable reference to the tensor of a parameter of the activation.
     pub fn parameter_mut(&mut self, parameter: Parameter) -> &mut T {
         match parameter {
             Parameter::Threshold => &mut self.threshold,
@@ -89,20 +90,20 @@ pub struct ParamSpec {
     pub rows: usize,
     /// Numbers per row. A vector has rows of one number.
     pub width: usize,
-    /// The level whose code and reconstruction it takes part in: 0 for the tensors of level 1 and for `b_dec`, 1 for those
-    /// of level 2; none for what stands between the levels.
+    /// The level whose code and reconstruction depend on it: 0 for the tensors of level 1 and for `b_dec`, 1 for those
+    /// of level 2; none for those between the levels.
     pub level: Option<usize>,
     /// Whether its rows are kept at norm 1.
     pub unit_rows: bool,
     /// Whether its numbers are kept at 0 or above.
     pub nonnegative: bool,
-    /// The power of the unit of the activations that its numbers carry: a model that reads rows `s` times as large has
-    /// these numbers `s^scales_with_x` times as large.
+    /// The power of the unit of the activations in its numbers: a model that reads rows `s` times as large has these
+    /// numbers `s^scales_with_x` times as large.
     pub scales_with_x: i32,
 }
 
 impl ParamSpec {
-    /// Returns the number of numbers.
+    /// Returns the number of elements.
     pub const fn len(&self) -> usize {
         self.rows * self.width
     }
@@ -113,10 +114,10 @@ impl ParamSpec {
     }
 }
 
-/// Declares the order of the tensors, with the names under which they stand in files, and the walks over them.
+/// Declares the order of the tensors, with their names in files, and the iterations over them.
 macro_rules! walk {
     (($this:ident, $one:ident, $two:ident) $($name:literal => $($place:ident).+,)+) => {
-        /// Names of the tensors, as they stand in `sae_weights.safetensors` and in checkpoints.
+        /// Names of the tensors in `sae_weights.safetensors` and in checkpoints.
         pub const NAMES: [&str; N_TENSORS] = [$($name),+];
 
         impl<T> Params<T> {
@@ -127,7 +128,7 @@ macro_rules! walk {
                 [$(($name, &$($place).+)),+]
             }
 
-            /// Returns every tensor to be changed, with its name, in the order of [`NAMES`].
+            /// Returns a mutable reference to every tensor with its name, in the order of [`NAMES`].
             pub fn tensors_mut(&mut self) -> [(&'static str, &mut T); N_TENSORS] {
                 let $this = self;
                 let [$one, $two] = &mut $this.level;
@@ -164,7 +165,7 @@ walk! {
 }
 
 impl<T: Default> Params<T> {
-    /// Returns one item per tensor, made from the tensor's own.
+    /// Returns one item per tensor, made from that tensor.
     pub fn map<U: Default>(&self, mut f: impl FnMut(&T) -> U) -> Params<U> {
         let mut out = Params::default();
         for ((_, to), (_, from)) in out.tensors_mut().into_iter().zip(self.tensors()) {
@@ -180,7 +181,7 @@ impl Params {
         self.map(|t| alloc::vec![0.0; t.len()].into())
     }
 
-    /// Returns every tensor to be changed, in the order of [`NAMES`].
+    /// Returns a mutable reference to every tensor, in the order of [`NAMES`].
     pub fn each_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         self.tensors_mut().into_iter().map(|(_, tensor)| tensor)
     }
@@ -190,7 +191,7 @@ impl Params {
         self.tensors().iter().map(|(_, t)| t.len()).sum()
     }
 
-    /// Returns whether there is no parameter.
+    /// Returns whether there are no parameters.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -7,8 +7,9 @@ use crate::kernel::{reduce, sparse};
 use crate::row_norm::RowNorm;
 
 impl Encoder {
-    /// Decodes codes of both levels of the rows `x`, `(n, d)`: [`Encoder::decode`], and what depends on the rows besides,
-    /// their own normalisation undone and the skip connection. `x_hat1` and `x_hat2` are `(n, d_out)`.
+    /// Decodes codes of both levels of the rows `x`, `(n, d)`, as [`Encoder::decode`] does, and adds what depends on
+    /// the rows: it undoes their own normalisation and adds the skip connection. `x_hat1` and `x_hat2` are `(n,
+    /// d_out)`.
     ///
     /// # Errors
     /// [`Error::Shape`] and [`Error::Index`] as of [`Encoder::decode`].
@@ -33,8 +34,8 @@ impl Encoder {
         Ok(())
     }
 
-    /// Makes the reconstructions of the row `x` of what its codes decode to: undoes its normalisation and adds the skip
-    /// connection. Does nothing unless [`Variant::needs_input`](super::Variant::needs_input).
+    /// Completes the decoded row: undoes the normalisation of the row `x` and adds the skip connection. Does nothing
+    /// unless [`Variant::needs_input`](super::Variant::needs_input).
     ///
     /// # Panics
     /// If `x` is not `(d)`.
@@ -94,7 +95,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Decodes the codes of one row; [`Encoder::finish_row`] makes its reconstruction of that.
+    /// Decodes the codes of one row; [`Encoder::finish_row`] completes its reconstruction.
     ///
     /// # Panics
     /// If a latent is out of range, or if an output is not `(d_out)`.

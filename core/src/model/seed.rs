@@ -1,4 +1,4 @@
-//! The reference design `model = "seed"`, kept as a baseline exactly as it was first written down.
+//! The reference design `model = "seed"`, kept unchanged as a baseline.
 //!
 //! ```text
 //! a1 = W1 x + b1,  g1 = V1 x + c1,  h1 = max(a1 s(g1), 0)          (gate mul; add: a1 + s(g1); none: a1)
@@ -8,13 +8,13 @@
 //! ```
 //!
 //! Its faults, measured in the tests of this crate:
-//! - **The gate gates nothing.** `s > 0`, so `max(a s, 0) = s max(a, 0)`: which latents fire does not depend on it.
-//! - **The L1 penalty is void.** `W1, b1 -> c`, `W2, V2 -> 1/c`, `b2 -> c'`, `E2 -> 1/c'` leave `x_hat` as it is and
-//!   scale both penalties at will.
-//! - **Level 1 is no code of `x`.** `h1` is never decoded, so `D1` is only known up to an invertible matrix.
-//! - **The consistency loss holds no pairwise information.** Latents are not negative, so the sum over all pairs
-//!   factorises into `(sum_i h1_i / |h1_i|) . (sum_j h2_j / |h2_j|)`; minimised it kills level 2, maximised it makes
-//!   every latent dense.
+//! - **The gate has no effect on which latents fire**: since `s > 0`, `max(a s, 0) = s max(a, 0)`.
+//! - **The L1 penalty has no effect**: `W1, b1 -> c`, `W2, V2 -> 1/c`, `b2 -> c'`, `E2 -> 1/c'` leave `x_hat` unchanged
+//!   and scale both penalties arbitrarily.
+//! - **Level 1 is not a code of `x`.** `h1` is never decoded, so `D1` is only known up to an invertible matrix.
+//! - **The consistency loss contains no pairwise information.** Latents are not negative, so the sum over all pairs
+//!   factorises into `(sum_i h1_i / |h1_i|) . (sum_j h2_j / |h2_j|)`; minimised it makes level 2 die, maximised it
+//!   makes every latent dense.
 //!
 //! Tensors: `W = w_enc`, `b = b_enc`, `V = gate_w`, `c = gate_b`, `E2 = level2.w_dec`, `e2 = level2.b_dec`, `D1 = level1.w_dec`.
 

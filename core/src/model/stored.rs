@@ -16,7 +16,7 @@ use half::bf16;
 /// | `Int8` | 1, and 4 per row | those of a model whose encoders are `q max abs(w) / 127` of their row, `q` the nearest integers |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WeightType {
-    /// The weights as they are.
+    /// The unchanged weights.
     #[default]
     F32,
     /// The upper half of an `f32`.
@@ -29,7 +29,7 @@ impl WeightType {
     /// Every type.
     pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::Int8];
 
-    /// Returns the name that [`WeightType::named`] takes.
+    /// Returns the name that [`WeightType::named`] accepts.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -42,7 +42,7 @@ impl WeightType {
     /// Returns the type called `name`.
     ///
     /// # Errors
-    /// [`Error::Config`] if there is none.
+    /// [`Error::Config`] if there is no such type.
     pub fn named(name: &str) -> Result<Self> {
         let found = Self::ALL.into_iter().find(|weights| weights.name() == name);
         found.ok_or_else(|| Error::config("weights", format!("expected f32, bf16 or int8, found `{name}`")))
@@ -106,7 +106,7 @@ impl Stored {
     }
 }
 
-/// Evaluates `$body` with `$w1` and `$w2` the matrices of both levels, whatever they are stored in.
+/// Evaluates `$body` with `$w1` and `$w2` the matrices of both levels, whatever their stored type.
 macro_rules! with_weights {
     ($stored:expr, $model:expr, |$w1:ident, $w2:ident| $body:expr) => {{
         let (d, width) = ($model.arch.d, $model.arch.source_width().max(1));

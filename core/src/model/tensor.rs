@@ -1,4 +1,4 @@
-//! A tensor of parameters: numbers of its own, or a piece of bytes that others hold too, such as a mapped file.
+//! A tensor of parameters: owned numbers, or a part of shared bytes such as a mapped file.
 
 use crate::kernel::{Isa, reduce};
 use alloc::sync::Arc;
@@ -6,20 +6,20 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Deref, DerefMut, Range};
 
-/// Bytes that never change and that many may hold: a mapped file, or a vector.
+/// Immutable bytes that may be shared: a mapped file, or a vector.
 ///
-/// `as_ref` gives the same slice, at the same place, as long as the value lives.
+/// `as_ref` returns the same slice, at the same address, as long as the value lives.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
-/// Numbers, read as a slice. A clone shares them; the first mutable access to numbers that others hold too makes a copy,
-/// which is its own from then on. Nothing else copies.
+/// Numbers, read as a slice. A clone shares them; the first mutable access to shared numbers makes a copy, which is
+/// owned from then on. Nothing else copies.
 #[derive(Clone)]
 pub struct Tensor(Numbers);
 
 #[derive(Clone)]
 enum Numbers {
     Owned(Arc<Vec<f32>>),
-    /// Numbers that cannot change, and so whether they all are finite cannot either.
+    /// Numbers that cannot change, so that whether all are finite cannot change either.
     Shared {
         bytes: SharedBytes,
         range: Range<usize>,
@@ -28,12 +28,12 @@ enum Numbers {
 }
 
 impl Tensor {
-    /// The f32 numbers in `bytes[range]`, in little-endian order: where they lie, if they lie as this machine reads
-    /// them (at a multiple of 4, on a little-endian one), else copied. Reads them all once: see
+    /// Returns the f32 numbers in `bytes[range]`, in little-endian order: in place if this machine can read them there
+    /// (at a multiple of 4, on a little-endian machine), otherwise copied. Reads all of them once: see
     /// [`Tensor::all_finite`].
     ///
     /// # Panics
-    /// If the range is outside of the bytes, or not of whole numbers.
+    /// If the range is outside of the bytes, or does not contain whole numbers.
     pub fn shared(bytes: &SharedBytes, range: Range<usize>) -> Self {
         let piece = &(**bytes).as_ref()[range.clone()];
         assert!(piece.len().is_multiple_of(4), "{} bytes are not whole numbers", piece.len());
@@ -47,12 +47,12 @@ impl Tensor {
         piece.chunks_exact(4).map(number).collect::<Vec<f32>>().into()
     }
 
-    /// Whether the numbers lie in bytes that others hold too.
+    /// Returns whether the numbers are in shared bytes.
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Numbers::Shared { .. })
     }
 
-    /// Whether no number is NaN or infinite. Of shared numbers it is known; own ones are all read.
+    /// Returns whether no number is NaN or infinite. It is known for shared numbers; owned ones are all read.
     pub fn all_finite(&self) -> bool {
         match &self.0 {
             Numbers::Owned(numbers) => reduce::all_finite(Isa::default(), numbers),

@@ -1,9 +1,9 @@
-//! What sets a model apart from an autoencoder that encodes `x - b_dec`.
+//! Differences of a model from an autoencoder that encodes `x - b_dec`.
 
 use crate::row_norm::RowNorm;
 use serde::{Deserialize, Serialize};
 
-/// By what the latents of a topk level compete.
+/// The quantity by which the latents of a topk level compete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TopkBy {
@@ -16,11 +16,11 @@ pub enum TopkBy {
     Group,
 }
 
-/// What level 1 and the reconstruction have besides. All of it is absent by default, and then it is not written.
+/// Additions to level 1 and the reconstruction. All of them are absent by default, and then not written to files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Variant {
-    /// How each row is normalised by itself before the encoder, and undone on the reconstruction.
+    /// The normalisation of each row before the encoder, which is undone on the reconstruction.
     #[serde(skip_serializing_if = "is_default")]
     pub row_norm: RowNorm,
     /// The encoder reads `x` in place of `x - b_dec`.
@@ -32,10 +32,10 @@ pub struct Variant {
     /// `W_skip x` is added to the reconstruction.
     #[serde(skip_serializing_if = "is_default")]
     pub skip: bool,
-    /// Latents of level 1 are reported, and decoded, times `level1.scale`, though they compete without it.
+    /// Latents of level 1 are multiplied by `level1.scale` in codes and reconstruction, but compete without it.
     #[serde(skip_serializing_if = "is_default")]
     pub scale: bool,
-    /// By what latents of level 1 compete, if it is topk.
+    /// The quantity by which latents of level 1 compete, if it is topk.
     #[serde(skip_serializing_if = "is_default")]
     pub topk_by: TopkBy,
 }
@@ -45,13 +45,13 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Variant {
-    /// Whether there is nothing of it.
+    /// Returns whether there are no differences.
     #[must_use]
     pub fn is_none(&self) -> bool {
         is_default(self)
     }
 
-    /// Whether the reconstruction depends on the row itself and not on its codes alone.
+    /// Returns whether the reconstruction depends on the row itself and not on its codes alone.
     #[must_use]
     pub fn needs_input(&self) -> bool {
         self.skip || self.row_norm != RowNorm::None

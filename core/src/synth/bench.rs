@@ -7,7 +7,8 @@
 //! a_f = max(0, m_f + s_f N), times child_scale a_parent / m_parent for a child;  s_f = |N(spread, spread)|
 //! ```
 //!
-//! The options and their sizes are those of the benchmark, the random numbers are not: scores compare within a world.
+//! The options and their sizes are those of the benchmark, the random numbers are not: scores are comparable within a
+//! world.
 
 use super::config::{BenchOptions, WorldConfig};
 use super::vector::{dot, unit};
@@ -23,7 +24,7 @@ const CONSTANTS: u64 = u64::MAX - 1;
 const SPREAD_RATE: f64 = 3e-4;
 
 impl BenchOptions {
-    /// The forest: roots, then each level of children in the order of its parents, then the flat features.
+    /// Makes the forest: roots, then each level of children in the order of its parents, then the flat features.
     pub(super) fn parents(&self, config: &WorldConfig, n: usize) -> Vec<u32> {
         let mut parents = vec![ROOT; n];
         let (mut above, mut start) = (0, config.roots);
@@ -93,7 +94,7 @@ impl Bench {
         let (mut probability, mut given) = (vec![0.0; n], vec![0.0; n]);
         let mut first_child = vec![ROOT; n];
         for f in 0..n {
-            // Flat features are spread over all ranks; the trees have theirs in the order of their levels.
+            // Flat features are spread over all ranks; those of the trees follow the order of their levels.
             let rank = if f < tree { f } else { (f - tree) * n / config.flat };
             let p = (config.p_max * libm::pow(rank as f64 + 1.0, -options.zipf)).max(config.p_min);
             let p = p.min(1.0);

@@ -1,4 +1,4 @@
-//! What a pass has found.
+//! Candidate pairs found by a screening pass.
 
 use alloc::vec::Vec;
 
@@ -7,44 +7,44 @@ use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
 use crate::kernel::LANES;
 use crate::kernel::dense::{Pair, Pick};
 
-/// The place of no latent.
+/// The index of no latent.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Places that one product of rows and strips has at most: two strips, or one.
+/// Most places of one product of rows and strips: two strips, or one.
 pub(super) const PANEL: usize = 2 * LANES;
 
 /// Latents of rows that may be selected, panel by panel.
 #[derive(Clone, Debug, Default)]
 pub(in crate::kernel) struct Hits {
-    /// `row * PANEL + lane`, and no less than the pre-activation; longer than what is in use, so that whole vectors can be
-    /// written at the end.
+    /// `row * PANEL + lane`, and an upper bound of the pre-activation; longer than what is in use, so that whole
+    /// vectors can be written at the end.
     keys: Vec<i32>,
     upper: Vec<f32>,
     n: usize,
-    /// The first place of each panel, and where its hits end.
+    /// The first place of each panel, and the end of its hits.
     ends: Vec<(usize, usize)>,
 }
 
 impl Hits {
-    /// How many.
+    /// Returns the number of hits.
     pub fn len(&self) -> usize {
         self.n
     }
 
-    /// Room for so many hits of all panels.
+    /// Makes capacity for so many hits of all panels.
     pub fn reserve(&mut self, most: usize, panels: usize) {
         self.keys.reserve(most + LANES);
         self.upper.reserve(most + LANES);
         self.ends.reserve(panels);
     }
 
-    /// Forgets all.
+    /// Removes all hits.
     pub fn clear(&mut self) {
         self.n = 0;
         self.ends.clear();
     }
 
-    /// Makes room for a panel of so many rows.
+    /// Makes capacity for a panel of so many rows.
     pub fn begin_panel(&mut self, rows: usize) {
         let room = self.n + rows * PANEL + LANES;
         if self.keys.len() < room {
@@ -53,7 +53,7 @@ impl Hits {
         }
     }
 
-    /// Ends the panel that has the place `first` first.
+    /// Ends the panel whose first place is `first`.
     pub fn end_panel(&mut self, first: usize) {
         if self.n > self.ends.last().map_or(0, |(_, end)| *end) {
             self.ends.push((first, self.n));
@@ -63,7 +63,7 @@ impl Hits {
     /// Adds the lanes of `mask`.
     ///
     /// # Panics
-    /// If there is no room.
+    /// If there is no capacity.
     #[inline(always)]
     pub fn add<S: Simd>(&mut self, keys: i32x16<S>, upper: f32x16<S>, mask: mask32x16<S>) {
         let room = self.n..self.n + LANES;

@@ -1,14 +1,15 @@
-//! Exact screening in 8 bits: which latents of a row can be selected at all.
+//! Exact screening in 8 bits: bounds that exclude latents which cannot be selected for a row.
 //!
-//! Weights and rows are rounded to 8-bit integers with a scale each, `w^_j = t_j q_j` and `x^ = s p`. Their products cost a
-//! fraction of those in `f32` (VNNI does 64 multiply-adds an instruction), and a bound says how far off they can be.
+//! Weights and rows are rounded to 8-bit integers with a scale each, `w^_j = t_j q_j` and `x^ = s p`. Their products
+//! cost a fraction of those in `f32` (VNNI does 64 multiply-adds per instruction), and a bound says how large their
+//! error can be.
 //!
 //! # The bound
 //!
-//! A scale for a whole row is set by its largest number, and rows of language models have a few that stand far out. So rows
-//! and weights are first turned by the same orthogonal matrix `H` (`rounding::mix`), which spreads them and leaves every
-//! product as it was: `w . x = (H w) . (H x)`. From here on `w` and `x` are the turned ones; the rounding of the turn is part
-//! of how far off the integers are.
+//! The scale of a row is set by its largest number, and rows of language models have a few outlying ones. So rows and
+//! weights are first rotated by the same orthogonal matrix `H` (`rounding::mix`), which spreads them and preserves
+//! every product: `w . x = (H w) . (H x)`. From here on `w` and `x` are the rotated ones; the rounding of the rotation
+//! is part of the error of the integers.
 //!
 //! With `dw_j = |w_j - w^_j|` and `dx = |x - x^|` (Euclidean norms), by Cauchy and Schwarz
 //!
@@ -16,28 +17,28 @@
 //! |w_j . x - w^_j . x^| = |(w_j - w^_j) . x + w^_j . (x - x^)| <= dw_j |x| + |w^_j| dx
 //! ```
 //!
-//! in exact arithmetic. What `f32` adds is bounded too, with `u = 2^-24` and `m = ceil(d / 16)`:
+//! in exact arithmetic. The rounding of `f32` is bounded too, with `u = 2^-24` and `m = ceil(d / 16)`:
 //!
-//! * the pre-activation that [`dense`](super::dense) computes is off by at most `(m + 4) u (1 + o(1)) |w_j| |x|` in its sum
-//!   (chains of `m` fused multiply-adds, a tree of 4 additions) and by `u |b_j| + u |w_j| |x| (1 + o(1))` in the bias;
+//! * the pre-activation that [`dense`](super::dense) computes has an error of at most `(m + 4) u (1 + o(1)) |w_j| |x|`
+//!   in its sum (chains of `m` fused multiply-adds, a tree of 4 additions) and `u |b_j| + u |w_j| |x| (1 + o(1))` in
+//!   the bias;
 //! * `a = s (t_j (q_j . p)) + b_j` is computed with at most four roundings (the integer is exact, its conversion rounds
 //!   above 2^24): `4 u |w^_j| |x^| + u |b_j|`, and adding the bound itself rounds once more.
 //!
-//! All of it is within `e_ij = alpha_j |x| + beta_j dx + kappa_j`, where
-//! `alpha_j = (dw_j + eps (|w_j| + |w^_j|)) (1 + 2^-12)`, `eps = (m + 32) u`, `beta_j = |w^_j| (1 + 2^-12)` and
-//! `kappa_j = 2^-20 (|b_j| + |t_j|) + 1e-30`, `t_j` a threshold that is taken from the bias. Norms are rounded up by a factor
-//! that covers their own summation and the turn; where squares could leave the range of `f32` they are replaced by a cruder
-//! bound.
+//! The total is within `e_ij = alpha_j |x| + beta_j dx + kappa_j`, where `alpha_j = (dw_j + eps (|w_j| + |w^_j|)) (1 +
+//! 2^-12)`, `eps = (m + 32) u`, `beta_j = |w^_j| (1 + 2^-12)` and `kappa_j = 2^-20 (|b_j| + |t_j|) + 1e-30`, with `t_j`
+//! a threshold that is subtracted from the bias. Norms are rounded up by a factor that covers their own summation and
+//! the rotation; where squares could leave the range of `f32` they are replaced by a cruder bound.
 //!
-//! So the pre-activation `v_ij` lies in `[a - e, a + e]`, and `v >= l` is impossible if `a + e < l`. For a **threshold** `l` is
-//! that threshold. For **top-k** [`fire`](super::fire) needs an `l` that the `k` largest reach, which it guesses and then
-//! proves: if the exact values show `k` of them at or above `l`, then every latent that is left out is below all of these,
-//! and none of the `k` largest is missing, ties included. The guess rises with what is found: `l` is the `k`-th largest
-//! `a - c e` so far. With `c` = 1 it would need no proof, but the error is a sum of `d` small ones and hardly ever comes near
-//! its bound: `c` of a fraction is as good as certain, and leaves a fifth as many.
+//! So the pre-activation `v_ij` is in `[a - e, a + e]`, and `v >= l` is impossible if `a + e < l`. For a **threshold**
+//! `l` is that threshold. For **top-k** [`fire`](super::fire) needs an `l` that the `k` largest reach, which it guesses
+//! and then proves: if the exact values show `k` of them at or above `l`, then every latent that is left out is below
+//! all of these, and none of the `k` largest is missing, ties included. The guess rises with the latents found: `l` is
+//! the `k`-th largest `a - c e` so far. With `c` = 1 it would need no proof, but the error is a sum of `d` small ones
+//! and almost never comes near its bound: a fraction `c` is nearly certain to hold, and leaves a fifth as many latents.
 //!
-//! A comparison with NaN keeps the latent. Those that are left are computed by [`dense::pairs`](super::dense::pairs): the
-//! result is that of the full product, bit for bit, whatever the quality of the bound.
+//! A comparison with NaN keeps the latent. The remaining latents are computed by [`dense::pairs`](super::dense::pairs):
+//! the result is that of the full product, bit for bit, whatever the quality of the bound.
 
 mod hits;
 mod pass;
@@ -55,15 +56,15 @@ pub(crate) use hits::NONE;
 use hits::{Hits, PANEL};
 use rounding::{integers, mix};
 
-/// Widest rows: beyond it the bound of a norm's own rounding, and the 32-bit sums, end.
+/// Widest rows: beyond this width the bound of a norm's own rounding, and the 32-bit sums, no longer hold.
 const WIDEST: usize = 1 << 15;
 
-/// Four columns of the latents of a strip, a byte each.
+/// Four columns of the latents of a strip, one byte each.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([i32; LANES]);
 
-/// What else is known of the latents of a strip: sixteen consecutive places.
+/// Further data of the latents of a strip: sixteen consecutive places.
 #[derive(Clone, Copy, Debug)]
 struct Strip {
     /// `-128 sum_c q_jc`: rows are stored with 128 added, as unsigned bytes.
@@ -74,7 +75,7 @@ struct Strip {
     alpha: [f32; LANES],
     beta: [f32; LANES],
     kappa: [f32; LANES],
-    /// The lanes that have a latent, a bit each.
+    /// The lanes that have a latent, one bit each.
     there: u32,
 }
 
@@ -85,28 +86,28 @@ impl Strip {
     };
 }
 
-/// Weights in 8 bits, and how far off they are. A copy of a quarter of the size, and 28 bytes a latent.
+/// Weights in 8 bits with their error bounds: a copy of a quarter of the size, and 28 bytes per latent.
 #[derive(Clone, Debug)]
 pub struct Screen {
     d: usize,
     /// The latent at each place, or [`NONE`].
     places: Vec<u32>,
-    /// How many there are, and whether they ascend from place to place.
+    /// The number of latents, and whether they ascend from place to place.
     latents: usize,
     ascending: bool,
-    /// `ceil(d / 4)` of each strip.
+    /// Number `ceil(d / 4)` of column groups of each strip.
     lines: Vec<Line>,
     strips: Vec<Strip>,
-    /// A row and the turned row, for each thread that rounds.
+    /// A row and the rotated row, for each thread that rounds.
     mixed: Vec<[Vec<f32>; 2]>,
 }
 
-/// Which places meet which rows in a pass.
+/// The places and rows of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Visits<'a> {
-    /// All of them.
+    /// All places and all rows.
     All,
-    /// Those that `groups` name, whose rows are parts of `rows`.
+    /// The places that `groups` name, whose rows are parts of `rows`.
     Groups { rows: &'a [u32], groups: &'a [Group] },
 }
 
@@ -125,44 +126,44 @@ pub(super) struct Rising {
 }
 
 impl Rising {
-    /// For `k` of the latents of width `d`. An error that is a sum of `d` independent ones is about `e / sqrt(3 d)` in size;
-    /// this leaves five of those.
+    /// Returns the bars for `k` of the latents of width `d`. An error that is a sum of `d` independent ones has a size
+    /// of about `e / sqrt(3 d)`; this allows for five of those.
     pub fn new(k: usize, d: usize) -> Self {
         Self { k, share: (3.0 / libm::sqrtf(d as f32)).min(1.0) }
     }
 
-    /// Values that a row collects before they are cut to the `k` largest.
+    /// Values that a row collects before they are reduced to the `k` largest.
     fn room(self) -> usize {
         self.k.saturating_add(self.k.max(32))
     }
 
-    /// Room for them: whole vectors are written at the end.
+    /// Capacity for them: whole vectors are written at the end.
     fn stride(self) -> usize {
         self.room().saturating_add(LANES)
     }
 }
 
-/// Rows in 8 bits, and what was found of them.
+/// Rows in 8 bits, and the hits among them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
-    /// One turned row.
+    /// One rotated row.
     mixed: Vec<f32>,
     /// `(n, ceil(d / 4))` words of four bytes.
     words: Vec<i32>,
     /// `s`, `|x|`, `dx` of each row.
     rows: Vec<[f32; 3]>,
-    /// Whether these are all rows that were rounded last.
+    /// Whether these are all of the rows that were rounded last.
     whole: bool,
-    /// What a pre-activation must exceed, a row.
+    /// The value that a pre-activation must exceed, per row.
     pub bar: Vec<f32>,
-    /// `(n, stride)` values of `a - share e` above the bar, and how many each row has.
+    /// `(n, stride)` values of `a - share e` above the bar, and the number of them for each row.
     best: Vec<f32>,
     n_best: Vec<u32>,
     pub hits: Hits,
 }
 
 impl Screen {
-    /// Room for weights `[f, d]`.
+    /// Makes capacity for weights `[f, d]`.
     #[must_use]
     pub fn new(f: usize, d: usize) -> Self {
         assert!((1..WIDEST).contains(&d), "screen: rows of {d} numbers");
@@ -178,29 +179,29 @@ impl Screen {
         }
     }
 
-    /// Whether screening can pay: `f` latents of width `d` on this machine. Measured on Zen 5 with VNNI; without 8-bit dot
-    /// products it never does for many rows.
+    /// Returns whether screening can pay for `f` latents of width `d` on this machine. Measured on Zen 5 with VNNI;
+    /// without 8-bit dot products it never pays for many rows.
     #[must_use]
     pub fn pays(isa: Isa, f: usize, d: usize) -> bool {
         isa.has_dot8() && f >= 512 && (96..WIDEST).contains(&d)
     }
 
-    /// How many latents there are.
+    /// Returns the number of latents.
     pub(super) fn latents(&self) -> usize {
         self.latents
     }
 
-    /// The latent at each place, or [`NONE`].
+    /// Returns the latent at each place, or [`NONE`].
     pub(super) fn places(&self) -> &[u32] {
         &self.places
     }
 
-    /// Whether latents ascend from place to place.
+    /// Returns whether latents ascend from place to place.
     pub(super) fn ascending(&self) -> bool {
         self.ascending
     }
 
-    /// Pairs of a row and a place in a pass over `n` rows.
+    /// Returns the number of pairs of a row and a place in a pass over `n` rows.
     fn n_pairs(&self, n: usize, visits: Visits<'_>) -> usize {
         match visits {
             Visits::All => n.saturating_mul(self.places.len()),
@@ -211,13 +212,14 @@ impl Screen {
         }
     }
 
-    /// The most hits that are noted: an eighth of all pairs, and again as much that rising bars note at first.
+    /// Returns the most hits that are stored: an eighth of all pairs, and as many again that rising bars store at
+    /// first.
     fn most(n: usize, pairs: usize, rising: Option<Rising>) -> usize {
         let at_first = rising.map_or(0, |r| (pairs / 8).saturating_add(n.saturating_mul(r.room().saturating_mul(2))));
         (pairs / 8).max(n.saturating_mul(64)).saturating_add(at_first).min(pairs)
     }
 
-    /// Room for blocks of `n` rows, and `k` if bars rise; returns the most pairs that can be left.
+    /// Makes capacity for blocks of `n` rows, and `k` if bars rise; returns the most pairs that can be left.
     pub(super) fn reserve(&self, n: usize, k: Option<usize>, t: &mut Scratch) -> usize {
         t.mixed.reserve(self.d);
         t.words.reserve(n * self.d.div_ceil(4));
@@ -228,14 +230,15 @@ impl Screen {
             t.best.reserve(n.saturating_mul(rising.stride()));
             t.n_best.reserve(n);
         }
-        // Two more strips are noted before the number is looked at.
+        // Two more strips are stored before the number is checked.
         let most = Self::most(n, n.saturating_mul(self.places.len()), rising) + n * PANEL;
         t.hits.reserve(most, self.strips.len());
         most
     }
 
-    /// Takes over the rows of `w`, in their order, and their bias, given for all rows of the matrix. A list may name
-    /// `u32::MAX` where there is no latent. Allocates nothing unless they are more than ever before.
+    /// Replaces the weights by the rows of `w`, in their order, and their bias, given for all rows of the matrix. A
+    /// list may contain `u32::MAX` where there is no latent. Allocates nothing unless there are more rows than ever
+    /// before.
     ///
     /// # Panics
     /// If the width does not fit.
@@ -287,7 +290,7 @@ impl Screen {
         });
     }
 
-    /// Rounds the rows of `x`, `(n, d)`, for the passes to come.
+    /// Rounds the rows of `x`, `(n, d)`, for the following passes.
     pub(super) fn round(&self, isa: Isa, x: &[f32], t: &mut Scratch) {
         let (n, q) = (x.len() / self.d, self.d.div_ceil(4));
         t.mixed.resize(self.d, 0.0);
@@ -296,7 +299,7 @@ impl Screen {
         dispatch!(isa, simd => {
             for ((row, words), out) in x.chunks(self.d).zip(t.words.chunks_mut(q)).zip(&mut t.rows) {
                 let off = mix(simd, row, &mut t.mixed);
-                // From signed to unsigned bytes: 128 more, without a carry.
+                // Signed bytes become unsigned: 128 is added, without a carry.
                 let n = integers(&t.mixed, off, |c, word| words[c] = word ^ 0x8080_8080_u32 as i32);
                 *out = [n.scale, n.norm, n.error];
             }
@@ -306,7 +309,7 @@ impl Screen {
 }
 
 impl Scratch {
-    /// Leaves the rows `which`, ascending, of those that were rounded.
+    /// Keeps only the rows `which`, ascending, of those that were rounded.
     pub fn only(&mut self, which: &[u32]) {
         self.whole = false;
         let q = self.words.len() / self.rows.len();
@@ -318,23 +321,24 @@ impl Scratch {
         self.words.truncate(which.len() * q);
     }
 
-    /// Forgets the rows.
+    /// Removes the rows.
     pub fn forget(&mut self) {
         self.whole = false;
     }
 
-    /// Whether what is at hand are these `n` rows, if they are those that were rounded last.
+    /// Returns whether the current rows are these `n` rows, provided that they were the last that were rounded.
     pub fn has(&self, n: usize, d: usize) -> bool {
         self.whole && self.rows.len() == n && self.words.len() == n * d.div_ceil(4)
     }
 
-    /// Upper bounds of the norms of the rows.
+    /// Returns upper bounds of the norms of the rows.
     pub fn norm(&self, i: usize) -> f32 {
         self.rows[i][1]
     }
 }
 
-/// The upper and the lower end of every pair of `x`, `(n, d)`, and a latent, `(n, f)`: the bound of this module, for tests.
+/// Returns the upper and the lower end of every pair of `x`, `(n, d)`, and a latent, `(n, f)`: the bound of this
+/// module, for tests.
 #[must_use]
 pub fn bounds(screen: &Screen, isa: Isa, x: &[f32]) -> Vec<[f32; 2]> {
     let mut out = Vec::new();

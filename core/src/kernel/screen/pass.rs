@@ -1,4 +1,4 @@
-//! The pass over the weights: which latents may exceed the bars of their rows.
+//! The pass over the weights: finds the latents that may exceed the bars of their rows.
 
 use core::ops::Range;
 
@@ -11,10 +11,10 @@ use crate::kernel::isa::Inner;
 use crate::kernel::{Isa, LANES};
 
 impl Screen {
-    /// Notes in `t.hits`, panel by panel, what may exceed the bars `t.bar` of the first `n` rows of `t`. `below` is taken from
-    /// pre-activations first, and given for all rows of the weights; `rising` raises the bars on the way, so that some hits
-    /// lie below them in the end. Adds to `work` the pairs that were looked at. Returns whether it went through: not if so many are left that the full product is no
-    /// dearer.
+    /// Stores in `t.hits`, panel by panel, the pairs that may exceed the bars `t.bar` of the first `n` rows of `t`.
+    /// `below` is subtracted from pre-activations first, and given for all rows of the weights; `rising` raises the
+    /// bars on the way, so that some hits are below them in the end. Adds the pairs that were computed to `work`.
+    /// Returns whether the pass was completed: it is not if so many pairs are left that the full product costs no more.
     pub(in crate::kernel) fn pass(
         &self,
         isa: Isa,
@@ -55,7 +55,7 @@ impl Screen {
         through
     }
 
-    /// One or two strips, and of their places those of `places`.
+    /// Processes one or two strips, with those of their places that are in `places`.
     fn panel(
         &self,
         isa: Isa,
@@ -109,13 +109,13 @@ impl Screen {
     }
 }
 
-/// The bar of a limit that must be reached: the largest number below it, and at least 0.
+/// Returns the bar of a limit that must be reached: the largest number below it, and at least 0.
 fn bar(limit: f32) -> f32 {
     if limit > 0.0 { limit.next_down() } else { 0.0 }
 }
 
 impl Scratch {
-    /// Raises the bar of a row to its `k`-th largest value, and forgets those below it.
+    /// Raises the bar of a row to its `k`-th largest value, and removes those below it.
     #[inline(never)]
     fn settle(&mut self, row: usize, rising: Rising) {
         let best = &mut self.best[row * rising.stride()..][..self.n_best[row] as usize];
@@ -126,23 +126,23 @@ impl Scratch {
     }
 }
 
-/// One or two strips over rows.
+/// One or two strips to multiply with rows.
 struct Job<'a> {
     lines: &'a [Line],
     strips: &'a [Strip],
-    /// Lines of a strip.
+    /// Number of lines of a strip.
     q: usize,
-    /// With what is taken from the pre-activations.
+    /// The data of the strips, with the threshold subtracted from the bias.
     bias: &'a [[f32; LANES]; 2],
     kappa: &'a [[f32; LANES]; 2],
-    /// The lanes that are asked for, a bit each.
+    /// The lanes that take part, one bit each.
     there: [u32; 2],
     rows: Pick<'a>,
     rising: Option<Rising>,
 }
 
-/// Runs tiles of so many rows, the most that are left: `rows x strips in chains`. The sums of a tile are independent of each
-/// other, and there must be about ten for the latency of one to be hidden.
+/// Runs tiles of the listed numbers of rows, the largest that fit: `rows x strips in chains`. The sums of a tile are
+/// independent of each other, and about ten are needed to hide the latency of one.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
 macro_rules! tiles {
     ($job:expr, $simd:expr, $t:expr, $($rows:literal x $strips:literal in $chains:literal),*) => {{
@@ -161,7 +161,7 @@ macro_rules! tiles {
 }
 
 impl Job<'_> {
-    /// With dot products of bytes.
+    /// The pass with dot products of bytes.
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     #[inline(always)]
     fn run(&self, simd: fearless_simd::x86::Avx512, t: &mut Scratch) {
@@ -183,7 +183,7 @@ impl Job<'_> {
         }
     }
 
-    /// `R` rows by `V` strips, each sum in `C` chains.
+    /// Multiplies `R` rows by `V` strips, each sum in `C` chains.
     #[inline(always)]
     fn tile<S: Simd, const R: usize, const V: usize, const C: usize>(
         &self,
@@ -247,9 +247,9 @@ impl Job<'_> {
                 let a = (sum * scale).mul_add_precise(s, bias);
                 let e = alpha.mul_add_precise(norm, beta.mul_add_precise(error, kappa));
                 let (upper, bar) = (a + e, f32x16::splat(simd, bars[r]));
-                // Not "greater": NaN must stay.
+                // The comparison is not "greater", since NaN must stay.
                 let stay = !upper.simd_le(bar) & there;
-                // Most often. What is likely is no more than what is possible, so there is nothing for the bar either.
+                // The usual case. A probable value is at most a possible one, so there is nothing for the bar either.
                 if !stay.any_true() {
                     continue;
                 }
@@ -298,7 +298,7 @@ fn vnni(
     dpbusd(simd, acc.into(), i32x16::splat(simd, x).into(), w.into()).simd_into(simd)
 }
 
-/// [`vnni`] in plain integers.
+/// Computes [`vnni`] in plain integers.
 #[inline(always)]
 fn madd<S: Simd>(simd: S, acc: i32x16<S>, x: i32, w: &[i32; LANES]) -> i32x16<S> {
     let x = x.to_ne_bytes().map(i32::from);

@@ -1,4 +1,4 @@
-//! A row in 8 bits, and how far off that is.
+//! Rounds a row to 8 bits, with a bound of the error.
 
 use fearless_simd::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::kernel::{LANES, Vector, load};
 const SHIFT: f32 = 12_582_912.0;
 /// Half-width of the range of the integers.
 const MOST: f32 = 127.0;
-/// What a norm is multiplied by, so that it is no less than the true one: covers sums of up to 2^13 terms a chain.
+/// A factor of norms that makes them upper bounds: it covers sums of up to 2^13 terms per chain.
 const UP: f32 = 1.0005;
 
 /// A row in 8 bits.
@@ -22,11 +22,12 @@ pub(super) struct Integers {
     pub error: f32,
 }
 
-/// Turns a row by an orthogonal matrix of entries of one size, so that no number stands out: `out = H x`.
+/// Rotates a row by an orthogonal matrix whose entries have one size, so that no number stands out: `out = H x`.
 ///
-/// `H` is Hadamard's, its rows in some order, `p` = 32 2^j numbers wide, on each `p` consecutive ones, where 32 2^j is the
-/// largest such divisor of the whole pairs of vectors; the rest stays. Returns a bound of `|out - H x| / |out|`: each of the
-/// `5 + j` stages rounds once, and so do the factor `1 / sqrt(p)` and the product with it.
+/// `H` is Hadamard's matrix with its rows in some order, of size `p` = 32 2^j, applied to each `p` consecutive numbers,
+/// where 32 2^j is the largest such divisor of the number of elements in whole pairs of vectors; the rest stays.
+/// Returns a bound of `|out - H x| / |out|`: each of the `5 + j` stages rounds once, and so do the factor `1 / sqrt(p)`
+/// and the product with it.
 #[inline(always)]
 pub(super) fn mix<S: Simd>(simd: S, row: &[f32], out: &mut [f32]) -> f32 {
     let (pairs, rest) = row.as_chunks::<{ 2 * LANES }>();
@@ -61,8 +62,8 @@ pub(super) fn mix<S: Simd>(simd: S, row: &[f32], out: &mut [f32]) -> f32 {
     (stages + 9) as f32 * f32::EPSILON
 }
 
-/// Rounds a row to integers of at most 127 in size, four of them a word, which `put(c, word)` takes. `off` is what the row is
-/// off already, over its norm.
+/// Rounds a row to integers of at most 127 in size, four per word, which `put(c, word)` receives. `off` is the relative
+/// error that the row already has.
 #[inline(always)]
 pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -> Integers {
     let mut most = [0.0f32; LANES];
@@ -74,12 +75,13 @@ pub(super) fn integers(row: &[f32], off: f32, mut put: impl FnMut(usize, i32)) -
     }
     let largest = most.iter().chain(tail).fold(0.0f32, |m, v| m.max(v.abs()));
     let root_d = libm::sqrtf(row.len() as f32);
-    // Squares must stay in the range of normal numbers; rows outside of it are left to the crude bounds.
+    // Squares must stay in the range of normal numbers; other rows get the crude bounds.
     if !(1e-15..1e15).contains(&largest) {
         for c in 0..row.len().div_ceil(4) {
             put(c, 0);
         }
-        // A turned row of zeros need not have been one: what the turn lost is far below the smallest normal number.
+        // A rotated row of zeros need not have been zero: the loss of the rotation is far below the smallest normal
+        // number.
         let is_nan = row.iter().any(|v| v.is_nan());
         let norm = if is_nan { f32::NAN } else { largest * root_d * UP + f32::MIN_POSITIVE };
         return Integers { scale: 0.0, sum: 0, norm, norm_hat: 0.0, error: norm };

@@ -7,7 +7,7 @@ use super::super::defined_mean;
 use crate::par::Par;
 use crate::{Error, Result};
 
-/// The parents whose paths together explain a child.
+/// Number of parents whose paths together should explain a child.
 const TOP: usize = 3;
 
 /// The paths of one latent of level 2: `C_j = sum_i E2_ji D1_i`, with weights `w_i = |E2_ji| ||D1_i||`.
@@ -18,24 +18,24 @@ pub struct Path {
     /// `(sum_i w_i)^2 / sum_i w_i^2`: the effective number of parents. 1 and up, lower: sparser; NaN if all are 0.
     pub effective_parents: f64,
     /// `1 - ||C_j - sum_(i in top 3) E2_ji D1_i||^2 / ||C_j||^2`, by the three largest weights. Up to 1, higher: three
-    /// parents say it all; below 0 if the other paths cancel those; NaN if `C_j = 0`.
+    /// parents explain the latent; below 0 if the other paths cancel them; NaN if `C_j = 0`.
     pub explained_by_three: f64,
 }
 
-/// The paths of a stacked decoder; means over what is defined.
+/// The paths of a stacked decoder; means over the defined values.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct PathReport {
     /// Mean `effective_parents`. 1 to `f1`, lower: sparser.
     pub effective_parents: f64,
-    /// Mean `explained_by_three`. Up to 1, higher: three parents say it all.
+    /// Mean `explained_by_three`. Up to 1, higher: three parents explain the latents.
     pub explained_by_three: f64,
-    /// Latents without the one or the other.
+    /// Latents for which either is undefined.
     pub undefined: usize,
     /// `[f2]`.
     pub path: Vec<Path>,
 }
 
-/// The paths of a stacked decoder (`decoder = "comp"`), of its weights alone.
+/// Computes the paths of a stacked decoder (`decoder = "comp"`) from its weights alone.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|

@@ -1,4 +1,4 @@
-//! How far two partitions agree, beyond chance.
+//! Agreement of two partitions beyond chance.
 
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -15,7 +15,7 @@ pub const RESTARTS: usize = 10;
 /// Neighbours of a node of the graph.
 pub const NEIGHBOURS: usize = 20;
 
-/// How often each pair of labels occurs, and each label of either side; ascending.
+/// The counts of each pair of labels, and of each label of either side; ascending.
 struct Contingency {
     n: u64,
     both: Vec<(usize, usize, u64)>,
@@ -70,8 +70,8 @@ impl Contingency {
         self.both.iter().map(term).sum()
     }
 
-    /// The mean of the mutual information over all pairs of partitions of these sizes (Vinh, Epps and Bailey 2010).
-    /// Sizes that occur several times are summed once.
+    /// Returns the mean of the mutual information over all pairs of partitions of these sizes (Vinh, Epps and Bailey
+    /// 2010). Sizes that occur several times are summed once.
     fn expected_mutual_information(&self) -> f64 {
         let n = self.n;
         let mut log_factorial = vec![0.0; n as usize + 1];
@@ -112,14 +112,14 @@ impl Contingency {
         };
         let mean = (entropy(&self.a) + entropy(&self.b)) / 2.0;
         let room = mean - expected;
-        // Both partitions are all singletons: no room is left by rounding alone.
+        // Both partitions are all singletons: the difference is only rounding.
         if room.abs() < 1e-12 { 1.0 } else { (self.mutual_information() - expected) / room }
     }
 }
 
-/// The adjusted Rand index (Hubert and Arabie 1985): `(s - E) / ((s_a + s_b) / 2 - E)`, `s` the pairs together in both,
-/// `s_a`, `s_b` those together in either, `E = s_a s_b / C(n, 2)`. -1/2 to 1, higher is better, 0 is chance; 1 for equal
-/// partitions, NaN of nothing.
+/// Returns the adjusted Rand index (Hubert and Arabie 1985): `(s - E) / ((s_a + s_b) / 2 - E)`, `s` the pairs together
+/// in both, `s_a`, `s_b` those together in either, `E = s_a s_b / C(n, 2)`. -1/2 to 1, higher is better, 0 is chance; 1
+/// for equal partitions, NaN for empty ones.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -127,8 +127,8 @@ pub fn adjusted_rand(a: &[u32], b: &[u32]) -> f64 {
     Contingency::new(a, b).ari()
 }
 
-/// The adjusted mutual information (Vinh, Epps and Bailey 2010): `(I - E I) / ((H_a + H_b) / 2 - E I)`. Up to 1, higher
-/// is better, 0 is chance; 1 for two single clusters and for equal partitions, NaN of nothing.
+/// Returns the adjusted mutual information (Vinh, Epps and Bailey 2010): `(I - E I) / ((H_a + H_b) / 2 - E I)`. Up to
+/// 1, higher is better, 0 is chance; 1 for two single clusters and for equal partitions, NaN for empty ones.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -137,7 +137,7 @@ pub fn adjusted_mutual_information(a: &[u32], b: &[u32]) -> f64 {
     table.ami(table.expected_mutual_information())
 }
 
-/// The families against clusters that were found in the directions without them.
+/// The families compared with clusters of the directions that were found without them.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct AgreementReport {
     /// Vectors clustered.
@@ -164,10 +164,11 @@ pub struct AgreementReport {
     pub family_modularity: Score,
 }
 
-/// Clusters the rows of `rows`, `[latents, d]`, that `partition` has, by k-means with as many clusters as families
-/// ([`RESTARTS`] restarts from `draws.seed`) and by Louvain on the graph of mutual [`NEIGHBOURS`], and compares.
+/// Clusters the rows of `rows`, `[latents, d]`, that `partition` contains, by k-means with as many clusters as families
+/// ([`RESTARTS`] restarts from `draws.seed`) and by Louvain on the graph of mutual [`NEIGHBOURS`], and compares them
+/// with the families.
 ///
-/// Cost: some tens of `n K d` multiplications a restart, and `n^2 d` for the graph.
+/// Cost: some tens of `n K d` multiplications per restart, and `n^2 d` for the graph.
 ///
 /// # Errors
 /// As [`Directions::new`], and [`Error::Shape`](crate::Error::Shape) if there is not a firing count for each row.
@@ -186,7 +187,7 @@ pub fn agreement(
     let graph = Graph::mutual_neighbours(compute, &directions, NEIGHBOURS);
     let louvain = graph.louvain();
     let of_kmeans = kmeans.as_ref().map_or(&[][..], |k| &k.label);
-    // Draws keep the sizes, so the expected information is theirs too.
+    // Draws keep the sizes, so they share the expected information.
     let expected = |found: &[u32]| Contingency::new(kept.labels(), found).expected_mutual_information();
     let (expected_kmeans, expected_louvain) = (expected(of_kmeans), expected(&louvain));
     let [kmeans_ari, kmeans_ami, louvain_ari, louvain_ami, family_modularity] =

@@ -1,4 +1,4 @@
-//! Which siblings fire together.
+//! Co-activation of siblings.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -13,12 +13,12 @@ use crate::model::CodesView;
 use crate::par::Par;
 use crate::{Error, ROOT, Result};
 
-/// Streaming counts of which latents of level 2 fire together: siblings, or all of them.
+/// Streaming counts of the latents of level 2 that fire together: of siblings, or of all.
 ///
 /// Integer counts, and sums in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
-/// nor on blocks, nor on how they are split among accumulators that are merged.
-/// Memory: 8 bytes for each pair of siblings, at most `4 sum_C n_C^2`; with all pairs, 4 bytes for each of the
-/// `f2 (f2 - 1) / 2`; 32 bytes a latent of level 2 for the ratios. While a block is added, 1 MiB and 4 bytes a latent more.
+/// nor on blocks, nor on how they are split among accumulators that are merged. Memory: 8 bytes per pair of siblings,
+/// at most `4 sum_C n_C^2`; with all pairs, 4 bytes for each of the `f2 (f2 - 1) / 2`; 32 bytes per latent of level 2
+/// for the ratios. While a block is added, 1 MiB and 4 bytes per latent more.
 #[derive(Clone, Debug)]
 pub struct Cofiring {
     families: Families,
@@ -28,9 +28,9 @@ pub struct Cofiring {
     fires2: Vec<u64>,
     /// `[f2]`: tokens on which the latent and its parent fire.
     with_parent: Vec<u64>,
-    /// `[f2]`: the place of the latent among its siblings.
+    /// `[f2]`: the index of the latent among its siblings.
     rank: Vec<u32>,
-    /// `[f1 + 1]`: where the triangle of each family starts.
+    /// `[f1 + 1]`: the start of the triangle of each family.
     start: Vec<usize>,
     /// Tokens on which two siblings fire, and on which their parent does too.
     siblings: Vec<u32>,
@@ -42,7 +42,7 @@ pub struct Cofiring {
     parent_mass: Vec<FixedSum>,
 }
 
-/// Active latents whose pairs are counted together, and those of one more token.
+/// Number of active latents whose pairs are counted together, plus those of one more token.
 const TOGETHER: usize = 1 << 16;
 
 /// One family with at least two alive children; means over its pairs of alive siblings.
@@ -91,25 +91,25 @@ pub struct CofiringReport {
     pub family: Vec<FamilyCofiring>,
 }
 
-/// The place of `a != b` in a triangle without its diagonal.
+/// Returns the index of `a != b` in a triangle without its diagonal.
 pub(super) fn triangle(a: usize, b: usize) -> usize {
     let (low, high) = (a.min(b), a.max(b));
     high * (high - 1) / 2 + low
 }
 
-/// Where the pairs of `j` with what is below it lie in a triangle.
+/// Returns the range of the pairs of `j` with lower indices in a triangle.
 pub(super) fn below(j: usize) -> Range<usize> {
     let start = j * j.saturating_sub(1) / 2;
     start..start + j
 }
 
-/// The size of a triangle.
+/// Returns the size of a triangle.
 pub(super) fn pairs_of(n: usize) -> Option<usize> {
     n.checked_mul(n.saturating_sub(1)).map(|p| p / 2).filter(|p| *p <= MAX_PAIRS)
 }
 
 impl Cofiring {
-    /// No tokens yet; counts siblings only.
+    /// Makes an accumulator that counts only siblings.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`]; [`Error::Config`] for more than
@@ -143,8 +143,8 @@ impl Cofiring {
         })
     }
 
-    /// No tokens yet; counts all pairs of latents of level 2, for the nulls and the modularity. Costs `L0^2 / 2` more
-    /// steps a token.
+    /// Makes an accumulator that counts all pairs of latents of level 2, for the nulls and the modularity. Costs `L0^2
+    /// / 2` more steps per token.
     ///
     /// # Errors
     /// As [`Cofiring::new`].
@@ -177,7 +177,7 @@ impl Cofiring {
             }
         }
         let mut z1 = vec![0.0f32; self.f1];
-        // Of each token the active latents of level 2, ascending, and whether their parent is active.
+        // The active latents of level 2 on each token, ascending, and whether their parent is active.
         let (mut offsets, mut active, mut token) = (vec![0u32], Vec::new(), Vec::<(u32, bool)>::new());
         for t in 0..n {
             for (i, z) in codes1.active(t) {
@@ -211,9 +211,10 @@ impl Cofiring {
         Ok(())
     }
 
-    /// Counts the pairs of each token's latents, latent by latent, so that the counts of one are at hand for all tokens.
+    /// Counts the pairs of each token's latents, latent by latent, so that the counts of one latent stay in the cache
+    /// for all tokens.
     fn count_pairs(&mut self, offsets: &[u32], active: &[(u32, bool)]) {
-        // Of each latent, where its token begins in `active`, and where it stands there.
+        // For each latent, the start of its token in `active`, and its own position there.
         let mut start = vec![0u32; self.rank.len() + 1];
         active.iter().for_each(|(j, _)| start[*j as usize + 1] += 1);
         (1..start.len()).for_each(|j| start[j] += start[j - 1]);
@@ -229,7 +230,7 @@ impl Cofiring {
         for j in 0..self.rank.len() {
             let p = parents[j];
             for &(first, at) in &place[start[j] as usize..start[j + 1] as usize] {
-                // Ascending, and so are their ranks: they are in the row of `j` of a triangle.
+                // Both latents and ranks ascend: the pairs are in the row of `j` of a triangle.
                 let before = &active[first as usize..at as usize];
                 if p != ROOT {
                     for &(i, with_parent) in before.iter().filter(|(i, _)| parents[*i as usize] == p) {
@@ -279,12 +280,13 @@ impl Cofiring {
         Ok(())
     }
 
-    /// `n_j` of level 2.
+    /// Returns `n_j` of level 2.
     pub fn fires(&self) -> &[u64] {
         &self.fires2
     }
 
-    /// `rho_j = E[z_pi(j) | j on] / E[z_j | j on]`, `[f2]`. 0 and up; NaN under [`ROOT`], and if `j` never fires.
+    /// Returns `rho_j = E[z_pi(j) | j on] / E[z_j | j on]`, `[f2]`. 0 and up; NaN under [`ROOT`], and if `j` never
+    /// fires.
     pub fn ratios(&self) -> Vec<f64> {
         let of = |j: usize| match self.families.parents()[j] {
             ROOT => f64::NAN,
@@ -293,10 +295,10 @@ impl Cofiring {
         (0..self.rank.len()).map(of).collect()
     }
 
-    /// `N_jk` of two siblings.
+    /// Returns `N_jk` of two siblings.
     ///
     /// # Panics
-    /// If they are the same latent, or no siblings.
+    /// If they are the same latent, or not siblings.
     pub fn together(&self, j: usize, k: usize) -> u32 {
         let p = self.families.parents()[j];
         assert!(j != k && p != ROOT && p == self.families.parents()[k], "latents {j} and {k} are no siblings");
@@ -311,8 +313,8 @@ impl Cofiring {
         f64::from(together) / (self.fires2[j] + self.fires2[k] - u64::from(together)) as f64
     }
 
-    /// The scores of all tokens added. The nulls and the modularity are there only with all pairs; they cost one pass
-    /// over those, and one over the pairs of siblings for each draw.
+    /// Returns the scores of all tokens added. The nulls and the modularity exist only with all pairs; they cost one
+    /// pass over all pairs, and one over the pairs of siblings for each draw.
     pub fn report(&self, par: Par, draws: Draws) -> CofiringReport {
         let partition = Partition::families(self.families.parents(), &self.fires2);
         let (latent, label) = (partition.latents(), partition.labels());
@@ -368,7 +370,7 @@ impl Cofiring {
             let both = all[triangle(j, k)];
             (phi(self.tokens, both, self.fires2[j], self.fires2[k]), self.jaccard(both, j, k))
         };
-        // A latent that is always on has no phi, so no edges. NaN.max(0) is 0.
+        // A latent that is always on has no phi, and so no edges. NaN.max(0) is 0.
         let degree = par.map(n, |a| (0..n).filter(|&b| b != a).map(|b| pair(a, b).0.max(0.0)).sum::<f64>());
         let whole: f64 = degree.iter().sum();
         Score::of(par, draws, &counts_of(partition, &self.fires2), partition.labels(), |label| {
@@ -414,7 +416,7 @@ fn too_many() -> Error {
     Error::config("f2", alloc::format!("over the {MAX_PAIRS} pairs of latents that are counted"))
 }
 
-/// The mean of what is not NaN.
+/// Returns the mean of the values that are not NaN.
 #[derive(Default)]
 pub(super) struct Mean {
     sum: f64,

@@ -11,7 +11,7 @@ use crate::rng::Philox;
 
 /// Rounds of k-means, and passes of Louvain over the nodes, after which it stops unconverged.
 pub const MAX_ROUNDS: usize = 100;
-/// The random streams of the restarts: this, plus the number of the restart.
+/// The random streams of the restarts: this number plus that of the restart.
 const STREAM: u64 = 0x6b6d_6561 << 32;
 /// A gain of modularity that may be rounding.
 const LEAST_GAIN: f64 = 1e-12;
@@ -31,7 +31,7 @@ pub struct KMeans {
 ///
 /// Ties go to the lowest centre and to the first restart. A cluster that becomes empty takes the vector that is farthest
 /// from its centre (of a cluster of at least two). Cosines in `f32`, sums in `f64`, in index order.
-/// Cost: `n k d` multiplications a round, and as many for the seeding.
+/// Cost: `n k d` multiplications per round, and as many for the seeding.
 ///
 /// # Panics
 /// If `k` is 0 or more than the vectors, or `restarts` is 0.
@@ -46,7 +46,7 @@ pub fn spherical_kmeans(compute: Compute, x: &Directions, k: usize, restarts: us
     KMeans { label, objective, unconverged }
 }
 
-/// Labels, objective, and whether it converged.
+/// Returns labels, objective, and whether it converged.
 fn lloyd(isa: Isa, x: &Directions, k: usize, mut rng: Philox) -> (Vec<u32>, f64, bool) {
     let (n, d) = (x.n(), x.d);
     let mut centre = seeding(isa, x, k, &mut rng);
@@ -72,7 +72,7 @@ fn lloyd(isa: Isa, x: &Directions, k: usize, mut rng: Philox) -> (Vec<u32>, f64,
         }
         centre = centres(x, &label, k, &centre);
     }
-    // The objective with the centres of the final labels.
+    // The objective uses the centres of the final labels.
     let centre = centres(x, &label, k, &centre);
     let total: f64 = (0..n)
         .map(|i| f64::from(reduce::dot(isa, x.row(i), &centre[label[i] as usize * d..(label[i] as usize + 1) * d])))
@@ -103,7 +103,7 @@ fn seeding(isa: Isa, x: &Directions, k: usize, rng: &mut Philox) -> Vec<f32> {
             left -= weight(i);
             left < 0.0
         });
-        // Without a distance left (copies of the centres), or past the end by rounding: the first one not taken.
+        // If no distance is left (copies of the centres), or rounding exceeds the end, the first free vector is taken.
         next = drawn.or_else(|| (0..n).find(|&i| !chosen[i])).expect("fewer centres than vectors");
     }
 }
@@ -126,7 +126,7 @@ fn fill_empty(label: &mut [u32], own: &mut [f32], k: usize) -> bool {
     filled
 }
 
-/// `S_C / ||S_C||`; the old centre where `S_C = 0`.
+/// Returns `S_C / ||S_C||`; the old centre where `S_C = 0`.
 fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
     let d = x.d;
     let mut sum = vec![0.0f64; k * d];
@@ -143,7 +143,8 @@ fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
     centre
 }
 
-/// The `k` other vectors of highest cosine of each vector, highest first (ties to the lower index), with the cosines.
+/// Returns the `k` other vectors of highest cosine for each vector, highest first (ties to the lower index), with the
+/// cosines.
 ///
 /// Cosines in `f32`. Cost: `n^2 d` multiplications.
 pub fn nearest(compute: Compute, x: &Directions, k: usize) -> Vec<Vec<(u32, f32)>> {
@@ -178,7 +179,7 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// From edges `(a, b, weight)`, `a != b`, each edge once.
+    /// Makes a graph from edges `(a, b, weight)`, `a != b`, each edge once.
     ///
     /// # Panics
     /// If an end is not below `n`, or a weight is negative or not finite.
@@ -211,7 +212,7 @@ impl Graph {
         graph
     }
 
-    /// The number of nodes.
+    /// Returns the number of nodes.
     pub fn n(&self) -> usize {
         self.offset.len() - 1
     }
@@ -225,8 +226,8 @@ impl Graph {
         (0..self.n()).map(|i| self.row(i).map(|(_, w)| w).sum()).collect()
     }
 
-    /// The cosines of mutual neighbours: an edge where each is among the `k` of highest cosine of the other (ties to the
-    /// lower index) and the cosine is positive.
+    /// Makes the graph of the cosines of mutual neighbours: an edge where each is among the `k` of highest cosine of
+    /// the other (ties to the lower index) and the cosine is positive.
     ///
     /// Cosines in `f32`. Cost: `n^2 d` multiplications.
     pub fn mutual_neighbours(compute: Compute, x: &Directions, k: usize) -> Self {
@@ -244,8 +245,8 @@ impl Graph {
         Self::new(n, &edges)
     }
 
-    /// `Q = sum_C [A_CC / 2m - (sum_{i in C} k_i / 2m)^2]`, `k_i` the degrees, `2m` their sum. -1/2 to 1, higher is
-    /// better, 0: one cluster, or chance; NaN without edges.
+    /// Returns `Q = sum_C [A_CC / 2m - (sum_{i in C} k_i / 2m)^2]`, `k_i` the degrees, `2m` their sum. -1/2 to 1,
+    /// higher is better, 0: one cluster, or chance; NaN without edges.
     ///
     /// # Panics
     /// If there is not one label for each node.
@@ -261,9 +262,9 @@ impl Graph {
         inside / all - total.iter().map(|t| (t / all) * (t / all)).sum::<f64>()
     }
 
-    /// The clusters of Blondel, Guillaume, Lambiotte and Lefebvre 2008: nodes move to the neighbouring cluster of the
-    /// highest gain of modularity, in index order (ties to the lowest cluster), until none gains; then clusters become
-    /// nodes. Numbered by their first node; a node without edges is alone.
+    /// Returns the clusters of Blondel, Guillaume, Lambiotte and Lefebvre 2008: nodes move to the neighbouring cluster
+    /// of the highest gain of modularity, in index order (ties to the lowest cluster), until none gains; then clusters
+    /// become nodes. They are numbered by their first node; a node without edges is a cluster by itself.
     pub fn louvain(&self) -> Vec<u32> {
         let mut label: Vec<u32> = (0..self.n() as u32).collect();
         let mut graph = self.clone();

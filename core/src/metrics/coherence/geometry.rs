@@ -12,18 +12,18 @@ use crate::{Error, ROOT, Result};
 
 /// Rows that are multiplied at a time.
 pub(super) const BLOCK: usize = 64;
-/// Below this squared distance of two means it is computed from their difference.
+/// Below this squared distance of two means the distance is computed from their difference.
 const NEAR: f64 = 1e-3;
 
-/// How well a partition fits unit vectors `x_i`. With `S_C` the sum of cluster `C`, `mu_C = S_C / n_C`, `K` clusters of
-/// `n` vectors. Everything but `clusters` and `singletons` is NaN for `K < 2` and for `K = n`.
+/// Fit of a partition to unit vectors `x_i`. `S_C` is the sum of cluster `C`, `mu_C = S_C / n_C`, and there are `K`
+/// clusters of `n` vectors. Everything except `clusters` and `singletons` is NaN for `K < 2` and for `K = n`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Geometry {
     /// Mean over vectors of `(b - a) / max(a, b)`, `a = 1 - (x . S_C - 1) / (n_C - 1)` the mean cosine distance to the
     /// rest of the cluster, `b = min_{C' != C} 1 - x . mu_C'`; 0 for singletons and for `max(a, b) = 0`. -1 to 1,
     /// higher is better, 0 or less is chance.
     pub silhouette: f64,
-    /// The same without singletons; NaN if there is nothing else.
+    /// The same without singletons; NaN if there are only singletons.
     pub silhouette_of_pairs: f64,
     /// `[sum_C n_C ||mu_C - mu||^2 / (K - 1)] / [sum_C sum_i ||x_i - mu_C||^2 / (n - K)]` (Calinski and Harabasz). 0
     /// and up, higher is better, 1 is chance; NaN if every vector is its cluster's mean.
@@ -52,7 +52,7 @@ pub struct FamilyGeometry {
     pub intra_cosine: f64,
 }
 
-/// The geometry of families, each score against random families.
+/// The geometry of families, each score with that of random families.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct GeometryReport {
     /// Vectors scored.
@@ -91,7 +91,7 @@ pub struct Directions {
 }
 
 impl Directions {
-    /// `rows[j] / ||rows[j]||` of the latents of `partition`, and the partition of those whose row is not 0.
+    /// Makes `rows[j] / ||rows[j]||` of the latents of `partition`, and the partition of those whose row is not 0.
     ///
     /// | argument | shape | layout |
     /// |---|---|---|
@@ -124,7 +124,7 @@ impl Directions {
         Ok((Self { unit, d }, kept))
     }
 
-    /// [`Directions::new`], where there must be a firing count for each row too.
+    /// [`Directions::new`], which also needs a firing count for each row.
     pub(super) fn with_counts(
         rows: &[f32],
         d: usize,
@@ -138,7 +138,7 @@ impl Directions {
         Ok(made)
     }
 
-    /// The number of vectors.
+    /// Returns the number of vectors.
     pub fn n(&self) -> usize {
         self.unit.len() / self.d
     }
@@ -147,7 +147,7 @@ impl Directions {
         &self.unit[i * self.d..(i + 1) * self.d]
     }
 
-    /// The scores of the labelling `label` with values in `0..clusters`, none of them empty.
+    /// Returns the scores of the labelling `label` with values in `0..clusters`, none of them empty.
     ///
     /// Cosines with means in `f32`, everything else in `f64`, in index order: the same bits on every instruction set.
     /// Cost: `n K d` multiplications; `K (d + 64)` numbers of memory.
@@ -158,7 +158,7 @@ impl Directions {
         self.score_each(isa, label, clusters).0
     }
 
-    /// And the silhouette of each vector, and the squared norm of each cluster's sum.
+    /// Also returns the silhouette of each vector, and the squared norm of each cluster's sum.
     fn score_each(&self, isa: Isa, label: &[u32], clusters: usize) -> (Geometry, Vec<f64>, Vec<f64>) {
         assert_eq!(label.len(), self.n(), "a label for each vector");
         let (n, d, size) = (self.n(), self.d, sizes(label, clusters));
@@ -262,7 +262,7 @@ fn davies_bouldin(isa: Isa, mean: &[f64], means: &[f32], spread: &[f64]) -> f64 
     sum / k as f64
 }
 
-/// The geometry of the families of `partition` in the rows of `rows`, `[latents, d]`: decoder rows, or
+/// Returns the geometry of the families of `partition` in the rows of `rows`, `[latents, d]`: decoder rows, or
 /// [`effective_children`].
 ///
 /// Cost: `n K d` multiplications for the families and for each draw.
@@ -319,7 +319,8 @@ pub fn geometry(
     })
 }
 
-/// What a child writes together with its parent: `v_j = D2_j + rho_j D1_pi(j)`, and `D2_j` under [`ROOT`].
+/// Returns the sum that a child writes together with its parent: `v_j = D2_j + rho_j D1_pi(j)`, and `D2_j` under
+/// [`ROOT`].
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -327,7 +328,8 @@ pub fn geometry(
 /// | `rho` | `[f2]` | [`Cofiring::ratios`](super::cofiring::Cofiring::ratios); where NaN, `v_j = 0` (no direction) |
 /// | result | `[f2, d]` | row-major |
 ///
-/// Siblings share `D1_pi(j)`, so they are close to each other by construction: compare with the null, and with (i).
+/// Siblings share `D1_pi(j)`, so they are close to each other by construction: compare with the null, and with the
+/// decoder rows.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a parent out of range.

@@ -1,4 +1,4 @@
-//! Whether the words of a family belong together, as topics are judged (Roeder, Both and Hinneburg 2015).
+//! Coherence of the words of a family, measured as for topics (Roeder, Both and Hinneburg 2015).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 pub const TOP_WORDS: usize = 10;
 
 /// Streaming counts of the words that share a window: a whole context, or every run of `length` tokens of it (the whole
-/// context if it is shorter). A word counts once a window.
+/// context if it is shorter). A word counts once per window.
 ///
 /// Integer counts: merged parts equal the whole. Memory: 4 bytes for each of the `words (words - 1) / 2` pairs, at most
 /// 512 MiB; larger vocabularies need fewer words, such as the most frequent ones, with [`NO_WORD`] for the others.
@@ -26,12 +26,12 @@ pub struct Windows {
     /// `[words]`: windows with the word.
     with: Vec<u64>,
     both: Vec<u32>,
-    /// `[words]`: one more than the place of the last token of each word so far; all 0 between contexts.
+    /// `[words]`: one more than the position of the last token of each word so far; all 0 between contexts.
     last: Vec<u32>,
 }
 
 impl Windows {
-    /// No windows yet, of words `0..words`. `length` is that of a window, `None` for whole contexts.
+    /// Makes empty counts of words `0..words`. `length` is that of a window, `None` for whole contexts.
     ///
     /// # Errors
     /// [`Error::Config`] for more than 2^27 pairs of words, and for windows of no tokens.
@@ -44,10 +44,10 @@ impl Windows {
         Ok(Self { length, windows: 0, with: vec![0; words], both: vec![0; pairs], last: vec![0; words] })
     }
 
-    /// Adds one whole context, the words of its tokens in order. [`NO_WORD`] takes a place and is no word.
+    /// Adds one whole context, the words of its tokens in order. [`NO_WORD`] is a position without a word.
     ///
     /// # Errors
-    /// [`Error::Index`] for a word that there is not, [`Error::Capacity`] for more than `2^32 - 1` windows; nothing is
+    /// [`Error::Index`] for a word out of range, [`Error::Capacity`] for more than `2^32 - 1` windows; nothing is
     /// added then.
     pub fn add(&mut self, context: &[u32]) -> Result<()> {
         let words = self.with.len();
@@ -80,9 +80,9 @@ impl Windows {
         }
     }
 
-    /// Adds every run of `length` tokens. A token adds the runs that have no earlier token of its word: those that begin
-    /// behind the last one. With a word whose last token is at `a` they are those that begin no later than `a`. So a pair is
-    /// counted once where it comes together, not once a run.
+    /// Adds every run of `length` tokens. A token adds the runs without an earlier token of its word: those that start
+    /// after the last one. With a word whose last token is at `a` they are those that start at `a` or before. So a pair
+    /// is counted once where it occurs, not once per run.
     fn add_runs(&mut self, context: &[u32], length: usize) {
         let runs = context.len() - length + 1;
         for (b, &w) in context.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
@@ -125,12 +125,12 @@ impl Windows {
         Ok(())
     }
 
-    /// Windows counted.
+    /// Returns the number of windows counted.
     pub fn windows(&self) -> u64 {
         self.windows
     }
 
-    /// `ln(p_vw / (p_v p_w)) / -ln p_vw`, `p` shares of windows. -1 (never together) to 1 (only together), 0:
+    /// Returns `ln(p_vw / (p_v p_w)) / -ln p_vw`, `p` shares of windows. -1 (never together) to 1 (only together), 0:
     /// independent, and by convention if every window has both; NaN if a word is in no window.
     pub fn npmi(&self, v: u32, w: u32) -> f64 {
         let (v, w) = (v as usize, w as usize);
@@ -146,8 +146,8 @@ impl Windows {
         }
     }
 
-    /// `ln((D_vw + 1) / D_w)`, `D` numbers of windows, `w` the word of the higher rank. Up to `ln 2`, higher is better;
-    /// NaN if `w` is in no window.
+    /// Returns `ln((D_vw + 1) / D_w)`, `D` numbers of windows, `w` the word of the higher rank. Up to `ln 2`, higher is
+    /// better; NaN if `w` is in no window.
     pub fn umass(&self, v: u32, w: u32) -> f64 {
         let with = self.with[w as usize] as f64;
         let both = f64::from(self.both[triangle(v as usize, w as usize)]);
@@ -175,7 +175,7 @@ pub struct TopicReport {
     pub windows: u64,
     /// Families with an alive child.
     pub families: usize,
-    /// Of them, families without a pair of words: left out of the means.
+    /// Families among them without a pair of words, which are left out of the means.
     pub without_topic: usize,
     /// Mean [`Topic::npmi`]. -1 to 1, higher is better.
     pub npmi: Score,
@@ -185,8 +185,9 @@ pub struct TopicReport {
     pub topic: Vec<Topic>,
 }
 
-/// The top words of each family, and of the families of each draw: [`TOP_WORDS`] words `w` with the largest mean activation
-/// `sum_{j in C} a_j(w) / n(w)` (ties to the lowest), of those on at least [`ALIVE_TOKENS`] tokens and with `a > 0`.
+/// The top words of each family, and of the families of each draw: [`TOP_WORDS`] words `w` with the largest mean
+/// activation `sum_{j in C} a_j(w) / n(w)` (ties to the lowest), among those on at least [`ALIVE_TOKENS`] tokens and
+/// with `a > 0`.
 #[derive(Clone, Debug)]
 pub struct TopWords {
     words: usize,
@@ -198,10 +199,10 @@ pub struct TopWords {
 }
 
 impl TopWords {
-    /// Those of `partition`; `profiles` has the current words of level 2.
+    /// Selects those of `partition`; `profiles` has the current words of level 2.
     ///
-    /// Cost: one pass over the words that latents fire on for the families and for each draw; memory 4 bytes for each of
-    /// those of each latent, at most half of that of the profiles.
+    /// Cost: one pass over the words that latents fire on for the families and for each draw. Memory: 4 bytes per word
+    /// of each latent, at most half of that of the profiles.
     ///
     /// # Errors
     /// [`Error::Index`] if a latent has no profile.
@@ -210,7 +211,7 @@ impl TopWords {
         if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
             return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
         }
-        // A latent fires on few of the words: those of each, one after the other, and where they begin.
+        // A latent fires on few of the words: these lists are concatenated, with the start of each.
         let row = |i: usize| profiles.mass(partition.latents()[i] as usize);
         let n = partition.latents().len();
         let mut first = vec![0usize];
@@ -247,7 +248,7 @@ impl TopWords {
         })
     }
 
-    /// Whether they belong together, by windows of the same words.
+    /// Measures their coherence in windows of the same words.
     ///
     /// # Errors
     /// [`Error::Shape`] if the windows have other words.
@@ -279,7 +280,7 @@ impl TopWords {
     }
 }
 
-/// The top ones of `words`, which have the masses `mass`.
+/// Selects the top ones of `words`, which have the masses `mass`.
 fn top(profiles: &Profiles, mass: &[u64], words: &[u32]) -> Vec<u32> {
     let seen = |w: u32| profiles.seen()[w as usize];
     let candidates = words.iter().filter(|w| seen(**w) >= ALIVE_TOKENS);
@@ -293,7 +294,7 @@ fn top(profiles: &Profiles, mass: &[u64], words: &[u32]) -> Vec<u32> {
     ranked.into_iter().map(|r| r.1).collect()
 }
 
-/// Mean NPMI and UMass of the pairs of words; NaN for fewer than two.
+/// Returns the mean NPMI and UMass of the pairs of words; NaN for fewer than two.
 fn together(windows: &Windows, words: &[u32]) -> [f64; 2] {
     let (mut npmi, mut umass) = (Mean::default(), Mean::default());
     for (k, &v) in words.iter().enumerate() {

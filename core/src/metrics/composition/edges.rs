@@ -1,4 +1,4 @@
-//! How sure the scores of edges are: their counts by block of sequences.
+//! Intervals of the scores of edges: their counts by block of sequences.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,14 +17,14 @@ use crate::{Error, Result};
 /// Streaming counts of the edges of a tree in each of up to [`BLOCKS`] blocks of sequences, for a bootstrap.
 ///
 /// Integer counts: they depend on the tokens alone. Memory: `4 blocks (4 f1 + 2 f2)` bytes. Cost:
-/// `O(L0_1 + L0_2)` a token.
+/// `O(L0_1 + L0_2)` per token.
 #[derive(Clone, Debug)]
 pub struct EdgeBlocks {
     parent: Vec<u32>,
     contexts: u64,
     blocks: usize,
     tokens: Vec<u64>,
-    /// `[f1, blocks]`: tokens on which a parent fires, on which some child of it does, and on which exactly one does.
+    /// `[f1, blocks]`: tokens on which a parent fires, on which some child of it fires, and on which exactly one fires.
     fires1: Vec<u32>,
     any: Vec<u32>,
     one: Vec<u32>,
@@ -36,8 +36,8 @@ pub struct EdgeBlocks {
     children: Vec<u32>,
 }
 
-/// Scores of the edges with their intervals: of level 2 without its gate, what the children have learned. Means and
-/// medians are over the edges whose child fires on at least [`ALIVE_TOKENS`] tokens.
+/// Scores of the edges with their intervals, for level 2 without its gate, which shows what the children have learned.
+/// Means and medians are over the edges whose child fires on at least [`ALIVE_TOKENS`] tokens.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct EdgeIntervals {
     /// Of [`super::CompositionReport::attachment`].
@@ -57,7 +57,7 @@ pub struct EdgeIntervals {
 }
 
 impl EdgeBlocks {
-    /// No tokens yet, of a dump of `contexts` sequences. `parent` has an entry for each latent of level 2.
+    /// Makes empty counts for a dump of `contexts` sequences. `parent` has an entry for each latent of level 2.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`].
@@ -84,14 +84,14 @@ impl EdgeBlocks {
         })
     }
 
-    /// Adds the tokens `rows` of a block of codes, which are of sequence number `context`.
+    /// Adds the tokens `rows` of a block of codes, which are in sequence number `context`.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens in a block; nothing is
     /// added then.
     ///
     /// # Panics
-    /// If the sequence is none of the dump, or the rows none of the codes.
+    /// If the sequence is not in the dump, or the rows are not in the codes.
     pub fn add(
         &mut self,
         context: u64,
@@ -142,7 +142,7 @@ impl EdgeBlocks {
         Ok(())
     }
 
-    /// The scores with their intervals. Cost: `resamples.n blocks (4 f1 + 2 f2)` steps.
+    /// Returns the scores with their intervals. Cost: `resamples.n blocks (4 f1 + 2 f2)` steps.
     pub fn report(&self, par: Par, resamples: Resamples) -> EdgeIntervals {
         let blocks = self.blocks;
         let all = vec![1; blocks];
@@ -161,7 +161,7 @@ impl EdgeBlocks {
             let n: u64 = self.tokens.iter().zip(times).map(|(n, times)| n * u64::from(*times)).sum();
             let fires1: Vec<u64> = (0..size.len()).map(|i| sum(&self.fires1, i, times)).collect();
             let mut largest = vec![0u64; size.len()];
-            // A child of every parent counts for its purity, alive or not.
+            // Every child counts for the purity of its parent, alive or not.
             for j in (0..self.parent.len()).filter(|&j| self.parent[j] != ROOT) {
                 let most = &mut largest[self.parent[j] as usize];
                 *most = (*most).max(sum(&self.both, j, times));

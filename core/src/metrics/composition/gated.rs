@@ -1,4 +1,4 @@
-//! What the families do behind their gate.
+//! Scores of the families behind their gate.
 
 use alloc::vec::Vec;
 
@@ -10,15 +10,16 @@ use super::Composition;
 pub struct GatedChild {
     /// `n_j`: tokens on which it fires.
     pub fires: u64,
-    /// `sum_tokens -2 z_j e . D_j + z_j^2 ||D_j||^2`, `e = x_hat2 - x`: by how much the squared error grows if `j` is
-    /// removed alone. Higher is better; below 0: `j` harms. NaN if the blocks came without errors.
+    /// `sum_tokens -2 z_j e . D_j + z_j^2 ||D_j||^2`, `e = x_hat2 - x`: the growth of the squared error if only `j` is
+    /// removed. Higher is better; below 0: `j` harms. NaN if the blocks came without errors.
     pub gain: f64,
 }
 
-/// The families behind their gate. Means are over what is defined and alive (at least [`ALIVE_TOKENS`] tokens); NaN
-/// where nothing is.
+/// The families behind their gate. Means are over the defined values of alive latents (at least [`ALIVE_TOKENS`]
+/// tokens); NaN where there are none.
 ///
-/// Scores that a hard gate fixes for any parents are named `..._by_construction`: they are no evidence for a hierarchy.
+/// Scores that a hard gate fixes for any parents are named `..._by_construction`: they are not evidence for a
+/// hierarchy.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct GatedReport {
     /// Tokens seen.
@@ -33,8 +34,8 @@ pub struct GatedReport {
     pub coverage: f64,
     /// Mean over the alive parents with at least two children of `P(exactly one child | at least one)`. 0 to 1.
     pub exclusivity: f64,
-    /// Mean over tokens of the number of parents that say something else than their children together (Luo et al. 2026).
-    /// 0 and up, lower is better.
+    /// Mean over tokens of the number of parents that differ from the union of their children (Luo et al. 2026). 0 and
+    /// up, lower is better.
     pub or_hamming: f64,
     /// Share of the alive children with `gain < 0`. 0 to 1, lower is better.
     pub harmful: f64,
@@ -43,7 +44,7 @@ pub struct GatedReport {
 }
 
 impl Composition {
-    /// What the families do, of counts of the gated codes.
+    /// Returns the scores of the families, from counts of the gated codes.
     pub fn gated(&self) -> GatedReport {
         let all = self.report();
         let gain = |j: usize| if self.gained { self.gain[j].value() } else { f64::NAN };

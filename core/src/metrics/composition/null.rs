@@ -1,4 +1,4 @@
-//! The composition of families that mean nothing.
+//! Composition of random families.
 
 use alloc::vec::Vec;
 
@@ -9,9 +9,9 @@ use super::{Composition, REAL_CONTAINMENT, REAL_LIFT};
 use crate::gate::ROOT;
 use crate::par::Par;
 
-/// Scores of the alive edges against shuffled families: parents permuted among children of one class of density, so
-/// that every parent keeps the number of its children, and how often they fire. A dense parent contains everything;
-/// what is over the null is more than density.
+/// Scores of the alive edges compared with shuffled families: parents permuted among children of one density class, so
+/// that every parent keeps the number of its children, and how often they fire. A dense parent contains every child; a
+/// value above the null is more than an effect of density.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CompositionNull {
     /// [`super::CompositionReport::containment`].
@@ -27,8 +27,8 @@ pub struct CompositionNull {
 }
 
 impl Composition {
-    /// The scores of the learned edges, and of `draws` random trees. Cost: one look at the co-firing table an edge and
-    /// draw.
+    /// Returns the scores of the learned edges, and of `draws` random trees. Cost: one access to the co-activation
+    /// table per edge and draw.
     pub fn null(&self, par: Par, draws: Draws) -> CompositionNull {
         let edges: Vec<usize> =
             (0..self.parent.len()).filter(|&j| self.parent[j] != ROOT && self.fires2[j] >= ALIVE_TOKENS).collect();

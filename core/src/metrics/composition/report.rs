@@ -1,4 +1,4 @@
-//! The scores of the co-firing counts.
+//! The scores of the co-activation counts.
 
 use alloc::vec::Vec;
 
@@ -16,8 +16,9 @@ pub struct Child {
     pub fires: u64,
     /// `P(parent | j) = N_ij / n_j`. 0 to 1, higher is better; NaN for [`ROOT`] or `n_j = 0`.
     pub containment: f64,
-    /// `(P(parent | j) - P(parent)) / (1 - P(parent))`: how far the child keeps to its parent. At most 1, higher is
-    /// better; 0 is chance and 1 is always. NaN as the containment, and for a parent that fires on every token.
+    /// `(P(parent | j) - P(parent)) / (1 - P(parent))`: how far the child fires with its parent by itself. At most 1,
+    /// higher is better; 0 is chance and 1 is always. NaN as the containment, and for a parent that fires on every
+    /// token.
     pub attachment: f64,
     /// `N N_ij / (n_i n_j)`. 0 and up, higher is better, 1 is chance; NaN for [`ROOT`], if either never fires, or if
     /// either fires on every token.
@@ -50,27 +51,27 @@ pub struct Parent {
     /// `P(exactly one child | at least one)`. 0 to 1, higher is better, 1: siblings exclude each other; NaN if none ever
     /// fires.
     pub exclusivity: f64,
-    /// `max_j P(j | i)` over its children. 0 to 1, near 1: one child does the work of all; NaN if `n_i = 0`.
+    /// `max_j P(j | i)` over its children. 0 to 1, near 1: one child fires nearly always; NaN if `n_i = 0`.
     pub purity: f64,
-    /// `H = -sum_j q_j log2 q_j`, `q_j = N_ij / sum_k N_ik` over its children: how open the parent leaves which child is
+    /// `H = -sum_j q_j log2 q_j`, `q_j = N_ij / sum_k N_ik` over its children: the uncertainty about which child is
     /// active. 0 to `log2 children`; NaN if none fires with it.
     pub child_entropy_bits: f64,
     /// `H / log2 children`. 0 to 1, 1: all as often; NaN for an only child, and as above.
     pub child_entropy: f64,
     /// `2^H`. 1 to `children`, 1 for an only child; NaN if none fires with it.
     pub effective_children: f64,
-    /// `mean_tokens |1[z_i > 0] - OR_j 1[z_j > 0]|` (Luo et al. 2026). 0 to 1, lower is better: the parent says the same
-    /// as its children together.
+    /// `mean_tokens |1[z_i > 0] - OR_j 1[z_j > 0]|` (Luo et al. 2026). 0 to 1, lower is better: the parent equals the
+    /// union of its children.
     pub or_hamming: f64,
 }
 
-/// The composition of the levels. Means are over what is defined and alive (at least [`ALIVE_TOKENS`] tokens); NaN
-/// where nothing is.
+/// The composition of the levels. Means are over the defined values of alive latents (at least [`ALIVE_TOKENS`]
+/// tokens); NaN where there are none.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CompositionReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// Children that hang on [`ROOT`].
+    /// Children under [`ROOT`].
     pub root_children: usize,
     /// Children with a parent that are not alive: left out below.
     pub edges_not_alive: usize,
@@ -112,8 +113,8 @@ pub struct CompositionReport {
     pub child_entropy: f64,
     /// Mean `effective_children` of the same. 1 and up.
     pub effective_children: f64,
-    /// Mean over tokens of the number of parents that say something else than their children together: the sum of
-    /// `or_hamming` over all parents. 0 and up, lower is better.
+    /// Mean over tokens of the number of parents that differ from the union of their children: the sum of `or_hamming`
+    /// over all parents. 0 and up, lower is better.
     pub or_hamming: f64,
     /// `[f2]`.
     pub child: Vec<Child>,
@@ -121,7 +122,7 @@ pub struct CompositionReport {
     pub parent: Vec<Parent>,
 }
 
-/// `(P(i | j) - P(i)) / (1 - P(i))` of counts over `n` tokens; NaN if `j` never fires or `i` always does.
+/// Returns `(P(i | j) - P(i)) / (1 - P(i))` from counts over `n` tokens; NaN if `j` never fires or `i` always does.
 pub(in crate::metrics) fn attachment(n: u64, fires1: u64, fires2: u64, both: u64) -> f64 {
     if fires2 == 0 || fires1 == n {
         return f64::NAN;
@@ -141,7 +142,7 @@ impl Composition {
 
     pub(super) fn phi(&self, i: usize, j: usize) -> f64 {
         let (n, n1, n2) = (self.tokens, self.fires1[i], self.fires2[j]);
-        // Less than 2^66: nothing cancels.
+        // Less than 2^66: there is no cancellation.
         let over = i128::from(n) * i128::from(self.together(i, j)) - i128::from(n1) * i128::from(n2);
         let spread = |k: u64| libm::sqrt(k as f64) * libm::sqrt((n - k) as f64);
         over as f64 / (spread(n1) * spread(n2))
@@ -169,7 +170,7 @@ impl Composition {
         let together = || children.iter().map(|&j| self.together(i, j as usize));
         let all = together().map(u64::from).sum::<u64>() as f64;
         let shares = together().filter(|k| *k > 0).map(|k| f64::from(k) / all);
-        // Added to 0, so that an only child has no -0.
+        // Added to 0, so that an only child does not have -0.
         let bits = if all > 0.0 { shares.fold(0.0, |h, q| h - q * libm::log2(q)) } else { f64::NAN };
         Parent {
             latent: i as u32,
@@ -208,7 +209,7 @@ impl Composition {
         }
     }
 
-    /// The scores of all tokens added. Cost: one pass over the co-firing table.
+    /// Returns the scores of all tokens added. Cost: one pass over the co-activation table.
     pub fn report(&self) -> CompositionReport {
         let child: Vec<Child> = (0..self.parent.len()).map(|j| self.child(j)).collect();
         let families = Families::new(self.parent.clone(), self.f1);
@@ -224,7 +225,7 @@ impl Composition {
         let parents = || parent.iter().filter(|p| p.fires >= ALIVE_TOKENS);
         let several = || parents().filter(|p| p.children > 1);
         let with_parent: Vec<_> = edges.iter().filter(|c| self.fires1[c.parent as usize] > 0).collect();
-        // P(j | i) > P(i | j) if n_i < n_j and they ever meet.
+        // P(j | i) > P(i | j) if n_i < n_j and they ever fire together.
         let inverted =
             with_parent.iter().filter(|c| c.containment > 0.0 && self.fires1[c.parent as usize] < c.fires).count();
         let density = |fires: &[u64]| {

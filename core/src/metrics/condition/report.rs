@@ -1,4 +1,4 @@
-//! The class means against the decoder.
+//! The class means compared with the decoder.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -14,19 +14,19 @@ use crate::kernel::dense;
 use crate::kernel::{Isa, reduce};
 use crate::{Error, Result};
 
-/// An edge meets the condition if both of its decoder rows are among so many that are nearest to `d*`.
+/// An edge meets the condition if both of its decoder rows are among this many that are nearest to `d*`.
 pub const TOP: u32 = 5;
 /// Edges that are compared with the decoder together.
 const CHUNK: usize = 32;
 
-/// One edge between a child that is alive and its parent.
+/// One edge between an alive child and its parent.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct EdgeCondition {
     /// The child, in level 2.
     pub child: u32,
     /// Its parent, in level 1.
     pub parent: u32,
-    /// `cos(d*_j, D2_j)`. -1 to 1, higher is better; NaN if `d*_j` is not there or 0, or if the row is 0.
+    /// `cos(d*_j, D2_j)`. -1 to 1, higher is better; NaN if `d*_j` does not exist or is 0, or if the row is 0.
     pub cos_child: f64,
     /// `cos(d*_j, D1_parent)`. As above.
     pub cos_parent: f64,
@@ -37,7 +37,7 @@ pub struct EdgeCondition {
     pub rank_child: Option<u32>,
     /// The same of the parent's.
     pub rank_parent: Option<u32>,
-    /// `cos(d**_j, D2_j)`. -1 to 1, higher is better; NaN if `d**_j` is not there or 0, or if the row is 0.
+    /// `cos(d**_j, D2_j)`. -1 to 1, higher is better; NaN if `d**_j` does not exist or is 0, or if the row is 0.
     pub strict_child: f64,
     /// `cos(d**_j, D1_parent)`. -1 to 1, should be below `strict_child`; NaN as above.
     pub strict_parent: f64,
@@ -49,9 +49,9 @@ pub struct EdgeCondition {
 pub struct ConditionReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// Others, left out: an activation is too large for the sums.
+    /// Other tokens, left out: an activation is too large for the sums.
     pub tokens_left_out: u64,
-    /// Children that hang on [`ROOT`].
+    /// Children under [`ROOT`].
     pub root_children: usize,
     /// Children with a parent that are not alive: left out.
     pub edges_not_alive: usize,
@@ -59,7 +59,7 @@ pub struct ConditionReport {
     pub edges_without_direction: usize,
     /// Alive edges without the strict cosines: the parent never fires without the child, or `d**` or a decoder row is 0.
     pub edges_without_strict_direction: usize,
-    /// Mean `s_res`, against the parents of shuffled families. -1 to 1, higher is better.
+    /// Mean `s_res`, with that of shuffled families. -1 to 1, higher is better.
     pub s_res: Score,
     /// Mean `s_res` with an interval by a bootstrap over families.
     pub s_res_interval: Interval,
@@ -81,7 +81,7 @@ pub struct ConditionReport {
 }
 
 impl Condition {
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     ///
     /// | argument | shape | layout |
     /// |---|---|---|

@@ -1,4 +1,4 @@
-//! How the activity of the two levels goes together.
+//! Relation of the activity of the two levels.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use crate::model::CodesView;
 use crate::{Error, Result};
 
 /// Streaming sums of integers over the codes of both levels: merged parts equal the whole to the bit, in any order and
-/// however the rows are cut. Cost: `O(L0_1 + L0_2)` a token.
+/// however the rows are cut. Cost: `O(L0_1 + L0_2)` per token.
 #[derive(Clone, Debug)]
 pub struct Across {
     parent: Vec<u32>,
@@ -50,7 +50,7 @@ pub struct AcrossReport {
 }
 
 impl Across {
-    /// No tokens yet. `parent` has an entry for each latent of level 2: [`ROOT`] for all without families.
+    /// Makes an empty accumulator. `parent` has an entry for each latent of level 2: [`ROOT`] for all without families.
     ///
     /// # Errors
     /// [`Error::Index`] for a parent that is neither below `f1` nor [`ROOT`].
@@ -128,11 +128,11 @@ impl Across {
         self.children.iter_mut().zip(&other.children).for_each(|(a, b)| *a += b);
     }
 
-    /// The scores of all tokens added.
+    /// Returns the scores of all tokens added.
     pub fn report(&self) -> AcrossReport {
         let n = u128::from(self.tokens);
         let [a, b, aa, bb, ab] = self.sums;
-        // N^2 times the covariance and the variances, in integers: nothing cancels.
+        // N^2 times the covariance and the variances, in integers: there is no cancellation.
         let (covariance, one, two) = ((n * ab) as i128 - (a * b) as i128, n * aa - a * a, n * bb - b * b);
         AcrossReport {
             tokens: self.tokens,

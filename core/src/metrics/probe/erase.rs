@@ -1,13 +1,13 @@
-//! What removing a few latents does to probes: spurious correlation removal and targeted probe perturbation.
+//! Effects of removing latents on probes: spurious correlation removal and targeted probe perturbation.
 //!
 //! The effect of latent `j` on a probe `w` is `e_j = Delta_j (w . D_j)`, `Delta_j = mean_pos z_j - mean_neg z_j` over the
 //! probe's training rows. The `n` latents of the largest effect are removed and the error of the SAE is kept:
 //! `x' = x - sum_j z_j D_j`, so that `w . x' + b = w . x + b - sum_j z_j (w . D_j)`. The sum is linear, so pooled rows and
 //! pooled codes give what pooling after the removal would.
 //!
-//! SAEBench's formulas, with these differences: probes are fitted to convergence; and only latents with an effect above 0
-//! are removed (there, where fewer than `n` have one, the list goes on with latents of no effect in an order that is
-//! left open). How many were removed is reported.
+//! The formulas are SAEBench's, with these differences: probes are fitted to convergence; and only latents with an
+//! effect above 0 are removed (SAEBench continues, where fewer than `n` have one, with latents of no effect in an
+//! unspecified order). The number of removed latents is reported.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -18,17 +18,17 @@ use crate::model::CodesView;
 use crate::par::Par;
 use crate::{Error, Result};
 
-/// The numbers of latents that are removed.
+/// The numbers of latents to remove.
 pub const NS: [usize; 7] = [2, 5, 10, 20, 50, 100, 500];
-/// A bias that costs less accuracy than this many standard errors of what it costs is none: there is nothing to remove.
+/// A bias whose cost in accuracy is below this many of its standard errors does not count: there is nothing to remove.
 const STANDARD_ERRORS: f64 = 2.0;
 
-/// Rows, or pooled rows, with their codes and the directions that those stand for.
+/// Rows, or pooled rows, with their codes and the directions of the latents.
 #[derive(Clone, Copy, Debug)]
 pub struct Examples<'a> {
     /// `[n, d]` row-major.
     pub x: &'a [f32],
-    /// Numbers a row, not 0.
+    /// Width of a row, not 0.
     pub d: usize,
     /// `n` rows over the latents of `decoder`.
     pub codes: CodesView<'a>,
@@ -41,7 +41,7 @@ impl Examples<'_> {
         for (what, expected, got) in [
             ("numbers of the rows", self.codes.tokens() * self.d, self.x.len()),
             ("decoder of the latents", self.codes.latents() * self.d, self.decoder.len()),
-            ("numbers a row", self.d.max(1), self.d),
+            ("numbers per row", self.d.max(1), self.d),
         ] {
             if expected != got {
                 return Err(Error::Shape { what, expected, got });
@@ -50,12 +50,12 @@ impl Examples<'_> {
         Ok(())
     }
 
-    /// `w . D_j` of every latent.
+    /// Returns `w . D_j` of every latent.
     fn reach(&self, probe: &Logistic) -> Vec<f64> {
         self.decoder.chunks_exact(self.d).map(|row| dot(row, &probe.weight)).collect()
     }
 
-    /// What a probe calls each row of `on` with the latents marked in `removed` taken out.
+    /// Returns the answers of a probe for each row of `on`, with the latents marked in `removed` taken out.
     fn called(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> Vec<bool> {
         let called = on.row.iter().map(|&r| {
             let r = r as usize;
@@ -66,7 +66,7 @@ impl Examples<'_> {
         called.collect()
     }
 
-    /// Accuracy of a probe on `on` with the latents marked in `removed` taken out.
+    /// Returns the accuracy of a probe on `on` with the latents marked in `removed` taken out.
     fn accuracy(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> f64 {
         let called = self.called(probe, reach, on, removed);
         Answers::of(on.label.iter().copied().zip(called)).accuracy()
@@ -102,7 +102,7 @@ impl Fitted {
     }
 }
 
-/// Targeted probe perturbation with `n` latents a class.
+/// Targeted probe perturbation with `n` latents per class.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Tpp {
     /// Latents asked for.
@@ -128,7 +128,7 @@ pub struct TppReport {
     pub points: Vec<Tpp>,
 }
 
-/// Targeted probe perturbation over the classes `tasks`, at least two, each against the rest.
+/// Computes targeted probe perturbation over the classes `tasks`, at least two, each against the rest.
 ///
 /// Cost: a fit a class; `classes * latents * d` for the effects; `classes^2` passes over the codes of the test rows for
 /// each of `ns`.
@@ -214,7 +214,7 @@ pub struct ScrReport {
     pub points: Vec<Scr>,
 }
 
-/// Spurious correlation removal.
+/// Computes spurious correlation removal.
 ///
 /// # Errors
 /// [`Error::Shape`] for sizes that disagree, and as [`fit`].
@@ -229,7 +229,7 @@ pub fn scr(par: Par, ex: &Examples<'_>, tasks: &ScrTasks, ns: &[usize], settings
     }
     let none = vec![false; ex.codes.latents()];
     let clean = [0, 1].map(|i| ex.accuracy(&fitted[i].probe, &fitted[i].reach, tests[i], &none));
-    // Rows that one of the probes calls rightly and the other does not, by which one.
+    // Rows that exactly one of the probes answers correctly, by which one.
     let costs = [0, 1].map(|i| {
         let [own, other] = [i, 2].map(|f| ex.called(&fitted[f].probe, &fitted[f].reach, tests[i], &none));
         let right = tests[i].label.iter().zip(own.iter().zip(&other));
@@ -242,7 +242,7 @@ pub fn scr(par: Par, ex: &Examples<'_>, tasks: &ScrTasks, ns: &[usize], settings
     let biased = [0, 1].map(|i| of_biased(i, &none));
     let points = par.map(ns.len(), |k| {
         let n = ns[k];
-        // On `a`'s rows the latents of `b` are removed, and the other way round.
+        // On the rows of `a` the latents of `b` are removed, and vice versa.
         let score = |i: usize| {
             let lost = clean[i] - biased[i];
             let after = of_biased(i, &fitted[1 - i].removed(n));

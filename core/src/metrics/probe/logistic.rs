@@ -1,5 +1,5 @@
-//! Logistic regression, fitted to convergence: a truncated Newton method on a strongly convex function, so that the
-//! answer is the only one there is.
+//! Logistic regression, fitted to convergence by a truncated Newton method on a strongly convex function, so that the
+//! answer is unique.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,14 +9,14 @@ use crate::error::At;
 use crate::kernel::{Isa, wide};
 use crate::{Error, Result};
 
-/// Steps of Newton's method before it gives up: some ten are needed.
+/// Most steps of Newton's method: some ten are needed.
 const MAX_STEPS: usize = 100;
-/// Products with the Hessian that one step may take.
+/// Most products with the Hessian per step.
 const MAX_PRODUCTS: usize = 500;
-/// A step is accepted if the objective falls by this part of what its slope promises (Armijo).
+/// A step is accepted if the objective falls by this part of what its slope predicts (Armijo).
 const ARMIJO: f64 = 1e-4;
 
-/// How a probe is fitted.
+/// Settings of a fit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// Weight of the examples against the penalty: scikit-learn's `C`.
@@ -76,7 +76,7 @@ pub fn fit(x: &[f32], width: usize, on: &Labelled, settings: &Settings) -> Resul
     fit_times(x, width, on, vec![1.0; on.len()], settings)
 }
 
-/// [`fit`] where example `i` counts `times[i]` times: rows that are equal need to be there once.
+/// Fits as [`fit`] does, where example `i` counts `times[i]` times: equal rows need to be given only once.
 ///
 /// # Errors
 /// As [`fit`].
@@ -116,7 +116,7 @@ struct Problem<'a> {
     x: &'a [f32],
     width: usize,
     on: &'a Labelled,
-    /// How often each example is there.
+    /// The multiplicity of each example.
     times: Vec<f64>,
     mean: Vec<f64>,
     scale: Vec<f64>,
@@ -150,7 +150,7 @@ impl<'a> Problem<'a> {
         for (&row, times) in on.row.iter().zip(&p.times) {
             wide::add_squares(isa, *times, p.row(row), &mean, &mut scale);
         }
-        // What is below this is the rounding of a constant column.
+        // A smaller value is the rounding error of a constant column.
         scale.iter_mut().zip(&mean).for_each(|(s, m)| {
             let sd = libm::sqrt(*s / n);
             *s = if sd > 1e-12 * m.abs() { sd } else { 0.0 };
@@ -290,7 +290,7 @@ impl<'a> Problem<'a> {
         step
     }
 
-    /// Goes along `step` as far as the objective falls; whether it moved.
+    /// Moves along `step` as far as the objective falls; returns whether it moved.
     fn descend(&self, v: &mut Coefficients, t: &[f64], gradient: &[f64], step: &[f64]) -> bool {
         let along = self.margins(step);
         let slope = inner(gradient, step);
@@ -299,7 +299,7 @@ impl<'a> Problem<'a> {
         for _ in 0..40 {
             let next: Coefficients = v.iter().zip(step).map(|(v, s)| v + length * s).collect();
             let after = self.objective(&next, t.iter().zip(&along).map(|(t, a)| t + length * a));
-            // Near the minimum the fall is below the rounding of the sums.
+            // Near the minimum the decrease is below the rounding error of the sums.
             if after <= before + ARMIJO * length * slope + 1e-14 * before.abs() {
                 *v = next;
                 return true;

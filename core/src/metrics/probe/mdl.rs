@@ -1,4 +1,4 @@
-//! Description length: the bits that the codes of a token take.
+//! Description length: the bits that the codes of a token need.
 
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -29,7 +29,7 @@ pub struct Mdl {
 pub struct MdlPoint {
     /// Width of a bin, in units of the activations (decoder rows have norm 1).
     pub step: f64,
-    /// `sum_j p_j H(bin of z_j | j on)`: bits a token for the values. 0 and up, lower is better at equal error.
+    /// `sum_j p_j H(bin of z_j | j on)`: bits per token for the values. 0 and up, lower is better at equal error.
     pub value_bits: f64,
     /// `on_off_bits + value_bits`.
     pub bits: f64,
@@ -43,7 +43,7 @@ pub struct MdlPoint {
 pub struct MdlReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// `sum_j H(p_j)`, `p_j` the share of tokens on which `j` is on: bits a token to say which latents are on, each coded
+    /// `sum_j H(p_j)`, `p_j` the share of tokens on which `j` is on: bits per token to say which latents are on, each coded
     /// by itself. 0 and up, lower is better at equal error. 0 for a latent that is always or never on; NaN without tokens.
     pub on_off_bits: f64,
     /// From the finest bins to the coarsest.
@@ -57,7 +57,7 @@ pub fn step_for(share: f64, variance: f64, l0: f64) -> f64 {
 }
 
 impl Mdl {
-    /// No tokens yet; `step` is the width of the finest bins.
+    /// Makes an empty accumulator; `step` is the width of the finest bins.
     ///
     /// # Errors
     /// [`Error::Config`] for a step that is not above 0 and at most 1e30.
@@ -109,7 +109,7 @@ impl Mdl {
         self.error.iter_mut().zip(&other.error).for_each(|(a, b)| a.merge(b));
     }
 
-    /// The bits.
+    /// Returns the bits.
     pub fn report(&self) -> MdlReport {
         let n = self.tokens as f64;
         let fires: Vec<u64> = self.bins.iter().map(|b| b.values().sum()).collect();
