@@ -7,7 +7,7 @@ use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_OK, STRATA_STATUS_PANIC, s
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, TryLockError};
 
-/// Runs the body of an exported function. A panic ends here.
+/// Runs the body of an exported function, and catches a panic.
 pub fn boundary(body: impl FnOnce() -> Outcome) -> strata_status {
     run(body).map_or_else(|failure| failure.status, |()| STRATA_STATUS_OK)
 }
@@ -28,14 +28,14 @@ pub(crate) unsafe fn boundary_with(err: *mut strata_error, body: impl FnOnce() -
 }
 
 fn run(body: impl FnOnce() -> Outcome) -> Outcome {
-    // Unwind safe: what a panic leaves half done is behind a `Guarded`, which stays closed then.
+    // This is unwind safe: state that a panic leaves half changed is behind a `Guarded`, which then stays closed.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|payload| {
         let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
         Err(Failure::new(STRATA_STATUS_PANIC, format!("a bug in strata: {}", text.unwrap_or("a panic"))))
     })
 }
 
-/// A value that one thread at a time may use. A panic may leave it half changed: it cannot be used any more then.
+/// A value that one thread at a time may use. A panic may leave it half changed, so that it cannot be used afterwards.
 #[derive(Debug)]
 pub struct Guarded<T>(Mutex<T>);
 

@@ -1,4 +1,4 @@
-//! Codes in the caller's buffers: filled a block at a time, or read in place.
+//! Codes in the caller's buffers: filled block by block, or read in place.
 
 use crate::failure::{Failure, Outcome};
 use crate::params::{self, extent, items, params, slice_extent, strata_codes};
@@ -8,7 +8,7 @@ use std::ptr;
 use strata_core::Error;
 use strata_core::model::{CodeRow, Codes, CodesView};
 
-/// [`strata_codes`] being filled. What does not fit is only counted.
+/// [`strata_codes`] while it is filled. Entries beyond its capacity are only counted.
 pub(crate) struct CodesOut {
     to: *mut strata_codes,
     at: strata_codes,
@@ -17,7 +17,7 @@ pub(crate) struct CodesOut {
 }
 
 impl CodesOut {
-    /// Room for codes; `None` for NULL, where that is `optional`.
+    /// Makes a writer of codes; `None` for NULL, where that is `optional`.
     ///
     /// # Safety
     /// `to` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the result is
@@ -43,7 +43,7 @@ impl CodesOut {
         Ok(Some(Self { to, at, rows: 0, n: 0 }))
     }
 
-    /// The addresses of everything that is written.
+    /// Returns the addresses of all memory that is written.
     pub fn extents(&self) -> [Range<usize>; 4] {
         let strata_codes { offsets, offsets_len, index, value, capacity, .. } = self.at;
         [extent(self.to, 1), extent(offsets, offsets_len), extent(index, capacity), extent(value, capacity)]
@@ -56,7 +56,7 @@ impl CodesOut {
             if self.rows < self.at.offsets_len {
                 // SAFETY: `rows < offsets_len`.
                 let place = unsafe { self.at.offsets.add(self.rows) };
-                // SAFETY: the place is the caller's to write.
+                // SAFETY: the slot is the caller's to write.
                 unsafe { place.write(self.n + end) };
             }
         }
@@ -72,7 +72,7 @@ impl CodesOut {
         self.n += n;
     }
 
-    /// Says how many entries there are, and whether all fit.
+    /// Writes the number of entries, and returns whether all fit.
     pub fn finish(self) -> Outcome {
         if self.at.offsets_len > 0 {
             // SAFETY: there is a first place, and it is the caller's to write.
@@ -87,14 +87,14 @@ impl CodesOut {
     }
 }
 
-/// [`strata_codes`] being read: the codes of `n_rows` rows, or none where it is NULL.
+/// [`strata_codes`] while it is read: the codes of `n_rows` rows, or none where it is NULL.
 pub(crate) struct CodesIn<'a> {
     view: Option<CodesView<'a>>,
     extents: [Range<usize>; 3],
 }
 
 impl CodesIn<'_> {
-    /// Codes of `n_rows` rows over `latents` latents; NULL is right where there are no latents.
+    /// Makes a reader of codes of `n_rows` rows over `latents` latents; NULL is valid where there are no latents.
     ///
     /// # Safety
     /// `from` is NULL or points to a struct of `struct_size` bytes, whose buffers are as long as it says; while the
@@ -130,7 +130,7 @@ impl CodesIn<'_> {
         Ok(Self { view: Some(view), extents: [slice_extent(offsets), slice_extent(index), slice_extent(value)] })
     }
 
-    /// The addresses of the codes.
+    /// Returns the addresses of the codes.
     pub fn extents(&self) -> [Range<usize>; 3] {
         self.extents.clone()
     }

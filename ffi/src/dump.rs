@@ -1,4 +1,4 @@
-//! The dump directory that a host writes: row by row in bounded memory, and seen whole or not at all.
+//! The dump directory that a host writes: row by row in bounded memory, and visible whole or not at all.
 
 use crate::boundary::Guarded;
 use crate::failure::{Failure, Outcome};
@@ -18,14 +18,14 @@ use strata_core::format::dump_builder::{DumpBuilder, DumpFiles, DumpPart, DumpSp
 /// A dump being written. One thread at a time may use it, any thread.
 pub struct strata_dump(pub(crate) Guarded<Dump>);
 
-/// The inside of a dump.
+/// The state of a dump.
 pub(crate) struct Dump {
     files: Directory,
     builder: DumpBuilder,
 }
 
-/// The directory of a dump that is being written. Until [`Dump::finish`] it is hidden beside `path`; dropping it deletes
-/// it.
+/// The directory of a dump that is being written. Until [`Dump::finish`] it is hidden beside `path`; dropping it
+/// deletes it.
 struct Directory {
     path: PathBuf,
     directory: PathBuf,
@@ -39,8 +39,8 @@ impl Directory {
         let Some(name) = path.file_name() else {
             return Err(Failure::new(STRATA_STATUS_IO, "dir: the path has no file name"));
         };
-        // The name is random, since where process ids repeat (containers) a directory that a killed process left behind
-        // could have any name that is made of one.
+        // The name is random: where process ids repeat (containers), a directory that a killed process left behind
+        // could have any name made of one.
         for attempt in 0..1000_u32 {
             let mut hidden = OsString::from(".");
             hidden.push(name);
@@ -112,7 +112,7 @@ impl DumpFiles for Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        // Some systems do not delete files that are open.
+        // Some operating systems do not delete open files.
         self.open = [None, None];
         // After `Dump::finish` the directory has its name and is no longer here.
         let _ = fs::remove_dir_all(&self.directory);
@@ -159,7 +159,7 @@ impl Dump {
         self.builder.append((0..x.n).map(|i| x.row(i)), tokens, &mut self.files)
     }
 
-    /// Writes what is left, makes the files durable, and gives the directory its name.
+    /// Writes the buffers, makes the files durable, and gives the directory its name.
     pub fn finish(&mut self) -> Outcome {
         let Self { files, builder } = self;
         builder.finish(files)?;
@@ -183,7 +183,7 @@ fn check_absent(path: &Path) -> Outcome {
     Ok(())
 }
 
-/// Makes the names in `directory` durable. Only Unix lets a directory be opened for that.
+/// Makes the names in `directory` durable. Only Unix can open a directory for that.
 fn sync(directory: &Path) -> Outcome {
     if cfg!(unix) {
         let synced = File::open(directory).and_then(|d| d.sync_all());
@@ -203,7 +203,7 @@ unsafe fn text(at: *const c_char) -> Outcome<Option<String>> {
     text.to_str().map(|text| Some(text.to_owned())).map_err(|_| params("expected UTF-8"))
 }
 
-/// Strings, an empty one for NULL, with U+FFFD for what is not UTF-8.
+/// Reads strings: an empty one for NULL, with U+FFFD for bytes that are not UTF-8.
 ///
 /// # Safety
 /// `at` is NULL or has `len` entries, each NULL or ending with a zero.
@@ -220,7 +220,7 @@ pub(crate) unsafe fn texts(at: *const *const c_char, len: usize) -> Outcome<Vec<
 }
 
 /// # Safety
-/// `at` is NULL or ends with a zero, and stays as it is while the result is used.
+/// `at` is NULL or ends with a zero, and does not change while the result is used.
 pub(crate) unsafe fn path<'a>(at: *const c_char) -> Outcome<&'a Path> {
     if at.is_null() {
         return Err(Failure::null());

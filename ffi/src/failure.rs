@@ -15,24 +15,24 @@ use strata_core::Error;
 pub struct Failure {
     /// The status.
     pub status: strata_status,
-    /// The argument that it is about, or nothing.
+    /// The argument that the sentence is about, or nothing.
     argument: &'static str,
     why: Why,
 }
 
-/// The parts of a sentence, which is put together where it is written: calls of a context allocate nothing, not even if
+/// The parts of a sentence, which is put together where it is written: calls of a context allocate nothing, even if
 /// they fail.
 #[derive(Debug)]
 enum Why {
     Text(Cow<'static, str>),
     /// What was expected, and the number that was found.
     Found(&'static str, u64),
-    /// What is NaN or infinite, and its number.
+    /// The name of a value that is NaN or infinite, and its number.
     NotFinite(&'static str, u64),
     Core(Error),
 }
 
-/// What the body of an exported function gives.
+/// The result of the body of an exported function.
 pub type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
@@ -63,7 +63,7 @@ impl Failure {
         Self::because(STRATA_STATUS_NOT_FINITE, Why::NotFinite(what, i as u64))
     }
 
-    /// For `map_err`: says which argument of the function it is about.
+    /// For `map_err`: adds the argument of the function that the failure is about.
     pub(crate) fn of(argument: &'static str) -> impl Fn(Self) -> Self {
         move |failure| Self { argument, ..failure }
     }
@@ -74,7 +74,7 @@ impl Failure {
         Self::new(STRATA_STATUS_IO, format!("{doing} `{}`: {error}", path.display()))
     }
 
-    /// For errors about bytes that were read: whatever does not fit is a fault of the format; memory is not.
+    /// For errors about bytes that were read: all of them are faults of the format, except for memory.
     #[cold]
     pub(crate) fn reading(error: Error) -> Self {
         let failure = Self::from(error);

@@ -9,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use strata_core::model::SharedBytes;
 
-/// The most bytes of a file that is read into memory. A `cfg.json` has a few hundred.
+/// Most bytes of a file that is read into memory. A `cfg.json` has a few hundred.
 const MOST_BYTES: u64 = 1 << 20;
 
-/// Opens a regular file. What else may bear the name (a pipe, say) would block, or never end.
+/// Opens a regular file. Something else under the name, such as a pipe, would block, or never end.
 fn open(path: &Path) -> Outcome<File> {
     let open = || {
         if !fs::metadata(path)?.is_file() {
@@ -23,7 +23,7 @@ fn open(path: &Path) -> Outcome<File> {
     open().map_err(|e| Failure::io("reading", path, &e))
 }
 
-/// The bytes of a small file.
+/// Reads the bytes of a small file.
 pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
@@ -34,16 +34,17 @@ pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The bytes of a file: mapped, and shared with other processes that map it, where the file system allows it.
+/// Opens the bytes of a file: mapped, and shared with other processes that map it, where the file system allows it.
 ///
-/// Some (FUSE with `direct_io`) allow private maps alone, some no maps: then the file is mapped privately, or read.
+/// Some file systems (FUSE with `direct_io`) allow only private maps, some none: the file is then mapped privately, or
+/// read.
 pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     let mut file = open(path)?;
     // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the
-    // library promises that the file is not changed while the model lives (strata_model_load). If it is
-    // overwritten in place all the same, the weights are other numbers from then on: they are f32, of which every bit
-    // pattern is a value, and no size or index is read from the map after loading. If it is truncated, reading beyond
-    // its new end ends the process with SIGBUS, which the manual says.
+    // library promises that the file is not changed while the model lives (strata_model_load). If it is overwritten in
+    // place all the same, the weights are different numbers from then on: they are f32, of which every bit pattern is a
+    // value, and no size or index is read from the map after loading. If it is truncated, reading beyond its new end
+    // ends the process with SIGBUS, which the manual says.
     if let Ok(map) = unsafe { Mmap::map(&file) } {
         return Ok(Arc::new(map));
     }
@@ -62,8 +63,8 @@ pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     Ok(Arc::new(bytes))
 }
 
-/// Whether the system promises as many bytes: asked at once, as allocations one by one abort where it does not.
+/// Checks that so many bytes can be allocated: asked at once, since single allocations abort where they fail.
 pub(crate) fn check_memory(bytes: usize) -> Outcome {
     let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "the system gives no more memory"))
+    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "out of memory"))
 }

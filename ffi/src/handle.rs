@@ -1,4 +1,4 @@
-//! What the opaque types are, and the work: rows in blocks, each encoded in a lane of its own.
+//! The opaque types and their work: rows in blocks, each encoded with scratch of its own.
 
 use crate::boundary::Guarded;
 use crate::codes::{CodesIn, CodesOut};
@@ -27,7 +27,7 @@ use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 pub struct strata_model {
     encoder: Arc<Encoder>,
     max_active: [usize; 2],
-    /// Rows that training left out.
+    /// The rule of the rows that training left out.
     left_out: RowRule,
 }
 
@@ -39,7 +39,7 @@ impl strata_ctx {
         Ok(Self(Guarded::new(Ctx::new(model, settings)?)))
     }
 
-    /// Runs a call, and keeps what it says.
+    /// Runs a call, and keeps its message.
     pub(crate) fn call(&self, body: impl FnOnce(&mut Ctx) -> Outcome) -> Outcome {
         self.0.with(|ctx| {
             let outcome = body(ctx);
@@ -48,7 +48,7 @@ impl strata_ctx {
         })
     }
 
-    /// What the last call said.
+    /// Returns the message of the last call.
     pub(crate) fn message(&self) -> *const c_char {
         let unusable = |failure: Failure| -> &CStr {
             match failure.status {
@@ -61,7 +61,7 @@ impl strata_ctx {
 }
 
 impl strata_model {
-    /// From a run directory, its `sae/`, or the files of another tool.
+    /// Loads a model from a run directory, its `sae/`, or the files of another tool.
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
         let files = Directory::new(path);
         Self::new(settings, 0, || {
@@ -88,7 +88,7 @@ impl strata_model {
                 return Err(Failure::found(STRATA_STATUS_PARAMS, expected, other));
             }
         };
-        // As float, twice; in the file they may be f16.
+        // Twice as f32; in the file the numbers may be f16.
         check_memory(weights_len.saturating_mul(4))?;
         let (model, origin) = read().map_err(Failure::reading)?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
@@ -133,27 +133,27 @@ fn no_such_latent(latent: u32, len: usize) -> Failure {
     Error::Index { what: "latent", index: latent as usize, len }.into()
 }
 
-/// The most rows that a thread encodes together.
+/// Most rows that a thread encodes together.
 const BLOCK: usize = 256;
 /// Rows whose sums are taken together, so that statistics do not depend on threads.
 const TOGETHER: usize = 32;
 
-/// The most threads of a context.
+/// Most threads of a context.
 const MOST_THREADS: u32 = 1024;
 
-/// The inside of a context.
+/// The state of a context.
 pub(crate) struct Ctx {
     engine: Engine,
     /// `(2, d)`: reconstructions of a row; for statistics `(2, TOGETHER, d)`.
     decoded: Vec<f32>,
-    /// A row on its way to the caller.
+    /// A row before it is written to the caller.
     bytes: Vec<u8>,
     /// `(f1 + f2)`: edits of each latent; zeros between calls.
     n_edits: Vec<u8>,
-    /// On the heap: accumulators have several kilobytes, and contexts are made on small stacks, too.
+    /// On the heap: accumulators have several kilobytes, and contexts are also made on small stacks.
     stats: Option<Box<Stats>>,
     left_out: RowRule,
-    /// Of the last call.
+    /// The message of the last call.
     message: Message,
 }
 
@@ -163,11 +163,11 @@ struct Engine {
     lanes: Vec<Lane>,
 }
 
-/// A block of rows and what is computed of it.
+/// A block of rows and its results.
 struct Lane {
     x: Vec<f32>,
     n: usize,
-    /// Why its rows could not be encoded.
+    /// The reason why its rows could not be encoded.
     failed: Option<Error>,
     scratch: Scratch,
 }
@@ -179,7 +179,8 @@ struct Stats {
 }
 
 impl Stats {
-    /// Of no rows. Not inlined, so that its copies of the accumulators are gone from the stack when rows are encoded.
+    /// Makes an empty block. Not inlined, so that its copies of the accumulators are no longer on the stack when rows
+    /// are encoded.
     #[inline(never)]
     fn new(d: usize, latents: [usize; 2]) -> Box<Self> {
         Box::new(Self { fidelity: Fidelity::new(d), rows: 0, fires: latents.map(|f| vec![0; f]) })
@@ -199,8 +200,8 @@ impl Ctx {
         let d_out = encoder.model().arch.d_out();
         let [f1, f2] = encoder.model().arch.latents();
         let [max1, max2] = model.max_active;
-        // Rows, lists and codes; and what screening notes, at most a quarter of all pairs and what top-k adds. The
-        // manual says so too.
+        // Rows, lists and codes; and the hits of screening, at most a quarter of all pairs and the extra ones of top-k.
+        // The manual says so too.
         let a_row = 2048 + 2 * d + 4 * (f1 + f2) + 16 * (max1 + max2);
         check_memory(a_row.saturating_mul(4 * BLOCK * n_threads))?;
         let pool = (n_threads > 1).then(|| Pool::new(n_threads)).transpose()?;
@@ -230,7 +231,7 @@ impl Ctx {
             }
             Ok(())
         })?;
-        // Both say what they need before either complains.
+        // Both report the capacity that they need before either fails.
         let [fits1, fits2] = out.map(|out| out.map_or(Ok(()), CodesOut::finish));
         fits1.map_err(Failure::of("level1"))?;
         fits2.map_err(Failure::of("level2"))
@@ -343,7 +344,7 @@ impl Ctx {
         })
     }
 
-    /// Hands over the flag of each row.
+    /// Returns the flag of each row.
     pub fn row_flags(&mut self, x: &RowsIn, mut put: impl FnMut(usize, u8)) -> Outcome {
         x.check_finite().map_err(Failure::of("x"))?;
         let Self { engine, left_out, .. } = self;
@@ -389,7 +390,7 @@ fn count_fires(fires: &mut [u64], codes: &Codes, may_be_negative: bool) {
 }
 
 impl Engine {
-    /// Encodes the rows, a block of a multiple of [`TOGETHER`] rows on each lane at a time, and hands them over in
+    /// Encodes the rows, a block of a multiple of [`TOGETHER`] rows on each lane at a time, and passes them on in
     /// order: `each(encoder, its first row, its lane)`.
     fn blocks(&mut self, x: &RowsIn, mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome) -> Outcome {
         let Self { encoder, pool, lanes } = self;
@@ -406,7 +407,7 @@ impl Engine {
                 *n = (x.n - start).min(size);
                 let values = &mut values[..*n * d];
                 x.widen(start, values);
-                // They were finite when they were looked at; a host may have written to them since.
+                // They were finite when they were checked; a host may have written to them since.
                 *failed = encoder.encode_block(values, scratch).err();
             };
             match pool {

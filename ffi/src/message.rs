@@ -1,4 +1,4 @@
-//! Sentences in room of a fixed size: what a caller gets of a failure, with no allocation.
+//! Sentences in a buffer of fixed size: the explanation of a failure, without allocation.
 
 use crate::failure::Failure;
 use crate::params::strata_error;
@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::mem::offset_of;
 use std::ptr;
 
-/// One sentence, cut where the room ends, and a zero.
+/// One sentence, cut at the end of the buffer, and a zero.
 pub(crate) struct Message {
     bytes: [u8; Self::ROOM],
     len: usize,
@@ -17,16 +17,16 @@ pub(crate) struct Message {
 impl Message {
     const ROOM: usize = size_of::<strata_error>() - offset_of!(strata_error, message);
 
-    /// Empty.
+    /// Makes an empty one.
     pub const fn new() -> Self {
         Self { bytes: [0; Self::ROOM], len: 0, room: Self::ROOM }
     }
 
-    /// Becomes the sentence of `failure`, or empty.
+    /// Replaces it by the sentence of `failure`, or by nothing.
     pub fn say(&mut self, failure: Option<&Failure>) {
         (self.len, self.bytes[0]) = (0, 0);
         if let Some(failure) = failure {
-            // An error says that it was cut.
+            // An error means that the sentence was cut.
             let _ = write!(self, "{failure}");
         }
     }
@@ -50,7 +50,7 @@ impl Write for Message {
     }
 }
 
-/// Writes as much of the sentence as the struct of the caller has room for.
+/// Writes as much of the sentence as the struct of the caller can hold.
 ///
 /// # Safety
 /// `err` is NULL or points to a struct of `struct_size` bytes.

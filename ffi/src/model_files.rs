@@ -10,7 +10,7 @@ use strata_core::Error;
 use strata_core::format::formats::Files;
 use strata_core::model::SharedBytes;
 
-/// A directory, or one file and those beside it. Settings are read, what may be large is mapped.
+/// A directory, or one file and those beside it. Settings are read, large files are mapped.
 pub(crate) struct Directory<'a> {
     path: &'a Path,
     root: &'a Path,
@@ -30,7 +30,7 @@ impl<'a> Directory<'a> {
             return Ok(Arc::new(files::read(&path)?));
         }
         let map = files::map(&path)?;
-        // As float, twice; in the file they may be f16.
+        // Twice as f32; in the file the numbers may be f16.
         check_memory((*map).as_ref().len().saturating_mul(4))?;
         Ok(map)
     }
@@ -52,7 +52,7 @@ impl Files for Directory<'_> {
     }
 
     fn has(&self, name: &str) -> bool {
-        // What is there and is no file, a pipe for instance, is refused when it is read, in words that say so.
+        // Something that is not a file, such as a pipe, is refused when it is read, with a message that says so.
         fs::metadata(self.root.join(name)).is_ok()
     }
 

@@ -7,11 +7,11 @@ use std::mem;
 use std::process;
 use std::thread::{self, JoinHandle};
 
-/// Stack of a thread of a context. Encoding needs less than 32 KiB, and rayon's own frames little; tests and debuggers
-/// that add frames of their own find room.
+/// Stack of a thread of a context. Encoding needs less than 32 KiB, and rayon's own frames little; the rest is for
+/// tests and debuggers, which add frames of their own.
 const STACK: usize = 1 << 20;
 
-/// Threads that end, and have ended, when the pool is dropped.
+/// Threads that have ended when the pool is dropped.
 pub(crate) struct Pool {
     /// Always there until `drop`.
     pool: Option<ThreadPool>,
@@ -32,7 +32,7 @@ impl Pool {
         match pool.build() {
             Ok(pool) => Ok(Self { pool: Some(pool), threads, process: process::id() }),
             Err(e) => {
-                // Rayon has told those that did start to end.
+                // Rayon has told the threads that did start to end.
                 join(threads);
                 Err(Failure::new(STRATA_STATUS_MEMORY, format!("cannot start {n} threads: {e}")))
             }
@@ -61,11 +61,11 @@ impl Drop for Pool {
         let (pool, threads) = (self.pool.take(), mem::take(&mut self.threads));
         if self.process == process::id() {
             // Rayon tells its threads to end and does not wait for them; hosts that fork, unload the library or count
-            // threads rely on it that they have ended.
+            // threads rely on their end.
             drop(pool);
             join(threads);
         } else {
-            // In the child of a fork there is nothing to end, and waiting for it would never end.
+            // In the child of a fork there are no threads to end, and waiting for them would never end.
             mem::forget((pool, threads));
         }
     }

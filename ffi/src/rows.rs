@@ -1,4 +1,4 @@
-//! Rows in the caller's memory, one at a time, as the bytes between them may be in use elsewhere.
+//! Rows in the caller's memory, read one at a time, since the bytes between them may be in use elsewhere.
 
 use crate::failure::{Failure, Outcome};
 use crate::params::{self, check_reserved, extent, strata_dtype, strata_rows, strata_rows_mut};
@@ -84,14 +84,14 @@ impl RowsIn {
         Rows::new(bytes, 1, self.d, row_bytes, self.dtype).expect("one row of its own size")
     }
 
-    /// `out` gets rows `first` to `first + out.len() / d`.
+    /// Writes rows `first` to `first + out.len() / d` to `out`.
     pub fn widen(&self, first: usize, out: &mut [f32]) {
         for (i, out) in out.chunks_exact_mut(self.d).enumerate() {
             self.row(first + i).widen_row(0, out);
         }
     }
 
-    /// The first row with a number that is NaN or infinite.
+    /// Returns the first row with a number that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<usize> {
         (0..self.n).find(|&i| self.row(i).first_not_finite().is_some())
     }
@@ -136,7 +136,7 @@ impl RowsOut {
         Ok(Self { data: rows.data.cast_mut(), rows })
     }
 
-    /// Row `i` becomes `values`, rounded to its type; `bytes` is scratch.
+    /// Writes `values` to row `i`, rounded to its type; `bytes` is scratch.
     pub fn store(&mut self, i: usize, values: &[f32], bytes: &mut Vec<u8>) {
         assert!(i < self.rows.n && values.len() == self.rows.d, "row {i} of {}", self.rows.n);
         bytes.clear();
