@@ -1,4 +1,4 @@
-//! `strata ablate`: every suite runs, what is there is not done again, and no thread changes a number.
+//! `strata ablate`: every suite runs, finished runs are not repeated, and no number depends on the threads.
 
 use super::synth_cli::{read_json, small_dump, strata};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! Absorption where it was planted, SAEBench's fraction by its formula, and the edges.
+//! Absorption where it was planted, SAEBench's fraction by its formula, and boundary cases.
 
 use strata_core::metrics::absorption::{Absorption, Dictionary, OUTSIDE, Scope, Thresholds, absorption, sample};
 use strata_core::model::Codes;

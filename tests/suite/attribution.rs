@@ -1,4 +1,4 @@
-//! Shares of subtrees against a reconstruction that is taken apart in `f64`.
+//! Shares of subtrees, compared with a reconstruction that is decomposed in `f64`.
 
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! The real `strata` binary on small dumps: what it writes, what it prints, and that all of it fits together.
+//! The `strata` binary on small dumps: what it writes, what it prints, and that its commands work together.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -1,4 +1,4 @@
-//! Counts in two bytes a pair against exact ones, and families against the choice from a list of all pairs.
+//! Counts in two bytes per pair compared with exact counts, and families compared with the choice from a list of all pairs.
 
 use rayon::ThreadPoolBuilder;
 use strata_core::config::{Activation, Config, GateConfig, GateKind};

@@ -1,4 +1,4 @@
-//! Families as clusters: against scikit-learn, against their definitions, and against what was planted.
+//! Families as clusters, compared with scikit-learn, with their definitions, and with planted families.
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;

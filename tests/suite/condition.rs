@@ -1,4 +1,4 @@
-//! The reconstruction condition against class means in `f64`.
+//! The reconstruction condition compared with class means in `f64`.
 
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;

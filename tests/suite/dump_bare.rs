@@ -1,4 +1,4 @@
-//! Bare files with tokens, directories of any files, and what is said of files that are not read.
+//! Bare files with tokens, directories of any files, and the messages about files that are not read.
 
 use std::fs;
 use std::path::{Path, PathBuf};

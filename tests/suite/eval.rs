@@ -1,4 +1,4 @@
-//! `strata eval` on dumps of text: its records of latents against brute force, its intervals, and the bits.
+//! `strata eval` on dumps of text: its records of latents compared with brute force, its intervals, and its bits.
 
 use super::cli::{D, args, read_json, rows, strata, train};
 use std::collections::BTreeMap;

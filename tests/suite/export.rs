@@ -1,4 +1,4 @@
-//! `strata export`: what the files of other tools hold is what the encoder says, each activation once.
+//! `strata export`: the files for other tools contain the activations of the encoder, each once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! The feed: batches that are read ahead are those of the order, row by row, and what has been read ahead does not count.
+//! The feed: batches that are read ahead follow the order, row by row, and rows read ahead do not move the cursor.
 
 use crate::dump::{open, write};
 use std::path::Path;

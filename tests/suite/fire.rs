@@ -1,4 +1,4 @@
-//! Selection in one pass, and exact screening in 8 bits, against every pre-activation computed and then chosen from.
+//! The fused encoder and exact screening in 8 bits, compared with a selection from all pre-activations.
 
 use proptest::prelude::*;
 use strata_core::kernel::dense::{Matrix, Pick, affine};

@@ -1,4 +1,4 @@
-//! A model with the normalisation folded in, on raw rows, against the model without it on normalised rows.
+//! A model with the normalisation folded in, on raw rows, compared with the model without it on normalised rows.
 
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};

@@ -1,4 +1,4 @@
-//! `train.freeze`: what stays at its random start, and what still learns.
+//! `train.freeze`: which weights stay at their random start, and which still learn.
 
 use super::training::{rows, settings, step, trainer};
 use strata_core::config::{Activation, Freeze, ModelKind};

@@ -1,4 +1,4 @@
-//! The dense kernel against a product of matrices that shares no code with it: matrixmultiply.
+//! The dense kernel compared with matrixmultiply, a product of matrices that shares no code with it.
 
 use proptest::prelude::*;
 use strata_core::kernel::dense::affine;

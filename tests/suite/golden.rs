@@ -1,4 +1,4 @@
-//! Losses and gradients against PyTorch's autograd in f64: see `tests/golden/make_gradients.py`.
+//! Losses and gradients compared with PyTorch's autograd in f64: see `tests/golden/make_gradients.py`.
 
 use safetensors::SafeTensors;
 use strata_core::config::ModelKind;

@@ -1,4 +1,4 @@
-//! Every gradient that is written by hand, against central differences of the dense f64 oracle.
+//! Every hand-written gradient compared with central differences of the dense f64 oracle.
 
 use ndarray::Array2;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Runs that went wrong say so: in the terminal, in their files, and in the report.
+//! Runs that went wrong are reported: in the terminal, in their files, and in the report.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Level 2 behind a hard gate against the dense product behind the same gate: the same bits.
+//! Level 2 behind a hard gate has the bits of the dense product behind the same gate.
 
 use crate::ffi::allocator::allocations;
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Every kernel, at every instruction set of the machine, against plain loops: the bits must be equal.
+//! Every kernel, on every instruction set of the machine, has the bits of plain loops.
 
 use proptest::prelude::*;
 use strata_core::Isa;

@@ -1,4 +1,4 @@
-//! Rows that training leaves out: no score counts them, every command says how many they are.
+//! Rows that training leaves out: no score counts them, and every command says how many there are.
 
 use std::fs;
 use std::path::{Path, PathBuf};

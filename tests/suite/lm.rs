@@ -1,4 +1,4 @@
-//! The language models of `strata capture` and `strata eval --splice`, against `transformers` and against themselves.
+//! The language models of `strata capture` and `strata eval --splice`, compared with `transformers` and with themselves.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! The assignment against every permutation, and against scipy.
+//! The assignment compared with every permutation, and with scipy.
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;

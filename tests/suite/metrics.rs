@@ -1,4 +1,4 @@
-//! The streaming metrics against their definitions on dense matrices, and merged against whole.
+//! The streaming metrics compared with their definitions on dense matrices, and merged parts compared with the whole.
 
 use proptest::prelude::*;
 use strata_core::error::At;

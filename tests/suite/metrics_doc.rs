@@ -1,4 +1,4 @@
-//! `docs/metrics.md` against real files: a row for every number, a number for every row.
+//! `docs/metrics.md` compared with real files: a row for every number, a number for every row.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! The walk over parameters: names, shapes and meanings are those of the files and of the training.
+//! The iteration over parameters: names, shapes and meanings agree with the files and the training.
 
 use safetensors::SafeTensors;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};

@@ -1,4 +1,4 @@
-//! Patterns of activity against dense matrices, and merged against whole; the goldens of composition beside them.
+//! Patterns of activity compared with dense matrices, and merged parts with the whole; with the goldens of composition.
 
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;

@@ -1,4 +1,4 @@
-//! Probes against scikit-learn, TPP and SCR against SAEBench's formulas a token at a time, and what must hold of both.
+//! Probes compared with scikit-learn, TPP and SCR compared with SAEBench's formulas token by token, and their invariants.
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;

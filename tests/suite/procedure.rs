@@ -1,4 +1,4 @@
-//! The training procedure: schedules, controllers of L0, families and revival, each by what it is for.
+//! The training procedure: schedules, controllers of L0, families and revival, each tested for its purpose.
 
 use crate::quality::{Outcome, run, world_a_config};
 use std::sync::Arc;
@@ -244,7 +244,7 @@ fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
     let parents = t.model().parents;
     let adopted = parents.iter().filter(|p| **p != ROOT).count();
     assert!(adopted > 20 && adopted < 200, "{adopted} of 200 children have a parent");
-    assert!(moved > 0, "nobody was re-assigned");
+    assert!(moved > 0, "no child was re-assigned");
     assert!(reseeded > 0, "no dead child was set anew");
     let cap = GateConfig::default().family_cap * 200.0 / 40.0;
     for p in 0..40u32 {

@@ -1,4 +1,4 @@
-//! The scores against the numpy reference, and on models whose scores are known.
+//! The scores compared with the numpy reference, and on models whose scores are known.
 
 use safetensors::SafeTensors;
 use strata_core::ROOT;

@@ -1,4 +1,4 @@
-//! `strata report`: one page that holds everything, loads nothing, and is not fooled by what tokens or names hold.
+//! `strata report`: a self-contained page that loads nothing, whatever tokens and names contain.
 
 use super::synth_cli::{small_dump, strata};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! The same bits whatever happens: any number of threads, any instruction set, killed and resumed at any moment.
+//! The same bits with any number of threads, on any instruction set, and after a kill and resumption at any moment.
 
 use std::ffi::OsString;
 use std::fs;

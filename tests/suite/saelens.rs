@@ -1,4 +1,5 @@
-//! Models that SAELens has saved (`golden/make_saelens.py`), against the features and reconstructions that it found.
+//! Models that SAELens has saved (`golden/make_saelens.py`), compared with the features and reconstructions that it
+//! computed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

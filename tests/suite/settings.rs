@@ -1,4 +1,4 @@
-//! The table of settings: ranges, what `strata settings` prints, and `docs/settings.md`.
+//! The table of settings: its ranges, the output of `strata settings`, and `docs/settings.md`.
 
 use serde_json::Value;
 use strata_cli::settings;

@@ -1,4 +1,4 @@
-//! Similarity of edges: profiles, divergences and areas against their definitions, and a planted tree.
+//! Similarity of edges: profiles, divergences and areas compared with their definitions, and a planted tree.
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;

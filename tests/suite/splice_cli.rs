@@ -1,4 +1,4 @@
-//! `strata eval --splice` with a model of the dump's sizes that is not the dump's model.
+//! `strata eval --splice` with a model that has the sizes of the dump's model but is a different one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

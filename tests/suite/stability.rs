@@ -1,4 +1,4 @@
-//! Dictionaries against their definitions, runs against permuted and random ones, and the bootstrap.
+//! Dictionaries compared with their definitions, runs compared with permuted and random ones, and the bootstrap.
 
 use proptest::prelude::*;
 use strata_core::error::At;

@@ -1,4 +1,4 @@
-//! Encoders that keep their weights in fewer bits: the codes of the model with these weights.
+//! Encoders with weights in fewer bits have the codes of the model with these weights.
 
 use crate::hierarchy::{any_arch, model};
 use proptest::prelude::*;

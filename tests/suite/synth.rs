@@ -1,4 +1,4 @@
-//! The statistics of the tree world are the ones of its definition, and any range of it can be drawn alone.
+//! The tree world has the statistics of its definition, and any range of it can be drawn separately.
 
 use proptest::prelude::*;
 use strata_core::Error;

@@ -1,4 +1,4 @@
-//! `strata synth`, and what `strata eval` makes of the truth that it leaves beside the rows.
+//! `strata synth`, and the scores of `strata eval` for the truth beside the rows.
 
 use serde_json::Value;
 use std::ffi::OsString;

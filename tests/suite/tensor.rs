@@ -1,4 +1,4 @@
-//! Tensors of their own, and tensors in bytes that others hold too.
+//! Owned tensors, and tensors in shared bytes.
 
 use std::sync::Arc;
 

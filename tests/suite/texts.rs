@@ -1,4 +1,4 @@
-//! Vocabularies as files have them, and the texts that their tokens stand for.
+//! Vocabularies in the formats of files, and the texts of their tokens.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What hostile files, other processes, failing systems and impatient people do to the `strata` binary.
+//! The `strata` binary with hostile files, other processes, failing systems and impatient people.
 
 mod hostile;
 mod inputs;

@@ -1,4 +1,4 @@
-//! Short runs of the trainer: losses fall, nothing breaks, and a run that was interrupted goes on to the same bits.
+//! Short runs of the trainer: losses fall, numbers stay finite, and an interrupted run continues to the same bits.
 
 use crate::ffi::allocator::allocations;
 use strata_core::config::{

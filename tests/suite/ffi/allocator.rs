@@ -1,4 +1,4 @@
-//! The allocator of the tests: it counts what a thread asks for, and refuses what it is told to.
+//! The allocator of the tests: it counts the requests of a thread, and refuses those that a test wants refused.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

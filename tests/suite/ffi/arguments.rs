@@ -1,4 +1,4 @@
-//! Arguments that no caller should pass: a status, and nothing written.
+//! Invalid arguments: a status, and nothing is written.
 
 use std::ffi::{CString, c_void};
 use std::ptr::{null, null_mut};

@@ -1,4 +1,4 @@
-//! Files of a model that are damaged, or hostile.
+//! Damaged and hostile files of a model.
 
 use std::ptr::{null, null_mut};
 

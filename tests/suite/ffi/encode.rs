@@ -1,4 +1,4 @@
-//! Encode and decode, against the core.
+//! Encoding and decoding, compared with the core.
 
 use std::ptr::{null, null_mut};
 

@@ -1,4 +1,4 @@
-//! Models, contexts and what they should agree with.
+//! Models, contexts and expected results.
 
 use std::ffi::{CStr, CString};
 use std::path::Path;

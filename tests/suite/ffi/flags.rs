@@ -1,4 +1,4 @@
-//! The flag of a row, against the limit that a model was saved with.
+//! The flag of a row, compared with the limit that a model was saved with.
 
 use std::ptr::null_mut;
 

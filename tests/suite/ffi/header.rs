@@ -1,4 +1,4 @@
-//! `strata.h` is what the sources say.
+//! `strata.h` agrees with the sources.
 
 use std::path::Path;
 

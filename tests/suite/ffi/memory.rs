@@ -1,4 +1,4 @@
-//! A system without memory: a status, never the end of the process.
+//! Allocations that fail: a status, never the end of the process.
 
 use std::ptr::{null, null_mut};
 

@@ -1,4 +1,4 @@
-//! The sentence that a context keeps of a call that failed.
+//! The sentence of a failed call, which a context keeps.
 
 use std::ffi::CStr;
 use std::ptr::{null, null_mut};

@@ -1,4 +1,4 @@
-//! The C ABI, called as C calls it, against the core.
+//! The C ABI, called as from C, compared with the core.
 
 #![allow(unsafe_code, reason = "calls of exported functions, and an allocator that counts and refuses")]
 #![allow(

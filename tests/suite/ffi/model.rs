@@ -1,4 +1,4 @@
-//! Loading, and what a model says of itself.
+//! Loading, and the properties of a model.
 
 use std::path::Path;
 use std::ptr::{null, null_mut};

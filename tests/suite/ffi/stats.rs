@@ -1,4 +1,4 @@
-//! Statistics, against the metrics of the core.
+//! Statistics, compared with the metrics of the core.
 
 use strata::*;
 use strata_core::metrics::fidelity::Fidelity;

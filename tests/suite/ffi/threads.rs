@@ -1,4 +1,4 @@
-//! Who may use what at the same time, and what a panic leaves.
+//! Rules for use by several threads, and the state after a panic.
 
 use std::ptr::null_mut;
 use std::sync::Barrier;
