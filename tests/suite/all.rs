@@ -31,6 +31,7 @@ mod hierarchy;
 mod inspect;
 mod kernel;
 mod left_out;
+mod levels_back;
 mod lm;
 mod lm_text;
 mod matching;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `strata` | `cfg.json`, `sae_weights.safetensors`, there or in `sae/` | this one |
 //! | `saelens` | `cfg.json`, `sae_weights.safetensors` | SAELens, 2 to 6 |
+//! | `saelens-levels` | the same | SAELens, both levels of one of our models side by side; never assumed |
 //! | `llamascopium` | `config.json`, `sae_weights.safetensors` | Llamascopium, Llama Scope 2 |
 //! | `llama-scope-r1` | `config.json`, `sae_weights.safetensors` | Llama Scope R1 Distill |
 //! | `llama-scope` | `hyperparams.json`, `checkpoints/final.safetensors` | Llama Scope |
@@ -26,7 +27,7 @@ use super::look::{Look, Parsed};
 use super::origin::Origin;
 use super::{
     circuit_tracer, dictionary_learning, gemma_scope, goodfire, hook_z, llama_scope, llamascopium, openai, qwen_scope,
-    saelens, sparsify, weights, zip,
+    saelens, saelens_levels, sparsify, weights, zip,
 };
 use crate::error::{Error, Result};
 use crate::model::{Model, SharedBytes};
@@ -66,7 +67,7 @@ impl PartialEq for Format {
 }
 
 /// Every format, in the order in which they are tried.
-pub static FORMATS: [Format; 20] = [
+pub static FORMATS: [Format; 21] = [
     Format {
         name: "strata",
         title: "a run of Strata",
@@ -82,6 +83,15 @@ pub static FORMATS: [Format; 20] = [
         settings: &["cfg.json"],
         detect: |look| look.settings.as_ref().is_some_and(saelens::is_one),
         read: saelens::read_look,
+    },
+    Format {
+        name: "saelens-levels",
+        title: "two levels of Strata side by side in SAELens",
+        weights: &["sae_weights.safetensors"],
+        settings: &["cfg.json"],
+        // To SAELens it is a model of one level, and so it is here unless the user says otherwise.
+        detect: |_| false,
+        read: saelens_levels::read_both,
     },
     Format {
         name: "llamascopium",

@@ -21,6 +21,8 @@ mod openai;
 mod origin;
 mod qwen_scope;
 mod saelens;
+mod saelens_levels;
+mod saelens_settings;
 pub mod saelens_writer;
 mod sparsify;
 pub mod weights;

@@ -1,9 +1,9 @@
 //! A model of one level as Gemma Scope's `params.npz`: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec (d_out)` and
 //! `threshold (f)`, f32. Every number above its threshold fires, and the encoder reads rows as they are.
 
-use crate::activation::Activation;
 use crate::config::ModelKind;
 use crate::error::{Error, Result};
+use crate::kernel::fire::Limit;
 use crate::kernel::{Isa, dense, reduce};
 use crate::model::Model;
 use crate::row_norm::RowNorm;
@@ -84,11 +84,10 @@ pub fn write(model: &Model) -> Result<Vec<u8>> {
         return refused("neither normalised rows nor a skip connection nor scaled latents");
     }
     let (d, d_out, f) = (arch.d, arch.d_out(), arch.level[0].latents);
-    let threshold = match arch.level[0].activation {
-        Activation::Relu => vec![0.0; f],
-        Activation::Batchtopk => vec![model.tau[0].max(0.0); f],
-        Activation::Jumprelu => p.threshold.iter().map(|t| t.max(0.0)).collect(),
-        Activation::Topk | Activation::Gated => return refused("thresholds alone, neither top-k nor gated latents"),
+    let threshold: Vec<f32> = match model.rule(0).limit() {
+        Limit::Above(t) if p.r_mag.is_empty() => vec![t.max(0.0); f],
+        Limit::AboveEach(t) if p.r_mag.is_empty() => t.iter().map(|t| t.max(0.0)).collect(),
+        _ => return refused("thresholds alone, neither top-k nor gated latents"),
     };
     let mut bias = p.b_enc.to_vec();
     if !variant.raw_input {

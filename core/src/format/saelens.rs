@@ -10,6 +10,7 @@
 //! | `gated` | `b_gate`, `r_mag`, `b_mag` | gated |
 //! | `transcoder`, `jumprelu_transcoder` | `b_enc`, `threshold` | a transcoder |
 //! | `skip_transcoder`, `jumprelu_skip_transcoder` | and `W_skip (d_out, d)` | a transcoder with a skip connection |
+//! | `strata`, which `saelens_strata.py` registers | see `saelens_levels.rs` | a model of two levels |
 //!
 //! Latents have the values that SAELens gives them: decoder rows keep their norms where that changes nothing. An encoder
 //! reads `x - b_dec` unless `apply_b_dec_to_input` is false. `normalize_activations`: `layer_norm` and
@@ -22,10 +23,10 @@ use super::arrays::Arrays;
 use super::flat::{Flat, FlatRule};
 use super::json::Settings;
 use super::look::{Choices, Look, Parsed};
-use super::origin::Origin;
+use super::saelens_levels;
+use super::saelens_settings::{AVERAGE, normalisation, origin};
+use super::saelens_writer::TREE;
 use crate::error::Result;
-use crate::row_norm::RowNorm;
-use alloc::borrow::ToOwned;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -58,6 +59,9 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
     let named = cfg.text("architecture").unwrap_or("standard");
     // Before version 6 `standard` with the activation function `topk` was what is called `topk` since.
     let architecture = if named == "standard" && activation == "topk" { "topk" } else { named };
+    if architecture == TREE {
+        return saelens_levels::read_tree(cfg, arrays);
+    }
     if let Some((_, why)) = REFUSED.iter().find(|(name, _)| *name == architecture) {
         return Err(cfg.wrong(format_args!("the architecture `{architecture}` is not read: {why}")));
     }
@@ -124,26 +128,9 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
         flat.rule = threshold.unwrap_or(flat.rule);
     }
 
-    let metadata = cfg.object("metadata");
-    let of = |keys: &[&str]| metadata.first_text(keys).or_else(|| cfg.first_text(keys)).map(ToOwned::to_owned);
-    let origin = Origin {
-        model: of(&["model_name"]),
-        hook: of(&["hook_name", "hook_point"]),
-        context: metadata.count("context_size").ok().flatten().or_else(|| cfg.count("context_size").ok().flatten()),
-        ..Origin::default()
-    };
-    // Before version 6 a flag stood for `expected_average_only_in`.
-    let flag = cfg.get("normalize_activations").and_then(serde_json::Value::as_bool);
-    let normalised = cfg.text("normalize_activations").unwrap_or(if flag == Some(true) { AVERAGE } else { "none" });
-    flat.row_norm = match normalised {
-        "layer_norm" => RowNorm::Layer,
-        "constant_norm_rescale" => RowNorm::Constant,
-        "none" | AVERAGE | "covariance_whitening" => RowNorm::None,
-        other => {
-            return Err(cfg.wrong(format_args!("`normalize_activations`: `{other}` is not a normalisation of SAELens")));
-        }
-    };
-    let parsed = Parsed::flat(flat, origin);
+    let (row_norm, normalised) = normalisation(cfg)?;
+    flat.row_norm = row_norm;
+    let parsed = Parsed::flat(flat, origin(cfg));
     Ok(match normalised {
         AVERAGE if choices.norm_scaling_factor.is_none() => parsed.note(
             "cfg.json says that rows were scaled to an average norm (expected_average_only_in), and no file holds the \
@@ -157,6 +144,3 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
         _ => parsed,
     })
 }
-
-/// The average norm of rows is made `sqrt(d)` by one factor.
-const AVERAGE: &str = "expected_average_only_in";

@@ -4,26 +4,26 @@
 //! |---|---|---|
 //! | level 1 | those of level 1: `x_hat1` | always |
 //! | level 2 | those of level 2 | it reads `x`, without a gate, and reconstructs by itself (decoder ind or comp) |
-//! | both | level 1, then level 2 (`f1 + j`): `x_hat2` | it reads `x`, without a gate, decoder cum or comp, at most one level is topk |
-//! | tree | the same with families and activations of each level | always but for soft gates and sources other than `x` |
+//! | both | level 1, then level 2 (`f1 + j`): `x_hat2` | it reads `x`, without a gate, decoder cum, not topk in both |
+//! | tree | the same with families and activations of each level | decoder cum, source `x`, no soft gate |
 //!
 //! `tree` is an architecture of its own, which `saelens_strata.py` registers with SAELens; the others are SAELens' own:
 //! relu becomes `standard`, topk `topk`, batch-top-k `jumprelu` with its one threshold, gated `gated` with
-//! `b_mag + e^r b_enc`. What is not exact is refused, or done and said.
+//! `b_mag + e^r b_enc`. What is not exact is refused, or done and said. `saelens_levels.rs` reads `tree` and `both` back as
+//! the two levels that they were.
 
 use super::origin::Origin;
 use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::ModelKind;
-use crate::decoder::Decoder;
 use crate::error::{Error, Result};
-use crate::gate::{GateKind, ROOT};
+use crate::gate::ROOT;
+use crate::kernel::fire::Limit;
 use crate::kernel::{Isa, dense, reduce};
 use crate::model::{LevelArch, Model, TopkBy};
 use crate::par::Par;
 use crate::row_norm::RowNorm;
 use crate::rows::Dtype;
-use crate::source::Source;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -81,6 +81,7 @@ pub struct Written {
 struct Level {
     activation: Activation,
     k: usize,
+    rule: LevelRule,
     /// `(f, d)`.
     encoder: Vec<f32>,
     bias: Vec<f32>,
@@ -89,6 +90,21 @@ struct Level {
     threshold: Vec<f32>,
     r_mag: Vec<f32>,
     b_mag: Vec<f32>,
+    /// `b_mag` as it lies in the model: offset of the magnitude of a pre-activation with its bias.
+    offset: Vec<f32>,
+}
+
+/// What the classes of SAELens tell apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LevelRule {
+    /// Whatever is above 0 fires.
+    Relu,
+    /// What is above a threshold fires.
+    Threshold,
+    /// A count per row fires.
+    Count,
+    /// A gate decides, and a magnitude of its own is the value.
+    Gate,
 }
 
 impl Level {
@@ -102,13 +118,16 @@ impl Level {
                 row.iter_mut().for_each(|v| *v *= scale);
             }
         }
-        let threshold = match activation {
-            Activation::Jumprelu => p.threshold.iter().map(|t| t.max(0.0)).collect(),
-            Activation::Batchtopk => vec![model.tau[level].max(0.0); f],
-            _ => vec![0.0; f],
+        let (rule, threshold) = match model.rule(level).limit() {
+            Limit::Topk(_) => (LevelRule::Count, vec![0.0; f]),
+            _ if !p.r_mag.is_empty() => (LevelRule::Gate, vec![0.0; f]),
+            Limit::Above(t) if t <= 0.0 && !activation.has_tau() => (LevelRule::Relu, vec![0.0; f]),
+            Limit::Above(t) => (LevelRule::Threshold, vec![t.max(0.0); f]),
+            Limit::AboveEach(t) => (LevelRule::Threshold, t.iter().map(|t| t.max(0.0)).collect()),
         };
         let (mut r_mag, mut b_mag, bias) = (p.r_mag.to_vec(), p.b_mag.to_vec(), p.b_enc.to_vec());
-        if activation == Activation::Gated {
+        let offset = if rule == LevelRule::Gate { b_mag.clone() } else { bias.clone() };
+        if rule == LevelRule::Gate {
             // SAELens' magnitude is e^r times the product without a bias; ours e^r times the pre-activation with it.
             for (b, (r, bias)) in b_mag.iter_mut().zip(r_mag.iter().zip(&bias)) {
                 *b += libm::expf(*r) * bias;
@@ -117,7 +136,8 @@ impl Level {
             // As a gated one: 1[u - t > 0] max(u, 0).
             (r_mag, b_mag) = (vec![0.0; f], bias.clone());
         }
-        Self { activation, k: k as usize, encoder: p.w_enc.to_vec(), bias, decoder, threshold, r_mag, b_mag }
+        let encoder = p.w_enc.to_vec();
+        Self { activation, k: k as usize, rule, encoder, bias, decoder, threshold, r_mag, b_mag, offset }
     }
 
     fn latents(&self) -> usize {
@@ -166,6 +186,11 @@ pub fn write(model: &Model, origin: &Origin, metadata: &Metadata, part: Part, dt
         Part::Level2 => &[1],
         Part::Both | Part::Tree => &[0, 1],
     };
+    if part == Part::Tree && arch.variant.target.is_some() {
+        return impossible(
+            "a transcoder with families is no class of SAELens, nor one that saelens_strata.py registers",
+        );
+    }
     if part == Part::Tree && arch.level[0].latents >= (1 << 24) - 1 {
         return impossible("the parents are too many for the digits that they are written in");
     }
@@ -180,7 +205,7 @@ pub fn write(model: &Model, origin: &Origin, metadata: &Metadata, part: Part, dt
     };
     let (d, d_out, f) = (arch.d, arch.d_out(), levels.iter().map(Level::latents).sum::<usize>());
     let mut encoder = joined(&levels, |level| &level.encoder);
-    if part != Part::Level1 && arch.source == Source::Z1 {
+    if part != Part::Level1 && !arch.source.is_activations() {
         encoder = rows_through_level1(model, &levels, &mut draft)?;
     }
     draft.add("W_enc", vec![d, f], dense::transposed(&encoder, f, d));
@@ -220,43 +245,41 @@ fn name_of(dtype: Dtype) -> &'static str {
 /// What level 2 loses where SAELens cannot hold what ties it to level 1.
 fn two_levels(model: &Model, part: Part, losses: &mut Vec<String>) -> Result<()> {
     let arch = &model.arch;
-    match arch.source {
-        Source::X => {}
-        Source::Res => losses.push(
+    if !arch.source.is_parallel() {
+        losses.push(if arch.source.is_activations() {
             "level 2 reads what level 1 has left over, and every encoder of SAELens reads the row itself: there its latents \
              fire on what level 1 has explained, too"
-                .into(),
-        ),
-        Source::Z1 => losses.push(
+                .into()
+        } else {
             "level 2 reads the latents of level 1, and every encoder of SAELens reads the row itself: there it reads the \
              pre-activations of level 1, those that do not fire included"
-                .into(),
-        ),
+                .into()
+        });
     }
-    match arch.gate {
-        GateKind::None => {}
-        GateKind::Mul | GateKind::Add => losses.push(format!(
+    if arch.gate.has_weights() {
+        losses.push(format!(
             "the gate `{}` between the levels has no place in SAELens: there latents of level 2 have the values that they \
              would have without it",
             arch.gate
-        )),
-        GateKind::Hard | GateKind::GroupTop1 if part == Part::Tree => {}
-        GateKind::Hard | GateKind::GroupTop1 => losses.push(format!(
+        ));
+    }
+    if arch.gate.has_families() && part != Part::Tree {
+        losses.push(format!(
             "the gate `{}` has no place in SAELens: there children fire without their parents, too; --part tree keeps the \
              families, with a class that saelens_strata.py registers",
             arch.gate
-        )),
+        ));
     }
-    match (part, arch.decoder) {
-        (Part::Both | Part::Tree, Decoder::Ind | Decoder::Comp) => losses.push(format!(
+    match (part, arch.decoder.is_cumulative()) {
+        (Part::Both | Part::Tree, false) => losses.push(format!(
             "with the decoder `{}` level 2 reconstructs by itself, and SAELens adds up what all latents decode to",
             arch.decoder
         )),
-        (Part::Level2, Decoder::Cum) => losses.push(
-            "with the decoder `cum` level 2 refines what level 1 reconstructs: alone it reconstructs a part of the row"
-                .into(),
-        ),
-        _ => {}
+        (Part::Level2, true) => losses.push(format!(
+            "with the decoder `{}` level 2 refines what level 1 reconstructs: alone it reconstructs a part of the row",
+            arch.decoder
+        )),
+        (Part::Level1, _) | (Part::Level2, false) | (Part::Both | Part::Tree, true) => {}
     }
     Ok(())
 }
@@ -265,9 +288,9 @@ fn two_levels(model: &Model, part: Part, losses: &mut Vec<String>) -> Result<()>
 fn flat<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>, losses: &mut Vec<String>) -> Result<&'static str> {
     let variant = &model.arch.variant;
     let f: usize = levels.iter().map(Level::latents).sum();
-    let topk = levels.iter().filter(|level| level.activation == Activation::Topk).count();
-    let gated = levels.iter().any(|level| level.activation == Activation::Gated);
-    let relu = levels.iter().all(|level| level.activation == Activation::Relu);
+    let topk = levels.iter().filter(|level| level.rule == LevelRule::Count).count();
+    let gated = levels.iter().any(|level| level.rule == LevelRule::Gate);
+    let relu = levels.iter().all(|level| level.rule == LevelRule::Relu);
     if variant.scale {
         losses.push(
             "latents compete by the norms of their decoder rows: there they are reported times these norms".into(),
@@ -332,14 +355,15 @@ fn tree<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>) -> &'static 
     draft.add("b_enc", vec![f], joined(levels, |level| &level.bias));
     draft.add("threshold", vec![f], joined(levels, |level| &level.threshold));
     draft.add("r_mag", vec![f], joined(levels, |level| &level.r_mag));
-    draft.add("b_mag", vec![f], joined(levels, |level| &level.b_mag));
+    draft.add("b_mag", vec![f], joined(levels, |level| &level.offset));
     // Digits to the base 256, which bf16 holds too; ROOT is all of them at their most.
     let parent = |j: usize| model.parents.get(j).copied().unwrap_or(ROOT).min((1 << 24) - 1);
     let digits = (0..f2).flat_map(|j| [16, 8, 0].map(|shift| (parent(j) >> shift & 0xff) as f32)).collect();
     draft.add("parent", vec![f2, 3], digits);
     let kinds: Vec<&str> = levels.iter().map(|level| level.activation.name()).collect();
     let ks: Vec<usize> = levels.iter().map(|level| level.k).collect();
-    let gate = if model.arch.gate == GateKind::GroupTop1 { "group-top1" } else { "hard" };
+    // Without families every child is one of ROOT, which a hard gate lets fire.
+    let gate = if model.arch.gate.has_families() { model.arch.gate.name() } else { "hard" };
     for (key, value) in [("f1", json!(f1)), ("activations", json!(kinds)), ("ks", json!(ks)), ("gate", json!(gate))] {
         draft.settings.insert(key.into(), value);
     }
@@ -393,7 +417,7 @@ fn described(
         "training_architecture": "strata",
         "training_architecture_details": {
             "part": name, "losses": losses, "architecture": model.arch, "steps": origin.steps, "rows": origin.rows,
-            "seed": origin.seed,
+            "seed": origin.seed, "tau": model.tau,
         },
     });
     let wanted = ["model_name", "hook_name", "context_size", "prepend_bos"];

@@ -14,7 +14,6 @@ use crate::config::ModelKind;
 use crate::error::{At, Error, Result};
 use crate::model::{Arch, Model, SharedBytes, Tensor, TopkBy, Variant};
 use crate::rows::{Dtype, Rows};
-use crate::source::Source;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -218,7 +217,7 @@ fn check_variant(arch: &Arch) -> Result<()> {
     if target.is_some_and(|n| n == 0 || n >= u32::MAX as usize) {
         return wrong("`target` is out of range");
     }
-    if target.is_some() && (!raw_input || (arch.n_levels() == 2 && arch.source == Source::Res)) {
+    if target.is_some() && (!raw_input || (arch.n_levels() == 2 && arch.source.reaches_decoder1(false))) {
         return wrong("a transcoder reads rows as they are (`raw_input`), and its level 2 does not read the residual");
     }
     if topk_by != TopkBy::Value && !arch.level[0].activation.has_whole_k() {

@@ -10,6 +10,8 @@ Latents are those of level 1, then those of level 2 (index f1 + j). A child fire
 
     u = (x - b_dec) W_enc + b_enc           z1 = rule1(u[:f1])           z2 = rule2(u[f1:] where the parent fires)
 
+A gated level has the values relu(e^r_mag u + b_mag) where u > 0, with its bias in u; SAELens' own gated class has it in b_mag.
+
 Needs sae-lens 6.
 """
 from dataclasses import dataclass, field
@@ -42,12 +44,12 @@ class StrataSAE(SAE[StrataSAEConfig]):
         digits = torch.zeros(self.cfg.d_sae - self.cfg.f1, 3, dtype=self.dtype, device=self.device)
         self.register_buffer("parent", digits)
 
-    def rule(self, level, u, linear):
+    def rule(self, level, u):
         """The latents of a level, of its pre-activations: those that may not fire are minus infinity."""
         at = slice(0, self.cfg.f1) if level == 0 else slice(self.cfg.f1, None)
         activation = self.cfg.activations[level]
         if activation == "gated":
-            magnitude = linear * self.r_mag[at].exp() + self.b_mag[at]
+            magnitude = u * self.r_mag[at].exp() + self.b_mag[at]
             return torch.where(u > 0, magnitude.relu(), 0)
         if activation == "topk":
             top = u.topk(min(self.cfg.ks[level], u.shape[-1]), dim=-1)
@@ -72,13 +74,12 @@ class StrataSAE(SAE[StrataSAEConfig]):
         return may & (root | (torch.arange(count, device=u2.device) == first[..., parent.masked_fill(root, 0)]))
 
     def encode(self, x):
-        linear = self.process_sae_in(x) @ self.W_enc
-        pre = self.hook_sae_acts_pre(linear + self.b_enc)
+        pre = self.hook_sae_acts_pre(self.process_sae_in(x) @ self.W_enc + self.b_enc)
         f1 = self.cfg.f1
-        one = self.rule(0, pre[..., :f1], linear[..., :f1])
+        one = self.rule(0, pre[..., :f1])
         u2 = pre[..., f1:]
         u2 = u2.masked_fill(~self.open(one, u2), -torch.inf)
-        two = self.rule(1, u2, linear[..., f1:])
+        two = self.rule(1, u2)
         return self.hook_sae_acts_post(torch.cat([one, two], -1))
 
     def decode(self, feature_acts):
