@@ -373,7 +373,7 @@ pub struct Export {
     /// 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
-    /// saelens: how the weights are written.
+    /// saelens: how the weights are written; --model-id and --hook name what a dump does not for the other tools, too.
     #[command(flatten)]
     pub weights: WeightsArgs,
 }
@@ -382,10 +382,9 @@ pub struct Export {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportFormat {
     /// Feature dashboards as SAEDashboard writes them, in level1/ and level2/: density, histogram of activations,
-    /// contexts with the largest activations, and the strongest logits that `strata eval` found. Fields that need more
-    /// than activations and tokens are empty: the histogram of all logits, correlations of latents, neurons and
-    /// attention heads (a residual stream has none), vectors (the weights are in RUN/sae). Attribution and groups of
-    /// weaker activations are left out
+    /// contexts with the largest and with weaker activations, correlated latents and dimensions, decoder directions, and
+    /// the strongest logits that `strata eval` found. Fields that need a live language model are empty: the histogram of
+    /// all logits, attention heads, attribution
     Neuronpedia,
     /// The cache of activations that LatentDataset reads, one module per level, named by the hook point of the dump:
     /// locations, activations, tokens, config.json. All sequences must have one length; rows after the last whole
@@ -439,9 +438,6 @@ pub struct WeightsArgs {
     /// The hook point, as blocks.6.hook_resid_post [default: as the run says]
     #[arg(long, value_name = "HOOK")]
     pub hook: Option<String>,
-    /// Tokens per sequence [default: as the run says]
-    #[arg(long, value_name = "T")]
-    pub context: Option<u64>,
     /// Whether each sequence begins with a special token
     #[arg(long, value_name = "BOOL")]
     pub prepend_bos: Option<bool>,
@@ -451,12 +447,12 @@ pub struct WeightsArgs {
 }
 
 impl WeightsArgs {
-    /// Returns the metadata that was given.
-    pub fn metadata(&self) -> Metadata {
+    /// Returns the metadata that was given, with `context` tokens per sequence.
+    pub fn metadata(&self, context: Option<u64>) -> Metadata {
         Metadata {
             model: self.model_id.clone(),
             hook: self.hook.clone(),
-            context: self.context,
+            context,
             prepend_bos: self.prepend_bos,
             dataset: self.dataset.clone(),
         }
@@ -475,6 +471,9 @@ pub struct Convert {
     /// Files to write
     #[arg(long, value_name = "FORMAT", default_value = "saelens")]
     pub to: To,
+    /// Tokens per sequence [default: as the run says]
+    #[arg(long, value_name = "T")]
+    pub context: Option<u64>,
     /// How weights are written for SAELens.
     #[command(flatten)]
     pub weights: WeightsArgs,

@@ -248,10 +248,12 @@ fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> R
             "--format saelens writes weights: it takes no --dump and no --splits"
         );
         let run = sources::open_run(&args.subject, "export", console)?;
-        return convert_to(&run, &args.out, args::To::Saelens, &args.weights, console);
+        let context = args.subject.source.context.map(|t| t as u64);
+        return convert_to(&run, &args.out, args::To::Saelens, &args.weights, context, console);
     }
     let (run, dump) = sources::open(&args.subject, "export", console)?;
-    let job = export::Job { run: &run, dump: &dump, format: args.format, out: &args.out, splits: args.splits, isa };
+    let (format, splits, named) = (args.format, args.splits, args.weights.metadata(None));
+    let job = export::Job { run: &run, dump: &dump, format, out: &args.out, splits, named, isa };
     let report = export::export(&job, console)?;
     if console.json {
         console.json(&report)?;
@@ -261,11 +263,18 @@ fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> R
 
 fn convert_command(args: &args::Convert, console: &mut Console<'_>) -> Result<()> {
     let run = sources::open_model(&args.run, &args.model_args, console)?;
-    convert_to(&run, &args.out, args.to, &args.weights, console)
+    convert_to(&run, &args.out, args.to, &args.weights, args.context, console)
 }
 
-fn convert_to(run: &Run, out: &Path, to: args::To, args: &args::WeightsArgs, console: &mut Console<'_>) -> Result<()> {
-    let (part, dtype, inexact, metadata) = (args.part, args.dtype, args.inexact, args.metadata());
+fn convert_to(
+    run: &Run,
+    out: &Path,
+    to: args::To,
+    args: &args::WeightsArgs,
+    context: Option<u64>,
+    console: &mut Console<'_>,
+) -> Result<()> {
+    let (part, dtype, inexact, metadata) = (args.part, args.dtype, args.inexact, args.metadata(context));
     let report = convert::convert(&convert::Job { run, out, to, part, dtype, inexact, metadata }, console)?;
     if console.json {
         console.json(&report)?;

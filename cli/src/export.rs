@@ -8,7 +8,9 @@ use crate::console::Console;
 use crate::files::PendingDirectory;
 use anyhow::{Result, bail, ensure};
 
+mod correlations;
 pub mod delphi;
+mod groups;
 mod histogram;
 mod job;
 pub mod neuronpedia;

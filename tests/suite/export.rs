@@ -260,10 +260,11 @@ fn neuronpedia_features_are_those_of_brute_force() {
     let (dir, _, run) = trained(&["level2.latents=130"]);
     let x = rows(620);
     let all = activations(&run, &x);
+    let decoders = decoders(&run);
     let uneven = [0, 3, 60, 61, 200, 290, 300, 310, 325, 350, 400, 401, 402, 480, 600];
     for (i, (cut, hook, layer, length)) in [
         (Cut::Context(50), Some("blocks.3.hook_resid_post"), json!(3), json!(50)),
-        (Cut::Starts(&uneven), None, json!(null), json!(null)),
+        (Cut::Starts(&uneven), Some("ln_final"), json!(0), json!(139)),
     ]
     .into_iter()
     .enumerate()
@@ -280,6 +281,9 @@ fn neuronpedia_features_are_those_of_brute_force() {
         let out = dir.path().join(format!("out{i}"));
         let report = export(&run, &dump, "neuronpedia", &out, &[]);
         assert_eq!(report["entries"], json!([all[0].len(), all[1].len()]));
+        let correlations = [12, 130].map(|f| Correlations::new(f, 620));
+        let correlations: Vec<Correlations> =
+            correlations.into_iter().zip(&all).map(|(c, all)| c.filled(all, &x)).collect();
         assert_eq!((&report["rows"], &report["left_out"]), (&json!(620), &json!(0)));
         let mut dead = 0;
         for (l, f) in [12, 130].into_iter().enumerate() {
@@ -299,6 +303,8 @@ fn neuronpedia_features_are_those_of_brute_force() {
                 let share = feature["frac_nonzero"].as_f64().unwrap();
                 assert!((share - mine.len() as f64 / 620.0).abs() < 1e-15, "{share}");
                 check_histogram(feature, &mine);
+                check_vector(feature, &decoders[l][j * D..(j + 1) * D]);
+                correlations[l].check(feature, j);
                 dead += usize::from(mine.is_empty());
 
                 let mut best: BTreeMap<usize, (usize, f32)> = BTreeMap::new();
@@ -312,7 +318,11 @@ fn neuronpedia_features_are_those_of_brute_force() {
                 best.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                 best.truncate(10);
                 let places = feature["activations"].as_array().unwrap();
-                assert_eq!(places.len(), best.len());
+                let (places, groups) = places.split_at(best.len());
+                check_groups(groups, &mine, best.first().map_or(0.0, |b| b.1), |row| {
+                    let (start, end) = bounds(row);
+                    start.max(row.saturating_sub(28))..end.min(row + 13)
+                });
                 for (place, (row, value)) in places.iter().zip(&best) {
                     assert_eq!(keys(place), PLACE_KEYS);
                     let (start, end) = bounds(*row);
@@ -331,6 +341,116 @@ fn neuronpedia_features_are_those_of_brute_force() {
         assert!(dead > 0, "a latent that never fires is there too");
     }
     assert_no_leftovers(dir.path());
+}
+
+/// Decoder directions of both levels.
+fn decoders(run: &Path) -> [Vec<f32>; 2] {
+    let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
+    let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();
+    [model.params.level[0].w_dec.to_vec(), model.decoder2(Isa::detect(), Par::Seq)]
+}
+
+fn indices(list: &Value) -> Vec<usize> {
+    list.as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as usize).collect()
+}
+
+fn check_vector(feature: &Value, direction: &[f32]) {
+    assert_eq!(floats(&feature["vector"]), direction);
+    let mut order: Vec<usize> = (0..D).collect();
+    order.sort_by(|a, b| direction[*b].total_cmp(&direction[*a]));
+    assert_eq!(indices(&feature["neuron_alignment_indices"]), order[..3]);
+    let size: f32 = direction.iter().map(|v| v.abs()).sum();
+    for (place, i) in order[..3].iter().enumerate() {
+        assert_eq!(feature["neuron_alignment_values"][place].as_f64().unwrap() as f32, direction[*i]);
+        let share = feature["neuron_alignment_l1"][place].as_f64().unwrap() as f32;
+        assert!((share - direction[*i].abs() / size).abs() < 1e-6, "{share}");
+    }
+}
+
+/// Groups of a fifth of the largest activation each, five places at most, and the share of all rows in each.
+fn check_groups(
+    places: &[Value],
+    mine: &[(usize, f32)],
+    largest: f32,
+    around: impl Fn(usize) -> std::ops::Range<usize>,
+) {
+    let mut left = places;
+    for fifth in (0..5).rev() {
+        let edge = |i: usize| if i == 5 { largest } else { largest * i as f32 / 5.0 };
+        let (lower, upper) = (edge(fifth), edge(fifth + 1));
+        let inside: Vec<&(usize, f32)> = mine.iter().filter(|(_, v)| *v > lower && *v <= upper).collect();
+        let silent = if fifth == 0 { 620 - mine.len() } else { 0 };
+        let share = (inside.len() + silent) as f32 / 620.0;
+        let (here, rest) = left.split_at(inside.len().min(5));
+        left = rest;
+        let mut rows = BTreeSet::new();
+        for place in here {
+            let bins = ["bin_min", "bin_max", "bin_contains"].map(|k| place[k].as_f64().unwrap() as f32);
+            assert!(bins[..2] == [lower, upper] && (bins[2] - share).abs() < 1e-6, "{bins:?}, {share}");
+            let value = place["values"][place["qualifying_token_index"].as_u64().unwrap() as usize].as_f64().unwrap();
+            let of = |(row, v): &&&(usize, f32)| {
+                let range = around(*row);
+                let values: Vec<f32> =
+                    range.clone().map(|r| mine.iter().find(|m| m.0 == r).map_or(0.0, |m| m.1)).collect();
+                *v == value as f32
+                    && place["qualifying_token_index"] == row - range.start
+                    && floats(&place["values"]) == values
+            };
+            let (row, _) = inside.iter().find(of).expect("a place of the group");
+            rows.insert(*row);
+        }
+        assert!(rows.len() * 2 >= here.len(), "places are not drawn twice: {rows:?}");
+    }
+    assert!(left.is_empty() || largest == 0.0, "{} places too many", left.len());
+}
+
+/// Correlations in f64 of dense columns: of latents with each other, and with the dimensions of the rows.
+struct Correlations {
+    z: Vec<Vec<f64>>,
+    x: Vec<Vec<f64>>,
+}
+
+impl Correlations {
+    fn new(f: usize, n: usize) -> Self {
+        Self { z: vec![vec![0.0; n]; f], x: vec![vec![0.0; n]; D] }
+    }
+
+    fn filled(mut self, all: &[(usize, usize, f32)], x: &[f32]) -> Self {
+        all.iter().for_each(|(row, j, z)| self.z[*j][*row] = f64::from(*z));
+        x.iter().enumerate().for_each(|(at, x)| self.x[at % D][at / D] = f64::from(*x));
+        self
+    }
+
+    fn check(&self, feature: &Value, j: usize) {
+        for (others, name, skip) in [(&self.z, "features", Some(j)), (&self.x, "neurons", None)] {
+            let mut all: Vec<(f64, usize, f64)> = others
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| Some(*i) != skip)
+                .map(|(i, other)| {
+                    let n = other.len() as f64;
+                    let (a, b) = (&self.z[j], other);
+                    let mean = |of: &[f64]| of.iter().sum::<f64>() / n;
+                    let (ma, mb) = (mean(a), mean(b));
+                    let about = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(*a, *b)).sum::<f64>();
+                    let cov = about(&|a, b| (a - ma) * (b - mb));
+                    let spread = (about(&|a, _| (a - ma).powi(2)) * about(&|_, b| (b - mb).powi(2))).sqrt();
+                    let cosine = about(&|a, b| a * b) / ((about(&|a, _| a * a) * about(&|_, b| b * b)).sqrt() + 1e-6);
+                    (if spread > 0.0 { cov / spread } else { 0.0 }, i, cosine)
+                })
+                .collect();
+            all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            let best: Vec<_> = all.into_iter().take(3).filter(|(pearson, ..)| *pearson > 1e-9).collect();
+            let found = &feature[format!("correlated_{name}_indices")];
+            let expected: Vec<usize> = best.iter().map(|(_, i, _)| *i).collect();
+            assert_eq!(indices(found), expected, "{name} of {j}");
+            for (place, (pearson, _, cosine)) in best.iter().enumerate() {
+                let at = |key: &str| feature[format!("correlated_{name}_{key}")][place].as_f64().unwrap();
+                let off = [at("pearson") - pearson, at("l1") - cosine].map(f64::abs);
+                assert!(off.iter().all(|off| *off < 1e-5), "{name} of {j}: {off:?}");
+            }
+        }
+    }
 }
 
 fn check_histogram(feature: &Value, mine: &[(usize, f32)]) {
@@ -483,4 +603,34 @@ fn exports_that_cannot_be_written_leave_nothing_behind() {
         super::cli::finish(shell).fails(&["writing", "out/level1/"]);
         assert_eq!(tree(dir.path()), before);
     }
+}
+
+#[test]
+fn the_layer_is_a_number_whatever_the_hook_is_called() {
+    let (dir, _, run) = trained(&["level2.latents=0", "gate.kind=none"]);
+    let dump = text_dump(&dir.path().join("text"), &rows(200), Cut::Context(50), Some("hook_embed"));
+    for (i, (hook, layer, is_said)) in [
+        (None, 0, true),
+        (Some("model.layers.12.mlp"), 12, false),
+        (Some("resid_post_layer_7"), 7, false),
+        (Some("resid_post_layer7"), 7, false),
+        (Some("transformer.h.5"), 5, false),
+        (Some("ln_final.hook_normalized"), 0, true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let out = dir.path().join(format!("out{i}"));
+        let mut all = args!["export", run, "--dump", dump, "--format", "neuronpedia", "--out", out];
+        all.extend(hook.iter().flat_map(|hook| args!["--hook", hook, "--model-id", "a/b"]));
+        let ran = strata(&all).ok();
+        let batch = read_json(&out.join("level1/batch-0.json"));
+        assert_eq!(batch["layer"], layer, "{hook:?}");
+        assert_eq!(batch["model_id"], if hook.is_some() { "a/b" } else { "gpt-\"x\"" });
+        assert_eq!(ran.err.contains("layer 0") && ran.err.contains("--hook"), is_said, "{hook:?}: {}", ran.err);
+    }
+    // A run trained on rows of 64 tokens can be exported for SAELens with another context.
+    let out = dir.path().join("lens");
+    strata(&args!["export", run, "--format", "saelens", "--context", "64", "--out", out]).ok();
+    assert_eq!(read_json(&out.join("cfg.json"))["metadata"]["context_size"], 64);
 }

@@ -128,7 +128,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
     let mut directories = Vec::new();
     let mut levels = [Vec::new(), Vec::new()];
     for (level, counts) in counts.iter().enumerate().filter(|(_, counts)| !counts.is_empty()) {
-        let name = directory_name(dump.hook(), level + 1);
+        let name = directory_name(job.hook(), level + 1);
         let (inner, shown) = (out.directory(&name)?, job.out.join(&name));
         let n = splits.min(counts.len());
         for i in 0..n {
@@ -139,7 +139,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
         let config = json!({
             "dataset_repo": dump.name(), "dataset_split": "", "dataset_name": "", "dataset_column": "",
             "cache_ctx_len": shape.length, "ctx_len": shape.length, "n_tokens": shape.rows(), "n_splits": n,
-            "model_name": dump.model(), "hook": dump.hook(), "level": level + 1, "run": run.hash,
+            "model_name": job.model(), "hook": job.hook(), "level": level + 1, "run": run.hash,
         });
         write_atomic(&inner.join("config.json"), format!("{}\n", serde_json::to_string_pretty(&config)?).as_bytes())?;
         directories.push(name);

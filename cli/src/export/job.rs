@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::Path;
 use strata_core::Isa;
+use strata_core::format::saelens_writer::Metadata;
 
 /// A run, a dump, a format and a directory.
 pub struct Job<'a> {
@@ -20,8 +21,22 @@ pub struct Job<'a> {
     pub out: &'a Path,
     /// Number of files per level, for delphi.
     pub splits: Option<usize>,
+    /// The language model and the hook point, where the dump does not say them or says them otherwise.
+    pub named: Metadata,
     /// Instruction set.
     pub isa: Isa,
+}
+
+impl Job<'_> {
+    /// Returns the language model that the rows come from.
+    pub fn model(&self) -> Option<&str> {
+        self.named.model.as_deref().or_else(|| self.dump.model())
+    }
+
+    /// Returns the hook point of the rows.
+    pub fn hook(&self) -> Option<&str> {
+        self.named.hook.as_deref().or_else(|| self.dump.hook())
+    }
 }
 
 /// The export that was written.

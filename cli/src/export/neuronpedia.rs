@@ -6,31 +6,37 @@
 //! - `frac_nonzero`: the share of rows on which the latent fires;
 //! - `freq_hist_data_bar_values`, `_heights`: its activations above 0 in 50 equal bars from the smallest to the largest,
 //!   the middle of each bar and the count in it;
-//! - `activations`: the contexts in which it fires most strongly, at most one per sequence, strongest first, with the
-//!   surrounding tokens and activations (28 rows before and 12 after, of the same sequence); all are in the group of
-//!   the strongest, which has `bin_min` and `bin_contains` -1;
+//! - `activations`: contexts in which it fires, with the surrounding tokens and activations (28 rows before and 12 after, of
+//!   the same sequence). First the strongest, at most one per sequence, with `bin_min` and `bin_contains` -1; then, for each
+//!   fifth of the way from 0 to the largest activation, the highest first, five drawn at random (from the rows on which it
+//!   fires: SAEDashboard draws from silent rows, too), with the ends of the fifth and the share of all rows in it, which in
+//!   the lowest counts the silent ones, as there;
+//! - `correlated_features_*`: the three latents of the level with the largest correlations above 0 (among all latents of the
+//!   level, or among groups of neighbours where all pairs would need more than 256 MiB; SAEDashboard looks among the 128 of a
+//!   file), `correlated_neurons_*` the same of the dimensions of the rows (unless they would need more than 512 MiB, and not
+//!   for a transcoder); `_l1` are the cosines, as there;
+//! - `neuron_alignment_*`: the three largest numbers of the decoder direction, and their shares of the sum of its sizes;
+//! - `vector`: the decoder direction;
 //! - `pos_str`, `pos_values`, `neg_str`, `neg_values`: the tokens whose logits an activation of 1 raises and lowers most,
 //!   from `RUN/latents.jsonl`; empty until `strata eval` has written it with a language model.
 //!
-//! Some fields are empty, since they need more than activations and tokens: `logits_hist_*` (the effect on every logit;
-//! `latents.jsonl` has the largest), `neuron_alignment_*` and `correlated_neurons_*` (a residual stream has no
-//! neurons), `correlated_features_*` (activations of all pairs of latents), `decoder_weights_dist` (the heads of an
-//! attention layer), `vector` (the weights are in `RUN/sae`). Attribution (`dfa_*`), which needs the model's attention,
-//! and groups of weaker activations are left out. `layer` is null where the hook point of the dump has no number,
-//! `n_tokens_in_prompt` is null where sequences have several lengths, and `model_id` is empty where the dump has no
-//! model.
+//! Fields that need a live language model are empty: `logits_hist_*` (the effect on every logit; `latents.jsonl` has the
+//! largest) and `decoder_weights_dist` (the heads of an attention layer); attribution (`dfa_*`) is left out. `layer` is the
+//! number in the hook point, and 0 where it has none, with a sentence about it; `n_tokens_in_prompt` is the length of the
+//! longest sequence; `model_id` is empty where nothing names the model.
 //!
-//! Memory: at most 5 kB per latent, `latents.jsonl` as a whole while it is read (some 20 kB per latent), and blocks of
-//! rows (see `each_group`); it does not grow with the rows.
+//! Memory: at most 12 kB per latent and the sums of the correlations, `latents.jsonl` as a whole while it is read (some
+//! 40 kB per latent), and blocks of rows (see `each_group`); it does not grow with the rows.
 
+use super::correlations::{Correlated, Correlations};
+use super::groups::Groups;
 use super::histogram::Histograms;
 use super::job::{Exported, Job, lacks, tokens};
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
-use crate::encode::each_block;
 use crate::eval::batches::{Sequences, each_group};
 use crate::eval::latents::{self, LatentRecord};
-use crate::eval::strongest::{Place, Strongest};
+use crate::eval::strongest::{Place, Seen, Strongest};
 use crate::eval::unit::Unit;
 use crate::eval::window::Reach;
 use crate::files::PendingDirectory;
@@ -55,7 +61,7 @@ const REACH: Reach = Reach { before: 28, after: 12 };
 #[derive(Serialize)]
 struct Batch<'a> {
     model_id: &'a str,
-    layer: Option<u64>,
+    layer: u64,
     sae_set: &'a str,
     sae_id_suffix: &'a str,
     features: Vec<Feature<'a>>,
@@ -66,6 +72,15 @@ struct Feature<'a> {
     feature_index: u32,
     #[serde(flatten)]
     unknown: Unknown,
+    neuron_alignment_indices: Vec<usize>,
+    neuron_alignment_values: Vec<f32>,
+    neuron_alignment_l1: Vec<f64>,
+    correlated_neurons_indices: Vec<u32>,
+    correlated_neurons_l1: Vec<f64>,
+    correlated_neurons_pearson: Vec<f64>,
+    correlated_features_indices: Vec<u32>,
+    correlated_features_l1: Vec<f64>,
+    correlated_features_pearson: Vec<f64>,
     neg_str: Vec<&'a str>,
     neg_values: Vec<f64>,
     pos_str: Vec<&'a str>,
@@ -74,27 +89,18 @@ struct Feature<'a> {
     freq_hist_data_bar_values: Vec<f32>,
     freq_hist_data_bar_heights: Vec<u64>,
     n_prompts_total: u64,
-    n_tokens_in_prompt: Option<usize>,
+    n_tokens_in_prompt: u64,
     dataset: &'a str,
     activations: Vec<Activation>,
+    vector: &'a [f32],
 }
 
 /// Fields that need more information: always empty, and always there, since readers expect them.
 #[derive(Default, Serialize)]
 struct Unknown {
-    neuron_alignment_indices: [u32; 0],
-    neuron_alignment_values: [f32; 0],
-    neuron_alignment_l1: [f32; 0],
-    correlated_neurons_indices: [u32; 0],
-    correlated_neurons_l1: [f32; 0],
-    correlated_neurons_pearson: [f32; 0],
-    correlated_features_indices: [u32; 0],
-    correlated_features_l1: [f32; 0],
-    correlated_features_pearson: [f32; 0],
     logits_hist_data_bar_heights: [f32; 0],
     logits_hist_data_bar_values: [f32; 0],
     decoder_weights_dist: [f32; 0],
-    vector: [f32; 0],
 }
 
 #[derive(Serialize)]
@@ -111,13 +117,24 @@ struct Activation {
 struct Level {
     strongest: Strongest<'static>,
     histograms: Histograms,
+    groups: Groups,
+    correlations: Correlations,
 }
 
 impl Level {
-    fn new(level: usize, latents: usize) -> Self {
-        Self { strongest: Strongest::new(level, latents, REACH), histograms: Histograms::new(latents) }
+    /// Returns an empty level of `latents` latents on rows of width `d`; 0 where the rows are not known.
+    fn new(level: usize, latents: usize, d: usize) -> Self {
+        Self {
+            strongest: Strongest::new(level, latents, REACH),
+            histograms: Histograms::new(latents),
+            groups: Groups::new(level, REACH, std::iter::empty()),
+            correlations: Correlations::new(latents, d),
+        }
     }
 }
+
+/// Dimensions of a decoder direction that are named, as in SAEDashboard.
+const ALIGNED: usize = 3;
 
 /// Writes and finishes `out`.
 ///
@@ -136,8 +153,28 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
             run.dir.join("latents.jsonl").display()
         ));
     }
+    let layer = layer_of(job.hook());
+    if layer.is_none() {
+        let hook =
+            job.hook().map_or_else(|| "nothing says the hook point".into(), |hook| format!("`{hook}` has no number"));
+        console.note(format!(
+            "{hook}: the files say layer 0; name another hook point with --hook, as in blocks.3.hook_resid_post"
+        ));
+    }
     let bar = console.bar("exporting", 2 * dump.n_rows(), "tokens");
     let levels = passes(&encoder, dump, &bar)?;
+    for (level, number) in levels.iter().zip(1..).filter(|(level, _)| !level.strongest.latents.is_empty()) {
+        let (correlations, f) = (&level.correlations, level.strongest.latents.len());
+        if correlations.width() < f {
+            let width = correlations.width();
+            console.note(format!("level {number}: correlated latents are looked for among {width} neighbours of {f}"));
+        }
+        if !correlations.has_columns() {
+            console.note(format!(
+                "level {number}: no correlated dimensions of the rows, as they are too many or not there"
+            ));
+        }
+    }
     let set = run.dir.canonicalize().ok().and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
     let set = set.unwrap_or_else(|| "strata".into());
     let files = Files {
@@ -145,8 +182,9 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
         out: job.out,
         tokens,
         set: &set,
-        layer: dump.hook().and_then(|hook| hook.split('.').find_map(|part| part.parse().ok())),
-        context: one_length(dump),
+        model: job.model().unwrap_or_default(),
+        layer: layer.unwrap_or(0),
+        longest: longest(dump),
         prompts: Sequences::new(dump).count(0, dump.n_rows()),
     };
     let mut directories = Vec::new();
@@ -155,7 +193,10 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
         if level.strongest.latents.is_empty() {
             continue;
         }
-        files.write(level, logits, name, &out.directory(name)?)?;
+        let arch = &encoder.model().arch;
+        let decoder = if name == "level1" { &encoder.model().params.level[0].w_dec } else { encoder.decoder2() };
+        let decoder = Decoder { rows: decoder, d: arch.d_out() };
+        files.write(level, logits, decoder, name, &out.directory(name)?)?;
         directories.push(name.to_owned());
     }
     out.finish()?;
@@ -164,16 +205,33 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     Ok(Exported { format: "neuronpedia", rows: dump.n_rows(), left_out: 0, entries, directories })
 }
 
-/// Reads the rows twice: first for the strongest contexts and the range of the bars, then for the counts.
+/// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`, or
+/// behind a word for a layer, as in `resid_post_layer3`.
+fn layer_of(hook: Option<&str>) -> Option<u64> {
+    let parts = || hook.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric());
+    let behind_a_word = |part: &str| {
+        let words = ["layers", "layer", "blocks", "block", "h", "l"];
+        let part = part.to_ascii_lowercase();
+        words.iter().find_map(|word| part.strip_prefix(word)?.parse().ok())
+    };
+    parts().find_map(|part| part.parse().ok()).or_else(|| parts().find_map(behind_a_word))
+}
+
+/// Reads the rows twice: first for the strongest contexts, the range of the bars and the correlations, then for the counts
+/// and the groups.
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
     let [f1, f2] = encoder.model().arch.latents();
-    let mut levels = [Level::new(0, f1), Level::new(1, f2)];
-    each_group(encoder, dump.into(), &RowFilter::none(encoder.isa()), Unit::ONE, (0, dump.n_rows()), |batches| {
+    // The rows of a transcoder are not there without its target.
+    let d = if encoder.model().arch.variant.target.is_some() { 0 } else { dump.d() };
+    let mut levels = [Level::new(0, f1, d), Level::new(1, f2, d)];
+    let (filter, all) = (RowFilter::none(encoder.isa()), (0, dump.n_rows()));
+    each_group(encoder, dump.into(), &filter, Unit::ONE, all, |batches| {
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {
                 level.strongest.add(batch, None)?;
                 each_activation(&batch.codes[at], |latent, value| level.histograms.widen(latent, value));
+                level.correlations.add(&batch.codes[at], &batch.x)?;
             }
             Ok(())
         };
@@ -182,11 +240,18 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
         bar.inc(batches.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;
-    each_block(encoder, dump, |codes| {
-        for (level, codes) in levels.iter_mut().zip(codes) {
-            each_activation(codes, |latent, value| level.histograms.count(latent, value));
+    for (at, level) in levels.iter_mut().enumerate() {
+        let largest = |seen: &Seen| seen.places.first().map_or(0.0, |place| place.value);
+        level.groups = Groups::new(at, REACH, level.strongest.latents.iter().map(largest));
+    }
+    each_group(encoder, dump.into(), &filter, Unit::ONE, all, |batches| {
+        for batch in batches {
+            for (level, codes) in levels.iter_mut().zip(&batch.codes) {
+                each_activation(codes, |latent, value| level.histograms.count(latent, value));
+                level.groups.add(batch)?;
+            }
         }
-        bar.inc(codes[0].n() as u64);
+        bar.inc(batches.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;
     Ok(levels)
@@ -220,11 +285,22 @@ fn logits_of(run: &Run, f1: usize, f2: usize) -> Result<Vec<Logits>> {
     Ok(records.into_iter().map(|LatentRecord { promotes, suppresses, .. }| Logits { promotes, suppresses }).collect())
 }
 
-/// Returns the rows per sequence, where all sequences have the same number.
-fn one_length(dump: &Dump) -> Option<usize> {
-    let context = dump.context()?;
-    let starts = dump.sequence_starts()?;
-    starts.iter().enumerate().all(|(i, start)| *start == (i * context) as u64).then_some(context)
+/// Rows of the longest sequence.
+fn longest(dump: &Dump) -> u64 {
+    let n = dump.n_rows();
+    match dump.sequence_starts() {
+        Some(starts) => {
+            starts.iter().zip(starts.iter().skip(1).chain([&n])).map(|(from, to)| to - from).max().unwrap_or(n)
+        }
+        None => dump.context().map_or(n, |context| n.min(context as u64)),
+    }
+}
+
+/// Decoder directions of a level, `(f, d)`.
+#[derive(Clone, Copy)]
+struct Decoder<'a> {
+    rows: &'a [f32],
+    d: usize,
 }
 
 /// Fields that the files of both levels share.
@@ -233,23 +309,31 @@ struct Files<'a> {
     out: &'a Path,
     tokens: &'a [u32],
     set: &'a str,
-    layer: Option<u64>,
-    context: Option<usize>,
+    model: &'a str,
+    layer: u64,
+    longest: u64,
     prompts: u64,
 }
 
 impl Files<'_> {
-    /// Writes the files of a level; `logits` is empty or has one entry per latent.
-    fn write(&self, level: &Level, logits: &[Logits], name: &str, directory: &Path) -> Result<()> {
+    /// Writes the files of a level; `logits` are none or as many as there are latents.
+    fn write(
+        &self,
+        level: &Level,
+        logits: &[Logits],
+        decoder: Decoder<'_>,
+        name: &str,
+        directory: &Path,
+    ) -> Result<()> {
         let latents: Vec<usize> = (0..level.strongest.latents.len()).collect();
         for (i, some) in latents.chunks(FEATURES).enumerate() {
             check_interrupt()?;
             let batch = Batch {
-                model_id: self.dump.model().unwrap_or_default(),
+                model_id: self.model,
                 layer: self.layer,
                 sae_set: self.set,
                 sae_id_suffix: name,
-                features: some.iter().map(|j| self.feature(*j, level, logits.get(*j))).collect(),
+                features: some.iter().map(|j| self.feature(*j, level, decoder, logits.get(*j))).collect(),
             };
             let file = format!("batch-{i}.json");
             let write = || -> std::io::Result<()> {
@@ -263,7 +347,16 @@ impl Files<'_> {
         Ok(())
     }
 
-    fn feature<'a>(&'a self, j: usize, level: &Level, logits: Option<&'a Logits>) -> Feature<'a> {
+    fn feature<'a>(&'a self, j: usize, level: &Level, decoder: Decoder<'a>, logits: Option<&'a Logits>) -> Feature<'a> {
+        let vector = &decoder.rows[j * decoder.d..(j + 1) * decoder.d];
+        let mut aligned: Vec<usize> = (0..decoder.d).collect();
+        aligned.sort_by(|a, b| vector[*b].total_cmp(&vector[*a]).then(a.cmp(b)));
+        aligned.truncate(ALIGNED);
+        let size: f64 = vector.iter().map(|v| f64::from(v.abs())).sum();
+        let share = |i: &usize| if size > 0.0 { f64::from(vector[*i].abs()) / size } else { 0.0 };
+        let (neurons, features) = (level.correlations.columns(j), level.correlations.latents(j));
+        let Correlated { indices, cosine, pearson } = neurons;
+        let n_rows = self.dump.n_rows() as f64;
         let seen = &level.strongest.latents[j];
         let (values, heights) = level.histograms.bars(j);
         let (promotes, suppresses) = logits.map_or((&[][..], &[][..]), |l| (&l.promotes, &l.suppresses));
@@ -273,30 +366,49 @@ impl Files<'_> {
         Feature {
             feature_index: j as u32,
             unknown: Unknown::default(),
+            neuron_alignment_values: aligned.iter().map(|i| vector[*i]).collect(),
+            neuron_alignment_l1: aligned.iter().map(share).collect(),
+            neuron_alignment_indices: aligned,
+            correlated_neurons_indices: indices,
+            correlated_neurons_l1: cosine,
+            correlated_neurons_pearson: pearson,
+            correlated_features_indices: features.indices,
+            correlated_features_l1: features.cosine,
+            correlated_features_pearson: features.pearson,
             neg_str: strings(suppresses),
             neg_values: numbers(suppresses),
             pos_str: strings(promotes),
             pos_values: numbers(promotes),
-            frac_nonzero: seen.fires as f64 / self.dump.n_rows() as f64,
+            frac_nonzero: seen.fires as f64 / n_rows,
             freq_hist_data_bar_values: values,
             freq_hist_data_bar_heights: heights,
             n_prompts_total: self.prompts,
-            n_tokens_in_prompt: self.context,
+            n_tokens_in_prompt: self.longest,
             dataset: self.dump.name(),
-            activations: seen.places.iter().map(|p| self.activation(p, max)).collect(),
+            activations: {
+                let strongest = seen.places.iter().map(|p| self.activation(p, [-1.0, max, -1.0]));
+                let silent = |lower: f32| if lower > 0.0 { 0 } else { self.dump.n_rows() - seen.fires };
+                let groups = level.groups.of(j).flat_map(|group| {
+                    let share = (group.rows + silent(group.lower)) as f64 / n_rows;
+                    let bins = [group.lower, group.upper, share as f32];
+                    group.places().into_iter().map(move |p| self.activation(p, bins))
+                });
+                strongest.chain(groups).collect()
+            },
+            vector,
         }
     }
 
-    fn activation(&self, place: &Place, max: f32) -> Activation {
+    fn activation(&self, place: &Place, [bin_min, bin_max, bin_contains]: [f32; 3]) -> Activation {
         let first = place.window.first as usize;
         let text = |t: u32| match self.dump.vocab().and_then(|v| v.get(t as usize)) {
             Some(text) => text.clone(),
             None => format!("<{t}>"),
         };
         Activation {
-            bin_min: -1.0,
-            bin_max: max,
-            bin_contains: -1.0,
+            bin_min,
+            bin_max,
+            bin_contains,
             tokens: self.tokens[first..first + place.window.length].iter().map(|t| text(*t)).collect(),
             values: place.window.dense(),
             qualifying_token_index: (place.row - place.window.first) as usize,
