@@ -1,5 +1,5 @@
-"""The two comparisons of .ci/interop."""
-import json, pathlib, subprocess, sys
+"""The comparisons of .ci/interop."""
+import json, pathlib, subprocess, sys, types
 import numpy as np
 
 ROWS = 512
@@ -94,5 +94,76 @@ def lens(strata, out):
     return bad
 
 
+def unused(*names):
+    """Stands in for packages that the readers below import and never call."""
+    for name in names:
+        module = types.ModuleType(name)
+        module.__getattr__ = lambda attribute: lambda *a, **k: a[0] if a else None
+        sys.modules.setdefault(name, module)
+
+
+def tools(strata, out):
+    """Exports what latents do on text, and lets the other tools' own code read it."""
+    import torch
+    unused("dataclasses_json", "faiss", "sentence_transformers", "blobfile")
+    from sae_dashboard.neuronpedia.neuronpedia_dashboard import NeuronpediaDashboardBatch
+    from sae_dashboard.utils_fns import RollingCorrCoef
+    from delphi.config import ConstructorConfig, SamplerConfig
+    from delphi.latents.loader import LatentDataset
+    run = lambda *a: subprocess.run([strata, "--quiet", *map(str, a)], check=True)
+    dump, at = out / "text", out / "text-run"
+    run("capture", "--layer", 1, "--max-tokens", 16384, "--context", 64, "--out", dump)
+    settings = ["level1.latents=40", "level1.k=5", "level2.latents=150", "level2.k=6", "train.steps=300", "train.batch=512",
+                "gate.start=0.3", "gate.min_count=20", "data.stats_rows=4096"]
+    run("train", "--dump", dump, "--out", at, *[a for s in settings for a in ("--set", s)])
+    run("encode", at, "--dump", dump, "--out", out / "text.safetensors")
+    manifest = json.loads((dump / "dump.json").read_text())
+    rows, context, sizes = manifest["rows"], manifest["context"], (40, 150)
+    from safetensors.numpy import load_file
+    x = np.concatenate([load_file(p)["activations"] for p in sorted(dump.glob("acts-*.safetensors"))]).astype(np.float32)
+    bad = 0
+
+    run("export", at, "--dump", dump, "--format", "neuronpedia", "--out", out / "neuronpedia")
+    for level, f in zip((1, 2), sizes):
+        z = torch.from_numpy(dense(out / "text.safetensors", level, rows, f)).double()
+        features = []
+        for i, path in enumerate(sorted((out / "neuronpedia" / f"level{level}").glob("*.json"), key=lambda p: int(p.stem[6:]))):
+            raw = json.loads(path.read_text())
+            batch = NeuronpediaDashboardBatch(**raw)
+            bad += batch.to_dict() != raw or not isinstance(batch.layer, int)
+            features += batch.features
+        dims = RollingCorrCoef(dtype=torch.float64)
+        dims.update(z.T, torch.from_numpy(x).double().T)
+        among = RollingCorrCoef(with_self=True, dtype=torch.float64)
+        among.update(z.T, z.T)
+        for name, of in (("features", among), ("neurons", dims)):
+            index, pearson, cosine = of.topk_pearson(k=3)
+            for j, feature in enumerate(features):
+                n = sum(p > 1e-9 for p in pearson[j])
+                found = [getattr(feature, f"correlated_{name}_{k}") for k in ("indices", "pearson", "l1")]
+                same = found[0] == index[j][:n] and np.allclose(found[1:], [pearson[j][:n], cosine[j][:n]], atol=1e-5)
+                bad += not same
+                if not same:
+                    print(f"level {level}, latent {j}: correlated {name} {found}, SAEDashboard {index[j]} {pearson[j]} {cosine[j]}")
+        share = (z > 0).double().mean(0)
+        bad += sum(abs(feature.frac_nonzero - float(share[j])) > 1e-9 for j, feature in enumerate(features))
+        print(f"level {level}: {len(features)} features as SAEDashboard has them")
+
+    run("export", at, "--dump", dump, "--format", "delphi", "--out", out / "delphi")
+    data = LatentDataset(out / "delphi", SamplerConfig(), ConstructorConfig(), tokenizer=object())
+    whole = rows // context
+    for level, f in zip((1, 2), sizes):
+        z, found = dense(out / "text.safetensors", level, rows, f), np.zeros((whole * context, f), np.float32)
+        for buffer in data.buffers:
+            if buffer.module_path.endswith(f"level{level}"):
+                where, values, tokens = buffer.load()
+                found[where[:, 0] * context + where[:, 1], where[:, 2]] = values
+                bad += tuple(tokens.shape) != (whole, context)
+        same = (found == z[:whole * context]).all()
+        bad += not same
+        print(f"level {level}: delphi reads {int((found > 0).sum())} activations{'' if same else ', and others than there are'}")
+    return bad
+
+
 what, *where = sys.argv[1:]
-sys.exit(1 if {"fixtures": fixtures, "lens": lens}[what](*map(pathlib.Path, where)) else 0)
+sys.exit(1 if {"fixtures": fixtures, "lens": lens, "tools": tools}[what](*map(pathlib.Path, where)) else 0)
