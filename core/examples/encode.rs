@@ -15,7 +15,7 @@ use std::sync::Arc;
 use strata_core::format::npy::NpyHeader;
 use strata_core::format::weights::read_model;
 use strata_core::model::Scratch;
-use strata_core::{Codes, Encoder, Isa, Par, ROOT, Rows};
+use strata_core::{Codes, Compute, Encoder, Isa, Par, ROOT, Rows};
 
 /// Number of rows that are printed.
 const SHOWN: usize = 5;
@@ -40,7 +40,7 @@ pub fn run(model: Option<&Path>, rows: Option<&Path>) -> Result<(), Box<dyn Erro
     };
 
     let mut scratch = Scratch::new(&model.arch);
-    let encoder = Encoder::new(Arc::new(model), Isa::detect(), Par::Seq)?;
+    let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Seq))?;
     let (mut parents, mut children) = (Codes::new(), Codes::new());
     encoder.encode(&x, &mut scratch, &mut parents, &mut children)?;
 

@@ -18,7 +18,7 @@ use safetensors::SafeTensors;
 use strata_core::format::formats::{Choices, Files, load};
 use strata_core::format::npy::NpyHeader;
 use strata_core::model::{Scratch, SharedBytes};
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// The files of a directory. The core recognises a format by their names and reads what it needs through this trait; a host
 /// may map files, fetch them, or have them in memory.
@@ -72,7 +72,7 @@ pub fn run(directory: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
 
     let x = if is_fixture { read_npy(&fixture.join("input.npy"))? } else { vec![1.0; arch.d] };
     let mut scratch = Scratch::new(&arch);
-    let encoder = Encoder::new(Arc::new(loaded.model), Isa::detect(), Par::Seq)?;
+    let encoder = Encoder::new(Arc::new(loaded.model), Compute::new(Isa::detect(), Par::Seq))?;
     // A flat SAE is a model whose level 2 is empty.
     let (mut codes, mut none) = (Codes::new(), Codes::new());
     encoder.encode(&x, &mut scratch, &mut codes, &mut none)?;

@@ -18,7 +18,7 @@ use strata_core::metrics::recovery::{Truth, recovery};
 use strata_core::normalise::Normalisation;
 use strata_core::synth::{World, WorldConfig};
 use strata_core::train::Trainer;
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Rows on which the model is judged; training does not reach them.
 const HELD_OUT: u64 = 1 << 40;
@@ -32,7 +32,7 @@ pub fn run(steps: u64) -> Result<(), Box<dyn Error>> {
     let world = World::new(&WorldConfig::a())?;
     let d = world.config().d;
     // With the feature `rayon`, `Par::Rayon` uses all threads; the bits are the same.
-    let (isa, par) = (Isa::detect(), Par::Seq);
+    let compute = Compute::new(Isa::detect(), Par::Seq);
 
     let mut config = Config::default();
     config.level1.latents = 40;
@@ -48,10 +48,10 @@ pub fn run(steps: u64) -> Result<(), Box<dyn Error>> {
     // Centring and scaling are measured on a sample, applied to every batch, and folded into the saved weights.
     let mut x = vec![0.0; 4096 * d];
     world.sample(0, 4096, &mut x, None);
-    let normalisation = Normalisation::measure(isa, &x, d, &config.data)?;
+    let normalisation = Normalisation::measure(compute.isa, &x, d, &config.data)?;
     x.truncate(config.train.batch * d);
     normalisation.apply(&mut x);
-    let mut trainer = Trainer::new(&config, normalisation, &x, isa, par)?;
+    let mut trainer = Trainer::new(&config, normalisation, &x, compute)?;
 
     for step in 0..config.train.steps {
         world.sample(4096 + step * config.train.batch as u64, config.train.batch, &mut x, None);
@@ -73,9 +73,9 @@ pub fn run(steps: u64) -> Result<(), Box<dyn Error>> {
     let n = 4096;
     let (mut x, mut truth) = (vec![0.0; n * d], vec![0.0; n * world.n_features()]);
     world.sample(HELD_OUT, n, &mut x, Some(&mut truth));
-    let encoder = Encoder::new(Arc::new(model), isa, par)?;
+    let encoder = Encoder::new(Arc::new(model), compute)?;
     let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
-    encoder.encode_par(par, &x, &mut codes1, &mut codes2)?;
+    encoder.encode_par(compute.par, &x, &mut codes1, &mut codes2)?;
 
     let model = encoder.model();
     let [f1, f2] = model.arch.latents();

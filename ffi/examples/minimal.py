@@ -8,7 +8,8 @@ import numpy as np
 
 def struct(name, *fields): return type(name, (c.Structure,), {"_fields_": [("struct_size", c.c_size_t), *fields]})
 Error = struct("Error", ("status", c.c_int32), ("reserved", c.c_uint32), ("message", c.c_char * 256))
-Info = struct("Info", *((k, c.c_size_t) for k in ("d", "f1", "f2", "max_active1", "max_active2")), ("reserved", c.c_uint64))
+Info = struct("Info", *((k, c.c_size_t) for k in ("d", "f1", "f2", "max_active1", "max_active2")), ("reserved", c.c_uint64),
+              ("d_out", c.c_size_t), ("needs_rows", c.c_uint32), ("reserved2", c.c_uint32))
 Rows = struct("Rows", ("data", c.c_void_p), *((k, c.c_size_t) for k in ("n_rows", "d", "row_stride_bytes")),
               ("dtype", c.c_uint32), ("reserved", c.c_uint32))
 Codes = struct("Codes", ("offsets", c.c_void_p), ("offsets_len", c.c_size_t), ("index", c.c_void_p), ("value", c.c_void_p),

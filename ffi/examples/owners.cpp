@@ -78,6 +78,13 @@ static void rows_come_back(strata::ctx &ctx, const strata_model_info &info) {
     OK(ctx.decode(c1, c2, strata::rows_mut(direct.data(), 1, info.d)));
     expect(!std::memcmp(direct.data(), x_hat.data() + 5 * info.d, info.d * sizeof(float)), "a row does not depend on others");
 
+    std::vector<float> again(direct.size());
+    const strata_rows sixth = strata::rows(x.data() + 5 * stride, 1, info.d);
+    OK(ctx.reconstruct(sixth, strata::rows_mut(again.data(), 1, info.d_out)));
+    expect(again == direct, "reconstructing is encoding and decoding");
+    OK(ctx.reconstruct(sixth, c1, c2, strata::rows_mut(again.data(), 1, info.d_out)));
+    expect(again == direct, "the same from codes");
+
     changed.assign(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(info.d));
     OK(ctx.steer(strata::rows_mut(changed.data(), 1, info.d), {{1, 3, 2.5f, STRATA_EDIT_ADD}}));
     expect(STATUS(ctx.steer(strata::rows_mut(changed.data(), 1, info.d), {{3, 0, 1.0f, STRATA_EDIT_ADD}})) == STRATA_STATUS_INDEX,

@@ -23,9 +23,9 @@
  *
  * Memory. Whatever _new, _load and _create make is freed once, by _free, _close or _abandon, in any order: a context keeps
  * its model alive. Everything else belongs to the caller; pointers are used only during the call. strata_encode,
- * strata_decode, strata_steer, strata_stats_update, strata_stats_read and strata_row_flags allocate nothing after the
- * first call, even if they fail; only the queue of a context with n_threads > 1 allocates a small block now and then. Every function needs at
- * most 32 KiB of stack in the calling thread.
+ * strata_decode, strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read and strata_row_flags allocate
+ * nothing after the first call, even if they fail; only the queue of a context with n_threads > 1 allocates a small block
+ * now and then. Every function needs at most 32 KiB of stack in the calling thread.
  *
  * Floating point. The promise of equal bits holds in the default environment, rounding to nearest: another rounding mode
  * of the calling thread applies to what that thread computes, and not to the threads of a context.
@@ -153,6 +153,13 @@ typedef struct {
     size_t max_active2;
     // 0
     uint64_t reserved;
+    // Numbers in a reconstructed row: d, or the width of what a transcoder reconstructs.
+    size_t d_out;
+    // 1 if the reconstruction depends on the row itself and not on its codes alone: strata_decode refuses such a model, and
+    // strata_reconstruct takes it. Else 0.
+    uint32_t needs_rows;
+    // 0
+    uint32_t reserved2;
 } strata_model_info;
 
 // n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
@@ -175,7 +182,8 @@ typedef struct {
 } strata_rows;
 
 // The active latents of each row with their activations, in buffers of the caller, in CSR form: row i has the entries
-// offsets[i] to offsets[i + 1] - 1. strata_encode writes latents in ascending order and values above 0.
+// offsets[i] to offsets[i + 1] - 1. strata_encode writes latents in ascending order, and values above 0; those of AbsTopK, an
+// architecture of SAELens, may be below 0 too.
 typedef struct {
     // sizeof(strata_codes)
     size_t struct_size;
@@ -331,8 +339,9 @@ void strata_dump_params_init(strata_dump_params *params);
 // Loads the model of a run, or one of another tool whose weights are safetensors or npz: SAELens, Gemma Scope, Llama
 // Scope, Llamascopium, sparsify, circuit-tracer. path is the directory of the run, the sae/ directory in it, or the
 // directory or the file of the other tool; it is UTF-8 on Windows and bytes elsewhere. Models of other tools have one
-// level, and the latents that the tool gives them; `strata convert` makes such a model of a pickle. Files are treated as
-// data: whatever their bytes, the outcome is a model or an error.
+// level, and the latents that the tool gives them; `strata convert` makes a model of Strata of a pickle, and of files that
+// need to be told what they are. What was assumed, where the files do not say it, is in strata_model_notes. Files are treated
+// as data: whatever their bytes, the outcome is a model or an error.
 //
 // params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
 // NULL.
@@ -369,6 +378,12 @@ strata_status strata_model_load_buffers(const void *cfg,
                                         strata_model **out,
                                         strata_error *err);
 
+// Returns what strata_model_load had to assume as the files of another tool do not say it, such as a scale of the rows that
+// is kept in a list of that tool alone: one sentence in UTF-8 per line, or "" if nothing was assumed, or if model is NULL.
+// Show it to whoever chose the model. The string belongs to the model and must not be freed. Cannot fail. Thread-safe,
+// also for the same model. Cost: none.
+const char *strata_model_notes(const strata_model *model);
+
 // Frees a model, once. Does nothing if model is NULL. Contexts made from it go on working: what they share is freed
 // with the last of them. No other thread may be using the model pointer itself. Cannot fail. Cost: returns the memory.
 void strata_model_free(strata_model *model);
@@ -383,10 +398,10 @@ strata_status strata_model_get_info(const strata_model *model, strata_model_info
 // Errors: INDEX if latent2 is f2 or above. Thread-safe, also for the same model. Cost: none.
 strata_status strata_model_parent(const strata_model *model, uint32_t latent2, uint32_t *parent);
 
-// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d floats. level: 1 or 2.
-// out_len: the capacity of out in floats, at least d.
+// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or 2.
+// out_len: the capacity of out in floats, at least d_out.
 // Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
-// d. Thread-safe, also for the same model. Cost: the copy.
+// d_out. Thread-safe, also for the same model. Cost: the copy.
 strata_status strata_model_decoder_row(const strata_model *model,
                                        uint32_t level,
                                        uint32_t latent,
@@ -411,9 +426,9 @@ strata_status strata_ctx_new(const strata_model *model,
 // is waited for. Cannot fail. Cost: waits for the threads to end.
 void strata_ctx_free(strata_ctx *ctx);
 
-// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode, strata_steer,
-// strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if the call succeeded. Never
-// NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode,
+// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if
+// the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
 // a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
 // thread at a time per context. Cost: none.
 const char *strata_ctx_message(const strata_ctx *ctx);
@@ -444,18 +459,37 @@ strata_status strata_encode(strata_ctx *ctx,
 // row may have fewer codes than were encoded, or others, in any order. The bytes between the rows of x_hat are left as
 // they are.
 //
-// level2: may be NULL for a model of one level. x_hat->d is the d of the model, or the width that a transcoder
-// reconstructs. A number beyond the range of x_hat's type becomes infinite.
+// level2: may be NULL for a model of one level. x_hat->d is the d_out of the model. A number beyond the range of x_hat's type becomes infinite.
 // Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len is below n_rows + 1, or
 // offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
 // value that is NaN or infinite; PARAMS if x_hat overlaps the codes, or if the reconstruction of this model depends on
-// the row itself, as it has a skip connection or normalises each row; BUSY. x_hat is unchanged then. One thread at a
+// the row itself (needs_rows; call strata_reconstruct); BUSY. x_hat is unchanged then. One thread at a
 // time per context; the caller's thread computes.
-// Cost: 4 d bytes of decoder weights are read per code. No allocation after the first call.
+// Cost: 4 d_out bytes of decoder weights are read per code. No allocation after the first call.
 strata_status strata_decode(strata_ctx *ctx,
                             const strata_codes *level1,
                             const strata_codes *level2,
                             strata_rows_mut *x_hat);
+
+// Reconstructs rows from the codes that strata_encode finds on them, or from others: of every model, those included whose
+// reconstruction depends on the row itself, as it has a skip connection or normalises each row. For all other models the
+// result is that of strata_encode and strata_decode, to the bit.
+//
+// x: as for strata_encode. level1, level2: both NULL for the codes that strata_encode would find, or codes of x->n_rows
+// rows as for strata_decode; level2 may be NULL for a model of one level. x_hat: x->n_rows rows of the d_out of the model.
+// It may be x itself, with the same data, stride and type: the rows are replaced then. A number beyond the range of x_hat's
+// type becomes infinite.
+// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; SHAPE and DTYPE for x_hat likewise, and SHAPE if it has
+// another number of rows; errors of codes as of strata_decode; NULL for level2 without level1; PARAMS if x_hat overlaps
+// the codes, or x without being x; BUSY. x_hat is unchanged then. One thread at a time per context; where codes are given
+// the caller's thread computes.
+// Cost: that of strata_encode, unless codes are given, and of strata_decode; a skip connection reads 4 d d_out bytes per
+// row. No allocation after the first call.
+strata_status strata_reconstruct(strata_ctx *ctx,
+                                 const strata_rows *x,
+                                 const strata_codes *level1,
+                                 const strata_codes *level2,
+                                 strata_rows_mut *x_hat);
 
 // Changes rows in place. For each edit, with D the decoder direction of its latent:
 //   ADD: x += strength * D
@@ -466,8 +500,8 @@ strata_status strata_decode(strata_ctx *ctx,
 // edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 // infinite.
 // Errors: SHAPE and DTYPE for x as for strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
-// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for an unknown
-// mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
+// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for a transcoder,
+// whose latents do not add to the rows that it reads, for an unknown mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
 // One thread at a time per context.
 // Cost: SET encodes the rows, ADD alone does not; in addition one decoder direction is read per row and edit. No
 // allocation after the first call.
@@ -478,10 +512,11 @@ strata_status strata_steer(strata_ctx *ctx,
 
 // Encodes and decodes rows and adds them to the statistics of the context, in one pass; memory does not grow with the
 // number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
-// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; BUSY. One thread at a time per context: to use
-// several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
+// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; PARAMS for a transcoder, which does not reconstruct the
+// rows that it reads; BUSY. One thread at a time per context: to use several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
 // first call.
-strata_status strata_stats_update(strata_ctx *ctx, const strata_rows *x);
+strata_status strata_stats_update(strata_ctx *ctx,
+                                  const strata_rows *x);
 
 // Writes the statistics of all rows since the context was made. out: struct_size must be set and is kept; of the other
 // fields, those within struct_size are written.
@@ -491,7 +526,7 @@ strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 
 // Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
 // the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
-// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+// it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean little, and its
 // reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
 // training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
 // no row.

@@ -169,6 +169,8 @@ class model {
         return take(status, out, err);
     }
 
+    // What was assumed in loading, a sentence per line; empty where nothing was.
+    std::string notes() const { return strata_model_notes(get()); }
     // The sizes; all 0 of an empty model.
     strata_model_info info() const noexcept {
         strata_model_info out{};
@@ -179,7 +181,7 @@ class model {
     result parent(std::uint32_t latent2, std::uint32_t &out) const {
         return detail::named(strata_model_parent(get(), latent2, &out), "strata_model_parent");
     }
-    // out: info().d places.
+    // out: info().d_out places.
     result decoder_row(std::uint32_t level, std::uint32_t latent, float *out, std::size_t out_len) const {
         return detail::named(strata_model_decoder_row(get(), level, latent, out, out_len), "strata_model_decoder_row");
     }
@@ -190,7 +192,7 @@ class model {
         return out;
     }
     std::vector<float> decoder_row(std::uint32_t level, std::uint32_t latent) const {
-        std::vector<float> out(info().d);
+        std::vector<float> out(info().d_out);
         decoder_row(level, latent, out.data(), out.size());
         return out;
     }
@@ -326,6 +328,14 @@ class ctx {
     result decode(const codes &level1, const codes &level2, strata_rows_mut x_hat) {
         const strata_codes c1 = level1.raw(), c2 = level2.raw();
         return detail::said(strata_decode(get(), &c1, &c2, &x_hat), get());
+    }
+    // Of x, from the codes that encode finds, or from others; x_hat may be x.
+    result reconstruct(const strata_rows &x, strata_rows_mut x_hat) {
+        return detail::said(strata_reconstruct(get(), &x, nullptr, nullptr, &x_hat), get());
+    }
+    result reconstruct(const strata_rows &x, const codes &level1, const codes &level2, strata_rows_mut x_hat) {
+        const strata_codes c1 = level1.raw(), c2 = level2.raw();
+        return detail::said(strata_reconstruct(get(), &x, &c1, &c2, &x_hat), get());
     }
     result steer(strata_rows_mut x, const strata_edit *edits, std::size_t n_edits) {
         return detail::said(strata_steer(get(), &x, edits, n_edits), get());

@@ -12,7 +12,7 @@ use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_mo
 use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
 use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_PARAMS};
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::Arc;
 use strata_core::config::ModelKind;
@@ -20,7 +20,7 @@ use strata_core::format::formats::{self, Choices};
 use strata_core::format::weights::{self, Origin};
 use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, Codes, Scratch, TopkBy, WeightType};
+use strata_core::model::{Arch, CodeRow, Codes, Scratch, TopkBy, WeightType};
 use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -29,6 +29,8 @@ pub struct strata_model {
     max_active: [usize; 2],
     /// The rule of the rows that training left out.
     left_out: RowRule,
+    /// What was assumed in loading, a sentence per line.
+    notes: CString,
 }
 
 /// What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
@@ -65,18 +67,22 @@ impl strata_model {
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
         let files = Directory::new(path);
         Self::new(settings, 0, || {
-            formats::load(&files, &Choices::default()).map(|loaded| (loaded.model, loaded.origin))
+            let loaded = formats::load(&files, &Choices::default())?;
+            Ok((loaded.model, loaded.origin, loaded.notes.join("\n")))
         })
     }
 
     pub(crate) fn parse(cfg: &[u8], weights: &[u8], settings: &strata_model_params) -> Outcome<Self> {
-        Self::new(settings, weights.len(), || weights::read_model(cfg, weights))
+        Self::new(settings, weights.len(), || {
+            let (model, origin) = weights::read_model(cfg, weights)?;
+            Ok((model, origin, String::new()))
+        })
     }
 
     fn new(
         settings: &strata_model_params,
         weights_len: usize,
-        read: impl FnOnce() -> strata_core::Result<(Model, Origin)>,
+        read: impl FnOnce() -> strata_core::Result<(Model, Origin, String)>,
     ) -> Outcome<Self> {
         check_reserved(settings.reserved.into())?;
         let weights = match settings.weights {
@@ -90,21 +96,37 @@ impl strata_model {
         };
         // Twice as f32; in the file the numbers may be f16.
         check_memory(weights_len.saturating_mul(4))?;
-        let (model, origin) = read().map_err(Failure::reading)?;
+        let (model, origin, notes) = read().map_err(Failure::reading)?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
         }
         let max_active = [model.max_active(0), model.max_active(1)];
         let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), weights);
         let encoder = encoder.map_err(Failure::reading)?;
-        Ok(Self { encoder: Arc::new(encoder), max_active, left_out: origin.left_out })
+        let notes = CString::new(notes.replace('\0', " ")).unwrap_or_default();
+        Ok(Self { encoder: Arc::new(encoder), max_active, left_out: origin.left_out, notes })
+    }
+
+    pub(crate) fn notes(&self) -> &CStr {
+        &self.notes
     }
 
     pub(crate) fn info(&self) -> strata_model_info {
-        let Arch { d, .. } = self.encoder.model().arch;
-        let [f1, f2] = self.encoder.model().arch.latents();
+        let arch = &self.encoder.model().arch;
+        let [f1, f2] = arch.latents();
         let [max_active1, max_active2] = self.max_active;
-        strata_model_info { struct_size: 0, d, f1, f2, max_active1, max_active2, reserved: 0 }
+        strata_model_info {
+            struct_size: 0,
+            d: arch.d,
+            f1,
+            f2,
+            max_active1,
+            max_active2,
+            reserved: 0,
+            d_out: arch.d_out(),
+            needs_rows: arch.variant.needs_input().into(),
+            reserved2: 0,
+        }
     }
 
     pub(crate) fn parent(&self, latent2: u32) -> Outcome<u32> {
@@ -239,13 +261,43 @@ impl Ctx {
 
     pub fn decode(&mut self, codes: [&CodesIn<'_>; 2], out: &mut RowsOut) -> Outcome {
         if self.arch().variant.needs_input() {
-            return Err(params("this model's reconstruction depends on the rows, not on their codes alone"));
+            return Err(params(
+                "this model's reconstruction depends on the rows, not on their codes alone: call strata_reconstruct",
+            ));
         }
         let d = self.arch().d_out();
         let (hat1, hat2) = self.decoded[..2 * d].split_at_mut(d);
         for i in 0..out.rows.n {
             self.engine.encoder.decode_row(codes[0].row(i), codes[1].row(i), hat1, hat2);
             out.store(i, hat2, &mut self.bytes);
+        }
+        Ok(())
+    }
+
+    /// Reconstructs `x` from its codes, or from those that [`Ctx::encode`] finds.
+    pub fn reconstruct(&mut self, x: &RowsIn, codes: Option<[CodesIn<'_>; 2]>, out: &mut RowsOut) -> Outcome {
+        x.check_finite().map_err(Failure::of("x"))?;
+        let (d, d_out) = (self.arch().d, self.arch().d_out());
+        let Self { engine, decoded, bytes, .. } = self;
+        let (hat1, hat2) = decoded[..2 * d_out].split_at_mut(d_out);
+        let mut finish = |encoder: &Encoder, i: usize, row: &[f32], codes: [CodeRow<'_>; 2]| {
+            encoder.decode_row(codes[0], codes[1], hat1, hat2);
+            encoder.finish_row(row, hat1, hat2);
+            out.store(i, hat2, bytes);
+        };
+        let Some([level1, level2]) = codes else {
+            return engine.blocks(x, |encoder, first, lane| {
+                let [codes1, codes2] = lane.scratch.codes();
+                for (i, row) in lane.x.chunks_exact(d).enumerate().take(lane.n) {
+                    finish(encoder, first + i, row, [codes1.row(i), codes2.row(i)]);
+                }
+                Ok(())
+            });
+        };
+        let row = &mut engine.lanes[0].x[..d];
+        for i in 0..x.n {
+            x.widen(i, row);
+            finish(&engine.encoder, i, row, [level1.row(i), level2.row(i)]);
         }
         Ok(())
     }

@@ -137,8 +137,9 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 /// Loads the model of a run, or one of another tool whose weights are safetensors or npz: SAELens, Gemma Scope, Llama
 /// Scope, Llamascopium, sparsify, circuit-tracer. path is the directory of the run, the sae/ directory in it, or the
 /// directory or the file of the other tool; it is UTF-8 on Windows and bytes elsewhere. Models of other tools have one
-/// level, and the latents that the tool gives them; `strata convert` makes such a model of a pickle. Files are treated as
-/// data: whatever their bytes, the outcome is a model or an error.
+/// level, and the latents that the tool gives them; `strata convert` makes a model of Strata of a pickle, and of files that
+/// need to be told what they are. What was assumed, where the files do not say it, is in strata_model_notes. Files are treated
+/// as data: whatever their bytes, the outcome is a model or an error.
 ///
 /// params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
 /// NULL.
@@ -201,6 +202,16 @@ pub unsafe extern "C" fn strata_model_load_buffers(
     unsafe { boundary_with(err, body) }
 }
 
+/// Returns what strata_model_load had to assume as the files of another tool do not say it, such as a scale of the rows that
+/// is kept in a list of that tool alone: one sentence in UTF-8 per line, or "" if nothing was assumed, or if model is NULL.
+/// Show it to whoever chose the model. The string belongs to the model and must not be freed. Cannot fail. Thread-safe,
+/// also for the same model. Cost: none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_model_notes(model: *const strata_model) -> *const c_char {
+    // SAFETY: see the crate.
+    unsafe { get(model) }.map_or(c"", strata_model::notes).as_ptr()
+}
+
 /// Frees a model, once. Does nothing if model is NULL. Contexts made from it go on working: what they share is freed
 /// with the last of them. No other thread may be using the model pointer itself. Cannot fail. Cost: returns the memory.
 #[unsafe(no_mangle)]
@@ -242,10 +253,10 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
-/// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d floats. level: 1 or 2.
-/// out_len: the capacity of out in floats, at least d.
+/// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or 2.
+/// out_len: the capacity of out in floats, at least d_out.
 /// Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
-/// d. Thread-safe, also for the same model. Cost: the copy.
+/// d_out. Thread-safe, also for the same model. Cost: the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
     model: *const strata_model,
@@ -301,9 +312,9 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
     unsafe { free(ctx) }
 }
 
-/// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode, strata_steer,
-/// strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if the call succeeded. Never
-/// NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+/// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode,
+/// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if
+/// the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
 /// a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
 /// thread at a time per context. Cost: none.
 #[unsafe(no_mangle)]
@@ -357,14 +368,13 @@ pub unsafe extern "C" fn strata_encode(
 /// row may have fewer codes than were encoded, or others, in any order. The bytes between the rows of x_hat are left as
 /// they are.
 ///
-/// level2: may be NULL for a model of one level. x_hat->d is the d of the model, or the width that a transcoder
-/// reconstructs. A number beyond the range of x_hat's type becomes infinite.
+/// level2: may be NULL for a model of one level. x_hat->d is the d_out of the model. A number beyond the range of x_hat's type becomes infinite.
 /// Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len is below n_rows + 1, or
 /// offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
 /// value that is NaN or infinite; PARAMS if x_hat overlaps the codes, or if the reconstruction of this model depends on
-/// the row itself, as it has a skip connection or normalises each row; BUSY. x_hat is unchanged then. One thread at a
+/// the row itself (needs_rows; call strata_reconstruct); BUSY. x_hat is unchanged then. One thread at a
 /// time per context; the caller's thread computes.
-/// Cost: 4 d bytes of decoder weights are read per code. No allocation after the first call.
+/// Cost: 4 d_out bytes of decoder weights are read per code. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
     ctx: *mut strata_ctx,
@@ -387,6 +397,54 @@ pub unsafe extern "C" fn strata_decode(
     })
 }
 
+/// Reconstructs rows from the codes that strata_encode finds on them, or from others: of every model, those included whose
+/// reconstruction depends on the row itself, as it has a skip connection or normalises each row. For all other models the
+/// result is that of strata_encode and strata_decode, to the bit.
+///
+/// x: as for strata_encode. level1, level2: both NULL for the codes that strata_encode would find, or codes of x->n_rows
+/// rows as for strata_decode; level2 may be NULL for a model of one level. x_hat: x->n_rows rows of the d_out of the model.
+/// It may be x itself, with the same data, stride and type: the rows are replaced then. A number beyond the range of x_hat's
+/// type becomes infinite.
+/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; SHAPE and DTYPE for x_hat likewise, and SHAPE if it has
+/// another number of rows; errors of codes as of strata_decode; NULL for level2 without level1; PARAMS if x_hat overlaps
+/// the codes, or x without being x; BUSY. x_hat is unchanged then. One thread at a time per context; where codes are given
+/// the caller's thread computes.
+/// Cost: that of strata_encode, unless codes are given, and of strata_decode; a skip connection reads 4 d d_out bytes per
+/// row. No allocation after the first call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_reconstruct(
+    ctx: *mut strata_ctx,
+    x: *const strata_rows,
+    level1: *const strata_codes,
+    level2: *const strata_codes,
+    x_hat: *mut strata_rows_mut,
+) -> strata_status {
+    with_ctx(ctx, |ctx| {
+        let arch = ctx.arch();
+        // SAFETY: see the crate.
+        let x = unsafe { RowsIn::new(x, arch.d) }.map_err(Failure::of("x"))?;
+        // SAFETY: see the crate.
+        let mut x_hat = unsafe { RowsOut::new(x_hat, arch.d_out()) }.map_err(Failure::of("x_hat"))?;
+        if x_hat.rows.n != x.n {
+            let error = Error::Shape { what: "n_rows", expected: x.n, got: x_hat.rows.n };
+            return Err(Failure::of("x_hat")(error.into()));
+        }
+        let written = x_hat.rows.extent();
+        if !x.is_same(&x_hat.rows) {
+            check_apart(&written, [x.extent()])?;
+        }
+        if level1.is_null() && level2.is_null() {
+            return ctx.reconstruct(&x, None, &mut x_hat);
+        }
+        // SAFETY: see the crate.
+        let level1 = unsafe { CodesIn::new(level1, x.n, arch.level[0].latents) }.map_err(Failure::of("level1"))?;
+        // SAFETY: see the crate.
+        let level2 = unsafe { CodesIn::new(level2, x.n, arch.level[1].latents) }.map_err(Failure::of("level2"))?;
+        check_apart(&written, level1.extents().into_iter().chain(level2.extents()))?;
+        ctx.reconstruct(&x, Some([level1, level2]), &mut x_hat)
+    })
+}
+
 /// Changes rows in place. For each edit, with D the decoder direction of its latent:
 ///   ADD: x += strength * D
 ///   SET: x += (strength - z) * D, where z is the latent's activation on the original row: the reconstruction then has the
@@ -396,8 +454,8 @@ pub unsafe extern "C" fn strata_decode(
 /// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
 /// infinite.
 /// Errors: SHAPE and DTYPE for x as for strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
-/// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for an unknown
-/// mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
+/// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for a transcoder,
+/// whose latents do not add to the rows that it reads, for an unknown mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
 /// One thread at a time per context.
 /// Cost: SET encodes the rows, ADD alone does not; in addition one decoder direction is read per row and edit. No
 /// allocation after the first call.
@@ -420,8 +478,8 @@ pub unsafe extern "C" fn strata_steer(
 
 /// Encodes and decodes rows and adds them to the statistics of the context, in one pass; memory does not grow with the
 /// number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
-/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; BUSY. One thread at a time per context: to use
-/// several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
+/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; PARAMS for a transcoder, which does not reconstruct the
+/// rows that it reads; BUSY. One thread at a time per context: to use several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
 /// first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const strata_rows) -> strata_status {
@@ -446,7 +504,7 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
 
 /// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
 /// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
-/// it: strata_encode and strata_decode compute it like any other row, but its codes mean little, and its
+/// it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean little, and its
 /// reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
 /// training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
 /// no row.

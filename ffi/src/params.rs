@@ -93,7 +93,8 @@ pub struct strata_rows_mut {
 }
 
 /// The active latents of each row with their activations, in buffers of the caller, in CSR form: row i has the entries
-/// offsets[i] to offsets[i + 1] - 1. strata_encode writes latents in ascending order and values above 0.
+/// offsets[i] to offsets[i + 1] - 1. strata_encode writes latents in ascending order, and values above 0; those of AbsTopK, an
+/// architecture of SAELens, may be below 0 too.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_codes {
@@ -193,6 +194,13 @@ pub struct strata_model_info {
     pub max_active2: usize,
     /// 0
     pub reserved: u64,
+    /// Numbers in a reconstructed row: d, or the width of what a transcoder reconstructs.
+    pub d_out: usize,
+    /// 1 if the reconstruction depends on the row itself and not on its codes alone: strata_decode refuses such a model, and
+    /// strata_reconstruct takes it. Else 0.
+    pub needs_rows: u32,
+    /// 0
+    pub reserved2: u32,
 }
 
 /// Statistics of a model on the rows seen by a context. A ratio whose denominator is 0 is NaN.
@@ -280,8 +288,18 @@ unsafe impl Versioned for strata_dump_params {
 
 // SAFETY: see `strata_rows`.
 unsafe impl Versioned for strata_model_info {
-    const DEFAULT: Self =
-        Self { struct_size: size_of::<Self>(), d: 0, f1: 0, f2: 0, max_active1: 0, max_active2: 0, reserved: 0 };
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        d: 0,
+        f1: 0,
+        f2: 0,
+        max_active1: 0,
+        max_active2: 0,
+        reserved: 0,
+        d_out: 0,
+        needs_rows: 0,
+        reserved2: 0,
+    };
 }
 
 // SAFETY: see `strata_rows`; every bit pattern is an `f64` too.

@@ -74,6 +74,13 @@ impl RowsIn {
         extent(self.data, len)
     }
 
+    /// Whether these are the same rows, each at the same address and in the same type.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.extent() == other.extent()
+            && (self.d, self.stride_bytes) == (other.d, other.stride_bytes)
+            && self.dtype == other.dtype
+    }
+
     pub fn row(&self, i: usize) -> Rows<'_> {
         assert!(i < self.n, "row {i} of {}", self.n);
         let row_bytes = self.d * self.dtype.size_bytes();

@@ -76,7 +76,7 @@ static strata_status load_and_use(file cfg, file weights) {
         CHECK(!model && err.status == status && err.message[0] && status >= 20 && status < 40);
         return status;
     }
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     EXPECT(strata_model_get_info(model, &info), STRATA_STATUS_OK);
     strata_ctx *ctx = NULL;
     EXPECT(strata_ctx_new(model, NULL, &ctx, NULL), STRATA_STATUS_OK);
@@ -153,7 +153,7 @@ static void nothing_where_something_is_needed(strata_model *model, strata_ctx *c
     strata_rows x = rows(data, 1, d);
     strata_rows_mut to = {sizeof to, data, 1, d, d * sizeof(float), STRATA_DTYPE_F32, 0};
     strata_codes codes = codes_new(1, 64), hollow = codes;
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     strata_stats stats = {sizeof stats, 0, 0, 0, 0, 0, 0, 0, 0};
     strata_model *model2 = NULL;
     strata_ctx *ctx2 = NULL;
@@ -182,6 +182,11 @@ static void nothing_where_something_is_needed(strata_model *model, strata_ctx *c
     EXPECT(strata_encode(ctx, &x, &hollow, &codes), STRATA_STATUS_NULL);
     EXPECT(strata_decode(NULL, &codes, &codes, &to), STRATA_STATUS_NULL);
     EXPECT(strata_decode(ctx, &codes, &codes, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_reconstruct(NULL, &x, NULL, NULL, &to), STRATA_STATUS_NULL);
+    EXPECT(strata_reconstruct(ctx, NULL, NULL, NULL, &to), STRATA_STATUS_NULL);
+    EXPECT(strata_reconstruct(ctx, &x, NULL, NULL, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_reconstruct(ctx, &x, NULL, &codes, &to), STRATA_STATUS_NULL);
+    CHECK(!strata_model_notes(NULL)[0] && !strata_model_notes(model)[0]);
     EXPECT(strata_steer(NULL, &to, &edit, 1), STRATA_STATUS_NULL);
     EXPECT(strata_steer(ctx, NULL, &edit, 1), STRATA_STATUS_NULL);
     EXPECT(strata_steer(ctx, &to, NULL, 1), STRATA_STATUS_NULL);
@@ -229,6 +234,12 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
     CHECK(!memcmp(a.index, c.index, a.n * sizeof *a.index) && !memcmp(a.value, c.value, a.n * sizeof *a.value));
     strata_rows_mut to = {sizeof to, odd + 1, n, d, stride, STRATA_DTYPE_F32, 0};
     EXPECT(strata_decode(ctx, &c, &e, &to), STRATA_STATUS_OK);
+    char *decoded = malloc(needed);
+    memcpy(decoded, odd + 1, needed);
+    for (size_t i = 0; i < n; i++) memcpy(odd + 1 + i * stride, data + i * d, d * sizeof(float));
+    EXPECT(strata_reconstruct(ctx, &off, NULL, NULL, &to), STRATA_STATUS_OK); /* in place */
+    CHECK(!memcmp(decoded, odd + 1, needed));
+    free(decoded);
     strata_edit edits[] = {{1, 0, 1.0f, STRATA_EDIT_SET}, {2, 1, -1.0f, STRATA_EDIT_ADD}};
     EXPECT(strata_steer(ctx, &to, edits, 2), STRATA_STATUS_OK);
     EXPECT(strata_stats_update(ctx, &off), STRATA_STATUS_OK);
@@ -345,7 +356,7 @@ int main(int argc, char **argv) {
     if (argc != 2) return fputs("usage: hostile SAE_DIR\n", stderr), 2;
     strata_model *model = NULL;
     strata_ctx *ctx = NULL;
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     EXPECT(strata_model_load(argv[1], NULL, &model, NULL), STRATA_STATUS_OK);
     EXPECT(strata_model_get_info(model, &info), STRATA_STATUS_OK);
     EXPECT(strata_ctx_new(model, NULL, &ctx, NULL), STRATA_STATUS_OK);

@@ -27,7 +27,7 @@ int main(int argc, char **argv) {
     strata_error err = {sizeof err, 0, 0, {0}};
     strata_model *model = NULL;
     if (argc < 2 || strata_model_load(argv[1], NULL, &model, &err)) die(err.message);
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     strata_model_get_info(model, &info);
     float *data = calloc(64 * info.d, sizeof *data);
     if (!data) die("out of memory");

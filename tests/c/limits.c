@@ -31,7 +31,7 @@ static strata_status use_model(uint32_t weights, uint32_t n_threads) {
     strata_model_params how = {sizeof how, weights, 0};
     strata_status status = strata_model_load(model_path, &how, &model, &err);
     if (status) return status;
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     strata_model_get_info(model, &info);
     strata_ctx *ctx = NULL;
     strata_ctx_params params = {sizeof params, n_threads, 0};

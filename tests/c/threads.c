@@ -73,7 +73,7 @@ static void *shared_context(void *unused) {
 }
 
 int main(int argc, char **argv) {
-    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0};
+    strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     if (argc != 2) return fputs("usage: threads SAE_DIR\n", stderr), 2;
     strata_status status = strata_model_load(argv[1], NULL, &model, NULL);
     if (!status) status = strata_model_get_info(model, &info);

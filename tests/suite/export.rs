@@ -347,7 +347,7 @@ fn neuronpedia_features_are_those_of_brute_force() {
 fn decoders(run: &Path) -> [Vec<f32>; 2] {
     let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
     let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();
-    [model.params.level[0].w_dec.to_vec(), model.decoder2(Isa::detect(), Par::Seq)]
+    [model.params.level[0].w_dec.to_vec(), model.decoder2(Compute::new(Isa::detect(), Par::Seq))]
 }
 
 fn indices(list: &Value) -> Vec<usize> {
@@ -355,13 +355,13 @@ fn indices(list: &Value) -> Vec<usize> {
 }
 
 fn check_vector(feature: &Value, direction: &[f32]) {
-    assert_eq!(floats(&feature["vector"]), direction);
+    assert_eq!(floats(&feature["vector"]), direction, "the decoder direction");
     let mut order: Vec<usize> = (0..D).collect();
     order.sort_by(|a, b| direction[*b].total_cmp(&direction[*a]));
-    assert_eq!(indices(&feature["neuron_alignment_indices"]), order[..3]);
+    assert_eq!(indices(&feature["neuron_alignment_indices"]), order[..3], "the largest numbers of the direction");
     let size: f32 = direction.iter().map(|v| v.abs()).sum();
     for (place, i) in order[..3].iter().enumerate() {
-        assert_eq!(feature["neuron_alignment_values"][place].as_f64().unwrap() as f32, direction[*i]);
+        assert_eq!(feature["neuron_alignment_values"][place].as_f64().unwrap() as f32, direction[*i], "dimension {i}");
         let share = feature["neuron_alignment_l1"][place].as_f64().unwrap() as f32;
         assert!((share - direction[*i].abs() / size).abs() < 1e-6, "{share}");
     }

@@ -59,7 +59,7 @@ fn there_and_back(model: &Model, part: Part, dtype: Dtype, dir: &Path) -> Option
         return None;
     }
     let run = run.unwrap();
-    assert_eq!(run.origin, origin);
+    assert_eq!(run.origin, origin, "where it comes from");
     Some(((*run.model).clone(), run.origin))
 }
 

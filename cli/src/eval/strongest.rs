@@ -26,29 +26,6 @@ pub struct Place {
     pub(crate) sequence: u64,
 }
 
-impl Place {
-    /// Where latent `j` of the codes `level` (0 or 1) has `value` on row `t` of a batch, which lies in the sequence of this
-    /// number, with these rows of the batch.
-    pub fn new(
-        batch: &Batch,
-        level: usize,
-        j: usize,
-        (t, value): (usize, f32),
-        (sequence, rows): &(u64, Range<usize>),
-    ) -> Self {
-        let row = batch.rows[t];
-        let first = batch.rows[rows.start].max(row.saturating_sub(BEFORE as u64));
-        let last = batch.rows[rows.end - 1].min(row + AFTER as u64);
-        let around = (first..=last).map(|row| {
-            // A row that is left out has no activation here.
-            let Ok(t) = batch.rows.binary_search(&row) else { return 0.0 };
-            let code = batch.codes[level].row(t);
-            code.index.iter().position(|i| *i as usize == j).map_or(0.0, |at| code.value[at].max(0.0))
-        });
-        Self { value, row, first, around: around.collect(), sequence: *sequence }
-    }
-}
-
 /// What is known of one latent.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {

@@ -136,6 +136,9 @@ impl Ctx {
             max_active1: 0,
             max_active2: 0,
             reserved: 0,
+            d_out: 0,
+            needs_rows: 0,
+            reserved2: 0,
         };
         assert_eq!(unsafe { strata_model_get_info(self.model, &mut info) }, STRATA_STATUS_OK, "strata_model_get_info");
         info

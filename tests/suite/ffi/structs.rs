@@ -42,6 +42,10 @@ fn structs_of_other_versions_follow_the_rule_of_their_size() {
     info.d = 77;
     assert_eq!(unsafe { strata_model_get_info(ctx.model, &mut info) }, STRATA_STATUS_OK);
     assert_eq!((info.struct_size, info.d, info.f1, info.f2, info.max_active1), (24, D, F1, 77, 77));
+    // The struct of programs from before `d_out`: nothing behind its end is written.
+    let mut info = strata_model_info { struct_size: offset_of!(strata_model_info, d_out), d_out: 77, ..ctx.info() };
+    assert_eq!(unsafe { strata_model_get_info(ctx.model, &mut info) }, STRATA_STATUS_OK);
+    assert_eq!((info.f2, info.d_out), (F2, 77));
 
     // A message is as long as there is room for it.
     let mut err = error();
@@ -109,7 +113,7 @@ fn layouts_are_those_that_c_asserts() {
         strata_model_params { struct_size, weights, reserved }
         strata_ctx_params { struct_size, n_threads, reserved }
         strata_dump_params { struct_size, d, dtype, context, max_shard_bytes, model, hook, reserved }
-        strata_model_info { struct_size, d, f1, f2, max_active1, max_active2, reserved }
+        strata_model_info { struct_size, d, f1, f2, max_active1, max_active2, reserved, d_out, needs_rows, reserved2 }
         strata_stats { struct_size, rows, fvu1, fvu2, l0_1, l0_2, dead1, dead2, reserved }
     };
     let asserted = include_str!("../../c/layout.c").lines().filter(|l| l.starts_with("AT(") || l.starts_with("SIZE("));
