@@ -26,6 +26,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+use strata_core::config::LevelConfig;
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, StepReport, Trainer};
@@ -151,7 +152,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     };
     let calibrate = |trainer: &mut Trainer| -> Result<()> {
         let levels = [&config.level1, &config.level2];
-        if levels.iter().any(|l| l.latents > 0 && l.activation.has_tau()) {
+        let is_set = |l: &LevelConfig| l.activation.has_tau() || (l.activation.is_penalised() && l.control);
+        if levels.iter().any(|l| l.latents > 0 && is_set(l)) {
             trainer.calibrate(&calibration_rows(dump, n_train, trainer, &filter)?)?;
         }
         Ok(())

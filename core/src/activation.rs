@@ -111,10 +111,42 @@ impl Activation {
         matches!(self.selection(), Selection::Batch)
     }
 
+    /// Raises what the pre-activations of a level must reach to fire, of all latents alike: by about a factor `e^by`
+    /// (`jumprelu`), or by `by unit` (`relu`, `gated`). Nothing where a count decides.
+    pub(crate) fn raise(self, by: f64, unit: f64, limits: Limits<'_>) {
+        match self {
+            Self::Relu => relu::raise(by, unit, limits.bias),
+            Self::Jumprelu => jumprelu::raise(by, unit, limits.threshold, limits.bias),
+            Self::Gated => gated::raise(by, unit, limits.bias, limits.r_mag, limits.b_mag),
+            Self::Topk | Self::Batchtopk => {}
+        }
+    }
+
+    /// Returns whether to raise the limits of a level changes the values of what still fires.
+    pub(crate) const fn raises_values(self) -> bool {
+        match self {
+            Self::Relu => true,
+            Self::Topk | Self::Batchtopk | Self::Jumprelu | Self::Gated => false,
+        }
+    }
+
     /// Returns whether `k` is a whole number of latents, at least 1.
     pub const fn has_whole_k(self) -> bool {
         matches!(self.selection(), Selection::Row)
     }
+}
+
+/// The tensors of a level that decide which of its latents fire, `(f)` each, to be moved; empty where there is none.
+#[derive(Debug)]
+pub(crate) struct Limits<'a> {
+    /// Encoder biases.
+    pub bias: &'a mut [f32],
+    /// Thresholds of `jumprelu`.
+    pub threshold: &'a mut [f32],
+    /// Logarithms of the slopes of `gated`.
+    pub r_mag: &'a [f32],
+    /// Offsets of `gated`.
+    pub b_mag: &'a mut [f32],
 }
 
 /// The tensors of an activation, `(f)` each; empty where it has none.

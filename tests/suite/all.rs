@@ -30,6 +30,7 @@ mod health;
 mod hierarchy;
 mod inspect;
 mod kernel;
+mod l0;
 mod left_out;
 mod levels_back;
 mod lm;

@@ -1,6 +1,6 @@
 //! The training procedure: schedules, controllers of L0, families and revival, each tested for its purpose.
 
-use crate::quality::{Outcome, run, world_a_config};
+use crate::quality::{run, world_a_config};
 use std::sync::Arc;
 use strata_core::config::{
     Activation, Balance, Budget, Config, GateConfig, GateKind, LevelConfig, LossConfig, Source, TrainConfig,
@@ -8,7 +8,7 @@ use strata_core::config::{
 use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::{Normalisation, geometric_median};
 use strata_core::synth::{World, WorldConfig};
-use strata_core::train::{LambdaControl, ThresholdTracker, Trainer, annealed_k, annealed_w1, is_long, learning_rate};
+use strata_core::train::{ThresholdTracker, Trainer, annealed_k, annealed_w1, is_long, learning_rate};
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
 
 /// A trainer over world A with its first rows measured.
@@ -133,7 +133,7 @@ fn calibrated_thresholds_fire_as_often_as_they_were_asked_to() {
 #[test]
 fn thresholds_that_are_none_are_not_calibrated() {
     let world = World::new(&WorldConfig::a()).expect("world A");
-    for activation in [Activation::Topk, Activation::Jumprelu] {
+    for activation in [Activation::Topk] {
         let mut config = world_a_config(20, 8);
         (config.level1.activation, config.level2.activation) = (activation, activation);
         (config.level1.k, config.level2.k) = (3.0, 2.0);
@@ -145,28 +145,6 @@ fn thresholds_that_are_none_are_not_calibrated() {
         t.calibrate(&x).expect("rows of the model");
         assert_eq!(before, t.state(), "{activation}");
     }
-}
-
-#[test]
-fn the_lambda_controller_brings_a_lagging_plant_to_its_target() {
-    // ln L0 = c - ln lambda with a lag of 100 steps: the plant that the gains are designed for.
-    for start in [1e-4, 1e-1] {
-        let (target, mut control, mut ln_l0) = (5.0, LambdaControl::new(start), 3.0f64);
-        for _ in 0..4000 {
-            let settled = (0.05f64).ln() - control.lambda.ln();
-            ln_l0 += (settled - ln_l0) / 100.0;
-            control.update(ln_l0.exp(), target, false);
-        }
-        assert!((ln_l0.exp() / target - 1.0).abs() < 0.02, "from {start}: L0 {}", ln_l0.exp());
-    }
-}
-
-#[test]
-fn a_held_lambda_controller_changes_nothing_but_its_smoothing() {
-    let mut control = LambdaControl::new(0.01);
-    control.update(50.0, 5.0, true);
-    assert_eq!(control.lambda, 0.01);
-    assert!(control.y > 0.0);
 }
 
 #[test]
@@ -191,30 +169,19 @@ fn the_threshold_tracker_lets_the_wanted_number_through() {
 #[test]
 fn penalised_activations_are_held_at_their_target_l0() {
     let world = World::new(&WorldConfig::a()).expect("world A");
-    for activation in [Activation::Relu, Activation::Jumprelu, Activation::Gated] {
-        // A threshold for each latent makes single runs swing, and follows the latents that AuxK wakes only after a while.
-        let (steps, seeds) = if activation == Activation::Jumprelu { (4000, 2) } else { (2500, 1) };
-        let runs: Vec<_> = (1..=seeds)
-            .map(|seed| {
-                let mut config = world_a_config(steps, seed);
-                config.level1.activation = activation;
-                config.level2.activation = activation;
-                let out = run(&world, &config);
-                println!("{activation}, seed {seed}: L0 {:?} FVU {:?}", out.l0, out.fvu);
-                out
-            })
-            .collect();
-        let mean = |of: fn(&Outcome) -> [f64; 2]| {
-            [0, 1].map(|l| runs.iter().map(|out| of(out)[l]).sum::<f64>() / runs.len() as f64)
-        };
-        let (l0, fvu) = (mean(|out| out.l0), mean(|out| out.fvu));
-        let wanted = world_a_config(1, 1);
-        for (l0, k) in l0.into_iter().zip([wanted.level1.k, wanted.level2.k]) {
-            assert!((l0 / k - 1.0).abs() < 0.25, "{activation}: L0 {l0}, wanted {k}");
+    // L1 shrinks what it keeps, so relu pays for its sparsity.
+    let bounds = [(Activation::Relu, 0.15), (Activation::Jumprelu, 0.06), (Activation::Gated, 0.1)];
+    for (activation, bound) in bounds {
+        let mut config = world_a_config(2500, 1);
+        config.level1.activation = activation;
+        config.level2.activation = activation;
+        // By the training alone: its thresholds are not set anew at the end.
+        let out = run(&world, &config);
+        println!("{activation}: L0 {:?} FVU {:?}", out.l0, out.fvu);
+        for (l0, k) in out.l0.into_iter().zip([config.level1.k, config.level2.k]) {
+            assert!((l0 / k - 1.0).abs() < 0.05, "{activation}: L0 {l0}, wanted {k}");
         }
-        // L1 shrinks what it keeps, so relu pays for its sparsity.
-        let bound = if activation == Activation::Relu { 0.45 } else { 0.25 };
-        assert!(fvu[1] < bound, "{activation}: FVU2 {}", fvu[1]);
+        assert!(out.fvu[1] < bound, "{activation}: FVU2 {}", out.fvu[1]);
     }
 }
 

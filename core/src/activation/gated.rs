@@ -25,6 +25,17 @@ pub(super) struct Gated<'a> {
     pub b_mag: &'a [f32],
 }
 
+/// `b_enc <- b_enc - s` with `s = by unit`, and `b <- b + e^r s`, so that the magnitudes `e^r u + b` of what fires stay as they
+/// are; but only as far as `b >= 0`, where the gate decides. Below that the magnitude decides, and moves with the bias.
+pub(super) fn raise(by: f64, unit: f64, bias: &mut [f32], r_mag: &[f32], b_mag: &mut [f32]) {
+    let shift = (by * unit) as f32;
+    for ((bias, r), b) in bias.iter_mut().zip(r_mag).zip(b_mag) {
+        *bias -= shift;
+        let moved = *b + libm::expf(*r) * shift;
+        *b = if *b >= 0.0 { moved.max(0.0) } else { *b + moved.max(0.0) };
+    }
+}
+
 impl Kind for Gated<'_> {
     /// A pre-activation above 0 may still have no magnitude.
     const LIMIT_DECIDES: bool = false;

@@ -32,6 +32,20 @@ impl Jumprelu<'_> {
     }
 }
 
+/// A threshold moves as one of this share of the unit does where it is smaller.
+const LEAST: f32 = 0.5;
+
+/// `theta <- theta + s` with `s = (e^by - 1) max(theta, unit / 2)`. A threshold cannot fall below 0: the bias rises by the
+/// rest.
+pub(super) fn raise(by: f64, unit: f64, threshold: &mut [f32], bias: &mut [f32]) {
+    let (growth, least) = (libm::expm1(by) as f32, LEAST * unit as f32);
+    for (t, bias) in threshold.iter_mut().zip(bias) {
+        let raised = *t + growth * t.max(least);
+        *t = raised.max(0.0);
+        *bias += *t - raised;
+    }
+}
+
 impl Kind for Jumprelu<'_> {
     const LIMIT_DECIDES: bool = true;
 

@@ -8,6 +8,12 @@ use crate::kernel::fire::Limit;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Relu;
 
+/// `b_enc <- b_enc - by unit`.
+pub(super) fn raise(by: f64, unit: f64, bias: &mut [f32]) {
+    let shift = (by * unit) as f32;
+    bias.iter_mut().for_each(|b| *b -= shift);
+}
+
 impl Kind for Relu {
     const LIMIT_DECIDES: bool = true;
 

@@ -11,15 +11,16 @@ settings! {
         /// How pre-activations become latents.
         activation: Activation = Activation::Batchtopk;
         /// Target number of active latents per row (L0), at most `latents`: exact for `topk`, which takes a whole number,
-        /// and for `batchtopk`; held by a controller on `lambda` for the others.
+        /// and for `batchtopk`; held by a controller for the others.
         k: f64 = 8.0, in ABOVE_ZERO..=f64::INFINITY;
-        /// `topk`, `batchtopk`: a long training (`train.long`) starts at `k_start` times `k`.
+        /// A long training (`train.long`) starts at `k_start` times `k`, unless nothing holds L0.
         k_start: f64 = 3.0, in 1.0..=1e6;
-        /// `topk`, `batchtopk`: share of the steps over which the number of active latents falls linearly to `k`.
+        /// Share of the steps over which the number of active latents falls linearly to `k`.
         anneal: f64 = 0.3, in 0.0..=1.0;
         /// `relu`, `jumprelu`, `gated`: initial weight of the sparsity penalty, which is a mean over rows.
         lambda: f64 = 0.0, in 0.0..=1e6;
-        /// `relu`, `jumprelu`, `gated`: hold L0 at `k` by a PI controller on `ln lambda`.
+        /// `relu`, `jumprelu`, `gated`: hold L0 at `k`, by thresholds or biases that follow it in each step and are set anew
+        /// after the last one, and by a `lambda` that follows them.
         control: bool = true;
         /// `jumprelu`: width of the straight-through kernel, in units of the pre-activations.
         bandwidth: f64 = 0.5, in 1e-9..=1e9;

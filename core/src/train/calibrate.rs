@@ -1,5 +1,6 @@
-//! The thresholds of batch-top-k at the end of a training.
+//! What decides how often the levels fire, set anew at the end of a training.
 
+use super::l0;
 use crate::compute::Compute;
 use crate::config::{Budget, Config};
 use crate::error::Result;
@@ -10,20 +11,24 @@ use alloc::vec::Vec;
 /// Rows whose codes are held at a time.
 const ROWS: usize = 2048;
 
-/// Returns the thresholds with which each level of `model` fires `round(k n)` times on `x`, `(n, d)` normalised rows, up to
-/// ties and to what is positive at all. Those that `model` has are where the search starts.
+/// Sets the levels of `model` so that each fires `round(k n)` times on `x`, `(n, d)` normalised rows: the threshold of
+/// batch-top-k up to ties and to what is positive at all; the thresholds of `jumprelu` and the biases of `relu` and `gated`,
+/// where L0 is held, to within a hundredth. Those that `model` has are where the search starts.
 ///
 /// Level 1 comes first, since level 2 depends on it; levels that share a budget are set together. Time: each level once
-/// over `x`, dense.
+/// over `x`, dense, or a few times where thresholds or biases have to move.
 ///
 /// # Errors
 /// What [`Encoder::encode`] finds.
-pub(super) fn thresholds(config: &Config, mut model: Model, x: &[f32], compute: Compute) -> Result<[f32; 2]> {
+pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Compute) -> Result<()> {
     let d = model.arch.d;
     let n = x.len() / d;
     let shared = config.budget == Budget::Shared;
     let k = [config.level1.k, config.level2.k];
     for level in 0..model.arch.n_levels() {
+        if n > 0 && model.arch.level[level].activation.is_penalised() && config.level(level).control {
+            l0::set_limits(model, level, x, compute)?;
+        }
         let tracked = model.tau;
         if n == 0 || !model.arch.level[level].activation.has_tau() || tracked[level] <= 0.0 {
             continue;
@@ -57,5 +62,5 @@ pub(super) fn thresholds(config: &Config, mut model: Model, x: &[f32], compute: 
             break;
         }
     }
-    Ok(model.tau)
+    Ok(())
 }

@@ -1,50 +1,8 @@
-//! Controllers of L0: a PI controller on `ln lambda` for penalised activations, a tracked threshold for batch-top-k.
+//! The controller of batch-top-k's L0: a tracked threshold. That of penalised activations is
+//! [`L0Control`](super::l0::L0Control).
 
 use super::state::{Saved, State};
 use crate::error::Result;
-
-/// Lowest and highest weight of a penalty.
-const LAMBDA: [f64; 2] = [1e-6, 10.0];
-
-/// PI control of `ln lambda` in velocity form:
-///
-/// ```text
-/// y <- .9 y + .1 ln(L0 / L0*),  ln lambda += clip(Kp (y - y_prev) + Ki y, +-.05),  lambda in [1e-6, 10]
-/// ```
-///
-/// The plant is `ln L0 = c - gamma ln lambda` with lag `tau`; cancelling its pole gives `Ki = 1 / (gamma Tc)` and
-/// `Kp = tau / (gamma Tc)`, with `gamma = 1`, `tau = 100`, `Tc = 150` steps.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LambdaControl {
-    /// The weight now.
-    pub lambda: f64,
-    /// Smoothed log ratio.
-    pub y: f64,
-}
-
-impl LambdaControl {
-    /// Integral gain a step.
-    pub const KI: f64 = 1.0 / 150.0;
-    /// Proportional gain.
-    pub const KP: f64 = 100.0 / 150.0;
-
-    /// Starts at `lambda`, or at 1e-3 where the settings give none.
-    pub fn new(lambda: f64) -> Self {
-        Self { lambda: if lambda > 0.0 { lambda } else { 1e-3 }, y: 0.0 }
-    }
-
-    /// Takes in the L0 of a step. With `hold` only the smoothing goes on: during warm-up, and at the end, so that the
-    /// last tenth of the training sees one model.
-    pub fn update(&mut self, l0: f64, target: f64, hold: bool) {
-        let error = libm::log((l0 / target).max(1e-2));
-        let before = self.y;
-        self.y = 0.9 * self.y + 0.1 * error;
-        if !hold {
-            let step = (Self::KP * (self.y - before) + Self::KI * self.y).clamp(-0.05, 0.05);
-            self.lambda = (self.lambda * libm::exp(step)).clamp(LAMBDA[0], LAMBDA[1]);
-        }
-    }
-}
 
 /// The inference threshold of batch-top-k, tracked so that it lets `k` latents a row through:
 ///
@@ -73,19 +31,6 @@ impl ThresholdTracker {
     /// For `topk`, whose candidates are cut a row: the mean of the smallest selected pre-activation.
     pub fn smooth(&mut self, selected_min: f32) {
         self.tau = if self.tau <= 0.0 { selected_min } else { self.tau + 0.01 * (selected_min - self.tau) };
-    }
-}
-
-impl Saved for LambdaControl {
-    fn save(&self, name: &str, state: &mut State) {
-        let Self { lambda, y } = self;
-        state.push_f64(name, &[*lambda, *y]);
-    }
-
-    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
-        let numbers = state.next_f64(name, 2)?;
-        (self.lambda, self.y) = (numbers[0], numbers[1]);
-        Ok(())
     }
 }
 

@@ -4,11 +4,13 @@
 //! Everything around it (schedules, controllers, families, revival) reads [`Observed`] and writes [`StepSettings`], so
 //! that it is the same wherever the numbers lie.
 
+use super::l0::limits;
 use super::objective::{Objective, StepSettings};
 use super::observed::Observed;
 use super::optim::{Adam, keep_near};
 use super::seed_objective::SeedObjective;
 use super::state::{Saved, State};
+use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::{Config, ModelKind};
 use crate::error::Result;
@@ -132,6 +134,12 @@ impl Engine {
         self.optimiser.reset_latent(level, j);
     }
 
+    /// Raises what the pre-activations of a level (0 or 1) must reach to fire, of all latents alike, see
+    /// [`Activation::raise`].
+    pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) {
+        activation.raise(by, unit, limits(&mut self.params.level[level]));
+    }
+
     /// Returns the residual of a row of the last batch, `(d)`: `x - x_hat2`, or `x - x_hat1` for a flat model. Empty for the
     /// seed's model.
     pub fn residual(&self, row: usize) -> &[f32] {
@@ -139,6 +147,11 @@ impl Engine {
             Model::Tree(o) => o.residual(row),
             Model::Seed(_) => &[],
         }
+    }
+
+    /// Replaces the parameters by others of the same architecture; moments stay.
+    pub fn upload(&mut self, params: Params) {
+        self.params = params;
     }
 
     /// Returns the parameters.

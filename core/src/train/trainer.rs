@@ -2,9 +2,10 @@
 
 use super::calibrate;
 use super::cofire::Cofire;
-use super::controller::{LambdaControl, ThresholdTracker};
+use super::controller::ThresholdTracker;
 use super::engine::Engine;
 use super::init;
+use super::l0::L0Control;
 use super::objective::StepSettings;
 use super::observed::Losses;
 use super::revive::{Silence, reseed};
@@ -40,7 +41,7 @@ pub struct StepReport {
     pub lr: f64,
     /// Weights of the sparsity penalties.
     pub lambda: [f64; 2],
-    /// Latents a row that top-k activations kept.
+    /// Target number of active latents per row.
     pub k: [f64; 2],
     /// Tracked thresholds.
     pub tau: [f32; 2],
@@ -66,7 +67,7 @@ pub struct Trainer {
     parents: Vec<u32>,
     cofire: Option<Cofire>,
     silence: [Silence; 2],
-    lambda: [LambdaControl; 2],
+    control: [L0Control; 2],
     tracker: [ThresholdTracker; 2],
     balance: BalanceState,
     settings: StepSettings,
@@ -97,7 +98,7 @@ impl Trainer {
             parents,
             cofire: hard.then(|| Cofire::new(arch.level[0].latents, arch.level[1].latents)),
             silence: [Silence::new(arch.level[0].latents), Silence::new(arch.level[1].latents)],
-            lambda: [LambdaControl::new(config.level1.lambda), LambdaControl::new(config.level2.lambda)],
+            control: [L0Control::new(config.level1.lambda), L0Control::new(config.level2.lambda)],
             tracker: [ThresholdTracker::default(); 2],
             balance: BalanceState::new([config.loss.w1, config.loss.w2]),
             settings: StepSettings {
@@ -180,7 +181,7 @@ impl Trainer {
             self.settings.k[l] = annealed_k(level, &self.config.train, self.step);
             let is_penalised = self.arch.level[l].activation.is_penalised();
             let controlled = is_penalised && level.control && self.config.model == ModelKind::Tree;
-            self.settings.lambda[l] = if controlled { self.lambda[l].lambda as f32 } else { level.lambda as f32 };
+            self.settings.lambda[l] = if controlled { self.control[l].lambda as f32 } else { level.lambda as f32 };
             self.settings.w[l] = self.balance.w[l] as f32;
             self.settings.tau[l] = self.tracker[l].tau;
             self.silence[l].dead(self.config.revive.dead_after, &mut self.settings.dead[l]);
@@ -268,11 +269,16 @@ impl Trainer {
         }
         let seen = self.engine.observed();
         let losses = &seen.losses;
+        let mut raised = [None; 2];
         let hold = done < self.config.train.warmup || done >= 0.9;
         for l in 0..self.arch.n_levels() {
             let (level, activation) = (self.config.level(l), self.arch.level[l].activation);
-            if activation.is_penalised() && level.control {
-                self.lambda[l].update(losses.l0[l], level.k, hold);
+            // The limits of a level that no longer learns stay, as its weights do.
+            if activation.is_penalised() && level.control && self.settings.fixed_level != Some(l) {
+                let control = &mut self.control[l];
+                control.see(&seen.codes[l].value);
+                let by = control.update(losses.l0[l], self.settings.k[l], self.settings.lr, hold);
+                raised[l] = Some((by, control.unit));
             }
             match activation.selection() {
                 Selection::Batch => {
@@ -301,6 +307,11 @@ impl Trainer {
             && let Some(cofire) = &mut self.cofire
         {
             cofire.update(self.compute.par, seen, self.config.gate.decay, every);
+        }
+        for (l, raised) in raised.into_iter().enumerate() {
+            if let Some((by, unit)) = raised {
+                self.engine.raise_limits(l, self.arch.level[l].activation, by, unit);
+            }
         }
     }
 
@@ -337,18 +348,23 @@ impl Trainer {
         self.engine.rest();
     }
 
-    /// Sets the thresholds of batch-top-k anew, on `x`, `(n, d)` normalised rows: each level then fires `round(k n)` times, up
-    /// to ties and to what is positive at all. For the end of the training: the tracked threshold follows a model that still
-    /// moves, and lags behind the last changes of the gate and of the source.
+    /// Sets what decides how often the levels fire anew: on `x`, `(n, d)` normalised rows, each level then fires as often as it
+    /// was asked to, `round(k n)` times. The threshold of batch-top-k does so up to ties and to what is positive at all; the
+    /// thresholds of `jumprelu` and the biases of `relu` and `gated`, which move together and where L0 is held, do so to
+    /// within a hundredth. Level 1 comes first, since level 2 depends on it; of levels that share a budget, both together.
+    /// For the end of the training: what is tracked follows a model that still moves, and after the gate's and the
+    /// residual's last changes it is behind.
     ///
-    /// Time: each level once over `x`, dense.
+    /// Time: each level once over `x`, dense, or a few times where limits have to move.
     ///
     /// # Errors
     /// What [`Encoder::encode`](crate::Encoder::encode) finds.
     pub fn calibrate(&mut self, x: &[f32]) -> Result<()> {
         if self.config.model == ModelKind::Tree {
-            let tau = calibrate::thresholds(&self.config, self.model_unfolded(), x, self.compute)?;
-            self.tracker.iter_mut().zip(tau).for_each(|(tracker, tau)| tracker.tau = tau);
+            let mut model = self.model_unfolded();
+            calibrate::levels(&self.config, &mut model, x, self.compute)?;
+            self.tracker.iter_mut().zip(model.tau).for_each(|(tracker, tau)| tracker.tau = tau);
+            self.engine.upload(model.params);
         }
         Ok(())
     }
@@ -388,7 +404,7 @@ impl Trainer {
             parents,
             cofire,
             silence,
-            lambda,
+            control,
             tracker,
             balance,
             settings: _,
@@ -405,7 +421,7 @@ impl Trainer {
         }
         for l in 0..2 {
             silence[l].save(&format!("silence.{}", l + 1), s);
-            lambda[l].save("lambda", s);
+            control[l].save("l0", s);
             tracker[l].save("thresholds", s);
         }
         balance.save("balance", s);
@@ -442,13 +458,13 @@ impl Trainer {
         }
         for l in 0..2 {
             t.silence[l].load(&format!("silence.{}", l + 1), state)?;
-            t.lambda[l].load("lambda", state)?;
+            t.control[l].load("l0", state)?;
             t.tracker[l].load("thresholds", state)?;
         }
         t.balance.load("balance", state)?;
         t.engine.load("engine", state)?;
         t.rng.load("clock", state)?;
-        state.expect_spent(&["clock", "lambda", "thresholds", "balance"])?;
+        state.expect_spent(&["clock", "l0", "thresholds", "balance"])?;
         Ok(t)
     }
 }
