@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use strata_benches::{PEAK_FLOPS, SHAPES, Shape, fma_peak, normal, peer_product};
 use strata_core::kernel::Screen;
 use strata_core::kernel::dense::Matrix;
-use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
+use strata_core::kernel::fire::{Limit, RowLists, Scratch, Search, fire};
 use strata_core::kernel::{adam, dense, reduce, select, sparse};
 use strata_core::{Compute, Isa, Par};
 
@@ -69,7 +69,15 @@ fn fused_encode(c: &mut Criterion) {
             for (name, limit) in [("32 largest", Limit::Topk(32)), ("above 3 sd", Limit::Above(3.0))] {
                 for (how, screen) in [("every product", None), ("screened", Some(&screen))] {
                     group.bench_function(BenchmarkId::new(format!("{name}, {how}"), shape.name()), |b| {
-                        b.iter(|| fire(isa, black_box(&x), all, &bias, limit, screen, &mut t, &mut lists));
+                        b.iter(|| {
+                            fire(
+                                isa,
+                                Search { x: black_box(&x), w: all, bias: &bias, limit },
+                                screen,
+                                &mut t,
+                                &mut lists,
+                            )
+                        });
                     });
                 }
             }

@@ -7,7 +7,7 @@ use strata_benches::{Shape, normal};
 use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use strata_core::model::{Arch, LevelArch, Model, Scratch};
 use strata_core::normalise::Normalisation;
-use strata_core::train::{Adam, Trainer};
+use strata_core::train::{Adam, Solo, Trainer};
 use strata_core::{Codes, Compute, Encoder, Isa, Par, ROOT};
 
 /// The embedded default, and MiniLM at the width of its peers.
@@ -82,7 +82,7 @@ fn optimiser(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(shape.name()), |b| {
             let isa = Isa::detect();
             b.iter(|| {
-                adam.update(Compute::new(isa, Par::Rayon), 1e-3, None, &mut params, black_box(&mut grads))
+                adam.update(Compute::new(isa, Par::Rayon), &Solo, 1e-3, None, &mut params, black_box(&mut grads))
                     .expect("finite gradients")
             });
         });

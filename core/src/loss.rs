@@ -4,7 +4,7 @@
 //! `loss.consistency`.
 //!
 //! [`Consistency`] names the choice, and [`Term`] is the choice with the numbers of one step. A step asks it in a fixed
-//! order: [`Consistency::measure`] once per batch, [`Term::add_level`], [`Term::add_rows`] and [`Term::add_drives`] once per
+//! order: [`Consistency::measure`] once per batch, [`Term::add_level`], [`Term::add_rows`] and [`Term::add_ungated`] once per
 //! row, [`Term::value`] and [`Term::add_decoder_row`] once the rows are done. Each answers for every variant.
 
 mod containment;
@@ -67,7 +67,7 @@ pub struct Needs {
     /// The decoder of level 2 that it needs.
     pub decoder: NeededDecoder,
     /// Every ungated pre-activation of level 2 above its threshold, with an entry for its latent and for the parent.
-    pub drives: bool,
+    pub ungated: bool,
     /// Whether the seed model can be trained with it.
     pub seed_has_it: bool,
 }
@@ -75,14 +75,19 @@ pub struct Needs {
 impl Consistency {
     /// Returns what the loss needs.
     pub const fn needs(self) -> Needs {
-        let none =
-            Needs { two_levels: true, families: false, decoder: NeededDecoder::Any, drives: false, seed_has_it: false };
+        let none = Needs {
+            two_levels: true,
+            families: false,
+            decoder: NeededDecoder::Any,
+            ungated: false,
+            seed_has_it: false,
+        };
         let directions = Needs { families: true, decoder: NeededDecoder::Directions, ..none };
         match self {
             Self::None => Needs { two_levels: false, seed_has_it: true, ..none },
             Self::SeedCos => Needs { seed_has_it: true, ..none },
             Self::Latent => Needs { decoder: NeededDecoder::Composed, ..none },
-            Self::Contain => Needs { families: true, drives: true, ..none },
+            Self::Contain => Needs { families: true, ungated: true, ..none },
             Self::Struct | Self::OffsetOrthogonal | Self::Sibling => directions,
         }
     }
@@ -169,12 +174,12 @@ impl Term<'_> {
         }
     }
 
-    /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `drives`: latents of
+    /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `ungated`: latents of
     /// level 2 with values above their threshold. Returns the row's part of the loss. Comes after the backward pass of level
     /// 2's activation and gate.
-    pub fn add_drives(&self, drives: CodeRow<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+    pub fn add_ungated(&self, ungated: CodeRow<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         match self {
-            Self::Contain(term) => term.add_row(drives, rows, scratch),
+            Self::Contain(term) => term.add_row(ungated, rows, scratch),
             Self::None
             | Self::SeedCos(_)
             | Self::Latent(_)

@@ -129,19 +129,10 @@ impl Source {
         }
     }
 
-    /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent: `at` are
-    /// their rows of `d` numbers in `xt` and `r1`, `grad` is `dL/da`, and `z1` gives level 1's latents on the row of an
-    /// entry.
-    pub(crate) fn add_encoder_row<'c>(
-        self,
-        isa: Isa,
-        at: &[u32],
-        grad: &[f32],
-        [xt, r1]: [&[f32]; 2],
-        d: usize,
-        z1: impl Fn(u32) -> CodeRow<'c>,
-        out: &mut [f32],
-    ) {
+    /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent. `z1` gives level 1's
+    /// latents on the row of an entry.
+    pub(crate) fn add_encoder_row<'c>(self, by: EncoderRow<'_>, z1: impl Fn(u32) -> CodeRow<'c>, out: &mut [f32]) {
+        let EncoderRow { isa, at, grad, xt, r1, d } = by;
         match self {
             Self::X => sparse::accumulate_rows(isa, at, grad, xt, d, out),
             Self::Res => sparse::accumulate_rows(isa, at, grad, r1, d, out),
@@ -157,7 +148,22 @@ impl Source {
     }
 }
 
-/// Input and scratch of the backward pass of a source.
+/// What the gradient of one encoder row of level 2 reads.
+pub(crate) struct EncoderRow<'a> {
+    pub isa: Isa,
+    /// The rows of the latent's entries in `xt` and `r1`, in units of `d` numbers.
+    pub at: &'a [u32],
+    /// `dL/da` of the entries.
+    pub grad: &'a [f32],
+    /// Centred rows.
+    pub xt: &'a [f32],
+    /// Residuals of level 1.
+    pub r1: &'a [f32],
+    /// Width of a row.
+    pub d: usize,
+}
+
+/// What the backward pass of a source reads and works in.
 pub(crate) struct Backward<'a> {
     pub isa: Isa,
     /// Encoder rows of level 2, `(f2, width)`.

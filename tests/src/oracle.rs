@@ -80,6 +80,27 @@ pub struct Terms {
     pub l0: [f64; 2],
 }
 
+/// One level at the parameters that are varied.
+struct LevelAt<'a> {
+    /// Pre-activations.
+    u: &'a M,
+    /// Latents.
+    z: &'a M,
+    /// Decoder parameters.
+    rows: &'a M,
+    /// Decoder rows in the space of the rows of the batch.
+    directions: &'a M,
+}
+
+/// What the consistency losses read at the parameters that are varied.
+struct Live<'a> {
+    u1: &'a M,
+    z1: &'a M,
+    d1: &'a M,
+    a2: &'a M,
+    z2: &'a M,
+}
+
 /// Selections and detached numbers at one point.
 #[derive(Clone, Debug)]
 pub struct Point {
@@ -94,7 +115,7 @@ pub struct Point {
     pub fires: [M; 2],
     /// Dead latents that AuxK lights, a level.
     pub lit: [M; 2],
-    /// Ungated drives above the threshold of level 2.
+    /// Ungated pre-activations above the threshold of level 2.
     pub charged: M,
     /// Distance of the nearest number to a decision that it would change.
     pub nearest: f64,
@@ -298,7 +319,7 @@ impl Problem {
         let xt = &self.x - &p.vector("b_dec");
         at.u[0] = xt.dot(&p.matrix("level1.w_enc", f1).t()) + p.vector("level1.b_enc");
         let shared = (self.config.budget == Budget::Shared).then(|| {
-            let u2 = self.drive2(&p, &xt, &none(f1), &none(self.arch.d));
+            let u2 = self.ungated2(&p, &xt, &none(f1), &none(self.arch.d));
             self.select_shared([&at.u[0], &u2], &mut nearest)
         });
         at.fires[0] = match &shared {
@@ -310,7 +331,7 @@ impl Problem {
         let d1 = p.matrix("level1.w_dec", f1);
         at.hat[0] = at.z[0].dot(&d1) + p.vector("b_dec");
         if f2 > 0 {
-            at.a2 = self.drive2(&p, &xt, &at.z[0], &at.z[0].dot(&d1));
+            at.a2 = self.ungated2(&p, &xt, &at.z[0], &at.z[0].dot(&d1));
             at.u[1] = self.gate(&p, &at.a2, &at.z[0]);
             at.allowed = self.gate_mask(&at.fires[0], &at.a2, &mut nearest);
             let mut open = at.u[1].clone();
@@ -332,7 +353,7 @@ impl Problem {
         at
     }
 
-    /// Drives of level 2 that would fire without a gate and without competition.
+    /// Ungated pre-activations of level 2 that would fire without competition.
     fn charge(&self, p: &Tensors, a2: &M, nearest: &mut f64) -> M {
         let (activation, theta, r, b, _) = self.level(1);
         let mut charged = M::zeros(a2.raw_dim());
@@ -370,7 +391,7 @@ impl Problem {
         nearest
     }
 
-    fn drive2(&self, p: &Tensors, xt: &M, z1: &M, z1d1: &M) -> M {
+    fn ungated2(&self, p: &Tensors, xt: &M, z1: &M, z1d1: &M) -> M {
         let s = match self.arch.source {
             Source::X => xt.clone(),
             Source::Res => xt - z1d1,
@@ -416,7 +437,8 @@ impl Problem {
         out.fvu[0] = squares(&(&hat1 - &self.x)) * unit;
         let d1_at = at.p.matrix("level1.w_dec", f1).to_owned();
         let bd_at = at.p.vector("b_dec").to_owned();
-        self.level_terms(0, p, at, &u1, &z1, &p.matrix("level1.w_dec", f1).to_owned(), &d1, &mut out);
+        let rows = p.matrix("level1.w_dec", f1).to_owned();
+        self.level_terms(0, p, at, &LevelAt { u: &u1, z: &z1, rows: &rows, directions: &d1 }, &mut out);
         if loss.gated_aux > 0.0 && self.arch.level[0].activation == Activation::Gated {
             out.gated[0] =
                 loss.gated_aux * unit * squares(&(positive(&u1, &at.u[0], None).dot(&d1_at) + &bd_at - &self.x));
@@ -434,13 +456,14 @@ impl Problem {
             (&self.x - &bd_at, at.z[0].clone(), d1_at.clone(), bd_at.clone(), at.hat[0].clone())
         };
         let z1d1 = if self.config.source_detach { at.z[0].dot(&d1_at) } else { z1s.dot(&d1s) };
-        let a2 = self.drive2(p, &xt2, &z1s, &z1d1);
+        let a2 = self.ungated2(p, &xt2, &z1s, &z1d1);
         let u2 = self.gate(p, &a2, &z1s);
         let z2 = self.activate(1, &u2, p, at);
         let hat2 = self.decode2(p, &z2, &d1s, &bds, &hat1s);
         out.fvu[1] = squares(&(&hat2 - &self.x)) * unit;
         let directions = self.directions2(p, &d1s);
-        self.level_terms(1, p, at, &u2, &z2, &p.matrix("level2.w_dec", f2).to_owned(), &directions, &mut out);
+        let rows = p.matrix("level2.w_dec", f2).to_owned();
+        self.level_terms(1, p, at, &LevelAt { u: &u2, z: &z2, rows: &rows, directions: &directions }, &mut out);
         if loss.gated_aux > 0.0 && self.arch.level[1].activation == Activation::Gated {
             let frozen = self.directions2(&at.p, &d1_at);
             let base =
@@ -448,7 +471,8 @@ impl Problem {
             let relu = positive(&u2, &at.u[1], Some(&at.allowed));
             out.gated[1] = loss.gated_aux * unit * squares(&(relu.dot(&frozen) + base - &self.x));
         }
-        out.consistency = loss.consistency_weight * self.consistency(p, at, &u1, &z1, &d1, &a2, &z2, unit);
+        out.consistency = loss.consistency_weight
+            * self.consistency(p, at, &Live { u1: &u1, z1: &z1, d1: &d1, a2: &a2, z2: &z2 }, unit);
         out.total = out.consistency;
         for l in 0..2 {
             out.total += f64::from(settings.w[l]) * out.fvu[l] + out.sparsity[l] + out.aux[l] + out.gated[l];
@@ -456,8 +480,9 @@ impl Problem {
         out
     }
 
-    /// Sparsity and AuxK of a level. `rows` are its decoder parameters, `directions` those in the space of the rows.
-    fn level_terms(&self, l: usize, p: &Tensors, at: &Point, u: &M, z: &M, rows: &M, directions: &M, out: &mut Terms) {
+    /// Sparsity and AuxK of a level.
+    fn level_terms(&self, l: usize, p: &Tensors, at: &Point, level_at: &LevelAt<'_>, out: &mut Terms) {
+        let LevelAt { u, z, rows, directions } = *level_at;
         let (activation, theta, _, _, level) = self.level(l);
         let n = self.x.nrows() as f64;
         let lambda = f64::from(self.settings.lambda[l]) / n;
@@ -492,7 +517,8 @@ impl Problem {
     }
 
     /// The consistency loss without its weight; level 1 is live here.
-    fn consistency(&self, p: &Tensors, at: &Point, u1: &M, z1: &M, d1: &M, a2: &M, z2: &M, unit: f64) -> f64 {
+    fn consistency(&self, p: &Tensors, at: &Point, live: &Live<'_>, unit: f64) -> f64 {
+        let Live { u1, z1, d1, a2, z2 } = *live;
         let Arch { d, .. } = self.arch;
         let [f1, f2] = self.arch.latents();
         let n = self.x.nrows() as f64;

@@ -3,10 +3,12 @@
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;
 use strata_core::error::At;
-use strata_core::metrics::attribution::{Attribution, AttributionReport, Decoders, paths};
+use strata_core::metrics::attribution::{Attribution, AttributionReport, Block, Decoders, paths};
 use strata_core::model::CodesView;
 use strata_core::rng::Philox;
-use strata_core::{Error, Isa, Par, ROOT};
+use strata_core::{Compute, Error, Isa, Par, ROOT};
+
+const COMPUTE: Compute = Compute::new(Isa::SCALAR, Par::Rayon);
 
 /// What `f32` dot products leave of the digits.
 #[track_caller]
@@ -72,7 +74,8 @@ impl World {
             self.one.with(at, end, |one| {
                 self.two.with(at, end, |two| {
                     let (x, error) = (&self.x[rows.clone()], &self.error[rows]);
-                    a.add(Par::Rayon, Isa::default(), one, two, x, error, self.decoders()).unwrap();
+                    let block = Block { codes1: *one, codes2: *two, x, error };
+                    a.add(COMPUTE, &block, self.decoders()).unwrap();
                 });
             });
         }
@@ -188,7 +191,8 @@ fn shares_of_a_row_that_is_taken_apart_by_hand() {
     let one = CodesView::new(&[0, 1], &[0], &[2.0], 2).unwrap();
     let two = CodesView::new(&[0, 3], &[0, 1, 2], &[1.0, 1.0, 1.0], 3).unwrap();
     let decoders = Decoders { d: 2, decoder1: Some(&decoder1), decoder2: &decoder2, b_dec: &[1.0, -1.0] };
-    a.add(Par::Rayon, Isa::default(), &one, &two, &[5.0, 2.0], &[-1.0, -1.0], decoders).unwrap();
+    let block = Block { codes1: one, codes2: two, x: &[5.0, 2.0], error: &[-1.0, -1.0] };
+    a.add(COMPUTE, &block, decoders).unwrap();
     let r = a.report();
     for (what, got, expected) in [
         ("parents", r.parents, 8.0 / 25.0),
@@ -206,7 +210,8 @@ fn shares_of_a_row_that_is_taken_apart_by_hand() {
     let none = CodesView::new(&[0, 0, 0], &[], &[], 2).unwrap();
     let two = CodesView::new(&[0, 1, 2], &[0, 0], &[1.0, 1.0], 3).unwrap();
     let mut a = Attribution::new(2, &parent).unwrap();
-    a.add(Par::Rayon, Isa::default(), &none, &two, &[2.0, -1.0, 1.0, -1.0], &[0.0, 0.0, 1.0, 0.0], decoders).unwrap();
+    let block = Block { codes1: none, codes2: two, x: &[2.0, -1.0, 1.0, -1.0], error: &[0.0, 0.0, 1.0, 0.0] };
+    a.add(COMPUTE, &block, decoders).unwrap();
     let r = a.report();
     assert_eq!((r.tokens, r.short_tokens, r.orphans, r.children, r.error), (2, 1, 1.0, 0.0, 0.0));
     assert!(r.subtree[0].share.is_nan() && r.composition.is_nan());
@@ -220,8 +225,9 @@ fn attribution_refuses_what_does_not_fit_and_then_adds_nothing() {
     let mut a = Attribution::new(1, &[0]).unwrap();
     let codes = CodesView::new(&[0, 1], &[0], &[2.0], 1).unwrap();
     let good = Decoders { d: 1, decoder1: Some(&[1.0]), decoder2: &[1.0], b_dec: &[0.0] };
-    let mut add =
-        |x: &[f32], error: &[f32], decoders| a.add(Par::Rayon, Isa::default(), &codes, &codes, x, error, decoders);
+    let mut add = |x: &[f32], error: &[f32], decoders| {
+        a.add(COMPUTE, &Block { codes1: codes, codes2: codes, x, error }, decoders)
+    };
     assert!(matches!(add(&[], &[0.0], good), Err(Error::Shape { what: "x", .. })));
     assert!(matches!(add(&[1.0], &[0.0; 2], good), Err(Error::Shape { .. })));
     assert!(matches!(add(&[1.0], &[0.0], Decoders { decoder1: Some(&[]), ..good }), Err(Error::Shape { .. })));

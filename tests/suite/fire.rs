@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 use strata_core::kernel::dense::{Matrix, Pick, affine};
-use strata_core::kernel::fire::{Limit, RowLists, Scratch, fire};
+use strata_core::kernel::fire::{Limit, RowLists, Scratch, Search, fire};
 use strata_core::kernel::{Screen, screen, select};
 use strata_core::rng::Philox;
 use strata_core::{Compute, Isa, Par};
@@ -73,7 +73,7 @@ impl Case {
         let u = self.pre_activations(isa);
         let (mut t, mut lists) = (Scratch::default(), RowLists::default());
         for screen in [None, Some(&screen), None] {
-            fire(isa, &self.x, w, &self.bias, limit, screen, &mut t, &mut lists);
+            fire(isa, Search { x: &self.x, w, bias: &self.bias, limit }, screen, &mut t, &mut lists);
             assert_eq!(lists.n(), self.n, "one list per row");
             for i in 0..self.n {
                 let (index, value) = lists.row(i);
@@ -179,7 +179,7 @@ fn a_scratch_that_saw_other_sizes_changes_nothing() {
             screen.quantise(Compute::new(isa, Par::Seq), w, &case.bias);
             for k in [8, 33] {
                 let limit = Limit::Topk(k);
-                fire(isa, &case.x, w, &case.bias, limit, Some(&screen), &mut t, &mut lists);
+                fire(isa, Search { x: &case.x, w, bias: &case.bias, limit }, Some(&screen), &mut t, &mut lists);
                 let (u, all) = (case.pre_activations(isa), (0..case.f as u32).collect::<Vec<u32>>());
                 for row in 0..case.n {
                     let want = case.wanted(isa, &u[row * case.f..(row + 1) * case.f], &all, limit);
@@ -209,7 +209,8 @@ fn rows_may_be_wider_than_a_cache() {
     let case = Case::new(2, 70_000, 5, false, 9);
     let isa = Isa::detect();
     let (mut t, mut lists) = (Scratch::default(), RowLists::default());
-    fire(isa, &case.x, Matrix::all(&case.w, case.d), &case.bias, Limit::Topk(3), None, &mut t, &mut lists);
+    let w = Matrix::all(&case.w, case.d);
+    fire(isa, Search { x: &case.x, w, bias: &case.bias, limit: Limit::Topk(3) }, None, &mut t, &mut lists);
     let u = case.pre_activations(isa);
     let want = case.wanted(isa, &u[..5], &[0, 1, 2, 3, 4], Limit::Topk(3));
     assert_eq!((lists.row(0).0.to_vec(), lists.row(0).1.to_vec()), want);

@@ -211,8 +211,8 @@ fn compare_selection(o: &Objective, drawn: &Drawn, at: &Point) {
     }
     if problem.settings.observe_ungated || problem.config.loss.consistency == Consistency::Contain {
         let mut charged = M::zeros(at.charged.raw_dim());
-        o.drives().for_each(|(i, j, _)| charged[(i, j)] = 1.0);
-        assert_eq!(charged, at.charged, "whose drives are collected: {problem:?}");
+        o.ungated().for_each(|(i, j, _)| charged[(i, j)] = 1.0);
+        assert_eq!(charged, at.charged, "whose ungated pre-activations are collected: {problem:?}");
     }
 }
 
@@ -557,9 +557,9 @@ fn a_flat_model_has_no_entries_at_level_2() {
     c.level2.latents = 0;
     let drawn = draw_once(&small(c.clone(), 3), 3);
     let mut objective = Objective::new(&c, 6, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
-    assert_eq!(objective.entries(0).count() + objective.entries(1).count() + objective.drives().count(), 0);
+    assert_eq!(objective.entries(0).count() + objective.entries(1).count() + objective.ungated().count(), 0);
     run(&mut objective, &drawn);
-    assert_eq!(objective.entries(1).count() + objective.drives().count(), 0);
+    assert_eq!(objective.entries(1).count() + objective.ungated().count(), 0);
     assert!(objective.fired(0).count() > 0);
 }
 

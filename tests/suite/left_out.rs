@@ -111,7 +111,7 @@ fn a_training_says_what_it_leaves_out_and_scores_without_it() {
     let info = &read_json(&run.join("final_info.json"))["sinks"];
     let (met, left_out) = (info["rows"]["met"].as_u64().unwrap(), info["rows"]["left_out"].as_u64().unwrap());
     assert!(left_out > 0 && met - left_out == 60 * 48, "{info}");
-    assert!(ran.err.contains(&format!("left out {left_out} of the {met} rows met")), "{}", ran.err);
+    assert!(ran.err.contains(&format!("left out {left_out} of the {met} rows read")), "{}", ran.err);
     // A tenth of the rows, in whole sequences: the last three.
     let held_out = &info["held_out"];
     assert_eq!((&held_out["rows"], &held_out["left_out"]["over_limit"]), (&json!(3 * T), &json!(3)));

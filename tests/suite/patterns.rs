@@ -126,8 +126,8 @@ proptest! {
             let sd = (z.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / count).sqrt();
             assert_close("mean value", got.value_mean, mean);
             // Of a difference of sums: its square root has half of their digits where it is near 0.
-            let (cv, near) = (sd / mean, (got.value_cv - sd / mean).abs() < 1e-5);
-            let squares = (got.value_cv.powi(2) - cv.powi(2)).abs() < 1e-10;
+            let (cv, near) = (sd / mean, (got.value_cv - sd / mean).abs() < 2e-5);
+            let squares = (got.value_cv.powi(2) - cv.powi(2)).abs() < 4e-10;
             assert!(near || squares || on.is_empty() && got.value_cv.is_nan(), "{} {cv}", got.value_cv);
             let runs = on.iter().filter(|t| **t % context == 0 || !case.on(**t - 1, j)).count();
             let share = count / n as f64;

@@ -291,7 +291,7 @@ fn ctrl_c_writes_a_checkpoint_and_says_how_to_go_on() {
         assert_eq!(status.code(), Some(130), "{err}");
         let step = newest_checkpoint(&run).unwrap();
         assert!((1..2000).contains(&step));
-        assert!(err.contains(&format!("checkpoint was written after step {step}; go on with")), "{err}");
+        assert!(err.contains(&format!("checkpoint was written after step {step}; continue with")), "{err}");
         assert!(err.contains("--resume"), "{err}");
         assert!(!run.join("sae").exists());
         assert_no_leftovers(&run);

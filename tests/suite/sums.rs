@@ -5,7 +5,7 @@ use strata_core::config::{Activation, Balance, GateKind};
 use strata_core::gate::Families;
 use strata_core::kernel::{dense, reduce, sparse};
 use strata_core::model::{Arch, Params};
-use strata_core::train::{Adam, Losses, Objective, StepSettings};
+use strata_core::train::{Adam, Losses, Objective, Solo, StepSettings};
 use strata_core::{Compute, Config, Isa, Par, Philox};
 
 const GROUP: usize = 256;
@@ -119,7 +119,7 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
         let mut params = case.params.clone();
         let mut adam = Adam::new(&arch, &case.config.train, &params);
         let mut grads = grads.clone();
-        norms.push(adam.update(Compute { isa, par }, 1e-3, None, &mut params, &mut grads).expect("finite"));
+        norms.push(adam.update(Compute { isa, par }, &Solo, 1e-3, None, &mut params, &mut grads).expect("finite"));
     }
     assert_eq!(norms, [want; 2], "the norm, in one thread and in several");
     assert_ne!(want, squares.iter().sum::<f64>().sqrt(), "this data cannot tell groups from one chain");

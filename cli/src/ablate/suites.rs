@@ -221,7 +221,7 @@ fn balance(base: &Config) -> Suite {
 /// Returns the settings as given, without their gate, with a soft gate, with containment (without it, where they
 /// already have it), and the Matryoshka.
 fn experiment(base: &Config) -> Suite {
-    let other = if base.loss.consistency.needs().drives { Consistency::None } else { Consistency::Contain };
+    let other = if base.loss.consistency.needs().ungated { Consistency::None } else { Consistency::Contain };
     let mut rows = vec![
         row("run_1 (as set)", base, |_| {}),
         row("run_2 (gate none)", base, |c| {

@@ -23,7 +23,7 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
-use strata_core::{Codes, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Most pairs of children whose co-activation is counted (256 MiB). Without all pairs siblings that fire together have
 /// no null.
@@ -260,8 +260,9 @@ impl<'a> Collector<'a> {
                 Ok(condition.add(Par::Seq, &b.codes[0].view(f1)?, &open.view(f2)?, &b.x)?)
             }));
             jobs.push(Box::new(move |b| {
-                let [one, two] = [b.codes[0].view(f1)?, b.codes[1].view(f2)?];
-                Ok(attribution.add(Par::Seq, encoder.isa(), &one, &two, &b.x, &b.error, decoders)?)
+                let (codes1, codes2) = (b.codes[0].view(f1)?, b.codes[1].view(f2)?);
+                let block = attribution::Block { codes1, codes2, x: &b.x, error: &b.error };
+                Ok(attribution.add(Compute::new(encoder.isa(), Par::Seq), &block, decoders)?)
             }));
             jobs.push(Box::new(move |b| {
                 let errors = Errors { error: &b.error, decoder2: encoder.decoder2(), d };

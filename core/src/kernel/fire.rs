@@ -4,7 +4,7 @@
 use alloc::vec::Vec;
 
 use super::dense::{self, Matrix, Pair, Pick, X_GROUP};
-use super::screen::{self, Rising, Screen, Visits};
+use super::screen::{self, Bars, Rising, Screen, Visits};
 use super::select::{above_each_body, keep_largest, scan};
 use super::weight::Weight;
 use super::{Isa, LANES};
@@ -21,6 +21,19 @@ pub enum Limit<'a> {
     AboveEach(&'a [f32]),
     /// The `k` largest positive ones of a row; of equal ones, those with the lower index.
     Topk(usize),
+}
+
+/// A search for the latents of rows whose pre-activation reaches a limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Search<'a, W = f32> {
+    /// `[n, d]`: rows.
+    pub x: &'a [f32],
+    /// `[f, d]`: the encoder rows of the latents that take part.
+    pub w: Matrix<'a, W>,
+    /// Biases, given for all rows of the weights.
+    pub bias: &'a [f32],
+    /// What a pre-activation must reach.
+    pub limit: Limit<'a>,
 }
 
 /// The entries of several rows, each list in ascending order of the index.
@@ -215,10 +228,10 @@ fn topk_room(k: usize) -> usize {
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
-/// | `x` | `[n, d]` | row-major |
-/// | `w` | `[f, d]` | the rows picked, ascending |
-/// | `bias` | all rows of the weights | |
-/// | `screen` | the selected rows | the same weights in 8 bits, or none |
+/// | `search.x` | `[n, d]` | row-major |
+/// | `search.w` | `[f, d]` | the rows picked, ascending |
+/// | `search.bias` | all rows of the weights | |
+/// | `screen` | those picked | the same weights in 8 bits, or none |
 /// | `out` | `[n]` lists | written; indices are rows of the weights, ascending; NaN is left out |
 ///
 /// Pre-activations have the bits of [`dense::affine`]; the result does not depend on `screen`. Cost: the product of
@@ -226,16 +239,8 @@ fn topk_room(k: usize) -> usize {
 ///
 /// # Panics
 /// If the lengths do not fit.
-pub fn fire<W: Weight>(
-    isa: Isa,
-    x: &[f32],
-    w: Matrix<'_, W>,
-    bias: &[f32],
-    limit: Limit<'_>,
-    screen: Option<&Screen>,
-    t: &mut Scratch,
-    out: &mut RowLists,
-) {
+pub fn fire<W: Weight>(isa: Isa, search: Search<'_, W>, screen: Option<&Screen>, t: &mut Scratch, out: &mut RowLists) {
+    let Search { x, w, limit, .. } = search;
     let d = w.d;
     let n = x.len().checked_div(d).unwrap_or(0);
     assert_eq!(x.len(), n * d, "fire: x is not [n, d]");
@@ -248,13 +253,13 @@ pub fn fire<W: Weight>(
     t.left.clear();
     t.rounded = false;
     match screen {
-        None => in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out),
-        Some(screen) if screened(isa, x, w, bias, limit, screen, Visits::All, t, out) => {
+        None => in_full(isa, search, Pick::Range(0, n), t, out),
+        Some(screen) if screened(isa, search, screen, Visits::All, t, out) => {
             let left = core::mem::take(&mut t.left);
-            in_full(isa, x, Pick::List(&left), w, bias, limit, t, out);
+            in_full(isa, search, Pick::List(&left), t, out);
             t.left = left;
         }
-        Some(_) => in_full(isa, x, Pick::Range(0, n), w, bias, limit, t, out),
+        Some(_) => in_full(isa, search, Pick::Range(0, n), t, out),
     }
 }
 
@@ -263,21 +268,19 @@ pub fn fire<W: Weight>(
 /// the scratch was used with last, which then need not be rounded again.
 pub(crate) fn behind<'t, W: Weight>(
     isa: Isa,
-    x: &[f32],
-    w: Matrix<'_, W>,
-    bias: &[f32],
-    limit: Limit<'_>,
+    search: Search<'_, W>,
     screen: &Screen,
     visits: Visits<'_>,
     rounded: bool,
     t: &'t mut Scratch,
     out: &mut RowLists,
 ) -> &'t [u32] {
-    let n = x.len() / w.d;
+    let d = search.w.d;
+    let n = search.x.len() / d;
     out.reset(n, 0.0);
     t.left.clear();
-    t.rounded = rounded && t.screen.has(n, w.d);
-    if !screened(isa, x, w, bias, limit, screen, visits, t, out) {
+    t.rounded = rounded && t.screen.has(n, d);
+    if !screened(isa, search, screen, visits, t, out) {
         t.left.clear();
         t.left.extend(0..n as u32);
     }
@@ -287,14 +290,12 @@ pub(crate) fn behind<'t, W: Weight>(
 /// Runs [`fire`] for the rows `which`, whose lists are empty, with every pre-activation computed.
 pub(crate) fn in_full<W: Weight>(
     isa: Isa,
-    x: &[f32],
+    search: Search<'_, W>,
     which: Pick<'_>,
-    w: Matrix<'_, W>,
-    bias: &[f32],
-    limit: Limit<'_>,
     t: &mut Scratch,
     out: &mut RowLists,
 ) {
+    let Search { x, w, bias, limit } = search;
     t.work.exact += (which.len() * w.rows.len()) as u64;
     let tile = &mut t.tile;
     let (f, rows) = (w.rows.len(), dense_rows(w.d));
@@ -374,31 +375,29 @@ fn cut(row: &mut RowList, k: usize) -> f32 {
 /// were left that this does not pay.
 fn screened<W: Weight>(
     isa: Isa,
-    x: &[f32],
-    w: Matrix<'_, W>,
-    bias: &[f32],
-    limit: Limit<'_>,
+    search: Search<'_, W>,
     screen: &Screen,
     visits: Visits<'_>,
     t: &mut Scratch,
     out: &mut RowLists,
 ) -> bool {
+    let Search { x, w, limit, .. } = search;
     assert_eq!(screen.latents(), w.rows.len(), "fire: the screen has other latents");
     let n = out.n;
     let (start, below) = match limit {
         Limit::Above(t) => (t, None),
         Limit::AboveEach(t) => (0.0, Some(t)),
-        Limit::Topk(k) => return topk(isa, x, w, bias, k.min(screen.latents()), screen, visits, t, out),
+        Limit::Topk(k) => return topk(isa, search, k.min(screen.latents()), screen, visits, t, out),
     };
     if !t.rounded {
         screen.round(isa, x, &mut t.screen);
     }
     t.screen.bar.clear();
     t.screen.bar.resize(n, start);
-    if !screen.pass(isa, n, visits, below, None, &mut t.screen, &mut t.work.screened) {
+    if !screen.pass(isa, n, visits, Bars { below, rising: None }, &mut t.screen, &mut t.work.screened) {
         return false;
     }
-    exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+    exact(isa, search, Pick::Range(0, n), screen, t);
     for (pair, &u) in t.pairs.iter().zip(&t.values) {
         if u > below.map_or(start, |t| t[pair.latent as usize]) {
             let row = &mut out.rows[pair.row as usize];
@@ -421,9 +420,7 @@ fn in_order(screen: &Screen, visits: Visits<'_>) -> bool {
 /// from 0 for the rows for which it was too high. Rows that are not proven by then are left over.
 fn topk<W: Weight>(
     isa: Isa,
-    x: &[f32],
-    w: Matrix<'_, W>,
-    bias: &[f32],
+    search: Search<'_, W>,
     k: usize,
     screen: &Screen,
     visits: Visits<'_>,
@@ -431,19 +428,19 @@ fn topk<W: Weight>(
     out: &mut RowLists,
 ) -> bool {
     let n = out.n;
-    let rising = Rising::new(k, w.d);
+    let bars = Bars { below: None, rising: Some(Rising::new(k, search.w.d)) };
     let sorted = in_order(screen, visits);
     if !t.rounded {
-        screen.round(isa, x, &mut t.screen);
+        screen.round(isa, search.x, &mut t.screen);
     }
     t.screen.bar.clear();
     let guess = Guess::of(&mut t.guesses, screen.latents(), k);
     if let Visits::Groups { .. } = visits {
         t.screen.bar.resize(n, 0.0);
-        if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
+        if !screen.pass(isa, n, visits, bars, &mut t.screen, &mut t.work.screened) {
             return false;
         }
-        exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+        exact(isa, search, Pick::Range(0, n), screen, t);
         let seen = t.guesses[0].seen.len();
         largest(k, Pick::Range(0, n), sorted, t, out);
         // Bars that started at 0 do not inform a guess.
@@ -452,7 +449,7 @@ fn topk<W: Weight>(
     }
     if guess.ratio == 0.0 && n >= 8 * Guess::FIRST {
         t.screen.bar.resize(Guess::FIRST, 0.0);
-        if !screen.pass(isa, Guess::FIRST, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
+        if !screen.pass(isa, Guess::FIRST, visits, bars, &mut t.screen, &mut t.work.screened) {
             return false;
         }
         for i in 0..Guess::FIRST {
@@ -465,11 +462,11 @@ fn topk<W: Weight>(
         let start = guess.ratio * t.screen.norm(i);
         t.screen.bar.push(if start.is_finite() { start } else { 0.0 });
     }
-    if !screen.pass(isa, n, visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
+    if !screen.pass(isa, n, visits, bars, &mut t.screen, &mut t.work.screened) {
         guess.ratio = 0.0;
         return false;
     }
-    exact(isa, x, w, bias, Pick::Range(0, n), screen, t);
+    exact(isa, search, Pick::Range(0, n), screen, t);
     largest(k, Pick::Range(0, n), sorted, t, out);
     if !t.left.is_empty() && t.guesses[0].ratio > 0.0 {
         core::mem::swap(&mut t.left, &mut t.spare);
@@ -478,8 +475,8 @@ fn topk<W: Weight>(
         t.screen.only(&again);
         t.screen.bar.clear();
         t.screen.bar.resize(again.len(), 0.0);
-        if screen.pass(isa, again.len(), visits, None, Some(rising), &mut t.screen, &mut t.work.screened) {
-            exact(isa, x, w, bias, Pick::List(&again), screen, t);
+        if screen.pass(isa, again.len(), visits, bars, &mut t.screen, &mut t.work.screened) {
+            exact(isa, search, Pick::List(&again), screen, t);
             largest(k, Pick::List(&again), sorted, t, out);
         } else {
             t.left.extend_from_slice(&again);
@@ -537,19 +534,10 @@ impl RowList {
     }
 }
 
-/// Computes the pre-activations of the hits that exceed the final bars; the rows that were screened are the rows
-/// `which` of `x`.
-fn exact<W: Weight>(
-    isa: Isa,
-    x: &[f32],
-    w: Matrix<'_, W>,
-    bias: &[f32],
-    which: Pick<'_>,
-    screen: &Screen,
-    t: &mut Scratch,
-) {
+/// Pre-activations of the hits that exceed the bars in the end; the rows that were screened are the rows `which` of `x`.
+fn exact<W: Weight>(isa: Isa, search: Search<'_, W>, which: Pick<'_>, screen: &Screen, t: &mut Scratch) {
     t.screen.hits.sort(&t.screen.bar, which, screen.places(), &mut t.pairs);
     t.work.exact += t.pairs.len() as u64;
     t.values.resize(t.pairs.len(), 0.0);
-    dense::pairs(isa, x, w, bias, &t.pairs, &mut t.values);
+    dense::pairs(isa, search.x, search.w, search.bias, &t.pairs, &mut t.values);
 }

@@ -31,9 +31,9 @@ impl<'a> Containment<'a> {
         Self { families: inputs.families, down, up, margin, scale: weight as f32 / inputs.n as f32 }
     }
 
-    /// Adds the gradient of a row; returns its value. Every latent of `drives` has an entry at level 2, and its parent one
+    /// Adds the gradient of a row; returns its value. Every latent of `ungated` has an entry at level 2, and its parent one
     /// at level 1.
-    pub fn add_row(&self, drives: CodeRow<'_>, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+    pub fn add_row(&self, ungated: CodeRow<'_>, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         let [slots1, slots2] = scratch.slots;
         for (at, &i) in one.index.iter().enumerate() {
             slots1[i as usize] = at as u32;
@@ -43,7 +43,7 @@ impl<'a> Containment<'a> {
         }
         let scale = self.scale;
         let mut value = 0.0;
-        for (&j, &v) in drives.index.iter().zip(drives.value) {
+        for (&j, &v) in ungated.index.iter().zip(ungated.value) {
             let p = self.families.parents()[j as usize];
             if p == ROOT {
                 continue;

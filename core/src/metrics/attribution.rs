@@ -13,11 +13,11 @@ use super::fidelity::MIN_NORM;
 use super::fixed::{self, FixedSum};
 use super::sparsity::ALIVE_TOKENS;
 use super::{check_parents, defined_mean};
+use crate::compute::Compute;
 use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, reduce};
 use crate::model::CodesView;
-use crate::par::Par;
 use crate::{Error, Result};
 
 /// Tokens that one thread processes at a time.
@@ -82,7 +82,20 @@ pub struct Decoders<'a> {
     pub b_dec: &'a [f32],
 }
 
-/// One latent of level 1 and its children, over the tokens on which it fires.
+/// A block of tokens: the codes of both levels, the rows and what is left over of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Block<'a> {
+    /// Codes of level 1.
+    pub codes1: CodesView<'a>,
+    /// Codes of level 2.
+    pub codes2: CodesView<'a>,
+    /// `[n, d]`, row-major: the rows.
+    pub x: &'a [f32],
+    /// `[n, d]`, row-major: `x_hat2 - x`.
+    pub error: &'a [f32],
+}
+
+/// One latent of level 1 and the children that hang on it, over the tokens on which it fires.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SubtreeShare {
     /// The latent.
@@ -143,21 +156,13 @@ impl Attribution {
         })
     }
 
-    /// Adds a block: `x` and `error = x_hat2 - x`, both `[n, d]` row-major.
+    /// Adds a block.
     ///
     /// # Errors
     /// [`Error::Shape`] where sizes disagree, [`Error::NotFinite`] (with the token) or
     /// [`Error::Range`] for a share that is not finite or over [`fixed::LIMIT`]; nothing is added then.
-    pub fn add(
-        &mut self,
-        par: Par,
-        isa: Isa,
-        codes1: &CodesView<'_>,
-        codes2: &CodesView<'_>,
-        x: &[f32],
-        error: &[f32],
-        decoders: Decoders<'_>,
-    ) -> Result<()> {
+    pub fn add(&mut self, compute: Compute, block: &Block<'_>, decoders: Decoders<'_>) -> Result<()> {
+        let Block { codes1, codes2, x, error } = block;
         let (n, f1, f2) = (codes1.tokens(), self.subtree.len(), self.parent.len());
         let Decoders { d, decoder1, decoder2, b_dec } = decoders;
         for (what, expected, got) in [
@@ -174,10 +179,11 @@ impl Attribution {
                 return Err(Error::Shape { what, expected, got });
             }
         }
-        let parts: Vec<Shares> = par
+        let parts: Vec<Shares> = compute
+            .par
             .map(n.div_ceil(TOKENS), |c| {
                 let tokens = c * TOKENS..n.min((c + 1) * TOKENS);
-                shares(isa, tokens, self.tokens, codes1, codes2, x, error, decoders)
+                shares(compute.isa, tokens, self.tokens, block, decoders)
             })
             .into_iter()
             .collect::<Result<_>>()?;
@@ -272,17 +278,10 @@ impl Attribution {
     }
 }
 
-/// Computes the shares of some tokens of a block, which come after `before` tokens of it.
-fn shares(
-    isa: Isa,
-    tokens: Range<usize>,
-    before: u64,
-    codes1: &CodesView<'_>,
-    codes2: &CodesView<'_>,
-    x: &[f32],
-    error: &[f32],
-    Decoders { d, decoder1, decoder2, b_dec }: Decoders<'_>,
-) -> Result<Shares> {
+/// The shares of some tokens of a block; `before` tokens came before the block.
+fn shares(isa: Isa, tokens: Range<usize>, before: u64, block: &Block<'_>, decoders: Decoders<'_>) -> Result<Shares> {
+    let Block { codes1, codes2, x, error } = block;
+    let Decoders { d, decoder1, decoder2, b_dec } = decoders;
     let mut out = Shares::default();
     let mut centred = vec![0.0; d];
     for t in tokens {

@@ -5,6 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use super::check_parents;
+use crate::compute::Compute;
 use crate::error::At;
 use crate::gate::ROOT;
 use crate::kernel::{Isa, wide};
@@ -80,8 +81,9 @@ struct Plan {
 }
 
 impl Plan {
-    /// Adds to each row of `sums` its tokens of `units`, and removes them.
-    fn run(&mut self, par: Par, isa: Isa, d: usize, units: &[i32], sums: &mut [i64]) {
+    /// Adds to each row of `sums` its tokens of `units`, and forgets them.
+    fn run(&mut self, compute: Compute, d: usize, units: &[i32], sums: &mut [i64]) {
+        let Compute { isa, par } = compute;
         self.end.clear();
         self.end.resize(sums.len() / d + 1, 0);
         // Counts, stored one index further; then the start of each row, which filling moves to its end.
@@ -214,7 +216,7 @@ impl Condition {
         self.units.chunks(d).for_each(|units| wide::add_integers(isa, units, &mut self.all));
         let sums = [&mut self.child, &mut self.of_parent, &mut self.without_parent];
         for (plan, sums) in self.plans.iter_mut().zip(sums) {
-            plan.run(par, isa, d, &self.units, sums);
+            plan.run(Compute { isa, par }, d, &self.units, sums);
         }
         self.tokens += (n - too_large.len()) as u64;
         self.left_out += too_large.len() as u64;

@@ -167,7 +167,7 @@ impl Fidelity {
         self.x_square.add(sum_of(norm.iter().copied()));
         self.short_tokens += norm.iter().filter(|s| libm::sqrt(**s) < MIN_NORM).count() as u64;
         for (level, hat) in self.levels.iter_mut().zip([x_hat1, x_hat2]) {
-            level.add(isa, d, x, hat, spread, norm, [mean_error, error]);
+            level.add(isa, &Rows { x, d, spread, norm }, hat, Errors { mean: mean_error, one: error });
         }
         self.tokens += n as u64;
         self.blocks += 1;
@@ -224,17 +224,28 @@ impl Fidelity {
     }
 }
 
+/// The rows of a block, and what both levels are measured by.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    /// `[n, d]`.
+    x: &'a [f32],
+    d: usize,
+    /// `[n]` squared distances to the mean row.
+    spread: &'a [f64],
+    /// `[n]` squared norms.
+    norm: &'a [f64],
+}
+
+/// Scratch for the errors of one level, `[d]` each.
+struct Errors<'a> {
+    mean: &'a mut [f64],
+    one: &'a mut Vec<f64>,
+}
+
 impl Level {
-    fn add(
-        &mut self,
-        isa: Isa,
-        d: usize,
-        x: &[f32],
-        hat: &[f32],
-        spread: &[f64],
-        norm: &[f64],
-        [mean_error, difference]: [&mut Vec<f64>; 2],
-    ) {
+    /// Adds the reconstruction `hat`, `[n, d]`, of a block.
+    fn add(&mut self, isa: Isa, rows: &Rows<'_>, hat: &[f32], errors: Errors<'_>) {
+        let (Rows { x, d, spread, norm }, Errors { mean: mean_error, one: difference }) = (*rows, errors);
         let n = spread.len();
         let (mut sse, mut nmse, mut ratio, mut cosine, mut legacy) = (0.0, 0.0, 0.0, 0.0, 0.0);
         mean_error.fill(0.0);

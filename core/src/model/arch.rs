@@ -145,7 +145,7 @@ impl Arch {
             if f == 0 {
                 return LevelParams::default();
             }
-            let tensor = |width| tensor(Some(l), f, width);
+            let tensor = |width| ParamSpec { per_latent: true, ..tensor(Some(l), f, width) };
             let reads = if l == 0 { d } else { self.source_width() };
             let writes = if l == 0 { d_out } else { self.decoder.width(d_out, f1) };
             let mut level = LevelParams {
@@ -178,7 +178,7 @@ impl Arch {
         let mut specs = Params { level, ..Params::default() };
         specs.b_dec = ParamSpec { scales_with_x: 1, ..tensor(Some(0), d_out, 1) };
         if self.variant.scale {
-            specs.level[0].scale = tensor(Some(0), f1, 1);
+            specs.level[0].scale = ParamSpec { per_latent: true, ..tensor(Some(0), f1, 1) };
         }
         if self.variant.skip {
             specs.w_skip = tensor(Some(0), d_out, d);

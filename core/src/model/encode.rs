@@ -1,6 +1,6 @@
 //! Encode and decode at inference, and the ungated pre-activations of level 2, which training computes the same way.
 
-use super::hierarchy::{self, Hierarchy, Order};
+use super::hierarchy::{self, Behind, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, seed};
 use crate::activation::Rule;
@@ -10,7 +10,7 @@ use crate::error::{At, Error, Result};
 use crate::gate::{self, Families, Reads};
 use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
-use crate::kernel::fire::{self, Limit, RowLists, fire};
+use crate::kernel::fire::{self, Limit, RowLists, Search, fire};
 use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, Screen, reduce};
 use crate::par::Par;
@@ -66,16 +66,16 @@ impl Scratch {
     /// If `rows` is 0.
     pub fn for_rows(arch: &Arch, rows: usize) -> Self {
         assert!(rows > 0, "blocks of no rows");
-        Self::with_drives(arch, rows, if arch.gate.has_weights() { arch.level[1].latents } else { 0 })
+        Self::with_ungated(arch, rows, if arch.gate.has_weights() { arch.level[1].latents } else { 0 })
     }
 
     /// Makes working memory for one chunk of the forward pass of training.
     pub(crate) fn of_chunk(arch: &Arch) -> Self {
         let dense = arch.gate.is_dense_in_training();
-        Self::with_drives(arch, CHUNK, if dense { arch.level[1].latents } else { 0 })
+        Self::with_ungated(arch, CHUNK, if dense { arch.level[1].latents } else { 0 })
     }
 
-    fn with_drives(arch: &Arch, rows: usize, f2: usize) -> Self {
+    fn with_ungated(arch: &Arch, rows: usize, f2: usize) -> Self {
         let source = if arch.level[1].latents > 0 { rows * arch.source_width() } else { 0 };
         Self {
             rows,
@@ -173,7 +173,7 @@ impl Weights<'_> {
     }
 
     /// Writes `a2 = s W2^T + b2` of the rows `rows` of the scratch to its first rows.
-    pub fn drive2(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
+    pub fn ungated2(&self, isa: Isa, rows: Range<usize>, t: &mut Scratch) {
         let (width, f2) = (self.arch.source_width(), self.arch.level[1].latents);
         let n = rows.len();
         let s = &t.s[rows.start * width..rows.end * width];
@@ -383,7 +383,7 @@ impl Encoder {
         open2: &mut Codes,
     ) -> Result<()> {
         if self.model.arch.model == ModelKind::Seed {
-            return Err(Error::config("model", "expected a model with a drive before its gate, found the seed"));
+            return Err(Error::config("model", "expected a model with ungated pre-activations, found the seed"));
         }
         self.check_rows(x)?;
         for [part1, part2, open] in &self.encode_parts(par, x, true, lanes) {
@@ -481,13 +481,15 @@ impl Encoder {
         let xt = &t.xt[..n * d];
         let (rule, screen) = (model.rule(0), self.screens[0].as_ref());
         let limit = model.limit1(&rule);
-        fire(self.isa, xt, w1, &params.level[0].b_enc, limit, screen, &mut t.fire, &mut t.lists);
+        let search = Search { x: xt, w: w1, bias: &params.level[0].b_enc, limit };
+        fire(self.isa, search, screen, &mut t.fire, &mut t.lists);
         match (model.arch.variant.topk_by, limit) {
             (TopkBy::Absolute, Limit::Topk(k)) => {
                 // `-u` has the bits of `u` except for the sign, and so have the products with negated rows.
                 let minus = &mut t.minus[..n * d];
                 minus.iter_mut().zip(xt).for_each(|(m, x)| *m = -x);
-                fire(self.isa, minus, w1, &self.minus_bias, limit, None, &mut t.fire, &mut t.below);
+                let search = Search { x: minus, bias: &self.minus_bias, ..search };
+                fire(self.isa, search, None, &mut t.fire, &mut t.below);
                 compete::by_absolute(k, &t.lists, &t.below, &mut codes1);
             }
             (TopkBy::Group, _) => compete::by_group(model.group_width(), &t.lists, &mut codes1),
@@ -524,18 +526,19 @@ impl Encoder {
         } else if model.arch.gate.has_families() {
             let s = &t.s[..n * width];
             let active = |i: usize| codes1.row(i).active();
-            let same = (model.arch.source.is_parallel(), &mut t.fire);
-            self.hierarchy(w2).run(self.isa, s, n, rule.limit(), active, same, &mut t.hierarchy, |_, children, u| {
+            let behind = Behind { s, limit: rule.limit(), active, rounded: model.arch.source.is_parallel() };
+            self.hierarchy(w2).run(self.isa, behind, &mut t.fire, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
             });
             if let Some(open) = open {
-                fire(self.isa, s, w2, b2, rule.limit(), self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
+                let search = Search { x: s, w: w2, bias: b2, limit: rule.limit() };
+                fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
                 append(&rule, &t.lists, open);
             }
         } else {
-            let screen = self.screens[1].as_ref();
-            fire(self.isa, &t.s[..n * width], w2, b2, rule.limit(), screen, &mut t.fire, &mut t.lists);
+            let search = Search { x: &t.s[..n * width], w: w2, bias: b2, limit: rule.limit() };
+            fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
             append(&rule, &t.lists, &mut codes2);
             if let Some(open) = open {
                 append(&rule, &t.lists, open);

@@ -7,7 +7,7 @@
 
 use crate::gate::{Families, ROOT};
 use crate::kernel::dense::{self, Matrix, Pick};
-use crate::kernel::fire::{self, Limit, RowLists};
+use crate::kernel::fire::{self, Limit, RowLists, Search};
 use crate::kernel::screen::{Group, NONE, Visits};
 use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, LANES, Screen, select};
@@ -31,7 +31,20 @@ pub(crate) struct Hierarchy<'a, W = f32> {
     pub largest_only: bool,
 }
 
-/// The children, family by family, with those of ROOT last. No family uses more strips of sixteen slots than necessary.
+/// The rows that meet the children of their active parents.
+#[derive(Clone, Copy)]
+pub(crate) struct Behind<'a, F> {
+    /// `(n, width)`: what level 2 reads.
+    pub s: &'a [f32],
+    /// What a pre-activation must reach.
+    pub limit: Limit<'a>,
+    /// Gives the active parents of a row.
+    pub active: F,
+    /// Whether the scratch of the fused encoder was used with these rows last.
+    pub rounded: bool,
+}
+
+/// The children, family by family, ROOT's last. No family lies in more strips of sixteen slots than it must.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Order {
     /// The child in each slot, or none.
@@ -142,37 +155,35 @@ impl<W: Weight> Hierarchy<'_, W> {
         t.value.reserve(4 * active2 + 256);
     }
 
-    /// Calls `row(i, children, u)` for each of the `n` rows of `s`, `(n, width)`, in order: the children, ascending,
-    /// that the gate lets fire and whose pre-activation reaches the limit. `active` gives the active parents of a row.
-    /// The flag beside the scratch says whether these are the rows that it was used with last.
+    /// Calls `row(i, children, u)` for each row, in order: the children, ascending, that the gate lets fire and whose
+    /// pre-activation reaches the limit.
     pub fn run<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
-        s: &[f32],
-        n: usize,
-        limit: Limit<'_>,
-        active: impl Fn(usize) -> A,
-        (rounded, fire_t): (bool, &mut fire::Scratch),
+        behind: Behind<'_, impl Fn(usize) -> A>,
+        fire_t: &mut fire::Scratch,
         t: &mut Scratch,
         mut row: impl FnMut(usize, &[u32], &[f32]),
     ) {
-        let s = &s[..n * self.w.d];
+        let Behind { s, limit, active, rounded } = &behind;
+        let (limit, rounded, n) = (*limit, *rounded, s.len() / self.w.d);
         if matches!(limit, Limit::Topk(0)) {
             t.lists.reset(n, 0.0);
         } else if let Some((screen, order)) = self.screen.filter(|_| !self.largest_only) {
-            self.group(order, n, &active, t);
+            self.group(order, n, active, t);
             let visits = Visits::Groups { rows: &t.rows, groups: &t.groups };
-            let left = fire::behind(isa, s, self.w, self.bias, limit, screen, visits, rounded, fire_t, &mut t.lists);
+            let search = Search { x: s, w: self.w, bias: self.bias, limit };
+            let left = fire::behind(isa, search, screen, visits, rounded, fire_t, &mut t.lists);
             if !left.is_empty() {
                 t.rows.clear();
                 t.rows.extend_from_slice(left);
                 let left = core::mem::take(&mut t.rows);
-                self.in_full(isa, s, Pick::List(&left), limit, active, fire_t, t);
+                self.in_full(isa, &behind, Pick::List(&left), fire_t, t);
                 t.rows = left;
             }
         } else {
             t.lists.reset(n, 0.0);
-            self.in_full(isa, s, Pick::Range(0, n), limit, active, fire_t, t);
+            self.in_full(isa, &behind, Pick::Range(0, n), fire_t, t);
         }
         for i in 0..n {
             let (index, u) = t.lists.row(i);
@@ -213,13 +224,13 @@ impl<W: Weight> Hierarchy<'_, W> {
     fn in_full<A: Iterator<Item = u32>>(
         &self,
         isa: Isa,
-        s: &[f32],
+        behind: &Behind<'_, impl Fn(usize) -> A>,
         which: Pick<'_>,
-        limit: Limit<'_>,
-        active: impl Fn(usize) -> A,
         fire_t: &mut fire::Scratch,
         t: &mut Scratch,
     ) {
+        let Behind { s, limit, active, .. } = behind;
+        let limit = *limit;
         t.active.clear();
         for i in (0..which.len()).map(|at| which.row(at)) {
             t.active.extend(active(i).map(|p| u64::from(p) << 32 | i as u64));
@@ -246,7 +257,8 @@ impl<W: Weight> Hierarchy<'_, W> {
         if !root.is_empty() {
             let all = self.w.only(Pick::List(root));
             t.root.reset(s.len() / self.w.d, if let Limit::Above(t) = limit { t } else { 0.0 });
-            fire::in_full(isa, s, which, all, self.bias, limit, fire_t, &mut t.root);
+            let search = Search { x: s, w: all, bias: self.bias, limit };
+            fire::in_full(isa, search, which, fire_t, &mut t.root);
             for i in (0..which.len()).map(|at| which.row(at)) {
                 let (index, u) = t.root.row(i);
                 t.hits.extend(index.iter().zip(u).map(|(&child, &u)| Hit { row: i as u32, child, u }));

@@ -93,6 +93,9 @@ pub struct ParamSpec {
     /// The level whose code and reconstruction depend on it: 0 for the tensors of level 1 and for `b_dec`, 1 for those
     /// of level 2; none for those between the levels.
     pub level: Option<usize>,
+    /// Whether its rows are those of the latents of `level`: where a dictionary is sharded, each shard has its own rows of such a
+    /// tensor, and all of every other one.
+    pub per_latent: bool,
     /// Whether its rows are kept at norm 1.
     pub unit_rows: bool,
     /// Whether its numbers are kept at 0 or above.

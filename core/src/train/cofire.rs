@@ -1,7 +1,7 @@
 //! Which latents fire together, and the families that follow from it.
 //!
 //! The tree has no gradient: it is a slowly updated statistic. With decayed counts `N` of tokens, `N_i` of parents
-//! that fire, `N_j` of children whose UNGATED drive is above their threshold, `N_ij` of both:
+//! that fire, `N_j` of children whose ungated pre-activation is above their threshold, `N_ij` of both:
 //!
 //! ```text
 //! P(i|j) = N_ij / N_j,   score(j, i) = P(i|j) ln(P(i|j) / (N_i / N))       expected log-lift

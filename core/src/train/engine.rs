@@ -4,12 +4,13 @@
 //! Everything around it (schedules, controllers, families, revival) reads [`Observed`] and writes [`StepSettings`], so
 //! that it is the same wherever the numbers lie.
 
+use super::comm::Solo;
 use super::l0::limits;
-use super::objective::{Objective, StepSettings};
 use super::observed::Observed;
-use super::optim::{Adam, keep_near};
 use super::seed_objective::SeedObjective;
 use super::state::{Saved, State};
+use super::step::adam::{Adam, keep_near};
+use super::step::{Objective, StepSettings};
 use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::{Config, ModelKind};
@@ -89,7 +90,7 @@ impl Engine {
             Model::Tree(o) => o.loss_and_gradient(params, families, settings, x, grads)?,
             Model::Seed(o) => o.loss_and_gradient(params, settings.variance, x, grads)?,
         };
-        observed.grad_norm = optimiser.update(*compute, settings.lr, settings.fixed_level, params, grads)?;
+        observed.grad_norm = optimiser.update(*compute, &Solo, settings.lr, settings.fixed_level, params, grads)?;
         let levels = params.level.iter_mut().zip(&specs.level);
         for ((level, spec), start) in levels.zip(anchor).filter(|(_, start)| !start.is_empty()) {
             keep_near(*compute, start, spec.w_dec.width, &mut level.w_dec);
@@ -177,7 +178,7 @@ impl Saved for Engine {
         params.save("params", state);
         optimiser.save("adam", state);
         let floors = match model {
-            Model::Tree(o) => o.floor.map(|f| f.unwrap_or(-1.0)),
+            Model::Tree(o) => o.floors().map(|f| f.unwrap_or(-1.0)),
             Model::Seed(_) => [-1.0; 2],
         };
         state.push_f32("thresholds", &floors);
@@ -188,7 +189,7 @@ impl Saved for Engine {
         self.optimiser.load("adam", state)?;
         let floors = state.next_f32("thresholds", 2)?;
         if let Model::Tree(o) = &mut self.model {
-            o.floor = [floors[0], floors[1]].map(|f| (f >= 0.0).then_some(f));
+            o.set_floors([floors[0], floors[1]].map(|f| (f >= 0.0).then_some(f)));
         }
         Ok(())
     }

@@ -51,22 +51,22 @@ impl SparseRows {
 pub struct Losses {
     /// The whole loss.
     pub total: f64,
-    /// Fraction of variance unexplained, a level.
+    /// Fraction of variance unexplained, per level.
     pub fvu: [f64; 2],
-    /// Sparsity penalty, a level.
+    /// Sparsity penalty, per level.
     pub sparsity: [f64; 2],
     /// Consistency loss.
     pub consistency: f64,
-    /// AuxK, a level.
+    /// AuxK, per level.
     pub aux: [f64; 2],
     /// Auxiliary reconstruction of gated levels.
     pub gated: [f64; 2],
-    /// Mean number of latents that fire, a level.
+    /// Mean number of latents that fire, per level.
     pub l0: [f64; 2],
-    /// The smallest selected pre-activation of `topk` and `batchtopk`, a level; 0 if nothing was selected. Of both levels
-    /// together where they share a budget, as is the next.
+    /// The smallest selected pre-activation of `topk` and `batchtopk`, per level; 0 if nothing was selected. Where the levels
+    /// share a budget, this and the next are of both levels together.
     pub selected_min: [f32; 2],
-    /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, a level.
+    /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, per level.
     pub above_tau: [usize; 2],
     /// Norms of the two reconstructions' gradients on `D1`, unweighted, and their cosine.
     pub balance: RowNorms,

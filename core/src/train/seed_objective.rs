@@ -27,7 +27,7 @@ pub struct SeedObjective {
 
 /// One gated layer of a batch.
 struct Layer {
-    /// Drives, gates and outputs, `(n, f)` each; gates are empty without a gate.
+    /// Pre-activations, gates and outputs, `(n, f)` each; gates are empty without a gate.
     a: Vec<f32>,
     s: Vec<f32>,
     h: Vec<f32>,

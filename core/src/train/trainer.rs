@@ -6,11 +6,11 @@ use super::controller::ThresholdTracker;
 use super::engine::Engine;
 use super::init;
 use super::l0::L0Control;
-use super::objective::StepSettings;
 use super::observed::Losses;
 use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, annealed_w1, learning_rate};
 use super::state::{Array, Saved, State};
+use super::step::StepSettings;
 use crate::activation::Selection;
 use crate::balance::BalanceState;
 use crate::compute::Compute;
@@ -198,13 +198,14 @@ impl Trainer {
         }
         self.settings.source = self.source_at(done);
         let counts = self.cofire.is_some() && done < self.config.gate.freeze.max(self.config.gate.start);
-        // Before the first threshold every positive drive would count as firing.
+        // Before the first threshold every positive pre-activation would count as firing.
         let tracked = self.arch.level[1].activation.selection() != Selection::Each;
         let known = !tracked || self.tracker[1].tau > 0.0;
         self.settings.observe_ungated = counts && known && self.step.is_multiple_of(self.count_every());
     }
 
-    /// Steps a count of co-firing: behind a hard gate the drives of all children are dear.
+    /// Returns how many steps there are from one count of co-firing to the next: behind a hard gate, computing the ungated
+    /// pre-activations of all children costs more than the step.
     fn count_every(&self) -> u64 {
         if self.settings.gate.has_families() { COUNT_EVERY } else { 1 }
     }
@@ -476,7 +477,7 @@ fn shuffle(parents: &mut [u32], rng: &mut Philox) {
     parents.iter_mut().filter(|p| **p != ROOT).zip(drawn).for_each(|(p, drawn)| *p = drawn);
 }
 
-/// The families that a hard gate reads; everybody under ROOT without one.
+/// Returns the families that a hard gate reads; without one, every child is under ROOT.
 fn families(parents: &[u32], arch: &Arch) -> Families {
     if parents.is_empty() {
         Families::all_root(arch.level[0].latents, arch.level[1].latents)

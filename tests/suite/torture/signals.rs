@@ -67,7 +67,7 @@ fn progress_is_told_in_lines_where_nothing_can_be_drawn() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(line.contains(" %, "), "{line}");
     assert!(line.contains(" of 48,000,000 ") && line.contains("tokens/s") && !line.contains('\u{1b}'), "{line}");
-    assert!(lines.last().unwrap().contains("go on with"));
+    assert!(lines.last().unwrap().contains("continue with"));
     assert_no_leftovers(&run);
     // Nothing of it where it was not asked for.
     let ran = strata(&[train_args(&dump, &dir.path().join("quiet"), &[]), args!["--quiet"]].concat()).ok();

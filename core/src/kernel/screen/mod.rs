@@ -118,6 +118,15 @@ pub(crate) struct Group {
     pub rows: (u32, u32),
 }
 
+/// What bars are compared with, and whether they move.
+#[derive(Clone, Copy)]
+pub(super) struct Bars<'a> {
+    /// Thresholds that are taken from pre-activations first, given for all rows of the weights.
+    pub below: Option<&'a [f32]>,
+    /// Raises the bars on the way.
+    pub rising: Option<Rising>,
+}
+
 /// Bars that rise to the `k`-th largest `a - share e` found so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rising {

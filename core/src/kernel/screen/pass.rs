@@ -5,26 +5,25 @@ use core::ops::Range;
 use fearless_simd::{f32x16, i32x16, mask32x16, prelude::*};
 
 use super::hits::PANEL;
-use super::{Line, Rising, Scratch, Screen, Strip, Visits};
+use super::{Bars, Line, Rising, Scratch, Screen, Strip, Visits};
 use crate::kernel::dense::Pick;
 use crate::kernel::isa::Inner;
 use crate::kernel::{Isa, LANES};
 
 impl Screen {
-    /// Stores in `t.hits`, panel by panel, the pairs that may exceed the bars `t.bar` of the first `n` rows of `t`.
-    /// `below` is subtracted from pre-activations first, and given for all rows of the weights; `rising` raises the
-    /// bars on the way, so that some hits are below them in the end. Adds the pairs that were computed to `work`.
-    /// Returns whether the pass was completed: it is not if so many pairs are left that the full product costs no more.
+    /// Notes in `t.hits`, panel by panel, what may exceed the bars `t.bar` of the first `n` rows of `t`. Where bars rise on the
+    /// way, some hits lie below them in the end. Adds to `work` the pairs that were looked at. Returns whether it went through:
+    /// not if so many are left that the full product costs no more.
     pub(in crate::kernel) fn pass(
         &self,
         isa: Isa,
         n: usize,
         visits: Visits<'_>,
-        below: Option<&[f32]>,
-        rising: Option<Rising>,
+        bars: Bars<'_>,
         t: &mut Scratch,
         work: &mut u64,
     ) -> bool {
+        let rising = bars.rising;
         let most = Self::most(n, self.n_pairs(n, visits), rising);
         t.hits.clear();
         if let Some(rising) = rising {
@@ -37,7 +36,7 @@ impl Screen {
             (places.start / LANES..end).step_by(2).all(|s| {
                 t.hits.begin_panel(rows.len());
                 *work += (rows.len() * (end.min(s + 2) - s) * LANES) as u64;
-                self.panel(isa, s..end.min(s + 2), &places, rows, below, rising, t);
+                self.panel(isa, s..end.min(s + 2), &places, rows, bars, t);
                 t.hits.end_panel(s * LANES);
                 t.hits.len() <= most
             })
@@ -62,10 +61,10 @@ impl Screen {
         strips: Range<usize>,
         places: &Range<usize>,
         rows: Pick<'_>,
-        below: Option<&[f32]>,
-        rising: Option<Rising>,
+        bars: Bars<'_>,
         t: &mut Scratch,
     ) {
+        let Bars { below, rising } = bars;
         let first = strips.start;
         let q = self.d.div_ceil(4);
         let lines = &self.lines[first * q..strips.end * q];

@@ -9,14 +9,14 @@
 //! The squares of a tensor are summed in f64: rows of a block, blocks of a group of [`GROUP`] rows, then the groups, each
 //! in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
 
-use super::accumulate::GROUP;
-use super::state::{Array, Saved, State};
 use crate::compute::Compute;
 use crate::config::TrainConfig;
 use crate::error::{At, Error, Result};
 use crate::freeze::{Freeze, SOFT_COSINE};
 use crate::kernel::{adam, reduce};
 use crate::model::{Arch, ParamSpec, Params};
+use crate::train::comm::{Comm, GROUP};
+use crate::train::state::{Array, Saved, State};
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -29,6 +29,15 @@ const BLOCK: usize = 1 << 14;
 fn rows_of_block(width: usize) -> usize {
     let rows = (BLOCK / width).clamp(1, GROUP);
     1 << rows.ilog2()
+}
+
+/// Sums of squares of one gradient.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Squares {
+    /// Of each block of rows.
+    blocks: Vec<f64>,
+    /// Of each group of [`GROUP`] rows.
+    groups: Vec<f64>,
 }
 
 /// Adam's moments and its clock.
@@ -44,8 +53,8 @@ pub struct Adam {
     pub t: u64,
     /// Norms that the decoder rows of both levels would have if they were free; empty where they do not count.
     pub norms: [Vec<f32>; 2],
-    /// Sums of squares of the blocks of a gradient.
-    squares: Vec<f64>,
+    /// Scratch: sums of squares of the blocks of a gradient, then of its groups.
+    squares: Squares,
 }
 
 impl Adam {
@@ -62,64 +71,35 @@ impl Adam {
             v: params.zeros_like(),
             t: 0,
             norms,
-            squares: Vec::new(),
+            squares: Squares::default(),
         }
     }
 
-    /// One update; returns the norm of the gradient before clipping.
+    /// Updates the parameters, and returns the norm of the gradient before clipping.
     ///
     /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. With
     /// `train.row_norm` the rate of such a row is `lr / n`, and then `n <- n |D|`: `n D` moves as a free row would. Thresholds
-    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) and those of `train.freeze` stay as they are, moments too,
-    /// and their gradients do not count.
+    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) and those of `train.freeze` stay as they are, moments
+    /// too, and their gradients do not count.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite; nothing is updated then.
+    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite, and whatever keeps another shard from answering;
+    /// nothing is updated then.
     pub fn update(
         &mut self,
         compute: Compute,
+        comm: &dyn Comm,
         lr: f64,
         fixed: Option<usize>,
         params: &mut Params,
         grads: &mut Params,
     ) -> Result<f64> {
-        let Compute { isa, par } = compute;
-        let Self { specs, train, m, v, t, norms, squares: parts } = self;
-        let mut learns = specs.tensors().map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
-        learns.iter_mut().zip(frozen(train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
-        let mut squares = 0.0f64;
-        for ((((_, spec), (name, g)), (_, p)), learns) in
-            specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors()).zip(learns)
-        {
-            if !learns {
-                continue;
-            }
-            let width = spec.width;
-            let block = rows_of_block(width);
-            let unit = spec.unit_rows;
-            parts.clear();
-            parts.resize(g.len().div_ceil(block * width), 0.0);
-            // A scratch space a thread would be of no use: the sums are the scratch.
-            let mut lanes = [(); 64];
-            let lanes = &mut lanes[..par.threads().min(64)];
-            par.for_items(lanes, parts, g, block * width, |(), i, sum, part| {
-                if unit {
-                    let rows = &p[i * block * width..];
-                    for (g, p) in part.chunks_mut(width).zip(rows.chunks(width)) {
-                        adam::project_out(isa, p, g);
-                    }
-                }
-                *sum = part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>();
-            });
-            let sum: f64 = parts.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()).sum();
-            if !sum.is_finite() {
-                return Err(Error::NotFinite { what: format!("the gradient of {name}"), at: At::Step(*t) });
-            }
-            squares += sum;
-        }
-        let norm = libm::sqrt(squares);
-        *t += 1;
-        let t = *t as f64;
+        let tensors = self.specs.tensors();
+        let mut learns = tensors.map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
+        learns.iter_mut().zip(frozen(self.train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
+        let norm = self.project(compute, comm, &learns, params, grads)?;
+        self.t += 1;
+        let (train, t) = (&self.train, self.t as f64);
         let step = adam::AdamStep {
             lr: (lr / (1.0 - libm::pow(train.beta1, t))) as f32,
             beta1: train.beta1 as f32,
@@ -128,6 +108,60 @@ impl Adam {
             correction2: (1.0 / (1.0 - libm::pow(train.beta2, t))) as f32,
             grad_scale: if train.clip > 0.0 && norm > train.clip { (train.clip / norm) as f32 } else { 1.0 },
         };
+        self.apply(compute, &step, &learns, params, grads);
+        Ok(norm)
+    }
+
+    /// Takes from the gradients of unit rows their part along the row, and returns the norm of the whole gradient.
+    fn project(
+        &mut self,
+        compute: Compute,
+        comm: &dyn Comm,
+        learns: &[bool],
+        params: &Params,
+        grads: &mut Params,
+    ) -> Result<f64> {
+        let Compute { isa, par } = compute;
+        let Squares { blocks, groups } = &mut self.squares;
+        let tensors = self.specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors());
+        let mut squares = 0.0f64;
+        for (((_, spec), (name, g)), (_, p)) in tensors.zip(learns).filter(|(_, learns)| **learns).map(|(t, _)| t) {
+            let width = spec.width;
+            let block = rows_of_block(width);
+            let unit = spec.unit_rows;
+            blocks.clear();
+            blocks.resize(g.len().div_ceil(block * width), 0.0);
+            // A scratch space a thread would be of no use: the sums are the scratch.
+            let mut lanes = [(); 64];
+            let lanes = &mut lanes[..par.threads().min(64)];
+            par.for_items(lanes, blocks, g, block * width, |(), i, sum, part| {
+                if unit {
+                    let rows = &p[i * block * width..];
+                    for (g, p) in part.chunks_mut(width).zip(rows.chunks(width)) {
+                        adam::project_out(isa, p, g);
+                    }
+                }
+                *sum = part.chunks(width.max(64)).map(|c| f64::from(reduce::sum_squares(isa, c))).sum::<f64>();
+            });
+            groups.clear();
+            groups.extend(blocks.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()));
+            // Every shard has all of the other tensors.
+            if spec.per_latent {
+                comm.all_gather(groups)?;
+            }
+            let sum: f64 = groups.iter().sum();
+            if !sum.is_finite() {
+                return Err(Error::NotFinite { what: format!("the gradient of {name}"), at: At::Step(self.t) });
+            }
+            squares += sum;
+        }
+        Ok(libm::sqrt(squares))
+    }
+
+    /// Moves the parameters that learn by one step, and restores unit rows and bounds.
+    fn apply(&mut self, compute: Compute, step: &adam::AdamStep, learns: &[bool], params: &mut Params, grads: &Params) {
+        let Compute { isa, par } = compute;
+        let Self { specs, m, v, norms, .. } = self;
         let moments = m.tensors_mut().into_iter().zip(v.tensors_mut());
         let tensors = params.tensors_mut().into_iter().zip(grads.tensors()).zip(moments);
         let specs = specs.tensors().into_iter().zip(learns);
@@ -145,12 +179,12 @@ impl Adam {
             par.for_rows(rows, block, [p, m, v, norms], [width, width, width, free], |first, [p, m, v, norms]| {
                 let g = &g[first * width..first * width + p.len()];
                 if norms.is_empty() {
-                    adam::adam(isa, &step, g, p, m, v);
+                    adam::adam(isa, step, g, p, m, v);
                 }
                 for (i, n) in norms.iter_mut().enumerate() {
                     let row = i * width..(i + 1) * width;
                     let p = &mut p[row.clone()];
-                    let step = adam::AdamStep { lr: step.lr / *n, ..step };
+                    let step = adam::AdamStep { lr: step.lr / *n, ..*step };
                     adam::adam(isa, &step, &g[row.clone()], p, &mut m[row.clone()], &mut v[row]);
                     *n *= libm::sqrtf(reduce::sum_squares(isa, p));
                 }
@@ -162,7 +196,6 @@ impl Adam {
                 }
             });
         }
-        Ok(norm)
     }
 
     /// Forgets the moments of the encoder row, the bias and the decoder row of latent `j` of a level (0 or 1), and the norm
@@ -219,7 +252,7 @@ fn frozen(freeze: Freeze) -> Params<bool> {
 
 /// Brings unit rows back into the cone around `start`, `(n, width)` unit rows: a row `w` of `w . s < c` becomes
 /// `c s + sqrt(1 - c^2) v`, `v` the unit vector along `w - (w . s) s`, or `s` where that is 0; `c` is [`SOFT_COSINE`].
-pub(super) fn keep_near(compute: Compute, start: &[f32], width: usize, rows: &mut [f32]) {
+pub(in crate::train) fn keep_near(compute: Compute, start: &[f32], width: usize, rows: &mut [f32]) {
     // Rows that one thread handles together.
     const ROWS: usize = 64;
     let Compute { isa, par } = compute;

@@ -9,7 +9,7 @@ pub struct Kept {
     /// The part of `dL/du` that comes through the other level: level 1 of two.
     pub through: bool,
     /// `dL/da`: level 2.
-    pub drive: bool,
+    pub ungated: bool,
     /// `dL/dg`: level 2 of a model with a soft gate.
     pub gate: bool,
     /// Parameters of the activation: 1 for jumprelu, 2 for gated.
@@ -18,7 +18,7 @@ pub struct Kept {
     pub aux: bool,
 }
 
-/// Gradients of the entries of one level of one chunk: one place an entry, or none where nobody needs them.
+/// Gradients of the entries of one level of one chunk: one number per entry, or none where nothing reads them.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     /// `dL/dz` through the level's own terms, and through the other level.
@@ -34,15 +34,15 @@ pub struct Gradients {
 }
 
 impl Gradients {
-    /// Changes what is not kept for the vectors of `spare`: a thread's chunks then use the same memory for it.
+    /// Exchanges what is not kept for the vectors of `spare`: a thread's chunks then use the same memory for it.
     pub fn exchange(&mut self, spare: &mut Self, kept: Kept) {
         core::mem::swap(&mut self.z, &mut spare.z);
         let Self { u: [u0, u1], a, g, p: [p0, p1], .. } = self;
         let Self { u: [v0, v1], a: b, g: h, p: [q0, q1], .. } = spare;
         for (mine, other, kept) in [
-            (u0, v0, !kept.drive),
+            (u0, v0, !kept.ungated),
             (u1, v1, kept.through),
-            (a, b, kept.drive),
+            (a, b, kept.ungated),
             (g, h, kept.gate),
             (p0, q0, kept.own > 0),
             (p1, q1, kept.own > 1),
@@ -53,7 +53,7 @@ impl Gradients {
         }
     }
 
-    /// `n` zeros each.
+    /// Sets all gradients of `n` entries to zero.
     pub fn zero(&mut self, n: usize) {
         let Self { z: [z0, z1], u: [u0, u1], a, g, p: [p0, p1] } = self;
         for grad in [z0, z1, u0, u1, a, g, p0, p1] {
@@ -63,10 +63,10 @@ impl Gradients {
     }
 }
 
-/// Entries of one level of one chunk of rows, by row. Parallel vectors, one place an entry.
+/// Entries of one level of one chunk of rows, by row. Parallel vectors, one number per entry.
 ///
 /// An entry is any `(row, latent)` that some gradient needs: a latent that fires (`z > 0`), one in the band below its
-/// jumprelu threshold, a dead one that AuxK lights (`v > 0`), or one whose drive the containment loss charges.
+/// jumprelu threshold, a dead one that AuxK has selected (`v > 0`), or one whose ungated pre-activation the containment loss penalises.
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
     /// `rows + 1` places.
@@ -77,18 +77,18 @@ pub struct Entries {
     pub u: Vec<f32>,
     /// Latent activations; 0 where the latent does not fire.
     pub z: Vec<f32>,
-    /// AuxK activations; 0 where the latent is not lit. Empty where AuxK does not act.
+    /// AuxK activations; 0 where AuxK has not selected the latent. Empty where AuxK does not act.
     pub v: Vec<f32>,
-    /// Drives before a soft gate; empty without one.
+    /// Pre-activations before a soft gate; empty without one.
     pub a: Vec<f32>,
     /// Soft gates; empty without one.
     pub g: Vec<f32>,
-    /// What backward finds of each.
+    /// Their gradients.
     pub grad: Gradients,
 }
 
 impl Entries {
-    /// Forgets every row, keeps the memory.
+    /// Removes all rows, and keeps the memory.
     pub fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);
@@ -100,7 +100,7 @@ impl Entries {
         self.g.clear();
     }
 
-    /// Becomes the rows of `other`, without a soft gate and gradients.
+    /// Copies the rows of `other`, without a soft gate and gradients.
     pub fn copy_from(&mut self, other: &Self) {
         self.clear();
         self.offsets.clear();
@@ -111,12 +111,12 @@ impl Entries {
         self.v.extend_from_slice(&other.v);
     }
 
-    /// Number of entries.
+    /// Returns the number of entries.
     pub fn count(&self) -> usize {
         self.index.len()
     }
 
-    /// Appends an entry to the row that is being built; `soft` is drive and gate where there is a soft one.
+    /// Appends an entry to the row that is being built; `soft` is the ungated pre-activation and the gate where there is a soft one.
     pub fn push(&mut self, index: u32, u: f32, z: f32, soft: Option<(f32, f32)>) {
         self.index.push(index);
         self.u.push(u);
@@ -149,8 +149,24 @@ impl Entries {
         }
     }
 
-    /// AuxK activation of a place.
-    pub fn lit(&self, at: usize) -> f32 {
+    /// Returns the entries of row `i` in place of its code: silent ones have the value 0.
+    pub(crate) fn code(&self, i: usize) -> CodeRow<'_> {
+        let row = self.row(i);
+        CodeRow { index: &self.index[row.clone()], value: &self.z[row] }
+    }
+
+    /// Returns the codes of all rows, in order.
+    pub(crate) fn codes(&self) -> impl Iterator<Item = CodeRow<'_>> + Clone {
+        (0..self.n_rows()).map(|i| self.code(i))
+    }
+
+    /// Returns the number of rows; 0 before the first step.
+    pub fn n_rows(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Returns the AuxK activation of an entry.
+    pub fn aux(&self, at: usize) -> f32 {
         self.v.get(at).copied().unwrap_or(0.0)
     }
 
@@ -159,7 +175,7 @@ impl Entries {
         self.offsets.push(self.index.len() as u32);
     }
 
-    /// Places of row `i`.
+    /// Returns the entries of row `i`.
     pub fn row(&self, i: usize) -> core::ops::Range<usize> {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
@@ -174,14 +190,14 @@ pub struct List {
     pub index: Vec<u32>,
     /// Pre-activations.
     pub u: Vec<f32>,
-    /// Drives before a soft gate; empty without one.
+    /// Pre-activations before a soft gate; empty without one.
     pub a: Vec<f32>,
     /// Soft gates; empty without one.
     pub g: Vec<f32>,
 }
 
 impl List {
-    /// Forgets every row, keeps the memory.
+    /// Removes all rows, and keeps the memory.
     pub fn clear(&mut self) {
         self.offsets.clear();
         self.offsets.push(0);
@@ -191,7 +207,8 @@ impl List {
         self.g.clear();
     }
 
-    /// Ends a row whose indices and pre-activations have been pushed; `soft` gives drives and gates of the whole row.
+    /// Ends a row whose indices and pre-activations have been pushed; `soft` gives the ungated pre-activations and the gates of
+    /// the whole row.
     pub fn end_row(&mut self, soft: Option<(&[f32], &[f32])>) {
         if let Some((a, g)) = soft {
             for &j in &self.index[self.a.len()..] {
@@ -202,7 +219,7 @@ impl List {
         self.offsets.push(self.index.len() as u32);
     }
 
-    /// Places of row `i`.
+    /// Returns the entries of row `i`.
     pub fn row(&self, i: usize) -> core::ops::Range<usize> {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
@@ -213,7 +230,7 @@ impl List {
         CodeRow { index: &self.index[row.clone()], value: &self.u[row] }
     }
 
-    /// Drive and gate of a place, where there is a soft gate.
+    /// Returns the ungated pre-activation and the gate of an entry, where there is a soft gate.
     pub fn soft(&self, at: usize) -> Option<(f32, f32)> {
         (!self.a.is_empty()).then(|| (self.a[at], self.g[at]))
     }
@@ -277,7 +294,7 @@ impl ByLatent {
             values.resize(if there { n } else { 0 }, 0.0);
         }
         for (c, e) in chunks.enumerate() {
-            let grad = if kept.drive { &e.grad.a } else { &e.grad.u[0] };
+            let grad = if kept.ungated { &e.grad.a } else { &e.grad.u[0] };
             for i in 0..e.offsets.len() - 1 {
                 for at in e.row(i) {
                     let to = &mut self.next[e.index[at] as usize];
@@ -287,7 +304,7 @@ impl ByLatent {
                     self.z[k] = e.z[at];
                     self.grad[0][k] = grad[at];
                     if kept.aux {
-                        self.v[k] = e.lit(at);
+                        self.v[k] = e.aux(at);
                     }
                     if kept.through {
                         self.grad[1][k] = e.grad.u[1][at];
@@ -303,7 +320,7 @@ impl ByLatent {
         }
     }
 
-    /// Places of latent `j`.
+    /// Returns the entries of latent `j`.
     pub fn latent(&self, j: usize) -> core::ops::Range<usize> {
         self.offsets[j] as usize..self.offsets[j + 1] as usize
     }

@@ -1,0 +1,251 @@
+//! Candidates: the latents of each row that its level may keep, before the batch decides.
+
+use super::auxk;
+use super::derived::Derived;
+use super::entries::List;
+use super::inputs::Inputs;
+use super::select::Settle;
+use super::workspace::{Batch, CHUNK, Chunk, Lane, slot};
+use crate::activation::{self, Candidacy, Rule};
+use crate::gate::ROOT;
+use crate::kernel::dense::Matrix;
+use crate::kernel::fire::{Limit, RowLists, Search, fire};
+use crate::kernel::{Isa, Screen, reduce};
+use crate::model::{Behind, Hierarchy, Order, Scratch, Weights};
+
+/// Scans the rows of the first `n_chunks` chunks: writes candidates, what AuxK selects and ungated pre-activations of one
+/// level; for level 1 `xt` before, and for level 2 the entries of level 1, which its gate and its source read. `floors` is
+/// what a candidate of a selection over the batch must exceed.
+pub(super) fn run(
+    inputs: &Inputs<'_>,
+    derived: &Derived,
+    floors: [Option<f32>; 2],
+    level: usize,
+    n_chunks: usize,
+    batch: &mut Batch,
+    lanes: &mut [Lane],
+) {
+    let Inputs { compute, arch, params, families, settings, x, .. } = *inputs;
+    let (d, slots, isa) = (arch.d, batch.slots, compute.isa);
+    let job = Job {
+        isa,
+        weights: Weights { arch, params, families, gate: settings.gate },
+        rules: [0, 1].map(|l| inputs.rule(l)),
+        floors,
+        bands: [&derived.bands[0], &derived.bands[1]],
+        screens: [derived.screens[0].as_ref(), derived.screens[1].as_ref()],
+        order: &derived.order,
+        dead: auxk::Selection::new(inputs),
+        ungated: inputs.rule(1).ungated(settings.tau[1]),
+        with_ungated: inputs.needs_ungated(),
+    };
+    let level1 = Settle { rule: job.rules[0], level: 0, is_soft: false, with_ungated: false };
+    let used = batch.chunks.len().min(n_chunks);
+    let width = CHUNK * slots * d;
+    let end = batch.rows.len().min(used * width);
+    let (chunks, rows) = (&mut batch.chunks[..used], &mut batch.rows[..end]);
+    compute.par.for_items(lanes, chunks, rows, width, |lane, c, chunk, buffer| {
+        let n = buffer.len() / (slots * d);
+        if level == 0 {
+            let first = c * CHUNK * d;
+            for i in 0..n {
+                let row = &mut buffer[(i * slots + slot::XT) * d..][..d];
+                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params.b_dec, row);
+            }
+        }
+        for i in 0..n {
+            lane.forward.xt[i * d..(i + 1) * d].copy_from_slice(&buffer[(i * slots + slot::XT) * d..][..d]);
+        }
+        chunk.candidates[level].clear();
+        chunk.aux[level].clear();
+        if level == 0 {
+            job.level1(n, chunk, lane);
+            return;
+        }
+        chunk.ungated.clear();
+        level1.run(chunk, lane);
+        let entries = &chunk.level[0];
+        job.weights.source(isa, n, |i| entries.code(i), &mut lane.forward);
+        if settings.gate.is_dense_in_training() {
+            job.level2_dense(n, chunk, lane);
+        } else {
+            job.level2(n, chunk, lane);
+        }
+    });
+}
+
+/// What scanning a chunk reads.
+struct Job<'a> {
+    isa: Isa,
+    weights: Weights<'a>,
+    rules: [Rule<'a>; 2],
+    /// What a candidate of a selection over the batch must exceed, where there is something to go by.
+    floors: [Option<f32>; 2],
+    bands: [&'a [f32]; 2],
+    screens: [Option<&'a Screen>; 2],
+    order: &'a Order,
+    dead: auxk::Selection<'a>,
+    /// The rule by which ungated pre-activations of level 2 count as firing.
+    ungated: Rule<'a>,
+    /// Whether the ungated pre-activations of level 2 are asked for.
+    with_ungated: bool,
+}
+
+impl Job<'_> {
+    /// Returns what a pre-activation of a level (0 or 1) must reach to become a candidate.
+    fn candidates(&self, level: usize) -> Limit<'_> {
+        self.rules[level].candidates(&Candidacy { floor: self.floors[level], band: self.bands[level] })
+    }
+
+    /// Writes candidates and AuxK's selection of level 1.
+    fn level1(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let Weights { arch, params, .. } = self.weights;
+        let Scratch { xt, fire: t, lists, .. } = &mut lane.forward;
+        let search = Search {
+            x: &xt[..n * arch.d],
+            w: Matrix::all(&params.level[0].w_enc, arch.d),
+            bias: &params.level[0].b_enc,
+            limit: self.candidates(0),
+        };
+        fire(self.isa, search, self.screens[0], t, lists);
+        copy(lists, &mut chunk.candidates[0]);
+        self.dead.rows(0, search, |_, _| true, &mut lane.dead, &mut chunk.aux[0]);
+    }
+
+    /// Writes candidates, AuxK's selection and ungated pre-activations of level 2 without a gate, or behind a hard one.
+    fn level2(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let Weights { arch, params, families, gate } = self.weights;
+        let width = arch.source_width();
+        let Scratch { s, fire: t, lists, hierarchy, .. } = &mut lane.forward;
+        let search = Search {
+            x: &s[..n * width],
+            w: Matrix::all(&params.level[1].w_enc, width),
+            bias: &params.level[1].b_enc,
+            limit: self.candidates(1),
+        };
+        let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], ungated, .. } = chunk;
+        let active = |i: usize| entries.code(i).active();
+        let place = &mut lane.place[0];
+        // Whether the gate is open for a child, for the parents that `place` marks.
+        let open = |place: &[u32], j: u32| {
+            let p = families.parents()[j as usize];
+            p == ROOT || place[p as usize] != u32::MAX
+        };
+        let hard = gate.has_families();
+        let one_pass = match (search.limit, self.ungated.limit()) {
+            (Limit::Above(floor), Limit::Above(tau)) if self.with_ungated => Some((floor, tau)),
+            _ => None,
+        };
+        if let Some((floor, tau)) = one_pass {
+            // One pass down to the lower of the two limits serves both.
+            fire(self.isa, Search { limit: Limit::Above(tau.min(floor)), ..search }, self.screens[1], t, lists);
+            for i in 0..n {
+                let (index, u) = lists.row(i);
+                let first = ungated.index.len();
+                active(i).for_each(|p| place[p as usize] = 0);
+                for (&j, &u) in index.iter().zip(u) {
+                    if u > floor && (!hard || open(place, j)) {
+                        candidates.index.push(j);
+                        candidates.u.push(u);
+                    }
+                    if u > tau {
+                        ungated.index.push(j);
+                        ungated.u.push(u);
+                    }
+                }
+                active(i).for_each(|p| place[p as usize] = u32::MAX);
+                self.ungated.drop_silent(first, &mut ungated.index, &mut ungated.u);
+                candidates.end_row(None);
+                ungated.end_row(None);
+            }
+        } else {
+            if hard {
+                // The screen is in the order of the families only where nothing asks for ungated pre-activations.
+                let ordered = !self.with_ungated && self.order.pays();
+                let Search { x, w, bias, limit } = search;
+                let behind = Behind { s: x, limit, active, rounded: false };
+                Hierarchy {
+                    w,
+                    bias,
+                    families,
+                    screen: self.screens[1].filter(|_| ordered).map(|screen| (screen, self.order)),
+                    largest_only: false,
+                }
+                .run(self.isa, behind, t, hierarchy, |_, index, u| {
+                    candidates.index.extend_from_slice(index);
+                    candidates.u.extend_from_slice(u);
+                    candidates.end_row(None);
+                });
+            } else {
+                fire(self.isa, search, self.screens[1], t, lists);
+                copy(lists, candidates);
+            }
+            if self.with_ungated {
+                fire(self.isa, Search { limit: self.ungated.limit(), ..search }, self.screens[1], t, lists);
+                for i in 0..lists.n() {
+                    let first = ungated.index.len();
+                    let (index, u) = lists.row(i);
+                    ungated.index.extend_from_slice(index);
+                    ungated.u.extend_from_slice(u);
+                    self.ungated.drop_silent(first, &mut ungated.index, &mut ungated.u);
+                    ungated.end_row(None);
+                }
+            }
+        }
+        if !hard {
+            self.dead.rows(1, search, |_, _| true, &mut lane.dead, aux);
+            return;
+        }
+        let mut marked = usize::MAX;
+        let is_open = |i: usize, j: u32| {
+            if marked != i {
+                if marked < n {
+                    active(marked).for_each(|p| place[p as usize] = u32::MAX);
+                }
+                active(i).for_each(|p| place[p as usize] = 0);
+                marked = i;
+            }
+            open(place, j)
+        };
+        self.dead.rows(1, search, is_open, &mut lane.dead, aux);
+        place.fill(u32::MAX);
+    }
+
+    /// Writes the same where the gate reads every ungated pre-activation of a row.
+    fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
+        let f = self.weights.arch.level[1].latents;
+        let soft = self.weights.gate.has_weights();
+        self.weights.ungated2(self.isa, 0..n, &mut lane.forward);
+        for i in 0..n {
+            let Lane { forward, dead, .. } = lane;
+            if self.with_ungated {
+                let (a, ungated) = (&forward.a2[i * f..(i + 1) * f], &mut chunk.ungated);
+                let first = ungated.index.len();
+                activation::select_row(self.isa, self.ungated.limit(), a, &mut ungated.index, &mut ungated.u);
+                self.ungated.drop_silent(first, &mut ungated.index, &mut ungated.u);
+                ungated.end_row(None);
+            }
+            self.weights.gate_row(self.isa, i, chunk.level[0].code(i), forward);
+            let u = &forward.u2;
+            let a_and_g = || (&forward.a2[i * f..(i + 1) * f], &forward.g2[..]);
+            let list = &mut chunk.candidates[1];
+            activation::select_row(self.isa, self.candidates(1), u, &mut list.index, &mut list.u);
+            list.end_row(soft.then(a_and_g));
+            if self.dead.acts(1) {
+                let list = &mut chunk.aux[1];
+                self.dead.row(1, u, dead, list);
+                list.end_row(soft.then(a_and_g));
+            }
+        }
+    }
+}
+
+/// Takes over what was found of every row.
+fn copy(lists: &RowLists, list: &mut List) {
+    for i in 0..lists.n() {
+        let (index, u) = lists.row(i);
+        list.index.extend_from_slice(index);
+        list.u.extend_from_slice(u);
+        list.end_row(None);
+    }
+}

@@ -1,0 +1,76 @@
+//! What every stage of a step reads.
+
+use super::auxk;
+use super::settings::StepSettings;
+use super::workspace::slot;
+use crate::activation::Rule;
+use crate::compute::Compute;
+use crate::config::Config;
+use crate::gate::Families;
+use crate::model::{Arch, Params};
+
+/// The inputs of a step.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub compute: Compute,
+    /// The architecture, with what level 2 reads in this step.
+    pub arch: &'a Arch,
+    pub config: &'a Config,
+    pub settings: &'a StepSettings,
+    pub params: &'a Params,
+    pub families: &'a Families,
+    /// `(n, d)`: normalised rows.
+    pub x: &'a [f32],
+}
+
+impl<'a> Inputs<'a> {
+    /// Returns the number of rows.
+    pub fn n(&self) -> usize {
+        self.x.len() / self.arch.d
+    }
+
+    /// Returns whether there are two levels.
+    pub fn two(&self) -> bool {
+        self.arch.n_levels() == 2
+    }
+
+    /// Returns `1 / (n nu)`: losses are in units of the fraction of variance unexplained.
+    pub fn unit(&self) -> f64 {
+        1.0 / (self.n() as f64 * f64::from(self.settings.variance))
+    }
+
+    /// Returns the activation of a level (0 or 1) with the numbers of the step.
+    pub fn rule(&self, level: usize) -> Rule<'a> {
+        let Self { settings, params, .. } = *self;
+        let activation = self.arch.level[level].activation;
+        Rule::new(activation, settings.k[level], settings.tau[level], params.level[level].activation())
+    }
+
+    /// Returns whether the consistency loss needs the ungated pre-activations of level 2, with entries for their parents.
+    pub fn loss_needs_ungated(&self) -> bool {
+        self.two() && self.config.loss.consistency.needs().ungated
+    }
+
+    /// Returns whether the ungated pre-activations of level 2 are asked for, by the co-firing statistics or by the loss.
+    pub fn needs_ungated(&self) -> bool {
+        self.settings.observe_ungated || self.config.loss.consistency.needs().ungated
+    }
+
+    /// Returns whether the part of the gradient that reaches level 1 through level 2 is dropped.
+    pub fn drops_through(&self) -> bool {
+        self.config.train.balance.drops_through()
+    }
+
+    /// Returns how many slots a row needs in this step: those of AuxK only where a latent is dead.
+    pub fn slots(&self) -> usize {
+        let two = self.two();
+        if two && self.config.source.reaches_decoder1(self.config.source_detach) {
+            return slot::DS + 1;
+        }
+        match (two, auxk::is_on(self)) {
+            (false, aux) => slot::e1(two) + usize::from(aux),
+            (true, false) => slot::e1(two),
+            (true, true) => slot::E2 + 1,
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One step: the loss of the two-level model and its gradient on one batch, and the update of the parameters.
+//!
+//! ```text
+//! L = w1 l1 + w2 l2 + s1 + s2 + wc cons + alpha1 aux1 + alpha2 aux2 (+ wg gated1 + wg gated2)
+//! l_l = ||X - Xhat_l||^2 / (n nu)
+//! ```
+//!
+//! All terms are in units of the fraction of variance unexplained (`nu` is the total variance of the rows, frozen), so that
+//! weights carry over between layers and data sets.
+//!
+//! A step is a sequence of stages, each a function of what it reads and what it writes:
+//!
+//! | stage | reads | writes |
+//! |---|---|---|
+//! | [`derived`] | parameters | encoders in 8 bits, composed directions, norms of decoder rows |
+//! | [`collect`], per level | rows, encoders, for level 2 the entries of level 1 | candidates, AuxK's selection, ungated pre-activations |
+//! | [`select`], per level | candidates of the whole batch | the candidates that are kept, then entries |
+//! | [`reconstruction`] forward | entries, decoders | residuals, their sums |
+//! | [`terms`] | settings, fractions of variance unexplained | factors of the backward pass |
+//! | [`backward`] | residuals, entries, factors | gradients of the entries |
+//! | [`gradients`], [`bias`] | gradients of the entries, rows | gradients of the parameters |
+//! | [`adam`] | gradients | parameters, moments |
+//!
+//! Each is parallel over fixed chunks of rows or over latents. Everything but the two encoder products touches only the
+//! entries that fire, and those that a gradient needs besides. What a stage does forward stands in one file with its backward
+//! pass: [`reconstruction`], [`auxk`], the activations, the gate, the source of level 2 and the consistency losses.
+
+pub(super) mod adam;
+mod auxk;
+mod backward;
+mod bias;
+mod collect;
+mod derived;
+mod entries;
+mod gradients;
+mod inputs;
+mod reconstruction;
+mod select;
+mod settings;
+mod terms;
+mod workspace;
+
+pub use adam::Adam;
+pub use settings::StepSettings;
+
+use super::observed::{Losses, Observed};
+use crate::activation::Selection;
+use crate::compute::Compute;
+use crate::config::{Budget, Config};
+use crate::error::{At, Error, Result};
+use crate::gate::Families;
+use crate::loss::seed_cos::SeedCos;
+use crate::model::{Arch, Params};
+use alloc::vec;
+use alloc::vec::Vec;
+use derived::Derived;
+use inputs::Inputs;
+use select::Floors;
+use terms::Terms;
+use workspace::{Batch, CHUNK, Chunk, Lane, slot};
+
+/// The loss of the two-level model and its gradient, with all that a step works in. Sizes settle in the first step.
+#[derive(Clone, Debug)]
+pub struct Objective {
+    arch: Arch,
+    config: Config,
+    compute: Compute,
+    derived: Derived,
+    batch: Batch,
+    lanes: Vec<Lane>,
+    floors: Floors,
+    seed_cos: SeedCos,
+    gradients: gradients::Workspace,
+}
+
+impl Objective {
+    /// Prepares the loss of the model of `config` over rows of width `d`.
+    ///
+    /// # Errors
+    /// Returns what [`Config::validate`] finds.
+    pub fn new(config: &Config, d: usize, compute: Compute) -> Result<Self> {
+        config.validate(d)?;
+        let arch = Arch::new(config, d);
+        Ok(Self {
+            derived: Derived::new(&arch),
+            batch: Batch::default(),
+            lanes: vec![Lane::new(&arch, config); compute.par.threads()],
+            floors: Floors::default(),
+            seed_cos: SeedCos::default(),
+            gradients: gradients::Workspace::new(&arch, config, compute.par.threads()),
+            config: config.clone(),
+            arch,
+            compute,
+        })
+    }
+
+    /// Computes loss and gradient on `x`, `(n, d)`: `grads` is written, never read.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] naming the term of the loss that is not finite.
+    ///
+    /// # Panics
+    /// If `x` is empty or no whole number of rows.
+    pub fn loss_and_gradient(
+        &mut self,
+        params: &Params,
+        families: &Families,
+        settings: &StepSettings,
+        x: &[f32],
+        grads: &mut Params,
+    ) -> Result<Losses> {
+        let Self { arch, config, compute, derived, batch, lanes, floors, seed_cos, gradients } = self;
+        assert!(
+            !x.is_empty() && x.len().is_multiple_of(arch.d),
+            "{} numbers are no whole number of rows of {}",
+            x.len(),
+            arch.d
+        );
+        arch.source = settings.source;
+        let inputs = &Inputs { compute: *compute, arch, config, settings, params, families, x };
+        batch.begin(inputs.n(), arch.d, inputs.slots());
+        derived.update(inputs);
+        let mut losses = forward(inputs, derived, floors, batch, lanes);
+        let loss = &config.loss;
+        let codes = [0, 1].map(|l| batch.chunks.iter().flat_map(move |chunk| chunk.level[l].codes()));
+        losses.consistency =
+            loss.consistency.measure(loss.consistency_weight, seed_cos, inputs.n(), arch.latents(), codes);
+        let terms = &Terms::new(inputs, derived, seed_cos, losses.fvu);
+        backward::run(inputs, terms, batch, lanes);
+        losses.consistency += terms.consistency.value();
+        losses.balance = gradients::run(inputs, terms, batch, gradients, grads);
+        sum_up(settings.w, arch.n_levels(), &batch.chunks, &mut losses);
+        check(&losses)?;
+        Ok(losses)
+    }
+
+    /// Frees the rows, the entries and the screens; the floors stay.
+    pub fn rest(&mut self) {
+        self.batch.rest();
+        self.gradients.rest();
+        self.floors.rest();
+        self.derived.rest();
+        self.lanes.iter_mut().for_each(|lane| lane.rest(&self.arch));
+    }
+
+    /// Returns the lower bounds of the candidates of a selection over the batch, per level; none before the first step. They
+    /// decide how much is looked at, never what is found.
+    pub fn floors(&self) -> [Option<f32>; 2] {
+        self.floors.floor
+    }
+
+    /// Sets the lower bounds from which the next step starts.
+    pub fn set_floors(&mut self, floors: [Option<f32>; 2]) {
+        self.floors.floor = floors;
+    }
+
+    /// Returns every entry of a level (0 or 1) as `(row, latent, pre-activation, value, AuxK value)`.
+    pub fn entries(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32, f32)> + '_ {
+        self.batch.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
+            let e = &chunk.level[level];
+            (0..e.n_rows()).flat_map(move |i| {
+                e.row(i).map(move |at| (c * CHUNK + i, e.index[at] as usize, e.u[at], e.z[at], e.aux(at)))
+            })
+        })
+    }
+
+    /// Returns the residual of a row of the last batch, `(d)`: `r2 = x - x_hat2`, or `r1` for a flat model.
+    pub fn residual(&self, row: usize) -> &[f32] {
+        let s = if self.arch.n_levels() == 2 { slot::R2 } else { slot::R1 };
+        self.batch.vector(row, s, self.arch.d)
+    }
+
+    /// Writes what the last batch has shown to `out`, but for the losses.
+    pub fn observe(&self, out: &mut Observed) {
+        let chunks = &self.batch.chunks;
+        out.energy.clear();
+        chunks.iter().for_each(|chunk| out.energy.extend_from_slice(&chunk.energy));
+        for (l, codes) in out.codes.iter_mut().enumerate() {
+            codes.clear();
+            for e in chunks.iter().map(|chunk| &chunk.level[l]) {
+                for i in 0..e.n_rows() {
+                    e.row(i).filter(|at| e.z[*at] > 0.0).for_each(|at| codes.push(e.index[at], e.z[at]));
+                    codes.end_row();
+                }
+            }
+        }
+        out.ungated.clear();
+        for chunk in chunks {
+            for i in 0..chunk.energy.len() {
+                // There are no rows in a step that was not asked for them.
+                if chunk.ungated.offsets.len() > 1 {
+                    chunk.ungated.row(i).for_each(|at| out.ungated.push(chunk.ungated.index[at], chunk.ungated.u[at]));
+                }
+                out.ungated.end_row();
+            }
+        }
+    }
+
+    /// Returns the entries that fire at a level (0 or 1), as `(row, latent, pre-activation, value)`, in order.
+    pub fn fired(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32)> + '_ {
+        self.entries(level).filter(|e| e.3 > 0.0).map(|e| (e.0, e.1, e.2, e.3))
+    }
+
+    /// Returns the ungated pre-activations of level 2 above their threshold, as `(row, latent, pre-activation)`; none unless
+    /// the step was asked for them.
+    pub fn ungated(&self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
+        self.batch.chunks.iter().enumerate().flat_map(|(c, chunk)| {
+            let list = &chunk.ungated;
+            (0..list.offsets.len().saturating_sub(1))
+                .flat_map(move |i| list.row(i).map(move |at| (c * CHUNK + i, list.index[at] as usize, list.u[at])))
+        })
+    }
+
+    /// Returns the architecture.
+    pub fn arch(&self) -> &Arch {
+        &self.arch
+    }
+
+    /// Returns the number of rows of the last batch.
+    pub fn n(&self) -> usize {
+        self.batch.n
+    }
+}
+
+/// Runs both levels forward: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`. Returns the
+/// losses of the reconstructions, and what was counted.
+fn forward(
+    inputs: &Inputs<'_>,
+    derived: &Derived,
+    floors: &mut Floors,
+    batch: &mut Batch,
+    lanes: &mut [Lane],
+) -> Losses {
+    let Inputs { arch, config, settings, .. } = *inputs;
+    let mut losses = Losses::default();
+    let shared = config.budget == Budget::Shared;
+    let mut first = 0;
+    while first < arch.n_levels() {
+        // Levels that share a budget are chosen from together; their settings say that level 2 does not read level 1.
+        let levels = &(first..if shared { 2 } else { first + 1 });
+        let over_batch = arch.level[first].activation.selection() == Selection::Batch;
+        if over_batch && floors.floor[first].is_none() {
+            for level in levels.clone() {
+                collect::run(inputs, derived, floors.limits(settings.tau), level, 1, batch, lanes);
+            }
+            floors.set_first(inputs, levels, &batch.chunks[0]);
+        }
+        loop {
+            for level in levels.clone() {
+                collect::run(inputs, derived, floors.limits(settings.tau), level, usize::MAX, batch, lanes);
+            }
+            if !over_batch || !floors.lower(inputs, levels, &batch.chunks) {
+                break;
+            }
+        }
+        let chosen = floors.choose(inputs, levels, &mut batch.chunks);
+        losses.selected_min[levels.clone()].fill(chosen.selected_min);
+        losses.above_tau[levels.clone()].fill(chosen.above_tau);
+        first = levels.end;
+    }
+    reconstruction::forward(inputs, derived, shared, batch, lanes);
+    for level in 0..arch.n_levels() {
+        let squares: f64 = batch.chunks.iter().map(|c| c.sums.squares[level]).sum();
+        losses.fvu[level] = squares / (batch.n as f64 * f64::from(settings.variance));
+        let fired: u64 = batch.chunks.iter().map(|c| c.sums.fired[level]).sum();
+        losses.l0[level] = fired as f64 / batch.n as f64;
+    }
+    if !inputs.two() {
+        losses.fvu[1] = losses.fvu[0];
+    }
+    losses
+}
+
+/// Adds the chunks' partial sums in index order, and then all terms; `w` are the weights of the reconstructions.
+fn sum_up(w: [f32; 2], n_levels: usize, chunks: &[Chunk], losses: &mut Losses) {
+    for chunk in chunks {
+        losses.consistency += chunk.sums.consistency;
+    }
+    let mut total = losses.consistency;
+    for l in 0..n_levels {
+        for chunk in chunks {
+            losses.sparsity[l] += chunk.sums.sparsity[l];
+            losses.aux[l] += chunk.sums.aux[l];
+            losses.gated[l] += chunk.sums.gated[l];
+        }
+        total += f64::from(w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
+    }
+    losses.total = total;
+}
+
+/// Checks that every term of the loss is finite.
+fn check(losses: &Losses) -> Result<()> {
+    for (what, value) in [
+        ("the reconstruction loss of level 1", losses.fvu[0]),
+        ("the reconstruction loss of level 2", losses.fvu[1]),
+        ("the sparsity penalty", losses.sparsity[0] + losses.sparsity[1]),
+        ("the consistency loss", losses.consistency),
+        ("AuxK", losses.aux[0] + losses.aux[1]),
+        ("the auxiliary loss of a gated level", losses.gated[0] + losses.gated[1]),
+    ] {
+        if !value.is_finite() {
+            return Err(Error::NotFinite { what: what.into(), at: At::Step(0) });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,108 @@
+//! The two reconstructions: what they leave over of each row, and their gradient with respect to the codes.
+//!
+//! ```text
+//! forward   r1 = xt - z1 D1,  r2 = (r1 for cum, else xt) - z2 D2        dXh_l = (2 w_l / (n nu)) E_l = -c_l r_l
+//! backward  dZ1 = dXh1 D1^T (+ dXh2 D1^T for cum),  dZ2 = dXh2 D2^T     at the entries of the row only
+//! ```
+
+use super::derived::Derived;
+use super::entries::Entries;
+use super::inputs::Inputs;
+use super::select::Settle;
+use super::workspace::{Batch, CHUNK, Lane};
+use crate::entry::CodeRow;
+use crate::kernel::{Isa, reduce, sparse};
+use alloc::vec::Vec;
+
+/// Settles the last level, or both where `shared`, and writes of every row the residuals `r1` and `r2`, their sums of
+/// squares, and per chunk their column sums.
+pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batch: &mut Batch, lanes: &mut [Lane]) {
+    let Inputs { compute, arch, settings, params, .. } = *inputs;
+    let (d, slots, isa, two) = (arch.d, batch.slots, compute.isa, inputs.two());
+    let decoder2 = derived.decoder2(params);
+    let level1 = Settle { rule: inputs.rule(0), level: 0, is_soft: false, with_ungated: false };
+    let level2 = Settle {
+        rule: inputs.rule(1),
+        level: 1,
+        is_soft: settings.gate.has_weights(),
+        with_ungated: inputs.loss_needs_ungated(),
+    };
+    compute.par.for_items(lanes, &mut batch.chunks, &mut batch.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
+        if shared || !two {
+            // With a shared budget, what level 2 saw of level 1 were all its candidates: level 2 had to be scanned before the
+            // choice.
+            level1.run(chunk, lane);
+        }
+        if two {
+            level2.run(chunk, lane);
+        }
+        chunk.sums.squares = [0.0; 2];
+        chunk.energy.clear();
+        for column in &mut chunk.columns {
+            column.clear();
+            column.resize(d, 0.0);
+        }
+        for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
+            let (xt, rest) = row.split_at_mut(d);
+            let (r1, rest) = rest.split_at_mut(d);
+            residual(isa, xt, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
+            let mut square = reduce::sum_squares(isa, r1);
+            chunk.sums.squares[0] += f64::from(square);
+            reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
+            if two {
+                let from = if arch.decoder.is_cumulative() { r1 } else { xt };
+                let r2 = &mut rest[..d];
+                residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
+                square = reduce::sum_squares(isa, r2);
+                chunk.sums.squares[1] += f64::from(square);
+                reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
+            }
+            chunk.energy.push(square);
+        }
+    });
+}
+
+/// Adds `dz_j -= c r . D_j` to the entries of a row: the gradient of a reconstruction with the residual `r`.
+pub(super) fn backward(
+    isa: Isa,
+    c: f32,
+    index: &[u32],
+    decoder: &[f32],
+    r: &[f32],
+    grad_z: &mut [f32],
+    dots: &mut Vec<f32>,
+) {
+    dots.resize(index.len(), 0.0);
+    sparse::dot_rows(isa, index, decoder, r.len(), r, dots);
+    for (grad, dot) in grad_z.iter_mut().zip(dots.iter()) {
+        *grad -= c * dot;
+    }
+}
+
+/// Returns the entries of a row that fire, ascending: what is decoded.
+///
+/// Silent entries are left out and not multiplied by 0, so that the sum runs over ascending latents: the order in which
+/// shards of a dictionary can pass it on.
+fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a> {
+    let code = entries.code(i);
+    if code.value.iter().all(|z| *z > 0.0) {
+        return code;
+    }
+    let Lane { fires: index, row: value, .. } = lane;
+    index.clear();
+    value.clear();
+    for (&j, &z) in code.index.iter().zip(code.value).filter(|(_, z)| **z > 0.0) {
+        index.push(j);
+        value.push(z);
+    }
+    CodeRow { index, value }
+}
+
+/// `out = from - z D`.
+fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    sparse::accumulate_rows(isa, code.index, code.value, decoder, out.len(), out);
+    for (o, &x) in out.iter_mut().zip(from) {
+        *o = x - *o;
+    }
+}

@@ -1,0 +1,224 @@
+//! Selection: which candidates of a batch are kept, and the entries that they become.
+
+use super::entries::List;
+use super::inputs::Inputs;
+use super::workspace::{CHUNK, Chunk, Lane};
+use crate::activation::{Rule, Selection};
+use crate::kernel::select;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+/// The floor of a batch's candidates over the cut of the batch before. Much lower, and more is looked at than is kept;
+/// higher, and a batch is too often scanned again.
+const NEAR: f32 = 0.85;
+
+/// Lower bounds below which no candidate of a selection over the batch is kept: carried from step to step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Floors {
+    /// Per level; none before the first step.
+    pub floor: [Option<f32>; 2],
+    /// Scratch: the pre-activations of all candidates.
+    values: Vec<f32>,
+}
+
+/// What a selection has found, of the levels that were chosen from together.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Chosen {
+    /// The smallest selected pre-activation; 0 if nothing was selected.
+    pub selected_min: f32,
+    /// How many pre-activations of the batch are above the tracked threshold.
+    pub above_tau: usize,
+}
+
+impl Floors {
+    /// Frees the scratch.
+    pub fn rest(&mut self) {
+        self.values = Vec::new();
+    }
+
+    /// Returns what a candidate of each level must exceed: the floor, but the tracked threshold where that is lower, since
+    /// what is above it is counted.
+    pub fn limits(&self, tau: [f32; 2]) -> [Option<f32>; 2] {
+        [0, 1].map(|l| self.floor[l].map(|floor| if tau[l] > 0.0 { floor.min(tau[l]) } else { floor }))
+    }
+
+    /// Sets a floor for the first batch, from the candidates of its first chunk: a little below the cut of its rows'
+    /// strongest ones.
+    pub fn set_first(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunk: &Chunk) {
+        let values = &mut self.values;
+        values.clear();
+        for level in levels.clone() {
+            values.extend_from_slice(&chunk.candidates[level].u);
+        }
+        let rows = inputs.n().min(CHUNK) as f64;
+        let want = libm::ceil(budget(inputs, levels) * rows) as usize;
+        let floor = if values.len() < want { 0.0 } else { NEAR * select::kth_largest(values, want.max(1)) };
+        self.floor[levels.clone()].fill(Some(floor));
+    }
+
+    /// Lowers the floor if too few candidates lie above it while there may be more below, and returns whether it did: the
+    /// batch must then be scanned again.
+    pub fn lower(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &[Chunk]) -> bool {
+        let found: usize = chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
+        let floor = self.floor[levels.start].unwrap_or(0.0);
+        if found >= keep_of(budget(inputs, levels), inputs.n()) || floor <= 0.0 {
+            return false;
+        }
+        self.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.5 * floor }));
+        true
+    }
+
+    /// Decides which candidates of the levels are kept, drops the others, and sets the floor of the next batch.
+    ///
+    /// Where each row or each pre-activation was decided by itself, all candidates are kept already. Ties go to the lower
+    /// chunk, then to the lower level, row and latent.
+    pub fn choose(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Chosen {
+        let first = levels.start;
+        match inputs.arch.level[first].activation.selection() {
+            Selection::Batch => self.choose_of_batch(inputs, levels, chunks),
+            Selection::Row => {
+                let all = chunks.iter().flat_map(|c| c.candidates[first].u.iter().copied());
+                let least = all.fold(f32::INFINITY, f32::min);
+                Chosen { selected_min: if least.is_finite() { least } else { 0.0 }, above_tau: 0 }
+            }
+            Selection::Each => Chosen::default(),
+        }
+    }
+
+    fn choose_of_batch(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Chosen {
+        let values = &mut self.values;
+        values.clear();
+        for list in chunks.iter().flat_map(|c| &c.candidates[levels.clone()]) {
+            values.extend_from_slice(&list.u);
+        }
+        let above_tau = values.iter().filter(|v| **v > inputs.settings.tau[levels.start]).count();
+        let keep = keep_of(budget(inputs, levels), inputs.n());
+        let mut cut = f32::NEG_INFINITY;
+        let mut ties = usize::MAX;
+        if values.len() > keep {
+            cut = select::kth_largest(values, keep);
+            ties = keep - values.iter().filter(|v| **v > cut).count();
+        }
+        let least = if values.len() > keep { cut } else { values.iter().copied().fold(f32::INFINITY, f32::min) };
+        for list in chunks.iter_mut().flat_map(|c| &mut c.candidates[levels.clone()]) {
+            let equal = list.u.iter().filter(|v| **v == cut).count().min(ties);
+            ties -= equal;
+            keep_above(list, cut, equal);
+        }
+        let least = if least.is_finite() { least } else { 0.0 };
+        // Where everything positive was kept, the next batch is scanned from 0 at once.
+        let floor = if self.values.len() > keep { NEAR * least } else { 0.0 };
+        self.floor[levels.clone()].fill(Some(floor));
+        Chosen { selected_min: least, above_tau }
+    }
+}
+
+/// Returns how many latents per row the levels may have between them.
+fn budget(inputs: &Inputs<'_>, levels: &Range<usize>) -> f64 {
+    inputs.settings.k[levels.clone()].iter().sum()
+}
+
+/// Returns how many entries a selection over `n` rows keeps.
+fn keep_of(k: f64, n: usize) -> usize {
+    (libm::round(k * n as f64) as usize).max(1)
+}
+
+/// Keeps the candidates above the cut, and the first `ties` of those that equal it.
+fn keep_above(list: &mut List, cut: f32, mut ties: usize) {
+    let mut kept = 0;
+    let mut start = 0;
+    for i in 0..list.offsets.len() - 1 {
+        let end = list.offsets[i + 1] as usize;
+        for at in start..end {
+            let u = list.u[at];
+            let keep = u > cut || (u == cut && ties > 0);
+            if keep {
+                if u == cut {
+                    ties -= 1;
+                }
+                list.index[kept] = list.index[at];
+                list.u[kept] = u;
+                if !list.a.is_empty() {
+                    list.a[kept] = list.a[at];
+                    list.g[kept] = list.g[at];
+                }
+                kept += 1;
+            }
+        }
+        start = end;
+        list.offsets[i + 1] = kept as u32;
+    }
+    list.index.truncate(kept);
+    list.u.truncate(kept);
+    if !list.a.is_empty() {
+        list.a.truncate(kept);
+        list.g.truncate(kept);
+    }
+}
+
+/// How the candidates of a level become entries.
+#[derive(Clone, Copy)]
+pub(super) struct Settle<'a> {
+    pub rule: Rule<'a>,
+    pub level: usize,
+    /// Whether a soft gate acts on the level.
+    pub is_soft: bool,
+    /// Whether every latent with an ungated pre-activation gets an entry, for the consistency loss.
+    pub with_ungated: bool,
+}
+
+impl Settle<'_> {
+    /// Turns the candidates of a chunk into entries: those that fire with their values, and the silent ones that some
+    /// gradient needs.
+    pub fn run(&self, chunk: &mut Chunk, lane: &mut Lane) {
+        let Self { rule, level, is_soft, with_ungated } = *self;
+        let entries = &mut chunk.level[level];
+        let list = &chunk.candidates[level];
+        let aux = &chunk.aux[level];
+        let (place, z) = (&mut lane.place[level], &mut lane.row);
+        rule.values(&list.index, &list.u, z);
+        entries.clear();
+        let has_aux = aux.offsets.len() > 1;
+        let mut fired = 0;
+        for i in 0..list.offsets.len() - 1 {
+            for at in list.row(i) {
+                let (j, u, z) = (list.index[at] as usize, list.u[at], z[at]);
+                fired += u64::from(z > 0.0);
+                place[j] = entries.count() as u32;
+                entries.push(j as u32, u, z, list.soft(at));
+            }
+            if has_aux {
+                entries.v.resize(entries.count(), 0.0);
+                for at in aux.row(i) {
+                    let j = aux.index[at];
+                    match place[j as usize] {
+                        u32::MAX => {
+                            place[j as usize] = entries.count() as u32;
+                            entries.push(j, aux.u[at], 0.0, aux.soft(at));
+                            entries.v.push(aux.u[at]);
+                        }
+                        e => entries.v[e as usize] = aux.u[at],
+                    }
+                }
+            }
+            if with_ungated {
+                for at in chunk.ungated.row(i) {
+                    let j = chunk.ungated.index[at];
+                    if place[j as usize] == u32::MAX {
+                        place[j as usize] = entries.count() as u32;
+                        // A gated-off latent has no pre-activation after the gate; it never fires, so any value below 0 will do.
+                        entries.push(j, f32::NEG_INFINITY, 0.0, is_soft.then(|| (chunk.ungated.u[at], 0.0)));
+                    }
+                }
+                if has_aux {
+                    entries.v.resize(entries.count(), 0.0);
+                }
+            }
+            entries.end_row();
+            for at in entries.row(i) {
+                place[entries.index[at] as usize] = u32::MAX;
+            }
+        }
+        chunk.sums.fired[level] = fired;
+    }
+}

@@ -1,0 +1,162 @@
+//! Working memory of a step: the rows of a batch, in chunks, and scratch space for each thread.
+
+use super::entries::{Entries, Gradients, List};
+use crate::config::Config;
+use crate::loss;
+use crate::model::{Arch, Scratch};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// Rows of a chunk, those of one dense product; fixed, so that bits do not depend on threads.
+pub(super) use crate::model::CHUNK;
+
+/// Slots of a row in the row buffer.
+pub(super) mod slot {
+    /// `xt = x - b_dec`.
+    pub const XT: usize = 0;
+    /// `r1 = x - x_hat1`.
+    pub const R1: usize = 1;
+    /// `r2 = x - x_hat2`.
+    pub const R2: usize = 2;
+    /// `e1`, gradient of AuxK at level 1 with respect to its reconstruction; a flat SAE has no `r2` before it.
+    pub const fn e1(two: bool) -> usize {
+        if two { 3 } else { 2 }
+    }
+    /// `e2`, at level 2.
+    pub const E2: usize = 4;
+    /// `dL/dS`, for a residual source with gradient.
+    pub const DS: usize = 5;
+}
+
+/// The rows of a batch and what each stage has found on them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Batch {
+    /// Number of rows.
+    pub n: usize,
+    /// Slots of a row: as many as some step has needed so far.
+    pub slots: usize,
+    /// `(n, slots, d)`: see [`slot`].
+    pub rows: Vec<f32>,
+    /// Chunks of [`CHUNK`] rows; the last may be shorter.
+    pub chunks: Vec<Chunk>,
+}
+
+impl Batch {
+    /// Starts a batch of `n` rows of width `d`, of which this step needs `slots` slots.
+    ///
+    /// # Panics
+    /// If the slots of all rows cannot be counted in 32 bits.
+    pub fn begin(&mut self, n: usize, d: usize, slots: usize) {
+        self.slots = self.slots.max(slots);
+        self.n = n;
+        assert!(n * self.slots <= u32::MAX as usize, "a batch of {n} rows");
+        self.rows.resize(n * self.slots * d, 0.0);
+        self.chunks.resize_with(n.div_ceil(CHUNK), Chunk::default);
+    }
+
+    /// Frees everything but the number of slots.
+    pub fn rest(&mut self) {
+        *self = Self { slots: self.slots, ..Self::default() };
+    }
+
+    /// Returns the vector of row `b` in slot `s`, `(d)`.
+    pub fn vector(&self, b: usize, s: usize, d: usize) -> &[f32] {
+        &self.rows[(b * self.slots + s) * d..][..d]
+    }
+}
+
+/// One chunk of rows.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chunk {
+    /// The entries of each level: written by [`select`](super::select), their gradients by [`backward`](super::backward).
+    pub level: [Entries; 2],
+    /// Candidates of each level: written by [`collect`](super::collect), thinned out by [`select`](super::select).
+    pub candidates: [List; 2],
+    /// The dead latents that AuxK has selected, per level.
+    pub aux: [List; 2],
+    /// Ungated pre-activations of level 2 that count as firing; without rows in a step that does not ask for them.
+    pub ungated: List,
+    /// Partial sums of the loss.
+    pub sums: Sums,
+    /// `(d)` each: column sums of `r1` and `r2`.
+    pub columns: [Vec<f32>; 2],
+    /// Sum of squares of the residual of each row after the last level.
+    pub energy: Vec<f32>,
+}
+
+/// Partial sums of one chunk, in f64.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sums {
+    pub squares: [f64; 2],
+    pub sparsity: [f64; 2],
+    pub consistency: f64,
+    pub aux: [f64; 2],
+    pub gated: [f64; 2],
+    pub fired: [u64; 2],
+}
+
+/// Scratch space of one thread. No stage depends on what another has left in it.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    /// That of the fused encoder, of the gate and of what level 2 reads.
+    pub forward: Scratch,
+    /// Pre-activations of dead latents, and what was picked of them.
+    pub dead: DeadScratch,
+    /// `(d)`.
+    pub vector: Vec<f32>,
+    /// One slot per latent of a level: where its entry stands in the row at hand; `u32::MAX` between rows.
+    pub place: [Vec<u32>; 2],
+    /// Numbers of one row's entries.
+    pub row: Vec<f32>,
+    pub row2: Vec<f32>,
+    /// Latents of one row's code, those that do not fire left out; their activations are in `row`.
+    pub fires: Vec<u32>,
+    /// For the consistency loss.
+    pub miss: Vec<f32>,
+    /// Gradients of a chunk that nothing reads when it is done, per level.
+    pub spare: [Gradients; 2],
+    /// Entries of level 1 before those of penalised parents.
+    pub old: Entries,
+}
+
+/// Scratch space of AuxK's selection.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DeadScratch {
+    /// `(rows, dead)`: pre-activations.
+    pub u: Vec<f32>,
+    /// What was selected of one row.
+    pub picked: List,
+}
+
+impl Lane {
+    /// Makes the scratch space for models of these settings.
+    pub fn new(arch: &Arch, config: &Config) -> Self {
+        let [f1, f2] = arch.latents();
+        Self {
+            forward: Scratch::of_chunk(arch),
+            dead: DeadScratch::default(),
+            vector: vec![0.0; arch.d],
+            place: [vec![u32::MAX; f1], vec![u32::MAX; f2]],
+            row: Vec::new(),
+            row2: Vec::new(),
+            fires: Vec::new(),
+            miss: vec![0.0; config.loss.consistency.scratch_width(arch.d, f1)],
+            spare: [Gradients::default(), Gradients::default()],
+            old: Entries::default(),
+        }
+    }
+
+    /// Returns the scratch of the consistency loss.
+    pub fn loss(&mut self) -> loss::Scratch<'_> {
+        loss::Scratch { vector: &mut self.miss, row: &mut self.row, slots: &mut self.place }
+    }
+
+    /// Frees what grows with the number of latents that fire.
+    pub fn rest(&mut self, arch: &Arch) {
+        self.forward = Scratch::of_chunk(arch);
+        self.dead = DeadScratch::default();
+        self.spare = Default::default();
+        self.old = Entries::default();
+        (self.row, self.row2, self.fires) = Default::default();
+    }
+}
