@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")"
 for tool in gcc g++ nm strip objcopy; do command -v $tool >/dev/null || { echo "ffi: $tool is missing" >&2; exit 1; }; done
-cargo build --locked --release -p strata-ffi
+cargo build --locked --release -p strata-sae-ffi
 lib=${CARGO_TARGET_DIR:-../target}/release
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs the libraries, headers, pkg-config and CMake files under a prefix, on Linux; the tree can be moved afterwards.
-# usage: ffi/install.sh PREFIX     after `cargo build --release -p strata-ffi`; DESTDIR is put in front of PREFIX
+# usage: ffi/install.sh PREFIX     after `cargo build --release -p strata-sae-ffi`; DESTDIR is put in front of PREFIX
 #
 #   include/strata.h, strata.hpp
 #   lib/libstrata.so -> libstrata.so.1, libstrata.a
@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
 case $target in /*) ;; *) target=$PWD/$target ;; esac
 cd "$(dirname "$0")"
 for file in libstrata.so libstrata.a; do
-    [ -f "$target/release/$file" ] || { echo "install: $target/release/$file is missing: cargo build --release -p strata-ffi" >&2; exit 1; }
+    [ -f "$target/release/$file" ] || { echo "install: $target/release/$file is missing: cargo build --release -p strata-sae-ffi" >&2; exit 1; }
 done
 install -d "$prefix/include" "$prefix/lib/pkgconfig" "$prefix/lib/cmake/strata"
 install -m 644 include/strata.h include/strata.hpp "$prefix/include"

@@ -10,7 +10,7 @@ work=$target/peers
 mkdir -p "$work/data"
 cd "$root"
 
-cargo build --release --quiet -p strata-cli -p strata-benches --bins
+cargo build --release --quiet -p strata-sae -p strata-benches --bins
 "$here/setup.sh" "$work/venv"
 if [ ! -e "$work/data/l3.npy" ]; then
     env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$work/venv/bin/python" "$here/dump.py" cli/assets/tinyshakespeare.txt "$work/data"

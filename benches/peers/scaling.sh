@@ -8,6 +8,6 @@ target=${CARGO_TARGET_DIR:-$root/target}
 work=$target/peers
 mkdir -p "$work/data"
 cd "$root"
-cargo build --release --quiet -p strata-cli -p strata-benches --bins
+cargo build --release --quiet -p strata-sae -p strata-benches --bins
 exec "${PYTHON:-python3}" "$here/scaling.py" --data "$work/data" --out "$work/results" \
     --strata "$target/release/strata" --encode "$target/release/strata-bench-encode" "$@"

@@ -3,7 +3,7 @@
 # of disk, a quiet machine. usage: ffi/bench/run.sh [--build-only]
 set -eu
 cd "$(dirname "$0")/.."
-cargo build --locked --release -p strata-ffi
+cargo build --locked --release -p strata-sae-ffi
 lib=${CARGO_TARGET_DIR:-../target}/release
 gcc -std=c11 -O2 -Wall -Wextra -Werror -pedantic -Iinclude bench/host.c "$lib/libstrata.a" \
     -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc -o "$lib/strata-host-bench"

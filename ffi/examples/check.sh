@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs Strata into a tree, moves the tree, and builds and runs every example from there as its reader would: C and
 # C++ by pkg-config and by CMake, shared and static, strata.hpp in both styles, Python with numpy.
-# usage: ffi/examples/check.sh      after `cargo build --release -p strata-ffi`; called by ffi/check.sh
+# usage: ffi/examples/check.sh      after `cargo build --release -p strata-sae-ffi`; called by ffi/check.sh
 # CMake and numpy that are not there are fetched from PyPI into target/examples; with STRATA_OFFLINE=1 their parts are left out.
 set -eu
 cd "$(dirname "$0")"

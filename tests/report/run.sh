@@ -18,7 +18,7 @@ fi
 cp tests/report/package.json tests/report/package-lock.json tests/report/browser.mjs "$work"
 (cd "$work" && npm ci --silent --no-audit --no-fund)
 
-cargo build --release -p strata-cli
+cargo build --release -p strata-sae
 strata=${STRATA:-target/release/strata}
 # So few steps leave nearly all children under ROOT: the families of the page come from a low bar.
 "$strata" --quiet demo --out "$work/demo" --set train.steps=300 --set gate.root_below=0.2 >/dev/null

@@ -370,7 +370,7 @@ fn every_declared_dependency_is_used() {
             .collect();
         assert!(!code.is_empty() && !dependencies(&toml).is_empty(), "{package} has neither sources nor dependencies");
         for name in dependencies(&toml) {
-            // The library of strata-ffi has the name that C links.
+            // The library of strata-sae-ffi has the name that C links.
             let name = if name == "strata_ffi" { "strata".to_owned() } else { name };
             let is_word = |c: char| c.is_alphanumeric() || c == '_';
             if !code.iter().any(|code| code.split(|c| !is_word(c)).any(|word| word == name)) {

@@ -65,7 +65,7 @@ fn the_readme_block_of_python_runs_on_a_run() {
 fn the_two_commands_stand_in_the_readme() {
     let shells = blocks("sh").concat();
     assert!(shells.lines().any(|line| line.starts_with("cargo test --release --workspace")), "the test command");
-    let main = "cargo run --release -p strata-cli -- demo --out ";
+    let main = "cargo run --release -p strata-sae -- demo --out ";
     assert!(shells.lines().any(|line| line.starts_with(main)), "the main command");
 }
 

@@ -3,7 +3,7 @@
 use super::embed;
 use std::collections::BTreeMap;
 
-const TEXT: &str = include_str!("../../../docs/metrics.md");
+const TEXT: &str = include_str!("../../assets/metrics.md");
 
 /// One row, each cell as HTML.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn every_heading_of_the_page_on_metrics_has_a_part_with_a_name() {
         // The parts of an evaluation are the first words of the keys of docs/metrics.md.
-        let text = include_str!("../../../docs/metrics.md").split("## `strata probe`").next().unwrap_or_default();
+        let text = include_str!("../../assets/metrics.md").split("## `strata probe`").next().unwrap_or_default();
         let keys = text.lines().filter_map(|l| l.strip_prefix("| `")?.split_once('`')).map(|(key, _)| key);
         let parts: std::collections::BTreeSet<&str> =
             keys.filter(|k| k.contains('.')).filter_map(|k| k.split(['.', '[']).next()).collect();

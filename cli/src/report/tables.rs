@@ -125,8 +125,8 @@ fn reconstruction(n: &Numbers<'_>, config: Option<&Config>, docs: &Docs) -> Tabl
         (None, None) => None,
     };
     let asked = match asked.as_deref() {
-        Some([k1, k2]) if two => format!("{} and {}, as asked for", show(*k1), show(*k2)),
-        Some([k1, ..]) => format!("{}, as asked for", show(*k1)),
+        Some([k1, k2]) if two => format!("asked: {} and {}", show(*k1), show(*k2)),
+        Some([k1, ..]) => format!("asked: {}", show(*k1)),
         _ => DASH.into(),
     };
     let l0 = ["level1.l0_mean", "level2.l0_mean"];

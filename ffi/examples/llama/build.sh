@@ -57,7 +57,7 @@ if [ ! -f "$cache/llama/done-$VERSION" ]; then
 fi
 
 say "Strata and the program"
-cargo build --locked --release -p strata-ffi
+cargo build --locked --release -p strata-sae-ffi
 ../../install.sh "$cache/strata"
 for kind in "llama bin" "exact bin-exact"; do
     set -- $kind
