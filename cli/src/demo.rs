@@ -70,7 +70,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     };
     if let End::Interrupted(step) = end {
         console.error(format!(
-            "interrupted: a checkpoint was written after step {step}; go on with `strata train --dump {} --out {} --resume`",
+            "interrupted: a checkpoint was written after step {step}; continue with `strata train --dump {} --out {} --resume`",
             args.out.join("dump").display(),
             run_path.display()
         ));

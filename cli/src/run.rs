@@ -153,7 +153,7 @@ impl Run {
         let sum = files.check_sums()?;
         let loaded = formats::load(&files, choices).map_err(|e| match e {
             _ if stopped => {
-                anyhow!("{} has not finished training: go on with `strata train --resume`", path.display())
+                anyhow!("{} has not finished training: continue with `strata train --resume`", path.display())
             }
             Error::File { what } => anyhow!(what),
             other => anyhow!(other).context(format!("reading {}", path.display())),

@@ -72,7 +72,7 @@ fn a_finished_run_without_its_model_makes_it_again() {
     let before = tree(&run);
     let resume = args!["train", "--dump", dump, "--out", run, "--resume"];
     fs::remove_dir_all(run.join("sae")).unwrap();
-    strata(&args!["eval", run, "--dump", dump]).fails(&["go on with `strata train --resume`"]);
+    strata(&args!["eval", run, "--dump", dump]).fails(&["continue with `strata train --resume`"]);
     strata(&resume).ok();
     assert_eq!(tree(&run), before);
     fs::remove_file(run.join("sae/cfg.json")).unwrap();
