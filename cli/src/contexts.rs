@@ -1,18 +1,18 @@
-//! The parent that tells the most, with its children and the places where each fires most strongly.
+//! The parent that its children divide most clearly, with the contexts in which each latent fires most strongly.
 
 use crate::escape::is_unsafe;
 use crate::eval::latents::LatentRecord;
 use std::io::Write;
 use std::ops::Range;
 
-/// A latent is worth showing if it fires on this many of the evaluated tokens.
+/// A latent is shown only if it fires on at least this many of the evaluated tokens.
 const MIN_FIRES: u64 = 30;
-/// Contexts a latent.
+/// Contexts per latent.
 const CONTEXTS: usize = 5;
-/// Tokens of text before the one that fires, and after it.
+/// Tokens of text before and after the token on which the latent fires.
 const BEFORE: usize = 24;
 const AFTER: usize = 8;
-/// Children that are shown.
+/// Number of children that are shown.
 const CHILDREN: usize = 8;
 
 /// A parent and its children.
@@ -20,13 +20,13 @@ const CHILDREN: usize = 8;
 pub struct Shown<'a> {
     /// The parent.
     pub parent: &'a LatentRecord,
-    /// Its children, those that fire most first.
+    /// Its children, the most frequent first.
     pub children: Vec<&'a LatentRecord>,
 }
 
-/// The parent whose children divide it most clearly: the largest sum over its children of
-/// `min(P(child | parent), .5) KL(q_child || q_parent)`, with `q` the tokens that a latent fires on. `None` without
-/// families, or where the dump has no tokens.
+/// Returns the parent whose children divide it most clearly: the largest sum over its children of `min(P(child |
+/// parent), .5) KL(q_child || q_parent)`, where `q` is the distribution of the tokens on which a latent fires. `None`
+/// without families, or where the dump has no tokens.
 pub fn most_telling(latents: &[LatentRecord]) -> Option<Shown<'_>> {
     let parents = &latents[..latents.partition_point(|l| l.level == 1)];
     let children = &latents[parents.len()..];
@@ -36,13 +36,13 @@ pub fn most_telling(latents: &[LatentRecord]) -> Option<Shown<'_>> {
         parent.children.iter().map(|j| &children[*j as usize]).filter(alive).map(of).sum()
     };
     let scored = parents.iter().filter(alive).map(|p| (clear(p), p)).filter(|(score, _)| *score > 0.0);
-    // Of equal ones, the first.
+    // The first of equal ones.
     let (_, parent) = scored.reduce(|best, next| if next.0 > best.0 { next } else { best })?;
     let children = parent.children.iter().map(|j| &children[*j as usize]).filter(alive).take(CHILDREN).collect();
     Some(Shown { parent, children })
 }
 
-/// The parent and its children, a line a context, the token in brackets.
+/// Prints the parent and its children, one line per context, with the token in brackets.
 ///
 /// # Errors
 /// If `out` cannot be written to.
@@ -66,7 +66,10 @@ pub fn print(shown: &Shown<'_>, out: &mut dyn Write) -> std::io::Result<()> {
         }
         Ok(())
     };
-    writeln!(out, "The parent whose children divide it most clearly, with the places where each fires most strongly:")?;
+    writeln!(
+        out,
+        "The parent whose children divide it most clearly, with the contexts in which each fires most strongly:"
+    )?;
     writeln!(out)?;
     latent("parent", shown.parent, out)?;
     for child in &shown.children {
@@ -75,7 +78,7 @@ pub fn print(shown: &Shown<'_>, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Line ends and other white space as signs.
+/// Shows line ends and other white space as visible signs.
 fn visible(text: &str, quoted: bool) -> String {
     let plain: String = text
         .chars()

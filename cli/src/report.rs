@@ -1,4 +1,5 @@
-//! `strata report`: a run, two runs, or an ablation, as one HTML file that opens anywhere and asks nothing of the network.
+//! `strata report`: a run, two runs, or an ablation, as one HTML file that opens offline and loads nothing from the
+//! network.
 //!
 //! The words, tables and plots of the page are made here; [`report/atlas.rs`](atlas) packs the latents, and the scripts
 //! in `cli/templates/report` draw the map and the page of a latent from them. A policy in the page forbids every request.
@@ -35,7 +36,7 @@ use frame::Frame;
 use run::Loaded;
 use source::{name_of, read};
 
-/// What to make a report of.
+/// The input and output of a report.
 #[derive(Clone, Debug, Default)]
 pub struct Job<'a> {
     /// A run or an ablation, or two runs.
@@ -48,10 +49,10 @@ pub struct Job<'a> {
     pub labels: Option<&'a Path>,
 }
 
-/// What was written.
+/// The page that was written.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Written {
-    /// Where the page is.
+    /// Its path.
     pub report: PathBuf,
     /// Its size.
     pub bytes: u64,
@@ -66,7 +67,7 @@ struct AblationPage {
     questions: Vec<Question>,
 }
 
-/// What a directory holds.
+/// The content of a directory.
 enum Kind {
     Run,
     Ablation,
@@ -106,7 +107,7 @@ pub fn report(job: &Job<'_>) -> Result<Written> {
     Ok(Written { report: out, bytes: html.len() as u64 })
 }
 
-/// Returns what is in a directory, and the directory of the run where its `sae` was named.
+/// Returns the content of a directory, and the directory of the run where its `sae` was named.
 fn kind_of(from: &Path) -> Result<(Kind, PathBuf)> {
     if let Err(error) = fs::metadata(from) {
         return Err(io_error("reading", from, &error));

@@ -1,25 +1,25 @@
-//! How strong a latent is where it fires, as a histogram of equal bars. One pass, bounded memory, exact counts.
+//! Histogram of the activations of a latent, in equal bars: one pass, bounded memory, exact counts.
 
 use serde::{Deserialize, Serialize};
 
-/// Bars, at most; the largest activation is in the upper half of them.
+/// Most bars; the largest activation is in the upper half of them.
 const BARS: usize = 64;
 
-/// Counts of activations in bars of equal width that begin at 0.
+/// Counts of activations in bars of equal width that start at 0.
 ///
-/// The width is a power of two times the unit of the values: the smallest for which the largest value fits. A larger value
-/// doubles it, and bars are added up in pairs, which gives what counting with the wide bars from the start would have
-/// given. So the order of the values does not matter. Memory: 512 bytes.
+/// The width is a power of two times the unit of the values: the smallest for which the largest value fits. A larger
+/// value doubles it, and bars are merged in pairs, with the same result as counting with the wide bars from the start.
+/// So the order of the values does not matter. Memory: 512 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Bars {
-    /// Width of a bar, 0 if nothing was counted: bar `i` is from `i width` to below `(i + 1) width`.
+    /// Width of a bar, 0 if nothing was counted: bar `i` covers `i width` to below `(i + 1) width`.
     pub width: f64,
-    /// Activations in each bar, through the last one that is not empty.
+    /// Counts of each bar, up to the last one that is not empty.
     pub counts: Vec<u64>,
 }
 
 impl Bars {
-    /// Counts a value above 0; others are left out.
+    /// Counts a value above 0; others are ignored.
     pub fn add(&mut self, value: f32) {
         let value = f64::from(value);
         if !(value > 0.0 && value.is_finite()) {
@@ -41,7 +41,7 @@ impl Bars {
         self.counts[bar] += 1;
     }
 
-    /// Returns the share of what was counted that is below `value`, with the values of a bar spread evenly over it.
+    /// Returns the share of the counted values below `value`, with the values of a bar spread evenly over it.
     pub fn share_below(&self, value: f64) -> f64 {
         let total: u64 = self.counts.iter().sum();
         if total == 0 {

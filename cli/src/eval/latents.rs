@@ -1,4 +1,4 @@
-//! `RUN/latents.jsonl`: a line a latent, everything that a person wants to see of it.
+//! `RUN/latents.jsonl`: one line per latent, with all that a person may want to see of it.
 
 use super::bars::Bars;
 use super::collect::{Collector, Text};
@@ -20,17 +20,17 @@ use strata_core::metrics::composition::{CompositionReport, GatedReport, Parent};
 use strata_core::metrics::similarity::ALPHA;
 use strata_core::{Compute, Encoder, Par, ROOT};
 
-/// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent that
-/// the model has. What is undefined or not known (a dump without tokens, a flat model) is null or empty.
+/// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent of the
+/// model. What is undefined or unknown (for a dump without tokens, or a flat model) is null or empty.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LatentRecord {
     /// 1 for parents, 2 for children.
     pub level: u8,
     /// Its index in its level.
     pub latent: u32,
-    /// Of a child: its parent in level 1, null under ROOT or without families.
+    /// For a child: its parent in level 1, null under ROOT or without families.
     pub parent: Option<u32>,
-    /// Of a parent: its children in level 2, those that fire most first.
+    /// For a parent: its children in level 2, the most frequent first.
     pub children: Vec<u32>,
     /// Evaluated tokens on which it fires.
     pub fires: u64,
@@ -40,44 +40,45 @@ pub struct LatentRecord {
     pub mean: Option<f64>,
     /// Largest activation.
     pub max: Option<f64>,
-    /// Of a child: `P(parent | child)` where it fires without its gate.
+    /// For a child: `P(parent | child)` where it fires without its gate.
     pub containment: Option<f64>,
-    /// Of a child: lift of the edge to its parent, without the gate.
+    /// For a child: lift of the edge to its parent, without the gate.
     pub lift: Option<f64>,
-    /// Of a child: by how much the squared error grows if it is removed alone, over the squared error of level 2. Below
-    /// 0: it harms.
+    /// For a child: the relative growth of the squared error of level 2 if this child alone is removed. Below 0 it
+    /// harms.
     pub gain: Option<f64>,
-    /// Of a child: `KL(q_child || q_parent)` in bits, `q` the shares of tokens in the activation: how much more specific
-    /// it is than its parent.
+    /// For a child: `KL(q_child || q_parent)` in bits, `q` the shares of tokens in the activation: how much more
+    /// specific it is than its parent.
     pub divergence: Option<f64>,
-    /// Of a parent: `P(some child | parent)`, without the gate.
+    /// For a parent: `P(some child | parent)`, without the gate.
     pub coverage: Option<f64>,
-    /// Of a parent: `P(exactly one child | at least one)`, without the gate.
+    /// For a parent: `P(exactly one child | at least one)`, without the gate.
     pub exclusivity: Option<f64>,
     /// The tokens with the largest shares of its activation, and the shares; largest first.
     pub tokens: Vec<(String, f64)>,
-    /// The tokens whose logits its decoder direction raises most, and by how much for an activation of 1; largest first.
+    /// The tokens whose logits its decoder direction raises most, and by how much at an activation of 1; largest first.
     pub promotes: Vec<(String, f64)>,
     /// The tokens whose logits it lowers most; lowest first.
     pub suppresses: Vec<(String, f64)>,
     /// Latents of either level with the nearest decoder directions: level, latent, cosine; nearest first.
     pub neighbours: Vec<(u8, u32, f64)>,
-    /// How strong it is where it fires.
+    /// Histogram of its activations.
     pub histogram: Bars,
-    /// Where it fires most strongly, at most one place a sequence; strongest first.
+    /// The contexts in which it fires most strongly, at most one per sequence; strongest first.
     pub contexts: Vec<Context>,
-    /// Places drawn from all on which it fires, at most three of each quarter of its activations; strongest first.
+    /// Contexts drawn from all in which it fires, at most three from each quarter of its activations; strongest first.
     pub sampled: Vec<Context>,
 }
 
-/// One place where a latent fires, with the rows around, of the same sequence. Rows are named by their offset in the window.
+/// One context in which a latent fires, with the surrounding rows of the same sequence. Rows are given by their offset
+/// in the window.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Context {
     /// Row of the dump.
     pub row: u64,
     /// The offset of that row in the window.
     pub peak: usize,
-    /// Rows of the window.
+    /// Number of rows of the window.
     pub length: usize,
     /// Share of its activations that are weaker than this one.
     pub quantile: f64,
@@ -85,13 +86,13 @@ pub struct Context {
     pub at: Vec<u16>,
     /// Its activations there.
     pub values: Vec<f32>,
-    /// Of a parent: where its children fire, the four strongest of each row.
+    /// For a parent: where its children fire, the four strongest on each row.
     pub children: Children,
     /// The text of the rows; empty if the dump has no tokens.
     pub tokens: Texts,
 }
 
-/// Where children fire: lists of equal length.
+/// The activity of children: lists of equal length.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Children {
     /// The row, ascending.
@@ -103,12 +104,12 @@ pub struct Children {
 }
 
 impl Context {
-    /// Returns the activation on the row that the context is about.
+    /// Returns the activation on the central row of the context.
     pub fn strength(&self) -> f32 {
         self.at.iter().position(|at| usize::from(*at) == self.peak).map_or(0.0, |i| self.values[i])
     }
 
-    /// Whether offsets are in the window and lists as long as they should be.
+    /// Returns whether offsets are in the window and all lists have the right length.
     fn is_sound(&self) -> bool {
         let Children { at, child, values } = &self.children;
         let inside = |list: &[u16]| list.iter().all(|at| usize::from(*at) < self.length);
@@ -123,34 +124,34 @@ impl Context {
     }
 }
 
-/// Tokens that are shown of a latent.
+/// Tokens that are shown per latent.
 const TOKENS: usize = 10;
-/// Tokens whose logits it moves most, each way.
+/// Tokens whose logits it changes most, in each direction.
 const LOGITS: usize = 8;
 /// Nearest latents.
 const NEIGHBOURS: usize = 8;
-/// Drawn places that are shown of each quarter of the activations.
+/// Drawn contexts that are shown from each quarter of the activations.
 const OF_A_QUARTER: usize = 3;
 
-/// What the records are made of.
+/// The sources of the records.
 pub struct Sources<'a> {
     /// The model.
     pub encoder: &'a Encoder,
     /// The dump.
     pub dump: &'a Dump,
-    /// What the pass has collected.
+    /// The accumulators of the pass.
     pub seen: &'a Collector<'a>,
-    /// Of the levels without the gate; none without families.
+    /// Composition of the levels without the gate; none without families.
     pub composition: Option<&'a CompositionReport>,
-    /// Of the levels behind the gate; none without families.
+    /// Composition of the levels behind the gate; none without families.
     pub gated: Option<&'a GatedReport>,
     /// `sum ||x_hat2 - x||^2` over all rows, in the unit of `seen`.
     pub sse2: f64,
-    /// `(words, d)`, of the language model, where there is one.
+    /// The unembedding of the language model, `(words, d)`, where there is one.
     pub unembedding: Option<&'a [f32]>,
 }
 
-/// The records of all latents of both levels, in order.
+/// Returns the records of all latents of both levels, in order.
 ///
 /// # Errors
 /// If a weight is not finite.
@@ -210,7 +211,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
     }))
 }
 
-/// Writes the records, a line each; the file appears whole or not at all.
+/// Writes the records, one per line; the file appears whole or not at all.
 ///
 /// # Errors
 /// If it cannot be written.
@@ -224,7 +225,7 @@ pub fn write(records: &[LatentRecord], path: &Path) -> Result<()> {
     file.into_inner().map_err(|e| failed(e.into_error()))?.finish()
 }
 
-/// Reads what [`write()`] wrote.
+/// Reads a file that [`write()`] wrote.
 ///
 /// # Errors
 /// One sentence naming the file and the line.
@@ -243,7 +244,7 @@ pub fn read(path: &Path) -> Result<Vec<LatentRecord>> {
     Ok(records)
 }
 
-/// `KL(q_child || q_parent)` in bits over the words of profiles, with [`ALPHA`] tokens of a uniform prior.
+/// Returns `KL(q_child || q_parent)` in bits over the words of profiles, with [`ALPHA`] tokens of a uniform prior.
 fn divergence(text: &Text, child: usize, parent: usize) -> f64 {
     let words = text.current.level1.words();
     let (mut q, mut p) = (vec![0.0; words], vec![0.0; words]);
@@ -252,7 +253,8 @@ fn divergence(text: &Text, child: usize, parent: usize) -> f64 {
     q.iter().zip(&p).map(|(q, p)| q * (q / p).log2()).sum::<f64>().max(0.0)
 }
 
-/// Returns the drawn places that are shown, strongest first: the first ones of each quarter that are not among the strongest.
+/// Returns the drawn contexts that are shown, strongest first: the first ones of each quarter that are not among the
+/// strongest.
 fn of_quarters(seen: &Seen) -> Vec<&Place> {
     let mut left = [OF_A_QUARTER; 4];
     let mut chosen: Vec<&Place> = Vec::new();
@@ -287,7 +289,8 @@ fn context(place: &Place, seen: &Seen, unit: Unit, tokens: Option<&[u32]>, text:
     }
 }
 
-/// Of each direction of both levels, one after the other, the nearest others; none for a direction of norm 0.
+/// Returns the nearest other directions of each direction of both levels, one level after the other; none for a
+/// direction of norm 0.
 fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Result<Vec<Vec<(u8, u32, f64)>>> {
     let n = decoders.len() / d;
     let each: Vec<u32> = (0..n as u32).collect();
@@ -306,10 +309,10 @@ fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Resul
     Ok(found)
 }
 
-/// Words and what is added to their logits.
+/// Words and the changes of their logits.
 type Effects = Vec<(u32, f64)>;
 
-/// Direct effects on the logits: `W_U D` less its mean over words.
+/// Returns the direct effects on the logits: `W_U D` minus its mean over words.
 struct Logits<'a> {
     unembedding: &'a [f32],
     mean: Vec<f64>,
@@ -327,7 +330,7 @@ impl<'a> Logits<'a> {
         Self { unembedding, mean }
     }
 
-    /// The words that an activation of 1 raises most, and those that it lowers most.
+    /// Returns the words that an activation of 1 raises most, and those that it lowers most.
     fn of(&self, direction: &[f32]) -> (Effects, Effects) {
         let along = |w: &[f32]| -> f64 {
             w.iter().zip(&self.mean).zip(direction).map(|((w, m), x)| (f64::from(*w) - m) * f64::from(*x)).sum()

@@ -1,5 +1,5 @@
-//! Of each latent of a level: its strongest places in the text, a fair sample of all its places, how strong it is, its
-//! tokens. One pass, bounded memory.
+//! The strongest contexts of each latent of a level, a random sample of all its contexts, a histogram of its
+//! activations, and its tokens, in one pass and bounded memory.
 
 use super::bars::Bars;
 use super::batches::Batch;
@@ -7,38 +7,38 @@ use super::window::{Reach, Subject, Window, around};
 use anyhow::Result;
 use std::ops::Range;
 
-/// Places a latent.
+/// Contexts per latent.
 const PLACES: usize = 10;
-/// Places that are drawn at random from all on which a latent fires.
+/// Contexts that are drawn at random from all in which a latent fires.
 const DRAWN: usize = 24;
-/// Tokens that are counted a latent: exact where it fires on no more different ones.
+/// Tokens that are counted per latent: the counts are exact where it fires on no more different ones.
 const TOKENS: usize = 128;
 
-/// One place where a latent fires.
+/// One context in which a latent fires.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Place {
     /// Its activation there.
     pub value: f32,
     /// Row of the dump.
     pub row: u64,
-    /// The rows around.
+    /// The surrounding rows.
     pub window: Window,
     pub(crate) sequence: u64,
 }
 
-/// What is known of one latent.
+/// Statistics of one latent.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Rows on which it fires.
     pub fires: u64,
     /// The sum of its activations.
     pub mass: f64,
-    /// How strong it is where it fires.
+    /// Histogram of its activations.
     pub bars: Bars,
-    /// Strongest first, at most one a sequence; of equal ones the earlier.
+    /// Strongest first, at most one per sequence; of equal ones the earlier.
     pub places: Vec<Place>,
-    /// Places drawn from all with equal chance, in the order of the draw, which none of the values decides; of places whose
-    /// windows overlap only one.
+    /// Contexts drawn with equal probability from all, in the order of the draw, independently of their values; of
+    /// contexts whose windows overlap only one.
     pub drawn: Vec<(u64, Place)>,
     tokens: Counted,
 }
@@ -51,12 +51,12 @@ impl Seen {
         tokens.into_iter().map(|(token, mass)| (token, mass / self.mass)).collect()
     }
 
-    /// Whether a place with this activation is among the strongest so far.
+    /// Returns whether a context with this activation is among the strongest so far.
     fn is_strong(&self, value: f32) -> bool {
         self.places.len() < PLACES || value > self.places[PLACES - 1].value
     }
 
-    /// Whether a place is drawn: the places with the lowest numbers are.
+    /// Returns whether a context is drawn: those with the lowest numbers are.
     fn is_drawn(&self, number: u64) -> bool {
         self.drawn.len() < DRAWN || number < self.drawn[DRAWN - 1].0
     }
@@ -86,7 +86,7 @@ impl Seen {
     }
 }
 
-/// Returns a number that looks random, from a latent and a row (the finaliser of SplitMix64).
+/// Returns a pseudo-random number from a latent and a row (the finaliser of SplitMix64).
 fn number(latent: usize, row: u64) -> u64 {
     let mut z = row.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (latent as u64).wrapping_mul(0xd1b5_4a32_d192_ed03);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,8 +94,8 @@ fn number(latent: usize, row: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Sums of values by token, of at most [`TOKENS`] tokens: a new one takes the place of the smallest, and its sum (Metwally,
-/// Agrawal and El Abbadi 2005). A sum is too high by `total / TOKENS` at most.
+/// Sums of values by token, for at most [`TOKENS`] tokens: a new token replaces the one with the smallest sum and
+/// inherits that sum (Metwally, Agrawal and El Abbadi 2005). A sum is too high by at most `total / TOKENS`.
 #[derive(Clone, Debug, Default)]
 struct Counted(Vec<(u32, f64)>);
 
@@ -116,41 +116,41 @@ impl Counted {
             }
         };
         self.0[at].1 += value;
-        // What is met often moves to the front, where it is found at once.
+        // Frequent tokens move to the front, where they are found at once.
         if at > 0 && self.0[at].1 > self.0[at - 1].1 {
             self.0.swap(at, at - 1);
         }
     }
 }
 
-/// All latents of a level. Memory: 3 kB a latent for its tokens and bars, and for each of its 34 places 120 bytes, 6 for each
-/// row around on which it fires and 12 for each child that fires there: some 8 kB where few do. With the windows of
-/// `strata eval` at most 37 kB, and 270 kB for a parent.
+/// All latents of a level. Memory: 3 kB per latent for its tokens and bars, and for each of its 34 contexts 120 bytes,
+/// 6 for each surrounding row on which it fires and 12 for each child that fires there: some 8 kB where few do. With
+/// the windows of `strata eval` at most 37 kB, and 270 kB for a parent.
 pub struct Strongest<'a> {
-    /// 0 or 1: which of the codes.
+    /// The level of the codes, 0 or 1.
     level: usize,
     reach: Reach,
-    /// The parent of each child, if the windows of parents have their children.
+    /// The parent of each child, if the windows of parents include their children.
     parents: &'a [u32],
     /// `[latents]`.
     pub latents: Vec<Seen>,
 }
 
 impl<'a> Strongest<'a> {
-    /// Of the codes `level` (0 or 1), nothing seen yet.
+    /// Makes empty statistics of `level` (0 or 1).
     pub fn new(level: usize, latents: usize, reach: Reach) -> Self {
         Self { level, reach, parents: &[], latents: vec![Seen::default(); latents] }
     }
 
-    /// The same, with the children of `parents` in the windows of level 1.
+    /// Makes the same, with the children of `parents` in the windows of level 1.
     pub fn with_children(self, parents: &'a [u32]) -> Self {
         Self { parents: if self.level == 0 { parents } else { &[] }, ..self }
     }
 
-    /// Takes in a batch; `tokens` are those of the whole dump.
+    /// Adds a batch; `tokens` are those of the whole dump.
     ///
     /// # Errors
-    /// None that an encoder's own codes could cause.
+    /// The codes of an encoder cause none.
     pub fn add(&mut self, batch: &Batch, tokens: Option<&[u32]>) -> Result<()> {
         let sequences: Vec<(u64, Range<usize>)> = batch.sequences().collect();
         let by_latent = batch.codes[self.level].view(self.latents.len())?.by_latent();
@@ -177,7 +177,7 @@ impl<'a> Strongest<'a> {
                 if !is_strong && !is_drawn {
                     continue;
                 }
-                // Tokens ascend, and so do their sequences.
+                // Rows ascend, and so do their sequences.
                 while sequences[at].1.end <= t {
                     at += 1;
                 }
@@ -189,7 +189,7 @@ impl<'a> Strongest<'a> {
                     seen.add_strong(place);
                 }
             }
-            // Only what is left at the end of the batch needs its window.
+            // Only contexts that remain at the end of the batch need their windows.
             let subject = Subject { latent: j as u32, fires: &fires, parents };
             let places = seen.places.iter_mut().chain(seen.drawn.iter_mut().map(|(_, place)| place));
             for place in places.filter(|p| p.window.length == 0) {

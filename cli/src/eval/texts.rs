@@ -1,15 +1,15 @@
-//! The texts of the rows of a window: a list of strings outside, one string with its cuts inside.
+//! The texts of the rows of a window: a list of strings to its users, stored as one string with offsets.
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::fmt;
 
-/// A list of short texts. Memory: their bytes, and four more for each; a `Vec<String>` has forty more.
+/// A list of short texts. Memory: their bytes, and four more for each; a `Vec<String>` needs forty more.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Texts {
     joined: String,
-    /// Where each text ends.
+    /// The end of each text.
     ends: Vec<u32>,
 }
 
@@ -19,7 +19,7 @@ impl Texts {
         self.ends.len()
     }
 
-    /// Returns whether there is none.
+    /// Returns whether there are none.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
@@ -42,7 +42,7 @@ impl Texts {
         self.ends.push(self.joined.len() as u32);
     }
 
-    /// Frees what is allocated and not needed.
+    /// Frees allocated memory that is not needed.
     fn fitted(mut self) -> Self {
         self.joined.shrink_to_fit();
         self.ends.shrink_to_fit();

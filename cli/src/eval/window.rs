@@ -1,32 +1,32 @@
-//! The rows around a place where a latent fires: how strongly it fires on them, and which of its children do.
+//! The rows around a row on which a latent fires, with its activations and those of its children.
 
 use super::batches::Batch;
 use std::ops::Range;
 
-/// Children that are kept of a row, the strongest ones.
+/// Children that are kept per row, the strongest ones.
 const CHILDREN: usize = 4;
 
-/// How many rows a window has around the one that it is about.
+/// The numbers of rows of a window around its central row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// Rows before it, at most.
+    /// Most rows before it.
     pub before: u64,
-    /// Rows after it, at most.
+    /// Most rows after it.
     pub after: u64,
 }
 
-/// Rows of one sequence around one of them. Rows are named by their offset in the window.
+/// Rows of one sequence around one of them. Rows are given by their offset in the window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Window {
     /// The first row, in the dump.
     pub first: u64,
-    /// Number of rows; 0 for a window that has not been looked at yet.
+    /// Number of rows; 0 for a window that has not been filled yet.
     pub length: usize,
     /// Rows on which the latent fires, ascending.
     pub at: Vec<u16>,
     /// Its activations there.
     pub values: Vec<f32>,
-    /// Of a parent: row, child and activation where its children fire, rows ascending, the strongest of a row first.
+    /// For a parent: row, child and activation where its children fire, rows ascending, the strongest of a row first.
     pub children: Vec<(u16, u32, f32)>,
 }
 
@@ -39,7 +39,7 @@ impl Window {
     }
 }
 
-/// The latent whose windows are looked at, within one batch.
+/// The latent whose windows are filled, within one batch.
 pub struct Subject<'a> {
     /// Its index in its level.
     pub latent: u32,
@@ -49,8 +49,8 @@ pub struct Subject<'a> {
     pub parents: &'a [u32],
 }
 
-/// Returns the window around `row`, of the rows `bounds` of the batch, which are one sequence. A row that is left out has no
-/// activation in it.
+/// Returns the window around `row`, within the rows `bounds` of the batch, which are one sequence. A row that is left
+/// out has no activation in it.
 pub fn around(batch: &Batch, bounds: &Range<usize>, row: u64, reach: Reach, subject: &Subject<'_>) -> Window {
     let first = batch.rows[bounds.start].max(row.saturating_sub(reach.before));
     let last = batch.rows[bounds.end - 1].min(row + reach.after);

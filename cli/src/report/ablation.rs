@@ -1,4 +1,4 @@
-//! The report of an ablation: a question a suite, its answer, a plot and a table.
+//! The report of an ablation: for each suite a question, its answer, plots and a table.
 
 use super::charts::{Chart, axis};
 use super::number::{decimals, difference};
@@ -9,31 +9,31 @@ use plotly::common::{ErrorData, ErrorType, Marker, MarkerSymbol, Mode};
 use plotly::layout::Margin;
 use plotly::{Layout, Plot, Scatter};
 
-/// A suite, as it is shown.
+/// A suite on the page.
 pub struct Question {
     /// Its anchor.
     pub id: String,
     /// The name of the suite.
     pub name: String,
-    /// What it asks.
+    /// The question that it asks.
     pub title: String,
     /// Its name, and the row that the others are compared with.
     pub about: String,
-    /// What it shows.
+    /// The answer.
     pub sentence: String,
-    /// What its rows of reference show.
+    /// The answer about its reference rows.
     pub references: Option<String>,
     /// Its plots.
     pub charts: Vec<Chart>,
-    /// The place of the first among all plots of the page.
+    /// The index of the first of them among all plots of the page.
     pub first: usize,
-    /// Heads of the columns: what they are, and which way is better.
+    /// Heads of the columns, and which direction is better.
     pub columns: Vec<Metric>,
     /// Rows of the table.
     pub rows: Vec<Line>,
 }
 
-/// Columns of a table, at most: as many as fit a screen.
+/// Most columns of a table: as many as fit on a screen.
 const COLUMNS: usize = 6;
 
 /// Some of the columns of a suite, in a table of their own.
@@ -47,7 +47,7 @@ pub struct Part<'a> {
 }
 
 impl Question {
-    /// Returns the columns in tables that fit a screen; one table without columns if nothing was measured.
+    /// Returns the columns in tables that fit on a screen; one table without columns if nothing was measured.
     pub fn parts(&self) -> Vec<Part<'_>> {
         let starts: Vec<usize> = (0..self.columns.len().max(1)).step_by(COLUMNS).collect();
         let part = |from: usize| {
@@ -65,22 +65,22 @@ pub struct Line {
     pub name: String,
     /// `base`, `reference` or nothing.
     pub role: &'static str,
-    /// A value a column.
+    /// One value per column.
     pub cells: Vec<String>,
     /// The difference in FVU2, with its interval.
     pub difference: String,
-    /// What was set.
+    /// Its settings.
     pub set: String,
-    /// Where the runs are.
+    /// The directories of its runs.
     pub dirs: Vec<String>,
 }
 
-/// What is plotted beside FVU2, of what is defined and differs between rows: these first.
+/// Metrics that are plotted beside FVU2 if they are defined and differ between rows, in order of preference.
 const PLOTTED: [&str; 6] = ["edge_recall", "attachment", "parents_again", "token_auc", "mcc", "dead2"];
-/// Plots beside that of FVU2.
+/// Number of plots beside that of FVU2.
 const BESIDE: usize = 3;
 
-/// The questions of an ablation.
+/// Returns the suites of an ablation.
 pub fn questions(ablation: &Ablation) -> Vec<Question> {
     let mut first = 0;
     let of = |(i, suite)| {
@@ -164,7 +164,7 @@ fn line(suite: &SuiteReport, row: &RowReport, columns: &[Metric]) -> Line {
     }
 }
 
-/// The name of a row on an axis: names stay apart, and roles do not hang on colour.
+/// Returns the name of a row on an axis: names are distinct, and roles are not shown by colour alone.
 fn label(suite: &SuiteReport, row: &RowReport) -> String {
     match (row.name == suite.base, row.reference) {
         (true, _) => format!("{} (base)", row.name),
@@ -173,10 +173,10 @@ fn label(suite: &SuiteReport, row: &RowReport) -> String {
     }
 }
 
-/// A point a row with the interval of its difference to the base, and a small one a seed.
+/// Draws one point per row with the interval of its difference from the base, and a small one per seed.
 fn chart(suite: &SuiteReport, column: Metric) -> Option<Chart> {
     let Metric { key, name, better, .. } = column;
-    // The first row stands at the top.
+    // The first row is at the top.
     let rows: Vec<&RowReport> = suite.rows.iter().rev().collect();
     let mut plot = Plot::new();
     let mut drawn = 0;

@@ -8,11 +8,11 @@ use plotly::{Bar, Layout, Plot, Scatter};
 use serde::Serialize;
 use serde_json::Value;
 
-/// One chart, and what it says to those who do not see it.
+/// One chart, with a description for readers who do not see it.
 pub struct Chart {
     /// Its heading.
     pub title: String,
-    /// What is to be seen, which way is better.
+    /// What it shows, and which direction is better.
     pub caption: String,
     /// Height of the plot, in pixels.
     pub height: usize,
@@ -20,13 +20,13 @@ pub struct Chart {
 }
 
 impl Chart {
-    /// A chart of `plot`.
+    /// Returns a chart of `plot`.
     pub fn new(title: &str, caption: impl Into<String>, height: usize, plot: Plot) -> Self {
         Self { title: title.into(), caption: caption.into(), height, plot }
     }
 }
 
-/// The plots, for the browser.
+/// Returns the plots, for the browser.
 ///
 /// # Errors
 /// If a plot cannot be written as JSON.
@@ -43,7 +43,7 @@ pub fn json<'a>(charts: impl Iterator<Item = &'a Chart>) -> Result<String> {
     embed::json(&plots.collect::<Result<Vec<_>>>()?)
 }
 
-/// An axis with a title.
+/// Returns an axis with a title.
 pub fn axis(title: &str) -> Axis {
     Axis::new().title(title)
 }
@@ -52,7 +52,7 @@ fn log(title: &str) -> Axis {
     axis(title).type_(AxisType::Log)
 }
 
-/// One line of a chart over steps: a name, where it stands in a line of `metrics.jsonl`, and how it is drawn.
+/// One line of a chart over steps: a name, its key in a line of `metrics.jsonl`, and its style.
 struct Series(&'static str, &'static str, Style);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -65,8 +65,8 @@ use Style::{Dots, Solid};
 /// A chart over steps: title, caption, the axis, whether it is logarithmic, its lines.
 struct Plan(&'static str, &'static str, &'static str, bool, &'static [Series]);
 
-/// The place of the loss without the terms of AuxK. AuxK is relative to the error, so that it is near its whole weight as soon
-/// as one latent is dead, and 0 with none: a total with it jumps with a single latent.
+/// The key of the loss without the terms of AuxK. AuxK is relative to the error, so that it is near its whole weight as
+/// soon as one latent is dead, and 0 with none: a total that includes it jumps with a single latent.
 const TOTAL: &str = "/loss without AuxK";
 
 const TRAINING: &[Plan] = &[
@@ -100,9 +100,9 @@ const TRAINING: &[Plan] = &[
         ],
     ),
     Plan(
-        "Latents that fire a token",
+        "Latents that fire per token",
         "L0 of batches, and the k that the controller asks for (dots).",
-        "latents a token",
+        "latents per token",
         false,
         &[
             Series("level 1", "/l0/0", Solid),
@@ -162,17 +162,17 @@ const TRAINING: &[Plan] = &[
         false,
         &[Series("moved", "/moved", Solid), Series("set anew", "/reseeded", Solid)],
     ),
-    Plan("Speed", "Tokens a second.", "tokens/s", false, &[Series("speed", "/tokens_per_s", Solid)]),
+    Plan("Speed", "Tokens per second.", "tokens/s", false, &[Series("speed", "/tokens_per_s", Solid)]),
 ];
 
-/// Keys of a line that no chart is needed for.
+/// Keys of a line that have no chart.
 const NOT_CHARTED: [&str; 6] = ["step", "tokens", "seconds", "cpu_seconds", "peak_resident_bytes", "gate_on"];
 
-/// A run in a chart: the letter before its names, none where it is the only one, and what is drawn of it.
+/// A run in a chart: the letter before its names, none where it is the only one, and its data.
 pub struct Of<'a, T: ?Sized> {
     /// `A` or `B`.
     pub letter: Option<&'static str>,
-    /// What is drawn.
+    /// Its data.
     pub data: &'a T,
 }
 
@@ -187,7 +187,7 @@ impl<T: ?Sized> Of<'_, T> {
     }
 }
 
-/// The charts of the training, from the lines of `metrics.jsonl` of each run.
+/// Returns the charts of the training, from the lines of `metrics.jsonl` of each run.
 pub fn training(runs: &[Of<'_, [Value]>]) -> Vec<Chart> {
     let mut charts: Vec<Chart> = TRAINING.iter().filter_map(|plan| over_steps(runs, plan)).collect();
     let mut other = std::collections::BTreeSet::new();
@@ -222,7 +222,7 @@ fn value(line: &Value, at: &str) -> Option<f64> {
     Some(line["loss"].as_f64()? - aux)
 }
 
-/// None if every line of it is 0 or not there.
+/// Returns `None` if every value is 0 or missing.
 fn over_steps(runs: &[Of<'_, [Value]>], plan: &Plan) -> Option<Chart> {
     let Plan(title, caption, unit, is_log, series) = plan;
     let of_run = |run| series.iter().map(move |s| (run, s));
@@ -254,7 +254,7 @@ fn over_steps(runs: &[Of<'_, [Value]>], plan: &Plan) -> Option<Chart> {
     Some(Chart::new(title, *caption, if runs.len() > 1 { 300 } else { 260 }, plot))
 }
 
-/// The charts of the evaluation of each run: how often latents fire, how many fire, how children hang on their parents.
+/// Returns the charts of the evaluation of each run: densities, numbers of active latents, and edges.
 pub fn sparsity(runs: &[Of<'_, Value>]) -> Vec<Chart> {
     [density(runs), l0(runs), lift(runs), gain(runs)].into_iter().flatten().collect()
 }
@@ -264,7 +264,7 @@ fn list(eval: &Value, at: &str) -> Vec<f64> {
     values.map(|v| v.as_f64().unwrap_or(f64::NAN)).collect()
 }
 
-/// Numbers of both levels in a sentence, of each run.
+/// Formats numbers of both levels of each run in a sentence.
 fn of_levels(runs: &[Of<'_, Value>], what: &str, part: &str, say: fn(f64) -> String) -> String {
     let of = |run: &Of<'_, Value>| {
         let at = |level: &str| run.data.pointer(&format!("/{level}/{part}")).and_then(Value::as_f64);
@@ -295,7 +295,7 @@ fn density(runs: &[Of<'_, Value>]) -> Option<Chart> {
     for (run, name, h) in &all {
         let x: Vec<f64> = (first..h.len()).map(|b| -10.0 + (b as f64 + 0.5) / 4.0).collect();
         let y = h[first.min(h.len())..].to_vec();
-        // Bars of four kinds over each other could not be read.
+        // Overlapping bars of four kinds could not be read.
         if runs.len() == 1 {
             plot.add_trace(Bar::new(x, y).name(run.named(name)).opacity(0.75));
         } else {
@@ -310,7 +310,7 @@ fn density(runs: &[Of<'_, Value>]) -> Option<Chart> {
     Some(Chart::new("Density of latents", caption, 280, plot))
 }
 
-/// Numbers of the children of a part of an evaluation.
+/// Returns numbers of the children in a part of an evaluation.
 fn of_children(eval: &Value, part: &str, name: &str) -> Vec<f64> {
     let children = eval.pointer(part).and_then(Value::as_array).into_iter().flatten();
     children.filter_map(|c| c[name].as_f64()).collect()
@@ -357,7 +357,7 @@ fn gain(runs: &[Of<'_, Value>]) -> Option<Chart> {
     (drawn > 0).then(|| Chart::new("Who carries the gain", caption, 260, plot))
 }
 
-/// How many latents fire a token: the share of tokens with at most so many.
+/// Returns the chart of the number of active latents per token: the share of tokens with at most so many.
 fn l0(runs: &[Of<'_, Value>]) -> Option<Chart> {
     let mut plot = Plot::new();
     let mut any = false;

@@ -1,4 +1,4 @@
-//! What each metric means: the rows of `docs/metrics.md`.
+//! The meaning of each metric: the rows of `docs/metrics.md`.
 
 use super::embed;
 use std::collections::BTreeMap;
@@ -8,27 +8,27 @@ const TEXT: &str = include_str!("../../assets/metrics.md");
 /// One row, each cell as HTML.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Doc {
-    /// How it is computed.
+    /// Formula.
     pub formula: String,
-    /// What it can be.
+    /// Range.
     pub range: String,
-    /// Which way is better.
+    /// Better direction.
     pub better: String,
-    /// What a model without skill has.
+    /// Value of a model without skill.
     pub null: String,
 }
 
-/// The rows by key, the place in `eval.json`.
+/// The rows by key in `eval.json`.
 #[derive(Clone, Debug)]
 pub struct Docs(BTreeMap<String, Doc>);
 
 impl Docs {
-    /// Those of `docs/metrics.md`.
+    /// Reads the rows of `docs/metrics.md`.
     pub fn load() -> Self {
         Self::parse(TEXT)
     }
 
-    /// Rows of tables that begin with a key in backticks.
+    /// Returns the table rows that begin with a key in backticks.
     pub fn parse(text: &str) -> Self {
         let rows = text.lines().filter_map(|line| {
             let cells = cells(line)?;
@@ -39,7 +39,7 @@ impl Docs {
         Self(rows.collect())
     }
 
-    /// The row of a key; of the other level's twin, or of the longest beginning that has one, if it has none itself.
+    /// Returns the row of a key; if it has none, that of the other level's twin, or of the longest prefix that has one.
     pub fn get(&self, key: &str) -> Option<&Doc> {
         let mut at = key;
         loop {
@@ -53,7 +53,7 @@ impl Docs {
     }
 }
 
-/// The cells of a row of a Markdown table; `\|` is a bar in a cell.
+/// Splits a row of a Markdown table into cells; `\|` is a bar in a cell.
 fn cells(line: &str) -> Option<Vec<String>> {
     let line = line.trim().strip_prefix('|')?.strip_suffix('|')?;
     let mut cells = vec![String::new()];
@@ -68,7 +68,7 @@ fn cells(line: &str) -> Option<Vec<String>> {
     Some(cells.into_iter().map(|c| c.trim().to_owned()).collect())
 }
 
-/// Markdown with code only, as HTML.
+/// Converts Markdown that has only code spans to HTML.
 pub fn inline(markdown: &str) -> String {
     let mut html = String::new();
     for (i, part) in markdown.split('`').enumerate() {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use plotly::Plot;
 use serde::Serialize;
 
-/// JSON that may stand in a `<script>`: nothing in it can end the element or open a comment, and nothing ends a line.
+/// Serialises JSON for a `<script>`: nothing in it can end the element, open a comment, or break a line.
 ///
 /// # Errors
 /// If `value` cannot be written as JSON.
@@ -12,7 +12,7 @@ pub fn json(value: &impl Serialize) -> Result<String> {
     Ok(escape(&serde_json::to_string(value).context("writing the data of the report")?))
 }
 
-/// These characters stand in JSON within strings only, where an escape means the same.
+/// These characters occur only within strings of JSON, where an escape is equivalent.
 pub fn escape(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
@@ -28,7 +28,7 @@ pub fn escape(json: &str) -> String {
     text
 }
 
-/// Text that may stand in HTML, in or out of quotes.
+/// Escapes text for HTML, in or out of quotes.
 pub fn text(text: &str) -> String {
     let mut html = String::with_capacity(text.len());
     for c in text.chars() {
@@ -44,10 +44,10 @@ pub fn text(text: &str) -> String {
     html
 }
 
-/// The script of plotly, which the crate hands out in front of one for formulas that no chart of ours has.
+/// Returns the script of plotly, which its crate provides together with another script that no chart here uses.
 ///
 /// # Errors
-/// If the crate no longer hands it out in this way.
+/// If the crate no longer provides it in this form.
 pub fn plotly_script() -> Result<String> {
     let sources = Plot::offline_js_sources();
     let from = sources.find('>').context("expected the script of plotly in its crate")? + 1;

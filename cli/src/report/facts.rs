@@ -1,10 +1,10 @@
-//! What has to be known before a number of a report is read: the rows, what was left out, and what went wrong.
+//! The facts that a reader needs before the numbers of a report: the rows, what was left out, and what went wrong.
 
 use super::embed;
 use super::number::{count, show};
 use serde_json::Value;
 
-/// Returns sentences as HTML: on which rows the numbers stand, and the warnings of the training and the evaluation.
+/// Returns sentences as HTML: the rows of the numbers, and the warnings of the training and the evaluation.
 pub fn notes(eval: Option<&Value>, info: Option<&Value>) -> Vec<String> {
     let training = info.and_then(Value::as_object).and_then(|all| all.values().next());
     let mut notes = Vec::from_iter(eval.and_then(rows));
@@ -12,7 +12,7 @@ pub fn notes(eval: Option<&Value>, info: Option<&Value>) -> Vec<String> {
     for all in [training, eval].into_iter().flatten() {
         warnings.extend(all["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str));
     }
-    // The evaluation often finds again what the training did.
+    // The evaluation often repeats warnings of the training.
     let mut said: Vec<&str> = Vec::new();
     for warning in warnings {
         if !said.contains(&warning) {

@@ -1,4 +1,4 @@
-//! What every page has.
+//! The parts that all pages share.
 
 use super::{embed, script};
 use anyhow::Result;
@@ -20,10 +20,10 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The frame of a page with these plots.
+    /// Returns the frame of a page with these plots.
     ///
     /// # Errors
-    /// If the script of plotly is not there.
+    /// If the script of plotly is missing.
     pub fn new(title: String, plots: String) -> Result<Self> {
         Ok(Self { title, css: CSS, js: script::joined(), plotly: embed::plotly_script()?, plots })
     }

@@ -1,4 +1,4 @@
-//! The first words of a run's report: is it a good SAE, is the hierarchy real.
+//! The first statements of a run's report: whether it is a good SAE, and whether the hierarchy is real.
 
 use super::docs::inline;
 use super::embed;
@@ -8,17 +8,17 @@ use crate::eval::verdict;
 use serde_json::Value;
 use strata_core::Config;
 
-/// A question, its answer, and what it rests on.
+/// A question, its answer, and the evidence.
 pub struct Verdict {
     /// The question.
     pub question: &'static str,
     /// Yes, partly, no.
     pub answer: String,
-    /// How good that is, for its colour: `good`, `fair`, `poor`, `none`.
+    /// The quality of the answer, for its colour: `good`, `fair`, `poor`, `none`.
     pub grade: &'static str,
-    /// What speaks for it, each a sentence as HTML.
+    /// The evidence, each a sentence as HTML.
     pub because: Vec<String>,
-    /// How the answer is found from the numbers.
+    /// How the answer follows from the numbers.
     pub rule: &'static str,
 }
 
@@ -30,7 +30,7 @@ enum Grade {
 }
 
 impl Grade {
-    /// Of a value for which higher is better.
+    /// Makes an entry for a value for which higher is better.
     fn above(v: f64, good: f64, fair: f64) -> Self {
         if v >= good {
             Self::Good
@@ -54,7 +54,7 @@ impl Grade {
     }
 }
 
-/// Both answers.
+/// Returns both answers.
 pub fn verdicts(eval: &Value) -> Vec<Verdict> {
     let n = Numbers(eval);
     vec![fidelity(&n), hierarchy(&n)]
@@ -89,7 +89,7 @@ fn fidelity(n: &Numbers<'_>) -> Verdict {
     match (recovered, n.get("splice.clean"), n.get("splice.level2"), n.get("splice.mean_ablated")) {
         (Some(r), Some(clean), Some(spliced), Some(ablated)) => {
             because.push(format!(
-                "Put back into the language model, it keeps {} of what the layer is worth: cross-entropy {} nats a token \
+                "Put back into the language model, it keeps {} of what the layer is worth: cross-entropy {} nats per token \
                  clean, {} with the reconstruction, {} with the mean row.",
                 b(percent(r)),
                 show(clean),
@@ -128,7 +128,7 @@ fn fidelity(n: &Numbers<'_>) -> Verdict {
     }
 }
 
-/// The verdict of the evaluation, in words.
+/// Returns the verdict of the evaluation, in words.
 fn hierarchy(n: &Numbers<'_>) -> Verdict {
     let (question, rule) = ("Is the hierarchy real?", verdict::RULE);
     let found = &n.0["verdict"];
@@ -171,13 +171,13 @@ fn hierarchy(n: &Numbers<'_>) -> Verdict {
     Verdict { question, answer: answer.into(), grade, because, rule }
 }
 
-/// The text with a capital letter at its beginning.
+/// Returns the text with a capital first letter.
 fn capital(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }
 
-/// What was trained on what, in a line.
+/// Describes the training in one line.
 pub fn summary(eval: Option<&Value>, config: Option<&Config>, last: Option<&Value>) -> String {
     let mut parts = Vec::new();
     if let Some(c) = config {

@@ -1,4 +1,4 @@
-//! `labels.json`: the names and notes that people give to latents, kept beside a run.
+//! `labels.json`: names and notes that people give to latents, kept beside a run.
 
 use crate::files::read;
 use anyhow::{Result, anyhow, ensure};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// The name of the file in a run.
 pub const FILE: &str = "labels.json";
-/// What `format` has to be.
+/// The required value of `format`.
 const FORMAT: &str = "strata-labels";
 
 /// A file of labels.
@@ -25,11 +25,11 @@ pub struct Labels {
     /// SHA-256 of the weights that the labels are of, if known.
     #[serde(default)]
     pub model: Option<String>,
-    /// The labels, each of another latent.
+    /// The labels, each of a different latent.
     pub labels: Vec<Label>,
 }
 
-/// What a person says of a latent.
+/// A person's label of a latent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Label {
@@ -40,12 +40,12 @@ pub struct Label {
     /// Its name.
     #[serde(default)]
     pub label: String,
-    /// What else there is to say.
+    /// Notes.
     #[serde(default)]
     pub note: String,
 }
 
-/// The run that labels are read for.
+/// The run whose labels are read.
 pub struct Subject<'a> {
     /// Latents of each level.
     pub latents: [usize; 2],
@@ -56,8 +56,8 @@ pub struct Subject<'a> {
 /// Reads a file of labels and compares it with the run.
 ///
 /// # Errors
-/// One sentence naming the file: if it is no such file, names a latent that the run has not, or one twice, or is of other
-/// weights.
+/// One sentence naming the file: if it is not such a file, names a latent that the run does not have, or one twice, or
+/// belongs to other weights.
 pub fn read(path: &Path, of: &Subject<'_>) -> Result<Vec<Label>> {
     let text = read::text(path, read::SMALL)?;
     let at = path.display();

@@ -1,10 +1,10 @@
-//! Every number of `eval.json`, in tables: families that are not known here show up too.
+//! Every number of `eval.json`, in tables, including parts that are not known here.
 
 use super::docs::{Doc, Docs};
 use super::number::show;
 use serde_json::{Map, Value};
 
-/// The parts of an evaluation and their names for people, in the order in which they are read.
+/// The parts of an evaluation with their titles, in the order of the page.
 const KNOWN: [(&str, &str); 29] = [
     (WHAT, "What was evaluated"),
     ("left_out", "Rows that were left out"),
@@ -32,20 +32,20 @@ const KNOWN: [(&str, &str); 29] = [
     ("absorption", "Absorption"),
     ("stability", "How far another run agrees"),
     ("recovery", "How much of the known truth was found"),
-    // Of earlier versions.
+    // Parts of earlier versions.
     ("cofiring", "Siblings that fire together"),
     ("dictionaries", "The decoders by themselves"),
     ("topics", "Words of families"),
 ];
 
-/// The group of what stands at the top of the file by itself.
+/// The group of numbers at the top of the file.
 const WHAT: &str = "";
-/// Elements of a list that are shown one by one, at most.
+/// Most elements of a list that are shown one by one.
 const ELEMENTS: usize = 32;
-/// Letters of a text in a table, at most: sentences stand elsewhere on the page.
+/// Most letters of a text in a table: sentences are elsewhere on the page.
 const LETTERS: usize = 40;
 
-/// The numbers of one family.
+/// The numbers of one part.
 pub struct Group {
     /// Its title.
     pub title: String,
@@ -55,23 +55,23 @@ pub struct Group {
 
 /// One number, or a few that belong together.
 pub struct Row {
-    /// Its place in `eval.json`.
+    /// Its key in `eval.json`.
     pub key: String,
     /// The number.
     pub value: String,
-    /// What it is compared with, or how sure it is.
+    /// Its null or its interval.
     pub beside: String,
-    /// What it means.
+    /// Its meaning.
     pub doc: Option<Doc>,
 }
 
-/// The tables of an evaluation.
+/// Returns the tables of an evaluation.
 pub fn tables(eval: &Value, docs: &Docs) -> Vec<Group> {
     let Some(eval) = eval.as_object() else { return Vec::new() };
     let known = KNOWN.iter().map(|(name, _)| *name).filter(|name| name.is_empty() || eval.contains_key(*name));
     let others = eval.keys().map(String::as_str).filter(|name| KNOWN.iter().all(|(known, _)| known != name));
     let mut groups = Vec::new();
-    // What is a number by itself has no group of its own.
+    // A single number has no group of its own.
     let is_group =
         |value: &Value| value.is_object() || value.as_array().is_some_and(|l| l.iter().any(Value::is_object));
     for name in known.chain(others) {
@@ -89,13 +89,13 @@ pub fn tables(eval: &Value, docs: &Docs) -> Vec<Group> {
     groups
 }
 
-/// The name of a part of an evaluation, for people; of one that is not known, its key in words.
+/// Returns the title of a part of an evaluation; for an unknown part, its key in words.
 pub fn title(name: &str) -> String {
     let known = KNOWN.iter().find(|(known, _)| *known == name).map(|(_, title)| (*title).to_owned());
     known.unwrap_or_else(|| name.replace('_', " "))
 }
 
-/// Whether a part of an evaluation has a name for people.
+/// Returns whether a part of an evaluation has a title.
 #[cfg(test)]
 fn is_known(name: &str) -> bool {
     KNOWN.iter().any(|(known, _)| *known == name)
@@ -115,7 +115,7 @@ fn flatten(key: &str, value: &Value, docs: &Docs, rows: &mut Vec<Row>) {
             Some((value, beside)) => push(value, beside),
             None => map.iter().for_each(|(name, value)| flatten(&format!("{key}.{name}"), value, docs, rows)),
         },
-        // Lists of one entry a latent are for programs.
+        // Lists with one entry per latent are for programs.
         Value::Array(list) if list.len() <= ELEMENTS && list.iter().any(Value::is_object) => {
             let objects = list.iter().enumerate().filter(|(_, v)| v.is_object());
             objects.for_each(|(i, v)| flatten(&format!("{key}[{i}]"), v, docs, rows));
@@ -125,7 +125,7 @@ fn flatten(key: &str, value: &Value, docs: &Docs, rows: &mut Vec<Row>) {
     }
 }
 
-/// A key with every element of a list named alike, as in `docs/metrics.md`.
+/// Returns a key in which all elements of a list have the same name, as in `docs/metrics.md`.
 fn of_any(key: &str) -> String {
     let mut any = String::new();
     for part in key.split_inclusive(']') {
@@ -139,7 +139,7 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-/// Numbers that are one: a score with its null, a contrast with its pairs, a value with its interval.
+/// Formats numbers that belong together: a score with its null, a contrast with its pairs, a value with its interval.
 fn together(map: &Map<String, Value>) -> Option<(String, String)> {
     let get = |name: &str| map.get(name).map(number);
     if let (Some(value), Some(null), Some(sd), Some(z)) = (get("value"), get("null_mean"), get("null_sd"), get("z")) {

@@ -1,6 +1,6 @@
-//! Numbers as a person reads them.
+//! Numbers formatted for people.
 
-/// Four significant digits, thousands grouped, a real minus sign; `undefined` for what is not finite.
+/// Formats four significant digits, with thousands grouped and a real minus sign; `undefined` for what is not finite.
 pub fn show(v: f64) -> String {
     if !v.is_finite() {
         return "undefined".into();
@@ -19,7 +19,7 @@ pub fn show(v: f64) -> String {
     signed(v < 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)), &text)
 }
 
-/// A share, in percent.
+/// Formats a share in percent.
 pub fn percent(v: f64) -> String {
     if !v.is_finite() {
         return "undefined".into();
@@ -35,17 +35,17 @@ pub fn percent(v: f64) -> String {
     signed(v < 0.0, &text)
 }
 
-/// A difference, always with its sign.
+/// Formats a difference, always with its sign.
 pub fn difference(v: f64) -> String {
     if v >= 0.000_05 { format!("+{}", fixed(v)) } else { fixed(v) }
 }
 
-/// Four decimals: what a table of fractions of variance needs.
+/// Formats four decimals, as a table of fractions of variance needs.
 pub fn fixed(v: f64) -> String {
     decimals(v, 4)
 }
 
-/// That many decimals.
+/// Formats that many decimals.
 pub fn decimals(v: f64, digits: usize) -> String {
     if !v.is_finite() {
         return "–".into();
@@ -54,7 +54,7 @@ pub fn decimals(v: f64, digits: usize) -> String {
     signed(v < 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)), &text)
 }
 
-/// A count with its noun, which takes an s.
+/// Formats a count with its noun, which takes an s.
 pub fn count(n: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(n), if n == 1 { "" } else { "s" })
 }

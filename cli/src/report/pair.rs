@@ -1,4 +1,4 @@
-//! The page of two runs: one beside the other, the same measures, charts over each other, and the latents of both.
+//! The page of two runs, side by side: the same measures, charts over each other, and the latents of both.
 
 use super::atlas::Atlas;
 use super::charts::{self, Chart, Of};
@@ -21,7 +21,7 @@ const LETTERS: [&str; 2] = ["A", "B"];
 struct PairPage<'a> {
     frame: Frame,
     runs: Vec<Side<'a>>,
-    /// What is wrong with comparing the two.
+    /// Reasons why the two are not comparable.
     warnings: Vec<String>,
     questions: Vec<Question>,
     tables: Vec<Table>,
@@ -46,7 +46,7 @@ struct Question {
     answers: Vec<(&'static str, Verdict)>,
 }
 
-/// A table of the headline, a row a measure and level.
+/// A table of the headline, with a row per measure and level.
 struct Table {
     caption: &'static str,
     rows: Vec<Row>,
@@ -54,12 +54,12 @@ struct Table {
 
 struct Row {
     name: &'static str,
-    /// `1` or `2`; empty for what is not of a level.
+    /// `1` or `2`; empty for a measure that does not belong to a level.
     level: &'static str,
     key: &'static str,
     cells: [Cell; 2],
     difference: String,
-    /// Whether the intervals touch, in words; empty where one of them is not known.
+    /// Whether the intervals overlap, in words; empty where one of them is not known.
     apart: &'static str,
     better: &'static str,
     doc: Option<Doc>,
@@ -111,7 +111,7 @@ pub fn page(runs: [&Loaded; 2], title: Option<&str>) -> Result<String> {
     page.render().context("writing the report")
 }
 
-/// What makes the numbers of two runs no comparison.
+/// Returns the reasons why the numbers of two runs are not comparable.
 fn warnings(runs: [&Loaded; 2]) -> Vec<String> {
     let [Some(a), Some(b)] = runs.map(|run| run.eval.as_ref()) else { return Vec::new() };
     let mut warnings = Vec::new();
@@ -140,7 +140,7 @@ fn questions(runs: [&Loaded; 2]) -> Vec<Question> {
     questions
 }
 
-/// The tables of the headline of both runs, a row where either has a value.
+/// Returns the tables of the headline of both runs, with a row where either has a value.
 fn both_tables(runs: [&Loaded; 2], docs: &Docs) -> Vec<Table> {
     let of = |run: &Loaded| run.eval.as_ref().map(|e| tables::tables(e, run.config.as_ref(), docs)).unwrap_or_default();
     let found = runs.map(of);
@@ -174,7 +174,7 @@ fn joined(row: &HeadRow, cells: [Option<&Cell>; 2], level: usize, two: bool) -> 
         (Some(a), Some(b)) => (row.say)(b - a),
         _ => String::new(),
     };
-    // A difference of shares is in points, not a share of anything.
+    // A difference of shares is in percentage points.
     let difference = difference.strip_suffix(" %").map_or_else(|| difference.clone(), |d| format!("{d} points"));
     let apart = match (cells[0].ends, cells[1].ends) {
         (Some(a), Some(b)) if a.1 < b.0 || b.1 < a.0 => "apart",
@@ -185,7 +185,7 @@ fn joined(row: &HeadRow, cells: [Option<&Cell>; 2], level: usize, two: bool) -> 
     Row { name: row.name, level, key: row.key, cells, difference, apart, better: row.better, doc: row.doc.clone() }
 }
 
-/// Every metric that either run has.
+/// Returns every metric that either run has.
 fn groups(runs: [&Loaded; 2], docs: &Docs) -> Vec<Group> {
     let found = runs.map(|run| run.eval.as_ref().map(|eval| metrics::tables(eval, docs)).unwrap_or_default());
     let mut groups: Vec<Group> = Vec::new();
@@ -209,7 +209,7 @@ fn groups(runs: [&Loaded; 2], docs: &Docs) -> Vec<Group> {
     groups
 }
 
-/// The settings that differ.
+/// Returns the settings that differ.
 fn differing(runs: [&Loaded; 2]) -> Vec<Setting> {
     let maps = runs.map(|run| run.settings.iter().cloned().collect::<BTreeMap<String, String>>());
     let keys: std::collections::BTreeSet<&String> = maps.iter().flat_map(BTreeMap::keys).collect();
@@ -218,7 +218,7 @@ fn differing(runs: [&Loaded; 2]) -> Vec<Setting> {
     keys.into_iter().map(setting).filter(|s| s.values[0] != s.values[1]).collect()
 }
 
-/// Whether any number of the page has an interval on both sides.
+/// Returns whether any number of the page has an interval on both sides.
 impl Table {
     fn has_intervals(&self) -> bool {
         self.rows.iter().any(|row| !row.apart.is_empty())

@@ -24,12 +24,12 @@ use toml::Table;
 struct RunPage<'a> {
     frame: Frame,
     summary: String,
-    /// What is missing, and how to get it.
+    /// What is missing, and how to make it.
     notes: &'a [String],
     verdicts: Vec<Verdict>,
     tables: Vec<HeadTable>,
     training: Vec<Chart>,
-    /// When the gate began to act.
+    /// The step at which the gate started.
     gate: Option<String>,
     sparsity: Vec<Chart>,
     groups: Vec<Group>,
@@ -37,7 +37,7 @@ struct RunPage<'a> {
     atlases: Vec<&'a Atlas>,
 }
 
-/// What a run says of itself.
+/// The content of a run.
 pub struct Loaded {
     /// Its name.
     pub name: String,
@@ -51,7 +51,7 @@ pub struct Loaded {
     pub lines: Vec<Value>,
     /// Its latents.
     pub atlas: Option<Atlas>,
-    /// What has to be known before a number of it is read, as HTML.
+    /// Facts that a reader needs before its numbers, as HTML.
     pub notes: Vec<String>,
 }
 
@@ -70,7 +70,7 @@ impl Loaded {
         let atlas = latents_of(dir, &name, labels, suffix)?;
 
         let mut notes = Vec::new();
-        // The way to the run stays out of a page that is passed on.
+        // The directories above the run do not appear on a page that may be published.
         let own = dir.file_name().map_or_else(|| "RUN".into(), |n| n.to_string_lossy());
         let evaluate = format!("<code>strata eval {}</code>", embed::text(&own));
         match (&eval, &atlas) {
@@ -110,7 +110,7 @@ fn latents_of(dir: &Path, name: &str, file: Option<&Path>, suffix: &'static str)
     atlas::pack(&records, &atlas::Subject { name, model: model.as_deref(), labels: &labels }, suffix).map(Some)
 }
 
-/// Returns the SHA-256 of the weights, as it stands beside them; none without.
+/// Returns the SHA-256 of the weights from the file beside them; none without it.
 fn model_of(dir: &Path) -> Result<Option<String>> {
     let text = read(&dir.join("sae").join("SHA256SUMS"))?.unwrap_or_default();
     let of_weights = |line: &str| line.strip_suffix("sae_weights.safetensors").map(|sum| sum.trim().to_owned());
@@ -143,7 +143,7 @@ pub fn page(run: &Loaded, title: Option<&str>) -> Result<String> {
     page.render().context("writing the report")
 }
 
-/// The lines of `metrics.jsonl`; the last is left out if the end of a process cut it short.
+/// Returns the lines of `metrics.jsonl`; the last is ignored if it was cut short when the process ended.
 fn training_lines(path: &Path) -> Result<Vec<Value>> {
     let text = read(path)?.unwrap_or_default();
     parse_lines(&text).with_context(|| format!("reading {}", path.display()))
@@ -154,7 +154,7 @@ fn parse_lines(text: &str) -> Result<Vec<Value>> {
     for (i, line) in text.lines().enumerate() {
         match serde_json::from_str(line) {
             Ok(value) => lines.push(value),
-            // What ends without a line break was never written out.
+            // A line without a line break was not written completely.
             Err(_) if i + 1 == text.lines().count() && !text.ends_with('\n') => {}
             Err(e) => bail!("line {}: expected JSON: {e}", i + 1),
         }
@@ -162,7 +162,7 @@ fn parse_lines(text: &str) -> Result<Vec<Value>> {
     Ok(lines)
 }
 
-/// When the gate began to act, if it did so while the run was watched: curves bend there.
+/// Returns the step at which the gate started, if it did so during the recorded steps: curves bend there.
 fn gate_of(lines: &[Value]) -> Option<String> {
     let from = lines.iter().position(|l| l["gate_on"] == true).filter(|at| *at > 0)?;
     let step = |at: usize| lines[at]["step"].as_f64().map_or_else(String::new, number::show);

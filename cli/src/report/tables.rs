@@ -130,11 +130,11 @@ fn reconstruction(n: &Numbers<'_>, config: Option<&Config>, docs: &Docs) -> Tabl
         _ => DASH.into(),
     };
     let l0 = ["level1.l0_mean", "level2.l0_mean"];
-    level("Latents that fire a token (L0)", l0, Some(["l0_1", "l0_2"]), asked, "lower, at equal FVU", show);
+    level("Latents that fire per token (L0)", l0, Some(["l0_1", "l0_2"]), asked, "lower, at equal FVU", show);
     level("Dead latents", ["level1.dead", "level2.dead"], None, "0 %".into(), "lower", percent);
     let ce = [n.get("splice.clean"), n.get("splice.mean_ablated")].map(|v| v.map_or_else(String::new, show));
     let null = format!("{} (mean row); clean: {}", ce[1], ce[0]);
-    level("Cross-entropy, nats a token", ["splice.level1", "splice.level2"], None, null, "lower", show);
+    level("Cross-entropy, nats per token", ["splice.level1", "splice.level2"], None, null, "lower", show);
     let recovered = ["splice.recovered1", "splice.recovered2"];
     level("Cross-entropy recovered", recovered, None, "0 % (mean row)".into(), "higher", percent);
     Table { caption: "Reconstruction and sparsity", columns, rows }
