@@ -4,7 +4,7 @@
 use super::state::{Saved, State};
 use crate::error::Result;
 
-/// The inference threshold of batch-top-k, tracked so that it lets `k` latents per row through:
+/// The inference threshold of batch-top-k, tracked so that `k` latents per row exceed it:
 ///
 /// ```text
 /// ln tau += eta clip(n_above / (k n) - 1, +-.5),   eta .1 in the first half of the training, .03 after

@@ -126,7 +126,7 @@ fn thresholds(arch: &Arch, isa: Isa, sample: &[f32], params: &mut Params) {
     }
 }
 
-/// The value that `k` numbers per row exceed, at least 1e-3.
+/// Returns the value that `k` numbers per row exceed, at least 1e-3.
 fn quantile(u: &[f32], k: f64, n: usize) -> f32 {
     let mut values = u.to_vec();
     let keep = (libm::round(k * n as f64) as usize).clamp(1, values.len());
