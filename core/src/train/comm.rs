@@ -1,6 +1,6 @@
 //! How the shards of a dictionary exchange numbers, and where a dictionary may be split.
 //!
-//! A dictionary is sharded by latents: each shard owns a contiguous range of them, with their weights and moments, and what
+//! A dictionary is sharded by latents: each shard owns a contiguous range of each level, with their weights and moments, and what
 //! it computes for a latent needs no other shard. What runs over all latents does: there, each shard computes the sums of
 //! its own groups of [`GROUP`] latents, and the groups of all shards are added in the order of latents. Numbers are moved and
 //! never added on the way, so that the result has the same bits for every number of shards.

@@ -1,8 +1,6 @@
 //! What every stage of a step reads.
 
-use super::auxk;
 use super::settings::StepSettings;
-use super::workspace::slot;
 use crate::activation::Rule;
 use crate::compute::Compute;
 use crate::config::Config;
@@ -59,18 +57,5 @@ impl<'a> Inputs<'a> {
     /// Returns whether the part of the gradient that reaches level 1 through level 2 is dropped.
     pub fn drops_through(&self) -> bool {
         self.config.train.balance.drops_through()
-    }
-
-    /// Returns how many slots a row needs in this step: those of AuxK only where a latent is dead.
-    pub fn slots(&self) -> usize {
-        let two = self.two();
-        if two && self.config.source.reaches_decoder1(self.config.source_detach) {
-            return slot::DS + 1;
-        }
-        match (two, auxk::is_on(self)) {
-            (false, aux) => slot::e1(two) + usize::from(aux),
-            (true, false) => slot::e1(two),
-            (true, true) => slot::E2 + 1,
-        }
     }
 }

@@ -118,7 +118,7 @@ impl Objective {
         );
         arch.source = settings.source;
         let inputs = &Inputs { compute: *compute, arch, config, settings, params, families, x };
-        batch.begin(inputs.n(), arch.d, inputs.slots());
+        batch.begin(inputs.n(), arch.d, slots(inputs));
         derived.update(inputs);
         let mut losses = forward(inputs, derived, floors, batch, lanes);
         let loss = &config.loss;
@@ -219,6 +219,19 @@ impl Objective {
     /// Returns the number of rows of the last batch.
     pub fn n(&self) -> usize {
         self.batch.n
+    }
+}
+
+/// Returns how many slots of the row buffer a row needs in this step: those of AuxK only where a latent is dead.
+fn slots(inputs: &Inputs<'_>) -> usize {
+    let (config, two) = (inputs.config, inputs.two());
+    if two && config.source.reaches_decoder1(config.source_detach) {
+        return slot::DS + 1;
+    }
+    match (two, auxk::is_on(inputs)) {
+        (false, aux) => slot::e1(two) + usize::from(aux),
+        (true, false) => slot::e1(two),
+        (true, true) => slot::E2 + 1,
     }
 }
 
