@@ -235,7 +235,8 @@ fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
 fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
-    let train = train::Job { dump, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
+    let train =
+        train::Job { dump, target: None, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
     // This is the last file that a training writes.
     if !job.dir.join("final_info.json").exists()
         && let End::Interrupted(step) = train::train(&train, console)?

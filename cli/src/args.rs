@@ -264,6 +264,9 @@ pub struct Train {
     /// The dump, or its shards in order
     #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
     pub dump: Vec<PathBuf>,
+    /// Train a transcoder: the dump of the rows that it should reconstruct, one for each row of --dump, of any width
+    #[arg(long, value_name = "PATH")]
+    pub target: Option<PathBuf>,
     /// The directory of the new run
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,

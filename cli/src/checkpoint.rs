@@ -25,8 +25,8 @@ const HEADER_BYTES: usize = 1 << 24;
 /// Most bytes of the file with the checksum.
 const SUM_BYTES: u64 = 1 << 10;
 
-/// The array that may contain infinity: a limit of norms where outliers are kept.
-const UNLIMITED: &str = "normalisation.scalars";
+/// The arrays that may contain infinity: a limit of norms where outliers are kept.
+const UNLIMITED: [&str; 2] = ["normalisation.scalars", "target.scalars"];
 
 const STATE: &str = "state.safetensors";
 const SUM: &str = "state.sha256";
@@ -272,7 +272,7 @@ fn read(path: &Path) -> Result<State> {
             Array::F64(v) => v.iter().all(|v| v.is_finite()),
             _ => true,
         };
-        ensure!(is_finite || name == UNLIMITED, "tensor `{name}`: expected finite numbers, found another");
+        ensure!(is_finite || UNLIMITED.contains(&&*name), "tensor `{name}`: expected finite numbers, found another");
         state.put(name, array);
     }
     Ok(state)

@@ -88,11 +88,6 @@ fn open(paths: &[PathBuf], flags: &args::SourceArgs) -> Result<Dump> {
     sources::with_flags(Source::new(paths), flags).open()
 }
 
-/// Opens the dump of the rows that a transcoder should reconstruct.
-fn open_target(path: Option<&PathBuf>, subject: &args::Subject) -> Result<Option<Dump>> {
-    path.map(|path| open(std::slice::from_ref(path), &subject.source)).transpose()
-}
-
 fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
     let lm = match &args.model {
         Some(dir) => Lm::from_dir(dir)?,
@@ -140,9 +135,11 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
 
 fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let dump = open(&args.dump, &args.source)?;
+    let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.source)).transpose()?;
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
-    let job = train::Job { dump: &dump, run: &args.out, config, resume: args.resume, from: None, isa };
+    let (target, resume) = (target.as_ref(), args.resume);
+    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,
@@ -168,8 +165,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 }
 
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
-    let (run, dump) = sources::open(&args.subject, "eval", console)?;
-    let target = open_target(args.target.as_ref(), &args.subject)?;
+    let (run, dump, target) = sources::open_pair(&args.subject, args.target.as_ref(), "eval", console)?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::from_dir(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
@@ -210,13 +206,12 @@ fn embedded_for(dump: &Dump) -> Result<Lm> {
 }
 
 fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Result<()> {
-    let (run, dump) = sources::open(&args.subject, "probe", console)?;
+    let (run, dump, target) = sources::open_pair(&args.subject, args.target.as_ref(), "probe", console)?;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => run.output(None)?.join("probe.json"),
     };
     refuse_own_input(&[dump.source().paths.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
-    let target = open_target(args.target.as_ref(), &args.subject)?;
     let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
     let job = probe::Job { run: &run, dump: &dump, target: target.as_ref(), labels, sample, seed, out: &out, isa };
     let found = probe::probe(&job, console)?;

@@ -281,7 +281,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     bar.finish_and_clear();
     let control = control
         .as_ref()
-        .map(|c| control::measure(c, &control::Rows { dump, rows: &rows, own: &seen, filter: &filter }, *isa, console))
+        .map(|c| control::measure(c, &control::Rows { pair, rows: &rows, own: &seen, filter: &filter }, *isa, console))
         .transpose()?;
     let splice =
         job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;

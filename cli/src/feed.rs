@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
+use strata_core::train::BatchRows;
 use strata_core::{Config, RowOrder};
 
 /// Returns the number of rows to train on, and of all rows. The last rows are held out: whole sequences of them where
@@ -33,11 +34,14 @@ const READERS: usize = 4;
 /// Reads the batches of a training in their order.
 pub struct Reader<'a> {
     dump: &'a Dump,
+    /// What a transcoder should reconstruct of the same rows.
+    target: Option<(&'a Dump, Normalisation)>,
     filter: &'a RowFilter<'a>,
     order: RowOrder,
     normalisation: Normalisation,
     cursor: u64,
     ids: Vec<u64>,
+    kept: Vec<u64>,
     threads: rayon::ThreadPool,
 }
 
@@ -59,7 +63,16 @@ impl<'a> Reader<'a> {
         let order = RowOrder::new(config.seed, n_train, config.data.block, config.data.window);
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
-        Ok(Self { dump, filter, order, normalisation, cursor, ids: Vec::new(), threads })
+        let (ids, kept) = (Vec::new(), Vec::new());
+        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, threads })
+    }
+
+    /// Reads the same rows of `target` too, which has as many, normalised in their own way. Which rows are left out depends on
+    /// `dump` alone.
+    #[must_use]
+    pub fn with_target(mut self, target: &'a Dump, normalisation: Normalisation) -> Self {
+        self.target = Some((target, normalisation));
+        self
     }
 
     /// Calls `train` with a feed of `n_batches` batches of `batch` rows. While `train` computes with one batch, threads of
@@ -79,16 +92,18 @@ impl<'a> Reader<'a> {
         let (full, batches) = channel();
         let stop = AtomicBool::new(false);
         for _ in 0..2 {
-            let _ = give_back.send(Vec::new());
+            let _ = give_back.send([Vec::new(), Vec::new()]);
         }
         let cursor = self.cursor;
         let (reader, stop) = (&mut self, &stop);
         thread::scope(|scope| {
             // Both ends of the channels move into the thread: each side sees that the other one has ended.
             let read = move || {
-                for mut rows in free.into_iter().take(usize::try_from(n_batches).unwrap_or(usize::MAX)) {
-                    rows.resize(batch * reader.dump.d(), 0.0);
-                    let read = reader.fill(&mut rows, stop).map(|()| Batch { rows, cursor: reader.cursor });
+                for [mut x, mut y] in free.into_iter().take(usize::try_from(n_batches).unwrap_or(usize::MAX)) {
+                    x.resize(batch * reader.dump.d(), 0.0);
+                    y.resize(reader.target.as_ref().map_or(0, |(target, _)| batch * target.d()), 0.0);
+                    let read = reader.fill(&mut x, &mut y, stop);
+                    let read = read.map(|()| Batch { x, y, cursor: reader.cursor });
                     let failed = read.is_err();
                     // The receiver is gone where the training has ended early.
                     if full.send(read).is_err() || failed {
@@ -97,35 +112,33 @@ impl<'a> Reader<'a> {
                 }
             };
             thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
-            let mut feed = Feed { give_back, batches, batch: Batch { rows: Vec::new(), cursor }, stop };
+            let batch = Batch { x: Vec::new(), y: Vec::new(), cursor };
+            let mut feed = Feed { give_back, batches, batch, stop };
             train(&mut feed)
         })
     }
 
-    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised. Once `stop` is set the content is
-    /// arbitrary.
+    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised, and `targets`, `(n, d_out)`, with the same
+    /// rows of the target. Once `stop` is set the content is arbitrary.
     ///
     /// No more rows are read than are needed, so that the cursor counts rows that were used or left out.
-    fn fill(&mut self, out: &mut [f32], stop: &AtomicBool) -> Result<()> {
-        let Self { dump, filter, order, normalisation, cursor, ids, threads } = self;
+    fn fill(&mut self, out: &mut [f32], targets: &mut [f32], stop: &AtomicBool) -> Result<()> {
+        let Self { dump, target, filter, order, normalisation, cursor, ids, kept, threads } = self;
         let d = dump.d();
+        kept.clear();
         let mut filled = 0;
         let mut skipped = 0;
         while filled < out.len() / d && !stop.load(Ordering::Relaxed) {
             let missing = &mut out[filled * d..];
             ids.resize(missing.len() / d, 0);
             order.fill(*cursor, ids);
-            let parts: Vec<Result<()>> = threads.install(|| {
-                let parts = ids.par_chunks(PART).zip(missing.par_chunks_mut(PART * d));
-                parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect()
-            });
-            // Errors are reported in order, so that the first row that cannot be read is named.
-            parts.into_iter().collect::<Result<()>>()?;
+            read(threads, dump, ids, missing)?;
             *cursor += ids.len() as u64;
             let first = filled;
             for i in first..out.len() / d {
                 if filter.keeps(ids[i - first], &out[i * d..(i + 1) * d]) {
                     out.copy_within(i * d..(i + 1) * d, filled * d);
+                    kept.push(ids[i - first]);
                     filled += 1;
                     skipped = 0;
                 } else {
@@ -141,37 +154,55 @@ impl<'a> Reader<'a> {
             }
         }
         normalisation.apply(out);
+        if let Some((target, normalisation)) = target {
+            // Fewer rows than asked for where the reading was stopped.
+            let targets = &mut targets[..kept.len() * target.d()];
+            read(threads, target, kept, targets)?;
+            normalisation.apply(targets);
+        }
         Ok(())
     }
+}
+
+/// Reads rows of `dump` by their numbers, several parts of them at a time.
+fn read(threads: &rayon::ThreadPool, dump: &Dump, ids: &[u64], rows: &mut [f32]) -> Result<()> {
+    let parts: Vec<Result<()>> = threads.install(|| {
+        let parts = ids.par_chunks(PART).zip(rows.par_chunks_mut(PART * dump.d()));
+        parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect()
+    });
+    // In order, so that the first row that cannot be read is the one that is named.
+    parts.into_iter().collect()
 }
 
 /// Normalised rows of one step.
 struct Batch {
     /// `(n, d)`.
-    rows: Vec<f32>,
+    x: Vec<f32>,
+    /// `(n, d_out)`; empty without a target.
+    y: Vec<f32>,
     /// The cursor of the reader after them.
     cursor: u64,
 }
 
 /// Batches of normalised rows that are read before they are needed: see [`Reader::ahead`].
 pub struct Feed<'s> {
-    give_back: Sender<Vec<f32>>,
+    give_back: Sender<[Vec<f32>; 2]>,
     batches: Receiver<Result<Batch>>,
     batch: Batch,
     stop: &'s AtomicBool,
 }
 
 impl Feed<'_> {
-    /// Returns the next batch, `(n, d)`, and waits for it where it has not been read yet.
+    /// Returns the next batch, `(n, d)` and the same rows of the target, and waits for it where it has not been read yet.
     ///
     /// # Errors
     /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
     /// last batch.
-    pub fn next_batch(&mut self) -> Result<&[f32]> {
-        // After the last batch the buffer is no longer received.
-        let _ = self.give_back.send(mem::take(&mut self.batch.rows));
+    pub fn next_batch(&mut self) -> Result<BatchRows<'_>> {
+        // After the last batch the buffers are no longer received.
+        let _ = self.give_back.send([mem::take(&mut self.batch.x), mem::take(&mut self.batch.y)]);
         self.batch = self.batches.recv().context("the rows of the training have ended")??;
-        Ok(&self.batch.rows)
+        Ok(BatchRows { x: &self.batch.x, y: &self.batch.y })
     }
 
     /// The positions of the order that the batches returned so far have used: the whole state of the feed. What has been
@@ -182,7 +213,7 @@ impl Feed<'_> {
 
     /// Frees the memory of the batch at hand.
     pub fn release(&mut self) {
-        self.batch.rows = Vec::new();
+        (self.batch.x, self.batch.y) = (Vec::new(), Vec::new());
     }
 }
 
@@ -209,12 +240,14 @@ pub fn sample(dump: &Dump, filter: &RowFilter<'_>, n: u64, wanted: usize) -> Res
     if rows.is_empty() {
         bail!("{}: the rows that are left out are all of a sample of {drawn} rows", dump.name());
     }
-    Ok(Sample { rows, left_out })
+    Ok(Sample { ids, rows, left_out })
 }
 
 /// Some rows of a dump.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
+    /// Their numbers in the dump, ascending.
+    pub ids: Vec<u64>,
     /// `(n, d)`, raw.
     pub rows: Vec<f32>,
     /// Rows that were drawn and left out.

@@ -67,30 +67,47 @@ impl HeldOut {
         Self { start: n_rows - n, n: n as usize }
     }
 
-    /// Scores a trainer on the rows that `filter` keeps, and on all of them.
+    /// Scores a trainer on the rows that `filter` keeps, and on all of them. `target` is what a transcoder should reconstruct.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite.
-    pub fn watch(&self, dump: &Dump, trainer: &Trainer, filter: &RowFilter<'_>, isa: Isa) -> Result<Watched> {
+    pub fn watch(
+        &self,
+        dump: &Dump,
+        target: Option<&Dump>,
+        trainer: &Trainer,
+        filter: &RowFilter<'_>,
+        isa: Isa,
+    ) -> Result<Watched> {
         // On normalised rows, so that the encoder shares the weights of the trainer and copies nothing.
         let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Compute::new(isa, Par::Rayon))?;
-        let d = dump.d();
-        let mut x = vec![0.0; self.n.min(PART) * d];
+        let (d_in, d) = (dump.d(), target.unwrap_or(dump).d());
+        let mut x = vec![0.0; self.n.min(PART) * d_in];
+        let mut y = vec![0.0; if target.is_some() { self.n.min(PART) * d } else { 0 }];
+        // Normalised rows that should be reconstructed; of an autoencoder those that it reads.
+        let wanted = |first: u64, n: usize, y: &mut [f32]| -> Result<()> {
+            let (Some(target), Some(normalisation)) = (target, trainer.target()) else { return Ok(()) };
+            target.read_range(first, n, &mut y[..n * d])?;
+            normalisation.apply(&mut y[..n * d]);
+            Ok(())
+        };
         let parts = || (0..self.n).step_by(PART).map(|first| (self.start + first as u64, PART.min(self.n - first)));
         let (mut kept, mut all) = (Sums::new(d), Sums::new(d));
         let mut left_out = LeftOut::default();
         // Whether each row is scored.
         let mut keeps = Vec::with_capacity(self.n);
         for (first, n) in parts() {
-            let x = &mut x[..n * d];
+            let x = &mut x[..n * d_in];
             dump.read_range(first, n, x)?;
-            for (i, row) in x.chunks(d).enumerate() {
+            for (i, row) in x.chunks(d_in).enumerate() {
                 let reason = filter.reason(first + i as u64, row);
                 reason.into_iter().for_each(|r| left_out.count(r));
                 keeps.push(reason.is_none());
             }
             trainer.normalisation().apply(x);
-            for (row, keeps) in x.chunks(d).zip(&keeps[keeps.len() - n..]) {
+            wanted(first, n, &mut y)?;
+            let rows = if target.is_some() { &y[..n * d] } else { &*x };
+            for (row, keeps) in rows.chunks(d).zip(&keeps[keeps.len() - n..]) {
                 for sums in if *keeps { vec![&mut kept, &mut all] } else { vec![&mut all] } {
                     sums.rows += 1;
                     sums.mean.iter_mut().zip(row).for_each(|(m, v)| *m += f64::from(*v));
@@ -103,16 +120,19 @@ impl HeldOut {
         }
         let arch = encoder.model().arch;
         let mut fires = [vec![0u64; arch.level[0].latents], vec![0u64; arch.level[1].latents]];
-        let (mut hat1, mut hat2) = (x.clone(), x.clone());
+        let size = self.n.min(PART) * d;
+        let (mut hat1, mut hat2) = (vec![0.0; size], vec![0.0; size]);
         for (part, (first, n)) in parts().enumerate() {
-            let x = &mut x[..n * d];
+            let x = &mut x[..n * d_in];
             dump.read_range(first, n, x)?;
             trainer.normalisation().apply(x);
+            wanted(first, n, &mut y)?;
             let mut codes = [Codes::new(), Codes::new()];
             let [codes1, codes2] = &mut codes;
             encoder.encode_par(Par::Rayon, x, codes1, codes2)?;
             let (hat1, hat2) = (&mut hat1[..n * d], &mut hat2[..n * d]);
             encoder.decode_of(x, codes1, codes2, hat1, hat2)?;
+            let rows = if target.is_some() { &y[..n * d] } else { &*x };
             for i in 0..n {
                 let row = i * d..(i + 1) * d;
                 let keeps = keeps[part * PART + i];
@@ -120,7 +140,7 @@ impl HeldOut {
                     for ((at, m), (h1, h2)) in
                         row.clone().zip(&sums.mean).zip(hat1[row.clone()].iter().zip(&hat2[row.clone()]))
                     {
-                        let v = f64::from(x[at]);
+                        let v = f64::from(rows[at]);
                         sums.total += (v - m).powi(2);
                         sums.sse[0] += (f64::from(*h1) - v).powi(2);
                         sums.sse[1] += (f64::from(*h2) - v).powi(2);

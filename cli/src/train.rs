@@ -26,11 +26,11 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-use strata_core::config::LevelConfig;
+use strata_core::config::{DataConfig, LevelConfig};
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, StepReport, Trainer};
-use strata_core::{Compute, Config, Par};
+use strata_core::{Compute, Config, Isa, Par};
 
 /// Rows on which the held-out loss is measured during training.
 const WATCHED_ROWS: u64 = 4096;
@@ -81,9 +81,14 @@ pub fn settings_of(
 /// One sentence for anything in the settings, the dump or the run directory that does not fit, a full disk, or a loss
 /// that is not finite. Existing files of the run are kept.
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
-    let Job { dump, run, config, resume, isa, .. } = job;
-    config.validate(dump.d())?;
-    check_memory(config, dump.d())?;
+    let Job { dump, target, run, config, resume, isa, .. } = job;
+    let d_out = target.map(Dump::d);
+    config.validate_rows(dump.d(), d_out)?;
+    check_memory(config, dump.d(), d_out)?;
+    if let Some(target) = target.filter(|target| target.n_rows() != dump.n_rows()) {
+        let (name, n, other, found) = (dump.name(), dump.n_rows(), target.name(), target.n_rows());
+        bail!("--target: expected a row for each of the {n} rows of {name}, found {found} rows in {other}");
+    }
     let (n_train, n_rows) = feed::split(dump, config.data.holdout);
     if n_train == 0 {
         bail!("{} has {n_rows} rows, and `data.holdout` leaves none to train on", dump.name());
@@ -113,9 +118,12 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 found.left_out.named + (found.rows.len() / dump.d()) as u64,
             ));
             let mut sample: Vec<f32> = kept().take(256).flatten().copied().collect();
+            let of_target =
+                target.map(|target| measure_target(target, &found, &normalisation, config, *isa)).transpose()?;
             drop(found);
             normalisation.apply(&mut sample);
-            let trainer = Trainer::new(config, normalisation, &sample, Compute::new(*isa, Par::Rayon))?;
+            let trainer =
+                Trainer::with_target(config, normalisation, of_target, &sample, Compute::new(*isa, Par::Rayon))?;
             spinner.finish_and_clear();
             trainer
         }
@@ -127,7 +135,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
 
     start.commit(run, config)?;
-    sources::remember(run, dump.source())?;
+    sources::remember(run, dump.source(), target.map(Dump::source))?;
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
     let mut log = Log::open(run, first_step)?;
@@ -141,7 +149,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // Before the last step an interrupt ends the training with a checkpoint, and the process waits for it.
     let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
-    let reader = Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?;
+    let mut reader = Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?;
+    if let (Some(target), Some(normalisation)) = (target, trainer.target()) {
+        reader = reader.with_target(target, normalisation.clone());
+    }
     let state_of = |trainer: &Trainer, feed: &Feed<'_>| {
         let mut state = trainer.state();
         state.put("cursor", Array::U64(vec![feed.cursor()]));
@@ -194,7 +205,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             if line {
                 let elapsed = mark.0.elapsed().as_secs_f64();
                 let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-                let found = if watch { Some(held_out.watch(dump, &trainer, &filter, *isa)?) } else { None };
+                let found = if watch { Some(held_out.watch(dump, *target, &trainer, &filter, *isa)?) } else { None };
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
                 log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
                 watched = found.or(watched.take());
@@ -222,7 +233,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // A run that is resumed after its last step has no held-out loss yet.
     let watched = match watched {
         Some(found) => found,
-        None => held_out.watch(dump, &trainer, &filter, *isa)?,
+        None => held_out.watch(dump, *target, &trainer, &filter, *isa)?,
     };
     let seconds = started.elapsed().as_secs_f64();
     let passes = cursor as f64 / n_train as f64;
@@ -330,8 +341,26 @@ pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             from.display()
         );
     }
-    let job = Job { dump: job.dump, run: &run, config, resume: true, from: begins.then_some(&from), isa: job.isa };
+    let (dump, target, isa) = (job.dump, job.target, job.isa);
+    let job = Job { dump, target, run: &run, config, resume: true, from: begins.then_some(&from), isa };
     train(&job, console)
+}
+
+/// Measures the rows of `target` that belong to the rows of a sample which training keeps: in their own unit, without a limit on
+/// their norms.
+fn measure_target(
+    target: &Dump,
+    sample: &feed::Sample,
+    normalisation: &Normalisation,
+    config: &Config,
+    isa: Isa,
+) -> Result<Normalisation> {
+    let rows = sample.ids.iter().zip(sample.rows.chunks(normalisation.mean.len()));
+    let ids: Vec<u64> = rows.filter(|(_, row)| normalisation.keeps(isa, row)).map(|(id, _)| *id).collect();
+    let mut rows = vec![0.0; ids.len() * target.d()];
+    target.read_rows(&ids, &mut rows)?;
+    let data = DataConfig { outlier: 0.0, ..config.data.clone() };
+    Normalisation::measure(isa, &rows, target.d(), &data).with_context(|| target.name().to_owned())
 }
 
 /// Returns the sentence about the rows that a training will leave out, `left_out` of a sample of `of` rows.
@@ -388,10 +417,12 @@ fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Resul
 }
 
 /// Refuses sizes that do not fit into memory, before anything large is allocated.
-fn check_memory(config: &Config, d: usize) -> Result<()> {
+fn check_memory(config: &Config, d: usize, target: Option<usize>) -> Result<()> {
     let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
-    // Weights, gradients and two moments of the encoders and decoders; co-activation counts; the rows of a step.
-    let bytes = 4 * (4 * 2 * d as u128 * (f1 + f2) + batch * d as u128) + 2 * f1 * f2;
+    let (both, skip) = (d + target.unwrap_or(d), if config.skip { d * target.unwrap_or(0) } else { 0 });
+    // Weights, gradients and two moments of the encoders, decoders and the skip connection; co-activation counts; the rows
+    // of a step.
+    let bytes = 4 * (4 * (both as u128 * (f1 + f2) + skip as u128) + batch * d as u128) + 2 * f1 * f2;
     memory::check(bytes, || {
         format!(
             "`level1.latents`, `level2.latents`, `train.batch`: {f1}, {f2} and {batch}, for rows of width {d}, need"

@@ -74,6 +74,8 @@ settings! {
         source_start: f64 = 0.0, in 0.0..=1.0;
         /// What level 2 adds to.
         decoder: Decoder = Decoder::Cum;
+        /// A transcoder (`strata train --dump DUMP --target DUMP2`) has a skip connection: `W_skip x` is added to its reconstruction.
+        skip: bool = false;
         /// How the budgets of two `batchtopk` levels are spent.
         budget: Budget = Budget::Separate;
         /// Level 1, the parents.
@@ -153,6 +155,45 @@ impl Config {
             );
         }
         self.validate_together()
+    }
+
+    /// [`Config::validate`] for a transcoder from rows of width `d` to those of width `target`; an autoencoder has no target.
+    ///
+    /// # Errors
+    /// As [`Config::validate`]; [`Error::Config`] for what only one of the two can have.
+    pub fn validate_rows(&self, d: usize, target: Option<usize>) -> Result<()> {
+        self.validate(d)?;
+        let bad = |key: &str, why: &str| Err(Error::config(key, why));
+        let Some(target) = target else {
+            if self.skip {
+                return bad(
+                    "skip",
+                    "an autoencoder with a skip connection copies its rows: expected a second dump, of targets (--target)",
+                );
+            }
+            return Ok(());
+        };
+        if target == 0 {
+            return bad("target", "the rows that are to be reconstructed have no columns");
+        }
+        if self.model == ModelKind::Seed {
+            return bad("model", "a transcoder takes `tree`, found `seed`");
+        }
+        if self.data.row_norm != RowNorm::None {
+            return bad(
+                "data.row_norm",
+                "a row's own normalisation is undone on its reconstruction, and a transcoder reconstructs other rows than it \
+                 normalises: expected `none`",
+            );
+        }
+        if self.level2.latents > 0 && self.source.reaches_decoder1(false) {
+            return bad(
+                "source",
+                "level 2 would read what level 1 has left over of its input, and level 1 of a transcoder reconstructs other rows \
+                 than it reads: expected `x` or `z1`",
+            );
+        }
+        Ok(())
     }
 
     /// Settings that exclude one another.

@@ -128,6 +128,50 @@ impl Normalisation {
         !is_over(isa, row, self.norm_limit)
     }
 
+    /// Returns the normalisation that leaves rows of width `d` as they are, but for `row_norm`.
+    pub fn identity(d: usize, row_norm: RowNorm) -> Self {
+        let (mean, centre) = (vec![0.0; d], vec![0.0; d]);
+        Self { mean, scale: 1.0, centre, variance: 1.0, norm_limit: f32::INFINITY, row_norm }
+    }
+
+    /// Folds `x' = (x - m) s` and `y' = (y - q) t` into a transcoder that was trained on such rows, `t` and `q` those of
+    /// `target`: it reads raw rows and reconstructs raw rows, decoder rows keep norm 1, and latents are in units of what they
+    /// write.
+    ///
+    /// ```text
+    /// W <- (s / t) W        b_enc, b_mag, threshold, tau <- the same / t        b_enc -= W m     (encoders that read x)
+    /// W_skip <- (s / t) W_skip        b_dec <- q + b_dec / t - W_skip m
+    /// gate.w <- gate.w t (mul)        gate.b <- gate.b / t (add)
+    /// ```
+    pub fn fold_into(&self, target: &Self, isa: Isa, model: &mut Model) {
+        let (s, t) = (self.scale, target.scale);
+        let specs = model.arch.specs();
+        for ((_, tensor), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
+            match spec.scales_with_x {
+                1 => tensor.iter_mut().for_each(|v| *v /= t),
+                -1 => scale(tensor, t),
+                _ => {}
+            }
+        }
+        let reads_rows = [true, model.arch.source.is_activations()];
+        for (level, _) in model.params.level.iter_mut().zip(reads_rows).filter(|(_, reads)| *reads) {
+            scale(&mut level.w_enc, s / t);
+            for (b, w) in level.b_enc.iter_mut().zip(level.w_enc.chunks(self.mean.len())) {
+                *b -= reduce::dot(isa, w, &self.mean);
+            }
+        }
+        scale(&mut model.params.w_skip, s / t);
+        model.params.b_dec.iter_mut().zip(&target.mean).for_each(|(b, &q)| *b += q);
+        for (b, w) in model.params.b_dec.iter_mut().zip(model.params.w_skip.chunks(self.mean.len())) {
+            *b -= reduce::dot(isa, w, &self.mean);
+        }
+        for (tau, level) in model.tau.iter_mut().zip(model.arch.level) {
+            if level.activation.has_tau() {
+                *tau /= t;
+            }
+        }
+    }
+
     /// Folds `x' = (x - mean) * scale` into a model that was trained on normalised rows.
     pub fn fold(&self, isa: Isa, model: &mut Model) {
         let s = self.scale;
@@ -158,6 +202,11 @@ impl Normalisation {
             }
         }
     }
+}
+
+/// Multiplies by `factor`.
+fn scale(numbers: &mut [f32], factor: f32) {
+    numbers.iter_mut().for_each(|v| *v *= factor);
 }
 
 /// Returns the rows after the normalisation of each row.

@@ -132,10 +132,10 @@ impl Source {
     /// Adds `sum_b da_bj s_b`, the gradient of one encoder row of level 2, from the entries of its latent. `z1` gives level 1's
     /// latents on the row of an entry.
     pub(crate) fn add_encoder_row<'c>(self, by: EncoderRow<'_>, z1: impl Fn(u32) -> CodeRow<'c>, out: &mut [f32]) {
-        let EncoderRow { isa, at, grad, xt, r1, d } = by;
+        let EncoderRow { isa, at, grad, xt, r1, stride } = by;
         match self {
-            Self::X => sparse::accumulate_rows(isa, at, grad, xt, d, out),
-            Self::Res => sparse::accumulate_rows(isa, at, grad, r1, d, out),
+            Self::X => sparse::accumulate_strided(isa, at, grad, xt, stride, out),
+            Self::Res => sparse::accumulate_strided(isa, at, grad, r1, stride, out),
             Self::Z1 => {
                 for (&at, &grad) in at.iter().zip(grad) {
                     let code = z1(at);
@@ -151,16 +151,16 @@ impl Source {
 /// What the gradient of one encoder row of level 2 reads.
 pub(crate) struct EncoderRow<'a> {
     pub isa: Isa,
-    /// The rows of the latent's entries in `xt` and `r1`, in units of `d` numbers.
+    /// The rows of the latent's entries.
     pub at: &'a [u32],
     /// `dL/da` of the entries.
     pub grad: &'a [f32],
-    /// Centred rows.
+    /// What the encoder of level 1 reads, rows `stride` numbers apart.
     pub xt: &'a [f32],
-    /// Residuals of level 1.
+    /// Residuals of level 1, likewise.
     pub r1: &'a [f32],
-    /// Width of a row.
-    pub d: usize,
+    /// Numbers from the start of a row to the start of the next.
+    pub stride: usize,
 }
 
 /// What the backward pass of a source reads and works in.

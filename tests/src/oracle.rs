@@ -7,6 +7,10 @@
 //!
 //! Nothing here is shared with the engine but the types of its arguments.
 
+mod seed;
+
+pub use seed::Seed;
+
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use strata_core::ROOT;
 use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, LevelConfig, Source};
@@ -20,8 +24,16 @@ pub type M = Array2<f64>;
 const H: f64 = 1e-6;
 
 /// Tensors that both reconstructions may reach.
-const LEVEL1: [&str; 7] =
-    ["b_dec", "level1.w_enc", "level1.b_enc", "level1.w_dec", "level1.threshold", "level1.r_mag", "level1.b_mag"];
+const LEVEL1: [&str; 8] = [
+    "b_dec",
+    "level1.w_enc",
+    "level1.b_enc",
+    "level1.w_dec",
+    "level1.threshold",
+    "level1.r_mag",
+    "level1.b_mag",
+    "w_skip",
+];
 
 /// Returns where the tensor `name` stands in [`NAMES`].
 fn index_of(name: &str) -> usize {
@@ -134,6 +146,8 @@ pub struct Problem {
     pub settings: StepSettings,
     /// The rows.
     pub x: M,
+    /// What a transcoder should reconstruct.
+    pub y: Option<M>,
 }
 
 fn hbox(v: f64) -> f64 {
@@ -179,7 +193,7 @@ impl Problem {
     }
 
     fn k_aux(&self) -> usize {
-        if self.config.revive.k_aux > 0 { self.config.revive.k_aux } else { (self.arch.d / 2).max(1) }
+        if self.config.revive.k_aux > 0 { self.config.revive.k_aux } else { (self.arch.d_out() / 2).max(1) }
     }
 
     /// Which latents fire, given their pre-activations (minus infinity where the gate is shut).
@@ -296,6 +310,20 @@ impl Problem {
         allowed
     }
 
+    /// What the encoder of level 1 reads: `x - b_dec`, or `x` for a transcoder.
+    fn input(&self, p: &Tensors) -> M {
+        if self.y.is_some() { self.x.clone() } else { &self.x - &p.vector("b_dec") }
+    }
+
+    /// What codes and `b_dec` should add up to: `x`, or `y - W_skip x` for a transcoder.
+    fn wanted(&self, p: &Tensors) -> M {
+        let Some(y) = &self.y else { return self.x.clone() };
+        if !self.arch.variant.skip {
+            return y.clone();
+        }
+        y - &self.x.dot(&p.matrix("w_skip", self.arch.d_out()).t())
+    }
+
     /// Runs forward at `params` and notes selections and detached numbers.
     pub fn look(&self, params: &Params) -> Point {
         let p = Tensors::new(params);
@@ -306,7 +334,7 @@ impl Problem {
             u: [none(f1), none(f2)],
             a2: none(f2),
             z: [none(f1), none(f2)],
-            hat: [none(self.arch.d), none(self.arch.d)],
+            hat: [none(self.arch.d_out()), none(self.arch.d_out())],
             allowed: none(f2),
             fires: [none(f1), none(f2)],
             lit: [none(f1), none(f2)],
@@ -316,7 +344,7 @@ impl Problem {
         };
         let p = at.p.clone();
         let mut nearest = f64::INFINITY;
-        let xt = &self.x - &p.vector("b_dec");
+        let xt = self.input(&p);
         at.u[0] = xt.dot(&p.matrix("level1.w_enc", f1).t()) + p.vector("level1.b_enc");
         let shared = (self.config.budget == Budget::Shared).then(|| {
             let u2 = self.ungated2(&p, &xt, &none(f1), &none(self.arch.d));
@@ -430,18 +458,19 @@ impl Problem {
 
         let bd = p.vector("b_dec").to_owned();
         let d1 = p.matrix("level1.w_dec", f1).to_owned();
-        let xt = &self.x - &bd;
+        let (xt, wanted) = (self.input(p), self.wanted(p));
         let u1 = xt.dot(&p.matrix("level1.w_enc", f1).t()) + p.vector("level1.b_enc");
         let z1 = self.activate(0, &u1, p, at);
         let hat1 = z1.dot(&d1) + &bd;
-        out.fvu[0] = squares(&(&hat1 - &self.x)) * unit;
+        out.fvu[0] = squares(&(&hat1 - &wanted)) * unit;
+        let wanted_at = self.wanted(&at.p);
         let d1_at = at.p.matrix("level1.w_dec", f1).to_owned();
         let bd_at = at.p.vector("b_dec").to_owned();
         let rows = p.matrix("level1.w_dec", f1).to_owned();
         self.level_terms(0, p, at, &LevelAt { u: &u1, z: &z1, rows: &rows, directions: &d1 }, &mut out);
         if loss.gated_aux > 0.0 && self.arch.level[0].activation == Activation::Gated {
             out.gated[0] =
-                loss.gated_aux * unit * squares(&(positive(&u1, &at.u[0], None).dot(&d1_at) + &bd_at - &self.x));
+                loss.gated_aux * unit * squares(&(positive(&u1, &at.u[0], None).dot(&d1_at) + &bd_at - &wanted_at));
         }
         if f2 == 0 {
             out.fvu[1] = out.fvu[0];
@@ -453,23 +482,27 @@ impl Problem {
         let (xt2, z1s, d1s, bds, hat1s) = if through {
             (xt.clone(), z1.clone(), d1.clone(), bd.clone(), hat1.clone())
         } else {
-            (&self.x - &bd_at, at.z[0].clone(), d1_at.clone(), bd_at.clone(), at.hat[0].clone())
+            (self.input(&at.p), at.z[0].clone(), d1_at.clone(), bd_at.clone(), at.hat[0].clone())
         };
         let z1d1 = if self.config.source_detach { at.z[0].dot(&d1_at) } else { z1s.dot(&d1s) };
         let a2 = self.ungated2(p, &xt2, &z1s, &z1d1);
         let u2 = self.gate(p, &a2, &z1s);
         let z2 = self.activate(1, &u2, p, at);
         let hat2 = self.decode2(p, &z2, &d1s, &bds, &hat1s);
-        out.fvu[1] = squares(&(&hat2 - &self.x)) * unit;
+        let wanted2 = if through { &wanted } else { &wanted_at };
+        out.fvu[1] = squares(&(&hat2 - wanted2)) * unit;
         let directions = self.directions2(p, &d1s);
         let rows = p.matrix("level2.w_dec", f2).to_owned();
         self.level_terms(1, p, at, &LevelAt { u: &u2, z: &z2, rows: &rows, directions: &directions }, &mut out);
         if loss.gated_aux > 0.0 && self.arch.level[1].activation == Activation::Gated {
             let frozen = self.directions2(&at.p, &d1_at);
-            let base =
-                if self.arch.decoder == Decoder::Cum { at.hat[0].clone() } else { M::zeros(self.x.raw_dim()) + &bd_at };
+            let base = if self.arch.decoder == Decoder::Cum {
+                at.hat[0].clone()
+            } else {
+                M::zeros(at.hat[0].raw_dim()) + &bd_at
+            };
             let relu = positive(&u2, &at.u[1], Some(&at.allowed));
-            out.gated[1] = loss.gated_aux * unit * squares(&(relu.dot(&frozen) + base - &self.x));
+            out.gated[1] = loss.gated_aux * unit * squares(&(relu.dot(&frozen) + base - &wanted_at));
         }
         out.consistency = loss.consistency_weight
             * self.consistency(p, at, &Live { u1: &u1, z1: &z1, d1: &d1, a2: &a2, z2: &z2 }, unit);
@@ -506,7 +539,7 @@ impl Problem {
                 }
             };
         let dead = self.settings.dead[l].len();
-        let error = &at.hat[l] - &self.x;
+        let error = &at.hat[l] - &self.wanted(&at.p);
         let unit = 1.0 / (n * f64::from(self.settings.variance));
         let fvu = squares(&error) * unit;
         if self.config.loss.aux > 0.0 && dead > 0 && fvu > 0.0 {
@@ -519,7 +552,7 @@ impl Problem {
     /// The consistency loss without its weight; level 1 is live here.
     fn consistency(&self, p: &Tensors, at: &Point, live: &Live<'_>, unit: f64) -> f64 {
         let Live { u1, z1, d1, a2, z2 } = *live;
-        let Arch { d, .. } = self.arch;
+        let d = self.arch.d_out();
         let [f1, f2] = self.arch.latents();
         let n = self.x.nrows() as f64;
         let loss = &self.config.loss;
@@ -615,7 +648,8 @@ impl Problem {
                         let own = self.differences(at, id, false);
                         let all = self.differences(at, id, true);
                         let width = match id {
-                            "b_dec" | "level1.w_enc" | "level1.w_dec" => self.arch.d,
+                            "b_dec" | "level1.w_dec" => self.arch.d_out(),
+                            "level1.w_enc" | "w_skip" => self.arch.d,
                             // One number a latent has no direction: its two parts are added.
                             _ => return all,
                         };
@@ -655,80 +689,4 @@ fn mean_cosine(h1: &M, h2: &M) -> f64 {
         }
     }
     sum / (h1.ncols() * h2.ncols()) as f64
-}
-
-/// The seed on one batch.
-#[derive(Clone, Debug)]
-pub struct Seed {
-    /// Settings.
-    pub config: Config,
-    /// Architecture.
-    pub arch: Arch,
-    /// The rows.
-    pub x: M,
-}
-
-impl Seed {
-    fn layer(&self, p: &Tensors, names: [&str; 4], x: &M, f: usize, nearest: &mut f64) -> M {
-        let a = x.dot(&p.matrix(names[0], f).t()) + p.vector(names[1]);
-        let s = || (x.dot(&p.matrix(names[2], f).t()) + p.vector(names[3])).mapv(sigmoid);
-        let u = match self.arch.gate {
-            GateKind::Mul => a * s(),
-            GateKind::Add => a + s(),
-            _ => a,
-        };
-        *nearest = u.iter().fold(*nearest, |m, v| m.min(v.abs()));
-        u.mapv(|v| v.max(0.0))
-    }
-
-    /// Squared error, sparsity of both levels, consistency; and the distance to the nearest kink.
-    pub fn terms(&self, p: &Tensors) -> ([f64; 4], f64) {
-        let [f1, f2] = self.arch.latents();
-        let n = self.x.nrows() as f64;
-        let mut nearest = f64::INFINITY;
-        let h1 = self.layer(
-            p,
-            ["level1.w_enc", "level1.b_enc", "level1.gate_w", "level1.gate_b"],
-            &self.x,
-            f1,
-            &mut nearest,
-        );
-        let h2 =
-            self.layer(p, ["level2.w_enc", "level2.b_enc", "level2.gate_w", "level2.gate_b"], &h1, f2, &mut nearest);
-        let y = h2.dot(&p.matrix("level2.w_dec", f2)) + p.vector("level2.b_dec");
-        let hat = y.dot(&p.matrix("level1.w_dec", f1)) + p.vector("b_dec");
-        let mse = squares(&(&hat - &self.x)) / self.x.len() as f64;
-        let weight = if self.config.loss.consistency == Consistency::SeedCos {
-            self.config.loss.consistency_weight
-        } else {
-            0.0
-        };
-        let terms = [
-            mse,
-            self.config.level1.lambda * h1.sum() / n,
-            self.config.level2.lambda * h2.sum() / n,
-            weight * mean_cosine(&h1, &h2),
-        ];
-        (terms, nearest)
-    }
-
-    /// Central differences in every tensor.
-    pub fn gradient(&self, p: &Tensors) -> Vec<Vec<f64>> {
-        let mut p = p.clone();
-        (0..NAMES.len())
-            .map(|id| {
-                (0..p.0[id].len())
-                    .map(|i| {
-                        let value = p.0[id][i];
-                        let [high, low] = [value + H, value - H].map(|v| {
-                            p.0[id][i] = v;
-                            self.terms(&p).0.iter().sum::<f64>()
-                        });
-                        p.0[id][i] = value;
-                        (high - low) / (2.0 * H)
-                    })
-                    .collect()
-            })
-            .collect()
-    }
 }

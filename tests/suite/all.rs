@@ -27,6 +27,7 @@ mod freeze;
 mod gemm;
 mod golden;
 mod gradient;
+mod gradient_transcoder;
 mod health;
 mod hierarchy;
 mod inspect;
@@ -71,5 +72,6 @@ mod texts;
 #[cfg(unix)]
 mod torture;
 mod training;
+mod transcoder;
 mod units;
 mod verdict;

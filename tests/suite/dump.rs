@@ -191,7 +191,7 @@ fn bare_files_are_shards_in_the_order_given() {
     assert_says(&why(Dump::open(&[a.clone(), half], None)), &["half.npy", "dtype: expected f32", "found f16"]);
     assert_says(&why(Dump::open(&[empty], None)), &["empty.npy", "rows: expected at least 1, found 0"]);
     let raw = Some(RawSpec { dtype: Dtype::F32, dim: 4 });
-    assert_says(&why(Dump::open(&[a], raw)), &["a.npy", "this file says its own"]);
+    assert_says(&why(Dump::open(&[a], raw)), &["a.npy", "the header of this one"]);
     assert!(Dump::open(&[], None).is_err());
 }
 

@@ -105,7 +105,7 @@ fn batches_that_are_read_ahead_are_those_of_the_order() {
         let got = reader(&dump, n_train, 0).ahead(batch, 5, |feed| {
             let mut got = Vec::new();
             for _ in 0..5 {
-                let rows = feed.next_batch()?.to_vec();
+                let rows = feed.next_batch()?.x.to_vec();
                 got.push((rows, feed.cursor()));
             }
             assert!(feed.next_batch().is_err(), "there are five batches");
@@ -115,7 +115,7 @@ fn batches_that_are_read_ahead_are_those_of_the_order() {
         // As a training goes on that was stopped after two steps.
         let rest = reader(&dump, n_train, want[1].1).ahead(batch, 3, |feed| {
             assert_eq!(feed.cursor(), want[1].1, "the cursor before the first batch");
-            (0..3).map(|_| Ok((feed.next_batch()?.to_vec(), feed.cursor()))).collect()
+            (0..3).map(|_| Ok((feed.next_batch()?.x.to_vec(), feed.cursor()))).collect()
         });
         let rest: Vec<_> = rest.unwrap();
         assert!(rest == want[2..], "batches of {batch} of {n_train} rows from the third on");
@@ -135,7 +135,7 @@ fn a_row_that_cannot_be_read_is_an_error_of_its_batch() {
     let mut taken = 0;
     let error = reader(&dump, N as u64, 0).ahead(100, 10, |feed| {
         for (want, _) in &positions {
-            assert!(feed.next_batch()? == want, "batch {taken} is as without that row");
+            assert!(feed.next_batch()?.x == want, "batch {taken} is as without that row");
             taken += 1;
         }
         Ok(())

@@ -29,6 +29,8 @@ pub struct Draw {
     pub config: Config,
     /// Width of a row.
     pub d: usize,
+    /// Width of what a transcoder reconstructs.
+    pub target: Option<usize>,
     /// Rows.
     pub n: usize,
     /// Added to the encoders' biases: far below 0 nothing fires.
@@ -54,6 +56,8 @@ pub struct Drawn {
     pub families: Families,
     /// The rows, flat.
     pub x: Vec<f32>,
+    /// What a transcoder should reconstruct, flat.
+    pub y: Vec<f32>,
 }
 
 /// Settings at the weights of the numpy check, with `lambda` for every activation.
@@ -108,7 +112,7 @@ fn some_of(rng: &mut Philox, f: usize, share: f64) -> Vec<u32> {
 
 fn draw_once(draw: &Draw, seed: u64) -> Drawn {
     let mut rng = Philox::new(seed, 77);
-    let arch = Arch::new(&draw.config, draw.d);
+    let arch = Arch::with_target(&draw.config, draw.d, draw.target);
     let (f1, f2) = (arch.level[0].latents, arch.level[1].latents);
     let params = parameters(&arch, &mut rng, draw.bias);
     let parents: Vec<u32> = (0..f2)
@@ -135,11 +139,14 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
     };
     let x = numbers(&mut rng, draw.n * draw.d, 1.0);
     let wide = Array2::from_shape_fn((draw.n, draw.d), |(i, j)| f64::from(x[i * draw.d + j]));
+    let y = numbers(&mut rng, draw.target.map_or(0, |d| draw.n * d), 1.0);
+    let of_target = |d: usize| Array2::from_shape_fn((draw.n, d), |(i, j)| f64::from(y[i * d + j]));
     Drawn {
         families: Families::new(parents.clone(), f1),
-        problem: Problem { config: c.clone(), arch, parents, settings, x: wide },
+        problem: Problem { config: c.clone(), arch, parents, settings, x: wide, y: draw.target.map(of_target) },
         params,
         x,
+        y,
     }
 }
 
@@ -158,7 +165,7 @@ pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
     let settings = &drawn.problem.settings;
     let losses = objective
-        .loss_and_gradient(&drawn.params, &drawn.families, settings, &drawn.x, &mut grads)
+        .loss_and_gradient(&drawn.params, &drawn.families, settings, (&drawn.x[..], &drawn.y[..]), &mut grads)
         .expect("a finite loss");
     (losses, grads)
 }
@@ -239,12 +246,13 @@ fn compare_losses(losses: &Losses, drawn: &Drawn, at: &Point) {
 }
 
 /// Everything about one draw: selection, loss, gradients. False if the settings exclude one another.
-fn check(d: &Draw, worst: &mut Worst) -> bool {
-    if d.config.validate(d.d).is_err() {
+pub fn check(d: &Draw, worst: &mut Worst) -> bool {
+    if d.config.validate_rows(d.d, d.target).is_err() {
         return false;
     }
     let (drawn, at) = draw(d).expect("thirty draws, each too near a decision");
-    let mut objective = Objective::new(&d.config, d.d, Compute::new(Isa::default(), Par::Seq)).expect("valid settings");
+    let compute = Compute::new(Isa::default(), Par::Seq);
+    let mut objective = Objective::with_target(&d.config, d.d, d.target, compute).expect("valid settings");
     let (losses, grads) = run(&mut objective, &drawn);
     compare_selection(&objective, &drawn, &at);
     compare_losses(&losses, &drawn, &at);
@@ -315,8 +323,8 @@ fn a_shared_budget_is_refused_where_the_levels_cannot_be_chosen_from_together() 
 const SOURCES: [(Source, bool); 4] =
     [(Source::X, false), (Source::Res, false), (Source::Res, true), (Source::Z1, false)];
 
-fn small(config: Config, seed: u64) -> Draw {
-    Draw { config, d: 6, n: 7, bias: 0.0, tree: Tree::Mixed, dead: 0.5, waits: false, seed }
+pub fn small(config: Config, seed: u64) -> Draw {
+    Draw { config, d: 6, target: None, n: 7, bias: 0.0, tree: Tree::Mixed, dead: 0.5, waits: false, seed }
 }
 
 #[test]
@@ -420,7 +428,7 @@ fn any_draw() -> impl Strategy<Value = Draw> {
         c.source_detach = detach;
         c.train.balance = balance;
         c.loss.consistency = consistency;
-        Draw { config: c, d, n, bias, tree, dead, waits: flags[3], seed: u64::from(seed) }
+        Draw { config: c, d, target: None, n, bias, tree, dead, waits: flags[3], seed: u64::from(seed) }
     })
 }
 

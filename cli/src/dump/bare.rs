@@ -38,7 +38,10 @@ pub(super) fn open_file(path: &Path, raw: Option<RawSpec>, number: usize) -> Res
     let ending = extension(path);
     let is_raw = matches!(ending.as_str(), "bin" | "raw" | "dat" | "memmap");
     if !is_raw && raw.is_some() {
-        bail!("`{}`: a type and a width are for raw files (.bin); this file says its own", path.display());
+        bail!(
+            "`{}`: --dtype and --dim are for raw files (.bin), and the header of this one names both",
+            path.display()
+        );
     }
     let (mut tokens, mut starts) = (None, None);
     let (layout, context) = match ending.as_str() {

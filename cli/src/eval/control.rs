@@ -1,10 +1,9 @@
 //! Scores of the control of a run, on the rows that the run is evaluated on.
 
-use super::batches::{self, Sequences};
+use super::batches::{self, Pair, Sequences};
 use super::collect::{Collector, TERMS, add_edges, add_sums};
 use super::intervals::{fvu2, interval_of, spread};
 use crate::console::Console;
-use crate::dump::Dump;
 use crate::row_filter::RowFilter;
 use crate::run::Run;
 use anyhow::Result;
@@ -30,8 +29,8 @@ pub struct ControlReport {
 
 /// The evaluation of the run.
 pub struct Rows<'a> {
-    /// The dump.
-    pub dump: &'a Dump,
+    /// The dump, and what a transcoder should reconstruct.
+    pub pair: Pair<'a>,
     /// Its rows that were asked for.
     pub rows: &'a Range<u64>,
     /// The accumulators of the run over these rows.
@@ -46,19 +45,19 @@ pub struct Rows<'a> {
 /// If a row cannot be read.
 pub fn measure(
     control: &Run,
-    &Rows { dump, rows, own, filter }: &Rows<'_>,
+    &Rows { pair, rows, own, filter }: &Rows<'_>,
     isa: Isa,
     console: &mut Console<'_>,
 ) -> Result<ControlReport> {
-    control.check_width(dump)?;
+    control.check_width(pair.input)?;
     let encoder = control.encoder(isa)?;
-    let d = dump.d();
+    let d = pair.reconstructed().d();
     let [f1, f2] = encoder.model().arch.latents();
-    let sequences = Sequences::new(dump).count(rows.start, rows.end);
+    let sequences = Sequences::new(pair.input).count(rows.start, rows.end);
     let parents = &encoder.model().parents;
     let (mut edges, mut sums) = (EdgeBlocks::new(f1, parents, sequences)?, BlockSums::new(TERMS + d, sequences));
     let bar = console.bar("measuring the control", rows.end - rows.start, "tokens");
-    batches::each_group(&encoder, dump.into(), filter, own.unit, (rows.start, rows.end), |some| {
+    batches::each_group(&encoder, pair, filter, own.unit, (rows.start, rows.end), |some| {
         let (edges, sums) = (&mut edges, &mut sums);
         let (a, b) = rayon::join(
             || some.iter().try_for_each(|b| add_edges(edges, b, f1, f2)),

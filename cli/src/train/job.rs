@@ -8,6 +8,8 @@ use strata_core::{Config, Isa};
 pub struct Job<'a> {
     /// The dump.
     pub dump: &'a Dump,
+    /// What a transcoder should reconstruct, a row for each row of `dump`; none for an autoencoder.
+    pub target: Option<&'a Dump>,
     /// The run directory.
     pub run: &'a Path,
     /// Settings: those of the run when it is resumed, see [`settings_of`](super::settings_of).

@@ -166,8 +166,13 @@ type Origin = [(&'static str, String); 3];
 
 fn origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
     // Where rows are held out depends on the sequences, which the fingerprint does not include.
-    let dump = format!("{} {n_train}", job.dump.fingerprint());
-    Ok([("dump", dump), (CONTENT, job.dump.content()?), ("config", settings::to_toml(&job.config)?)])
+    let mut dump = format!("{} {n_train}", job.dump.fingerprint());
+    let mut content = job.dump.content()?;
+    if let Some(target) = job.target {
+        dump = format!("{dump} to {}", target.fingerprint());
+        content = format!("{content} to {}", target.content()?);
+    }
+    Ok([("dump", dump), (CONTENT, content), ("config", settings::to_toml(&job.config)?)])
 }
 
 /// The hash of the rows; checkpoints of earlier versions do not have it.
@@ -192,7 +197,8 @@ fn check_origin(state: &mut State, job: &Job<'_>, origin: &Origin) -> Result<Con
             continue;
         }
         if name == "dump" {
-            bail!("{run} was trained on another dump than {}: expected the same rows", job.dump.name());
+            let of_target = job.target.map(|target| format!(" with the targets {}", target.name())).unwrap_or_default();
+            bail!("{run} was trained on another dump than {}{of_target}: expected the same rows", job.dump.name());
         }
         if name == CONTENT {
             bail!(

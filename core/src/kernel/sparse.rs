@@ -20,35 +20,43 @@ use super::{Isa, LANES, Vector, fma, load, load_part, store_part};
 /// # Panics
 /// If the lengths do not fit, or an index lies outside of `rows`.
 pub fn accumulate_rows(isa: Isa, index: &[u32], coef: &[f32], rows: &[f32], d: usize, out: &mut [f32]) {
-    assert_eq!(index.len(), coef.len(), "accumulate_rows: indices and coefficients differ in number");
     assert_eq!(out.len(), d, "accumulate_rows: out is not one row");
-    dispatch!(isa, simd => accumulate_body(simd, index, coef, rows, d, out));
+    accumulate_strided(isa, index, coef, rows, d, out);
+}
+
+/// [`accumulate_rows`] of rows that begin `stride` numbers apart: `out[c] += sum_e coef[e] * rows[index[e] * stride + c]`.
+///
+/// # Panics
+/// As [`accumulate_rows`].
+pub fn accumulate_strided(isa: Isa, index: &[u32], coef: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    assert_eq!(index.len(), coef.len(), "accumulate_rows: indices and coefficients differ in number");
+    dispatch!(isa, simd => accumulate_body(simd, index, coef, rows, stride, out));
 }
 
 /// Several rows are processed at a time: each is read sequentially, as prefetchers expect, and `out` is read and
 /// written once for all of them.
 #[inline(always)]
-fn accumulate_body<S: Simd>(simd: S, index: &[u32], coef: &[f32], rows: &[f32], d: usize, out: &mut [f32]) {
-    if d == 4 * LANES {
+fn accumulate_body<S: Simd>(simd: S, index: &[u32], coef: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
+    if out.len() == 4 * LANES {
         // The whole of `out` stays in registers.
         let (block, _) = out.as_chunks_mut::<LANES>();
         if let Some(block) = block.first_chunk_mut::<4>() {
-            accumulate_block(simd, index, coef, rows, block);
+            accumulate_block(simd, index, coef, rows, stride, block);
         }
         return;
     }
     let (index8, index) = index.as_chunks::<8>();
     let (coef8, coef) = coef.as_chunks::<8>();
     for (i, k) in index8.iter().zip(coef8) {
-        accumulate_group(simd, i, k, rows, out);
+        accumulate_group(simd, i, k, rows, stride, out);
     }
     let (index4, index) = index.as_chunks::<4>();
     let (coef4, coef) = coef.as_chunks::<4>();
     for (i, k) in index4.iter().zip(coef4) {
-        accumulate_group(simd, i, k, rows, out);
+        accumulate_group(simd, i, k, rows, stride, out);
     }
     for (i, k) in index.iter().zip(coef) {
-        accumulate_group(simd, &[*i], &[*k], rows, out);
+        accumulate_group(simd, &[*i], &[*k], rows, stride, out);
     }
 }
 
@@ -59,13 +67,14 @@ fn accumulate_group<S: Simd, const E: usize>(
     index: &[u32; E],
     coef: &[f32; E],
     rows: &[f32],
+    stride: usize,
     out: &mut [f32],
 ) {
     let d = out.len();
     let mut row = [&[][..]; E];
     let mut k = [Vector::splat(simd, 0.0); E];
     for e in 0..E {
-        row[e] = &rows[index[e] as usize * d..][..d];
+        row[e] = &rows[index[e] as usize * stride..][..d];
         k[e] = Vector::splat(simd, coef[e]);
     }
     let (vectors, tail) = out.as_chunks_mut::<LANES>();
@@ -92,15 +101,15 @@ fn accumulate_block<S: Simd, const B: usize>(
     index: &[u32],
     coef: &[f32],
     rows: &[f32],
+    stride: usize,
     out: &mut [[f32; LANES]; B],
 ) {
-    let rows = rows.as_chunks::<LANES>().0.as_chunks::<B>().0;
     let mut acc = [Vector::splat(simd, 0.0); B];
     for b in 0..B {
         acc[b] = load(simd, &out[b]);
     }
     for (&i, &k) in index.iter().zip(coef) {
-        let row = &rows[i as usize];
+        let (row, _) = rows[i as usize * stride..][..B * LANES].as_chunks::<LANES>();
         let k = Vector::splat(simd, k);
         for b in 0..B {
             acc[b] = fma(k, load(simd, &row[b]), acc[b]);

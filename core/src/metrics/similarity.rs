@@ -48,7 +48,7 @@ pub struct Inputs<'a> {
     pub decoder1: &'a [f32],
     /// `[f2, d]`, in the space of the activations.
     pub decoder2: &'a [f32],
-    /// `[f1, d]` and `[f2, d]`, if both levels read the activations.
+    /// `[f1, w]` and `[f2, w]`, if both levels read the activations, of width `w`: another than `d` in a transcoder.
     pub encoders: Option<(&'a [f32], &'a [f32])>,
     /// `[words, d]`: the unembedding `W_U`, a row a word.
     pub unembedding: Option<&'a [f32]>,
@@ -215,15 +215,22 @@ pub fn similarity(compute: Compute, inputs: &Inputs<'_>, draws: Draws) -> Result
 }
 
 impl Inputs<'_> {
+    /// Width of an encoder row, at least 1.
+    fn encoder_width(&self) -> usize {
+        let f1 = self.fires.0.len().max(1);
+        self.encoders.map_or(1, |(one, _)| one.len().div_ceil(f1).max(1))
+    }
+
     fn check(&self) -> Result<()> {
         let (d, f1, f2) = (self.d, self.fires.0.len(), self.parent.len());
-        let (encoder1, encoder2) = self.encoders.map_or((f1 * d, f2 * d), |(a, b)| (a.len(), b.len()));
+        let width = self.encoder_width();
+        let (encoder1, encoder2) = self.encoders.map_or((f1 * width, f2 * width), |(a, b)| (a.len(), b.len()));
         let unembedding = self.unembedding.map_or(0, <[f32]>::len);
         for (what, expected, got) in [
             ("decoder of level 1", f1 * d, self.decoder1.len()),
             ("decoder of level 2", f2 * d, self.decoder2.len()),
-            ("encoder of level 1", f1 * d, encoder1),
-            ("encoder of level 2", f2 * d, encoder2),
+            ("encoder of level 1", f1 * width, encoder1),
+            ("encoder of level 2", f2 * width, encoder2),
             ("firing counts of level 2", f2, self.fires.1.len()),
             ("unembedding", unembedding.next_multiple_of(d.max(1)), unembedding),
         ] {
@@ -333,9 +340,11 @@ impl<'a> Pairs<'a> {
 
     fn measure(&self, child: usize, parent: usize) -> [f64; MEASURES] {
         let d = self.inputs.d;
-        let cosine = |one: &[f32], two: &[f32]| cosine(self.isa, row(one, d, parent), row(two, d, child));
-        let decoder = cosine(self.inputs.decoder1, self.inputs.decoder2);
-        let encoder = self.inputs.encoders.map_or(f64::NAN, |(one, two)| cosine(one, two));
+        let cosine =
+            |width, one: &[f32], two: &[f32]| cosine(self.isa, row(one, width, parent), row(two, width, child));
+        let decoder = cosine(d, self.inputs.decoder1, self.inputs.decoder2);
+        let width = self.inputs.encoder_width();
+        let encoder = self.inputs.encoders.map_or(f64::NAN, |(one, two)| cosine(width, one, two));
         let of = |tables: &Option<[Table; 2]>| {
             tables.as_ref().map_or(f64::NAN, |[one, two]| {
                 1.0 - divergence(one.row(parent), two.row(child), one.entropy[parent], two.entropy[child])

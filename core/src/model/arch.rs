@@ -98,6 +98,12 @@ impl From<Arch> for Fields {
 impl Arch {
     /// Returns the architecture of `config` for rows of width `d`.
     pub fn new(config: &Config, d: usize) -> Self {
+        Self::with_target(config, d, None)
+    }
+
+    /// Returns the architecture that `config` asks for, for a transcoder from rows of width `d` to those of `target`; an
+    /// autoencoder has no target. A transcoder reads rows as they are, without `b_dec`, which lies in another space.
+    pub fn with_target(config: &Config, d: usize, target: Option<usize>) -> Self {
         let is_seed = config.model == ModelKind::Seed;
         let level = [0, 1].map(|l| {
             let level = config.level(l);
@@ -111,7 +117,7 @@ impl Arch {
             source: if is_seed { Source::Z1 } else { config.source },
             decoder: if is_seed { Decoder::Comp } else { config.decoder },
             gate: config.gate.kind,
-            variant: Variant::default(),
+            variant: Variant { target, raw_input: target.is_some(), skip: config.skip, ..Variant::default() },
         }
     }
 

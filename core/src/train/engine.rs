@@ -4,6 +4,7 @@
 //! Everything around it (schedules, controllers, families, revival) reads [`Observed`] and writes [`StepSettings`], so
 //! that it is the same wherever the numbers lie.
 
+use super::batch::BatchRows;
 use super::comm::Solo;
 use super::l0::limits;
 use super::observed::Observed;
@@ -50,6 +51,7 @@ pub struct Engine {
     /// near; else empty. A function of the seed, so that no checkpoint holds them.
     anchor: [Vec<f32>; 2],
     observed: Observed,
+    transcodes: bool,
 }
 
 impl Engine {
@@ -58,9 +60,23 @@ impl Engine {
     /// # Errors
     /// What [`Config::validate`] finds.
     pub fn new(config: &Config, d: usize, params: Params, compute: Compute) -> Result<Self> {
-        let arch = Arch::new(config, d);
+        Self::with_target(config, d, None, params, compute)
+    }
+
+    /// [`Engine::new`] for a model that reconstructs rows of the width `target`: a transcoder.
+    ///
+    /// # Errors
+    /// What [`Config::validate_rows`] finds.
+    pub fn with_target(
+        config: &Config,
+        d: usize,
+        target: Option<usize>,
+        params: Params,
+        compute: Compute,
+    ) -> Result<Self> {
+        let arch = Arch::with_target(config, d, target);
         let model = match config.model {
-            ModelKind::Tree => Model::Tree(Box::new(Objective::new(config, d, compute)?)),
+            ModelKind::Tree => Model::Tree(Box::new(Objective::with_target(config, d, target, compute)?)),
             ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, compute))),
         };
         Ok(Self {
@@ -75,20 +91,22 @@ impl Engine {
                 .map(|level| if config.train.freeze.anchors_decoders() { level.w_dec.to_vec() } else { Vec::new() }),
             params,
             observed: Observed::default(),
+            transcodes: target.is_some(),
             specs: arch.specs(),
         })
     }
 
-    /// Takes one step on `x`, `(n, d)` normalised rows, and returns what it has seen.
+    /// Takes one step on normalised rows, and returns what it has seen.
     ///
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) naming the term of the loss or the tensor of the gradient; the weights
     /// are then as before the step.
-    pub fn step(&mut self, x: &[f32], settings: &StepSettings) -> Result<&Observed> {
-        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed } = self;
+    pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>, settings: &StepSettings) -> Result<&Observed> {
+        let rows = rows.into();
+        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed, transcodes: _ } = self;
         observed.losses = match model {
-            Model::Tree(o) => o.loss_and_gradient(params, families, settings, x, grads)?,
-            Model::Seed(o) => o.loss_and_gradient(params, settings.variance, x, grads)?,
+            Model::Tree(o) => o.loss_and_gradient(params, families, settings, rows, grads)?,
+            Model::Seed(o) => o.loss_and_gradient(params, settings.variance, rows.x, grads)?,
         };
         observed.grad_norm = optimiser.update(*compute, &Solo, settings.lr, settings.fixed_level, params, grads)?;
         let levels = params.level.iter_mut().zip(&specs.level);
@@ -141,11 +159,24 @@ impl Engine {
         activation.raise(by, unit, limits(&mut self.params.level[level]));
     }
 
-    /// Returns the residual of a row of the last batch, `(d)`: `x - x_hat2`, or `x - x_hat1` for a flat model. Empty for the
+    /// Returns the residual of a row of the last batch, `(d_out)`: `y - y_hat2`, or `y - y_hat1` for a flat model. Empty for the
     /// seed's model.
     pub fn residual(&self, row: usize) -> &[f32] {
         match &self.model {
             Model::Tree(o) => o.residual(row),
+            Model::Seed(_) => &[],
+        }
+    }
+
+    /// Returns whether the rows reconstructed are others than those read.
+    pub fn transcodes(&self) -> bool {
+        self.transcodes
+    }
+
+    /// Returns a row of the last batch as the encoder of level 1 reads it, `(d)`. Empty for the seed's model.
+    pub fn input(&self, row: usize) -> &[f32] {
+        match &self.model {
+            Model::Tree(o) => o.input(row),
             Model::Seed(_) => &[],
         }
     }
@@ -173,8 +204,18 @@ impl Engine {
 impl Saved for Engine {
     fn save(&self, _: &str, state: &mut State) {
         // Gradients and what was observed are those of a step that is over; settings are not part of the state.
-        let Self { specs: _, compute: _, model, families: _, params, grads: _, optimiser, anchor: _, observed: _ } =
-            self;
+        let Self {
+            specs: _,
+            compute: _,
+            model,
+            families: _,
+            params,
+            grads: _,
+            optimiser,
+            anchor: _,
+            observed: _,
+            transcodes: _,
+        } = self;
         params.save("params", state);
         optimiser.save("adam", state);
         let floors = match model {

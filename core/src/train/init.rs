@@ -1,4 +1,7 @@
 //! Initial weights: random unit decoder rows, encoder rows equal to them times `train.encoder_norm`, biases of zero.
+//!
+//! The encoder of a transcoder reads another space than its decoder writes to: there its rows are random unit rows of their own.
+//! A skip connection starts at zero.
 
 use crate::activation::Parameter;
 use crate::compute::Compute;
@@ -26,12 +29,18 @@ pub(super) fn initial(config: &Config, arch: &Arch, compute: Compute, centre: &[
         seed(arch, &mut params, &mut rng);
         return params;
     }
-    unit_rows(isa, &mut params.level[0].w_dec, arch.d, &mut rng, false);
-    like_decoder(&mut params.level[0]);
+    let (d_out, transcodes) = (arch.d_out(), arch.variant.target.is_some());
+    unit_rows(isa, &mut params.level[0].w_dec, d_out, &mut rng, false);
+    if transcodes {
+        unit_rows(isa, &mut params.level[0].w_enc, arch.d, &mut rng, false);
+    } else {
+        like_decoder(&mut params.level[0]);
+    }
     if arch.level[1].latents > 0 {
         let (f1, is_composed) = (arch.level[0].latents, arch.decoder.is_composed());
-        unit_rows(isa, &mut params.level[1].w_dec, arch.decoder.width(arch.d, f1), &mut rng, is_composed);
+        unit_rows(isa, &mut params.level[1].w_dec, arch.decoder.width(d_out, f1), &mut rng, is_composed);
         match (arch.source.is_activations(), is_composed) {
+            (true, _) if transcodes => unit_rows(isa, &mut params.level[1].w_enc, arch.d, &mut rng, false),
             (false, false) => unit_rows(isa, &mut params.level[1].w_enc, f1, &mut rng, true),
             (true, true) => {
                 let mut composed = core::mem::take(&mut params.level[1].w_enc);
@@ -103,8 +112,10 @@ fn thresholds(arch: &Arch, isa: Isa, sample: &[f32], params: &mut Params) {
     let mut u1 = vec![0.0; n * arch.level[0].latents];
     let mut a2 = vec![0.0; n * arch.level[1].latents];
     for (i, row) in sample.chunks(d).take(n).enumerate() {
-        for (c, (x, b)) in row.iter().zip(&params.b_dec).enumerate() {
-            t.xt[i * d + c] = x - b;
+        let xt = &mut t.xt[i * d..(i + 1) * d];
+        xt.copy_from_slice(row);
+        if !arch.variant.raw_input {
+            xt.iter_mut().zip(&params.b_dec).for_each(|(x, b)| *x -= b);
         }
     }
     let frozen = params.clone();

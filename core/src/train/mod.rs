@@ -1,5 +1,6 @@
 //! Training: one step forward, backward and update, and everything that is carried from step to step.
 
+mod batch;
 mod calibrate;
 mod cofire;
 pub mod comm;
@@ -17,6 +18,7 @@ mod step;
 mod trainer;
 
 pub use crate::balance::RowNorms;
+pub use batch::BatchRows;
 pub use cofire::Cofire;
 pub use comm::{Comm, Solo};
 pub use controller::ThresholdTracker;

@@ -51,7 +51,8 @@ impl Saved for Silence {
 }
 
 /// Gives every dead child to the parent with the most error per child, and sets its encoder and decoder rows to the unit
-/// residual of a token of the last batch on which that parent fires, drawn towards high error. Its bias, its moments and
+/// residual of a token of the last batch on which that parent fires, drawn towards high error. A transcoder's encoder reads
+/// other rows than its decoder writes: its encoder row becomes the unit row of that token. Its bias, its moments and
 /// its counts start at zero. Returns how many were set.
 pub(super) fn reseed(
     engine: &mut Engine,
@@ -89,7 +90,10 @@ pub(super) fn reseed(
         let Some((_, b)) = best else { continue };
         let mut direction = engine.residual(b).to_vec();
         adam::normalise(isa, &mut direction);
-        engine.set_latent(1, j as usize, LatentRows { encoder: &direction, bias: 0.0, decoder: &direction });
+        let mut input = if engine.transcodes() { engine.input(b).to_vec() } else { Vec::new() };
+        adam::normalise(isa, &mut input);
+        let encoder = if input.is_empty() { &direction } else { &input };
+        engine.set_latent(1, j as usize, LatentRows { encoder, bias: 0.0, decoder: &direction });
         parents[j as usize] = p as u32;
         cofire.forget(j as usize);
         silence.since[j as usize] = 0;

@@ -1,5 +1,6 @@
 //! One training run: schedules, controllers, families and revival around the engine that does the arithmetic of a step.
 
+use super::batch::BatchRows;
 use super::calibrate;
 use super::cofire::Cofire;
 use super::controller::ThresholdTracker;
@@ -14,7 +15,7 @@ use super::step::StepSettings;
 use crate::activation::Selection;
 use crate::balance::BalanceState;
 use crate::compute::Compute;
-use crate::config::{Budget, Config, GateKind, ModelKind, Parents, Source};
+use crate::config::{Budget, Config, GateKind, ModelKind, Parents, RowNorm, Source};
 use crate::error::{At, Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::model::{Arch, Model};
@@ -64,6 +65,8 @@ pub struct Trainer {
     compute: Compute,
     engine: Engine,
     normalisation: Normalisation,
+    /// Of the rows that a transcoder reconstructs.
+    target: Option<Normalisation>,
     parents: Vec<u32>,
     cofire: Option<Cofire>,
     silence: [Silence; 2],
@@ -81,17 +84,35 @@ impl Trainer {
     /// # Errors
     /// What [`Config::validate`] finds.
     pub fn new(config: &Config, normalisation: Normalisation, sample: &[f32], compute: Compute) -> Result<Self> {
+        Self::with_target(config, normalisation, None, sample, compute)
+    }
+
+    /// [`Trainer::new`] for a transcoder, which reconstructs other rows than it reads: `target` is their normalisation, each
+    /// dump by a unit of its own.
+    ///
+    /// # Errors
+    /// What [`Config::validate_rows`] finds.
+    pub fn with_target(
+        config: &Config,
+        normalisation: Normalisation,
+        target: Option<Normalisation>,
+        sample: &[f32],
+        compute: Compute,
+    ) -> Result<Self> {
         let d = normalisation.mean.len();
-        config.validate(d)?;
-        let arch = Arch::new(config, d);
-        let params = init::initial(config, &arch, compute, &normalisation.centre, sample);
+        let d_out = target.as_ref().map(|target| target.mean.len());
+        config.validate_rows(d, d_out)?;
+        let arch = Arch::with_target(config, d, d_out);
+        let reconstructed = target.as_ref().unwrap_or(&normalisation);
+        let variance = reconstructed.variance;
+        let params = init::initial(config, &arch, compute, &reconstructed.centre, sample);
         let hard = arch.gate.has_families() && arch.level[1].latents > 0;
         let mut rng = Philox::new(config.seed, STREAM);
         let mut parents = vec![ROOT; if hard { arch.level[1].latents } else { 0 }];
         if config.gate.parents == Parents::Random {
             parents.iter_mut().for_each(|p| *p = rng.below(arch.level[0].latents as u64) as u32);
         }
-        let mut engine = Engine::new(config, d, params, compute)?;
+        let mut engine = Engine::with_target(config, d, d_out, params, compute)?;
         engine.set_families(families(&parents, &arch));
         Ok(Self {
             engine,
@@ -109,7 +130,7 @@ impl Trainer {
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
                 gate: GateKind::None,
                 source: arch.source,
-                variance: normalisation.variance,
+                variance,
                 tau: [0.0; 2],
                 observe_ungated: false,
                 dead: [Vec::new(), Vec::new()],
@@ -120,6 +141,7 @@ impl Trainer {
             arch,
             compute,
             normalisation,
+            target,
         })
     }
 
@@ -138,18 +160,23 @@ impl Trainer {
         &self.normalisation
     }
 
-    /// Takes one step on `x`, `(n, d)` normalised rows.
+    /// What the raw rows that a transcoder reconstructs go through first; none for an autoencoder.
+    pub fn target(&self) -> Option<&Normalisation> {
+        self.target.as_ref()
+    }
+
+    /// Takes one step on normalised rows: `x`, `(n, d)`, or the rows `x` and `y` of a transcoder.
     ///
     /// Allocates nothing once the sizes of its lists are known, a few steps after the first or after [`Trainer::rest`]; but
     /// where families are assigned or dead children set anew, and what rayon needs for its own jobs.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
-    pub fn step(&mut self, x: &[f32]) -> Result<StepReport> {
+    pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>) -> Result<StepReport> {
         let done = self.step as f64 / self.config.train.steps as f64;
         self.set_up_step(done);
         let assigned = self.grow_families(done)?;
-        self.engine.step(x, &self.settings).map_err(|e| match e {
+        self.engine.step(rows, &self.settings).map_err(|e| match e {
             Error::NotFinite { what, .. } => Error::NotFinite { what, at: At::Step(self.step) },
             other => other,
         })?;
@@ -336,8 +363,9 @@ impl Trainer {
         if dead.is_empty() {
             return 0;
         }
-        let (parents, rng) = (&mut self.parents, &mut self.rng);
-        let set = reseed(&mut self.engine, self.compute.isa, cofire, &mut self.silence[1], parents, &dead, rng);
+        let (parents, rng, isa) = (&mut self.parents, &mut self.rng, self.compute.isa);
+        let silence = &mut self.silence[1];
+        let set = reseed(&mut self.engine, isa, cofire, silence, parents, &dead, rng);
         if set > 0 {
             self.engine.set_families(families(&self.parents, &self.arch));
         }
@@ -375,7 +403,10 @@ impl Trainer {
     /// A hard gate that has not started is saved as no gate.
     pub fn model(&self) -> Model {
         let mut model = self.model_unfolded();
-        self.normalisation.fold(self.compute.isa, &mut model);
+        match &self.target {
+            None => self.normalisation.fold(self.compute.isa, &mut model),
+            Some(target) => self.normalisation.fold_into(target, self.compute.isa, &mut model),
+        }
         model
     }
 
@@ -402,6 +433,7 @@ impl Trainer {
             compute: _,
             engine,
             normalisation,
+            target,
             parents,
             cofire,
             silence,
@@ -415,6 +447,9 @@ impl Trainer {
         let mut state = State::default();
         let s = &mut state;
         normalisation.save("normalisation", s);
+        if let Some(target) = target {
+            target.save("target", s);
+        }
         s.push_u64("clock", &[*step]);
         s.put("parents", Array::U32(parents.clone()));
         if let Some(cofire) = cofire {
@@ -437,16 +472,17 @@ impl Trainer {
     /// What [`Config::validate`] finds, and [`Error::Format`] for an array that is missing or of the wrong size: the
     /// state of another configuration.
     pub fn restore(config: &Config, d: usize, state: &mut State, compute: Compute) -> Result<Self> {
-        let mut normalisation = Normalisation {
-            mean: vec![0.0; d],
-            centre: vec![0.0; d],
-            scale: 1.0,
-            variance: 1.0,
-            norm_limit: f32::INFINITY,
-            row_norm: config.data.row_norm,
-        };
+        let mut normalisation = Normalisation::identity(d, config.data.row_norm);
         normalisation.load("normalisation", state)?;
-        let mut t = Self::new(config, normalisation, &[], compute)?;
+        // The state of a transcoder says how wide the rows are that it reconstructs.
+        let mut target = match state.0.get("target.mean") {
+            Some(Array::F32(mean)) => Some(Normalisation::identity(mean.len(), RowNorm::None)),
+            _ => None,
+        };
+        if let Some(target) = &mut target {
+            target.load("target", state)?;
+        }
+        let mut t = Self::with_target(config, normalisation, target, &[], compute)?;
         t.step = state.next_u64("clock", 1)?[0];
         t.parents = state.take_u32("parents", t.parents.len())?;
         let n_parents = t.arch.level[0].latents;

@@ -20,10 +20,10 @@ use alloc::vec::Vec;
 /// Rows whose dead latents are looked at together.
 const DEAD_ROWS: usize = 24;
 
-/// Returns how many dead latents of a row AuxK selects at most.
+/// Returns how many dead latents of a row AuxK selects at most: half the width of what is reconstructed, unless it is set.
 fn k_aux(inputs: &Inputs<'_>) -> usize {
     let k_aux = inputs.config.revive.k_aux;
-    if k_aux > 0 { k_aux } else { (inputs.arch.d / 2).max(1) }
+    if k_aux > 0 { k_aux } else { (inputs.arch.d_out() / 2).max(1) }
 }
 
 /// Returns whether AuxK acts at some level.
@@ -125,7 +125,7 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Writes `e` to `out`, `(d)`, adds `(e D^T) 1[v > 0]` to `dL/du` of the entries of a row, and returns the row's part of
+    /// Writes `e` to `out`, `(d_out)`, adds `(e D^T) 1[v > 0]` to `dL/du` of the entries of a row, and returns the row's part of
     /// the loss.
     ///
     /// `picks` are the selected latents of the row, ascending, which is the order of the sum `v D`; among the entries,

@@ -8,8 +8,9 @@
 //! the levels can be chosen later ([`Balance`](crate::config::Balance)).
 
 use super::inputs::Inputs;
+use super::layout::Layout;
 use super::terms::Terms;
-use super::workspace::{Batch, CHUNK, Chunk, Lane, Sums, slot};
+use super::workspace::{Batch, CHUNK, Chunk, Lane, Sums};
 use super::{auxk, reconstruction};
 use crate::activation::{self, Auxiliary};
 use crate::gate;
@@ -18,19 +19,19 @@ use crate::source;
 
 /// Fills the gradients of every entry, AuxK's `e1`, `e2`, `dL/dS`, and the partial sums of the loss.
 pub(super) fn run(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &mut Batch, lanes: &mut [Lane]) {
-    let (d, slots) = (inputs.arch.d, batch.slots);
-    let by = &ByRow { inputs, terms, isa: inputs.compute.isa, with_ungated: inputs.loss_needs_ungated() };
+    let layout = batch.layout;
+    let by = &ByRow { inputs, terms, layout, isa: inputs.compute.isa, with_ungated: inputs.loss_needs_ungated() };
     let par = inputs.compute.par;
-    par.for_items(lanes, &mut batch.chunks, &mut batch.rows, CHUNK * slots * d, |lane, c, chunk, buffer| {
+    par.for_items(lanes, &mut batch.chunks, &mut batch.rows, CHUNK * layout.stride, |lane, c, chunk, buffer| {
         chunk.sums = Sums { squares: chunk.sums.squares, fired: chunk.sums.fired, ..Sums::default() };
         if by.with_ungated {
-            by.add_parents(chunk, lane, buffer, slots);
+            by.add_parents(chunk, lane, buffer);
         }
         for (l, e) in chunk.level.iter_mut().enumerate() {
             e.grad.exchange(&mut lane.spare[l], terms.kept[l]);
             e.grad.zero(e.index.len());
         }
-        for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
+        for (i, row) in buffer.chunks_mut(layout.stride).enumerate() {
             let place = Place { row: i, of_batch: c * CHUNK + i };
             if inputs.two() {
                 by.level2(place, chunk, lane, row);
@@ -56,6 +57,7 @@ struct Place {
 struct ByRow<'a> {
     inputs: &'a Inputs<'a>,
     terms: &'a Terms<'a>,
+    layout: Layout,
     isa: Isa,
     /// Whether the consistency loss needs ungated pre-activations of level 2, and entries of their parents.
     with_ungated: bool,
@@ -64,7 +66,7 @@ struct ByRow<'a> {
 impl ByRow<'_> {
     /// Gives an entry, with its pre-activation, to every silent parent of a child with an ungated pre-activation: a
     /// consistency loss that needs them penalises both sides.
-    fn add_parents(&self, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32], slots: usize) {
+    fn add_parents(&self, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32]) {
         let Inputs { arch, params, families, .. } = *self.inputs;
         let (d, one) = (arch.d, &params.level[0]);
         let Chunk { level: [e1, _], aux: [aux, _], ungated, .. } = chunk;
@@ -72,7 +74,7 @@ impl ByRow<'_> {
         old.copy_from(e1);
         e1.clear();
         let has_aux = aux.offsets.len() > 1;
-        for (i, row) in buffer.chunks(slots * d).enumerate() {
+        for (i, row) in buffer.chunks(self.layout.stride).enumerate() {
             for at in old.row(i) {
                 place[old.index[at] as usize] = e1.count() as u32;
                 e1.push(old.index[at], old.u[at], old.z[at], None);
@@ -102,10 +104,11 @@ impl ByRow<'_> {
     /// Level 2 of one row, and what flows on into level 1.
     fn level2(&self, place: Place, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
         let Inputs { arch, config, params, settings, .. } = *self.inputs;
-        let (isa, terms, d) = (self.isa, self.terms, arch.d);
+        let (isa, terms, layout) = (self.isa, self.terms, self.layout);
+        let d = layout.d_out;
         let decoder2 = terms.decoder2;
-        let (head, tail) = row.split_at_mut(slot::e1(true) * d);
-        let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
+        let (head, tail) = row.split_at_mut(layout.e1);
+        let (y, r1, r2) = (&head[layout.y()], &head[layout.r1..layout.r2], &head[layout.r2..]);
         let Chunk { level: [e1, e2], aux: [_, picks], sums, ungated, .. } = chunk;
         let i = place.row;
         let (mut one, mut two) = (e1.row_mut(i), e2.row_mut(i));
@@ -118,7 +121,7 @@ impl ByRow<'_> {
             let aux = auxk::Backward { isa, weight: terms.aux[1], decoder: decoder2 };
             sums.aux[1] += aux.row(&mut two, picks.code(i), r2, &mut tail[d..2 * d], &mut lane.row);
         }
-        let base = if arch.decoder.is_cumulative() { r1 } else { xt };
+        let base = if arch.decoder.is_cumulative() { r1 } else { y };
         sums.gated[1] += terms.rules[1].auxiliary(self.auxiliary(base, decoder2, lane), &mut two);
         terms.rules[1].backward(&self.activation(1), &mut two);
         settings.gate.backward(two.a, two.g, two.grad_u[0], two.grad_a, two.grad_g);
@@ -136,7 +139,11 @@ impl ByRow<'_> {
             d1: &params.level[0].w_dec,
             f1: arch.level[0].latents,
             detach,
-            grad_s: if arch.source.reaches_decoder1(detach) { &mut tail[2 * d..3 * d] } else { &mut [] },
+            grad_s: if arch.source.reaches_decoder1(detach) {
+                &mut tail[layout.ds - layout.e1..][..layout.d]
+            } else {
+                &mut []
+            },
             row: &mut lane.row,
         };
         arch.source.backward(by, &mut one, &two);
@@ -145,9 +152,10 @@ impl ByRow<'_> {
     /// Level 1 of one row.
     fn level1(&self, place: Place, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
         let Inputs { arch, params, .. } = *self.inputs;
-        let (isa, terms, d, two) = (self.isa, self.terms, arch.d, self.inputs.two());
-        let (head, tail) = row.split_at_mut(slot::e1(two) * d);
-        let (xt, r1, r2) = (&head[..d], &head[d..2 * d], &head[2 * d..]);
+        let (isa, terms, layout, two) = (self.isa, self.terms, self.layout, self.inputs.two());
+        let d = layout.d_out;
+        let (head, tail) = row.split_at_mut(layout.e1);
+        let (y, r1, r2) = (&head[layout.y()], &head[layout.r1..layout.r2], &head[layout.r2..]);
         let Chunk { level: [e1, _], aux: [picks, _], sums, .. } = chunk;
         let i = place.row;
         let mut one = e1.row_mut(i);
@@ -163,7 +171,7 @@ impl ByRow<'_> {
             let aux = auxk::Backward { isa, weight: terms.aux[0], decoder };
             sums.aux[0] += aux.row(&mut one, picks.code(i), r1, &mut tail[..d], &mut lane.row);
         }
-        sums.gated[0] += terms.rules[0].auxiliary(self.auxiliary(xt, decoder, lane), &mut one);
+        sums.gated[0] += terms.rules[0].auxiliary(self.auxiliary(y, decoder, lane), &mut one);
         terms.rules[0].backward(&self.activation(0), &mut one);
     }
 

@@ -4,6 +4,8 @@
 //! db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j        over both encoders
 //! ```
 //!
+//! The second sum is that of encoders that read `x - b_dec`; a transcoder reads `x`, and has none.
+//!
 //! The second sum is one chain per group of [`GROUP`] latents, which starts at 0; the groups are added in index order. One
 //! chain over all latents would leave a single thread to run it, or to pass it on from shard to shard.
 
@@ -20,7 +22,7 @@ use alloc::vec::Vec;
 /// What the sums work in.
 #[derive(Clone, Debug)]
 pub(super) struct Scratch {
-    /// `(d)` each: the part of level 1's own terms, and what comes through level 2.
+    /// `(d_out)` each: the part of level 1's own terms, and what comes through level 2.
     parts: [Vec<f32>; 2],
     groups: Groups,
 }
@@ -35,7 +37,7 @@ struct Groups {
 }
 
 impl Scratch {
-    /// Makes room for rows of width `d`.
+    /// Makes room for reconstructions of width `d`.
     pub fn new(d: usize) -> Self {
         Self { parts: [vec![0.0; d], vec![0.0; d]], groups: Groups::default() }
     }
@@ -71,12 +73,16 @@ pub(super) fn run(
         reduce::scale(compute.isa, -terms.recon[l], part);
     }
     let [own, through] = parts;
-    groups.take_out(compute, all, &grads.level[0].b_enc, &params.level[0].w_enc, own);
-    if inputs.two() {
-        groups.take_out(compute, all, through2, &params.level[0].w_enc, through);
-        if arch.source.is_activations() {
-            groups.take_out(compute, all, &grads.level[1].b_enc, &params.level[1].w_enc, through);
+    if !arch.variant.raw_input {
+        groups.take_out(compute, all, &grads.level[0].b_enc, &params.level[0].w_enc, own);
+        if inputs.two() {
+            groups.take_out(compute, all, through2, &params.level[0].w_enc, through);
+            if arch.source.is_activations() {
+                groups.take_out(compute, all, &grads.level[1].b_enc, &params.level[1].w_enc, through);
+            }
         }
+    }
+    if inputs.two() {
         config.train.balance.mix(compute.isa, own, through);
     }
     grads.b_dec.copy_from_slice(own);

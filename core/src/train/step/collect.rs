@@ -5,7 +5,7 @@ use super::derived::Derived;
 use super::entries::List;
 use super::inputs::Inputs;
 use super::select::Settle;
-use super::workspace::{Batch, CHUNK, Chunk, Lane, slot};
+use super::workspace::{Batch, CHUNK, Chunk, Lane};
 use crate::activation::{self, Candidacy, Rule};
 use crate::gate::ROOT;
 use crate::kernel::dense::Matrix;
@@ -26,7 +26,7 @@ pub(super) fn run(
     lanes: &mut [Lane],
 ) {
     let Inputs { compute, arch, params, families, settings, x, .. } = *inputs;
-    let (d, slots, isa) = (arch.d, batch.slots, compute.isa);
+    let (d, stride, isa) = (arch.d, batch.layout.stride, compute.isa);
     let job = Job {
         isa,
         weights: Weights { arch, params, families, gate: settings.gate },
@@ -41,20 +41,24 @@ pub(super) fn run(
     };
     let level1 = Settle { rule: job.rules[0], level: 0, is_soft: false, with_ungated: false };
     let used = batch.chunks.len().min(n_chunks);
-    let width = CHUNK * slots * d;
+    let width = CHUNK * stride;
     let end = batch.rows.len().min(used * width);
     let (chunks, rows) = (&mut batch.chunks[..used], &mut batch.rows[..end]);
     compute.par.for_items(lanes, chunks, rows, width, |lane, c, chunk, buffer| {
-        let n = buffer.len() / (slots * d);
+        let n = buffer.len() / stride;
         if level == 0 {
             let first = c * CHUNK * d;
             for i in 0..n {
-                let row = &mut buffer[(i * slots + slot::XT) * d..][..d];
-                reduce::sub_into(isa, &x[first + i * d..first + (i + 1) * d], &params.b_dec, row);
+                let (row, x) = (&mut buffer[i * stride..][..d], &x[first + i * d..first + (i + 1) * d]);
+                if arch.variant.raw_input {
+                    row.copy_from_slice(x);
+                } else {
+                    reduce::sub_into(isa, x, &params.b_dec, row);
+                }
             }
         }
         for i in 0..n {
-            lane.forward.xt[i * d..(i + 1) * d].copy_from_slice(&buffer[(i * slots + slot::XT) * d..][..d]);
+            lane.forward.xt[i * d..(i + 1) * d].copy_from_slice(&buffer[i * stride..][..d]);
         }
         chunk.candidates[level].clear();
         chunk.aux[level].clear();

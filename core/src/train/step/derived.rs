@@ -29,7 +29,7 @@ impl Derived {
         Self {
             screens: [None, None],
             order: Order::default(),
-            composed: vec![0.0; if comp { arch.level[1].latents * arch.d } else { 0 }],
+            composed: vec![0.0; if comp { arch.level[1].latents * arch.d_out() } else { 0 }],
             norms: [Vec::new(), Vec::new()],
             bands: [Vec::new(), Vec::new()],
         }

@@ -242,7 +242,7 @@ impl List {
 pub struct ByLatent {
     /// `f + 1` places.
     pub offsets: Vec<u32>,
-    /// Row of the batch, times the number of slots a row has in the row buffer.
+    /// Row of the batch.
     pub at: Vec<u32>,
     /// Latent activations.
     pub z: Vec<f32>,
@@ -259,14 +259,7 @@ pub struct ByLatent {
 
 impl ByLatent {
     /// Transposes the entries of all chunks, `chunk` rows each.
-    pub fn fill<'e>(
-        &mut self,
-        f: usize,
-        chunk: usize,
-        slots: usize,
-        kept: Kept,
-        chunks: impl Iterator<Item = &'e Entries> + Clone,
-    ) {
+    pub fn fill<'e>(&mut self, f: usize, chunk: usize, kept: Kept, chunks: impl Iterator<Item = &'e Entries> + Clone) {
         self.offsets.clear();
         self.offsets.resize(f + 1, 0);
         for e in chunks.clone() {
@@ -300,7 +293,7 @@ impl ByLatent {
                     let to = &mut self.next[e.index[at] as usize];
                     let k = *to as usize;
                     *to += 1;
-                    self.at[k] = ((c * chunk + i) * slots) as u32;
+                    self.at[k] = (c * chunk + i) as u32;
                     self.z[k] = e.z[at];
                     self.grad[0][k] = grad[at];
                     if kept.aux {

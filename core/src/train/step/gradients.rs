@@ -8,11 +8,12 @@
 //! bits do not depend on threads. Level 1's rows are made in two parts, `g1` from its own terms and `g2` through level
 //! 2, and mixed as `train.balance` says. The decoder bias, which all latents reach, is in [`bias`](super::bias).
 
-use super::bias;
 use super::entries::ByLatent;
 use super::inputs::Inputs;
+use super::layout::Layout;
 use super::terms::Terms;
-use super::workspace::{Batch, CHUNK, Chunk, slot};
+use super::workspace::{Batch, CHUNK, Chunk};
+use super::{bias, skip};
 use crate::activation::{Activation, Parameter};
 use crate::balance::RowNorms;
 use crate::config::Config;
@@ -42,7 +43,7 @@ pub(super) struct Workspace {
     /// The entries of each level by latent.
     by_latent: [ByLatent; 2],
     parts: Vec<Part>,
-    /// `(f2, d)`: gradient of the composed decoder directions; empty but for `comp`.
+    /// `(f2, d_out)`: gradient of the composed decoder directions; empty but for `comp`.
     composed: Vec<f32>,
     /// `(f1)`: the part of the gradient of level 1's encoder biases that comes through level 2.
     through2: Vec<f32>,
@@ -51,6 +52,7 @@ pub(super) struct Workspace {
     /// `0, 1, 2, ...` for every latent of the wider level.
     all: Vec<u32>,
     bias: bias::Scratch,
+    skip: skip::Scratch,
 }
 
 impl Workspace {
@@ -61,11 +63,12 @@ impl Workspace {
         Self {
             by_latent: Default::default(),
             parts: vec![Part::new(arch, config); PARTS * n_threads],
-            composed: vec![0.0; if comp { f2 * arch.d } else { 0 }],
+            composed: vec![0.0; if comp { f2 * arch.d_out() } else { 0 }],
             through2: vec![0.0; f1],
             stats: Vec::new(),
             all: (0..f1.max(f2) as u32).collect(),
-            bias: bias::Scratch::new(arch.d),
+            bias: bias::Scratch::new(arch.d_out()),
+            skip: skip::Scratch::new(arch, n_threads),
         }
     }
 
@@ -80,7 +83,7 @@ impl Workspace {
 struct Part {
     /// `(d)`: what comes through level 2.
     w: Vec<f32>,
-    /// `(d)`.
+    /// `(d_out)`: likewise.
     dec: Vec<f32>,
     /// `(f2)`, `comp` only: a column of `E2`.
     column: Vec<f32>,
@@ -91,10 +94,15 @@ struct Part {
 impl Part {
     fn new(arch: &Arch, config: &Config) -> Self {
         let two = arch.n_levels() == 2;
-        let miss = config.loss.consistency.scratch_width(arch.d, arch.level[0].latents);
-        let through = if two { arch.d } else { 0 };
+        let miss = config.loss.consistency.scratch_width(arch.d_out(), arch.level[0].latents);
+        let through = |width| if two { width } else { 0 };
         let column = if two && arch.decoder.is_composed() { arch.level[1].latents } else { 0 };
-        Self { w: vec![0.0; through], dec: vec![0.0; through], column: vec![0.0; column], miss: vec![0.0; miss] }
+        Self {
+            w: vec![0.0; through(arch.d)],
+            dec: vec![0.0; through(arch.d_out())],
+            column: vec![0.0; column],
+            miss: vec![0.0; miss],
+        }
     }
 }
 
@@ -106,14 +114,14 @@ pub(super) fn run(
     workspace: &mut Workspace,
     grads: &mut Params,
 ) -> RowNorms {
-    let Workspace { by_latent, parts, composed, through2, stats, all, bias } = workspace;
+    let Workspace { by_latent, parts, composed, through2, stats, all, bias, skip } = workspace;
     let two = inputs.two();
     for (l, list) in by_latent.iter_mut().enumerate().take(inputs.arch.n_levels()) {
         let entries = batch.chunks.iter().map(|c| &c.level[l]);
-        list.fill(inputs.arch.level[l].latents, CHUNK, batch.slots, terms.kept[l], entries);
+        list.fill(inputs.arch.level[l].latents, CHUNK, terms.kept[l], entries);
     }
     stats.resize(inputs.arch.level[0].latents * STATS, 0.0);
-    let job = Job { inputs, terms, batch, isa: inputs.compute.isa, d: inputs.arch.d, all };
+    let job = Job { inputs, terms, batch, isa: inputs.compute.isa, layout: batch.layout, all };
     if two {
         job.level2(&by_latent[1], grads, composed, parts);
     }
@@ -121,6 +129,9 @@ pub(super) fn run(
     job.level1(&by_latent[0], grads, shared, parts);
     if two && !grads.gate.w.is_empty() {
         job.soft_gate(&by_latent[0], grads);
+    }
+    if !grads.w_skip.is_empty() {
+        skip::gradient(inputs, terms, batch, skip, &mut grads.w_skip);
     }
     bias::run(inputs, terms, &batch.chunks, bias::Sources { all, through2 }, bias, grads);
     row_norms(stats, inputs.settings.w, terms.recon)
@@ -142,20 +153,15 @@ struct Job<'a> {
     terms: &'a Terms<'a>,
     batch: &'a Batch,
     isa: Isa,
-    d: usize,
+    layout: Layout,
     all: &'a [u32],
 }
 
 impl Job<'_> {
-    /// Returns the row buffer seen from a slot: place `at` of an entry is then its row's vector in that slot.
-    fn slot(&self, s: usize) -> &[f32] {
-        &self.batch.rows[s * self.d..]
-    }
-
-    /// `out += sum_e coef_e * slot_s(row_e)`.
-    fn gather(&self, list: &ByLatent, j: usize, coef: &[f32], s: usize, out: &mut [f32]) {
-        let range = list.latent(j);
-        sparse::accumulate_rows(self.isa, &list.at[range.clone()], &coef[range], self.slot(s), self.d, out);
+    /// `out += sum_e coef_e * v_e`, `v_e` the vector of the row of entry `e` that begins at number `first` of the row.
+    fn gather(&self, list: &ByLatent, j: usize, coef: &[f32], first: usize, out: &mut [f32]) {
+        let (range, rows) = (list.latent(j), &self.batch.rows[first..]);
+        sparse::accumulate_strided(self.isa, &list.at[range.clone()], &coef[range], rows, self.layout.stride, out);
     }
 
     /// Returns the entries of latent `j`, in row order: its value, and the codes of both levels on that row.
@@ -166,9 +172,9 @@ impl Job<'_> {
         })
     }
 
-    /// Returns the chunk of a place, and the row in it.
+    /// Returns the chunk of a row of the batch, and the row in it.
     fn find(&self, at: u32) -> (&Chunk, usize) {
-        let b = at as usize / self.batch.slots;
+        let b = at as usize;
         (&self.batch.chunks[b / CHUNK], b % CHUNK)
     }
 
@@ -184,7 +190,7 @@ impl Job<'_> {
     /// Writes encoder, decoder, bias and activation parameters of level 2, and the soft gate's bias.
     fn level2(&self, list: &ByLatent, grads: &mut Params, composed: &mut [f32], parts: &mut [Part]) {
         let (Inputs { compute, arch, params, .. }, terms) = (*self.inputs, self.terms);
-        let (d, isa, f2) = (self.d, self.isa, arch.level[1].latents);
+        let (d, isa, f2) = (self.layout.d_out, self.isa, arch.level[1].latents);
         let comp = arch.decoder.is_composed();
         let width = arch.source_width();
         let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[1];
@@ -198,10 +204,10 @@ impl Job<'_> {
                 let j = first + i;
                 let range = list.latent(j);
                 dec.fill(0.0);
-                self.gather(list, j, &list.z, slot::R2, dec);
+                self.gather(list, j, &list.z, self.layout.r2, dec);
                 reduce::scale(isa, -terms.recon[1], dec);
                 if terms.kept[1].aux {
-                    self.gather(list, j, &list.v, slot::E2, dec);
+                    self.gather(list, j, &list.v, self.layout.e2, dec);
                 }
                 if !comp {
                     self.penalise(1, list, j, &params.level[1].w_dec[j * d..][..d], dec);
@@ -213,9 +219,9 @@ impl Job<'_> {
                     isa,
                     at: &list.at[range.clone()],
                     grad: &list.grad[0][range.clone()],
-                    xt: self.slot(slot::XT),
-                    r1: self.slot(slot::R1),
-                    d,
+                    xt: &self.batch.rows,
+                    r1: &self.batch.rows[self.layout.r1..],
+                    stride: self.layout.stride,
                 };
                 let z1 = |at: u32| {
                     let (chunk, row) = self.find(at);
@@ -236,7 +242,7 @@ impl Job<'_> {
 
     /// Writes `dE2 = dC2 D1^T`, with the penalty on rows of `E2` and the latent consistency.
     fn composition(&self, list: &ByLatent, composed: &[f32], grad: &mut [f32], parts: &mut [Part]) {
-        let (Inputs { compute, arch, params, .. }, d) = (*self.inputs, self.d);
+        let (Inputs { compute, arch, params, .. }, d) = (*self.inputs, self.layout.d_out);
         let [f1, f2] = arch.latents();
         let e2 = &params.level[1].w_dec;
         compute.par.for_rows_in(parts, f2, BLOCK, [grad], [f1], |part, first, [grad]| {
@@ -253,7 +259,8 @@ impl Job<'_> {
     /// Writes encoder, decoder, bias and activation parameters of level 1.
     fn level1(&self, list: &ByLatent, grads: &mut Params, shared: Shared<'_>, parts: &mut [Part]) {
         let (Inputs { compute, arch, config, params, .. }, terms) = (*self.inputs, self.terms);
-        let (d, isa, f1, two) = (self.d, self.isa, arch.level[0].latents, self.inputs.two());
+        let (d_in, d, isa) = (self.layout.d, self.layout.d_out, self.isa);
+        let (f1, two) = (arch.level[0].latents, self.inputs.two());
         let Shared { composed, through2, stats } = shared;
         let balance = config.train.balance;
         let comp = two && arch.decoder.is_composed();
@@ -261,7 +268,7 @@ impl Job<'_> {
         let LevelParams { w_enc, b_enc, w_dec, threshold: theta, r_mag, b_mag, .. } = &mut grads.level[0];
         let p = [theta.len(), r_mag.len(), b_mag.len()].map(|n| usize::from(n > 0));
         let arrays = [&mut w_enc[..], w_dec, b_enc, theta, r_mag, b_mag, through2, stats];
-        let widths = [d, d, 1, p[0], p[1], p[2], 1, STATS];
+        let widths = [d_in, d, 1, p[0], p[1], p[2], 1, STATS];
         let children = &self.all[..if comp { arch.level[1].latents } else { 0 }];
         compute.par.for_rows_in(
             parts,
@@ -276,11 +283,11 @@ impl Job<'_> {
                     let range = list.latent(j);
                     let dec = &mut dec[i * d..][..d];
                     dec.fill(0.0);
-                    self.gather(list, j, &list.z, slot::R1, dec);
+                    self.gather(list, j, &list.z, self.layout.r1, dec);
                     reduce::scale(isa, -terms.recon[0], dec);
                     dec2.fill(0.0);
                     if two && arch.decoder.is_cumulative() {
-                        self.gather(list, j, &list.z, slot::R2, dec2);
+                        self.gather(list, j, &list.z, self.layout.r2, dec2);
                         reduce::scale(isa, -terms.recon[1], dec2);
                     }
                     if comp {
@@ -297,11 +304,11 @@ impl Job<'_> {
                     }
                     if through_residual {
                         reduce::scale(isa, -1.0, dec2);
-                        self.gather(list, j, &list.z, slot::DS, dec2);
+                        self.gather(list, j, &list.z, self.layout.ds, dec2);
                         reduce::scale(isa, -1.0, dec2);
                     }
                     if terms.kept[0].aux {
-                        self.gather(list, j, &list.v, slot::e1(two), dec);
+                        self.gather(list, j, &list.v, self.layout.e1, dec);
                     }
                     self.penalise(0, list, j, &params.level[0].w_dec[j * d..][..d], dec);
                     if two {
@@ -309,13 +316,13 @@ impl Job<'_> {
                         balance.mix(isa, dec, dec2);
                     }
 
-                    let w = &mut w[i * d..][..d];
+                    let w = &mut w[i * d_in..][..d_in];
                     w.fill(0.0);
-                    self.gather(list, j, &list.grad[0], slot::XT, w);
+                    self.gather(list, j, &list.grad[0], 0, w);
                     b[i] = reduce::sum(isa, &list.grad[0][range.clone()]);
                     if two {
                         w2.fill(0.0);
-                        self.gather(list, j, &list.grad[1], slot::XT, w2);
+                        self.gather(list, j, &list.grad[1], 0, w2);
                         balance.mix(isa, w, w2);
                         b2[i] = reduce::sum(isa, &list.grad[1][range]);
                     }

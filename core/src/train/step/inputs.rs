@@ -19,6 +19,8 @@ pub(super) struct Inputs<'a> {
     pub families: &'a Families,
     /// `(n, d)`: normalised rows.
     pub x: &'a [f32],
+    /// `(n, d_out)`: what a transcoder should reconstruct, normalised; empty for an autoencoder.
+    pub y: &'a [f32],
 }
 
 impl<'a> Inputs<'a> {

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! L = w1 l1 + w2 l2 + s1 + s2 + wc cons + alpha1 aux1 + alpha2 aux2 (+ wg gated1 + wg gated2)
-//! l_l = ||X - Xhat_l||^2 / (n nu)
+//! l_l = ||Y - Yhat_l||^2 / (n nu)
 //! ```
+//!
+//! An autoencoder reconstructs what it reads, `Y = X`; a transcoder reads `X` as it is and reconstructs the rows `Y` of another
+//! dump, `Yhat_l = z_l D_l + b_dec (+ W_skip x)`.
 //!
 //! All terms are in units of the fraction of variance unexplained (`nu` is the total variance of the rows, frozen), so that
 //! weights carry over between layers and data sets.
@@ -34,15 +37,18 @@ mod derived;
 mod entries;
 mod gradients;
 mod inputs;
+mod layout;
 mod reconstruction;
 mod select;
 mod settings;
+mod skip;
 mod terms;
 mod workspace;
 
 pub use adam::Adam;
 pub use settings::StepSettings;
 
+use super::batch::BatchRows;
 use super::observed::{Losses, Observed};
 use crate::activation::Selection;
 use crate::compute::Compute;
@@ -55,9 +61,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use derived::Derived;
 use inputs::Inputs;
+use layout::Layout;
 use select::Floors;
 use terms::Terms;
-use workspace::{Batch, CHUNK, Chunk, Lane, slot};
+use workspace::{Batch, CHUNK, Chunk, Lane};
 
 /// The loss of the two-level model and its gradient, with all that a step works in. Sizes settle in the first step.
 #[derive(Clone, Debug)]
@@ -79,11 +86,20 @@ impl Objective {
     /// # Errors
     /// Returns what [`Config::validate`] finds.
     pub fn new(config: &Config, d: usize, compute: Compute) -> Result<Self> {
-        config.validate(d)?;
-        let arch = Arch::new(config, d);
+        Self::with_target(config, d, None, compute)
+    }
+
+    /// Prepares the loss of a model that reads rows of width `d` and reconstructs those of width `target`: a transcoder. An
+    /// autoencoder has no target.
+    ///
+    /// # Errors
+    /// Returns what [`Config::validate_rows`] finds.
+    pub fn with_target(config: &Config, d: usize, target: Option<usize>, compute: Compute) -> Result<Self> {
+        config.validate_rows(d, target)?;
+        let arch = Arch::with_target(config, d, target);
         Ok(Self {
             derived: Derived::new(&arch),
-            batch: Batch::default(),
+            batch: Batch::new(&arch),
             lanes: vec![Lane::new(&arch, config); compute.par.threads()],
             floors: Floors::default(),
             seed_cos: SeedCos::default(),
@@ -94,21 +110,22 @@ impl Objective {
         })
     }
 
-    /// Computes loss and gradient on `x`, `(n, d)`: `grads` is written, never read.
+    /// Computes loss and gradient on the rows of a batch: `grads` is written, never read.
     ///
     /// # Errors
     /// [`Error::NotFinite`] naming the term of the loss that is not finite.
     ///
     /// # Panics
-    /// If `x` is empty or no whole number of rows.
-    pub fn loss_and_gradient(
+    /// If `x` is empty or no whole number of rows, or if `y` has not a row for each of them.
+    pub fn loss_and_gradient<'b>(
         &mut self,
         params: &Params,
         families: &Families,
         settings: &StepSettings,
-        x: &[f32],
+        rows: impl Into<BatchRows<'b>>,
         grads: &mut Params,
     ) -> Result<Losses> {
+        let BatchRows { x, y } = rows.into();
         let Self { arch, config, compute, derived, batch, lanes, floors, seed_cos, gradients } = self;
         assert!(
             !x.is_empty() && x.len().is_multiple_of(arch.d),
@@ -116,9 +133,11 @@ impl Objective {
             x.len(),
             arch.d
         );
+        let wanted = arch.variant.target.map_or(0, |d_out| x.len() / arch.d * d_out);
+        assert_eq!(y.len(), wanted, "numbers of the rows that are to be reconstructed");
         arch.source = settings.source;
-        let inputs = &Inputs { compute: *compute, arch, config, settings, params, families, x };
-        batch.begin(inputs.n(), arch.d, slots(inputs));
+        let inputs = &Inputs { compute: *compute, arch, config, settings, params, families, x, y };
+        batch.begin(inputs.n(), stride(inputs, &batch.layout));
         derived.update(inputs);
         let mut losses = forward(inputs, derived, floors, batch, lanes);
         let loss = &config.loss;
@@ -164,10 +183,16 @@ impl Objective {
         })
     }
 
-    /// Returns the residual of a row of the last batch, `(d)`: `r2 = x - x_hat2`, or `r1` for a flat model.
+    /// Returns the residual of a row of the last batch, `(d_out)`: `r2 = y - y_hat2`, or `r1` for a flat model.
     pub fn residual(&self, row: usize) -> &[f32] {
-        let s = if self.arch.n_levels() == 2 { slot::R2 } else { slot::R1 };
-        self.batch.vector(row, s, self.arch.d)
+        let layout = &self.batch.layout;
+        let first = if self.arch.n_levels() == 2 { layout.r2 } else { layout.r1 };
+        self.batch.vector(row, first, layout.d_out)
+    }
+
+    /// Returns a row of the last batch as the encoder of level 1 reads it, `(d)`.
+    pub fn input(&self, row: usize) -> &[f32] {
+        self.batch.vector(row, 0, self.arch.d)
     }
 
     /// Writes what the last batch has shown to `out`, but for the losses.
@@ -222,20 +247,20 @@ impl Objective {
     }
 }
 
-/// Returns how many slots of the row buffer a row needs in this step: those of AuxK only where a latent is dead.
-fn slots(inputs: &Inputs<'_>) -> usize {
+/// Returns how many numbers of the row buffer a row needs in this step: the vectors of AuxK only where a latent is dead.
+fn stride(inputs: &Inputs<'_>, layout: &Layout) -> usize {
     let (config, two) = (inputs.config, inputs.two());
     if two && config.source.reaches_decoder1(config.source_detach) {
-        return slot::DS + 1;
+        return layout.ds + layout.d;
     }
     match (two, auxk::is_on(inputs)) {
-        (false, aux) => slot::e1(two) + usize::from(aux),
-        (true, false) => slot::e1(two),
-        (true, true) => slot::E2 + 1,
+        (false, true) => layout.e1 + layout.d_out,
+        (_, false) => layout.e1,
+        (true, true) => layout.e2 + layout.d_out,
     }
 }
 
-/// Runs both levels forward: afterwards every chunk holds its entries, and the row buffer `xt`, `r1`, `r2`. Returns the
+/// Runs both levels forward: afterwards every chunk holds its entries, and the row buffer `x`, `y`, `r1`, `r2`. Returns the
 /// losses of the reconstructions, and what was counted.
 fn forward(
     inputs: &Inputs<'_>,

@@ -1,7 +1,9 @@
 //! The two reconstructions: what they leave over of each row, and their gradient with respect to the codes.
 //!
+//! `y` is `x - b_dec`, what an autoencoder encodes, or `y - b_dec - W_skip x` of the row that a transcoder should reconstruct.
+//!
 //! ```text
-//! forward   r1 = xt - z1 D1,  r2 = (r1 for cum, else xt) - z2 D2        dXh_l = (2 w_l / (n nu)) E_l = -c_l r_l
+//! forward   r1 = y - z1 D1,  r2 = (r1 for cum, else y) - z2 D2        dXh_l = (2 w_l / (n nu)) E_l = -c_l r_l
 //! backward  dZ1 = dXh1 D1^T (+ dXh2 D1^T for cum),  dZ2 = dXh2 D2^T     at the entries of the row only
 //! ```
 
@@ -9,6 +11,7 @@ use super::derived::Derived;
 use super::entries::Entries;
 use super::inputs::Inputs;
 use super::select::Settle;
+use super::skip;
 use super::workspace::{Batch, CHUNK, Lane};
 use crate::entry::CodeRow;
 use crate::kernel::{Isa, reduce, sparse};
@@ -17,8 +20,9 @@ use alloc::vec::Vec;
 /// Settles the last level, or both where `shared`, and writes of every row the residuals `r1` and `r2`, their sums of
 /// squares, and per chunk their column sums.
 pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batch: &mut Batch, lanes: &mut [Lane]) {
-    let Inputs { compute, arch, settings, params, .. } = *inputs;
-    let (d, slots, isa, two) = (arch.d, batch.slots, compute.isa, inputs.two());
+    let Inputs { compute, arch, settings, params, y, .. } = *inputs;
+    let (layout, isa, two) = (batch.layout, compute.isa, inputs.two());
+    let d = layout.d_out;
     let decoder2 = derived.decoder2(params);
     let level1 = Settle { rule: inputs.rule(0), level: 0, is_soft: false, with_ungated: false };
     let level2 = Settle {
@@ -27,39 +31,51 @@ pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batc
         is_soft: settings.gate.has_weights(),
         with_ungated: inputs.loss_needs_ungated(),
     };
-    compute.par.for_items(lanes, &mut batch.chunks, &mut batch.rows, CHUNK * slots * d, |lane, _, chunk, buffer| {
-        if shared || !two {
-            // With a shared budget, what level 2 saw of level 1 were all its candidates: level 2 had to be scanned before the
-            // choice.
-            level1.run(chunk, lane);
-        }
-        if two {
-            level2.run(chunk, lane);
-        }
-        chunk.sums.squares = [0.0; 2];
-        chunk.energy.clear();
-        for column in &mut chunk.columns {
-            column.clear();
-            column.resize(d, 0.0);
-        }
-        for (i, row) in buffer.chunks_mut(slots * d).enumerate() {
-            let (xt, rest) = row.split_at_mut(d);
-            let (r1, rest) = rest.split_at_mut(d);
-            residual(isa, xt, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
-            let mut square = reduce::sum_squares(isa, r1);
-            chunk.sums.squares[0] += f64::from(square);
-            reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
-            if two {
-                let from = if arch.decoder.is_cumulative() { r1 } else { xt };
-                let r2 = &mut rest[..d];
-                residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
-                square = reduce::sum_squares(isa, r2);
-                chunk.sums.squares[1] += f64::from(square);
-                reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
+    compute.par.for_items(
+        lanes,
+        &mut batch.chunks,
+        &mut batch.rows,
+        CHUNK * layout.stride,
+        |lane, c, chunk, buffer| {
+            if layout.has_y() {
+                let rows = buffer.chunks_mut(layout.stride).zip(y[c * CHUNK * d..].chunks(d));
+                rows.for_each(|(row, y)| reduce::sub_into(isa, y, &params.b_dec, &mut row[layout.y()]));
+                skip::take_out(isa, &layout, &params.w_skip, lane, buffer);
             }
-            chunk.energy.push(square);
-        }
-    });
+            if shared || !two {
+                // With a shared budget, what level 2 saw of level 1 were all its candidates: level 2 had to be scanned before the
+                // choice.
+                level1.run(chunk, lane);
+            }
+            if two {
+                level2.run(chunk, lane);
+            }
+            chunk.sums.squares = [0.0; 2];
+            chunk.energy.clear();
+            for column in &mut chunk.columns {
+                column.clear();
+                column.resize(d, 0.0);
+            }
+            for (i, row) in buffer.chunks_mut(layout.stride).enumerate() {
+                let (head, rest) = row.split_at_mut(layout.r1);
+                let (r1, rest) = rest.split_at_mut(d);
+                let y = &head[layout.y()];
+                residual(isa, y, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
+                let mut square = reduce::sum_squares(isa, r1);
+                chunk.sums.squares[0] += f64::from(square);
+                reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
+                if two {
+                    let from = if arch.decoder.is_cumulative() { r1 } else { y };
+                    let r2 = &mut rest[..d];
+                    residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
+                    square = reduce::sum_squares(isa, r2);
+                    chunk.sums.squares[1] += f64::from(square);
+                    reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
+                }
+                chunk.energy.push(square);
+            }
+        },
+    );
 }
 
 /// Adds `dz_j -= c r . D_j` to the entries of a row: the gradient of a reconstruction with the residual `r`.

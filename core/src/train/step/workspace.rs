@@ -1,6 +1,7 @@
 //! Working memory of a step: the rows of a batch, in chunks, and scratch space for each thread.
 
 use super::entries::{Entries, Gradients, List};
+use super::layout::Layout;
 use crate::config::Config;
 use crate::loss;
 use crate::model::{Arch, Scratch};
@@ -10,58 +11,45 @@ use alloc::vec::Vec;
 /// Rows of a chunk, those of one dense product; fixed, so that bits do not depend on threads.
 pub(super) use crate::model::CHUNK;
 
-/// Slots of a row in the row buffer.
-pub(super) mod slot {
-    /// `xt = x - b_dec`.
-    pub const XT: usize = 0;
-    /// `r1 = x - x_hat1`.
-    pub const R1: usize = 1;
-    /// `r2 = x - x_hat2`.
-    pub const R2: usize = 2;
-    /// `e1`, gradient of AuxK at level 1 with respect to its reconstruction; a flat SAE has no `r2` before it.
-    pub const fn e1(two: bool) -> usize {
-        if two { 3 } else { 2 }
-    }
-    /// `e2`, at level 2.
-    pub const E2: usize = 4;
-    /// `dL/dS`, for a residual source with gradient.
-    pub const DS: usize = 5;
-}
-
 /// The rows of a batch and what each stage has found on them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Batch {
     /// Number of rows.
     pub n: usize,
-    /// Slots of a row: as many as some step has needed so far.
-    pub slots: usize,
-    /// `(n, slots, d)`: see [`slot`].
+    /// Where the vectors of a row lie; its stride is the most that some step has needed so far.
+    pub layout: Layout,
+    /// `(n, stride)`.
     pub rows: Vec<f32>,
     /// Chunks of [`CHUNK`] rows; the last may be shorter.
     pub chunks: Vec<Chunk>,
 }
 
 impl Batch {
-    /// Starts a batch of `n` rows of width `d`, of which this step needs `slots` slots.
+    /// Makes an empty batch for models of an architecture.
+    pub fn new(arch: &Arch) -> Self {
+        Self { n: 0, layout: Layout::new(arch), rows: Vec::new(), chunks: Vec::new() }
+    }
+
+    /// Starts a batch of `n` rows, of which this step needs `stride` numbers each.
     ///
     /// # Panics
-    /// If the slots of all rows cannot be counted in 32 bits.
-    pub fn begin(&mut self, n: usize, d: usize, slots: usize) {
-        self.slots = self.slots.max(slots);
+    /// If the rows cannot be counted in 32 bits.
+    pub fn begin(&mut self, n: usize, stride: usize) {
+        self.layout.stride = self.layout.stride.max(stride);
         self.n = n;
-        assert!(n * self.slots <= u32::MAX as usize, "a batch of {n} rows");
-        self.rows.resize(n * self.slots * d, 0.0);
+        assert!(n <= u32::MAX as usize, "a batch of {n} rows");
+        self.rows.resize(n * self.layout.stride, 0.0);
         self.chunks.resize_with(n.div_ceil(CHUNK), Chunk::default);
     }
 
-    /// Frees everything but the number of slots.
+    /// Frees the rows and the chunks.
     pub fn rest(&mut self) {
-        *self = Self { slots: self.slots, ..Self::default() };
+        (self.n, self.rows, self.chunks) = Default::default();
     }
 
-    /// Returns the vector of row `b` in slot `s`, `(d)`.
-    pub fn vector(&self, b: usize, s: usize, d: usize) -> &[f32] {
-        &self.rows[(b * self.slots + s) * d..][..d]
+    /// Returns the vector of row `b` that begins at number `first` of the row, `(width)`.
+    pub fn vector(&self, b: usize, first: usize, width: usize) -> &[f32] {
+        &self.rows[b * self.layout.stride + first..][..width]
     }
 }
 
@@ -78,7 +66,7 @@ pub(super) struct Chunk {
     pub ungated: List,
     /// Partial sums of the loss.
     pub sums: Sums,
-    /// `(d)` each: column sums of `r1` and `r2`.
+    /// `(d_out)` each: column sums of `r1` and `r2`.
     pub columns: [Vec<f32>; 2],
     /// Sum of squares of the residual of each row after the last level.
     pub energy: Vec<f32>,
@@ -102,8 +90,10 @@ pub(super) struct Lane {
     pub forward: Scratch,
     /// Pre-activations of dead latents, and what was picked of them.
     pub dead: DeadScratch,
-    /// `(d)`.
+    /// `(d_out)`.
     pub vector: Vec<f32>,
+    /// `(CHUNK, d_out)`: what the skip connection adds to a chunk of rows; empty without one.
+    pub skip: Vec<f32>,
     /// One slot per latent of a level: where its entry stands in the row at hand; `u32::MAX` between rows.
     pub place: [Vec<u32>; 2],
     /// Numbers of one row's entries.
@@ -135,12 +125,13 @@ impl Lane {
         Self {
             forward: Scratch::of_chunk(arch),
             dead: DeadScratch::default(),
-            vector: vec![0.0; arch.d],
+            vector: vec![0.0; arch.d_out()],
+            skip: vec![0.0; if arch.variant.skip { CHUNK * arch.d_out() } else { 0 }],
             place: [vec![u32::MAX; f1], vec![u32::MAX; f2]],
             row: Vec::new(),
             row2: Vec::new(),
             fires: Vec::new(),
-            miss: vec![0.0; config.loss.consistency.scratch_width(arch.d, f1)],
+            miss: vec![0.0; config.loss.consistency.scratch_width(arch.d_out(), f1)],
             spare: [Gradients::default(), Gradients::default()],
             old: Entries::default(),
         }
