@@ -18,7 +18,7 @@
 //! use strata_core::model::Scratch;
 //! use strata_core::normalise::Normalisation;
 //! use strata_core::train::Trainer;
-//! use strata_core::{Codes, Encoder, Isa, Par, Philox};
+//! use strata_core::{Codes, Compute, Encoder, Isa, Par, Philox};
 //!
 //! # fn main() -> strata_core::Result<()> {
 //! let (n, d) = (256, 8);
@@ -32,18 +32,18 @@
 //! config.level2.latents = 0; // a flat SAE
 //! config.train.steps = 20;
 //!
-//! let isa = Isa::detect();
-//! let normalisation = Normalisation::measure(isa, &x, d, &config.data)?;
+//! let compute = Compute::new(Isa::detect(), Par::Seq);
+//! let normalisation = Normalisation::measure(compute.isa, &x, d, &config.data)?;
 //! let mut normalised = x.clone();
 //! normalisation.apply(&mut normalised);
-//! let mut trainer = Trainer::new(&config, normalisation, &normalised, isa, Par::Seq)?;
+//! let mut trainer = Trainer::new(&config, normalisation, &normalised, compute)?;
 //! for _ in 0..config.train.steps {
 //!     trainer.step(&normalised)?;
 //! }
 //!
 //! let model = trainer.model(); // reads raw rows: the normalisation is folded in
 //! let mut scratch = Scratch::new(&model.arch);
-//! let encoder = Encoder::new(Arc::new(model), isa, Par::Seq)?;
+//! let encoder = Encoder::new(Arc::new(model), compute)?;
 //! let (mut codes, mut none) = (Codes::new(), Codes::new());
 //! encoder.encode(&x, &mut scratch, &mut codes, &mut none)?;
 //! assert_eq!(codes.n(), n);
@@ -110,7 +110,8 @@
 //! | [`kernel`] | dense and sparse products, selection, reductions, Adam |
 //! | [`synth`] | synthetic rows with a known tree |
 //! | [`order`], [`rng`] | the stateless order of rows; the seeded generator |
-//! | [`rows`], [`par`], [`error`] | views of stored rows, parallel execution, the error type |
+//! | [`compute`], [`par`] | instruction set and parallel execution policy, passed as one value |
+//! | [`rows`], [`error`] | views of stored rows; the error type |
 #![no_std]
 #![deny(unsafe_code)]
 
