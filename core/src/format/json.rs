@@ -119,8 +119,9 @@ impl Settings {
     /// # Errors
     /// [`Error::Format`] for another value.
     pub fn count(&self, key: &str) -> Result<Option<u64>> {
-        let whole =
-            |v: &Value| v.as_u64().or_else(|| v.as_f64().filter(|n| *n >= 0.0 && *n % 1.0 == 0.0).map(|n| n as u64));
+        let whole = |v: &Value| {
+            v.as_u64().or_else(|| v.as_f64().filter(|n| *n >= 0.0 && libm::trunc(*n) == *n).map(|n| n as u64))
+        };
         self.get(key).map(|v| whole(v).ok_or_else(|| self.wanted(key, "a whole number"))).transpose()
     }
 

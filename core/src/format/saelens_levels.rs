@@ -170,7 +170,7 @@ pub(super) fn read_tree(cfg: &Settings, arrays: &Arrays) -> Result<Parsed> {
     let digits = arrays.matrix("parent", f - f1, 3)?;
     let mut parents = Vec::with_capacity(f - f1);
     for digits in digits.chunks_exact(3) {
-        if let Some(digit) = digits.iter().find(|v| !(0.0..256.0).contains(*v) || **v % 1.0 != 0.0) {
+        if let Some(digit) = digits.iter().find(|v| !(0.0..256.0).contains(*v) || libm::truncf(**v) != **v) {
             return Err(arrays.wrong(format_args!("tensor `parent`: expected digits from 0 to 255, found {digit}")));
         }
         let parent = digits.iter().fold(0u32, |n, digit| n << 8 | *digit as u32);
