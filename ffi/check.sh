@@ -22,7 +22,8 @@ nm -g --defined-only "$out/libstrata.a" | awk 'NF == 3 {print $3}' | LC_ALL=C so
 size=$(stat -c %s "$out/libstrata.a")
 [ "$size" -lt $((20 << 20)) ] || { echo "ffi: libstrata.a, as it is installed: expected less than 20 MiB, found $size bytes" >&2; exit 1; }
 size=$(stat -c %s "$out/stripped.so")
-[ "$size" -lt $((2 << 20)) ] || { echo "ffi: libstrata.so, stripped: expected less than 2 MiB, found $size bytes" >&2; exit 1; }
+# The readers of a dozen formats are 0.5 MB of it.
+[ "$size" -lt $((9 << 18)) ] || { echo "ffi: libstrata.so, stripped: expected less than 2.25 MiB, found $size bytes" >&2; exit 1; }
 
 ln -s "$(realpath "$lib/libstrata.so")" "$out/libstrata.so.1" # its soname
 gcc -std=c11 $strict ../tests/c/layout.c "$out/libstrata.so.1" -o "$out/layout"
