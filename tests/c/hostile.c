@@ -223,7 +223,7 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
 
     /* The same rows at an odd address, every row at another alignment, in exactly as many bytes as are needed. */
     size_t stride = d * sizeof(float) + 3, needed = (n - 1) * stride + d * sizeof(float);
-    char *odd = malloc(needed + 1);
+    char *odd = calloc(needed + 1, 1);
     for (size_t i = 0; i < n; i++) memcpy(odd + 1 + i * stride, data + i * d, d * sizeof(float));
     strata_rows off = x;
     off.data = odd + 1;
