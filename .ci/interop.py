@@ -59,17 +59,17 @@ def lens(strata, out):
     torch.set_num_threads(1)
     run = lambda *a: subprocess.run([strata, "--quiet", *map(str, a)], check=True)
     dump = out / "dump"
-    run("synth", "--world", "A", "--rows", 20000, "--out", dump)
+    run("synth", "--world", "a", "--rows", 20000, "--out", dump)
     settings = ["level1.latents=64", "level1.k=5", "level2.latents=192", "level2.k=6", "train.steps=300", "train.batch=512",
                 "gate.start=0.3", "gate.min_count=20", "data.stats_rows=4096"]
     bad = 0
     for name, sets, parts in RUNS:
         at = out / name
         run("train", "--dump", dump, "--out", at, *[a for s in settings + sets for a in ("--set", s)])
-        run("encode", at, "--dump", dump, "--out", out / "codes.safetensors")
+        run("encode", at, "--dump", dump, "--out", out / f"{name}.safetensors")
         from safetensors.numpy import load_file
         x = np.concatenate([load_file(p)["activations"] for p in sorted(dump.glob("acts-*.safetensors"))])[:ROWS].astype(np.float32)
-        levels = [dense(out / "codes.safetensors", l, ROWS, f) for l, f in ((1, 64), (2, 192))]
+        levels = [dense(out / f"{name}.safetensors", l, ROWS, f) for l, f in ((1, 64), (2, 192))]
         for part in parts:
             to = out / f"{name}-{part}"
             run("convert", at, to, "--part", part, "--model-id", "a/b", "--hook", "blocks.1.hook_resid_post",
@@ -83,12 +83,11 @@ def lens(strata, out):
             flips = int(((z != 0) != (want != 0)).sum())
             off = float(np.abs(z - want)[(z != 0) == (want != 0)].max() / np.abs(want).max())
             back = out / f"{name}-{part}-back.safetensors"
-            again = "-"
-            if part != "tree":  # what SAELens has, read again by us
-                run("encode", to, "--dump", dump, "--out", back)
-                ours = dense(back, 1, ROWS, z.shape[1])
-                again = int(((ours != 0) != (z != 0)).sum())
-            good = flips == 0 and off < 1e-5 and again in ("-", 0) and np.isfinite(y).all()
+            run("encode", to, "--dump", dump, "--out", back)  # what SAELens has, read again by us
+            sizes = ((1, 64), (2, 192)) if part == "tree" else ((1, z.shape[1]),)
+            ours = np.concatenate([dense(back, l, ROWS, f) for l, f in sizes], 1)
+            again = int(((ours != 0) != (z != 0)).sum())
+            good = flips == 0 and off < 1e-5 and again == 0 and np.isfinite(y).all()
             bad += not good
             print(f"{'ok ' if good else 'BAD'} {name:12} {part:7} {int((want != 0).sum()):6} codes, {flips} differ, values by {off:.1e}, read back {again}")
     return bad
@@ -104,7 +103,7 @@ def unused(*names):
 
 def tools(strata, out):
     """Exports what latents do on text, and lets the other tools' own code read it."""
-    import torch
+    import sae_lens, torch  # before the stand-ins, of which it asks whether they are installed
     unused("dataclasses_json", "faiss", "sentence_transformers", "blobfile")
     from sae_dashboard.neuronpedia.neuronpedia_dashboard import NeuronpediaDashboardBatch
     from sae_dashboard.utils_fns import RollingCorrCoef
