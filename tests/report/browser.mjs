@@ -289,7 +289,7 @@ await page.locator("#map h1", { hasText: "Latents of B" }).waitFor();
 await page.locator("#tree .family summary").first().click();
 await page.locator("#tree .family a", { hasText: "Page of" }).first().click();
 assert.match(page.url(), /#\/b\/latent\/1\/\d+$/);
-assert.ok(await page.locator(".histogram").isVisible());
+await page.locator(".histogram").first().waitFor();
 await page.locator("nav a", { hasText: "Latents of A" }).click();
 await page.locator("#map h1", { hasText: "Latents of A" }).waitFor();
 await done(page);
