@@ -9,7 +9,7 @@ use strata_core::Config;
 use strata_core::config::{Budget, LevelConfig, ModelKind};
 
 /// Largest relative deviation of L0 from its target without a warning.
-const L0_TOLERANCE: f64 = 0.1;
+pub const L0_TOLERANCE: f64 = 0.1;
 /// A level whose L0 is below this share of its target has collapsed.
 const COLLAPSED: f64 = 0.1;
 /// A training has diverged if its last FVU is this many times its best.
@@ -43,6 +43,18 @@ pub fn asked(config: &Config) -> Asked {
     }
 }
 
+/// Returns the L0 of all levels together that the settings ask for; infinite where nothing holds it.
+pub fn asked_in_all(config: &Config) -> f64 {
+    match asked(config) {
+        Asked::Nothing => f64::INFINITY,
+        Asked::Together(k) => k,
+        Asked::Each(k) => {
+            let levels = [&config.level1, &config.level2];
+            (0..2).filter(|l| levels[*l].latents > 0).map(|l| k[l]).sum()
+        }
+    }
+}
+
 /// Statistics of a training at its end.
 pub struct Training<'a> {
     /// Its settings.
@@ -51,7 +63,7 @@ pub struct Training<'a> {
     pub held_out: &'a Watched,
     /// Whether those rows were held out.
     pub is_held_out: bool,
-    /// The lowest held-out FVU of the whole training.
+    /// The lowest held-out FVU of the training since its L0 is at most [`L0_TOLERANCE`] above the target.
     pub best_fvu: Option<f64>,
     /// Latents of each level that have not fired for `revive.dead_after` rows.
     pub dead: Option<[u64; 2]>,

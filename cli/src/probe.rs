@@ -7,6 +7,7 @@
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
+use crate::escape::escaped;
 use crate::eval::batches::Pair;
 use crate::eval::classes::TokenClasses;
 use crate::eval::sample::{Sampled, both_decoders, dictionary};
@@ -404,12 +405,12 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
     )?;
     // As wide as the longest name, so that columns stay apart.
     let names = p.classes.iter().map(|c| &c.name).chain(p.absorption.iter().map(|a| &a.name));
-    let wide = names.map(|name| name.chars().count()).max().unwrap_or(0).max(16);
+    let wide = names.map(|name| escaped(name).chars().count()).max().unwrap_or(0).max(16);
     writeln!(out, "{:<wide$} {:>7}{:>9}{:>9}{:>9}{:>9}", "class", "n", "level 1", "level 2", "both", "rows")?;
     for c in &p.classes {
         let Some(at) = c.auc.iter().find(|a| a.setting == Setting::Normal && a.k == protocol::K) else { continue };
         let [one, two, both, rows] = [at.level1, at.level2, at.both, at.rows].map(number);
-        writeln!(out, "{:<wide$} {:>7}{one:>9}{two:>9}{both:>9}{rows:>9}", c.name, c.examples)?;
+        writeln!(out, "{:<wide$} {:>7}{one:>9}{two:>9}{both:>9}{rows:>9}", escaped(&c.name), c.examples)?;
     }
     if p.mdl.iter().any(Option::is_some) {
         writeln!(out)?;
@@ -439,7 +440,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
             writeln!(
                 out,
                 "{:<wide$} {:>8} {:>7} {:>7} {:>9} {:>9} {:>9} {:>9}",
-                a.name,
+                escaped(&a.name),
                 a.found.found,
                 s.main.len(),
                 number(s.main_f1),

@@ -138,7 +138,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     sources::remember(run, dump.source(), target.map(Dump::source))?;
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
-    let mut log = Log::open(run, first_step)?;
+    let mut log = Log::open(run, first_step, health::asked_in_all(config))?;
     let held_out = HeldOut::watched(n_train, n_rows, WATCHED_ROWS);
     let mut watched = None;
 
@@ -279,7 +279,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         config,
         held_out: &watched,
         is_held_out: n_rows > n_train,
-        best_fvu: log.best_held_out,
+        best_fvu: log.best_at_target,
         dead: log.last["dead"].as_array().map(|dead| [0, 1].map(|l| dead[l].as_u64().unwrap_or(0))),
         passes,
         n_train,
@@ -436,6 +436,11 @@ struct Log {
     /// The newest line.
     last: Value,
     best_held_out: Option<f64>,
+    /// The L0 of all levels that the settings ask for.
+    asked_l0: f64,
+    /// The lowest held-out FVU of the steps at which L0 had come down to [`Log::asked_l0`]: with more latents per row FVU
+    /// is lower, and its rise afterwards is no fault.
+    best_at_target: Option<f64>,
     /// Seconds of training, including those before the run was resumed.
     seconds: f64,
     seconds_before: f64,
@@ -446,12 +451,14 @@ struct Log {
 
 impl Log {
     /// Keeps the lines of the steps that a resumed run has taken.
-    fn open(run: &Path, first_step: u64) -> Result<Self> {
+    fn open(run: &Path, first_step: u64, asked_l0: f64) -> Result<Self> {
         let path = run.join("metrics.jsonl");
         let mut log = Self {
             path,
             last: Value::Null,
             best_held_out: None,
+            asked_l0,
+            best_at_target: None,
             seconds: 0.0,
             seconds_before: 0.0,
             cpu_seconds_before: 0.0,
@@ -478,7 +485,12 @@ impl Log {
 
     fn take_in(&mut self, line: Value) {
         if let Some(fvu) = line["held_out_fvu"][1].as_f64() {
-            self.best_held_out = Some(self.best_held_out.map_or(fvu, |b| b.min(fvu)));
+            let least = |best: Option<f64>| Some(best.map_or(fvu, |b| b.min(fvu)));
+            self.best_held_out = least(self.best_held_out);
+            let l0: f64 = [0, 1].iter().filter_map(|l| line["l0"][*l].as_f64()).sum();
+            if l0 <= (1.0 + health::L0_TOLERANCE) * self.asked_l0 {
+                self.best_at_target = least(self.best_at_target);
+            }
         }
         self.seconds = line["seconds"].as_f64().unwrap_or(self.seconds);
         self.last = line;

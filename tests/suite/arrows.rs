@@ -49,7 +49,7 @@ cli: heldout -> dump row_filter run
 cli: inspect -> dump escape health report
 cli: lm -> console dump files memory panics texts
 cli: memory -> files
-cli: probe -> console dump eval files row_filter run
+cli: probe -> console dump escape eval files row_filter run
 cli: report -> ablation eval files settings
 cli: row_filter -> dump
 cli: run -> checkpoint dump files pickle
