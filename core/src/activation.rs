@@ -130,6 +130,14 @@ impl Activation {
         }
     }
 
+    /// Returns whether a latent fires with its pre-activation as value if that exceeds a positive threshold.
+    pub const fn has_threshold(self) -> bool {
+        match self {
+            Self::Batchtopk | Self::Jumprelu => true,
+            Self::Relu | Self::Topk | Self::Gated => false,
+        }
+    }
+
     /// Returns whether `k` is a whole number of latents, at least 1.
     pub const fn has_whole_k(self) -> bool {
         matches!(self.selection(), Selection::Row)
@@ -213,6 +221,15 @@ impl<'a> Rule<'a> {
     /// where [`Rule::keep`] decides.
     pub fn limit(&self) -> Limit<'_> {
         each!(self, kind => kind.limit())
+    }
+
+    /// Returns the threshold that the pre-activation of latent `j` must exceed to fire; 0 where the activation has none.
+    pub fn threshold(&self, j: usize) -> f32 {
+        match &self.0 {
+            Inner::Batchtopk(kind) => kind.tau,
+            Inner::Jumprelu(kind) => kind.threshold[j],
+            Inner::Relu(_) | Inner::Topk(_) | Inner::Gated(_) => 0.0,
+        }
     }
 
     /// Appends those of the latents `from`, with pre-activations `u` that have reached the limit of a row, that fire.

@@ -141,6 +141,13 @@ impl Config {
                     format!("expected more than 0 and at most the number of latents ({most}), found {}", level.k),
                 );
             }
+            if level.prune > 0.0 && !level.activation.has_threshold() {
+                let found = level.activation;
+                return bad(
+                    &format!("{name}.prune"),
+                    format!("pruning compares with thresholds, which `batchtopk` and `jumprelu` have, found `{found}`"),
+                );
+            }
             if level.activation.has_whole_k() && libm::floor(level.k) != level.k {
                 return bad(&format!("{name}.k"), format!("`topk` keeps a whole number of latents, found {}", level.k));
             }

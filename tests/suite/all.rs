@@ -47,6 +47,7 @@ mod patterns;
 mod probe;
 mod probe_cli;
 mod procedure;
+mod prune;
 mod quality;
 mod readme;
 mod recovery;

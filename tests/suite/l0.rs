@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use strata_core::config::{Activation, Config, Decoder, GateKind, Source};
+use strata_core::config::{Activation, Budget, Config, Decoder, GateKind, Source};
 use strata_core::model::{Codes, Encoder, Model};
 use strata_core::normalise::Normalisation;
 use strata_core::synth::{World, WorldConfig};
@@ -195,6 +195,56 @@ fn a_held_controller_still_holds_l0_and_leaves_lambda() {
     assert!(control.update(0.0, 5.0, 1e-3, true) < 0.0, "none fires: limits fall");
     assert_eq!(control.lambda, 0.01);
     assert_eq!(control.update(5.0, 5.0, 1e-3, true), 0.0);
+}
+
+/// Mean squared error of level 2 over the variance, on normalised rows.
+fn fvu(model: Model, x: &[f32]) -> f64 {
+    let d = model.arch.d;
+    let [one, two] = codes(model.clone(), x);
+    let encoder = Encoder::new(Arc::new(model), Compute::new(Isa::detect(), Par::Rayon)).expect("a valid model");
+    let (mut hat1, mut hat2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+    encoder.decode(&one, &two, &mut hat1, &mut hat2).expect("codes of the model");
+    let mean: Vec<f64> =
+        (0..d).map(|c| x.chunks(d).map(|row| f64::from(row[c])).sum::<f64>() / (x.len() / d) as f64).collect();
+    let square = |a: f32, b: f64| (f64::from(a) - b).powi(2);
+    let error: f64 = x.iter().zip(&hat2).map(|(x, y)| square(*x, f64::from(*y))).sum();
+    let variance: f64 = x.chunks(d).flat_map(|row| row.iter().zip(&mean)).map(|(x, m)| square(*x, *m)).sum();
+    error / variance
+}
+
+#[test]
+fn a_pruned_level_fires_as_often_as_was_asked_and_leaves_less_unexplained() {
+    for activation in [Activation::Batchtopk, Activation::Jumprelu] {
+        let config = settings(activation, 400);
+        let mut pruned = config.clone();
+        (pruned.level1.prune, pruned.level2.prune) = (1.0, 1.0);
+        let found = [config, pruned].map(|config| {
+            let mut t = train(Rows::Trees, &config);
+            let x = kept(Rows::Trees, t.normalisation(), 1 << 40, TEST_ROWS);
+            t.calibrate(&kept(Rows::Trees, t.normalisation(), 1 << 41, TEST_ROWS)).expect("rows of the model");
+            let found = ratio(&t, &x);
+            assert!(found.iter().all(|r| (r - 1.0).abs() < 0.03), "{activation}: {found:?}");
+            fvu(t.model_unfolded(), &x)
+        });
+        println!("{activation}: FVU {found:.4?} without and with pruning");
+        // The weights are the same: pruning takes part in nothing but the thresholds.
+        assert!(found[1] < 0.99 * found[0], "{activation}: {found:?}");
+    }
+}
+
+#[test]
+fn levels_that_share_a_budget_are_pruned_by_one_threshold() {
+    let mut config = settings(Activation::Batchtopk, 100);
+    (config.budget, config.gate.kind) = (Budget::Shared, GateKind::None);
+    (config.level1.prune, config.level2.prune) = (1.0, 0.5);
+    let mut t = train(Rows::Trees, &config);
+    let x = kept(Rows::Trees, t.normalisation(), 1 << 40, 3000);
+    t.calibrate(&x).expect("rows of the model");
+    let model = t.model_unfolded();
+    assert_eq!(model.tau[0], model.tau[1], "one threshold");
+    let fired: usize = codes(model, &x).iter().map(|codes| codes.index.len()).sum();
+    let asked = (config.level1.k + config.level2.k) * (x.len() / Rows::Trees.d()) as f64;
+    assert!((fired as f64 / asked - 1.0).abs() < 0.01, "{fired} of {asked}");
 }
 
 #[test]

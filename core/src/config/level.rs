@@ -24,5 +24,9 @@ settings! {
         control: bool = true;
         /// `jumprelu`: width of the straight-through kernel, in units of the pre-activations.
         bandwidth: f64 = 0.5, in 1e-9..=1e9;
+        /// `batchtopk`, `jumprelu`: at inference an active latent stays only if its value by least squares, given all other
+        /// latents, exceeds this share of its threshold (leave-one-out pruning). Thresholds are set with it, so that L0 is `k`.
+        /// 0: every latent stays.
+        prune: f64 = 0.0, in 0.0..=10.0;
     }
 }

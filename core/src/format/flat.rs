@@ -197,6 +197,7 @@ impl Flat {
             skip: self.w_skip.is_some(),
             scale: self.scale.is_some(),
             topk_by,
+            prune: [0.0; 2],
         };
         let arch = Arch {
             model: ModelKind::Tree,

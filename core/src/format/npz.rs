@@ -83,6 +83,9 @@ pub fn write(model: &Model) -> Result<Vec<u8>> {
     if variant.row_norm != RowNorm::None || variant.skip || variant.scale {
         return refused("neither normalised rows nor a skip connection nor scaled latents");
     }
+    if variant.prune[0] > 0.0 {
+        return refused("no pruning of active latents (`prune`), which this model has");
+    }
     let (d, d_out, f) = (arch.d, arch.d_out(), arch.level[0].latents);
     let threshold: Vec<f32> = match model.rule(0).limit() {
         Limit::Above(t) if p.r_mag.is_empty() => vec![t.max(0.0); f],

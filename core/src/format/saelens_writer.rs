@@ -194,6 +194,11 @@ pub fn write(model: &Model, origin: &Origin, metadata: &Metadata, part: Part, dt
     if part == Part::Tree && arch.level[0].latents >= (1 << 24) - 1 {
         return impossible("the parents are too many for the digits that they are written in");
     }
+    if chosen.iter().any(|l| arch.variant.prune[*l] > 0.0) {
+        losses.push(
+            "latents that only repeat others are pruned after encoding (`prune`): there they stay active, and L0 is higher".into(),
+        );
+    }
     let levels: Vec<Level> = chosen.iter().map(|l| Level::new(model, *l)).collect();
     if part != Part::Level1 {
         two_levels(model, part, &mut losses)?;

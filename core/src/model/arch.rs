@@ -110,6 +110,7 @@ impl Arch {
             let activation = if is_seed { Activation::Relu } else { level.activation };
             LevelArch { latents: level.latents, activation, k: level.k }
         });
+        let prune = [0, 1].map(|l| if level[l].latents > 0 { config.level(l).prune as f32 } else { 0.0 });
         Self {
             model: config.model,
             d,
@@ -117,7 +118,7 @@ impl Arch {
             source: if is_seed { Source::Z1 } else { config.source },
             decoder: if is_seed { Decoder::Comp } else { config.decoder },
             gate: config.gate.kind,
-            variant: Variant { target, raw_input: target.is_some(), skip: config.skip, ..Variant::default() },
+            variant: Variant { target, raw_input: target.is_some(), skip: config.skip, prune, ..Variant::default() },
         }
     }
 

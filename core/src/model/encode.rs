@@ -2,7 +2,7 @@
 
 use super::hierarchy::{self, Behind, Hierarchy, Order};
 use super::stored::{Stored, WeightType, with_weights};
-use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, seed};
+use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, prune, seed};
 use crate::activation::Rule;
 use crate::compute::Compute;
 use crate::config::{GateKind, ModelKind};
@@ -50,6 +50,7 @@ pub struct Scratch {
     below: RowLists,
     /// Working memory of a hard gate.
     pub(crate) hierarchy: hierarchy::Scratch,
+    prune: prune::Scratch,
     /// The codes of the block that was encoded last.
     codes: [Codes; 2],
 }
@@ -100,6 +101,9 @@ impl Scratch {
         let width = model.arch.source_width();
         let (rule1, rule2) = (model.rule(0), model.rule(1));
         let limit1 = model.limit1(&rule1);
+        if model.arch.variant.prune != [0.0; 2] {
+            self.prune.reserve(d, model.max_active(0).max(model.max_active(1)).max(f2));
+        }
         self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), limit1);
         self.lists.reserve(rows, f1, limit1);
         if model.arch.variant.topk_by == TopkBy::Absolute {
@@ -216,6 +220,8 @@ pub struct Encoder {
     decoder2: Vec<f32>,
     /// `-b_enc` of level 1, where latents compete by absolute value.
     minus_bias: Vec<f32>,
+    /// Squared norms of the decoder directions of each level that is pruned.
+    squares: [Vec<f32>; 2],
 }
 
 impl Encoder {
@@ -279,7 +285,39 @@ impl Encoder {
         if model.arch.variant.topk_by == TopkBy::Absolute {
             minus_bias.extend(model.params.level[0].b_enc.iter().map(|b| -b));
         }
-        Ok(Self { isa, stored, screens, order, families, decoder2, minus_bias, model })
+        let mut encoder =
+            Self { isa, stored, screens, order, families, decoder2, minus_bias, squares: Default::default(), model };
+        encoder.squares = [0, 1].map(|l| {
+            let rows = encoder.directions(l).chunks_exact(encoder.model.arch.d_out());
+            let is_pruned = encoder.model.arch.variant.prune[l] > 0.0;
+            if is_pruned { rows.map(|row| reduce::sum_squares(isa, row)).collect() } else { Vec::new() }
+        });
+        Ok(encoder)
+    }
+
+    /// Returns the decoder directions of a level, `(f, d_out)`.
+    fn directions(&self, level: usize) -> &[f32] {
+        if level == 0 { &self.model.params.level[0].w_dec } else { self.decoder2() }
+    }
+
+    /// Removes the latents of `level` that are not worth their place on the rows of `xt`, given the codes of level 1 where
+    /// `level` is 1.
+    fn prune(&self, level: usize, xt: &[f32], codes1: Option<&Codes>, codes: &mut Codes, t: &mut prune::Scratch) {
+        let arch = &self.model.arch;
+        let share = arch.variant.prune[level];
+        if share == 0.0 {
+            return;
+        }
+        let judge = prune::Judge {
+            isa: self.isa,
+            rule: &self.model.rule(level),
+            share,
+            directions: prune::Directions { rows: self.directions(level), squares: &self.squares[level] },
+            beside: codes1.filter(|_| arch.decoder.is_cumulative()).map(|codes| (codes, self.directions(0))),
+            // Rows that are read as they are still hold the bias that every reconstruction starts from.
+            bias: arch.variant.raw_input.then_some(&*self.model.params.b_dec),
+        };
+        prune::prune(judge, arch.d, xt, codes, t);
     }
 
     /// Returns the model.
@@ -499,7 +537,10 @@ impl Encoder {
             let scale = &params.level[0].scale;
             codes1.index.iter().zip(&mut codes1.value).for_each(|(&j, z)| *z *= scale[j as usize]);
         }
+        let mut pruning = core::mem::take(&mut t.prune);
+        self.prune(0, xt, None, &mut codes1, &mut pruning);
         if f2 == 0 {
+            t.prune = pruning;
             for codes in [&mut codes2].into_iter().chain(open) {
                 (0..n).for_each(|_| codes.end_row());
             }
@@ -531,7 +572,7 @@ impl Encoder {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
             });
-            if let Some(open) = open {
+            if let Some(open) = open.as_deref_mut() {
                 let search = Search { x: s, w: w2, bias: b2, limit: rule.limit() };
                 fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
                 append(&rule, &t.lists, open);
@@ -540,10 +581,16 @@ impl Encoder {
             let search = Search { x: &t.s[..n * width], w: w2, bias: b2, limit: rule.limit() };
             fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
             append(&rule, &t.lists, &mut codes2);
-            if let Some(open) = open {
+            if let Some(open) = open.as_deref_mut() {
                 append(&rule, &t.lists, open);
             }
         }
+        let xt = &t.xt[..n * d];
+        self.prune(1, xt, Some(&codes1), &mut codes2, &mut pruning);
+        if let Some(open) = open {
+            self.prune(1, xt, Some(&codes1), open, &mut pruning);
+        }
+        t.prune = pruning;
         t.codes = [codes1, codes2];
     }
 

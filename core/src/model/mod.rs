@@ -18,6 +18,7 @@ mod compete;
 mod encode;
 mod hierarchy;
 mod params;
+mod prune;
 mod reconstruct;
 pub mod seed;
 mod stored;
@@ -79,6 +80,19 @@ impl Model {
             if activation.has_whole_k() && k < 1.0 {
                 let why = format!("level {}: {activation} needs a k of at least 1, found {k}", l + 1);
                 return Err(Error::config("k", why));
+            }
+        }
+        for (l, share) in self.arch.variant.prune.into_iter().enumerate().filter(|(_, share)| *share != 0.0) {
+            let activation = self.arch.level[l].activation;
+            if !(share > 0.0 && share.is_finite()) || !activation.has_threshold() || self.arch.variant.target.is_some()
+            {
+                let why = format!(
+                    "level {}: expected 0, or a positive share for `batchtopk` or `jumprelu` in an autoencoder, found {share} for \
+                     `{activation}`{}",
+                    l + 1,
+                    if self.arch.variant.target.is_some() { " in a transcoder" } else { "" }
+                );
+                return Err(Error::config("prune", why));
             }
         }
         let f1 = self.arch.level[0].latents;

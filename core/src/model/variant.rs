@@ -1,4 +1,4 @@
-//! Differences of a model from an autoencoder that encodes `x - b_dec`.
+//! Differences of a model from an autoencoder that encodes `x - b_dec` and keeps every latent over its threshold.
 
 use crate::row_norm::RowNorm;
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ pub enum TopkBy {
     Group,
 }
 
-/// Additions to level 1 and the reconstruction. All of them are absent by default, and then not written to files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Additions to encoding and the reconstruction. All of them are absent by default, and then not written to files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Variant {
     /// The normalisation of each row before the encoder, which is undone on the reconstruction.
@@ -38,6 +38,10 @@ pub struct Variant {
     /// The quantity by which latents of level 1 compete, if it is topk.
     #[serde(skip_serializing_if = "is_default")]
     pub topk_by: TopkBy,
+    /// Of each level: an active latent stays only if its value by least squares, given all others, exceeds this share of its
+    /// threshold (leave-one-out pruning). 0: every latent stays.
+    #[serde(skip_serializing_if = "is_default")]
+    pub prune: [f32; 2],
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

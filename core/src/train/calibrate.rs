@@ -13,7 +13,7 @@ const ROWS: usize = 2048;
 
 /// Sets the levels of `model` so that each fires `round(k n)` times on `x`, `(n, d)` normalised rows: the threshold of
 /// batch-top-k up to ties and to what is positive at all; the thresholds of `jumprelu` and the biases of `relu` and `gated`,
-/// where L0 is held, to within a hundredth. Those that `model` has are where the search starts.
+/// where L0 is held, and all thresholds of pruned levels, to within a hundredth. Those that `model` has are where the search starts.
 ///
 /// Level 1 comes first, since level 2 depends on it; levels that share a budget are set together. Time: each level once
 /// over `x`, dense, or a few times where thresholds or biases have to move.
@@ -39,7 +39,9 @@ pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Com
         let mut above = Vec::new();
         for share in [0.8, 0.5, 0.0] {
             model.tau[levels.clone()].fill(share * tracked[level]);
-            let encoder = Encoder::new(Arc::new(model.clone()), compute)?;
+            let mut whole = model.clone();
+            whole.arch.variant.prune[levels.clone()].fill(0.0);
+            let encoder = Encoder::new(Arc::new(whole), compute)?;
             above.clear();
             for x in x.chunks(ROWS * d) {
                 let mut codes = [Codes::new(), Codes::new()];
@@ -57,7 +59,11 @@ pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Com
         } else {
             f32::MIN_POSITIVE
         };
-        model.tau[levels].fill(tau);
+        model.tau[levels.clone()].fill(tau);
+        // That is where the search for the threshold of a pruned level starts: it lies lower.
+        if model.arch.variant.prune[levels.clone()].iter().any(|share| *share > 0.0) {
+            l0::set_thresholds(model, levels, wanted as f64, x, compute)?;
+        }
         if shared {
             break;
         }

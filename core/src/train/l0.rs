@@ -25,6 +25,7 @@ use crate::gate::GateKind;
 use crate::model::{Codes, Encoder, GateParams, LevelParams, Model, Tensor};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Lowest and highest weight of a penalty.
 const LAMBDA: [f64; 2] = [1e-6, 10.0];
@@ -115,22 +116,65 @@ pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Co
     let mut fires = |by: f64, unit: f64| -> Result<(f64, f64)> {
         probe.params.level[level] = model.params.level[level].clone();
         activation.raise(by, unit, limits(&mut probe.params.level[level]));
-        let encoder = Encoder::new(Arc::new(probe.clone()), compute)?;
-        let (mut n, mut sum) = (0usize, 0.0);
-        for x in x.chunks(ROWS * d) {
-            let mut codes = [Codes::new(), Codes::new()];
-            let [codes1, codes2] = &mut codes;
-            encoder.encode_par(compute.par, x, codes1, codes2)?;
-            n += codes[level].value.len();
-            sum += codes[level].value.iter().map(|z| f64::from(*z)).sum::<f64>();
-        }
-        Ok((n as f64, sum))
+        count(&probe, level..level + 1, x, compute)
     };
     let (n, sum) = fires(0.0, 1.0)?;
     let unit = if sum > 0.0 { sum / n } else { 1.0 };
-    let error = |n: f64| libm::log(n.max(0.5) / wanted);
     let close = CLOSE[usize::from(!activation.raises_values())];
-    let mut best = (0.0, error(n));
+    let by = search(n, wanted, close, |by| Ok(fires(by, unit)?.0))?;
+    activation.raise(by, unit, limits(&mut model.params.level[level]));
+    Ok(())
+}
+
+/// Sets the thresholds of `batchtopk` levels that are pruned ([`Variant::prune`](crate::model::Variant::prune)): those of
+/// `levels`, which are one or share a budget, so that together they fire `wanted` times on `x`, as [`set_limits`] does.
+///
+/// # Errors
+/// What [`Encoder::encode`] finds.
+pub(super) fn set_thresholds(
+    model: &mut Model,
+    levels: Range<usize>,
+    wanted: f64,
+    x: &[f32],
+    compute: Compute,
+) -> Result<()> {
+    let mut probe = if levels.end == 1 { level_1_alone(model) } else { model.clone() };
+    let tau = model.tau;
+    let raised = |by: f64| tau.map(|tau| (f64::from(tau) * libm::exp(by)) as f32);
+    let mut fires = |by: f64| -> Result<f64> {
+        probe.tau[levels.clone()].copy_from_slice(&raised(by)[levels.clone()]);
+        Ok(count(&probe, levels.clone(), x, compute)?.0)
+    };
+    let now = fires(0.0)?;
+    let by = search(now, wanted, CLOSE[1], fires)?;
+    model.tau[levels.clone()].copy_from_slice(&raised(by)[levels]);
+    Ok(())
+}
+
+/// Returns how often the latents of `levels` fire on `x`, and the sum of their values.
+fn count(model: &Model, levels: Range<usize>, x: &[f32], compute: Compute) -> Result<(f64, f64)> {
+    let encoder = Encoder::new(Arc::new(model.clone()), compute)?;
+    let (mut n, mut sum) = (0usize, 0.0);
+    for x in x.chunks(ROWS * model.arch.d) {
+        let mut codes = [Codes::new(), Codes::new()];
+        let [codes1, codes2] = &mut codes;
+        encoder.encode_par(compute.par, x, codes1, codes2)?;
+        for codes in &codes[levels.clone()] {
+            n += codes.value.len();
+            sum += codes.value.iter().map(|z| f64::from(*z)).sum::<f64>();
+        }
+    }
+    Ok((n as f64, sum))
+}
+
+/// Returns by how much limits have to be raised so that latents fire `wanted` times, `now` being how often they do: `fires`
+/// says how often for a raise, and falls with it.
+///
+/// # Errors
+/// What `fires` finds.
+fn search(now: f64, wanted: f64, close: f64, mut fires: impl FnMut(f64) -> Result<f64>) -> Result<f64> {
+    let error = |n: f64| libm::log(n.max(0.5) / wanted);
+    let mut best = (0.0, error(now));
     // `(by, error)` on either side of the target, once they are known.
     let mut bracket = [None, None];
     bracket[usize::from(best.1 < 0.0)] = Some(best);
@@ -151,7 +195,7 @@ pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Co
             [None, None] => break,
         };
         step *= 2.0;
-        let found = (by, error(fires(by, unit)?.0));
+        let found = (by, error(fires(by)?));
         if found.1.abs() < best.1.abs() {
             best = found;
         }
@@ -165,14 +209,14 @@ pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Co
         }
         last = side;
     }
-    activation.raise(best.0, unit, limits(&mut model.params.level[level]));
-    Ok(())
+    Ok(best.0)
 }
 
 /// Returns level 1 of a model as a flat one.
 fn level_1_alone(model: &Model) -> Model {
     let mut flat = model.clone();
     flat.arch.level[1].latents = 0;
+    flat.arch.variant.prune[1] = 0.0;
     flat.arch.gate = GateKind::None;
     flat.parents = Vec::new();
     flat.params.level[1] = LevelParams::default();
