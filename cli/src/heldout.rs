@@ -19,6 +19,8 @@ const PART: usize = 512;
 /// Rows that training never sees.
 pub struct HeldOut {
     start: u64,
+    /// Number of rows from `start` on over which those that are scored are spread.
+    span: u64,
     n: usize,
 }
 
@@ -58,13 +60,25 @@ impl Sums {
 }
 
 impl HeldOut {
-    /// Returns the first `most` held-out rows; where there are none, the last training rows.
+    /// Returns up to `most` of the held-out rows, in parts that are spread over all of them: rows at one end may be those
+    /// of a few documents. Where there are none, the last training rows.
     pub fn watched(n_train: u64, n_rows: u64, most: u64) -> Self {
         if n_rows > n_train {
-            return Self { start: n_train, n: (n_rows - n_train).min(most) as usize };
+            let span = n_rows - n_train;
+            return Self { start: n_train, span, n: span.min(most) as usize };
         }
         let n = n_rows.min(most);
-        Self { start: n_rows - n, n: n as usize }
+        Self { start: n_rows - n, span: n, n: n as usize }
+    }
+
+    /// Returns the first row and the number of rows of each part.
+    fn parts(&self) -> impl Iterator<Item = (u64, usize)> {
+        let gaps = self.n.div_ceil(PART).saturating_sub(1).max(1) as u64;
+        let spare = self.span - self.n as u64;
+        (0..self.n)
+            .step_by(PART)
+            .zip(0..)
+            .map(move |(first, part)| (self.start + first as u64 + spare * part / gaps, PART.min(self.n - first)))
     }
 
     /// Scores a trainer on the rows that `filter` keeps, and on all of them. `target` is what a transcoder should reconstruct.
@@ -91,12 +105,11 @@ impl HeldOut {
             normalisation.apply(&mut y[..n * d]);
             Ok(())
         };
-        let parts = || (0..self.n).step_by(PART).map(|first| (self.start + first as u64, PART.min(self.n - first)));
         let (mut kept, mut all) = (Sums::new(d), Sums::new(d));
         let mut left_out = LeftOut::default();
         // Whether each row is scored.
         let mut keeps = Vec::with_capacity(self.n);
-        for (first, n) in parts() {
+        for (first, n) in self.parts() {
             let x = &mut x[..n * d_in];
             dump.read_range(first, n, x)?;
             for (i, row) in x.chunks(d_in).enumerate() {
@@ -122,7 +135,7 @@ impl HeldOut {
         let mut fires = [vec![0u64; arch.level[0].latents], vec![0u64; arch.level[1].latents]];
         let size = self.n.min(PART) * d;
         let (mut hat1, mut hat2) = (vec![0.0; size], vec![0.0; size]);
-        for (part, (first, n)) in parts().enumerate() {
+        for (part, (first, n)) in self.parts().enumerate() {
             let x = &mut x[..n * d_in];
             dump.read_range(first, n, x)?;
             trainer.normalisation().apply(x);
@@ -179,4 +192,26 @@ pub fn encode_speed(dump: &Dump, n_train: u64, n_rows: u64, run: &Path, isa: Isa
     let started = Instant::now();
     encoder.encode_par(Par::Rayon, &x, &mut codes1, &mut codes2)?;
     Ok(held_out.n as f64 / started.elapsed().as_secs_f64().max(1e-9))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_spread_over_all_held_out_rows_and_do_not_overlap() {
+        for (n_train, n_rows, most) in
+            [(1000, 21_000, 4096), (0, 4096, 4096), (10, 4200, 4096), (10, 700, 4096), (9, 10, 64)]
+        {
+            let held_out = HeldOut::watched(n_train, n_rows, most);
+            let parts = Vec::from_iter(held_out.parts());
+            assert_eq!(parts.iter().map(|(_, n)| *n as u64).sum::<u64>(), most.min(n_rows - n_train), "rows");
+            assert_eq!(parts[0].0, n_train, "from the first");
+            let (last, n) = parts[parts.len() - 1];
+            assert!(parts.len() == 1 || last + n as u64 == n_rows, "to the last: {parts:?}");
+            assert!(parts.windows(2).all(|w| w[0].0 + w[0].1 as u64 <= w[1].0), "apart: {parts:?}");
+        }
+        let none = Vec::from_iter(HeldOut::watched(5000, 5000, 1000).parts());
+        assert_eq!(none, [(4000, 512), (4512, 488)], "the last rows of the training");
+    }
 }

@@ -24,8 +24,7 @@ pub fn load(base: Config, file: Option<&Path>, sets: &[String], seed: Option<u64
             bail!("--set {set}: expected key=value");
         };
         let (key, value) = (key.trim(), value.trim());
-        // A bare word is a string, so that `--set gate.kind=hard` needs no quotes.
-        let value: Value = value.parse().unwrap_or_else(|_| Value::String(value.into()));
+        let value: Value = value.parse().unwrap_or_else(|_| number_or_word(value));
         put(&mut table, key, value, &format!("--set {set}"))?;
     }
     if let Some(seed) = seed {
@@ -33,6 +32,16 @@ pub fn load(base: Config, file: Option<&Path>, sets: &[String], seed: Option<u64
         table.insert("seed".into(), Value::Integer(seed));
     }
     Value::Table(table).try_into().context("settings")
+}
+
+/// Returns the value of a text that is no TOML: a number without the digit that TOML wants on either side of the point, as in
+/// `.3`, or else a bare word, so that `--set gate.kind=hard` needs no quotes.
+fn number_or_word(value: &str) -> Value {
+    let is_numeric = value.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '.' | '-' | '+'));
+    match value.parse() {
+        Ok(number) if is_numeric => Value::Float(number),
+        _ => Value::String(value.into()),
+    }
 }
 
 /// Parses settings from the text of a file.

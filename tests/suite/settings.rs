@@ -56,6 +56,15 @@ fn a_value_outside_of_its_range_is_refused_with_key_range_and_value() {
 }
 
 #[test]
+fn numbers_are_read_as_people_write_them() {
+    for (text, value) in [(".3", 0.3), ("0.3", 0.3), ("1.", 1.0), ("1", 1.0), ("3e-1", 0.3)] {
+        assert_eq!(with("gate.root_below", text).gate.root_below, value, "{text}");
+    }
+    let error = settings::load(Config::default(), None, &["gate.root_below=half".into()], None).expect_err("a word");
+    assert!(error.to_string().contains("expected a float, found a string `\"half\"`"), "{error}");
+}
+
+#[test]
 fn the_ends_of_a_range_are_allowed() {
     for setting in all() {
         // What does not go with other settings is refused for that reason, in words of its own.
