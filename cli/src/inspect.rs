@@ -81,15 +81,15 @@ pub struct Inspection {
     pub n_outliers: u64,
     /// Columns that have the same number in every row.
     pub n_constant_columns: usize,
-    /// The columns with the most of the variance, if single columns have much of it.
+    /// The columns with the most of `total_variance`, if single columns have much of it.
     pub dominant_columns: Vec<Dominant>,
     /// The first two files that contain the same rows, if there are any.
     pub equal_shards: Option<[String; 2]>,
-    /// `||mean_i x_i||`.
+    /// `||mean_i x_i||`, without the `n_outliers` rows.
     pub norm_of_mean: f64,
     /// `norm_of_mean / median_norm`; none where the median is 0.
     pub norm_of_mean_to_median: Option<f64>,
-    /// `sum_j var_i(x_ij)`.
+    /// `sum_j var_i(x_ij)`, without the `n_outliers` rows.
     pub total_variance: f64,
     /// Whether the dump can be trained on.
     pub is_ready: bool,
@@ -173,6 +173,49 @@ fn inspect_chunk(dump: &Dump, start: u64, n: usize) -> Result<Chunk> {
         }
     })?;
     Ok(chunk)
+}
+
+/// Sums over rows, by column.
+struct Moments {
+    n: u64,
+    sum: Vec<f64>,
+    square: Vec<f64>,
+}
+
+/// Sums the finite ones of the first `n_rows` rows whose norm is at most `limit`.
+fn moments_within(dump: &Dump, n_rows: u64, limit: f64) -> Result<Moments> {
+    let d = dump.d();
+    let mut all = Moments { n: 0, sum: vec![0.0; d], square: vec![0.0; d] };
+    for start in (0..n_rows).step_by(CHUNK * GROUP) {
+        let n_group = (n_rows - start).min((CHUNK * GROUP) as u64) as usize;
+        let parts = Par::Rayon.map(n_group.div_ceil(CHUNK), |c| -> Result<Moments> {
+            let mut part = Moments { n: 0, sum: vec![0.0; d], square: vec![0.0; d] };
+            let mut row = vec![0.0_f32; d];
+            dump.for_views(start + (c * CHUNK) as u64, CHUNK.min(n_group - c * CHUNK), |rows, _| {
+                for i in 0..rows.n() {
+                    rows.widen_row(i, &mut row);
+                    let norm = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt() as f32;
+                    // False for what is not finite too.
+                    if f64::from(norm) <= limit {
+                        part.n += 1;
+                        for ((sum, square), v) in part.sum.iter_mut().zip(&mut part.square).zip(&row) {
+                            let v = f64::from(*v);
+                            *sum += v;
+                            *square += v * v;
+                        }
+                    }
+                }
+            })?;
+            Ok(part)
+        });
+        for part in parts {
+            let part = part?;
+            all.n += part.n;
+            all.sum.iter_mut().zip(&part.sum).for_each(|(a, b)| *a += b);
+            all.square.iter_mut().zip(&part.square).for_each(|(a, b)| *a += b);
+        }
+    }
+    Ok(all)
 }
 
 /// The norms: all of them, or counts per bin.
@@ -291,8 +334,14 @@ fn look(
         progress(n_group as u64)?;
     }
 
-    let count = n_finite.max(1) as f64;
     let (median_norm, n_outliers) = norms.median_and_outliers();
+    let mean_norm = norm / n_finite.max(1) as f64;
+    let mut count = n_finite.max(1) as f64;
+    // Some rows of a hundred times the norm have most of the variance: what training sees is measured without them.
+    if n_outliers > 0 {
+        let kept = moments_within(dump, n_inspected, 10.0 * median_norm)?;
+        (count, sum, square) = (kept.n.max(1) as f64, kept.sum, kept.square);
+    }
     let square_of_mean: f64 = sum.iter().map(|s| (s / count).powi(2)).sum();
     let norm_of_mean = square_of_mean.sqrt();
     let total_variance = (square.iter().sum::<f64>() / count - square_of_mean).max(0.0);
@@ -325,7 +374,7 @@ fn look(
         n_inspected,
         n_not_finite,
         first_not_finite,
-        mean_norm: norm / count,
+        mean_norm,
         median_norm,
         median_is_exact,
         min_norm: if n_finite == 0 { 0.0 } else { min_norm.into() },
@@ -443,15 +492,15 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
     let note = if i.median_is_exact { "" } else { " (from a histogram, within 0.05 %)" };
     line("median norm", format!("{}{note}", show(i.median_norm)))?;
     line("norms from, to", format!("{}, {}", show(i.min_norm), show(i.max_norm)))?;
+    let fate = match i.n_outliers {
+        0 => "",
+        _ => "; training and evaluation leave them out, see `data.outlier`, and so do the next two lines",
+    };
+    line("outlier rows", format!("{} (over ten times the median norm{fate})", i.n_outliers))?;
     let ratio = i.norm_of_mean_to_median.map_or(String::new(), |r| format!(", {} of the median norm", show(r)));
     line("norm of mean", format!("{}{ratio}", show(i.norm_of_mean)))?;
     line("total variance", show(i.total_variance))?;
     line("zero rows", i.n_zero.to_string())?;
-    let fate = match i.n_outliers {
-        0 => "",
-        _ => "; training and evaluation leave them out, see `data.outlier`",
-    };
-    line("outlier rows", format!("{} (over ten times the median norm{fate})", i.n_outliers))?;
     line("not finite", format!("{} row(s)", i.n_not_finite))?;
     i.notes.iter().try_for_each(|note| line("note", note.clone()))?;
     line("verdict", i.verdict.clone())

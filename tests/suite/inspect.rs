@@ -50,6 +50,28 @@ fn statistics_are_those_of_the_definitions() {
 }
 
 #[test]
+fn rows_that_training_leaves_out_do_not_move_the_variance() {
+    let dir = TempDir::new().unwrap();
+    let (n, d) = (2000, 16);
+    let rows = normal(n, d, 1.0);
+    let without = look(dir.path(), "without", &rows, d);
+    // One row in 128 at 170 times the norm, nearly all of it in one column, as the first tokens of language models.
+    let mut with = Vec::new();
+    for (i, row) in rows.chunks(d).enumerate() {
+        with.extend_from_slice(row);
+        if i % 128 == 0 {
+            with.extend((0..d).map(|j| if j == 5 { 680.0 } else { row[j] }));
+        }
+    }
+    let with = look(dir.path(), "with", &with, d);
+    assert_eq!((with.n_outliers, without.n_outliers), (16, 0));
+    assert_near(with.total_variance, without.total_variance, 1e-12);
+    assert_near(with.norm_of_mean, without.norm_of_mean, 1e-9);
+    assert!(with.dominant_columns.is_empty() && with.notes == without.notes, "{:?}", with.notes);
+    assert!(with.max_norm > 600.0, "the norms are of all rows");
+}
+
+#[test]
 fn the_median_of_an_even_number_of_rows_is_between_the_middle_two() {
     let dir = TempDir::new().unwrap();
     assert_eq!(look(dir.path(), "a", &[4.0, 1.0, 2.0, 3.0], 1).median_norm, 2.5);
