@@ -1,10 +1,10 @@
 //! Every setting of a run, with its default. `config.toml` holds exactly these keys.
 //!
-//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2
-//! (`source = "x"`), cumulative decoding, batch-top-k with separate budgets that start at three times their size in a long
-//! training, both reconstructions and AuxK at weight 1, no gate for two thirds of the training and then the hard gate over
-//! families found by co-firing, with ROOT for children that no parent contains, while the weight of level 1's reconstruction
-//! falls to a tenth.
+//! The default is the two-level model with the evidence behind it (`docs/default.md`): a parallel level 2 (`source =
+//! "x"`), cumulative decoding, batch-top-k with separate budgets that start at three times their size in a long
+//! training, both reconstructions and AuxK at weight 1, no gate for two thirds of the training and then the hard gate
+//! over families found by co-firing, with ROOT for children that no parent contains, while the weight of level 1's
+//! reconstruction falls to a tenth.
 
 mod data;
 mod gate;
@@ -68,13 +68,14 @@ settings! {
         source: Source = Source::X;
         /// With `source = "res"`: no gradient flows through the residual into level 1.
         source_detach: bool = false;
-        /// With `source = "res"`: share of the steps for which level 2 reads `x` beside level 1. After these steps it reads
-        /// the residual, and level 1 no longer changes: levels that both learn on the residual may exchange their roles.
-        /// 0: the residual from the first step, and level 1 learns to the end. 1: never the residual.
+        /// With `source = "res"`: share of the steps for which level 2 reads `x` beside level 1. After these steps it
+        /// reads the residual, and level 1 no longer changes: levels that both learn on the residual may exchange their
+        /// roles. 0: the residual from the first step, and level 1 learns to the end. 1: never the residual.
         source_start: f64 = 0.0, in 0.0..=1.0;
         /// What level 2 adds to.
         decoder: Decoder = Decoder::Cum;
-        /// A transcoder (`strata train --dump DUMP --target DUMP2`) has a skip connection: `W_skip x` is added to its reconstruction.
+        /// Give a transcoder (`strata train --dump DUMP --target DUMP2`) a skip connection: `W_skip x` is added to its
+        /// reconstruction.
         skip: bool = false;
         /// How the budgets of two `batchtopk` levels are spent.
         budget: Budget = Budget::Separate;
@@ -115,7 +116,7 @@ impl Config {
     pub fn validate(&self, d: usize) -> Result<()> {
         let bad = |key: &str, why: String| Err(Error::config(key, why));
         if d == 0 {
-            return bad("d", "rows have no columns".into());
+            return bad("d", "expected rows of at least one number, found rows of width 0".into());
         }
         let is_flat = self.level2.latents == 0;
         if self.level1.latents == 0 {
@@ -164,10 +165,12 @@ impl Config {
         self.validate_together()
     }
 
-    /// [`Config::validate`] for a transcoder from rows of width `d` to those of width `target`; an autoencoder has no target.
+    /// Checks the settings as [`Config::validate`] does, and for a transcoder that reads rows of width `d` and
+    /// reconstructs rows of width `target`. An autoencoder has no target.
     ///
     /// # Errors
-    /// As [`Config::validate`]; [`Error::Config`] for what only one of the two can have.
+    /// Those of [`Config::validate`], and [`Error::Config`] for a setting that only an autoencoder or only a transcoder
+    /// can have.
     pub fn validate_rows(&self, d: usize, target: Option<usize>) -> Result<()> {
         self.validate(d)?;
         let bad = |key: &str, why: &str| Err(Error::config(key, why));
@@ -181,7 +184,7 @@ impl Config {
             return Ok(());
         };
         if target == 0 {
-            return bad("target", "the rows that are to be reconstructed have no columns");
+            return bad("target", "expected rows of at least one number to reconstruct, found rows of width 0");
         }
         if self.model == ModelKind::Seed {
             return bad("model", "a transcoder takes `tree`, found `seed`");
@@ -196,14 +199,14 @@ impl Config {
         if self.level2.latents > 0 && self.source.reaches_decoder1(false) {
             return bad(
                 "source",
-                "level 2 would read what level 1 has left over of its input, and level 1 of a transcoder reconstructs other rows \
-                 than it reads: expected `x` or `z1`",
+                "level 2 would read the residual of level 1 in the space of its input, and level 1 of a transcoder reconstructs \
+                 other rows than it reads: expected `x` or `z1`",
             );
         }
         Ok(())
     }
 
-    /// Settings that exclude one another.
+    /// Checks that no two settings exclude each other.
     fn validate_together(&self) -> Result<()> {
         let bad = |key: &str, why: String| Err(Error::config(key, why));
         let (loss, needs) = (self.loss.consistency, self.loss.consistency.needs());

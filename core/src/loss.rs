@@ -1,11 +1,14 @@
-//! The losses that tie the levels together, one file each: value and gradient side by side.
+//! The consistency losses, which tie the levels together: the variants of `loss.consistency`, one file each, value and
+//! gradient side by side. The two reconstructions, the sparsity penalties and AuxK are in [`train`](crate::train).
 //!
-//! The two reconstructions, the sparsity penalties and AuxK live where their rows are, in `train`; these are the variants of
-//! `loss.consistency`.
+//! Notation of this folder: `wc` is `loss.consistency_weight`; `n` the rows of the batch; `nu` the total variance of
+//! the rows; `b` a row, `i` or `p` a parent, `j` or `c` a child, `pi(j)` the parent of `j`; `z1`, `z2` the latents;
+//! `u1` the pre-activations of level 1 and `a2` the ungated pre-activations of level 2; `D1`, `D2` the decoder rows;
+//! `E2` the decoder rows of `decoder = "comp"`, which are weights of level 1's; `sg(v)` is `v` without a gradient.
 //!
 //! [`Consistency`] names the choice, and [`Term`] is the choice with the numbers of one step. A step asks it in a fixed
-//! order: [`Consistency::measure`] once per batch, [`Term::add_level`], [`Term::add_rows`] and [`Term::add_ungated`] once per
-//! row, [`Term::value`] and [`Term::add_decoder_row`] once the rows are done. Each answers for every variant.
+//! order: [`Consistency::measure`] once per batch, [`Term::add_level`], [`Term::add_rows`] and [`Term::add_ungated`]
+//! once per row, [`Term::value`] and [`Term::add_decoder_row`] once the rows are done. Each answers for every variant.
 
 mod containment;
 mod directions;
@@ -31,7 +34,8 @@ choices! {
     Consistency {
         /// None.
         None = "none",
-        /// Mean cosine of all pairs of latents over the batch: minimised for a positive weight, maximised for a negative one.
+        /// Mean cosine of all pairs of latents over the batch: minimised for a positive weight, maximised for a
+        /// negative one.
         SeedCos = "seed-cos",
         /// `||sg(z1) - z2 E2||^2`, for `decoder = "comp"`.
         Latent = "latent",
@@ -46,7 +50,7 @@ choices! {
     }
 }
 
-/// What the decoder of level 2 must be for a loss.
+/// The kind of decoder that a loss needs at level 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NeededDecoder {
     /// Any.
@@ -92,7 +96,8 @@ impl Consistency {
         }
     }
 
-    /// Returns how many numbers the loss works in per thread, for rows of width `d` and `f1` latents of level 1.
+    /// Returns the number of scratch values that the loss needs per thread, for rows of width `d` and `f1` latents of
+    /// level 1.
     pub(crate) const fn scratch_width(self, d: usize, f1: usize) -> usize {
         match self {
             Self::Struct => d,
@@ -152,7 +157,7 @@ pub(crate) enum Term<'a> {
 }
 
 impl Term<'_> {
-    /// Adds to `dL/dz` what the entries of one level (0 or 1) on row `b` of the batch get by themselves.
+    /// Adds to `dL/dz` of one level (0 or 1) on row `b` of the batch what depends on the latents of that level alone.
     pub fn add_level(&self, level: usize, b: usize, row: &mut EntryRow<'_>) {
         match self {
             Self::SeedCos(term) => term.add_level(level, b, row),
@@ -174,9 +179,9 @@ impl Term<'_> {
         }
     }
 
-    /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `ungated`: latents of
-    /// level 2 with values above their threshold. Returns the row's part of the loss. Comes after the backward pass of level
-    /// 2's activation and gate.
+    /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `ungated`: latents
+    /// of level 2 with values above their threshold. Returns the row's part of the loss. Comes after the backward pass
+    /// of level 2's activation and gate.
     pub fn add_ungated(&self, ungated: CodeRow<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         match self {
             Self::Contain(term) => term.add_row(ungated, rows, scratch),
@@ -198,8 +203,8 @@ impl Term<'_> {
         }
     }
 
-    /// Adds the gradient of decoder row `j` of a level (0 or 1). `entries` are the entries of the latent, in row order: its
-    /// value, and the codes of both levels on that row. `scratch` is [`Consistency::scratch_width`] numbers.
+    /// Adds the gradient of decoder row `j` of a level (0 or 1). `entries` are the entries of the latent, in row order:
+    /// its value, and the codes of both levels on that row. `scratch` is [`Consistency::scratch_width`] numbers.
     pub fn add_decoder_row<'e>(
         &self,
         level: usize,

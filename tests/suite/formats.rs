@@ -240,7 +240,7 @@ fn with_settings(of: &str, name: &str, change: impl FnOnce(&mut Value)) -> (Temp
 fn what_is_not_read_is_refused_by_name() {
     let cases: [(&str, &str, &str, &str, &[&str]); 7] = [
         ("saelens-standard", "cfg.json", "architecture", "matching_pursuit", &["matching_pursuit", "is not read"]),
-        ("saelens-standard", "cfg.json", "architecture", "temporal", &["temporal", "the rows before"]),
+        ("saelens-standard", "cfg.json", "architecture", "temporal", &["temporal", "earlier rows"]),
         ("saelens-standard", "cfg.json", "architecture", "novel", &["`architecture`", "jumprelu", "`novel`"]),
         ("saelens-standard", "cfg.json", "normalize_activations", "novel", &["normalize_activations", "`novel`"]),
         ("llamascopium-topk-folded", "config.json", "act_fn", "batchtopk", &["batchtopk", "batch", "jumprelu"]),
@@ -323,7 +323,7 @@ fn places_without_a_model_say_what_is_expected() {
     let dir = TempDir::new().unwrap();
     let none = Choices::default();
     let said = why(dir.path(), &none);
-    assert!(said.contains("no run and no model"), "{said}");
+    assert!(said.contains("neither a run nor a model"), "{said}");
     assert!(why(&dir.path().join("absent"), &none).contains("no such file or directory"));
     // A directory of models, one with a name for each.
     copy(&case("sparsify-topk").dir.join("model"), dir.path());

@@ -34,8 +34,9 @@ impl Entry for Vec<TokenName> {
 settings! {
     /// Rows and their normalisation, which is folded into the saved weights.
     DataConfig {
-        /// Normalise each row by itself first, as `layer_norm` (layer) and `constant_norm_rescale` (constant) of SAELens: losses
-        /// are then of normalised rows, and the saved model undoes it on its reconstructions.
+        /// Normalise each row by itself first, as `layer_norm` (layer) and `constant_norm_rescale` (constant) of
+        /// SAELens do. Losses are then those of normalised rows, and the saved model undoes the normalisation on its
+        /// reconstructions.
         row_norm: RowNorm = RowNorm::None;
         /// Subtract the mean row.
         centre: bool = true;
@@ -49,7 +50,8 @@ settings! {
         skip_first: u64 = 0, in 0..=u64::MAX;
         /// Leave out, in training and evaluation, the rows of these tokens: ids, or texts of the dump's vocabulary.
         skip_tokens: Vec<TokenName> = Vec::new();
-        /// Leave out, in training and evaluation, the rows of tokens that the dump marks as special: beginnings, ends, padding.
+        /// Leave out, in training and evaluation, the rows of tokens that the dump marks as special: beginnings, ends,
+        /// padding.
         skip_special: bool = false;
         /// Share of the rows, at the end of the dump, that is held out.
         holdout: f64 = 0.1, in 0.0..=0.9;

@@ -9,7 +9,7 @@ choices! {
     Parents {
         /// Co-firing statistics of training: the parent of highest expected log-lift.
         Cofire = "cofire",
-        /// Drawn at random, once (the rule of Tree SAE, as a baseline).
+        /// Parents drawn at random before the first step, as in Tree SAE: a baseline.
         Random = "random",
     }
 }
@@ -23,8 +23,9 @@ settings! {
         start: f64 = 2.0 / 3.0, in 0.0..=1.0;
         /// Hard gates: where the families come from.
         parents: Parents = Parents::Cofire;
-        /// Hard gates: permute the parents at random among the children that have one when the gate starts, and leave them
-        /// so. Such a run is the control of the same run without: its families have the same sizes and mean nothing.
+        /// Hard gates: permute the parents at random among the children that have one when the gate starts, and leave
+        /// them so. Such a run is the control of the same run without: its families have the same sizes and mean
+        /// nothing.
         shuffle: bool = false;
         /// A child whose best parent fires on less than this share of the child's tokens goes to ROOT; 0: no ROOT.
         root_below: f64 = 0.5, in 0.0..=1.0;

@@ -10,8 +10,8 @@ settings! {
         latents: usize = 0, in 0..=u32::MAX as usize - 1;
         /// How pre-activations become latents.
         activation: Activation = Activation::Batchtopk;
-        /// Target number of active latents per row (L0), at most `latents`: exact for `topk`, which takes a whole number,
-        /// and for `batchtopk`; held by a controller for the others.
+        /// Target number of active latents per row (L0), at most `latents`: exact for `topk`, which takes a whole
+        /// number, and for `batchtopk`; held by a controller for the others.
         k: f64 = 8.0, in ABOVE_ZERO..=f64::INFINITY;
         /// A long training (`train.long`) starts at `k_start` times `k`, unless nothing holds L0.
         k_start: f64 = 3.0, in 1.0..=1e6;
@@ -19,8 +19,8 @@ settings! {
         anneal: f64 = 0.3, in 0.0..=1.0;
         /// `relu`, `jumprelu`, `gated`: initial weight of the sparsity penalty, which is a mean over rows.
         lambda: f64 = 0.0, in 0.0..=1e6;
-        /// `relu`, `jumprelu`, `gated`: hold L0 at `k`, by thresholds or biases that follow it in each step and are set anew
-        /// after the last one, and by a `lambda` that follows them.
+        /// `relu`, `jumprelu`, `gated`: hold L0 at `k`. Each step moves the thresholds or biases towards `k`, and
+        /// `lambda` follows them; after the last step the thresholds or biases are set once more.
         control: bool = true;
         /// `jumprelu`: width of the straight-through kernel, in units of the pre-activations.
         bandwidth: f64 = 0.5, in 1e-9..=1e9;

@@ -17,9 +17,9 @@ settings! {
         warmup: f64 = 0.02, in 0.0..=1.0;
         /// Share of the steps, at the end, over which the learning rate falls linearly to 0.
         decay: f64 = 0.2, in 0.0..=1.0;
-        /// A training is long if its learning rates add up to at least this: `lr steps (1 - warmup / 2 - decay / 2)`, about
-        /// as far as Adam can move a weight. A short one has no time for the larger k of the beginning (`k_start`) and
-        /// leaves it out. 0: every training is long.
+        /// A training is long if the sum of its learning rates, `lr steps (1 - warmup / 2 - decay / 2)`, is at least
+        /// this; the sum is about as far as Adam can move a weight. A short training has no time to start at a larger k
+        /// and ignores `k_start`. 0: every training is long.
         long: f64 = 15.0, in 0.0..=1e12;
         /// Decay of the first moment of Adam.
         beta1: f64 = 0.9, in 0.0..=0.999_999;
@@ -29,13 +29,14 @@ settings! {
         eps: f64 = 1e-8, in 1e-30..=1.0;
         /// Largest global norm of the gradient, after the projection; 0: no limit.
         clip: f64 = 1.0, in 0.0..=1e9;
-        /// Decoder rows have norm 1. The optimiser may step as if they were free and had this norm at the start: by `lr / n`,
-        /// with `n` the norm that a free row would have by now. A small value moves the rows fast at the beginning and slows
-        /// down by itself. 0: the steps are `lr`.
+        /// Decoder rows have norm 1. With a value above 0, Adam steps as if they were unconstrained and had this norm
+        /// at the start: their learning rate is `lr / n`, with `n` the norm that an unconstrained row would have by
+        /// now. A small value moves the rows fast at the beginning and slows down by itself. 0: their learning rate is
+        /// `lr`.
         row_norm: f64 = 0.0, in 0.0..=1e3;
         /// Initial norm of the encoder rows.
         encoder_norm: f64 = 1.0, in 1e-6..=1e3;
-        /// Which weights of the dictionary stay at their random start.
+        /// Which weights of the dictionary keep their random initial values.
         freeze: Freeze = Freeze::None;
         /// How the gradients of the two reconstructions are mixed.
         balance: Balance = Balance::Sum;
@@ -53,8 +54,9 @@ settings! {
     ReviveConfig {
         /// A latent that has not fired for this many rows is dead.
         dead_after: u64 = 200_000;
-        /// AuxK uses the `k_aux` largest dead latents of each row; 0: half of the width of the rows, as TopK SAEs had it
-        /// (arXiv 2406.04093). With few, a dead latent learns one thing that is missing, and not its share of everything.
+        /// AuxK uses the `k_aux` largest dead latents of each row; 0: half of the width of the rows, as TopK SAEs had
+        /// it (arXiv 2406.04093). With a small number, a dead latent learns one missing feature rather than a share of
+        /// all of them.
         k_aux: usize = 4;
         /// Hard gates: move dead children to the parent with the largest error per child, and set them to a residual.
         reseed: bool = true;

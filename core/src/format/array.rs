@@ -88,7 +88,7 @@ impl fmt::Debug for Array {
     }
 }
 
-/// Rows and columns of a tile of a transposition.
+/// Rows and columns of the tiles in which a transposed matrix is copied.
 const TILE: usize = 32;
 
 impl Array {
@@ -120,7 +120,8 @@ impl Array {
         if end > (*bytes).as_ref().len() {
             return Err(outside());
         }
-        // Strides of 0 repeat a number. No tool writes such weights, and their copy could be larger than any memory.
+        // Strides of 0 repeat a number. No tool writes such weights, and a few bytes could stand for a copy of any
+        // size.
         let repeats = shape.iter().zip(&strides).any(|(n, stride)| *n > 1 && *stride == 0);
         if any && repeats {
             return Err(Error::format(0, format!("an array of shape {shape:?} repeats numbers, which is not read")));
@@ -142,19 +143,19 @@ impl Array {
         Self::new(bytes, range.start, element, shape, strides)
     }
 
-    /// Returns its sizes.
+    /// Returns the size of each dimension.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Returns the number of its elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Returns whether it is empty.
+    /// Returns whether the array has no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -168,6 +169,7 @@ impl Array {
         self
     }
 
+    /// Returns whether the numbers are contiguous, the last index changing fastest.
     fn is_dense(&self) -> bool {
         let row_major = row_major(&self.shape);
         self.shape.iter().zip(self.strides.iter().zip(&row_major)).all(|(n, (a, b))| *n <= 1 || a == b)
@@ -213,8 +215,8 @@ impl Array {
         Ok(out)
     }
 
-    /// Returns the numbers as a tensor: in place if `keep` and they are contiguous f32 as this machine reads them;
-    /// otherwise copied.
+    /// Returns the numbers as a tensor. It shares the bytes of the array if `keep` holds and they are contiguous f32 in
+    /// the byte order of this machine; otherwise it is a copy.
     ///
     /// # Errors
     /// As [`Array::to_f32`].
@@ -226,6 +228,7 @@ impl Array {
     }
 }
 
+/// Returns the strides of a contiguous array, the last index changing fastest.
 fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides: Vec<usize> = vec![1; shape.len()];
     for i in (1..shape.len()).rev() {

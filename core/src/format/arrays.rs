@@ -28,11 +28,11 @@ pub enum Scalar {
 /// The arrays and values of one file, by name.
 #[derive(Clone, Debug, Default)]
 pub struct Arrays {
-    /// The file, for messages.
+    /// The name of the file, for messages.
     pub file: String,
-    /// Its arrays.
+    /// The arrays.
     pub arrays: BTreeMap<String, Array>,
-    /// Its values, which only pickles have. A nested value has the names of all levels, joined by `.`.
+    /// The values, which only pickles have. The name of a nested value is the path to it, joined by `.`.
     pub values: BTreeMap<String, Scalar>,
     /// Whether bytes may be held as long as a model lives ([`Array::to_tensor`]).
     pub keep: bool,
@@ -166,7 +166,7 @@ impl Arrays {
         Ok(self.shaped(name, &[1])?.to_f32()?[0])
     }
 
-    /// Returns the two sizes of the matrix called `name`, from 1 to the largest index.
+    /// Returns the two sizes of the matrix called `name`, each at least 1 and below 2^32 - 1, which is no index.
     ///
     /// # Errors
     /// [`Error::Format`] if it does not exist or is not such a matrix.
@@ -192,10 +192,10 @@ impl Arrays {
         (!arrays.is_empty()).then(|| Self { file: self.file.clone(), arrays, values, keep: self.keep })
     }
 
-    /// Refuses arrays that are not in `known`, since they would change what the model computes.
+    /// Checks that all arrays are in `known`: an unknown one may change what the model computes.
     ///
     /// # Errors
-    /// [`Error::Format`] naming the first of them.
+    /// [`Error::Format`] naming the first unknown array.
     pub fn only(&self, known: &[&str], of: &str) -> Result<()> {
         match self.arrays.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(()),

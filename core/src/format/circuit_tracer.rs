@@ -3,8 +3,8 @@
 //! read rows as they are; without thresholds the activation is relu.
 //!
 //! A layer of a cross-layer transcoder is two files, `W_enc_N.safetensors` (`W_enc_N`, `b_enc_N`, `b_dec_N`) and
-//! `W_dec_N.safetensors` (`W_dec_N (f, layers, d)`): its latents are read, and its decoders to the layers from `N` on are
-//! added up, as SAELens does.
+//! `W_dec_N.safetensors` (`W_dec_N (f, layers, d)`). Each latent has a decoder row for every layer from `N` on; as
+//! SAELens does, their sum is read as its decoder row.
 
 use super::arrays::Arrays;
 use super::flat::{Flat, FlatRule};
@@ -32,7 +32,7 @@ fn origin(look: &Look<'_>) -> Origin {
     Origin { model: look.yaml("model_name"), hook: look.yaml("feature_input_hook"), ..Origin::default() }
 }
 
-/// Returns the thresholds of all latents. The jumprelu of circuit-tracer has no relu before it.
+/// Returns the activation. The jumprelu of circuit-tracer has no relu before it, so negative thresholds are refused.
 fn rule(arrays: &Arrays, name: &str, f: usize) -> Result<FlatRule> {
     if !arrays.has(name) {
         return Ok(FlatRule::Relu);

@@ -11,9 +11,9 @@
 //! | `JumpReluAutoEncoder` | `b_dec (d)`, `threshold (f)` | jumprelu | `x` |
 //!
 //! The last two have `W_enc (d, f)` and `W_dec (f, d)`, the others `encoder.weight (f, d)` and `decoder.weight (d, f)`.
-//! Where rows were normalised in training, biases and thresholds of the file are in the units of raw rows. Without
-//! `config.json` the arrays distinguish the classes, except topk from batch-top-k. DeepSeek R1's autoencoder has the
-//! arrays of `AutoEncoderNew`.
+//! Where rows were normalised in training, the biases and thresholds of the file have been converted to raw rows.
+//! Without `config.json`, the names of the arrays tell the classes apart, except topk from batch-top-k. DeepSeek R1's
+//! autoencoder has the arrays of `AutoEncoderNew`.
 
 use super::arrays::{Arrays, Scalar};
 use super::flat::{Flat, FlatRule};
@@ -25,7 +25,7 @@ use alloc::borrow::{Cow, ToOwned};
 use alloc::format;
 use alloc::string::String;
 
-/// The name of the autoencoder in a checkpoint that also has the optimiser.
+/// The prefix of the autoencoder's arrays in a checkpoint that also has the optimiser.
 const NESTED: &str = "ae.";
 
 /// Returns the arrays of the autoencoder itself.
@@ -37,7 +37,7 @@ fn trainer(look: &Look<'_>) -> Settings {
     look.settings.as_ref().map(|config| config.object("trainer")).unwrap_or_default()
 }
 
-/// Returns its class, from `config.json` or the arrays; empty where neither determines it.
+/// Returns the class, from `config.json` or the names of the arrays; empty if neither determines it.
 fn class(look: &Look<'_>, arrays: &Arrays) -> String {
     if let Some(class) = trainer(look).text("dict_class") {
         return class.to_owned();
@@ -63,12 +63,12 @@ pub(super) fn is_one(look: &Look<'_>, wanted: &str) -> bool {
     encoder && is_pickle && (wanted.is_empty() || class(look, &arrays) == wanted)
 }
 
-/// Reads an `AutoEncoderTopK`, whatever `config.json` says.
+/// Reads the arrays as an `AutoEncoderTopK`, whatever class `config.json` has.
 pub(super) fn read_topk(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     read_class(look, choices, "AutoEncoderTopK")
 }
 
-/// Reads a `BatchTopKSAE`, whatever `config.json` says.
+/// Reads the arrays as a `BatchTopKSAE`, whatever class `config.json` has.
 pub(super) fn read_batchtopk(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     read_class(look, choices, "BatchTopKSAE")
 }
@@ -140,7 +140,7 @@ fn read_class(look: &Look<'_>, choices: &Choices, class: &str) -> Result<Parsed>
         context,
         ..Origin::default()
     };
-    // A backup with the optimiser is written during training, before biases are converted to the units of raw rows.
+    // A checkpoint with the optimiser is written during training, before the biases are converted to raw rows.
     let backup = look.arrays.below(NESTED).is_some();
     if let Some(Scalar::Float(factor)) = look.arrays.values.get("norm_factor").filter(|_| backup) {
         let by = *factor as f32;

@@ -50,7 +50,7 @@ pub struct Manifest {
     /// The file with the text of each token id: a JSON list of strings.
     #[serde(default)]
     pub vocab: Option<String>,
-    /// The ids of tokens that mark something and stand for no text: beginnings, ends, padding.
+    /// The ids of special tokens, which are no text: beginnings, ends, padding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub special_tokens: Option<Vec<u32>>,
     /// The model the rows come from.
@@ -72,13 +72,13 @@ pub fn vocab_json(texts: &[String]) -> Vec<u8> {
     serde_json::to_vec(texts).expect("strings are JSON")
 }
 
-/// A shard, as the manifest names it: safetensors, `.npy`, or raw numbers.
+/// An entry of the manifest for a shard, which is a safetensors, `.npy` or raw file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardEntry {
-    /// A name in the directory of the manifest.
+    /// The name of the file, in the directory of the manifest.
     pub file: String,
-    /// Its rows.
+    /// The number of its rows.
     pub rows: u64,
 }
 
@@ -119,9 +119,9 @@ impl Manifest {
     /// Reads and checks a manifest.
     ///
     /// # Errors
-    /// [`Error::Format`] with the field, what was expected and what was found: an unknown key, the format and its version,
-    /// sizes above zero, rows that are the sum of the shards', and file names that are names in the same directory, each
-    /// once.
+    /// [`Error::Format`] with the field, what was expected and what was found: for an unknown key, another format or
+    /// version, a size of 0, a number of rows that is not the sum over the shards, and file names that occur twice or
+    /// are not names in the same directory.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let manifest: Self = serde_json::from_slice(json).map_err(|e| Error::format(0, format!("{e}")))?;
         manifest.check()?;
@@ -137,10 +137,10 @@ impl Manifest {
         serde_json::to_vec_pretty(self).map_err(|e| Error::format(0, format!("{e}")))
     }
 
-    /// The checks of [`Manifest::parse`].
+    /// Checks the fields, as [`Manifest::parse`] does.
     ///
+    /// # Errors
     /// As [`Manifest::parse`].
-    /// See there.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::format(0, what));
         if self.format != FORMAT {
@@ -185,7 +185,7 @@ impl Manifest {
     }
 }
 
-/// Returns the part of a foreign text that is shown in a message.
+/// Returns the beginning of a text of a file, to be shown in a message.
 fn brief(text: &str) -> String {
     text.chars().take(80).collect()
 }
@@ -216,7 +216,7 @@ pub struct Stored {
     pub bytes: Range<usize>,
 }
 
-/// The tensors of a safetensors file, checked to tile the file to the byte.
+/// The tensors of a safetensors file; it has been checked that they cover its data without gaps and overlaps.
 #[derive(Clone, Debug)]
 pub struct TensorTable {
     data_start: usize,
@@ -241,7 +241,8 @@ impl TensorTable {
             let why = format!("header length: expected at most {most} bytes, found {length}");
             return Err(Error::format(0, why));
         };
-        // Not `SafeTensors::read_metadata`: it adds sizes of a hostile header without a check for overflow.
+        // `SafeTensors::read_metadata` is not used because it adds the sizes of a hostile header without a check for
+        // overflow.
         let metadata: Metadata =
             serde_json::from_slice(header).map_err(|e| Error::format(8, format!("safetensors header: {e}")))?;
         let (expected, found) = (metadata.data_len(), rest.len() - header.len());
@@ -252,7 +253,7 @@ impl TensorTable {
         Ok(Self { data_start: 8 + header.len(), metadata })
     }
 
-    /// Returns the byte range of the tensor, which is within the file, since the offsets tile it.
+    /// Returns the byte range of the tensor, which lies within the file, since the tensors cover exactly its data.
     fn range(&self, info: &TensorInfo) -> Range<usize> {
         self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1
     }

@@ -1,11 +1,13 @@
 //! Builds a dump, without I/O: which bytes are written to which file of the directory, in which order.
 //!
-//! A host owns the files ([`DumpFiles`]); [`DumpBuilder`] owns everything else: the checks of rows and tokens, the split
-//! into shards, the statistics of the rows as they are stored, the headers, and the manifest. A dump is written in one
-//! pass and in bounded memory: each file that grows starts with [`SHARD_HEADER`](super::dump::SHARD_HEADER) reserved bytes, over which its header is
-//! written once the number of its rows is known.
+//! The host owns the files ([`DumpFiles`]); [`DumpBuilder`] does everything else: it checks rows and tokens, splits the
+//! rows into shards, measures statistics of the rows as they are stored, and makes the headers and the manifest. A dump
+//! is written in one pass and in bounded memory: each file that grows starts with
+//! [`SHARD_HEADER`](super::dump::SHARD_HEADER) reserved bytes, which are overwritten with its header once the number of
+//! its rows is known.
 //!
-//! The directory gets its name from the host, after [`DumpBuilder::finish`]: until then no reader can take it for a dump.
+//! The host gives the directory its name after [`DumpBuilder::finish`], so that an unfinished dump is never found under
+//! it.
 
 use super::dump::{
     FORMAT, MANIFEST_FILE, MEAN, Manifest, SEQUENCE_STARTS, ShardEntry, Stats, TOKENS, VERSION, header, shard_header,
@@ -44,7 +46,8 @@ pub trait DumpFiles {
     /// The error of the host.
     type Error;
 
-    /// Creates the file `name`, which must not exist, and writes [`SHARD_HEADER`](super::dump::SHARD_HEADER) zero bytes.
+    /// Creates the file `name`, which must not exist, and writes [`SHARD_HEADER`](super::dump::SHARD_HEADER) zero
+    /// bytes.
     ///
     /// # Errors
     /// If the file cannot be created or written.
@@ -189,7 +192,7 @@ pub struct DumpSpec {
     pub d: usize,
     /// The type in which numbers are stored.
     pub dtype: Dtype,
-    /// A shard is closed before it would be larger than this; it has at least one row.
+    /// Largest size of the rows of a shard; but a shard has at least one row.
     pub max_shard_bytes: u64,
     /// The language model that the rows come from.
     pub model: Option<String>,
@@ -199,7 +202,7 @@ pub struct DumpSpec {
     pub context: Option<usize>,
     /// The text of each token id.
     pub vocab: Option<Vec<String>>,
-    /// The ids of tokens that mark something and stand for no text: beginnings, ends, padding.
+    /// The ids of special tokens, which are no text: beginnings, ends, padding.
     pub special_tokens: Vec<u32>,
 }
 
@@ -231,11 +234,13 @@ pub struct DumpBuilder {
     sequence_starts: Vec<u64>,
     /// Whether an error occurred after part of the rows had been written.
     failed: bool,
-    /// Sum of the norms of the rows as stored, and sums of each column.
+    /// Sum of the norms of the rows as stored.
     norm_sum: f64,
+    /// `(d)`: sum of the rows as stored.
     sum: Vec<f64>,
     /// Bytes of the rows and of the tokens that are not written yet.
     buffer: [Vec<u8>; 2],
+    /// Scratch: some rows as f32.
     values: Vec<f32>,
 }
 
@@ -338,8 +343,8 @@ impl DumpBuilder {
     /// Appends blocks of rows, in order, and the token id of each row. Either every call gives tokens or none does.
     ///
     /// # Errors
-    /// A [`Refusal`] that leaves the dump as it was: tokens that do not match, or a number that is NaN or infinite. A
-    /// [`Refusal::Range`] or an error of the host, after which nothing can be appended and the dump cannot be finished.
+    /// A [`Refusal`] for tokens that do not match or a number that is NaN or infinite; the dump is then unchanged.
+    /// After a [`Refusal::Range`] or an error of the host, nothing can be appended and the dump cannot be finished.
     pub fn append<'r, F: DumpFiles>(
         &mut self,
         blocks: impl Iterator<Item = Rows<'r>> + Clone,
@@ -485,12 +490,12 @@ impl DumpBuilder {
         Ok(())
     }
 
-    /// Writes the buffers, the statistics and last the manifest. It remains for the host to sync the directory and to
-    /// give it its name.
+    /// Writes the buffers, the statistics and finally the manifest. The host must then sync the directory and give it
+    /// its name.
     ///
     /// # Errors
-    /// A [`Refusal`] where there are no rows, where an append failed, or for starts of sequences that cannot be; errors
-    /// of the host.
+    /// A [`Refusal`] if there are no rows, if an append failed, or if starts of sequences are inconsistent; errors of
+    /// the host.
     pub fn finish<F: DumpFiles>(&mut self, files: &mut F) -> Result<&Manifest, F::Error> {
         self.check_finish().map_err(|why| files.refuse(why))?;
         self.failed = true;
@@ -528,13 +533,13 @@ impl DumpBuilder {
         }
     }
 
-    /// Appends the starts of the sequences to the tokens, and the header of both.
+    /// Appends the starts of the sequences to the file of tokens, and writes its header.
     fn close_tokens<F: DumpFiles>(&mut self, files: &mut F) -> Result<(), F::Error> {
         let (rows, starts) = (self.manifest.rows, self.sequence_starts.len() as u64);
         let header = if starts == 0 {
             vector_header(TOKENS, "U32", rows)
         } else {
-            // The order is that of the names, as in safetensors' own writer.
+            // The header lists tensors by name, as the writer of the safetensors library does.
             let starts = (SEQUENCE_STARTS, "U64", format!("{starts}"), 4 * rows..4 * rows + 8 * starts);
             header(&[starts, (TOKENS, "U32", format!("{rows}"), 0..4 * rows)])
         };
@@ -547,7 +552,7 @@ impl DumpBuilder {
     }
 }
 
-/// Returns a vector with capacity for `n` items, or the sentence that says what there was no memory for.
+/// Returns an empty vector with capacity for `n` items, or an error that says what the memory was for.
 fn reserved<T>(what: &'static str, n: usize) -> Result<Vec<T>, Refusal> {
     let mut vector = Vec::new();
     let bytes = n.saturating_mul(size_of::<T>());

@@ -1,5 +1,5 @@
-//! A sparse autoencoder or transcoder of one level, as a file of any tool describes it. Every reader makes this form,
-//! and it becomes a [`Model`] in one place.
+//! A sparse autoencoder or transcoder of one level, in the terms of the files of other tools. Every reader of such
+//! files makes a [`Flat`], and [`Flat::into_model`] converts it to a [`Model`].
 //!
 //! ```text
 //! x~ = row norm of x          (undone on y, before the skip connection)
@@ -27,9 +27,9 @@ pub enum FlatRule {
     Topk(usize),
     /// `u` at the `k` largest `|u|`: latents may be below 0.
     AbsTopk(usize),
-    /// `max(u, 0)` at the largest latent of each of `k` groups of neighbours.
+    /// `max(u, 0)` at the largest latent of each of `k` groups of consecutive latents.
     GroupMax(usize),
-    /// `u 1[u > max(threshold, 0)]`, a threshold per latent.
+    /// `u 1[u > max(threshold, 0)]`, with one threshold per latent.
     Jumprelu(Tensor),
     /// `1[u > 0] max(e^r (u - b_enc) + b_mag, 0)`: `b_enc` is the bias of the gate alone.
     Gated {
@@ -43,15 +43,15 @@ pub enum FlatRule {
 /// A model of one level.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Flat {
-    /// `(f, d)`.
+    /// Encoder rows, `(f, d)`.
     pub w_enc: Tensor,
     /// `(f)`; for [`FlatRule::Gated`] the bias of the gate.
     pub b_enc: Tensor,
-    /// `(f, d_out)`.
+    /// Decoder rows, `(f, d_out)`.
     pub w_dec: Tensor,
     /// `(d_out)`.
     pub b_dec: Tensor,
-    /// The rule.
+    /// The rule by which pre-activations become latents.
     pub rule: FlatRule,
     /// Whether the encoder reads `x - b_dec`.
     pub centred: bool,
@@ -61,11 +61,11 @@ pub struct Flat {
     pub row_norm: RowNorm,
     /// `(d_out, d)`: adds `W_skip x` to the reconstruction.
     pub w_skip: Option<Tensor>,
-    /// `(f)`: factors of the latents in codes and reconstruction; latents compete without them.
+    /// `(f)`: factors of the latents in codes and reconstruction; which latents fire is decided without them.
     pub scale: Option<Vec<f32>>,
 }
 
-/// `n_j = |W_dec_j|` in f32.
+/// Returns the norms of the decoder rows, in f32.
 fn norms(w_dec: &[f32], d_out: usize) -> Vec<f32> {
     let square = |v: &f32| f64::from(*v) * f64::from(*v);
     w_dec.chunks_exact(d_out).map(|row| libm::sqrt(row.iter().map(square).sum()) as f32).collect()
@@ -86,7 +86,7 @@ impl Flat {
         Self { w_enc, b_enc, w_dec, b_dec, rule, centred, transcodes_to, row_norm, w_skip: None, scale: None }
     }
 
-    /// Makes it a transcoder to rows as wide as its decoder's.
+    /// Makes it a transcoder to rows of the width of its decoder rows.
     #[must_use]
     pub fn transcoder(mut self) -> Self {
         self.transcodes_to = Some(self.b_dec.len());
@@ -106,14 +106,14 @@ impl Flat {
         self.w_enc.len() / self.latents().max(1)
     }
 
-    /// Returns `n_j = |W_dec_j|`, but at least `least`.
+    /// Returns the norms of the decoder rows, each at least `least`.
     #[must_use]
     pub fn decoder_norms(&self, least: f32) -> Vec<f32> {
         norms(&self.w_dec, self.b_dec.len()).into_iter().map(|n| n.max(least)).collect()
     }
 
-    /// Moves the norms of decoder rows into the encoder: latents become `n_j` times as large, and compete at that size.
-    /// Rows whose norms are all 1 up to rounding are not changed.
+    /// Moves the norms `n_j` of the decoder rows into the encoder: latents become `n_j` times as large, before it is
+    /// decided which fire. Rows whose norms are all 1 up to rounding are not changed.
     pub fn fold_decoder_norms(&mut self) {
         let (d, d_out) = (self.d(), self.b_dec.len());
         let by: Vec<f32> =
@@ -131,7 +131,8 @@ impl Flat {
         }
     }
 
-    /// Makes latents compete by `n_j = |W_dec_j|` times the pre-activation, while codes have them without that factor.
+    /// Decides which latents fire by the pre-activation times the norm `n_j` of the decoder row, but leaves the codes
+    /// without this factor.
     pub fn compete_by_norms(&mut self) {
         let d = self.d();
         let norms = self.decoder_norms(0.0);
@@ -149,24 +150,25 @@ impl Flat {
         }
     }
 
-    /// Folds in a scale: rows are multiplied by `input` before the encoder, and reconstructions are divided by `output`
-    /// after the decoder. Latents, biases and thresholds stay in the units of scaled rows.
+    /// Folds in a scale of the rows, which are multiplied by `input` before the encoder, and of the reconstructions,
+    /// which are divided by `output` after the decoder. Latents, encoder biases and thresholds stay in the units of
+    /// scaled rows.
     pub fn fold_scale(&mut self, input: f32, output: f32) {
         self.w_enc.iter_mut().for_each(|v| *v *= input);
         self.w_dec.iter_mut().for_each(|v| *v /= output);
         self.b_dec.iter_mut().for_each(|v| *v /= output);
     }
 
-    /// Returns the rule of one threshold for all latents.
+    /// Returns the rule with one threshold for all latents.
     #[must_use]
     pub fn one_threshold(threshold: f32, latents: usize) -> FlatRule {
         FlatRule::Jumprelu(vec![threshold.max(0.0); latents].into())
     }
 
-    /// Returns the rule of `k` latents per row, or an error that `wrong` makes.
+    /// Returns the number `k` of active latents per row, at most `latents`.
     ///
     /// # Errors
-    /// That of `wrong`, where `k` is 0 or absent.
+    /// The one that `wrong` makes of a sentence, if `k` is 0 or absent.
     pub fn checked_k(k: Option<u64>, latents: usize, wrong: impl FnOnce(&str) -> crate::Error) -> Result<usize> {
         match k {
             Some(k) if k > 0 => Ok((k as usize).min(latents)),
@@ -175,8 +177,8 @@ impl Flat {
         }
     }
 
-    /// Converts it to a model. The gated rule of a model has the bias of the gate inside the magnitude, which is
-    /// subtracted from `b_mag`.
+    /// Converts it to a model. In the gated activation of a model the magnitude is computed from the pre-activation
+    /// with the bias of the gate, so that this is subtracted from `b_mag`.
     ///
     /// # Errors
     /// What [`Model::check`] finds.
@@ -202,7 +204,7 @@ impl Flat {
         let arch = Arch {
             model: ModelKind::Tree,
             d,
-            // For other rules the files do not say how many latents fire on average; there are at most `f`.
+            // For other rules the files do not tell L0; at most `f` latents fire.
             level: [
                 LevelArch { latents: f, activation, k: k as f64 },
                 LevelArch { latents: 0, activation: Activation::Relu, k: 1.0 },
@@ -216,7 +218,7 @@ impl Flat {
         let p = &mut model.params.level[0];
         match self.rule {
             FlatRule::Jumprelu(mut threshold) => {
-                // A relu comes first: no latent below 0 fires.
+                // The rule has a relu before the threshold, so that no negative pre-activation fires.
                 if threshold.iter().any(|t| *t < 0.0) {
                     threshold.iter_mut().for_each(|t| *t = t.max(0.0));
                 }

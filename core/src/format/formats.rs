@@ -1,10 +1,11 @@
-//! The table of formats of models: how each is recognised, and its reader. Names of files are nowhere else.
+//! The table of formats of models: the files of each, how it is recognised, and its reader. File names of other tools'
+//! models occur nowhere else.
 //!
 //! | `--from` | files, in a directory | tool |
 //! |---|---|---|
-//! | `strata` | `cfg.json`, `sae_weights.safetensors`, there or in `sae/` | this one |
+//! | `strata` | `cfg.json`, `sae_weights.safetensors`, in the directory or in `sae/` | Strata |
 //! | `saelens` | `cfg.json`, `sae_weights.safetensors` | SAELens, 2 to 6 |
-//! | `saelens-levels` | the same | SAELens, both levels of one of our models side by side; never assumed |
+//! | `saelens-levels` | the same | SAELens, both levels of a model of Strata side by side; only with `--from` |
 //! | `llamascopium` | `config.json`, `sae_weights.safetensors` | Llamascopium, Llama Scope 2 |
 //! | `llama-scope-r1` | `config.json`, `sae_weights.safetensors` | Llama Scope R1 Distill |
 //! | `llama-scope` | `hyperparams.json`, `checkpoints/final.safetensors` | Llama Scope |
@@ -19,7 +20,7 @@
 //! | `hook-z` | a pickle | attention SAEs of Kissane and Krzyzanowski |
 //! | `dictionary-learning`, with `-topk`, `-batchtopk` | `ae.pt`, `config.json` | dictionary_learning, DeepSeek R1 |
 //!
-//! A single file may be named; the others are then looked for beside it.
+//! The user may also name a single file; the others are then expected beside it.
 
 use super::arrays::Arrays;
 use super::json::Settings;
@@ -43,14 +44,15 @@ pub use super::look::{Choices, Files};
 pub struct Format {
     /// The value of `--from`.
     pub name: &'static str,
-    /// The title of the tool.
+    /// The name of the tool, for messages.
     pub title: &'static str,
     /// Names of the file of weights in a directory; a `*` stands for any part of a name.
     weights: &'static [&'static str],
     /// Names of the file of settings.
     settings: &'static [&'static str],
-    /// Whether the names of the arrays, the settings and the path are those of this format.
+    /// Returns whether the names of the arrays, the settings and the path are those of this format.
     detect: fn(&Look<'_>) -> bool,
+    /// Reads the model.
     read: fn(&Look<'_>, &Choices) -> Result<Parsed>,
 }
 
@@ -89,7 +91,7 @@ pub static FORMATS: [Format; 21] = [
         title: "two levels of Strata side by side in SAELens",
         weights: &["sae_weights.safetensors"],
         settings: &["cfg.json"],
-        // To SAELens it is a model of one level, and so it is here unless the user says otherwise.
+        // For SAELens these files are a model of one level; they are read as two levels only if the user says so.
         detect: |_| false,
         read: saelens_levels::read_both,
     },
@@ -239,7 +241,7 @@ pub static FORMATS: [Format; 21] = [
         settings: &["conf.yaml"],
         detect: |look| look.settings_name.is_some(),
         read: |_, _| {
-            let why = "a temporal autoencoder: its latents depend on the rows before, which no model here does";
+            let why = "a temporal autoencoder: its latents depend on earlier rows, which is not supported";
             Err(Error::format(0, why))
         },
     },
@@ -262,14 +264,14 @@ impl Format {
         })
     }
 
-    /// Returns whether it is the format of a run.
+    /// Returns whether it is the format of Strata's own runs.
     #[must_use]
     pub fn is_own(&self) -> bool {
         self.name == FORMATS[0].name
     }
 
-    /// Returns why the file of weights that belongs to the settings `name` cannot be read; none where its name is not
-    /// certain.
+    /// Returns the error of reading the file of weights that belongs to the settings `name`; none if the format does
+    /// not fix its name.
     fn missing_beside(&self, files: &dyn Files, name: &str) -> Option<Error> {
         let certain = |file: &&&str| !file.contains('*');
         let beside = self.weights.iter().filter(certain).find(|file| folder(file) == folder(name));
@@ -277,10 +279,10 @@ impl Format {
         files.read(name).and_then(|_| files.read(weights)).err()
     }
 
-    /// Returns the file of weights of this format in `files`.
+    /// Returns the name of the file of weights of this format in `files`, if there is one.
     ///
     /// # Errors
-    /// [`Error::Format`] where several could be meant.
+    /// [`Error::Format`] if several files fit.
     fn weights_of(&self, files: &dyn Files) -> Result<Option<String>> {
         if let Some(name) = files.named() {
             return Ok(Some(name.to_owned()));
@@ -349,13 +351,13 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
         let name = match format.weights_of(files) {
             Ok(Some(name)) => name,
             Ok(None) => {
-                // That a file is missing which the settings need is more informative than that there is no model.
+                // The error that the weights are missing beside the settings says more than that there is no model.
                 if let Some(error) = settings_name.and_then(|name| format.missing_beside(files, name)) {
                     first_error.get_or_insert(error);
                 }
                 continue;
             }
-            // Files of this name may be anything where the settings of the format are not beside them.
+            // Without the settings of the format beside them, files that fit a pattern may be something else.
             Err(_) if !format.settings.is_empty() && settings_name.is_none() => continue,
             Err(error) => {
                 first_error.get_or_insert(error);
@@ -394,7 +396,7 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
         return Ok(Loaded { model, origin, notes, format, weights: (name, bytes.clone()) });
     }
     Err(match (first_error, read.first()) {
-        // A directory of models may have settings of all of them.
+        // A directory that contains models in directories may have a file of settings for all of them.
         (Some(_), None) if named.is_none() && !models_inside(files).is_empty() => absent(files, named),
         (Some(error), _) => error,
         (None, Some((name, _, arrays))) => {
@@ -431,8 +433,8 @@ fn open(files: &dyn Files, name: &str) -> Result<(SharedBytes, Arrays)> {
             .iter()
             .any(|member| member.name.ends_with("data.pkl"))
     } else {
-        // An older file is not an archive but a bare pickle, which begins with its protocol. The length of a safetensors header
-        // may begin with the same byte.
+        // Files of old versions of PyTorch are bare pickles, which begin with 0x80 and the version of the protocol. A
+        // safetensors file begins with the length of its header, which may be the same bytes.
         !name.ends_with(".safetensors")
             && matches!(all.first(), Some(0x80))
             && all.get(1).is_some_and(|protocol| *protocol <= 5)
@@ -448,7 +450,7 @@ fn open(files: &dyn Files, name: &str) -> Result<(SharedBytes, Arrays)> {
     Ok((bytes, arrays))
 }
 
-/// Returns the directories in this one that contain models.
+/// Returns the directories inside of this one that contain models.
 fn models_inside(files: &dyn Files) -> Vec<String> {
     let certain = || FORMATS.iter().flat_map(|f| f.weights).filter(|file| !file.contains(['*', '/']));
     let mut inside = files.list();
@@ -457,7 +459,7 @@ fn models_inside(files: &dyn Files) -> Vec<String> {
     inside
 }
 
-/// Returns one sentence for a place without a model.
+/// Returns the error for a path without a model.
 fn absent(files: &dyn Files, named: Option<&Format>) -> Error {
     let path = files.path();
     if let Some(format) = named {
@@ -467,10 +469,10 @@ fn absent(files: &dyn Files, named: Option<&Format>) -> Error {
     let inside = models_inside(files);
     if !inside.is_empty() {
         let inside: Vec<String> = inside.iter().map(|name| format!("{path}/{name}")).collect();
-        return Error::file(format!("{path} is no model, but holds some: name {}", some_of(&inside)));
+        return Error::file(format!("{path} is not a model, but has models inside: name one of {}", some_of(&inside)));
     }
     let why = format!(
-        "{path} is no run and no model of another tool: expected sae/cfg.json of a run, or cfg.json or config.json with \
+        "{path} is neither a run nor a model of another tool: expected sae/cfg.json of a run, or cfg.json or config.json with \
          .safetensors, params.npz, or a .pt"
     );
     Error::file(why)

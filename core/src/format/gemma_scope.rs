@@ -1,6 +1,6 @@
 //! Gemma Scope: `params.npz` (1) and `params.safetensors` with `config.json` (2). All of them are jumprelu models whose
-//! encoder reads rows as they are: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec (d_out)`, `threshold (f)`, in
-//! upper or lower case; Gemma Scope 2 also has `affine_skip_connection (d, d_out)`.
+//! encoder reads rows as they are: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec (d_out)`, `threshold (f)`,
+//! in upper or lower case; Gemma Scope 2 also has `affine_skip_connection (d, d_out)`.
 //!
 //! An autoencoder and a transcoder of Gemma Scope 1 have the same arrays: only the name of the repository distinguishes
 //! them. Models of embeddings are for rows that are `sqrt(d)` times as large: `W_enc / sqrt(d)`, `W_dec sqrt(d)`.
@@ -50,7 +50,7 @@ fn flat(look: &Look<'_>) -> Result<Flat> {
 pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     look.arrays.only(&names(look), "Gemma Scope")?;
     let parsed = Parsed::flat(flat(look)?, Origin::default());
-    // The note is given only where this was assumed.
+    // With `--from` the user has decided that it is an autoencoder.
     Ok(if choices.from.is_some() {
         parsed
     } else {

@@ -1,4 +1,4 @@
-//! The JSON that Python writes: `NaN` and `Infinity` may occur as numbers, and a key may occur twice.
+//! JSON as Python writes and reads it: `NaN` and `Infinity` may occur as numbers, and a key may occur twice.
 
 use crate::error::{Error, Result};
 use alloc::borrow::Cow;
@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 
-/// An object of settings, and the name of the file that it comes from for messages.
+/// An object of settings, with the name of its file for messages.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     file: String,
@@ -67,6 +67,7 @@ impl Settings {
         Error::format(0, format!("{}: {what}", self.file))
     }
 
+    /// Returns the error for a value that is missing or of another kind.
     fn wanted(&self, key: &str, expected: &str) -> Error {
         match self.map.get(key) {
             None => self.wrong(format_args!("`{key}` is missing")),
@@ -125,7 +126,7 @@ impl Settings {
         self.get(key).map(|v| whole(v).ok_or_else(|| self.wanted(key, "a whole number"))).transpose()
     }
 
-    /// Returns the size `key`, from 1 to the largest index.
+    /// Returns the size `key`, at least 1 and below 2^32 - 1, which is no index.
     ///
     /// # Errors
     /// [`Error::Format`] if it is absent or out of range.

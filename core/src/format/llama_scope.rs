@@ -2,9 +2,9 @@
 //! `sae_weights.safetensors`. Both hold `encoder.weight (f, d)`, `encoder.bias (f)`, `decoder.weight (d, f)`,
 //! `decoder.bias (d)`, and their encoders read rows as they are.
 //!
-//! Llama Scope has one threshold for all latents, and rows were scaled by `s = sqrt(d) / mean norm` of
-//! `dataset_average_activation_norm`. As SAELens does, the scale is folded in and the threshold is `s` times the one of the
-//! file; latents are in the units of scaled rows. R1 Distill has `log_jumprelu_threshold (f)` and no scale.
+//! Llama Scope has one threshold for all latents, and scaled its rows by `s = sqrt(d) / m`, with `m` the mean norm in
+//! `dataset_average_activation_norm`. As SAELens does, the scale is folded in, and the threshold is `s` times that of
+//! the file; latents are in the units of scaled rows. R1 Distill has `log_jumprelu_threshold (f)` and no scale.
 
 use super::flat::{Flat, FlatRule};
 use super::json::Settings;
@@ -47,8 +47,8 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     };
     let Some(scale) = choices.norm_scaling_factor.map_or_else(|| norm("in"), |s| Ok(Some(s)))? else {
         return Err(config.wrong(
-            "`dataset_average_activation_norm` has no number above 0 for `in`: give the scale of the \
-                                 rows with --norm-scaling-factor",
+            "`dataset_average_activation_norm`: expected a number above 0 for `in`: give the scale of the rows with \
+             --norm-scaling-factor",
         ));
     };
     let function = config.text("act_fn").unwrap_or("jumprelu");
@@ -66,7 +66,7 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
         flat.compete_by_norms();
     }
     if choices.norm_scaling_factor.is_some() {
-        // This is folded in together with the scale that the user asks for.
+        // `Parsed::finish` folds in the scale that the user gives.
         return Ok(Parsed::flat(flat, origin(config)));
     }
     flat.fold_scale(scale, scale);

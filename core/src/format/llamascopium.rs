@@ -1,11 +1,11 @@
-//! Llamascopium (Language-Model-SAEs): `config.json` and `sae_weights.safetensors` with `W_E (d, f)`, `b_E (f)`, `W_D (f, d)`,
-//! `b_D (d)` if `use_decoder_bias`, `activation_function.log_jumprelu_threshold (f)` if `act_fn` is jumprelu, and
-//! `dataset_average_activation_norm.HOOK` (one number per hook point).
+//! Llamascopium (Language-Model-SAEs): `config.json` and `sae_weights.safetensors` with `W_E (d, f)`, `b_E (f)`, `W_D
+//! (f, d)`, `b_D (d)` if `use_decoder_bias`, `activation_function.log_jumprelu_threshold (f)` if `act_fn` is jumprelu,
+//! and `dataset_average_activation_norm.HOOK` (one number per hook point).
 //!
-//! With `sparsity_include_decoder_norm` latents compete by the pre-activation times the norm of their decoder row, and are
-//! not multiplied by it. `norm_activation`: `dataset-wise` scales rows by `sqrt(d) / mean norm`, which is folded in here;
-//! `token-wise` scales each row to the norm `sqrt(d)`; `inference` takes rows as they are. Where the two hook points differ
-//! the model is a transcoder. Encoders read rows as they are.
+//! With `sparsity_include_decoder_norm`, which latents fire is decided by the pre-activation times the norm of the
+//! decoder row, but codes are without this factor. `norm_activation`: `dataset-wise` scales rows by `sqrt(d) / mean
+//! norm`, which is folded in here; `token-wise` scales each row to the norm `sqrt(d)`; `inference` takes rows as they
+//! are. The model is a transcoder if its two hook points differ. Encoders read rows as they are.
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};

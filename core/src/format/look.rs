@@ -1,4 +1,4 @@
-//! Input of a reader (the files of a model and the choices of the user) and its output.
+//! What a reader of models is given (the files, and the choices of the user) and what it returns.
 
 use super::arrays::Arrays;
 use super::flat::Flat;
@@ -13,12 +13,12 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-/// The files of one place, given by the host: a directory, or one file and those beside it. Names are relative to the
-/// directory, with `/` between the parts; `..` is the directory above.
+/// The files of a model, as the host provides them: those of a directory, or one file and those beside it. Names are
+/// relative to the directory, with `/` between the parts; `..` is the directory above.
 pub trait Files {
-    /// Returns the file that was named itself; none where the directory was named.
+    /// Returns the name of the file, if the user named a file; none if the user named a directory.
     fn named(&self) -> Option<&str>;
-    /// Returns the place as it was named, for messages and for words in it that identify a format.
+    /// Returns the path that the user named, for messages, and since some formats are recognised by words in it.
     fn path(&self) -> String;
     /// Returns the names of the files and directories in the directory itself, in any order.
     fn list(&self) -> Vec<String>;
@@ -29,7 +29,7 @@ pub trait Files {
     /// # Errors
     /// The error of the host for a file that it cannot read.
     fn read(&self, name: &str) -> Result<SharedBytes>;
-    /// Returns whether bytes may be held as long as the model lives, which costs nothing for mapped files.
+    /// Returns whether the model may keep the bytes, as it should if they are mapped, so that no copy is made.
     fn keeps(&self) -> bool {
         false
     }
@@ -44,17 +44,17 @@ pub trait Files {
     }
 }
 
-/// The choices of the user where no file decides.
+/// Choices of the user, for what the files do not tell.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choices {
-    /// The name of the format ([`FORMATS`](super::formats::FORMATS)); none for the recognised one.
+    /// The name of the format ([`FORMATS`](super::formats::FORMATS)); none to recognise it.
     pub from: Option<&'static str>,
     /// Rows are multiplied by this before the encoder and reconstructions divided by it: SAELens' factor for
     /// `expected_average_only_in`, which only its list of pretrained models has.
     pub norm_scaling_factor: Option<f32>,
-    /// The normalisation of each row, where only SAELens' list says it.
+    /// The normalisation of each row, if only SAELens' list of pretrained models tells it.
     pub row_norm: Option<RowNorm>,
-    /// Active latents per row, where only the name of a repository says it.
+    /// Active latents per row, if only the name of a repository tells it.
     pub k: Option<u64>,
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
-    /// Returns the settings, which this format needs.
+    /// Returns the settings, which `format` needs, or an error that they are missing.
     pub fn settings(&self, format: &str) -> Result<&Settings> {
         self.settings.as_ref().ok_or_else(|| {
             let file = &self.arrays.file;
@@ -105,9 +105,9 @@ pub(super) struct Parsed {
 
 /// A model in one of two forms.
 pub(super) enum What {
-    /// In the form of this crate.
+    /// A model of this crate.
     Model(Box<Model>),
-    /// Of one level, as a file of another tool describes it.
+    /// A model of one level in the terms of another tool.
     Flat(Box<Flat>),
 }
 
@@ -129,14 +129,14 @@ impl Parsed {
         self
     }
 
-    /// Returns the model, its origin and the notes.
+    /// Applies the choices of the user; returns the model, its origin and the notes.
     pub fn finish(self, choices: &Choices) -> Result<(Model, Origin, Vec<String>)> {
         let mut what = self.what;
         if let Some(row_norm) = choices.row_norm {
             match &mut what {
                 What::Flat(flat) => flat.row_norm = row_norm,
                 What::Model(_) => {
-                    return Err(Error::config("row-norm", "a model of Strata says itself how its rows are normalised"));
+                    return Err(Error::config("row-norm", "the normalisation of a model of Strata is in its files"));
                 }
             }
         }
@@ -154,7 +154,7 @@ impl Parsed {
             }
             (What::Model(model), None) => *model,
             _ => {
-                let why = "the files of this model hold the scale of the rows themselves";
+                let why = "the scale of the rows is in the files of this model";
                 return Err(Error::config("norm-scaling-factor", why));
             }
         };

@@ -1,4 +1,6 @@
-//! Total parsers on bytes: no I/O, no panic on any input, no allocation beyond the size of the input.
+//! Readers and writers of files, on bytes: dumps of activations, and models of Strata and of other tools.
+//!
+//! They do no I/O. Readers are total: no input makes them panic or allocate more than a small multiple of its size.
 
 pub mod array;
 pub mod arrays;

@@ -12,11 +12,11 @@ use core::ops::Range;
 use core::str;
 
 const MAGIC: &[u8] = b"\x93NUMPY";
-/// More dimensions than any array of NumPy has.
+/// Most dimensions that are read; arrays of NumPy have fewer.
 const MOST_DIMENSIONS: usize = 64;
 
-/// The header of a `.npy` file of any type and shape, checked against its size to the byte where the type is one of
-/// plain numbers.
+/// The header of a `.npy` file of any type and shape. If the type is one of plain numbers, it has been checked that the
+/// file has exactly the size that type and shape need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyArray {
     /// The type as NumPy writes it, for instance `<f4`; empty for a structured type.
@@ -40,7 +40,7 @@ impl NpyArray {
         Ok(array)
     }
 
-    /// Parses the header, whatever the size of the file.
+    /// Parses the header, without the check of the size.
     fn header(file: &[u8]) -> Result<Self> {
         let magic = file.get(..MAGIC.len()).unwrap_or(file);
         if magic != MAGIC {
@@ -67,6 +67,7 @@ impl NpyArray {
         Ok(Self { descr: descr.to_owned(), fortran_order, shape, data_offset: start + length })
     }
 
+    /// Checks that the file has the size that the header needs.
     fn check_size(&self, file: &[u8]) -> Result<()> {
         let Some(size) = self.item_bytes() else { return Ok(()) };
         let expected = self.shape.iter().fold(size as u128, |n, &s| n.saturating_mul(s as u128));
@@ -111,7 +112,7 @@ impl NpyArray {
     }
 }
 
-/// The header of a `.npy` file of rows, checked against its size to the byte.
+/// The header of a `.npy` file of rows, which has been checked to have exactly the size that the header needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NpyHeader {
     /// The type of the numbers; never [`Dtype::Bf16`], which `.npy` lacks.
@@ -125,14 +126,14 @@ pub struct NpyHeader {
 }
 
 impl NpyHeader {
-    /// Reads the header of `file`, the whole bytes of a `.npy` file of rows: `[n, d]`, or `[sequences, rows, d]`, row-major,
-    /// little-endian floats.
+    /// Reads the header of `file`, the whole bytes of a `.npy` file of rows: `[n, d]`, or `[sequences, rows, d]`,
+    /// row-major, little-endian floats.
     ///
     /// # Errors
     /// [`Error::Format`] with the field, what was expected and what was found: any other array, or a size that differs
     /// from the one in the header.
     pub fn parse(file: &[u8]) -> Result<Self> {
-        // A wrong type is more informative than a wrong size.
+        // The size is checked last, since an error about the type says more.
         let array = NpyArray::header(file)?;
         let NpyArray { descr, fortran_order, shape, data_offset } = &array;
         let data_offset = *data_offset;
@@ -200,9 +201,8 @@ impl NpyHeader {
     }
 }
 
-/// Reads the array of a `.npy` file of any shape and order in `range` of `bytes`: floats, integers of up to 8 bytes and
-/// booleans, little-endian.
-/// booleans, little-endian.
+/// Reads the array of the `.npy` file in `range` of `bytes`, of any shape and order: floats, integers of up to 8 bytes
+/// and booleans, little-endian.
 ///
 /// # Errors
 /// [`Error::Format`] with the field, what was expected and what was found.

@@ -1,5 +1,6 @@
-//! A model of one level as Gemma Scope's `params.npz`: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec (d_out)` and
-//! `threshold (f)`, f32. Every number above its threshold fires, and the encoder reads rows as they are.
+//! Writes a model of one level as Gemma Scope's `params.npz`: `W_enc (d, f)`, `W_dec (f, d_out)`, `b_enc (f)`, `b_dec
+//! (d_out)` and `threshold (f)`, f32. A latent fires if its pre-activation is above its threshold, and the encoder
+//! reads rows as they are.
 
 use crate::config::ModelKind;
 use crate::error::{Error, Result};
@@ -22,7 +23,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |c: u32, b| table[((c ^ u32::from(*b)) & 0xff) as usize] ^ c >> 8)
 }
 
-/// Returns the bytes of a `.npy` file of f32.
+/// Returns the bytes of a `.npy` file of the f32 array `data`.
 fn npy(shape: &[usize], data: &[f32]) -> Vec<u8> {
     let sizes: Vec<String> = shape.iter().map(|n| format!("{n}")).collect();
     let comma = if shape.len() == 1 { "," } else { "" };
@@ -37,10 +38,10 @@ fn npy(shape: &[usize], data: &[f32]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the archive of stored members.
+/// Returns a zip archive of `.npy` files that are stored without compression.
 ///
 /// # Errors
-/// [`Error::Config`] beyond 4 GiB, the limit of this plain form of an archive.
+/// [`Error::Config`] above 4 GiB, the limit of archives without 64-bit sizes.
 fn archive(members: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     let (mut out, mut table) = (Vec::new(), Vec::new());
     let short = |n: usize| (n as u16).to_le_bytes();
@@ -68,7 +69,7 @@ fn archive(members: &[(&str, Vec<u8>)]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// Returns `params.npz` of `model`.
+/// Returns the bytes of `params.npz` for `model`.
 ///
 /// # Errors
 /// [`Error::Config`] for a model that the format cannot represent.

@@ -1,8 +1,8 @@
 //! OpenAI's sparse_autoencoder: a pickle with `encoder.weight (f, d)`, `latent_bias (f)`, `decoder.weight (d, f)`,
 //! `pre_bias (d)`, statistics of training, the name of the activation and, for `TopK`, its `k`.
 //!
-//! The encoder reads `x - pre_bias`. Rows of a model with `TopK` are first normalised one by one, those of other models
-//! are not: only the activation says so, as in their own reader.
+//! The encoder reads `x - pre_bias`. Rows are first normalised one by one if the activation is `TopK`, and not
+//! otherwise: no field of the file tells it, and OpenAI's own reader decides in the same way.
 
 use super::arrays::Scalar;
 use super::flat::{Flat, FlatRule};

@@ -1,6 +1,6 @@
-//! Qwen Scope: `layerN.sae.pt`, a pickle with `W_enc (d, f)`, `W_dec (d, f)`, `b_enc (f)` and `b_dec (d)`. The `k`
-//! largest positive pre-activations fire, and the encoder reads rows as they are. Only the name of the repository says
-//! `k` (`...-L0_50`).
+//! Qwen Scope: `layerN.sae.pt`, a pickle with `W_enc (f, d)`, `W_dec (d, f)`, `b_enc (f)` and `b_dec (d)`. The latents
+//! of the `k` largest positive pre-activations fire, and the encoder reads rows as they are. Only the name of the
+//! repository tells `k` (`...-L0_50`).
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};
@@ -22,7 +22,8 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     arrays.only(&["W_enc", "W_dec", "b_enc", "b_dec"], "Qwen Scope")?;
     let named = k_of(&look.files.path());
     let k = Flat::checked_k(choices.k.or(named), f, |why| {
-        arrays.wrong(format_args!("{why}: it stands in the name of the repository, as 50 in `L0_50`; give it with --k"))
+        arrays
+            .wrong(format_args!("{why}: it is in the name of the repository, such as 50 in `L0_50`; give it with --k"))
     })?;
     let flat = Flat::new(
         arrays.matrix("W_enc", f, d)?,
@@ -35,7 +36,7 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let parsed = Parsed::flat(flat, Origin::default());
     Ok(match (choices.k, named) {
         (None, Some(k)) => {
-            parsed.note(format!("{k} latents per row, as the name of the directory says; --k takes another number"))
+            parsed.note(format!("k is {k} latents per row, taken from the name of the directory; --k changes it"))
         }
         _ => parsed,
     })

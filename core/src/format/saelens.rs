@@ -1,23 +1,23 @@
-//! A model as SAELens saves it: `cfg.json` and `sae_weights.safetensors` under the same names as ours, of one level.
+//! A model of SAELens: `cfg.json` and `sae_weights.safetensors`, the same file names as those of Strata's own models.
 //!
 //! | `architecture` | tensors besides `W_enc (d, f)`, `W_dec (f, d_out)`, `b_dec (d_out)` | becomes |
 //! |---|---|---|
 //! | `standard` | `b_enc` | relu |
-//! | `topk`, with `k` | `b_enc` | topk; with `rescale_acts_by_decoder_norm` the norms of decoder rows go to the encoder |
+//! | `topk`, with `k` | `b_enc` | topk; with `rescale_acts_by_decoder_norm` the norms of decoder rows move into the encoder |
 //! | `abstopk`, with `k` | `b_enc` | the same by absolute value |
 //! | `jumprelu`, as `batchtopk` and `matryoshka_batchtopk` are saved too | `b_enc`, `threshold` | jumprelu |
-//! | `batchtopk`, `matryoshka_batchtopk`: checkpoints of a training | `b_enc`, `topk_threshold` | the same |
+//! | `batchtopk`, `matryoshka_batchtopk`: checkpoints of a training | `b_enc`, `topk_threshold` | jumprelu |
 //! | `gated` | `b_gate`, `r_mag`, `b_mag` | gated |
 //! | `transcoder`, `jumprelu_transcoder` | `b_enc`, `threshold` | a transcoder |
-//! | `skip_transcoder`, `jumprelu_skip_transcoder` | and `W_skip (d_out, d)` | a transcoder with a skip connection |
+//! | `skip_transcoder`, `jumprelu_skip_transcoder` | the same, and `W_skip (d_out, d)` | a transcoder with a skip connection |
 //! | `strata`, which `saelens_strata.py` registers | see `saelens_levels.rs` | a model of two levels |
 //!
-//! Latents have the values that SAELens gives them: decoder rows keep their norms where that changes nothing. An encoder
-//! reads `x - b_dec` unless `apply_b_dec_to_input` is false. `normalize_activations`: `layer_norm` and
-//! `constant_norm_rescale` normalise each row by itself; SAELens does nothing with the others once a model is saved.
+//! Latents have the values that SAELens gives them, so decoder rows keep their norms. An encoder reads `x - b_dec`
+//! unless `apply_b_dec_to_input` is false. Of the values of `normalize_activations`, `layer_norm` and
+//! `constant_norm_rescale` normalise each row by itself; SAELens does not apply the others once a model is saved.
 //!
-//! Before version 6 the settings of the model and those of its training stood side by side, and an activation function took
-//! the place of `topk`.
+//! Before version 6, settings of the model and of its training were in one object, and the architecture `topk` was
+//! `standard` with the activation function `topk`.
 
 use super::arrays::Arrays;
 use super::flat::{Flat, FlatRule};
@@ -30,19 +30,19 @@ use crate::error::Result;
 use alloc::format;
 use alloc::vec::Vec;
 
-/// Architectures that SAELens has and no model here can hold, and why.
+/// Architectures of SAELens that a model of this crate cannot represent, and why.
 const REFUSED: [(&str, &str); 2] = [
     (
         "matching_pursuit",
-        "each latent is found on what the ones before have left over, in steps that depend on the row",
+        "each latent is chosen on the residual of those before it, in a number of steps that depends on the row",
     ),
-    ("temporal", "latents depend on the rows before"),
+    ("temporal", "latents depend on earlier rows"),
 ];
-/// Those that are read.
+/// The architectures that are read, for a message.
 const READ: &str = "`standard`, `topk`, `abstopk`, `jumprelu`, `gated`, `transcoder`, `skip_transcoder`, \
                     `jumprelu_transcoder` or `jumprelu_skip_transcoder`";
 
-/// Whether `cfg` is a configuration of SAELens, as far as its fields say.
+/// Returns whether `cfg` has the fields of a configuration of SAELens.
 pub(super) fn is_one(cfg: &Settings) -> bool {
     !cfg.has("format") && cfg.has("d_in") && cfg.has("d_sae")
 }
@@ -57,7 +57,7 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
     let (d, f) = (cfg.size("d_in")?, cfg.size("d_sae")?);
     let activation = cfg.first_text(&["activation_fn", "activation_fn_str"]).unwrap_or("relu");
     let named = cfg.text("architecture").unwrap_or("standard");
-    // Before version 6 `standard` with the activation function `topk` was what is called `topk` since.
+    // See the module: files from before version 6.
     let architecture = if named == "standard" && activation == "topk" { "topk" } else { named };
     if architecture == TREE {
         return saelens_levels::read_tree(cfg, arrays);
@@ -75,7 +75,7 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
         Flat::checked_k(k.or(choices.k), f, |why| cfg.wrong(why))
     };
     let rule = match architecture {
-        // A checkpoint of a training: what is saved at its end has these norms and this threshold folded in.
+        // A checkpoint of a training. The model that is saved at the end has the norms and the threshold folded in.
         "batchtopk" | "matryoshka_batchtopk" => {
             known.push("topk_threshold");
             Flat::one_threshold(arrays.number("topk_threshold")?, f)
@@ -111,7 +111,7 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
         flat.w_skip = Some(arrays.matrix("W_skip", d_out, d)?);
     }
     if arrays.has("scaling_factor") {
-        // SAELens drops one of ones, and refuses any other.
+        // SAELens drops this tensor if it is all ones, and refuses it otherwise.
         if arrays.get("scaling_factor")?.to_f32()?.iter().any(|v| (v - 1.0).abs() > 1e-5) {
             return Err(
                 arrays.wrong("it holds a tensor `scaling_factor` that is not all ones, which SAELens refuses too")
@@ -122,7 +122,7 @@ pub(super) fn read(cfg: &Settings, arrays: &Arrays, choices: &Choices) -> Result
     arrays.only(&known, &format!("the architecture `{architecture}` of SAELens"))?;
     let in_training = architecture.ends_with("batchtopk");
     if architecture.ends_with("topk") && cfg.flag("rescale_acts_by_decoder_norm", in_training)? {
-        // The tracked threshold is in units of latents times the norms.
+        // The threshold of a checkpoint already applies to latents times the norms.
         let threshold = in_training.then(|| flat.rule.clone());
         flat.fold_decoder_norms();
         flat.rule = threshold.unwrap_or(flat.rule);

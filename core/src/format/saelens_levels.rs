@@ -1,16 +1,16 @@
-//! Models of two levels that `saelens_writer.rs` wrote for SAELens, as the two levels that they were.
+//! Reads models of two levels back from the SAELens files that `saelens_writer.rs` makes of them.
 //!
-//! | files | how the levels lie in them |
+//! | part | how the levels are stored |
 //! |---|---|
 //! | `tree`, the architecture `strata` | `f1` latents of level 1, then level 2; `activations`, `ks` and `gate` in `cfg.json`; `threshold (f)`, `r_mag (f)`, `b_mag (f)` for the activation that has them; `parent (f2, 3)`, the digits of the parent to the base 256, `256^3 - 1` for ROOT |
-//! | `both`, an architecture of SAELens (`--from saelens-levels`) | the same order; the metadata says where level 2 begins and which activations the levels had |
+//! | `both`, an architecture of SAELens (`--from saelens-levels`) | the same order; the metadata has the number of latents and the activation of each level |
 //!
-//! Files in f32 give the tensors that were written, to the bit, but for the `b_mag` of a gated level, and for thresholds of
-//! a `jumprelu` level beside a gated one, in `both`: SAELens' class has them with the bias of the gate inside, and to take it
-//! out again rounds.
+//! Files in f32 give back the original tensors to the bit, with two exceptions in `both`: the `b_mag` of a gated level,
+//! and the thresholds of a `jumprelu` level beside a gated one. SAELens' gated class stores them with the bias of the
+//! gate added, and subtracting it again rounds.
 //!
-//! SAELens may have changed what it loaded before it saved it (`fold_W_dec_norm`). Where its one threshold has become one
-//! per latent, a `batchtopk` level is read as `jumprelu`.
+//! SAELens may have changed a model between loading and saving it (`fold_W_dec_norm`). If the one threshold of a
+//! `batchtopk` level has become a threshold per latent, the level is read as `jumprelu`.
 
 use super::arrays::Arrays;
 use super::json::Settings;
@@ -29,7 +29,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use serde_json::Value;
 
-/// The tensors of both levels, one after the other; a tensor that the files do not have is empty.
+/// The tensors of both levels, concatenated; a tensor that is not in the files is empty.
 struct Sides {
     d: usize,
     d_out: usize,
@@ -61,8 +61,8 @@ impl Sides {
         })
     }
 
-    /// The model of these tensors; `arch` says how many latents are of level 1, and is changed where the thresholds have
-    /// become other than its activations have them.
+    /// Returns the model of these tensors, split as `arch` says. A level whose thresholds do not fit its activation
+    /// becomes `jumprelu`.
     fn into_model(self, mut arch: Arch, parents: Vec<u32>, w_skip: Vec<f32>) -> Result<Model> {
         let [f1, f2] = arch.latents();
         let mut tau = [0.0; 2];
@@ -72,7 +72,8 @@ impl Sides {
             let threshold = self.threshold.get(at.clone()).unwrap_or_default();
             let kind = &mut arch.level[l].activation;
             let one = threshold.first().copied().unwrap_or(0.0);
-            // Only what a threshold decides may come to have one for each latent.
+            // A level with parameters has thresholds already or needs none, and topk counts: only the others can become
+            // jumprelu.
             let by_threshold = kind.parameters().is_empty() && !kind.has_whole_k();
             let fits =
                 if kind.has_tau() { threshold.iter().all(|t| *t == one) } else { threshold.iter().all(|t| *t <= 0.0) };
@@ -105,7 +106,7 @@ impl Sides {
     }
 }
 
-/// What the metadata says of the training.
+/// The details of the training in the metadata.
 struct Details {
     settings: Settings,
     arch: Option<Arch>,
@@ -128,13 +129,13 @@ fn parsed(model: Model, origin: Origin) -> Parsed {
     Parsed { what: What::Model(Box::new(model)), origin, notes: Vec::new(), is_scaled: true }
 }
 
-/// The variant that SAELens' own settings describe.
+/// Returns the variant that SAELens' settings describe.
 fn variant(cfg: &Settings, target: Option<usize>, skip: bool) -> Result<Variant> {
     let raw_input = !cfg.flag("apply_b_dec_to_input", true)?;
     Ok(Variant { raw_input, row_norm: saelens_settings::normalisation(cfg)?.0, target, skip, ..Variant::default() })
 }
 
-/// The architecture of levels that read `x` and add up.
+/// Returns the architecture of two levels that both read `x` and whose reconstructions add up.
 fn side_by_side(d: usize, level: [LevelArch; 2], gate: GateKind, variant: Variant) -> Arch {
     Arch { model: ModelKind::Tree, d, level, source: Source::X, decoder: Decoder::Cum, gate, variant }
 }
@@ -163,7 +164,7 @@ pub(super) fn read_tree(cfg: &Settings, arrays: &Arrays) -> Result<Parsed> {
         let Some(k) = at("ks").and_then(Value::as_u64) else {
             return Err(cfg.wrong("`ks`: expected two whole numbers"));
         };
-        // `ks` are whole numbers, as a class of Python takes them; the metadata has what was trained with.
+        // `ks` are whole numbers, since SAELens wants them; the metadata has the `k` of the training.
         let exact = details.arch.map(|arch| arch.level[l].k).filter(|exact| *exact as u64 == k);
         (level.activation, level.k) = (*kind, exact.unwrap_or(k as f64));
     }
@@ -180,7 +181,7 @@ pub(super) fn read_tree(cfg: &Settings, arrays: &Arrays) -> Result<Parsed> {
     let Some(mut gate) = GateKind::ALL.iter().copied().find(|gate| gate.has_families() && gate.name() == named) else {
         return Err(cfg.wrong(format_args!("`gate`: expected `hard` or `group-top1`, found `{named}`")));
     };
-    // A model without families was written as one in which no child has a parent.
+    // A model without families is written as one with a hard gate in which no child has a parent.
     if let Some(own) = details.arch.map(|arch| arch.gate).filter(|own| !own.has_families() && !own.has_weights())
         && parents.iter().all(|p| *p == ROOT)
     {
@@ -191,19 +192,19 @@ pub(super) fn read_tree(cfg: &Settings, arrays: &Arrays) -> Result<Parsed> {
     Ok(parsed(model, details.origin(cfg)))
 }
 
-/// Reads both levels side by side, of a directory that `--part both` has written.
+/// Reads both levels from a directory that `strata convert --part both` wrote.
 pub(super) fn read_both(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
     let (cfg, arrays) = (look.settings("SAELens")?, look.arrays);
     let details = Details::new(cfg);
     let was_both = details.settings.text("part") == Some("both");
     let Some(own) = details.arch.filter(|arch| was_both && arch.n_levels() == 2) else {
         return Err(cfg.wrong(
-            "its metadata does not say that both levels of a model of Strata lie side by side in it (`strata convert --part \
-             both`): read it as a model of one level, without --from",
+            "its metadata does not say that it has both levels of a model of Strata (`strata convert --part both`): read it as a \
+             model of one level, without --from",
         ));
     };
     if details.settings.get("losses").and_then(Value::as_array).is_none_or(|losses| !losses.is_empty()) {
-        return Err(cfg.wrong("it was written with --inexact, and what was lost is not in its files"));
+        return Err(cfg.wrong("it was written with --inexact, and its files do not hold what was lost"));
     }
     let (d, f) = (cfg.size("d_in")?, cfg.size("d_sae")?);
     let [f1, f2] = own.latents();
@@ -231,7 +232,7 @@ pub(super) fn read_both(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
                     sides.b_mag[j] -= libm::expf(sides.r_mag[j]) * gate[j];
                     continue;
                 }
-                // Written as a gate of `b - threshold` before a magnitude with the offset `b`.
+                // A threshold is written as a gate with the bias `b - threshold` and a magnitude with the bias `b`.
                 sides.b_enc[j] = sides.b_mag[j];
                 let threshold = (sides.b_mag[j] - gate[j]).max(0.0);
                 sides.threshold[j] = tau.filter(|_| kind.has_tau()).map_or(threshold, |tau| (tau as f32).max(0.0));

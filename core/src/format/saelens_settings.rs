@@ -1,4 +1,4 @@
-//! What SAELens says of a model besides its tensors: where it comes from, and how rows are normalised.
+//! The settings of SAELens that are not tensors: the origin of a model, and the normalisation of rows.
 
 use super::json::Settings;
 use super::origin::Origin;
@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::row_norm::RowNorm;
 use alloc::borrow::ToOwned;
 
-/// Where the model comes from, as far as SAELens says it.
+/// Returns the origin of a model, as far as its settings tell it.
 pub(super) fn origin(cfg: &Settings) -> Origin {
     let metadata = cfg.object("metadata");
     let of = |keys: &[&str]| metadata.first_text(keys).or_else(|| cfg.first_text(keys)).map(ToOwned::to_owned);
@@ -18,9 +18,9 @@ pub(super) fn origin(cfg: &Settings) -> Origin {
     }
 }
 
-/// How each row is normalised by itself, and what SAELens calls it.
+/// Returns how each row is normalised by itself, and SAELens' name of the normalisation.
 pub(super) fn normalisation(cfg: &Settings) -> Result<(RowNorm, &str)> {
-    // Before version 6 a flag stood for `expected_average_only_in`.
+    // Before version 6, the value was a flag, and true meant `expected_average_only_in`.
     let flag = cfg.get("normalize_activations").and_then(serde_json::Value::as_bool);
     let normalised = cfg.text("normalize_activations").unwrap_or(if flag == Some(true) { AVERAGE } else { "none" });
     let row_norm = match normalised {
@@ -34,5 +34,5 @@ pub(super) fn normalisation(cfg: &Settings) -> Result<(RowNorm, &str)> {
     Ok((row_norm, normalised))
 }
 
-/// The average norm of rows is made `sqrt(d)` by one factor.
+/// The normalisation by one factor that makes the average norm of rows `sqrt(d)`.
 pub(super) const AVERAGE: &str = "expected_average_only_in";

@@ -1,4 +1,4 @@
-//! A model as a directory of SAELens 6: `cfg.json` and `sae_weights.safetensors`, as its `load_from_disk` takes them.
+//! Writes a model for SAELens 6: `cfg.json` and `sae_weights.safetensors`, for its `load_from_disk`.
 //!
 //! | part | latents | exact where |
 //! |---|---|---|
@@ -7,10 +7,10 @@
 //! | both | level 1, then level 2 (`f1 + j`): `x_hat2` | it reads `x`, without a gate, decoder cum, not topk in both |
 //! | tree | the same with families and activations of each level | decoder cum, source `x`, no soft gate |
 //!
-//! `tree` is an architecture of its own, which `saelens_strata.py` registers with SAELens; the others are SAELens' own:
-//! relu becomes `standard`, topk `topk`, batch-top-k `jumprelu` with its one threshold, gated `gated` with
-//! `b_mag + e^r b_enc`. What is not exact is refused, or done and said. `saelens_levels.rs` reads `tree` and `both` back as
-//! the two levels that they were.
+//! `tree` is an architecture of its own, which `saelens_strata.py` registers with SAELens. The other parts become
+//! architectures of SAELens: relu `standard`, topk `topk`, batch-top-k `jumprelu` with one threshold, gated `gated`
+//! with `b_mag + e^r b_enc`. What SAELens cannot represent is refused, or written inexactly and listed in
+//! [`Written::losses`]. `saelens_levels.rs` reads `tree` and `both` back as two levels.
 
 use super::origin::Origin;
 use crate::activation::Activation;
@@ -31,7 +31,7 @@ use alloc::vec::Vec;
 use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 
-/// The version of SAELens whose meaning the files have; it reads anything below as one of its older formats.
+/// The version of SAELens whose format the files have; SAELens reads lower versions as its older formats.
 const LENS_VERSION: &str = "6.0.0";
 /// The architecture of [`Part::Tree`].
 pub const TREE: &str = "strata";
@@ -43,41 +43,41 @@ pub enum Part {
     Level1,
     /// Level 2.
     Level2,
-    /// Both side by side, as one level.
+    /// Both levels side by side, as one level.
     Both,
-    /// Both, with what ties them together.
+    /// Both levels with gate and families.
     Tree,
 }
 
-/// What SAELens asks for besides the weights.
+/// Metadata that SAELens wants beside the weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metadata {
-    /// The language model, by the name that a hub knows it by.
+    /// The language model, by its name on the Hugging Face hub.
     pub model: Option<String>,
     /// The hook point.
     pub hook: Option<String>,
     /// Tokens per sequence.
     pub context: Option<u64>,
-    /// Whether sequences begin with a token of their own.
+    /// Whether sequences begin with a special token.
     pub prepend_bos: Option<bool>,
     /// The data set.
     pub dataset: Option<String>,
 }
 
-/// The files, and what is not as in the model.
+/// The files, and in what they differ from the model.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Written {
     /// `cfg.json`.
     pub cfg: Vec<u8>,
     /// `sae_weights.safetensors`.
     pub weights: Vec<u8>,
-    /// What is not exact, a sentence each.
+    /// What is not exact, one sentence each.
     pub losses: Vec<String>,
-    /// Keys of the metadata that SAELens wants for some of its uses and that are not known.
+    /// Keys of the metadata that SAELens needs for some uses and whose values are not known.
     pub missing: Vec<&'static str>,
 }
 
-/// One level as a rule of its own: `u = xt W + b`, and what becomes of it.
+/// One level by itself: `u = xt W + b` and the rule of its latents.
 struct Level {
     activation: Activation,
     k: usize,
@@ -90,20 +90,20 @@ struct Level {
     threshold: Vec<f32>,
     r_mag: Vec<f32>,
     b_mag: Vec<f32>,
-    /// `b_mag` as it lies in the model: offset of the magnitude of a pre-activation with its bias.
+    /// `b_mag` in the convention of this crate: added to `e^r` times the pre-activation with its bias.
     offset: Vec<f32>,
 }
 
-/// What the classes of SAELens tell apart.
+/// The rules that SAELens has classes for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LevelRule {
-    /// Whatever is above 0 fires.
+    /// A pre-activation above 0 fires.
     Relu,
-    /// What is above a threshold fires.
+    /// A pre-activation above a threshold fires.
     Threshold,
-    /// A count per row fires.
+    /// A fixed number of latents per row fires.
     Count,
-    /// A gate decides, and a magnitude of its own is the value.
+    /// A gate decides what fires, and a separate magnitude is the value.
     Gate,
 }
 
@@ -128,12 +128,12 @@ impl Level {
         let (mut r_mag, mut b_mag, bias) = (p.r_mag.to_vec(), p.b_mag.to_vec(), p.b_enc.to_vec());
         let offset = if rule == LevelRule::Gate { b_mag.clone() } else { bias.clone() };
         if rule == LevelRule::Gate {
-            // SAELens' magnitude is e^r times the product without a bias; ours e^r times the pre-activation with it.
+            // SAELens' magnitude is e^r times the product without the bias of the gate; ours has this bias inside.
             for (b, (r, bias)) in b_mag.iter_mut().zip(r_mag.iter().zip(&bias)) {
                 *b += libm::expf(*r) * bias;
             }
         } else {
-            // As a gated one: 1[u - t > 0] max(u, 0).
+            // A threshold as a gated rule: 1[u - t > 0] max(u, 0).
             (r_mag, b_mag) = (vec![0.0; f], bias.clone());
         }
         let encoder = p.w_enc.to_vec();
@@ -145,7 +145,7 @@ impl Level {
     }
 }
 
-/// What is written so far.
+/// The tensors and settings so far.
 struct Draft<'a> {
     tensors: Vec<(&'a str, Vec<usize>, Vec<f32>)>,
     settings: Map<String, Value>,
@@ -157,29 +157,30 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// Returns a vector of both levels, concatenated.
 fn joined(levels: &[Level], of: impl Fn(&Level) -> &[f32]) -> Vec<f32> {
     levels.iter().flat_map(|level| of(level).iter().copied()).collect()
 }
 
-/// What SAELens cannot hold at all.
+/// Returns the error for a model that SAELens cannot represent at all.
 #[cold]
 fn impossible<T>(what: &str) -> Result<T> {
     Err(Error::config("part", what))
 }
 
-/// The files of `part` of `model` with numbers of type `dtype`.
+/// Returns the files for `part` of `model`, with numbers of type `dtype`.
 ///
 /// # Errors
-/// [`Error::Config`] for what SAELens has no class for; whatever is not exact is done and stands in
-/// [`Written::losses`].
+/// [`Error::Config`] for a model that SAELens has no class for. A model that SAELens can represent only inexactly is
+/// written, with the differences in [`Written::losses`].
 pub fn write(model: &Model, origin: &Origin, metadata: &Metadata, part: Part, dtype: Dtype) -> Result<Written> {
     model.check()?;
     let arch = &model.arch;
     let mut losses = Vec::new();
     if arch.model == ModelKind::Seed {
-        return impossible("the seed model has gates on both of its levels, which no class of SAELens has");
+        return impossible("SAELens has no class for the seed model, which has gates on both levels");
     }
-    // Of one level there is one part, whatever it is called.
+    // A model of one level has only this part.
     let part = if arch.n_levels() == 1 { Part::Level1 } else { part };
     let chosen = match part {
         Part::Level1 => &[0usize][..],
@@ -187,12 +188,12 @@ pub fn write(model: &Model, origin: &Origin, metadata: &Metadata, part: Part, dt
         Part::Both | Part::Tree => &[0, 1],
     };
     if part == Part::Tree && arch.variant.target.is_some() {
-        return impossible(
-            "a transcoder with families is no class of SAELens, nor one that saelens_strata.py registers",
-        );
+        return impossible("SAELens has no class for a transcoder with families, and saelens_strata.py registers none");
     }
     if part == Part::Tree && arch.level[0].latents >= (1 << 24) - 1 {
-        return impossible("the parents are too many for the digits that they are written in");
+        return impossible(
+            "expected fewer than 2^24 - 1 latents of level 1, since parents are written as numbers of 24 bits",
+        );
     }
     if chosen.iter().any(|l| arch.variant.prune[*l] > 0.0) {
         losses.push(
@@ -247,37 +248,37 @@ fn name_of(dtype: Dtype) -> &'static str {
     }
 }
 
-/// What level 2 loses where SAELens cannot hold what ties it to level 1.
+/// Adds the losses of level 2 that come from its connection to level 1, which SAELens cannot represent.
 fn two_levels(model: &Model, part: Part, losses: &mut Vec<String>) -> Result<()> {
     let arch = &model.arch;
     if !arch.source.is_parallel() {
         losses.push(if arch.source.is_activations() {
-            "level 2 reads what level 1 has left over, and every encoder of SAELens reads the row itself: there its latents \
-             fire on what level 1 has explained, too"
+            "level 2 reads the residual of level 1, but every encoder of SAELens reads the row itself: in SAELens, latents of level 2 \
+             also fire on what level 1 has explained"
                 .into()
         } else {
-            "level 2 reads the latents of level 1, and every encoder of SAELens reads the row itself: there it reads the \
-             pre-activations of level 1, those that do not fire included"
+            "level 2 reads the latents of level 1, but every encoder of SAELens reads the row itself: in SAELens, level 2 reads all \
+             pre-activations of level 1, whether they fire or not"
                 .into()
         });
     }
     if arch.gate.has_weights() {
         losses.push(format!(
-            "the gate `{}` between the levels has no place in SAELens: there latents of level 2 have the values that they \
-             would have without it",
+            "SAELens has no gate between levels (`{}`): in SAELens, latents of level 2 have the values that they would have without \
+             the gate",
             arch.gate
         ));
     }
     if arch.gate.has_families() && part != Part::Tree {
         losses.push(format!(
-            "the gate `{}` has no place in SAELens: there children fire without their parents, too; --part tree keeps the \
+            "SAELens has no gate between levels (`{}`): in SAELens, children also fire without their parents; --part tree keeps the \
              families, with a class that saelens_strata.py registers",
             arch.gate
         ));
     }
     match (part, arch.decoder.is_cumulative()) {
         (Part::Both | Part::Tree, false) => losses.push(format!(
-            "with the decoder `{}` level 2 reconstructs by itself, and SAELens adds up what all latents decode to",
+            "with the decoder `{}` level 2 reconstructs by itself, but SAELens adds the decoder rows of all latents",
             arch.decoder
         )),
         (Part::Level2, true) => losses.push(format!(
@@ -289,7 +290,7 @@ fn two_levels(model: &Model, part: Part, losses: &mut Vec<String>) -> Result<()>
     Ok(())
 }
 
-/// The architecture of SAELens that holds the levels side by side, with its tensors and settings.
+/// Adds the tensors and settings of the levels side by side, and returns the architecture of SAELens that has them.
 fn flat<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>, losses: &mut Vec<String>) -> Result<&'static str> {
     let variant = &model.arch.variant;
     let f: usize = levels.iter().map(Level::latents).sum();
@@ -298,33 +299,31 @@ fn flat<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>, losses: &mut
     let relu = levels.iter().all(|level| level.rule == LevelRule::Relu);
     if variant.scale {
         losses.push(
-            "latents compete by the norms of their decoder rows: there they are reported times these norms".into(),
+            "latents compete by the pre-activation times the norm of the decoder row: in SAELens, their values have this factor".into(),
         );
     }
     if topk > 0 && topk < levels.len() {
-        return impossible(
-            "one level is topk and the other is not, which no class of SAELens is: write the levels one by one",
-        );
+        return impossible("SAELens has no class for one level with topk and one without: write the levels one by one");
     }
     if variant.topk_by == TopkBy::Group && topk > 0 {
-        return impossible("the largest of each group of latents (GroupMax) fires, which no class of SAELens has");
+        return impossible("SAELens has no class in which the largest latent of each group fires (GroupMax)");
     }
     if topk == 2 {
         losses.push(
-            "each level has its own k largest latents: there the k1 + k2 largest of both fire, whichever they are"
+            "each level has its own k largest latents: in SAELens, the k1 + k2 largest of both levels together fire"
                 .into(),
         );
     }
     let skip = variant.skip;
     if variant.target.is_none() && skip {
-        return impossible("an autoencoder with a skip connection is no class of SAELens");
+        return impossible("SAELens has no class for an autoencoder with a skip connection");
     }
     if skip {
         draft.add("W_skip", vec![model.arch.d_out(), model.arch.d], model.params.w_skip.to_vec());
     }
     let bias = joined(levels, |level| &level.bias);
     if variant.target.is_some() && (topk > 0 || gated) {
-        return impossible("transcoders of SAELens are relu or jumprelu, and this one is not");
+        return impossible("SAELens has classes for transcoders with relu and jumprelu only");
     }
     if topk > 0 {
         draft.add("b_enc", vec![f], bias);
@@ -353,7 +352,7 @@ fn flat<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>, losses: &mut
     })
 }
 
-/// The tensors and settings of both levels with what ties them together.
+/// Adds the tensors and settings of both levels with gate and families; returns the architecture.
 fn tree<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>) -> &'static str {
     let [f1, f2] = model.arch.latents();
     let f = f1 + f2;
@@ -361,13 +360,13 @@ fn tree<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>) -> &'static 
     draft.add("threshold", vec![f], joined(levels, |level| &level.threshold));
     draft.add("r_mag", vec![f], joined(levels, |level| &level.r_mag));
     draft.add("b_mag", vec![f], joined(levels, |level| &level.offset));
-    // Digits to the base 256, which bf16 holds too; ROOT is all of them at their most.
+    // Parents are digits to the base 256, which bf16 represents exactly; ROOT is 256^3 - 1.
     let parent = |j: usize| model.parents.get(j).copied().unwrap_or(ROOT).min((1 << 24) - 1);
     let digits = (0..f2).flat_map(|j| [16, 8, 0].map(|shift| (parent(j) >> shift & 0xff) as f32)).collect();
     draft.add("parent", vec![f2, 3], digits);
     let kinds: Vec<&str> = levels.iter().map(|level| level.activation.name()).collect();
     let ks: Vec<usize> = levels.iter().map(|level| level.k).collect();
-    // Without families every child is one of ROOT, which a hard gate lets fire.
+    // Without families every child is written as one of ROOT, which a hard gate always lets fire.
     let gate = if model.arch.gate.has_families() { model.arch.gate.name() } else { "hard" };
     for (key, value) in [("f1", json!(f1)), ("activations", json!(kinds)), ("ks", json!(ks)), ("gate", json!(gate))] {
         draft.settings.insert(key.into(), value);
@@ -375,7 +374,8 @@ fn tree<'a>(model: &Model, levels: &[Level], draft: &mut Draft<'a>) -> &'static 
     TREE
 }
 
-/// Encoders that read `x` in place of the latents of level 1: `W2 W1`, and `b2 + W2 b1`.
+/// Returns the encoder rows that read `x` in place of the latents of level 1, `W2 W1`, and adds `W2 b1` to the bias of
+/// level 2.
 fn rows_through_level1(model: &Model, levels: &[Level], draft: &mut Draft<'_>) -> Result<Vec<f32>> {
     let (d, [f1, f2]) = (model.arch.d, model.arch.latents());
     let [one, two] = &model.params.level;
@@ -394,7 +394,7 @@ fn rows_through_level1(model: &Model, levels: &[Level], draft: &mut Draft<'_>) -
     Ok(encoder)
 }
 
-/// The metadata, and the keys of it that are not known.
+/// Returns the metadata, and those of its keys whose values are not known.
 fn described(
     model: &Model,
     origin: &Origin,
@@ -430,11 +430,13 @@ fn described(
     (value, missing)
 }
 
-/// Whether a model's name is that of a directory on some machine: one of a hub has at most one `/`, and none in front.
+/// Returns whether the name of a language model is a path on some machine; names on the hub have at most one `/`, and
+/// not at the start.
 pub fn is_path(name: &str) -> bool {
     name.starts_with(['/', '.', '~']) || name.contains('\\') || name.matches('/').count() > 1
 }
 
+/// Returns the bytes of a safetensors file.
 fn serialised(tensors: &[(&str, Vec<usize>, Vec<f32>)], dtype: Dtype) -> Result<Vec<u8>> {
     let kind = match dtype {
         Dtype::F32 => safetensors::Dtype::F32,

@@ -1,9 +1,9 @@
-//! sparsify: `cfg.json` and `sae.safetensors` with `encoder.weight (f, d)`, `encoder.bias (f)`, `W_dec (f, d)`, `b_dec (d)`
-//! and, with `skip_connection`, `W_skip (d, d)`.
+//! sparsify: `cfg.json` and `sae.safetensors` with `encoder.weight (f, d)`, `encoder.bias (f)`, `W_dec (f, d)`, `b_dec
+//! (d)` and, with `skip_connection`, `W_skip (d, d)`.
 //!
-//! Latents are the `k` largest positive pre-activations, or with `activation = "groupmax"` the largest of each of `k` groups
-//! of neighbours. The encoder reads `x - b_dec`, unless the model transcodes. `multi_topk` and `normalize_decoder` are
-//! settings of training. SAELens' own converter does not load these files.
+//! Latents are the `k` largest positive pre-activations, or with `activation = "groupmax"` the largest of each of `k`
+//! groups of consecutive latents. The encoder reads `x - b_dec`, unless the model is a transcoder. `multi_topk` and
+//! `normalize_decoder` are settings of training.
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};
@@ -19,7 +19,7 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
         return Err(cfg.wrong(format_args!("`d_in`: expected {d}, the width of `encoder.weight`, found {said}")));
     }
     if cfg.flag("signed", false)? {
-        return Err(cfg.wrong("`signed`: latents that may be below 0 are not read of sparsify"));
+        return Err(cfg.wrong("`signed`: models of sparsify whose latents may be below 0 are not read"));
     }
     let k = Flat::checked_k(cfg.count("k")?.or(choices.k), f, |why| cfg.wrong(why))?;
     let rule = match cfg.text("activation").unwrap_or("topk") {

@@ -1,10 +1,10 @@
-//! A saved model: `cfg.json` and `sae_weights.safetensors`.
+//! Strata's own models: `cfg.json` and `sae_weights.safetensors`.
 //!
 //! `cfg.json` is `{"format": "strata-sae", "version": 1, "architecture": {...}, "origin": {...}}` with the fields of
-//! [`Arch`] and [`Origin`]. The weights are f32 tensors under the names of [`NAMES`](crate::model::NAMES), plus `parent`
-//! (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where the
-//! activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`), whose files
-//! have the same names.
+//! [`Arch`] and [`Origin`]. The weights are f32 tensors under the names of [`NAMES`](crate::model::NAMES), plus
+//! `parent` (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where
+//! the activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`),
+//! whose files have the same names.
 
 use super::arrays::Arrays;
 use super::json::Settings;
@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 
 pub use super::origin::Origin;
 
-/// `format` of `cfg.json`.
+/// The value of `format` in `cfg.json`.
 const FORMAT: &str = "strata-sae";
-/// Newest version that is written and read.
+/// The version that is written and read.
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -40,7 +40,7 @@ struct Cfg {
     origin: Origin,
 }
 
-/// `cfg.json` of a model.
+/// Returns the bytes of `cfg.json` for a model.
 pub fn write_cfg(arch: &Arch, origin: &Origin) -> Vec<u8> {
     let cfg = Cfg { format: FORMAT.into(), version: VERSION, architecture: *arch, origin: origin.clone() };
     let mut bytes = serde_json::to_vec_pretty(&cfg).unwrap_or_default();
@@ -48,7 +48,7 @@ pub fn write_cfg(arch: &Arch, origin: &Origin) -> Vec<u8> {
     bytes
 }
 
-/// `sae_weights.safetensors` of a model. The bytes depend on the model alone.
+/// Returns the bytes of `sae_weights.safetensors` for a model. They depend on the model alone.
 ///
 /// # Errors
 /// What [`Model::check`] finds.
@@ -85,8 +85,9 @@ fn has_tau(arch: &Arch, level: usize) -> bool {
 /// than the files is allocated.
 ///
 /// # Errors
-/// [`Error::Format`] for bytes that are no such file or another version, [`Error::Shape`], [`Error::Index`] or
-/// [`Error::NotFinite`] for tensors that do not fit the architecture, [`Error::Memory`] where there is too little.
+/// [`Error::Format`] for bytes that are not such a file, [`Error::Version`] for another version, [`Error::Shape`],
+/// [`Error::Index`] or [`Error::NotFinite`] for tensors that do not fit the architecture, [`Error::Memory`] if there is
+/// too little memory.
 pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     if let Some(settings) = of_saelens(cfg) {
         let mut copy = reserved(weights.len())?;
@@ -96,8 +97,8 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
 }
 
-/// [`read_model`], without a copy of what is f32 and lies at a multiple of 4 of the memory: such tensors are pieces of
-/// `weights`. The files of [`write_weights`] at the start of a mapping are like that.
+/// Reads a model as [`read_model`] does, without copying tensors that are f32 and aligned to 4 bytes: they share
+/// `weights`. That holds for files of [`write_weights`] that are mapped from their start.
 ///
 /// # Errors
 /// As [`read_model`].
@@ -115,7 +116,7 @@ pub fn read_model_shared(cfg: &[u8], weights: &SharedBytes) -> Result<(Model, Or
     })
 }
 
-/// The settings, if they are those of SAELens.
+/// Returns the settings, if they are those of SAELens.
 fn of_saelens(cfg: &[u8]) -> Option<Settings> {
     Settings::parse("cfg.json", cfg).ok().filter(saelens::is_one)
 }
@@ -137,7 +138,7 @@ pub(super) fn read_look(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
     Ok(Parsed { what: What::Model(Box::new(model)), origin, notes: Vec::new(), is_scaled: true })
 }
 
-/// The tensors are made by `tensor`, of a view that has been checked.
+/// Reads a model; `tensor` makes a tensor of a view that has been checked.
 fn read(
     cfg: &[u8],
     weights: &[u8],
@@ -207,7 +208,7 @@ fn read(
     Ok((model, cfg.origin))
 }
 
-/// Refuses what a variant cannot be together with.
+/// Checks that the variant is consistent with the rest of the architecture.
 fn check_variant(arch: &Arch) -> Result<()> {
     let Variant { target, raw_input, topk_by, .. } = arch.variant;
     let wrong = |what: &str| Err(Error::format(0, format!("cfg.json: {what}")));
@@ -230,7 +231,7 @@ fn find<'a>(file: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>> {
     file.tensor(name).map_err(|_| Error::format(0, format!("sae_weights.safetensors has no tensor `{name}`")))
 }
 
-/// A tensor of `expected` numbers.
+/// Returns the view of a tensor of `expected` floats, and their type.
 fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(TensorView<'a>, Dtype)> {
     let view = find(file, name)?;
     let dtype = match view.dtype() {
@@ -246,7 +247,7 @@ fn floats<'a>(file: &SafeTensors<'a>, name: &str, expected: u128) -> Result<(Ten
     Ok((view, dtype))
 }
 
-/// The numbers of a view, as f32.
+/// Returns the numbers of a view as f32.
 fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     let stride = view.data().len();
     let n = stride / dtype.size_bytes();
@@ -256,7 +257,7 @@ fn widened(view: &TensorView<'_>, dtype: Dtype) -> Result<Vec<f32>> {
     Ok(out)
 }
 
-/// An empty vector with room for `n` items.
+/// Returns an empty vector with capacity for `n` items.
 fn reserved<T>(n: usize) -> Result<Vec<T>> {
     let mut out = Vec::new();
     out.try_reserve_exact(n).map_err(|_| Error::Memory { what: "weights", bytes: n.saturating_mul(size_of::<T>()) })?;

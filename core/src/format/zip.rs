@@ -1,5 +1,5 @@
-//! The table of contents of a zip archive, as `numpy.savez` and `torch.save` write them: members that are stored or
-//! deflated, archives beyond 4 GiB included. Total: any bytes give a table or one clear error.
+//! Reads zip archives, as `numpy.savez` and `torch.save` write them: members that are stored or deflated, in archives
+//! of any size. Total: any bytes give members or one clear error.
 
 use crate::error::{Error, Result};
 use crate::model::SharedBytes;
@@ -11,22 +11,22 @@ use core::ops::Range;
 
 /// Length of the record at the end of the archive, without its comment.
 const END: usize = 22;
-/// Deflate makes at most 1,032 bytes of one; what claims more is damaged.
+/// Deflate unpacks one byte to at most 1,032; a member that claims more is damaged.
 const MOST_RATIO: usize = 1032;
 
 /// One member of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its name, with `/` between the parts.
+    /// The name, with `/` between the parts.
     pub name: String,
-    /// Where its bytes lie in the archive.
+    /// The byte range in the archive.
     packed: Range<usize>,
-    /// Its length once unpacked.
+    /// The length after unpacking.
     size: usize,
     deflated: bool,
 }
 
-/// Whether `bytes` begin as an archive does.
+/// Returns whether `bytes` begin as an archive does.
 #[must_use]
 pub fn is_zip(bytes: &[u8]) -> bool {
     bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06")
@@ -53,15 +53,16 @@ fn ends(at: usize) -> Error {
     Error::format(at, "zip: the archive ends in the middle of a record")
 }
 
-/// The members of the archive `bytes`, in the order of its table of contents.
+/// Returns the members of the archive `bytes`, in the order of its table of contents.
 ///
 /// # Errors
-/// [`Error::Format`] for bytes that are no archive, or whose table does not fit them, and for members that are encrypted
-/// or packed by another method than deflate.
+/// [`Error::Format`] for bytes that are not an archive, or whose table of contents does not fit them, and for members
+/// that are encrypted or packed by another method than deflate.
 pub fn members(bytes: &[u8]) -> Result<Vec<Member>> {
     let none =
         || Error::format(bytes.len(), "zip: the table of contents is missing: the file is no archive, or is cut");
-    // A comment of up to 65,535 bytes may follow the record; its length tells the record from chance.
+    // A comment of up to 65,535 bytes may follow the record. The record has the length of the comment, by which it is
+    // told from bytes that look like it.
     let last = bytes.len().checked_sub(END).ok_or_else(none)?;
     let first = last.saturating_sub(usize::from(u16::MAX));
     let is_end = |&at: &usize| {
@@ -86,7 +87,7 @@ pub fn members(bytes: &[u8]) -> Result<Vec<Member>> {
     Ok(found)
 }
 
-/// The entry at `at` of the table of contents; leaves `at` behind it.
+/// Reads the entry at `at` of the table of contents, and moves `at` to the next one.
 fn entry(bytes: &[u8], at: &mut usize) -> Result<Member> {
     let start = *at;
     if !bytes.get(start..).is_some_and(|b| b.starts_with(b"PK\x01\x02")) {
@@ -101,7 +102,7 @@ fn entry(bytes: &[u8], at: &mut usize) -> Result<Member> {
     let name = bytes.get(name_at..extra_at).ok_or_else(|| ends(name_at))?;
     let name = String::from_utf8_lossy(name).into_owned();
     let extra = bytes.get(extra_at..extra_at + lengths[1]).ok_or_else(|| ends(extra_at))?;
-    // The 64-bit sizes stand in the field of type 1, those alone that do not fit 32 bits.
+    // A field of type 1 has the 64-bit values of those sizes that do not fit into 32 bits, in this order.
     let mut field = 0;
     while field + 4 <= extra.len() {
         let (kind, length) = (u16_at(extra, field)?, u16_at(extra, field + 2)?);
@@ -144,11 +145,12 @@ fn entry(bytes: &[u8], at: &mut usize) -> Result<Member> {
 }
 
 impl Member {
-    /// The bytes of the member, as a range of bytes that are shared: of the archive itself if it is stored there as it is.
+    /// Returns the bytes of the member, as a range of shared bytes: those of the archive itself if the member is stored
+    /// without compression.
     ///
     /// # Errors
-    /// [`Error::Format`] for a member that does not unpack to the length that the archive says, [`Error::Memory`] where
-    /// there is too little.
+    /// [`Error::Format`] for a member that does not unpack to the length in the table of contents, [`Error::Memory`] if
+    /// there is too little memory.
     pub fn bytes(&self, archive: &SharedBytes) -> Result<(SharedBytes, Range<usize>)> {
         if !self.deflated {
             return Ok((archive.clone(), self.packed.clone()));

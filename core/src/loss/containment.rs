@@ -1,20 +1,21 @@
-//! A child implies its parent:
+//! The containment loss: a child that fires implies its parent.
 //!
 //! ```text
-//! v_bj = max(a2_bj, 0)  the UNGATED pre-activation, where it is above the level's threshold
-//! psi_b = max(tau - u1_b,pi(j), 0) / tau  how far the parent's PRE-activation falls short of the margin tau
-//! value = (1/n) sum_bj [down v_bj sg(psi_b) + up sg(v_bj) psi_b]
-//! da2_bj += (wc down / n) psi_b        du1_b,pi(j) -= (wc up / (n tau)) v_bj 1[u1 < tau]
+//! v_bj   = max(a2_bj, 0)                        where a2_bj is above the threshold of level 2
+//! psi_bj = max(tau - u1_b,pi(j), 0) / tau       how far the parent falls short of the margin tau
+//! value  = (1/n) sum_bj [down v_bj sg(psi_bj) + up sg(v_bj) psi_bj]
+//! da2_bj += (wc down / n) psi_bj        du1_b,pi(j) -= (wc up / (n tau)) v_bj 1[u1 < tau]
 //! ```
 //!
-//! `down` trains the child's encoder to stay inside its parent, `up` trains the parent to cover its child, against
-//! absorption. Children of ROOT are not penalised.
+//! It uses the pre-activation of the child before the gate, since behind the gate a child cannot fire without its
+//! parent. `down` trains the child's encoder to fire only where the parent does; `up` trains the parent to fire
+//! wherever the child does, against absorption. Children of ROOT are not penalised.
 
 use super::inputs::{Inputs, Scratch, Weights};
 use crate::entry::{CodeRow, EntryRow};
 use crate::gate::{Families, ROOT};
 
-/// See the module.
+/// The containment loss with the numbers of one step.
 #[derive(Clone, Copy)]
 pub(crate) struct Containment<'a> {
     families: &'a Families,
@@ -31,8 +32,8 @@ impl<'a> Containment<'a> {
         Self { families: inputs.families, down, up, margin, scale: weight as f32 / inputs.n as f32 }
     }
 
-    /// Adds the gradient of a row; returns its value. Every latent of `ungated` has an entry at level 2, and its parent one
-    /// at level 1.
+    /// Adds the gradient of a row, and returns the row's part of the loss. Every latent of `ungated` must have an entry
+    /// at level 2, and its parent one at level 1.
     pub fn add_row(&self, ungated: CodeRow<'_>, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         let [slots1, slots2] = scratch.slots;
         for (at, &i) in one.index.iter().enumerate() {

@@ -12,7 +12,7 @@ fn per_child(weights: &Weights, families: &Families) -> f32 {
 /// `(1/f2) sum_j cos^2(D2_j, D1_pi(j))`: a child's direction is an offset from its parent's, not a copy of it (Park et
 /// al. 2024). Children of ROOT are not penalised.
 ///
-/// With `c = cos`, `^` for unit vectors and `k = 2 wc c / f2`:
+/// With `c` the cosine, `D^` the unit vector along `D`, and `k = 2 wc c / f2`:
 /// `dD2_j += k (D1^ - c D2^) / |D2_j|`, `dD1_p += k (D2^ - c D1^) / |D1_p|`.
 #[derive(Clone, Copy)]
 pub(crate) struct OffsetOrthogonal<'a> {
@@ -84,8 +84,8 @@ impl<'a> OffsetOrthogonal<'a> {
     }
 }
 
-/// `(1/f2) sum over pairs of siblings of max(cos, 0)^2`: children of one parent point in different directions. A
-/// simplex of children has negative cosines and no penalty; children of ROOT are not siblings.
+/// `(1/f2) sum over pairs of siblings of max(cos, 0)^2`: children of one parent point in different directions. Children
+/// that form a simplex have negative cosines and no penalty. Children of ROOT are not siblings.
 ///
 /// `dD2_j += (2 wc / f2) P sum_k max(cos_jk, 0) D2^_k / |D2_j|`, with `P` the projection away from `D2^_j`.
 #[derive(Clone, Copy)]
@@ -108,7 +108,7 @@ impl<'a> Sibling<'a> {
     pub fn value(&self) -> f64 {
         let mut sum = 0.0;
         for j in 0..self.families.parents().len() {
-            // Each pair occurs from both sides.
+            // Each pair of siblings is visited twice.
             self.each_sibling(j, |_, c, _, _| sum += 0.5 * f64::from(c * c));
         }
         f64::from(self.scale) * sum

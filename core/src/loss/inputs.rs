@@ -10,8 +10,9 @@ use alloc::vec::Vec;
 pub(crate) struct Weights {
     /// `wc`.
     pub weight: f64,
-    /// `contain`: weights of the two sides.
+    /// `contain`: weight of the term that trains the child.
     pub down: f32,
+    /// `contain`: weight of the term that trains the parent.
     pub up: f32,
     /// `contain`: the margin `tau`.
     pub margin: f32,

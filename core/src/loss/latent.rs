@@ -8,7 +8,7 @@ use super::inputs::{Inputs, Scratch, Weights};
 use crate::entry::{CodeRow, EntryRow};
 use crate::kernel::{Isa, reduce, sparse};
 
-/// The term of this module.
+/// The latent loss with the numbers of one step.
 #[derive(Clone, Copy)]
 pub(crate) struct Latent<'a> {
     isa: Isa,
@@ -16,7 +16,8 @@ pub(crate) struct Latent<'a> {
     e2: &'a [f32],
     /// `wc / n`.
     scale: f32,
-    /// `2 wc / n`, the factor for rows and for decoder rows: the two are rounded differently.
+    /// `2 wc / n`, the factor for the gradients of `z` and of `E2`. It is rounded to f32 at different points of the
+    /// two, and is kept apart so that the bits of trained models stay as they are.
     twice: [f32; 2],
 }
 

@@ -1,10 +1,10 @@
-//! The loss of [`seed_cos`](super::seed_cos) on the entries of a row, once the batch is measured.
+//! The gradient of [`seed_cos`](super::seed_cos) for the entries of one row, once the sums over the batch are known.
 
 use super::inputs::{Inputs, Weights};
 use super::seed_cos::SeedCos;
 use crate::entry::EntryRow;
 
-/// The loss of a batch that has been measured.
+/// The `seed-cos` loss with the sums of one batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Measured<'a> {
     batch: &'a SeedCos,

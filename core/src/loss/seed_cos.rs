@@ -6,14 +6,14 @@
 //! dz_bi = (t_b - h_bi (h_i . t)) / n_i      with t = q at level 1, p at level 2, times 1 / (f1 f2)
 //! ```
 //!
-//! Latents are not negative, so the mean over all pairs factorises: it costs one pass over the entries, never `f1 x
-//! f2`. The loss therefore depends only on the total activity on each token, not on which pairs fire together: its
-//! minimum is an empty level, its maximum is at dense latents. Kept as a baseline.
+//! Latents are not negative, so the mean over all pairs factorises: it costs one pass over the entries, and not `f1 f2`
+//! cosines. The loss therefore depends only on the total activity on each token, not on which pairs fire together: it
+//! is smallest when a level never fires, and largest when all latents are dense. It is kept as a baseline.
 
 use crate::entry::CodeRow;
 use alloc::vec::Vec;
 
-/// Added to the squared norms.
+/// Added to the squared norms, so that a latent that never fires has a norm to divide by.
 const E: f32 = 1e-6;
 
 /// Norms and sums over the batch.
@@ -28,8 +28,8 @@ pub(crate) struct SeedCos {
 }
 
 impl SeedCos {
-    /// Measures a batch of `n` rows, whose codes `levels` gives in order, with `f` latents; returns the value without its
-    /// weight.
+    /// Measures a batch of `n` rows, whose codes `levels` gives in order, with `f` latents; returns the value without
+    /// its weight.
     pub fn measure<'e>(
         &mut self,
         n: usize,

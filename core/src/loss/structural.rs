@@ -1,4 +1,5 @@
-//! `(1 / (n nu)) sum_b sum_p |z_p D_p - sum_{c of p} z_c D_c|^2`: a parent is the sum of its children (HSAE, Luo et al.).
+//! `(1 / (n nu)) sum_b sum_p |z_p D_p - sum_{c of p} z_c D_c|^2`: a parent is the sum of its children (HSAE, Luo et
+//! al.).
 //!
 //! ```text
 //! delta_bp = z_bp D_p - sum_c z_bc D_c,  k = 2 wc / (n nu)
@@ -13,7 +14,7 @@ use crate::entry::{CodeRow, EntryRow};
 use crate::gate::{Families, ROOT};
 use crate::kernel::{Isa, reduce};
 
-/// The term of this module.
+/// The structural loss with the numbers of one step.
 #[derive(Clone, Copy)]
 pub(crate) struct Structural<'a> {
     isa: Isa,
@@ -23,7 +24,8 @@ pub(crate) struct Structural<'a> {
     families: &'a Families,
     /// `wc / (n nu)`.
     scale: f32,
-    /// `k`, the factor for rows and for decoder rows: the two are rounded differently.
+    /// `k`, the factor for the gradients of `z` and of decoder rows. It is rounded to f32 at different points of the
+    /// two, and is kept apart so that the bits of trained models stay as they are.
     k: [f32; 2],
 }
 

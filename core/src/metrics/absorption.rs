@@ -1,11 +1,12 @@
-//! Feature absorption and hedging, measured with labels: a class (letter) with members (a, b, c, ...).
+//! Feature absorption and hedging, measured with labels: a class of tokens (such as those that begin with one letter),
+//! whose members are single tokens (or whatever else a label distinguishes).
 //!
 //! A latent of the class is **absorbed** if it does not fire on a member because that member's own latent also has the
 //! class's direction (Chanin et al. 2024, arXiv 2409.14507). The formulas are those of SAEBench's calculator, with
 //! these differences: the main latents are ranked by the difference of their means, not by an L1 probe of 50 epochs;
 //! and the projection on the probe is that of `x - centre`, the part that codes can explain, not that of `x`.
 //!
-//! All functions work on a sample of rows: [`sample`] draws one; [`SAMPLE`] rows are enough for two digits of a rate.
+//! All functions work on a sample of rows, which [`sample`] draws; [`SAMPLE`] rows are enough for two digits of a rate.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,9 +21,9 @@ use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Size of a sample.
+/// Number of rows of a sample.
 pub const SAMPLE: usize = 50_000;
-/// The member of a row outside of the class.
+/// Stands for the member of a row that is not in the class.
 pub const OUTSIDE: u32 = u32::MAX;
 /// Members with fewer tokens than this are left out of the hedging.
 pub const MIN_MEMBER_TOKENS: usize = 20;
@@ -130,9 +131,9 @@ pub struct Absorption {
     /// Share of the tokens on which every main latent is off: false negatives. 0 to 1, lower is better. It is
     /// `absorbed + missed`.
     pub silent: f64,
-    /// Share on which every main latent is off and the latent of the largest projection `z_j cos(D_j, w)` has a cosine of
-    /// at least `full_cosine` and at least `share` of the projection of the row: SAEBench's full absorption. 0 to 1, lower
-    /// is better.
+    /// Share on which every main latent is off and the latent of the largest projection `z_j cos(D_j, w)` has a cosine
+    /// of at least `full_cosine` and at least `share` of the projection of the row: SAEBench's full absorption. 0 to 1,
+    /// lower is better.
     pub absorbed: f64,
     /// `silent - absorbed`: no other latent fires in place of the main ones. 0 to 1, lower is better.
     pub missed: f64,
@@ -181,7 +182,7 @@ pub struct ClassAbsorption {
     pub scope: Vec<Absorption>,
 }
 
-/// Absorption of one class.
+/// Computes the absorption of one class.
 ///
 /// | argument | shape | meaning |
 /// |---|---|---|
@@ -269,14 +270,15 @@ struct Token {
     projection: f64,
 }
 
-/// `cos(row, v)`; 0 if either is 0.
+/// Returns `cos(row, v)`; 0 if either is 0.
 fn cosine_with(row: &[f32], v: &[f64]) -> f64 {
     let square: f64 = row.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
     let norm = libm::sqrt(square * v.iter().map(|v| v * v).sum::<f64>());
     if norm > 0.0 { dot(row, v) / norm } else { 0.0 }
 }
 
-/// Returns the main latents: those of the largest difference, as long as one more raises the F1.
+/// Returns the main latents, and the F1 of a probe on them: the latents of the largest difference of means, as many as
+/// raise the F1 by more than `t.gain` each.
 fn main_latents(
     codes: &CodesView<'_>,
     difference: &[f64],
@@ -342,7 +344,7 @@ fn member_offsets(dictionary: &Dictionary<'_>, member: &[u32], is_test: &[bool])
     enough.map(|run| mean(run).iter().zip(&all).map(|(m, a)| m - a).collect()).collect()
 }
 
-/// Input of the rates of every scope.
+/// What the rates of every scope are computed from.
 struct Judge<'a> {
     codes: CodesView<'a>,
     cosine: &'a [f64],
@@ -362,6 +364,7 @@ struct Verdict {
 }
 
 impl Judge<'_> {
+    /// Returns the rates of a scope, all but the hedging, over the test tokens.
     fn rates(&self, tokens: &[Token], scope: &Scope, main: Vec<u32>, main_f1: f64) -> Absorption {
         let (mut silent, mut full, mut by_level, mut by_member, mut fraction) = (0u64, 0u64, [0u64; 2], 0u64, 0.0);
         let mut each = Vec::new();
@@ -398,6 +401,7 @@ impl Judge<'_> {
         }
     }
 
+    /// Decides for one token whether the main latents are absorbed.
     fn verdict(&self, token: &Token, scope: &Scope, main: &[u32]) -> Verdict {
         let (t, whole) = (self.t, token.projection);
         let (mut by_main, mut any_main) = (0.0, false);

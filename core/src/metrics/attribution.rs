@@ -1,4 +1,4 @@
-//! The shares of the parts of the tree in a reconstruction.
+//! The shares that the parts of the tree have in a reconstruction.
 //!
 //! A reconstruction is a sum over subtrees: with the cumulative decoder `x_hat2 - b_dec = sum_p [z_p D1_p + sum_(c
 //! under p) z_c D2_c] + sum_(c under ROOT) z_c D2_c`. The share of a token that a part `v` explains is `share(v) = v .
@@ -42,7 +42,7 @@ pub struct Attribution {
     on: Vec<bool>,
 }
 
-/// Sums over tokens.
+/// Sums over tokens of the shares of each part.
 #[derive(Clone, Debug, Default)]
 struct Parts {
     parents: FixedSum,
@@ -52,7 +52,7 @@ struct Parts {
     error: FixedSum,
 }
 
-/// Sums over the tokens on which its parent fires.
+/// Sums for one subtree, over the tokens on which its parent fires.
 #[derive(Clone, Copy, Debug, Default)]
 struct Subtree {
     fires: u64,
@@ -72,7 +72,7 @@ struct Shares {
 /// The decoders and the bias that shares are computed with.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoders<'a> {
-    /// Dimensions, not 0.
+    /// Width of a row, not 0.
     pub d: usize,
     /// `[f1, d]` where level 2 adds to level 1 (the cumulative decoder); none where `x_hat2` consists of level 2 alone.
     pub decoder1: Option<&'a [f32]>,
@@ -82,7 +82,7 @@ pub struct Decoders<'a> {
     pub b_dec: &'a [f32],
 }
 
-/// A block of tokens: the codes of both levels, the rows and what is left over of them.
+/// A block of tokens: the codes of both levels, the rows and the errors of level 2.
 #[derive(Clone, Copy, Debug)]
 pub struct Block<'a> {
     /// Codes of level 1.
@@ -95,7 +95,7 @@ pub struct Block<'a> {
     pub error: &'a [f32],
 }
 
-/// One latent of level 1 and the children that hang on it, over the tokens on which it fires.
+/// One latent of level 1 and its children, over the tokens on which it fires.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct SubtreeShare {
     /// The latent.
@@ -111,8 +111,8 @@ pub struct SubtreeShare {
     pub composition: f64,
 }
 
-/// The shares of both levels. The five means `parents + children + orphans + root + error` sum to 1, up to rounding; each
-/// of them may be below 0 or above 1. NaN where there is nothing to average.
+/// The shares of both levels. The five means `parents + children + orphans + root + error` sum to 1, up to rounding;
+/// each of them may be below 0 or above 1. NaN where there is nothing to average.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct AttributionReport {
     /// Tokens seen.
@@ -131,9 +131,9 @@ pub struct AttributionReport {
     pub error: f64,
     /// Mean over subtrees with children, of parents that fire on at least [`ALIVE_TOKENS`] tokens, of `share`.
     pub subtree_share: f64,
-    /// Mean over the same of `composition`.
+    /// Mean of `composition` over the same subtrees.
     pub composition: f64,
-    /// Subtrees with children whose parent fires on fewer tokens: left out of both.
+    /// Number of subtrees with children whose parent fires on fewer tokens: left out of both means.
     pub subtrees_not_alive: usize,
     /// The latents of level 1 that have children.
     pub subtree: Vec<SubtreeShare>,
@@ -278,7 +278,7 @@ impl Attribution {
     }
 }
 
-/// The shares of some tokens of a block; `before` tokens came before the block.
+/// Returns the shares of some tokens of a block; `before` is the number of tokens before the block, for messages.
 fn shares(isa: Isa, tokens: Range<usize>, before: u64, block: &Block<'_>, decoders: Decoders<'_>) -> Result<Shares> {
     let Block { codes1, codes2, x, error } = block;
     let Decoders { d, decoder1, decoder2, b_dec } = decoders;

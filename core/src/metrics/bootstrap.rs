@@ -1,7 +1,7 @@
 //! Uncertainty of metrics: a bootstrap over blocks of contexts.
 //!
-//! Tokens of one context depend on each other, so that standard errors over tokens are too small. The dump is cut in
-//! [`BLOCKS`] runs of whole contexts, and runs are drawn with replacement.
+//! Tokens of one context depend on each other, so that standard errors over tokens are too small. The dump is cut into
+//! [`BLOCKS`] blocks of whole consecutive contexts, and blocks are drawn with replacement.
 
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -13,7 +13,7 @@ use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Number of runs of contexts in a dump.
+/// Number of blocks that a dump is cut into.
 pub const BLOCKS: usize = 32;
 /// Number of resamples of [`Resamples::default`].
 pub const RESAMPLES: usize = 1000;
@@ -128,16 +128,16 @@ pub struct Interval {
     pub high: f64,
     /// Standard deviation of the resamples (divisor `n - 1`): the standard error of `value`.
     pub standard_error: f64,
-    /// Blocks that were drawn from; with few (for instance under ten) the interval is too narrow.
+    /// Number of blocks to draw from; with few (for instance under ten) the interval is too narrow.
     pub blocks: usize,
     /// Resamples in which the statistic is NaN, which are left out. With fewer than two others, everything except
     /// `value` is NaN.
     pub undefined: usize,
 }
 
-/// Returns the percentile interval of `statistic`, a function of sums. In each of `n` resamples, as many of the
-/// `blocks` rows of `terms` sums as there are are drawn with replacement and added up, and `statistic` is applied to
-/// the sums.
+/// Returns the percentile interval of `statistic`, a function of `terms` sums over a dump. In each resample as many
+/// blocks as there are are drawn with replacement, their rows of sums are added, and `statistic` is applied to the
+/// total.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -171,8 +171,8 @@ pub fn interval(
     Ok(interval)
 }
 
-/// Returns the percentile intervals of `N` statistics, which are functions of the weight of each of `blocks` blocks:
-/// one for the value, and the number of its draws in each resample.
+/// Returns the percentile intervals of `N` statistics, which are functions of the number of times that each of `blocks`
+/// blocks counts: once for the value, and as often as it is drawn in a resample.
 ///
 /// # Panics
 /// If there are no blocks, or the coverage is not between 0 and 1.
@@ -261,10 +261,10 @@ pub fn fvu(sums: &[f64], d: usize, resamples: Resamples) -> Result<Interval> {
 
 /// Returns a quantile of sorted values, interpolated at position `q (n - 1)`.
 fn quantile(sorted: &[f64], q: f64) -> f64 {
-    let place = q * (sorted.len() - 1) as f64;
-    let low = libm::floor(place) as usize;
+    let position = q * (sorted.len() - 1) as f64;
+    let low = libm::floor(position) as usize;
     let high = (low + 1).min(sorted.len() - 1);
-    let part = place - low as f64;
-    // Equal neighbours are returned exactly, infinite ones too.
+    let part = position - low as f64;
+    // Interpolating between two equal values could round, and between two infinite ones is NaN.
     if sorted[low] == sorted[high] { sorted[low] } else { sorted[low] + part * (sorted[high] - sorted[low]) }
 }

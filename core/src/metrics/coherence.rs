@@ -1,4 +1,4 @@
-//! Whether families are clusters: by directions, by co-activation, by words.
+//! Whether families are clusters: of directions, of co-activation, of words.
 //!
 //! Raw scores of a high-dimensional dictionary are near 0 even for good clusters, so every score comes with its null
 //! ([`Score`]): the same score of random families of the same sizes, with the same densities.
@@ -36,14 +36,20 @@ pub const CLASS_LATENTS: usize = 8;
 /// The random streams of this module: this number plus that of the draw.
 const STREAM: u64 = 0x636f_6865 << 32;
 
-/// Latents in clusters.
+/// A partition of latents into clusters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Partition {
+    /// Latents, ascending.
     latent: Vec<u32>,
+    /// The cluster of each of them.
     label: Vec<u32>,
+    /// Number of latents of each cluster.
     size: Vec<u32>,
+    /// The name of each cluster: the parent, for families.
     name: Vec<u32>,
+    /// Latents left out under [`ROOT`].
     root: usize,
+    /// Latents left out because they are not alive.
     not_alive: usize,
 }
 
@@ -66,6 +72,7 @@ impl Partition {
         Self::named(names.to_vec(), (0..names.len() as u32).collect(), 0, 0)
     }
 
+    /// Makes clusters of the latents `latent`, whose clusters have the names `names`.
     fn named(names: Vec<u32>, latent: Vec<u32>, root: usize, not_alive: usize) -> Self {
         let mut name = names.clone();
         name.sort_unstable();
@@ -75,7 +82,7 @@ impl Partition {
         Self { latent, label, size, name, root, not_alive }
     }
 
-    /// Keeps the latents for which `keep` holds, in the clusters that remain.
+    /// Returns the partition of the latents for which `keep` holds; clusters that become empty are dropped.
     fn retain(&self, keep: impl Fn(usize) -> bool) -> Self {
         let kept = || (0..self.len()).filter(|&i| keep(self.latent[i] as usize));
         let names = kept().map(|i| self.name[self.label[i] as usize]).collect();
@@ -87,7 +94,7 @@ impl Partition {
         self.latent.len()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether no latent is in a cluster.
     pub fn is_empty(&self) -> bool {
         self.latent.is_empty()
     }
@@ -102,7 +109,7 @@ impl Partition {
         &self.latent
     }
 
-    /// Returns the cluster of each of them, in `0..clusters()`.
+    /// Returns the cluster of each latent, in `0..clusters()`.
     pub fn labels(&self) -> &[u32] {
         &self.label
     }
@@ -122,12 +129,13 @@ impl Partition {
         self.not_alive
     }
 
-    /// Returns whether there are other clusters and pairs to compare with: `2 <= K < n`.
+    /// Returns whether scores are defined: there are several clusters, and a cluster of at least two latents.
     fn is_proper(&self) -> bool {
         self.clusters() > 1 && self.clusters() < self.len()
     }
 }
 
+/// Returns the number of items of each cluster.
 fn sizes(label: &[u32], clusters: usize) -> Vec<u32> {
     let mut size = vec![0; clusters];
     label.iter().for_each(|&c| size[c as usize] += 1);
@@ -157,7 +165,7 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// Calls `f` with the labelling of each draw: `label`, permuted within each density class.
+    /// Returns `f` of the labelling of each draw, which is `label` permuted within each density class.
     pub(super) fn map<R: Send>(
         self,
         par: Par,
@@ -208,7 +216,7 @@ impl Score {
             n => libm::sqrt(defined().map(|v| (v - null_mean) * (v - null_mean)).sum::<f64>() / (n - 1) as f64),
         };
         let excess = value - null_mean;
-        // Draws that differ only by rounding have no spread.
+        // Draws that differ only by rounding all have the same score.
         let same = null_sd <= 1e-12 * null_mean.abs();
         let z = if same { f64::NAN } else { excess / null_sd };
         Self { value, null_mean, null_sd, excess, z, draws, undefined_draws: drawn - draws }
@@ -227,7 +235,8 @@ impl Score {
     }
 }
 
-/// Returns the density class of each latent: its rank among all (ties by index), in equal parts.
+/// Returns the density class of each latent: latents are ranked by how often they fire (ties by index), and the ranks
+/// are cut into classes of equal size.
 pub(super) fn density_classes(fires: &[u64]) -> Vec<u32> {
     let n = fires.len();
     let classes = (n / CLASS_LATENTS).clamp(1, DENSITY_CLASSES);
@@ -244,10 +253,10 @@ pub(super) fn shuffled(label: &[u32], class: &[u32], seed: u64, draw: u64) -> Ve
     let mut out = label.to_vec();
     let (offset, member) = members(class, DENSITY_CLASSES);
     for w in offset.windows(2) {
-        let places = &member[w[0]..w[1]];
-        let mut labels: Vec<u32> = places.iter().map(|&i| label[i]).collect();
+        let members = &member[w[0]..w[1]];
+        let mut labels: Vec<u32> = members.iter().map(|&i| label[i]).collect();
         rng.shuffle(&mut labels);
-        places.iter().zip(labels).for_each(|(&i, l)| out[i] = l);
+        members.iter().zip(labels).for_each(|(&i, l)| out[i] = l);
     }
     out
 }

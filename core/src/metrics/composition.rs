@@ -45,11 +45,15 @@ pub struct Composition {
     fires2: Vec<u64>,
     /// `[f2, f1]`: `N_ij` at `j * f1 + i`.
     together: Vec<u32>,
-    /// `[f1]`: tokens with some child on, with exactly one on, and with both the parent and some child on.
+    /// `[f1]`: tokens on which some child fires.
     any_child: Vec<u64>,
+    /// `[f1]`: tokens on which exactly one child fires.
     one_child: Vec<u64>,
+    /// `[f1]`: tokens on which the parent and some child fire.
     covered: Vec<u64>,
+    /// `[f2]`: the gain of each child, see [`GatedChild::gain`].
     gain: Vec<FixedSum>,
+    /// Whether all blocks came with errors, so that there are gains.
     gained: bool,
 }
 
@@ -60,7 +64,7 @@ pub struct Errors<'a> {
     pub error: &'a [f32],
     /// `[f2, d]` row-major.
     pub decoder2: &'a [f32],
-    /// The dimensions, not 0.
+    /// Width of a row, not 0.
     pub d: usize,
 }
 
@@ -144,6 +148,7 @@ impl Composition {
         Ok(())
     }
 
+    /// Returns the gain of every active latent of level 2 on a block; none without errors.
     fn gains(&self, codes2: &CodesView<'_>, errors: Option<Errors<'_>>) -> Result<Vec<(usize, f64)>> {
         let Some(Errors { error, decoder2, d }) = errors else { return Ok(Vec::new()) };
         let (mut gains, isa) = (Vec::new(), Isa::default());
@@ -164,7 +169,7 @@ impl Composition {
         Ok(gains)
     }
 
-    /// The counts have 32 bits.
+    /// Checks that counts of 32 bits can hold `tokens` tokens.
     fn check_room(&self, tokens: u64) -> Result<()> {
         if tokens > u64::from(u32::MAX) {
             let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
@@ -214,9 +219,9 @@ impl Composition {
     }
 }
 
-/// Returns the size of a co-activation table.
+/// Returns the number of entries of a co-activation table.
 pub(super) fn pairs(f1: usize, f2: usize) -> Result<usize> {
     f1.checked_mul(f2).filter(|n| *n <= MAX_PAIRS).ok_or_else(|| {
-        Error::config("f1 * f2", alloc::format!("{f1} x {f2} pairs of latents, over the {MAX_PAIRS} that are counted"))
+        Error::config("f1 * f2", alloc::format!("expected at most {MAX_PAIRS} pairs of latents, found {f1} x {f2}"))
     })
 }

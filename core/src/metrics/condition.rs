@@ -21,7 +21,7 @@ pub use report::{ConditionReport, EdgeCondition, TOP};
 pub const HEADROOM: f64 = 64.0;
 /// Rows of sums, or of tokens, that one thread processes at a time.
 const ROWS: usize = 64;
-/// No row of sums.
+/// Marks a latent without a row of sums.
 const NONE: u32 = u32::MAX;
 
 /// Streaming sums of the activations over the tokens on which each latent fires.
@@ -81,12 +81,13 @@ struct Plan {
 }
 
 impl Plan {
-    /// Adds to each row of `sums` its tokens of `units`, and forgets them.
+    /// Adds to each row of `sums` its tokens of `units`, and clears the plan.
     fn run(&mut self, compute: Compute, d: usize, units: &[i32], sums: &mut [i64]) {
         let Compute { isa, par } = compute;
         self.end.clear();
         self.end.resize(sums.len() / d + 1, 0);
-        // Counts, stored one index further; then the start of each row, which filling moves to its end.
+        // Counting sort: the counts of the rows, stored one index further, become the start of each row; filling moves
+        // each start to the end of its row.
         self.pair.iter().for_each(|[row, _]| self.end[*row as usize + 1] += 1);
         (1..self.end.len()).for_each(|r| self.end[r] += self.end[r - 1]);
         self.token.resize(self.pair.len(), 0);
@@ -242,7 +243,7 @@ impl Condition {
         Ok(rows.filter(|(_, row)| row.iter().any(|x| bits(*x) >= over)).map(|(t, _)| t).collect())
     }
 
-    /// The number of tokens whose sums 64 bits can hold.
+    /// Checks that sums of 64 bits can hold `tokens` tokens.
     fn check_room(&self, tokens: u64) -> Result<()> {
         if tokens > u64::from(u32::MAX) {
             let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
@@ -251,7 +252,7 @@ impl Condition {
         Ok(())
     }
 
-    /// Returns the row of a child that fires without its parent: a new one the first time.
+    /// Returns the row of `without_parent` of a child; makes one the first time.
     fn row_alone(&mut self, j: usize) -> usize {
         if self.alone[j] == NONE {
             self.alone[j] = (self.without_parent.len() / self.d) as u32;
@@ -323,6 +324,8 @@ impl Condition {
         self.difference(child, self.fires2[j], parent_only, off, out)
     }
 
+    /// Writes the difference of the means of the sums `on` of `n_on` tokens and `off` of `n_off`; returns whether both
+    /// have tokens.
     fn difference(&self, on: &[i64], n_on: u64, off: impl Fn(usize) -> i64, n_off: u64, out: &mut [f64]) -> bool {
         assert_eq!(out.len(), self.d, "a number for each dimension");
         if n_on == 0 || n_off == 0 {
@@ -336,6 +339,7 @@ impl Condition {
     }
 }
 
+/// Returns the largest magnitude; 0 for none.
 fn largest(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |m, x| m.max(x.abs()))
 }

@@ -1,11 +1,11 @@
 //! Sums of `f64` without rounding, so that the result does not depend on how the terms are split among workers.
 
-/// Digits of 32 bits that cover every finite `f64`, and a few above them for carries.
+/// Number of digits of 32 bits: those that cover every finite `f64`, and a few more for carries.
 const DIGITS: usize = 68;
-/// The weight of the lowest bit is `2^-1074`.
+/// The weight of the lowest bit is two to minus this.
 const LOWEST: i32 = 1074;
 
-/// `sum_i x_i`, exact: rounded once, by [`ExactSum::value`].
+/// An exact sum of `f64`, which is rounded once, by [`ExactSum::value`].
 ///
 /// Terms may be added and sums merged in any order and grouping; equal multisets of terms give equal bits. It is a
 /// fixed-point number of 2,176 bits (Kulisch's accumulator) in signed digits, whose carries are delayed.

@@ -1,4 +1,4 @@
-//! Reconstruction quality of both levels, under the names and definitions in use.
+//! Reconstruction quality of both levels, under the names and definitions of other libraries.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -44,6 +44,8 @@ struct Block {
     error: Vec<f64>,
 }
 
+/// Sums of one level over tokens and blocks; each has the name of its score, `cosines`, `batches` and `legacies` being
+/// the numbers of terms.
 #[derive(Clone, Debug, Default)]
 struct Level {
     sse: ExactSum,
@@ -104,7 +106,7 @@ pub struct FidelityReport {
 }
 
 impl Fidelity {
-    /// Makes an empty accumulator for `d` dimensions.
+    /// Makes an empty accumulator for rows of width `d`.
     pub fn new(d: usize) -> Self {
         let levels = [Level::default(), Level::default()];
         let x = vec![ExactSum::default(); d];
@@ -224,7 +226,7 @@ impl Fidelity {
     }
 }
 
-/// The rows of a block, and what both levels are measured by.
+/// The rows of a block, with the numbers that both levels are measured by.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     /// `[n, d]`.

@@ -8,13 +8,12 @@ pub const LIMIT: f64 = (1u64 << 46) as f64;
 /// A term counts in units of `2^-40`.
 const UNIT: f64 = (1u64 << 40) as f64;
 
-/// `sum_i x_i`, each term rounded to a whole number of `2^-40` (off by no more than one of them), the sum of those
-/// exact: equal multisets of terms give equal bits, in any order and grouping.
+/// A sum of terms that are each rounded to a whole number of `2^-40` (off by no more than one of them). The sum of the
+/// rounded terms is exact: equal multisets of terms give equal bits, in any order and grouping.
 ///
-/// For terms whose scale is known: divide values by a power of two near the size of the rows, which changes no digit,
-/// and multiply results in their units by it (`strata eval` does). [`super::exact::ExactSum`] has no such limit, and is
-/// 34 times as large.
-/// mind, and is 34 times as large.
+/// It suits terms whose scale is known: `strata eval` divides values by a power of two near the size of the rows, which
+/// changes no digit, and multiplies results by it. [`super::exact::ExactSum`] has no such limit, and is 34 times as
+/// large.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FixedSum(i128);
 
@@ -26,7 +25,7 @@ impl FixedSum {
     pub fn add(&mut self, x: f64) {
         assert!(fits(x), "a term of a sum in fixed point is under 2^46");
         let y = x * UNIT;
-        // Conversions to 128 bits are slow, and nearly every term avoids one.
+        // Conversions of floats to 128 bits are slow; nearly every term fits into 64.
         self.0 += if y.abs() < (1u64 << 62) as f64 { i128::from((y + 0.5f64.copysign(y)) as i64) } else { y as i128 };
     }
 

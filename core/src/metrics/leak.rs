@@ -1,4 +1,4 @@
-//! The share of level 2 that the gate cuts.
+//! The share of level 2's firings that the gate removes.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,8 +9,8 @@ use crate::gate::ROOT;
 use crate::model::CodesView;
 use crate::{Error, Result};
 
-/// Streaming counts of where the children would fire without a gate. A masked model contains every child in its parent
-/// by construction; this measures whether it also learned to.
+/// Streaming counts of where the children would fire without a gate. Behind a hard gate every child fires only with its
+/// parent by construction; this measures whether the children have also learned to.
 ///
 /// Integer counts: merged parts equal the whole to the bit. Cost: `O(L0_1 + L0_2)` per token.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub struct ChildLeak {
     pub leak: f64,
 }
 
-/// The firings that the gate cuts. Children of [`ROOT`] are left out.
+/// The firings that the gate removes. Children of [`ROOT`] are left out.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct LeakReport {
     /// Tokens seen.

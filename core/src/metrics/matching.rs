@@ -1,6 +1,8 @@
-//! The rectangular linear sum assignment: pairs rows with columns so that the sum of the chosen entries is best.
+//! The rectangular linear sum assignment problem: pairs rows with columns so that the sum of the chosen entries is
+//! best.
 //!
-//! Shortest augmenting paths with dual potentials (Jonker and Volgenant 1987, in the form of Crouse 2016).
+//! It is solved by shortest augmenting paths with dual potentials (Jonker and Volgenant 1987, in the form of Crouse
+//! 2016).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -59,7 +61,7 @@ pub fn assign(matrix: &[f64], rows: usize, cols: usize, goal: Goal) -> Result<Ve
     }
 }
 
-/// The minimising column of every row, for `n <= m`.
+/// Returns the column of every row in the cheapest assignment, for `n <= m`.
 fn augment(cost: &[f64], n: usize, m: usize) -> Vec<usize> {
     const FREE: usize = usize::MAX;
     let (mut u, mut v) = (vec![0.0f64; n], vec![0.0f64; m]);

@@ -23,6 +23,7 @@ pub mod sparsity;
 pub mod stability;
 pub mod structure;
 
+/// Checks that every parent is [`ROOT`] or below `len`.
 fn check_parents(what: &'static str, parent: &[u32], len: usize) -> Result<()> {
     match parent.iter().find(|&&p| p != ROOT && p as usize >= len) {
         Some(&p) => Err(Error::Index { what, index: p as usize, len }),

@@ -1,5 +1,5 @@
-//! Where latents fire: by position in the sequence, by class of token, in runs, and with which values; and the relation
-//! of the activity of the two levels ([`across`]).
+//! Where latents fire: by position in the sequence, by class of token, in runs, and with which values; and how the
+//! numbers of active latents of the two levels depend on each other ([`across`]).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,7 +12,7 @@ use crate::{Error, Result};
 
 pub mod across;
 
-/// The class of a token without one.
+/// Marks a token without a class.
 pub const NO_CLASS: u32 = u32::MAX;
 /// Buckets of positions: 0, 1, 2-3, 4-7, 8-15, ..., as many as there are for 32 bits.
 pub const POSITION_BUCKETS: usize = 33;
@@ -42,15 +42,17 @@ pub struct Patterns {
     without_class: u64,
     pieces: u64,
     cut_pieces: u64,
-    /// Of the token that was added last; none at the start, and after a merge.
+    /// The position of the token that was added last; none at the start, and after a merge.
     position: Option<u32>,
-    /// `[33 + classes]`: tokens, and active latents on them, by bucket and then by class.
+    /// `[33 + classes]`: the number of tokens, and of active latents on them, first by bucket of positions and then by
+    /// class.
     seen: Vec<[u64; 2]>,
     latent: Vec<Latent>,
-    /// `[latents, 33 + classes]`: firings.
+    /// `[latents, 33 + classes]`: the tokens on which each latent fires, likewise.
     fires: Vec<u64>,
 }
 
+/// Counts and sums of one latent.
 #[derive(Clone, Copy, Debug, Default)]
 struct Latent {
     fires: u64,
@@ -61,7 +63,7 @@ struct Latent {
     square: FixedSum,
 }
 
-/// The mean number of active latents on some of the tokens.
+/// The mean number of active latents on a group of tokens: a class, or a bucket of positions.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Group {
     /// The class, or the first position of the bucket.
@@ -73,17 +75,17 @@ pub struct Group {
 }
 
 /// How unevenly a latent fires over groups of tokens: `q_b` is the share of its firings that are in group `b`, `t_b`
-/// the share of tokens. NaN if it fires in none.
+/// the share of all tokens in it. NaN if it fires in none.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Preference {
     /// `argmax_b q_b`, ties to the lower one: the class, or the first position of the bucket.
     pub top: Option<u32>,
     /// `q_top`. 0 to 1.
     pub share: f64,
-    /// `q_top / t_top`. 0 and up, 1: as all tokens; the top group has the most firings, not the highest lift, so this
+    /// `q_top / t_top`. 0 and up, 1: like all tokens; the top group has the most firings, not the highest lift, so this
     /// may be below 1.
     pub lift: f64,
-    /// `sum_b q_b log2(q_b / t_b)`. 0 and up, 0: as all tokens; a latent that fires evenly on `n` tokens has about
+    /// `sum_b q_b log2(q_b / t_b)`. 0 and up, 0: like all tokens; a latent that fires on `n` random tokens has about
     /// `(groups - 1) / (2 n ln 2)` by chance.
     pub bits: f64,
 }
@@ -95,7 +97,7 @@ pub struct LatentPattern {
     pub fires: u64,
     /// `E[z | z > 0]`. NaN if it never fires.
     pub value_mean: f64,
-    /// `sd[z | z > 0] / E[z | z > 0]` (divisor `n_j`). 0 and up, 0: a switch; NaN if it never fires.
+    /// `sd[z | z > 0] / E[z | z > 0]` (divisor `n_j`). 0 and up, 0: always the same value; NaN if it never fires.
     pub value_cv: f64,
     /// `n_j / runs`, a run being consecutive tokens of a piece on which it fires. 1 and up; NaN if it never fires.
     pub run_length: f64,
@@ -118,9 +120,10 @@ pub struct PatternReport {
     pub tokens: u64,
     /// Tokens of no class.
     pub without_class: u64,
-    /// Pieces: a token continues the one before it, or begins one.
+    /// Number of pieces, runs of tokens at consecutive positions.
     pub pieces: u64,
-    /// Pieces that do not begin at position 0: tokens were left out, or a sequence was cut. They end runs early.
+    /// Number of pieces that do not begin at position 0, since tokens were left out or a sequence was cut. Runs end
+    /// there early.
     pub cut_pieces: u64,
     /// Mean L0 of the buckets of positions, up to the last one that was met.
     pub l0_by_position: Vec<Group>,
@@ -291,6 +294,7 @@ impl Patterns {
         }
     }
 
+    /// Returns the scores of one latent.
     fn of(&self, j: usize) -> LatentPattern {
         let l = &self.latent[j];
         let n = l.fires as f64;
@@ -318,6 +322,7 @@ impl Patterns {
     }
 }
 
+/// Returns the preference of a latent over groups, from its firings and from the tokens of each group.
 fn preference(fires: &[u64], seen: &[[u64; 2]]) -> Preference {
     let all = fires.iter().sum::<u64>();
     let tokens = seen.iter().map(|s| s[0]).sum::<u64>() as f64;

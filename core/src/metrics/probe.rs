@@ -1,4 +1,4 @@
-//! What labels can be read from the codes, from how few latents, and the effect of removing those latents.
+//! Linear probes: which labels can be read from the codes, from how few latents, and what removing those latents does.
 //!
 //! The definitions are those of SAEBench (Karvonen et al. 2025, arXiv 2503.09532), on rows, or on rows pooled by
 //! sequence ([`pool`]), with a probe that is fitted to convergence ([`logistic`]) in place of one that is trained for a
@@ -6,7 +6,7 @@
 //!
 //! | part | question |
 //! |---|---|
-//! | [`protocol`] | areas under the ROC curve by the protocol of sae-probes, with many and with few examples |
+//! | [`protocol`] | how well do the `k` best latents rank a class, with many and with few examples, as sae-probes measures it? |
 //! | [`sparse`] | how well do the `k` best latents distinguish a class from the rest? |
 //! | [`erase`] | does removing a class's latents remove that class and nothing else (TPP), or a bias (SCR)? |
 //! | [`mdl`] | how many bits do the codes of a token need? |
@@ -29,42 +29,42 @@ const STREAM: u64 = 0x7072_6f62 << 32;
 /// Number of blocks of contiguous sequences in a split.
 pub const SPLIT_BLOCKS: usize = 50;
 
-/// A binary task: rows with their labels, to fit on and to test on.
+/// A binary task: labelled rows to fit on, and others to test on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Binary {
-    /// To fit on.
+    /// Rows to fit on.
     pub train: Labelled,
-    /// To test on.
+    /// Rows to test on.
     pub test: Labelled,
 }
 
 /// Rows and whether each is positive.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Labelled {
-    /// Rows of the examples.
+    /// Indices of the rows.
     pub row: Vec<u32>,
-    /// One per row.
+    /// Whether each row is positive.
     pub label: Vec<bool>,
 }
 
 impl Labelled {
-    /// Number of rows.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.row.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.row.is_empty()
     }
 
-    /// Positive rows.
+    /// Returns the number of positive rows.
     pub fn positives(&self) -> usize {
         self.label.iter().filter(|l| **l).count()
     }
 
-    /// All rows of `candidates` of the rarer answer, and as many of the other: at most `most` of each, drawn without
-    /// replacement, ascending. Chance is 1/2 then.
+    /// Returns all rows of `candidates` with the rarer label and as many with the other, at most `most` of each, drawn
+    /// without replacement, ascending. The accuracy of chance is then 1/2.
     pub fn balanced(candidates: impl Iterator<Item = (u32, bool)>, most: usize, rng: &mut Philox) -> Self {
         let mut kinds = [Vec::new(), Vec::new()];
         candidates.for_each(|(row, label)| kinds[usize::from(label)].push(row));
@@ -89,19 +89,20 @@ fn draw(mut items: Vec<u32>, n: usize, rng: &mut Philox) -> Vec<u32> {
 }
 
 impl Binary {
-    /// Class `class` against all others, [balanced](Labelled::balanced) on either side of the split.
+    /// Returns the task to tell class `class` from all others, [balanced](Labelled::balanced) on either side of the
+    /// split.
     ///
     /// | argument | shape | meaning |
     /// |---|---|---|
-    /// | `of` | `[n]` | the class of each row, or none: such a row takes no part |
-    /// | `is_test` | `[n]` | the split |
-    /// | `most` | | rows of an answer to fit on; a quarter of it to test on |
+    /// | `of` | `[n]` | the class of each row; rows without one are left out |
+    /// | `is_test` | `[n]` | whether a row is tested on, else fitted on |
+    /// | `most` | | most rows per label to fit on; a quarter of it to test on |
     ///
     /// # Panics
     /// If the lengths differ, or there are more than `2^32` rows.
     pub fn one_against_rest(of: &[Option<u32>], class: u32, is_test: &[bool], most: usize, seed: u64) -> Self {
         assert_eq!(of.len(), is_test.len(), "a side of the split for each row");
-        assert!(u32::try_from(of.len()).is_ok(), "rows are counted in 32 bits: take a sample");
+        assert!(u32::try_from(of.len()).is_ok(), "expected less than 2^32 rows: take a sample");
         let mut rng = Philox::new(seed, STREAM + u64::from(class));
         let mut side = |test: bool, most| {
             let rows = (0..of.len()).filter(|&i| is_test[i] == test);
@@ -129,7 +130,7 @@ pub fn split(n: usize, share: f64, seed: u64) -> Vec<bool> {
     is_test
 }
 
-/// Counts of the answers of a probe.
+/// The confusion matrix of a probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Answers {
     /// Positive rows called positive.
@@ -143,7 +144,7 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Counts answers: `called` for each label.
+    /// Counts pairs of a label and a prediction.
     pub fn of(pairs: impl Iterator<Item = (bool, bool)>) -> Self {
         let mut a = Self::default();
         for (label, called) in pairs {
@@ -157,31 +158,32 @@ impl Answers {
         a
     }
 
-    /// `(tp + tn) / n`. 0 to 1, higher is better; NaN for none.
+    /// Returns `(tp + tn) / n`. 0 to 1, higher is better; NaN without rows.
     pub fn accuracy(&self) -> f64 {
         let right = self.true_positive + self.true_negative;
         right as f64 / (right + self.false_positive + self.false_negative) as f64
     }
 
-    /// `2 tp / (2 tp + fp + fn)`. 0 to 1, higher is better; NaN if nothing is positive and nothing is called so.
+    /// Returns `2 tp / (2 tp + fp + fn)`. 0 to 1, higher is better; NaN if nothing is positive and nothing is called
+    /// so.
     pub fn f1(&self) -> f64 {
         let twice = 2 * self.true_positive;
         twice as f64 / (twice + self.false_positive + self.false_negative) as f64
     }
 
-    /// `tp / (tp + fp)`; NaN if nothing is called positive.
+    /// Returns `tp / (tp + fp)`; NaN if nothing is called positive.
     pub fn precision(&self) -> f64 {
         self.true_positive as f64 / (self.true_positive + self.false_positive) as f64
     }
 
-    /// `tp / (tp + fn)`; NaN if nothing is positive.
+    /// Returns `tp / (tp + fn)`; NaN if nothing is positive.
     pub fn recall(&self) -> f64 {
         self.true_positive as f64 / (self.true_positive + self.false_negative) as f64
     }
 }
 
-/// Rows and codes averaged over the tokens of each sequence, as SAEBench does: `x_s = mean_{t in s} x_t`, and likewise
-/// each latent, a latent that is off counting as 0. Sums in `f64`, in token order.
+/// Averages rows and codes over the tokens of each sequence, as SAEBench does: `x_s = mean_{t in s} x_t`, and likewise
+/// each latent, which counts as 0 where it does not fire. Sums in `f64`, in token order.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -190,7 +192,7 @@ impl Answers {
 /// | `starts` | `[s]` | first row of each sequence: ascending, from 0, below `n` |
 ///
 /// # Errors
-/// [`Error::Shape`] where sizes disagree or `starts` is not as said.
+/// [`Error::Shape`] where sizes disagree or `starts` is not as described.
 pub fn pool(x: &[f32], d: usize, codes: &CodesView<'_>, starts: &[usize]) -> Result<(Vec<f32>, Codes)> {
     let n = codes.tokens();
     if x.len() != n * d {
@@ -232,7 +234,7 @@ pub fn pool(x: &[f32], d: usize, codes: &CodesView<'_>, starts: &[usize]) -> Res
     Ok((rows, pooled))
 }
 
-/// Codes over the latents of level 1, then those of level 2.
+/// Returns the codes of both levels as those of one dictionary, the latents of level 1 first.
 ///
 /// # Errors
 /// [`Error::Shape`] if the tokens differ.
@@ -252,8 +254,8 @@ pub fn joined(codes1: &CodesView<'_>, codes2: &CodesView<'_>) -> Result<Codes> {
     Ok(codes)
 }
 
-/// `mean_{positive rows} z_j - mean_{negative rows} z_j` of every latent; NaN without either. Sums in `f64`, in the
-/// order of the rows.
+/// Returns `mean_{positive rows} z_j - mean_{negative rows} z_j` of every latent; NaN if there are no positive or no
+/// negative rows. Sums in `f64`, in the order of the rows.
 ///
 /// # Errors
 /// [`Error::Index`] for a row that the codes do not have.
@@ -269,6 +271,7 @@ pub fn mean_difference(codes: &CodesView<'_>, on: &Labelled) -> Result<Vec<f64>>
     Ok(sums[1].iter().zip(&sums[0]).map(|(a, b)| a / n1 - b / n0).collect())
 }
 
+/// Checks that every row of `on` has a label and is below `n`.
 fn check_rows(on: &Labelled, n: usize) -> Result<()> {
     if on.row.len() != on.label.len() {
         return Err(Error::Shape { what: "labels of the rows", expected: on.row.len(), got: on.label.len() });

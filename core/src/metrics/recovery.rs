@@ -1,10 +1,9 @@
-//! How much of a known structure a trained model has found (the scores of a synthetic world).
+//! How much of a known structure a trained model has found: the scores of a synthetic world.
 //!
-//! Definitions as in the tree benchmark that the design was measured with. Notation: latents `j` are those of level 1
-//! (`0..f1`) followed by those of level 2 (`f1..f1 + f2`); true features are `f`; `C[j, f] = |cos(D_j, v_f)|`; a latent
-//! **fires** on a token if its value is `> 0`; it is **firing** if it fires on at least [`FIRING_SHARE`] of the tokens;
-//! `sigma(f)` is the firing latent that feature `f` is matched with.
-//! A root is a feature with children, a leaf one with a parent, a flat feature has neither.
+//! Notation: latents `j` are those of level 1 (`0..f1`) followed by those of level 2 (`f1..f1 + f2`); true features are
+//! `f`, with directions `v_f`; `C[j, f] = |cos(D_j, v_f)|`; a latent **fires** on a token if its value is `> 0`; it is
+//! **firing** if it fires on at least [`FIRING_SHARE`] of the tokens; `sigma(f)` is the firing latent that feature `f`
+//! is matched with. A root is a feature with children, a leaf one with a parent, a flat feature has neither.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -27,7 +26,7 @@ pub const MAIN_COSINE: f64 = 0.5;
 /// A child takes part in containment and lift if it fires on more tokens than this.
 pub const MIN_CHILD_TOKENS: u64 = 20;
 
-/// What is there to be found.
+/// The known structure.
 #[derive(Clone, Copy, Debug)]
 pub struct Truth<'a> {
     /// `[features, d]` row-major, any length but zero.
@@ -69,12 +68,12 @@ pub struct Recovery {
     /// Share of the true edges (leaf `f`, parent `g`) with `sigma(f)` in level 2, `sigma(g)` in level 1, both cosines
     /// over [`FOUND_COSINE`], and `sigma(g)` the learned parent of `sigma(f)`. 0 to 1, higher is better.
     pub edge_recall: f64,
-    /// As many edges, as a share of the learned edges (child, parent) whose two latents are firing; edges to
-    /// [`ROOT`] are none. 0 to 1, higher is better.
+    /// The number of true edges found, divided by the number of learned edges (child, parent) whose two latents are
+    /// firing; a child of [`ROOT`] has no edge. 0 to 1, higher is better.
     pub edge_precision: f64,
-    /// Adjusted Rand index of the true and the learned families of the leaves with `sigma(f)` in level 2 and a cosine over
-    /// [`FOUND_COSINE`]; a latent under [`ROOT`] is a family of its own. Up to 1, higher is better, 0 is chance; NaN
-    /// without such leaves.
+    /// Adjusted Rand index of the true and the learned families of the leaves with `sigma(f)` in level 2 and a cosine
+    /// over [`FOUND_COSINE`]; a latent under [`ROOT`] is a family of its own. Up to 1, higher is better, 0 is chance;
+    /// NaN without such leaves.
     pub family_ari: f64,
     /// `mean_{f root} P(main latent of f off | f and one of its children on)`; the main latent is, of the firing
     /// latents of both levels with `C` over [`MAIN_COSINE`], the one with the best firing F1 (the lowest on ties). A
@@ -244,7 +243,7 @@ pub fn recovery(
     })
 }
 
-/// The parent that the codes themselves suggest: `argmax_i P(i | j) ln(max(P(i | j), 1e-6) / max(P(i), 1e-6))`.
+/// Returns the parents that the codes suggest: `argmax_i P(i | j) ln(max(P(i | j), 1e-6) / max(P(i), 1e-6))`.
 ///
 /// | argument | shape |
 /// |---|---|
@@ -286,12 +285,14 @@ struct Firing<'a> {
 }
 
 impl Firing<'_> {
+    /// Returns the latents that fire on token `t`.
     fn of(&self, t: usize) -> impl Iterator<Item = usize> {
         let f1 = self.codes1.latents();
         self.codes1.active(t).map(|(j, _)| j).chain(self.codes2.active(t).map(move |(j, _)| f1 + j))
     }
 }
 
+/// Counts of tokens.
 struct Counts {
     /// `[latents]`: tokens on which the latent fires.
     fires: Vec<u64>,
@@ -301,6 +302,7 @@ struct Counts {
     both: Vec<u32>,
 }
 
+/// Counts the tokens on which latents fire, on which features are on, and on which both do.
 fn count(firing: &Firing<'_>, truth: &Truth<'_>, latents: usize) -> Counts {
     let features = truth.parent.len();
     let mut c = Counts { fires: vec![0; latents], on: vec![0; features], both: vec![0; latents * features] };
@@ -316,6 +318,7 @@ fn count(firing: &Firing<'_>, truth: &Truth<'_>, latents: usize) -> Counts {
     c
 }
 
+/// Writes the features that are on at token `t` to `on`.
 fn features_on(truth: &Truth<'_>, t: usize, on: &mut Vec<usize>) {
     let features = truth.parent.len();
     let row = &truth.magnitude[t * features..(t + 1) * features];
@@ -323,17 +326,21 @@ fn features_on(truth: &Truth<'_>, t: usize, on: &mut Vec<usize>) {
     on.extend(row.iter().enumerate().filter(|(_, a)| **a > 0.0).map(|(f, _)| f));
 }
 
-/// The latent that stands for a root.
+/// The main latent of a feature.
 enum Main {
+    /// The feature is not a root.
     NotARoot,
+    /// No latent is near enough.
     Missing,
     Latent(usize),
 }
 
+/// Returns [`Recovery::absorption`].
 fn absorption(firing: &Firing<'_>, truth: &Truth<'_>, main: &[Main], latents: usize) -> f64 {
     let features = truth.parent.len();
     let (mut with_child, mut off) = (vec![0u64; features], vec![0u64; features]);
-    // The last token, plus one, on which a latent fired or a root was on: no clearing between tokens.
+    // One more than the last token on which a latent fired, a feature was on, or a root was counted: nothing has to be
+    // cleared between tokens.
     let (mut fired, mut on_at, mut seen) = (vec![0; latents], vec![0; features], vec![0; features]);
     let mut on = Vec::new();
     for t in 0..firing.codes1.tokens() {
@@ -364,7 +371,7 @@ fn absorption(firing: &Firing<'_>, truth: &Truth<'_>, main: &[Main], latents: us
     sum / n as f64
 }
 
-/// The mean of `P(parent | child)` and the median of `P(parent | child) / P(parent)`.
+/// Returns the mean of `P(parent | child)` and the median of `P(parent | child) / P(parent)`.
 fn containment(codes1: &CodesView<'_>, codes2: &CodesView<'_>, fires: &[u64], parent: &[u32]) -> (f64, f64) {
     let (f1, tokens) = (codes1.latents(), codes1.tokens());
     let (mut fired, mut with_parent) = (vec![0; f1], vec![0u64; codes2.latents()]);
@@ -382,7 +389,7 @@ fn containment(codes1: &CodesView<'_>, codes2: &CodesView<'_>, fires: &[u64], pa
     (mean(&live, given), median(&mut lift))
 }
 
-/// `|cos|` of every latent with every feature, `[latents, features]`; 0 for a row of zeros.
+/// Returns `|cos|` of every latent with every feature, `[latents, features]`; 0 for a row of zeros.
 fn cosines(d: usize, decoder1: &[f32], decoder2: &[f32], directions: &[f32]) -> Vec<f64> {
     if d == 0 {
         return Vec::new();
@@ -400,6 +407,7 @@ fn cosines(d: usize, decoder1: &[f32], decoder2: &[f32], directions: &[f32]) -> 
     cosine
 }
 
+/// Returns the mean of the matched entries of `matrix`.
 fn matched_mean(matrix: &[f64], column: &[Option<usize>], cols: usize) -> f64 {
     let pairs: Vec<f64> = column.iter().enumerate().filter_map(|(i, j)| j.map(|j| matrix[i * cols + j])).collect();
     pairs.iter().sum::<f64>() / pairs.len() as f64
@@ -413,7 +421,7 @@ fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
-/// The lowest index of the largest value.
+/// Returns the lowest index of the largest value.
 fn argmax(values: &[f64]) -> usize {
     values.iter().enumerate().fold(0, |best, (i, v)| if *v > values[best] { i } else { best })
 }

@@ -1,7 +1,8 @@
-//! Whether a child means something like its parent, without a language model to ask: directions, words, neighbours.
+//! Whether a child means something similar to its parent, measured without a language model: by directions, by the
+//! words on which both fire, and by the neighbouring words.
 //!
-//! Without a control every dense parent looks similar to everything, so each measure is reported for the learned edges,
-//! for random pairs of the same densities, and for shuffled families, with the AUC of the first against the second.
+//! A parent that fires often looks similar to every latent, so each measure is reported for the learned edges, for
+//! random pairs of the same densities, and for shuffled families, with the AUC of the first against the second.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -25,7 +26,7 @@ pub use profiles::{MAX_CELLS, NO_WORD, Profiles};
 
 /// Pseudo-tokens of the uniform prior of a profile.
 pub const ALPHA: f64 = 1.0;
-/// Tries to draw a matched pair before an edge goes without.
+/// Number of attempts to draw a random pair for an edge.
 const TRIES: usize = 64;
 /// The random stream of the matched pairs.
 const STREAM: u64 = 0x7369_6d69 << 32;
@@ -33,32 +34,32 @@ const STREAM: u64 = 0x7369_6d69 << 32;
 /// Profiles of both levels.
 #[derive(Clone, Copy, Debug)]
 pub struct Levels<'a> {
-    /// Of level 1.
+    /// Profiles of level 1.
     pub level1: &'a Profiles,
-    /// Of level 2.
+    /// Profiles of level 2.
     pub level2: &'a Profiles,
 }
 
-/// What can be compared. A measure whose input is not there is NaN.
+/// The inputs of the measures. A measure whose input is missing is NaN.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
-    /// Dimensions of a decoder row, not 0.
+    /// Width of a decoder row, not 0.
     pub d: usize,
     /// `[f1, d]`.
     pub decoder1: &'a [f32],
     /// `[f2, d]`, in the space of the activations.
     pub decoder2: &'a [f32],
-    /// `[f1, w]` and `[f2, w]`, if both levels read the activations, of width `w`: another than `d` in a transcoder.
+    /// `[f1, w]` and `[f2, w]`, if both levels read the activations, of width `w`, which is not `d` in a transcoder.
     pub encoders: Option<(&'a [f32], &'a [f32])>,
-    /// `[words, d]`: the unembedding `W_U`, a row a word.
+    /// `[words, d]`: the unembedding `W_U`, one row per word.
     pub unembedding: Option<&'a [f32]>,
-    /// Profiles of the current word, of the one before, and of the one after.
+    /// Profiles over the current word.
     pub current: Option<Levels<'a>>,
-    /// See `current`.
+    /// Profiles over the word before.
     pub previous: Option<Levels<'a>>,
-    /// See `current`.
+    /// Profiles over the word after.
     pub next: Option<Levels<'a>>,
-    /// `[f2]`.
+    /// `[f2]`: the parent of each child, or [`ROOT`].
     pub parent: &'a [u32],
     /// `[f1]` and `[f2]`: firing counts.
     pub fires: (&'a [u64], &'a [u64]),
@@ -69,10 +70,10 @@ pub struct Inputs<'a> {
 pub struct Contrast {
     /// Mean over the edges.
     pub connected: f64,
-    /// Mean over random pairs: for each edge, a random child of the child's class of density and a random parent of the
-    /// parent's, not connected.
+    /// Mean over random pairs: for each edge, a random child of the same density class as the child and a random parent
+    /// of the same density class as the parent, which are not connected.
     pub matched: f64,
-    /// Mean over the edges of shuffled families: parents permuted among children of one class of density.
+    /// Mean over the edges of shuffled families: parents permuted among children of one density class.
     pub shuffled: f64,
     /// Share of (edge, random pair) in which the edge has the larger value, ties half. 0 to 1, 1/2 is chance.
     pub auc: f64,
@@ -99,7 +100,7 @@ pub struct SimilarityReport {
     pub not_alive: usize,
     /// Random pairs compared.
     pub matched_pairs: usize,
-    /// Random pairs that were not found (every pair of those densities seems connected).
+    /// Random pairs that were not found, since every pair that was drawn was connected.
     pub not_found: usize,
     /// `cos(D1_p, D2_c)`. -1 to 1. Children that are offsets from their parents have about 0.
     pub decoder: Contrast,
@@ -108,8 +109,8 @@ pub struct SimilarityReport {
     /// `1 - JSD(q_p, q_c)` of the current word, `JSD = H((q_p + q_c) / 2) - (H(q_p) + H(q_c)) / 2`. 0 to 1, 1: equal.
     pub token: Contrast,
     /// `1 - max(0, JSD - (V' - 1) / (8 ln 2) (1 / n_p + 1 / n_c))`: less what samples of `n_p` and `n_c` tokens of one
-    /// distribution on `V'` words differ by; `V'` are the words that either has met. 0 to 1, 1: equal up to sampling. The
-    /// samples of a contained child and its parent overlap and differ by less.
+    /// distribution on `V'` words differ by; `V'` are the words that either has met. 0 to 1, 1: equal up to sampling.
+    /// The samples of a contained child and its parent overlap and differ by less.
     pub token_corrected: Contrast,
     /// `1 - JSD` of the previous word. 0 to 1.
     pub previous: Contrast,
@@ -127,11 +128,12 @@ pub struct SimilarityReport {
     pub kl_parent_child: Contrast,
     /// `H(q_p) - H(q_c)`. Above 0: the child is more specific.
     pub entropy_drop: Contrast,
-    /// Share with `KL(q_c || q_p) < KL(q_p || q_c)` and `H(q_p) > H(q_c)`: the parent subsumes the child. 0 to 1, higher
-    /// is better.
+    /// Share with `KL(q_c || q_p) < KL(q_p || q_c)` and `H(q_p) > H(q_c)`: the parent subsumes the child. 0 to 1,
+    /// higher is better.
     pub subsumed: Contrast,
 }
 
+/// Number of measures.
 const MEASURES: usize = 12;
 
 /// Compares the edges of a tree, with `draws.n` random pairs for each edge and as many shuffles.
@@ -221,6 +223,7 @@ impl Inputs<'_> {
         self.encoders.map_or(1, |(one, _)| one.len().div_ceil(f1).max(1))
     }
 
+    /// Checks that the sizes agree.
     fn check(&self) -> Result<()> {
         let (d, f1, f2) = (self.d, self.fires.0.len(), self.parent.len());
         let width = self.encoder_width();
@@ -253,10 +256,11 @@ impl Inputs<'_> {
     }
 }
 
-/// Latents in classes of density.
+/// Alive latents by density class.
 struct Classes {
     /// `[latents]`: the class of an alive latent.
     class: Vec<u32>,
+    /// The latents of each class.
     member: Vec<Vec<u32>>,
 }
 
@@ -271,21 +275,21 @@ impl Classes {
         Self { class, member }
     }
 
-    /// A random alive latent of the class of `i`.
+    /// Draws an alive latent of the class of `i`.
     fn like(&self, i: u32, rng: &mut Philox) -> u32 {
         let member = &self.member[self.class[i as usize] as usize];
         member[rng.below(member.len() as u64) as usize]
     }
 }
 
-/// Everything that is needed of single latents.
+/// What the measures of a pair are computed from.
 struct Pairs<'a> {
     isa: Isa,
     inputs: &'a Inputs<'a>,
     current: Option<[Table; 2]>,
     previous: Option<[Table; 2]>,
     next: Option<[Table; 2]>,
-    /// Profiles of all tokens, before and after.
+    /// Profiles of all tokens over the word before, and over the word after.
     base: [Vec<f64>; 2],
     /// `[f1, d]`: `G D1`, `G` the Gram matrix of the centred unembedding; and `D G D` of both levels.
     effect: Option<(Vec<f32>, [Vec<f64>; 2])>,
@@ -316,7 +320,7 @@ impl Table {
     }
 }
 
-/// `x log2 x`, 0 at 0; NaN stays.
+/// Returns `x log2 x`; 0 at 0, and NaN for NaN.
 fn xlog2x(x: f64) -> f64 {
     if x == 0.0 { 0.0 } else { x * libm::log2(x) }
 }
@@ -338,6 +342,7 @@ impl<'a> Pairs<'a> {
         }
     }
 
+    /// Returns all measures of a pair, in the order of the fields of [`SimilarityReport`].
     fn measure(&self, child: usize, parent: usize) -> [f64; MEASURES] {
         let d = self.inputs.d;
         let cosine =
@@ -357,7 +362,7 @@ impl<'a> Pairs<'a> {
         out[2] = token;
         if let (Some(levels), Some([one, two])) = (self.inputs.current, &self.current) {
             let floor = levels.level1.floor(parent, levels.level2, child);
-            // Not `max`, which would hide a NaN.
+            // `max` would hide a NaN.
             let rest = 1.0 - token - floor;
             out[3] = if rest < 0.0 { 1.0 } else { 1.0 - rest };
             let (p, c) = (one.row(parent), two.row(child));
@@ -379,6 +384,7 @@ impl<'a> Pairs<'a> {
         out
     }
 
+    /// Returns the cosine of the contexts of a pair.
     fn context(&self, child: usize, parent: usize) -> f64 {
         let (Some(previous), Some(next)) = (&self.previous, &self.next) else { return f64::NAN };
         let (mut product, mut one, mut two) = (0.0, 0.0, 0.0);
@@ -407,7 +413,8 @@ fn row_dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
-/// `G D1` and the squared norms of the effects, `G = sum_w (u_w - mean u)(u_w - mean u)^T`.
+/// Returns `G D1` and the squared norms of the effects on the logits of both levels, `G = sum_w (u_w - mean u)(u_w -
+/// mean u)^T`.
 fn effects(compute: Compute, inputs: &Inputs<'_>, unembedding: &[f32]) -> (Vec<f32>, [Vec<f64>; 2]) {
     let Compute { isa, par } = compute;
     let d = inputs.d;
@@ -440,14 +447,14 @@ fn effects(compute: Compute, inputs: &Inputs<'_>, unembedding: &[f32]) -> (Vec<f
     (image1, squares)
 }
 
-/// `H((p + q) / 2) - (H(p) + H(q)) / 2` in bits: the Jensen-Shannon divergence. 0 to 1; NaN if a profile is.
+/// Returns the Jensen-Shannon divergence `H((p + q) / 2) - (H(p) + H(q)) / 2` in bits. 0 to 1; NaN if a profile is.
 fn divergence(p: &[f64], q: &[f64], entropy_p: f64, entropy_q: f64) -> f64 {
     let middle: f64 = p.iter().zip(q).map(|(p, q)| -xlog2x((p + q) / 2.0)).sum();
     let divergence = middle - (entropy_p + entropy_q) / 2.0;
     if divergence < 0.0 { 0.0 } else { divergence }
 }
 
-/// `JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2` in bits. 0 (equal) to 1 (disjoint).
+/// Returns the Jensen-Shannon divergence `H((p + q) / 2) - (H(p) + H(q)) / 2` in bits. 0 (equal) to 1 (disjoint).
 ///
 /// # Panics
 /// If the lengths differ.
@@ -457,7 +464,7 @@ pub fn jensen_shannon(p: &[f64], q: &[f64]) -> f64 {
     divergence(p, q, entropy(p), entropy(q))
 }
 
-/// `KL(p || q) = sum_v p(v) log2(p(v) / q(v))`. 0 and up, infinite if `q` is 0 where `p` is not.
+/// Returns `KL(p || q) = sum_v p(v) log2(p(v) / q(v))`. 0 and up, infinite if `q` is 0 where `p` is not.
 fn relative_entropy(p: &[f64], q: &[f64]) -> f64 {
     let sum: f64 =
         p.iter().zip(q).map(|(&p, &q)| if p == 0.0 { 0.0 } else { p * (libm::log2(p) - libm::log2(q)) }).sum();

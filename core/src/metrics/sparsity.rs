@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// A latent is alive if it fires on this many tokens; the median density is over those.
 pub const ALIVE_TOKENS: u64 = 10;
-/// Bins of a quarter of a decade, from `10^-10` to 1.
+/// Number of bins of densities, a quarter of a decade each, from `10^-10` to 1.
 pub const DENSITY_BINS: usize = 40;
 
 /// Streaming counts over the codes of one level.
@@ -79,9 +79,9 @@ impl Sparsity {
     /// Adds a block of codes.
     ///
     /// # Errors
-    /// [`Error::Shape`] if the number of latents differs; [`Error::NotFinite`] (with the token)
-    /// for an infinite value, [`Error::Range`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are latents; nothing is added
-    /// then.
+    /// [`Error::Shape`] if the number of latents differs, [`Error::NotFinite`] (with the token) for an infinite value,
+    /// [`Error::Range`] for one over [`fixed::LIMIT`], [`Error::Index`] if a token has more entries than there are
+    /// latents; nothing is added then.
     pub fn add(&mut self, codes: &CodesView<'_>) -> Result<()> {
         let latents = self.fires.len();
         if codes.latents() != latents {
@@ -128,7 +128,7 @@ impl Sparsity {
         self.hoyer.merge(&other.hoyer);
     }
 
-    /// `n_j`: the tokens on which each latent fires.
+    /// Returns `n_j`, the number of tokens on which each latent fires.
     pub fn fires(&self) -> &[u64] {
         &self.fires
     }
@@ -142,7 +142,7 @@ impl Sparsity {
             self.l0.iter().enumerate().map(|(k, c)| (k as u128).pow(power) * u128::from(*c)).sum()
         };
         let l0_mean = moment(1) as f64 / n;
-        // N sum k^2 - (sum k)^2 in integers: nothing cancels.
+        // N sum k^2 - (sum k)^2 as integers, so that no digits cancel.
         let spread = u128::from(self.tokens) * moment(2) - moment(1) * moment(1);
         let mut sorted = self.fires.clone();
         sorted.sort_unstable();
@@ -183,6 +183,7 @@ impl Sparsity {
         }
     }
 
+    /// Returns the least `k` such that at least `percent` % of the tokens have at most `k` active latents.
     fn quantile(&self, percent: u128) -> usize {
         let mut below = 0u128;
         let reached = self.l0.iter().position(|c| {

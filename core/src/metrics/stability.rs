@@ -1,4 +1,5 @@
-//! What a dictionary looks like inside, and whether another run finds the same one. Needs no labels and no tokens.
+//! How similar the directions of a dictionary are to each other, and whether another run finds the same dictionary and
+//! the same tree. It needs the weights only.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,7 +20,7 @@ pub const DUPLICATE_COSINE: f64 = 0.8;
 pub const SAME_COSINE: f64 = 0.7;
 /// Levels with more latents than this are matched greedily.
 pub const MAX_EXACT: usize = 4096;
-/// Best columns of a row that a greedy matching chooses from first.
+/// Number of best columns per row among which a greedy matching chooses first.
 const CANDIDATES: usize = 64;
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 64;
@@ -38,7 +39,7 @@ pub struct DictionaryReport {
     pub max_cosine: f64,
 }
 
-/// How the two levels' directions relate; rows of norm 0 are left out.
+/// How similar the directions of the two levels are; rows of norm 0 are left out.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct LevelsReport {
     /// Share of latents of level 2 with `max_i cos(D1_i, D2_j) >` [`DUPLICATE_COSINE`]. 0 to 1, lower is better.
@@ -47,17 +48,18 @@ pub struct LevelsReport {
     pub max_cosine: f64,
     /// Edges: children with a parent, both with a direction.
     pub edges: usize,
-    /// Mean over edges of `cos(D1_p, D2_c)`. -1 to 1, 0: children are offsets at right angles. Below 0 where level 2 adds
-    /// to level 1: centred offsets, the parent has taken in (hedged) the mean of its children.
+    /// Mean over edges of `cos(D1_p, D2_c)`. -1 to 1, 0: children are orthogonal offsets from their parents. Where
+    /// level 2 adds to level 1, a value below 0 means that the parent contains the mean of its children (hedging), from
+    /// which they are offsets.
     pub hedging: f64,
-    /// Mean over parents with an edge of `cos(D1_p, m_p)`, `m_p` the sum of their children's unit rows: the share of the
-    /// parent's norm that lies along what its children have in common. -1 to 1, 0: none.
+    /// Mean over parents with an edge of `cos(D1_p, m_p)`, `m_p` the sum of their children's unit rows, which is what
+    /// the children have in common. -1 to 1, 0: the parent contains none of it.
     pub hedging_of_mean: f64,
     /// Parents with an edge whose children's rows add up to 0: left out of `hedging_of_mean`.
     pub parents_without_mean: usize,
 }
 
-/// One level of two runs, matched.
+/// The matching of one level of two runs.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Matched {
     /// `sigma`: the latent of the other run of each latent of this one; `None` for the rest of the larger run.
@@ -65,12 +67,12 @@ pub struct Matched {
     /// `mean |cos(D_i, D'_sigma(i))|` over the pairs: the pairwise MCC. 0 to 1, higher is better; compare with
     /// [`pairwise_mcc`] of random directions. NaN without latents.
     pub mcc: f64,
-    /// Whether `sigma` is the best of all matchings. Over [`MAX_EXACT`] latents it is not: pairs are taken in descending
-    /// order of `|cos|`, first among the 64 best of each row, and `mcc` may be too low.
+    /// Whether `sigma` is the best of all matchings. Over [`MAX_EXACT`] latents it is not: pairs are taken in
+    /// descending order of `|cos|`, first among the 64 best of each row, and `mcc` may be too low.
     pub exact: bool,
 }
 
-/// How far two runs have found one dictionary and one tree.
+/// How far two runs have found the same dictionary and the same tree.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StabilityReport {
     /// Level 1.
@@ -84,18 +86,18 @@ pub struct StabilityReport {
     /// Share of the edges `(c, p)` of this run for which `(sigma2(c), sigma1(p))` is an edge of the other run. 0 to 1,
     /// higher is better; NaN without edges.
     pub edge_agreement: f64,
-    /// What it would be if the other run's parents were drawn at random: `1 / f1'` times the share of the partners of
-    /// children that have a parent.
+    /// What `edge_agreement` would be if the other run's parents were drawn at random: `1 / f1'`, with `f1'` its
+    /// latents of level 1, times the share of the partners of children that have a parent.
     pub edge_chance: f64,
-    /// Of the children that both runs have found: whether they have the same parents.
+    /// Whether the children that both runs have found have the same parents.
     pub parents: ParentAgreement,
 }
 
 /// Whether two runs give the same parent to a child that both have found.
 ///
 /// Compared are the matched pairs `(j, j')` of children with `|cos| >=` [`SAME_COSINE`] of which `j` has a parent. They
-/// agree if the parent of `j'` is the partner of the parent of `j`; a `j'` under [`ROOT`], or a parent without a partner,
-/// disagrees.
+/// agree if the parent of `j'` is the partner of the parent of `j`; a `j'` under [`ROOT`], or a parent without a
+/// partner, disagrees.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct ParentAgreement {
     /// Pairs compared.
@@ -105,11 +107,11 @@ pub struct ParentAgreement {
     /// Share of the pairs that agree, with an interval by a bootstrap over the families of this run. 0 to 1, higher is
     /// better; NaN without pairs.
     pub agreement: Interval,
-    /// What it would be if the parents of the other run were permuted among the partners.
+    /// What `agreement` would be if the parents of the other run were permuted among the partners.
     pub chance: f64,
 }
 
-/// Unit rows in `f32`, zeros where there is no direction, and which have one.
+/// Returns the unit rows in `f32`, with zeros for a row of norm 0, and whether each row has a norm.
 pub(super) fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f32>, Vec<bool>)> {
     if d == 0 || !rows.len().is_multiple_of(d) {
         return Err(Error::Shape { what, expected: d, got: rows.len() });
@@ -128,7 +130,7 @@ pub(super) fn unit(what: &'static str, rows: &[f32], d: usize) -> Result<(Vec<f3
     Ok((out, has))
 }
 
-/// `f(i, [cos(a_i, b_j)]_j)` for each row of `a`, results in order.
+/// Returns `f(i, [cos(a_i, b_j)]_j)` for each unit row of `a`, in order.
 pub(super) fn for_cosines<R: Send>(
     compute: Compute,
     a: &[f32],
@@ -156,7 +158,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// The directions of one decoder, `[latents, d]` row-major.
+/// Measures the directions of one decoder, `[latents, d]` row-major.
 ///
 /// Cosines in `f32`, sums in `f64` in index order. Cost: `latents^2 d` multiplications.
 ///
@@ -181,7 +183,7 @@ pub fn dictionary(compute: Compute, decoder: &[f32], d: usize) -> Result<Diction
     })
 }
 
-/// The directions of both levels against each other.
+/// Compares the directions of the two levels.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -235,11 +237,11 @@ pub fn levels(compute: Compute, decoder1: &[f32], decoder2: &[f32], d: usize, pa
     })
 }
 
-/// Matches the rows of `a`, `[n, d]`, with those of `b`, `[m, d]`, so that the sum of `|cos|` is largest; a row of norm 0
-/// has cosine 0 with everything.
+/// Matches the rows of `a`, `[n, d]`, with those of `b`, `[m, d]`, so that the sum of `|cos|` is largest; a row of norm
+/// 0 has cosine 0 with everything.
 ///
-/// Cosines in `f32`. Cost: `n m d` multiplications and, up to [`MAX_EXACT`] latents a side, `min^2 max` steps and 16
-/// bytes per pair; above, a greedy matching of 64 candidates per row.
+/// Cosines in `f32`. Cost: `n m d` multiplications and, up to [`MAX_EXACT`] latents per run, `min(n, m)^2 max(n, m)`
+/// steps and 16 bytes per pair; above, a greedy matching of 64 candidates per row.
 ///
 /// # Errors
 /// [`Error::Shape`] if `a` or `b` are not whole rows, [`Error::NotFinite`] (with the row).
@@ -247,10 +249,10 @@ pub fn pairwise_mcc(compute: Compute, a: &[f32], b: &[f32], d: usize) -> Result<
     matched(compute, a, b, d, MAX_EXACT)
 }
 
-/// [`pairwise_mcc`] with a limit of its own.
+/// Does what [`pairwise_mcc`] does, with `max_exact` in place of [`MAX_EXACT`].
 ///
 /// # Errors
-/// As there.
+/// As [`pairwise_mcc`].
 pub fn matched(compute: Compute, a: &[f32], b: &[f32], d: usize, max_exact: usize) -> Result<Matched> {
     let ((a, has_a), (b, has_b)) = (unit("decoder of this run", a, d)?, unit("decoder of the other run", b, d)?);
     let (n, m) = (has_a.len(), has_b.len());
@@ -270,8 +272,8 @@ pub fn matched(compute: Compute, a: &[f32], b: &[f32], d: usize, max_exact: usiz
     Ok(Matched { partner, mcc: mean(&cosines), exact })
 }
 
-/// Pairs in descending order of `|cos|` (ties to the lowest row, then column) among the candidates of the rows; then each
-/// row left over, in order, with the best column left over.
+/// Matches greedily: takes pairs in descending order of `|cos|` (ties to the lowest row, then column) among the
+/// candidates of the rows; then pairs each remaining row, in order, with the best remaining column.
 fn greedy(compute: Compute, a: &[f32], b: &[f32], d: usize) -> Vec<Option<u32>> {
     let Compute { isa, .. } = compute;
     let (n, m) = (a.len() / d, b.len() / d);
@@ -297,6 +299,7 @@ fn greedy(compute: Compute, a: &[f32], b: &[f32], d: usize) -> Vec<Option<u32>> 
     partner
 }
 
+/// Pairs each row without a partner, in order, with the best column that is not taken.
 fn best_of_the_rest(isa: Isa, a: &[f32], b: &[f32], d: usize, partner: &mut [Option<u32>], taken: &mut [bool]) {
     for (i, partner) in partner.iter_mut().enumerate().filter(|(_, p)| p.is_none()) {
         let row = &a[i * d..(i + 1) * d];
@@ -358,7 +361,7 @@ pub fn stability(compute: Compute, this: &Run<'_>, other: &Run<'_>, d: usize) ->
     })
 }
 
-/// [`ParentAgreement`] of the edges of `this`.
+/// Returns the [`ParentAgreement`] of the edges of `this`.
 fn parents_of_pairs(
     this: &Run<'_>,
     other: &Run<'_>,
@@ -372,13 +375,14 @@ fn parents_of_pairs(
             |rows: &[f32], j: usize| -> Vec<f64> { rows[j * d..(j + 1) * d].iter().map(|w| f64::from(*w)).collect() };
         let (a, b) = (row(this.decoder2, j), row(other.decoder2, partner));
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        // A row of zeros has no direction: NaN is under every bound.
+        // This is NaN for a row of zeros, and so not above any bound.
         dot(&a, &b).abs() / libm::sqrt(dot(&a, &a) * dot(&b, &b))
     };
     let f1_other = other.decoder1.len() / d;
-    // Of each pair: its family in this run, and whether the parents agree.
+    // For each pair: its family in this run, and whether the parents agree.
     let (mut family, mut agrees) = (Vec::new(), Vec::new());
-    // By parent of the other run: pairs whose parent here is its partner, and pairs whose partner is its child.
+    // For each parent of the other run: the pairs of which the parent in this run is its partner, and the pairs whose
+    // child in the other run is its child.
     let (mut expected, mut found) = (vec![0u64; f1_other], vec![0u64; f1_other]);
     for &(j, p) in edges {
         let Some(partner) = level2.partner[j].map(|j| j as usize).filter(|k| cosine(j, *k) >= SAME_COSINE) else {

@@ -1,5 +1,5 @@
-//! What the decoders look like by themselves: how far directions are alike within a level, and how far the directions of
-//! level 2 are composed of those of level 1.
+//! The structure of the decoders: how similar the directions of a level are, and how far the directions of level 2 are
+//! composed of those of level 1.
 //!
 //! [`stability::dictionary`](super::stability::dictionary) and [`stability::levels`](super::stability::levels) have the
 //! means; here are the quantiles and the compositions, each against its null.
@@ -17,25 +17,27 @@ use crate::par::Par;
 use crate::rng::Philox;
 use crate::{Error, Result};
 
-/// Atoms that a direction is composed of, at most.
+/// Most atoms that a direction is composed of.
 pub const ATOMS: usize = 3;
-/// Directions that are fitted, at most: more are thinned out evenly.
+/// Most directions that are fitted; of more, every so many-th is.
 pub const MAX_FITTED: usize = 4096;
-/// Rows that a random direction of the rows' covariance is mixed from: enough that it is near to Gaussian.
+/// Number of rows whose random sum is a random direction with the covariance of the rows: enough that it is nearly
+/// Gaussian.
 pub const MIXED: usize = 32;
 /// Rows that are multiplied at a time.
 const BLOCK: usize = 64;
-/// Atoms of which all products are kept, at most: 64 MiB. Those of more are computed for each block, at three times the cost.
+/// Up to this many atoms, their Gram matrix is kept (64 MiB); of more, products are computed for each block, at three
+/// times the cost.
 const MAX_GRAM: usize = 4096;
-/// A row that is shorter than this after the chosen ones are taken out of it is one of them.
+/// A unit vector counts as linearly dependent on others if its part orthogonal to them is shorter than this.
 const DEPENDENT: f64 = 1e-5;
 /// The random streams of this module: this, plus the number of the draw.
 const STREAM: u64 = 0x7374_7275 << 32;
-/// From here on the streams are those of mixtures.
+/// Added to the number of the draw for the streams of mixtures.
 const MIXTURES: usize = 1 << 30;
 
-/// `max_{j != i} cos(D_i, D_j)` over the directions of a level: -1 to 1, lower is better, high where features are split or
-/// composed. NaN with fewer than two directions. Quantiles are the values at rank `ceil(q n)`.
+/// `max_{j != i} cos(D_i, D_j)` over the directions of a level: -1 to 1, lower is better, high where features are split
+/// or composed. NaN with fewer than two directions. Quantiles are the values at rank `ceil(q n)`.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Nearest {
     /// Mean.
@@ -50,7 +52,7 @@ pub struct Nearest {
     pub max: f64,
 }
 
-/// Each level's nearest directions; rows of norm 0 are left out.
+/// Returns how near the directions of a decoder are to their nearest neighbours; rows of norm 0 are left out.
 ///
 /// Cosines in `f32`. Cost: `latents^2 d` multiplications.
 ///
@@ -71,7 +73,7 @@ pub fn nearest(compute: Compute, decoder: &[f32], d: usize) -> Result<Nearest> {
     Ok(Nearest { mean: closest.iter().sum::<f64>() / n as f64, q10: at(10), q50: at(50), q90: at(90), max: at(100) })
 }
 
-/// The unit rows that are not 0.
+/// Returns the unit rows; rows of norm 0 are left out.
 fn directions(what: &'static str, rows: &[f32], d: usize) -> Result<Vec<f32>> {
     let (rows, has) = unit(what, rows, d)?;
     Ok(rows.chunks_exact(d).zip(&has).filter(|(_, h)| **h).flat_map(|(r, _)| r.iter().copied()).collect())
@@ -82,16 +84,18 @@ fn directions(what: &'static str, rows: &[f32], d: usize) -> Result<Vec<f32>> {
 pub struct Composed {
     /// Directions fitted.
     pub directions: usize,
-    /// `mean_j R^2_j(s)` for `s` of 1 to [`ATOMS`]: the share of `||v_j||^2` in the span of the `s` atoms that orthogonal
-    /// matching pursuit picks, of either sign. 0 to 1, 1: nothing but compositions. The null are random directions, the
-    /// same number of them in each draw; a positive `z` is better than those.
+    /// `mean_j R^2_j(s)` for `s` of 1 to [`ATOMS`]: the share of `||v_j||^2` in the span of the `s` atoms that
+    /// orthogonal matching pursuit picks, of either sign. 0 to 1, 1: nothing but compositions. The null are random
+    /// directions, the same number of them in each draw; a positive `z` is better than those.
     pub r2: [Score; ATOMS],
-    /// The same values against random directions of the rows' own covariance: each the sum of [`MIXED`] of them, drawn at
-    /// random, with random signs. What both levels share only because activations lie in few dimensions is in this null.
+    /// The same values against random directions of the rows' own covariance: each the sum of [`MIXED`] of them, drawn
+    /// at random, with random signs. What both levels share only because activations lie in few dimensions is in this
+    /// null.
     pub r2_mixed: [Score; ATOMS],
 }
 
-/// How far the rows of `rows` are composed of up to [`ATOMS`] rows of `atoms`. Rows of norm 0 are left out of both.
+/// Measures how far the rows of `rows` are composed of up to [`ATOMS`] rows of `atoms`. Rows of norm 0 are left out of
+/// both.
 ///
 /// | argument | shape | layout |
 /// |---|---|---|
@@ -111,7 +115,7 @@ pub fn composed(compute: Compute, rows: &[f32], atoms: &[f32], d: usize, draws: 
     Pursuit::new(compute, &atoms, d).composed(par, rows, draws, &mut None)
 }
 
-/// What random directions have: how many of them, and their mean `R^2(s)` in each draw.
+/// The number of random directions, and their mean `R^2(s)` in each draw.
 type Random = (usize, Vec<[f64; ATOMS]>);
 
 /// Orthogonal matching pursuit over one set of unit atoms.
@@ -135,7 +139,8 @@ impl<'a> Pursuit<'a> {
         Self { isa, atoms, d, gram }
     }
 
-    /// See [`composed`]. `random` is what random directions have by these draws, where it is known, and becomes known.
+    /// Computes [`composed`]. `random` caches the values of random directions, which depend on the number of rows
+    /// alone.
     fn composed(&self, par: Par, rows: &[f32], draws: Draws, random: &mut Option<Random>) -> Result<Composed> {
         let d = self.d;
         let all = directions("directions of level 2", rows, d)?;
@@ -143,7 +148,7 @@ impl<'a> Pursuit<'a> {
         let thinned: Vec<f32> = (0..n).flat_map(|i| all[i * (all.len() / d) / n * d..][..d].iter().copied()).collect();
         let value = self.mean(par, &thinned);
         let rng = |draw: usize| Philox::new(draws.seed, STREAM + draw as u64);
-        // Random rows have a norm; of very few rows a mixture may have none, and is left out.
+        // Mixtures of very few rows may have norm 0, and are left out.
         let mean = |rows: &[f32]| self.mean(Par::Seq, &directions("random directions", rows, d).unwrap_or_default());
         let known = random.take().filter(|known| known.0 == n);
         let (_, random) = random.insert(known.unwrap_or_else(|| {
@@ -168,7 +173,7 @@ impl<'a> Pursuit<'a> {
         Ok(Composed { directions: n, r2: scores(random), r2_mixed: scores(&mixed) })
     }
 
-    /// Mean `R^2(s)` of the unit rows of `rows`; NaN without rows.
+    /// Returns the mean `R^2(s)` of the unit rows of `rows`; NaN without rows.
     fn mean(&self, par: Par, rows: &[f32]) -> [f64; ATOMS] {
         let blocks: Vec<&[f32]> = rows.chunks(BLOCK * self.d).collect();
         let parts = par.map(blocks.len(), |b| self.block(blocks[b]));
@@ -179,8 +184,9 @@ impl<'a> Pursuit<'a> {
         sum.map(|s| s / (rows.len() / self.d) as f64)
     }
 
-    /// `R^2(s)` of each row of a block: with the products `c = A v` and `G = A A^T`, what is left after the atoms `S` has the
-    /// products `c - G_S w`, `w = G_SS^-1 c_S`. Those in `f32` choose, the fit itself is in `f64`.
+    /// Returns `R^2(s)` of each row of a block. With the products `c = A v` and the Gram matrix `G = A A^T`, the
+    /// residual of a row after the atoms `S` has the products `c - G_S w` with all atoms, `w = G_SS^-1 c_S`. Atoms are
+    /// chosen by products in `f32`; the fit itself is in `f64`.
     fn block(&self, rows: &[f32]) -> Vec<[f64; ATOMS]> {
         let (d, m) = (self.d, self.atoms.len() / self.d);
         let n = rows.len() / d;
@@ -229,14 +235,15 @@ impl<'a> Pursuit<'a> {
     }
 }
 
-/// `[n, m]`: the products of all rows with all atoms.
+/// Returns the products of all rows with all atoms, `[n, m]`.
 fn products(isa: Isa, rows: &[f32], atoms: &[f32], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; rows.len() / d * (atoms.len() / d)];
     dense::affine(isa, rows, atoms, d, None, &mut out);
     out
 }
 
-/// A least-squares fit to a few atoms: `L L^T = G_SS` and `L y = c_S`.
+/// A least-squares fit to a few atoms by a Cholesky decomposition, `L L^T = G_SS` and `L y = c_S`, in the notation of
+/// [`Pursuit::block`].
 #[derive(Clone, Copy, Default)]
 struct Fit {
     len: usize,
@@ -246,8 +253,8 @@ struct Fit {
 }
 
 impl Fit {
-    /// Takes in atom `j`, unless nothing is left of it beside the others. `with` is its product with another atom or itself,
-    /// `along` with what is fitted.
+    /// Adds atom `j` to the fit, unless it depends linearly on the others. `with` gives its product with another atom
+    /// or itself, `along` that with the vector that is fitted.
     fn add(&mut self, j: usize, with: impl Fn(usize) -> f64, along: impl Fn() -> f64) {
         let n = self.len;
         let mut row = [0.0; ATOMS];
@@ -263,12 +270,12 @@ impl Fit {
         }
     }
 
-    /// The share of the square of a unit vector that is in the span of its atoms.
+    /// Returns the share of a unit vector's squared norm that lies in the span of the atoms.
     fn explained(&self) -> f64 {
         self.y.iter().map(|y| y * y).sum()
     }
 
-    /// `w` of `L^T w = y`.
+    /// Returns the coefficients `w` of the atoms, `L^T w = y`.
     fn weights(&self) -> [f64; ATOMS] {
         let mut w = [0.0; ATOMS];
         for k in (0..self.len).rev() {
@@ -279,10 +286,10 @@ impl Fit {
     }
 }
 
-/// `row` without its part along the orthonormal `basis`, of norm 1; none if nothing is left.
+/// Returns the part of `row` that is orthogonal to the orthonormal `basis`, of norm 1; none if the row is in its span.
 fn remainder(isa: Isa, row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut v: Vec<f64> = row.iter().map(|w| f64::from(*w)).collect();
-    // Twice, since what is left after once may be of the size of its rounding.
+    // Twice, since after one pass the remainder may be as small as its rounding error.
     for _ in 0..2 {
         for q in basis {
             wide::subtract64(isa, wide::dot64(isa, &v, q), q, &mut v);
@@ -293,22 +300,22 @@ fn remainder(isa: Isa, row: &[f32], basis: &[Vec<f64>]) -> Option<Vec<f64>> {
     (norm > DEPENDENT).then_some(v)
 }
 
-/// How much of level 2's directions level 1 explains.
+/// How much of level 2's directions lies in those of level 1.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Explained {
-    /// `mean_j ||P D2_j||^2`, `P` the projection on the span of level 1's rows. 0 to 1; compare with `span_chance`. 1 as
-    /// soon as level 1 has `d` independent rows.
+    /// `mean_j ||P D2_j||^2`, `P` the projection on the span of level 1's rows. 0 to 1; compare with `span_chance`. 1
+    /// as soon as level 1 has `d` independent rows.
     pub span: f64,
-    /// `rank / d`: what random directions have.
+    /// `rank / d`, the expectation for random directions.
     pub span_chance: f64,
-    /// Mean over edges of `cos^2(D1_p, D2_c)`: the share of the child's direction that is its parent's. 0 to 1. The null
-    /// are the same children with the parents of others.
+    /// Mean over edges of `cos^2(D1_p, D2_c)`: the share of the child's direction that is its parent's. 0 to 1. The
+    /// null are the same children with the parents of others.
     pub by_parent: Score,
     /// Edges: children with a parent, both with a direction.
     pub edges: usize,
 }
 
-/// See [`Explained`]; the arguments are those of [`levels`].
+/// Computes [`Explained`]; the arguments are those of [`levels`].
 ///
 /// Cost: `rank f2 d` multiplications, at most.
 ///
@@ -364,14 +371,15 @@ pub fn explained(
     })
 }
 
-/// Everything of this module and the two of [`stability`](super::stability), of one model.
+/// The structure of one model: the scores of this module, and those of [`stability`](super::stability) that concern one
+/// run.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct StructureReport {
     /// Level 1 by itself.
     pub level1: DictionaryReport,
-    /// Its nearest directions.
+    /// The nearest directions of level 1.
     pub nearest1: Nearest,
-    /// The rest; none for a flat model.
+    /// The scores of level 2; none for a flat model.
     pub level2: Option<Level2Structure>,
 }
 
@@ -380,13 +388,13 @@ pub struct StructureReport {
 pub struct Level2Structure {
     /// Level 2 by itself.
     pub dictionary: DictionaryReport,
-    /// Its nearest directions.
+    /// The nearest directions of level 2.
     pub nearest: Nearest,
     /// Duplicates and hedging.
     pub levels: LevelsReport,
-    /// What level 1 explains of it.
+    /// How much of its directions lies in those of level 1.
     pub explained: Explained,
-    /// Its directions as compositions of level 1.
+    /// Its directions as compositions of those of level 1.
     pub composed: Composed,
     /// The same of effective children; none if they were not given.
     pub effective: Option<Composed>,
@@ -395,7 +403,7 @@ pub struct Level2Structure {
 /// The decoders of a model.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoders<'a> {
-    /// Numbers a row, not 0.
+    /// Width of a row, not 0.
     pub d: usize,
     /// `[f1, d]` row-major.
     pub level1: &'a [f32],
@@ -407,7 +415,7 @@ pub struct Decoders<'a> {
     pub effective: Option<&'a [f32]>,
 }
 
-/// The structure of a model's decoders.
+/// Measures the structure of a model's decoders.
 ///
 /// # Errors
 /// As [`dictionary`], [`levels`], [`explained`] and [`composed`].

@@ -1,12 +1,12 @@
 //! The rows of one step.
 
-/// Rows that a step reads, and what it should reconstruct of them.
+/// The rows that a step encodes, and those that it should reconstruct.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchRows<'a> {
-    /// What is encoded, `(n, d)`.
+    /// Rows to encode, `(n, d)`.
     pub x: &'a [f32],
-    /// What a transcoder should reconstruct, `(n, d_out)`, a row for each of `x`; empty for an autoencoder, which
-    /// reconstructs `x`.
+    /// Rows that a transcoder should reconstruct, `(n, d_out)`, one for each row of `x`; empty for an autoencoder,
+    /// which reconstructs `x`.
     pub y: &'a [f32],
 }
 

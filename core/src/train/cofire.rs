@@ -1,7 +1,8 @@
-//! Which latents fire together, and the families that follow from it.
+//! Co-firing statistics of parents and children, and the families that are assigned from them.
 //!
-//! The tree has no gradient: it is a slowly updated statistic. With decayed counts `N` of tokens, `N_i` of parents
-//! that fire, `N_j` of children whose ungated pre-activation is above their threshold, `N_ij` of both:
+//! The choice of parents has no gradient; it follows statistics that change slowly. Of decayed counts, `N` is the
+//! number of tokens, `N_i` of those on which parent `i` fires, `N_j` of those on which the ungated pre-activation of
+//! child `j` is above its threshold, and `N_ij` of those on which both happen:
 //!
 //! ```text
 //! P(i|j) = N_ij / N_j,   score(j, i) = P(i|j) ln(P(i|j) / (N_i / N))       expected log-lift
@@ -21,45 +22,49 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-/// Parents that a child may fall back on where those that suit it better are full.
+/// Number of parents that a child asks, best first, before it gives up: families are capped, and its best ones may be
+/// full.
 const CHOICES: usize = 64;
 
-/// A child that asks for a parent.
+/// A child's request to join the family of a parent.
 #[derive(Clone, Copy)]
 struct Offer {
     score: f64,
     child: u32,
     parent: u32,
-    /// Which of its choices that is, from 1.
-    turn: usize,
+    /// Rank of this parent among the child's choices, from 1.
+    rank: usize,
 }
 
 impl Offer {
-    /// Best first; ties to the lower child, then the lower parent.
+    /// Orders offers best first; ties go to the lower child, then to the lower parent.
     fn order(&self, other: &Self) -> Ordering {
         other.score.total_cmp(&self.score).then(self.child.cmp(&other.child)).then(self.parent.cmp(&other.parent))
     }
 }
 
-/// Decayed counts. Stored with a growing weight instead of a decay of the whole table.
+/// Decayed counts of which parents and children fire together.
+///
+/// The counts are not decayed each step, which would touch the whole table; the weight of each new token grows instead,
+/// and all is scaled back when the weight becomes large.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cofire {
     f1: usize,
     f2: usize,
-    /// `N_i`.
+    /// `N_i`, in units of the weight of the next token.
     pub(crate) parent: Vec<f64>,
-    /// `N_j`.
+    /// `N_j`, likewise.
     pub(crate) child: Vec<f64>,
-    /// `N_ij / N_j`.
+    /// `N_ij / N_j`, from sampled counts.
     pub(crate) both: Counts,
     /// Sum of `|x - x_hat2|^2` over the tokens on which a parent fires.
     pub(crate) energy: Vec<f64>,
-    /// `N`, the weight of the next token, and the half-lives since the table faded, negative.
+    /// `N`; the weight of the next token; and minus the number of half-lives since `both` was halved.
     pub(crate) tokens: [f64; 3],
 }
 
 impl Cofire {
-    /// No counts.
+    /// Returns counts of zero.
     pub fn new(f1: usize, f2: usize) -> Self {
         Self {
             f1,
@@ -72,10 +77,11 @@ impl Cofire {
         }
     }
 
-    /// Takes in a step, which stands for `steps` steps, and decays what came before.
+    /// Adds the counts of a step and decays the earlier ones. The step stands for `steps` steps, since behind a hard
+    /// gate only one of several is counted.
     ///
-    /// Each thread counts for a block of children: it looks for its own among the ungated pre-activations of every row, so
-    /// that the tokens of a child come in the order of the rows.
+    /// Each thread counts for a block of children, and finds these among the ungated pre-activations of every row: so
+    /// the tokens of a child are counted in the order of the rows on any number of threads.
     pub fn update(&mut self, par: Par, seen: &Observed, decay: f64, steps: u64) {
         self.tokens[1] /= libm::pow(decay, steps as f64);
         let w = self.tokens[1] * steps as f64;
@@ -107,7 +113,7 @@ impl Cofire {
         }
     }
 
-    /// Lets the table fade for every half-life that has passed.
+    /// Halves the counts of pairs once for every half-life that has passed.
     fn age(&mut self, par: Par, decay: f64, steps: u64) {
         if decay >= 1.0 {
             return;
@@ -130,7 +136,7 @@ impl Cofire {
         self.f1
     }
 
-    /// `P(i|j)`; 0 for a child that was never seen.
+    /// Returns `P(i|j)`; 0 for a child that was never counted, and for ROOT.
     pub fn containment(&self, j: usize, parent: u32) -> f64 {
         if parent == ROOT || self.child[j] <= 0.0 {
             return 0.0;
@@ -138,17 +144,19 @@ impl Cofire {
         self.both.share(j, parent as usize)
     }
 
-    /// Tokens that child `j` was counted on, decayed, in units of tokens.
+    /// Returns the decayed number of tokens on which child `j` fired, in units of tokens.
     fn seen(&self, j: usize) -> f64 {
         self.child[j] / self.tokens[1]
     }
 
-    /// The parents of highest score. Families are capped: the children that a full family turns away, those of lowest
-    /// score, go to their next best parent. Without ROOT (`root_below = 0`) a child never seen gets a parent at random.
+    /// Returns the parent of each child: the one of highest score. Families are capped; the children of lowest score
+    /// leave a full family for their next best parent. Without ROOT (`root_below = 0`) a child that was never counted
+    /// gets a random parent.
     ///
-    /// Children ask for their best parents in turn, and a full family turns its worst member away, who then asks for its next
-    /// one. Both sides go by the same scores, so that it ends as if all pairs had been taken from the best one down, without
-    /// a list of them.
+    /// This is deferred acceptance (Gale and Shapley 1962): each child asks for its best parent, and a family that is
+    /// too large rejects its worst member, which then asks for its next best parent. Since parents and children rank
+    /// each other by the same scores, the result is that of taking all pairs from the best one down, without a sorted
+    /// list of `f1 f2` pairs.
     pub fn assign(&self, gate: &GateConfig, rng: &mut Philox) -> Vec<u32> {
         let cap = ((gate.family_cap * self.f2 as f64 / self.f1 as f64) as usize).max(1);
         let rootless = gate.root_below == 0.0;
@@ -157,18 +165,18 @@ impl Cofire {
             if self.seen(j) < gate.min_count && !rootless {
                 continue;
             }
-            let mut asks = Some((j as u32, None, 1));
-            while let Some((child, last, turn)) = asks.take() {
-                if turn > CHOICES {
+            let mut unassigned = Some((j as u32, None, 1));
+            while let Some((child, last, rank)) = unassigned.take() {
+                if rank > CHOICES {
                     break;
                 }
-                let Some(offer) = self.best(child, gate.root_below, last, turn) else { break };
+                let Some(offer) = self.best(child, gate.root_below, last, rank) else { break };
                 let family = &mut families[offer.parent as usize];
                 family.push(offer);
                 if family.len() > cap {
                     let worst = (0..family.len()).max_by(|a, b| family[*a].order(&family[*b])).unwrap_or(0);
-                    let Offer { child, turn, .. } = family[worst];
-                    asks = Some((child, Some(family.swap_remove(worst)), turn + 1));
+                    let Offer { child, rank, .. } = family[worst];
+                    unassigned = Some((child, Some(family.swap_remove(worst)), rank + 1));
                 }
             }
         }
@@ -184,8 +192,8 @@ impl Cofire {
         parents
     }
 
-    /// The best parent of a child after `last`, as its choice number `turn`.
-    fn best(&self, child: u32, root_below: f64, last: Option<Offer>, turn: usize) -> Option<Offer> {
+    /// Returns the best parent of a child among those that come after `last` in its order, as its choice number `rank`.
+    fn best(&self, child: u32, root_below: f64, last: Option<Offer>, rank: usize) -> Option<Offer> {
         let mut best: Option<Offer> = None;
         if self.child[child as usize] <= 0.0 {
             return None;
@@ -194,9 +202,9 @@ impl Cofire {
             if contained > 0.0 && contained >= root_below {
                 let base = (self.parent[i] / self.tokens[0]).max(1e-12);
                 let score = contained * libm::log(contained / base);
-                let offer = Offer { score, child, parent: i as u32, turn };
-                let comes = last.is_none_or(|last| offer.order(&last).is_gt());
-                if comes && best.is_none_or(|best| offer.order(&best).is_lt()) {
+                let offer = Offer { score, child, parent: i as u32, rank };
+                let not_asked_yet = last.is_none_or(|last| offer.order(&last).is_gt());
+                if not_asked_yet && best.is_none_or(|best| offer.order(&best).is_lt()) {
                     best = Some(offer);
                 }
             }
@@ -204,8 +212,9 @@ impl Cofire {
         best
     }
 
-    /// Moves a child only where another parent (or ROOT, which counts as containing `root_below` of it) contains it
-    /// better by `hysteresis`; from ROOT a margin of .05 is enough. Returns how many moved.
+    /// Assigns parents anew, and moves a child only if its new parent contains it by `hysteresis` more than the present
+    /// one; ROOT counts as containing `root_below` of a child. A child of ROOT moves for a margin of .05 already.
+    /// Returns how many moved.
     pub fn reassign(&self, gate: &GateConfig, parents: &mut [u32], rng: &mut Philox) -> usize {
         let fresh = self.assign(gate, rng);
         let mut moved = 0;
@@ -220,7 +229,8 @@ impl Cofire {
         moved
     }
 
-    /// The parent with the most error a child, `argmax_i R_i / (n_i + 1)`, given its number of children.
+    /// Returns the parent with the most error per child, `argmax_i R_i / (n_i + 1)`: `R_i` is the error summed over the
+    /// tokens on which parent `i` fires, and `n_i` its number of children, `size`.
     pub(crate) fn neediest(&self, size: &[usize]) -> Option<usize> {
         let mut best: Option<(f64, usize)> = None;
         for (i, (&energy, &n)) in self.energy.iter().zip(size).enumerate() {
@@ -232,7 +242,7 @@ impl Cofire {
         best.map(|b| b.1)
     }
 
-    /// Forgets a child that starts anew.
+    /// Sets the counts of a child to zero, since it is reseeded.
     pub(crate) fn forget(&mut self, j: usize) {
         self.child[j] = 0.0;
         self.both.forget(j);

@@ -1,4 +1,4 @@
-//! The controller of batch-top-k's L0: a tracked threshold. That of penalised activations is
+//! The tracked inference threshold of batch-top-k. The controller of the L0 of penalised activations is
 //! [`L0Control`](super::l0::L0Control).
 
 use super::state::{Saved, State};
@@ -16,8 +16,9 @@ pub struct ThresholdTracker {
 }
 
 impl ThresholdTracker {
-    /// Takes in a step: `above` pre-activations were over the threshold, `wanted` should have been, and the smallest
-    /// that was selected is `selected_min`.
+    /// Moves the threshold after a step in which `above` pre-activations exceeded it where `wanted` should have.
+    /// `selected_min`, the smallest selected pre-activation, is where the threshold starts; `done` is the share of the
+    /// steps behind.
     pub fn update(&mut self, above: usize, wanted: f64, selected_min: f32, done: f64) {
         if self.tau <= 0.0 {
             self.tau = selected_min;
@@ -28,7 +29,8 @@ impl ThresholdTracker {
         self.tau = (f64::from(self.tau) * libm::exp(eta * excess)).max(1e-12) as f32;
     }
 
-    /// For `topk`, whose candidates are cut a row: the mean of the smallest selected pre-activation.
+    /// Moves the threshold of `topk` towards the smallest selected pre-activation of the batch. `topk` selects per row
+    /// and needs no threshold; this one only says which ungated pre-activations count as firing.
     pub fn smooth(&mut self, selected_min: f32) {
         self.tau = if self.tau <= 0.0 { selected_min } else { self.tau + 0.01 * (selected_min - self.tau) };
     }

@@ -1,8 +1,8 @@
-//! The seam where the arithmetic of a training is done: an engine owns parameters, gradients and moments, takes steps, and
-//! says what it has seen.
+//! The engine does the arithmetic of training: it owns parameters, gradients and moments, takes steps, and reports what
+//! it observed in each.
 //!
-//! Everything around it (schedules, controllers, families, revival) reads [`Observed`] and writes [`StepSettings`], so
-//! that it is the same wherever the numbers lie.
+//! Everything around it (schedules, controllers, families, revival) only reads [`Observed`] and writes
+//! [`StepSettings`], so that it does not depend on where the arithmetic is done.
 
 use super::batch::BatchRows;
 use super::comm::Solo;
@@ -47,8 +47,9 @@ pub struct Engine {
     params: Params,
     grads: Params,
     optimiser: Adam,
-    /// The decoder directions at the start, of which [`Freeze::SoftDecoder`](crate::freeze::Freeze::SoftDecoder) keeps them
-    /// near; else empty. A function of the seed, so that no checkpoint holds them.
+    /// The initial decoder directions of each level, to which
+    /// [`Freeze::SoftDecoder`](crate::freeze::Freeze::SoftDecoder) keeps the decoder rows close; else empty. They
+    /// follow from the seed, so that no checkpoint holds them.
     anchor: [Vec<f32>; 2],
     observed: Observed,
     transcodes: bool,
@@ -96,11 +97,11 @@ impl Engine {
         })
     }
 
-    /// Takes one step on normalised rows, and returns what it has seen.
+    /// Takes one step on normalised rows, and returns what it observed.
     ///
     /// # Errors
-    /// [`Error::NotFinite`](crate::Error::NotFinite) naming the term of the loss or the tensor of the gradient; the weights
-    /// are then as before the step.
+    /// [`Error::NotFinite`](crate::Error::NotFinite) naming the term of the loss or the tensor of the gradient; the
+    /// weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>, settings: &StepSettings) -> Result<&Observed> {
         let rows = rows.into();
         let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed, transcodes: _ } = self;
@@ -119,12 +120,12 @@ impl Engine {
         Ok(observed)
     }
 
-    /// Returns what the last step has seen.
+    /// Returns what the last step observed.
     pub fn observed(&self) -> &Observed {
         &self.observed
     }
 
-    /// Puts other families behind the gate.
+    /// Replaces the families that the gate reads.
     pub fn set_families(&mut self, families: Families) {
         self.families = families;
     }
@@ -140,10 +141,10 @@ impl Engine {
         }
     }
 
-    /// Starts latent `j` of a level (0 or 1) anew at `rows`: its moments are forgotten.
+    /// Replaces the rows of latent `j` of a level (0 or 1), and sets their moments to zero.
     ///
     /// # Panics
-    /// If a row has another width.
+    /// If a row has a wrong width.
     pub fn set_latent(&mut self, level: usize, j: usize, rows: LatentRows<'_>) {
         let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
@@ -153,14 +154,14 @@ impl Engine {
         self.optimiser.reset_latent(level, j);
     }
 
-    /// Raises what the pre-activations of a level (0 or 1) must reach to fire, of all latents alike, see
+    /// Raises, for all latents of a level (0 or 1) alike, what a pre-activation must reach to fire:
     /// [`Activation::raise`].
     pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) {
         activation.raise(by, unit, limits(&mut self.params.level[level]));
     }
 
-    /// Returns the residual of a row of the last batch, `(d_out)`: `y - y_hat2`, or `y - y_hat1` for a flat model. Empty for the
-    /// seed's model.
+    /// Returns the residual of a row of the last batch, `(d_out)`: `y - y_hat2`, or `y - y_hat1` for a flat model.
+    /// Empty for the seed model.
     pub fn residual(&self, row: usize) -> &[f32] {
         match &self.model {
             Model::Tree(o) => o.residual(row),
@@ -168,12 +169,12 @@ impl Engine {
         }
     }
 
-    /// Returns whether the rows reconstructed are others than those read.
+    /// Returns whether the model is a transcoder, which reconstructs other rows than it reads.
     pub fn transcodes(&self) -> bool {
         self.transcodes
     }
 
-    /// Returns a row of the last batch as the encoder of level 1 reads it, `(d)`. Empty for the seed's model.
+    /// Returns a row of the last batch as the encoder of level 1 reads it, `(d)`. Empty for the seed model.
     pub fn input(&self, row: usize) -> &[f32] {
         match &self.model {
             Model::Tree(o) => o.input(row),
@@ -181,7 +182,7 @@ impl Engine {
         }
     }
 
-    /// Replaces the parameters by others of the same architecture; moments stay.
+    /// Replaces the parameters by others of the same architecture, and keeps the moments.
     pub fn upload(&mut self, params: Params) {
         self.params = params;
     }
@@ -192,7 +193,7 @@ impl Engine {
         self.params.clone()
     }
 
-    /// Frees the memory that only a step needs; the next step takes it again.
+    /// Frees the memory that only a step needs; the next step allocates it again.
     pub fn rest(&mut self) {
         if let Model::Tree(o) = &mut self.model {
             o.rest();
@@ -203,7 +204,8 @@ impl Engine {
 
 impl Saved for Engine {
     fn save(&self, _: &str, state: &mut State) {
-        // Gradients and what was observed are those of a step that is over; settings are not part of the state.
+        // The next step overwrites gradients and observations; settings come from the configuration, families from the
+        // trainer.
         let Self {
             specs: _,
             compute: _,

@@ -1,7 +1,7 @@
 //! Initial weights: random unit decoder rows, encoder rows equal to them times `train.encoder_norm`, biases of zero.
 //!
-//! The encoder of a transcoder reads another space than its decoder writes to: there its rows are random unit rows of their own.
-//! A skip connection starts at zero.
+//! The encoder of a transcoder reads another space than its decoder writes to, so its rows are drawn independently, as
+//! random unit rows. A skip connection starts at zero.
 
 use crate::activation::Parameter;
 use crate::compute::Compute;
@@ -13,13 +13,14 @@ use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Stream of the generator that initial weights are drawn from.
+/// Stream of the random generator for initial weights.
 const STREAM: u64 = 1;
 
-/// Rows of the sample that jumprelu thresholds are set on.
+/// Number of rows on which the initial thresholds of jumprelu are set.
 const SAMPLE: usize = 64;
 
-/// Parameters before the first step. `centre` is where the decoder bias starts; `sample` are normalised rows.
+/// Returns the parameters before the first step. `centre` is the initial decoder bias; `sample` are normalised rows,
+/// for the initial thresholds of jumprelu.
 pub(super) fn initial(config: &Config, arch: &Arch, compute: Compute, centre: &[f32], sample: &[f32]) -> Params {
     let Compute { isa, .. } = compute;
     let mut params = arch.zeros();
@@ -48,7 +49,7 @@ pub(super) fn initial(config: &Config, arch: &Arch, compute: Compute, centre: &[
                 composed.chunks_mut(arch.d).for_each(|row| adam::normalise(isa, row));
                 params.level[1].w_enc = composed;
             }
-            // Both live in one space.
+            // Encoder and decoder rows are vectors of the same space.
             (true, false) | (false, true) => like_decoder(&mut params.level[1]),
         }
         params.gate.b.fill(arch.gate.initial_bias());
@@ -65,13 +66,13 @@ pub(super) fn initial(config: &Config, arch: &Arch, compute: Compute, centre: &[
 
 /// Sets the encoder rows of a level to its decoder rows.
 ///
-/// They are copied into the memory that is there: the allocator may keep what is thrown away, and a tensor that is shared
-/// would be copied later.
+/// They are copied into the existing memory. A clone would free that memory, which the allocator may not return to the
+/// system, and share the tensor, which the first step would then copy.
 fn like_decoder(level: &mut LevelParams) {
     level.w_enc.copy_from_slice(&level.w_dec);
 }
 
-/// The seed's layers as a framework would draw them: uniform in `+-1/sqrt(inputs)`.
+/// Draws the layers of the seed model as PyTorch initialises linear layers: uniform in `+-1/sqrt(inputs)`.
 fn seed(arch: &Arch, params: &mut Params, rng: &mut Philox) {
     let [f1, f2] = arch.latents();
     let mut draw = |tensor: &mut [f32], inputs: usize| {
@@ -89,6 +90,7 @@ fn seed(arch: &Arch, params: &mut Params, rng: &mut Philox) {
     }
 }
 
+/// Fills `rows`, `(n, width)`, with random unit rows; their numbers are non-negative if `positive`.
 fn unit_rows(isa: Isa, rows: &mut [f32], width: usize, rng: &mut Philox, positive: bool) {
     for row in rows.chunks_mut(width) {
         for v in row.iter_mut() {
@@ -99,7 +101,8 @@ fn unit_rows(isa: Isa, rows: &mut [f32], width: usize, rng: &mut Philox, positiv
     }
 }
 
-/// Sets one threshold for each level that has thresholds, such that `k` latents per row fire on the sample.
+/// Gives all latents of a level one threshold, such that `k` of them per row fire on the sample; for levels with
+/// thresholds.
 fn thresholds(arch: &Arch, isa: Isa, sample: &[f32], params: &mut Params) {
     let d = arch.d;
     let n = (sample.len() / d).min(SAMPLE);

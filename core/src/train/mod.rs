@@ -1,4 +1,4 @@
-//! Training: one step forward, backward and update, and everything that is carried from step to step.
+//! Training: the forward pass, backward pass and update of a step, and the state that is carried from step to step.
 
 mod batch;
 mod calibrate;

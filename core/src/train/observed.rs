@@ -1,13 +1,14 @@
-//! What a step has seen: all that controllers, statistics and families read of it.
+//! What a step observed: the only thing that controllers, statistics and families read of it.
 
 use crate::balance::RowNorms;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Sparse rows in compressed form: the entries of each row of a batch, latents ascending.
+/// Sparse rows in CSR form: the entries of each row of a batch, latents ascending.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SparseRows {
-    /// First entry of each row, and the number of entries: `rows + 1` numbers, or none before the first step.
+    /// Index of the first entry of each row, then the number of entries: `rows + 1` numbers, or none before the first
+    /// step.
     pub offsets: Vec<u32>,
     /// Latents.
     pub index: Vec<u32>,
@@ -46,7 +47,7 @@ impl SparseRows {
     }
 }
 
-/// The value of every term of the loss, weighted as it enters, and what was counted on the way.
+/// The value of every term of the loss, weighted as in the total (but for `fvu`), and counts of the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Losses {
     /// The whole loss.
@@ -63,23 +64,24 @@ pub struct Losses {
     pub gated: [f64; 2],
     /// Mean number of latents that fire, per level.
     pub l0: [f64; 2],
-    /// The smallest selected pre-activation of `topk` and `batchtopk`, per level; 0 if nothing was selected. Where the levels
-    /// share a budget, this and the next are of both levels together.
+    /// The smallest selected pre-activation of `topk` and `batchtopk`, per level; 0 if nothing was selected. Levels
+    /// that share a budget have the same number, over both.
     pub selected_min: [f32; 2],
-    /// `batchtopk`: how many pre-activations of the batch are above the tracked threshold, per level.
+    /// `batchtopk`: number of pre-activations of the batch above the tracked threshold, per level. Levels that share a
+    /// budget have the same number, over both.
     pub above_tau: [usize; 2],
-    /// Norms of the two reconstructions' gradients on `D1`, unweighted, and their cosine.
+    /// Norms of the gradients of the two reconstructions with respect to `D1`, unweighted, and their cosine.
     pub balance: RowNorms,
 }
 
-/// What a step has seen. An engine computes it wherever it runs; the training reads nothing else of a step.
+/// What a step observed; the trainer reads nothing else of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observed {
-    /// Terms of the loss, and what was counted on the way.
+    /// Terms of the loss, and counts of the forward pass.
     pub losses: Losses,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
-    /// Latents that fire, per level, with their activations. Without rows for the seed's model.
+    /// Latents that fire, per level, with their activations. Without rows for the seed model.
     pub codes: [SparseRows; 2],
     /// Ungated pre-activations of level 2 above their threshold. Rows are empty unless the step was asked for them.
     pub ungated: SparseRows,

@@ -1,4 +1,4 @@
-//! Dead latents: which latents are dead, and where a dead child starts anew.
+//! Dead latents: counters that tell which latents are dead, and the reseeding of dead children.
 
 use super::cofire::Cofire;
 use super::engine::{Engine, LatentRows};
@@ -11,27 +11,27 @@ use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Rows since each latent of a level fired.
+/// Counts the rows since each latent of a level last fired.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Silence {
-    /// Rows, a latent.
+    /// Number of rows since the latent last fired, `(f)`.
     pub since: Vec<u64>,
 }
 
 impl Silence {
-    /// All counters start at zero.
+    /// Returns counters of zero for `f` latents.
     pub fn new(f: usize) -> Self {
         Self { since: vec![0; f] }
     }
 
-    /// Takes in the latents of its level that fire on a batch.
+    /// Counts the rows of a batch, on which the latents `fires` fire.
     pub fn update(&mut self, fires: &SparseRows) {
         let n = fires.n_rows() as u64;
         self.since.iter_mut().for_each(|s| *s = s.saturating_add(n));
         fires.index.iter().for_each(|j| self.since[*j as usize] = 0);
     }
 
-    /// Latents that have not fired for more than `after` rows, ascending.
+    /// Writes the latents that have not fired for more than `after` rows to `out`, ascending.
     pub fn dead(&self, after: u64, out: &mut Vec<u32>) {
         out.clear();
         out.extend(self.since.iter().enumerate().filter(|(_, s)| **s > after).map(|(j, _)| j as u32));
@@ -50,10 +50,11 @@ impl Saved for Silence {
     }
 }
 
-/// Gives every dead child to the parent with the most error per child, and sets its encoder and decoder rows to the unit
-/// residual of a token of the last batch on which that parent fires, drawn towards high error. A transcoder's encoder reads
-/// other rows than its decoder writes: its encoder row becomes the unit row of that token. Its bias, its moments and
-/// its counts start at zero. Returns how many were set.
+/// Reseeds every dead child: gives it to the parent with the most error per child, and sets its encoder and decoder
+/// rows to the normalised residual of a token of the last batch on which that parent fires; tokens with much error are
+/// likelier to be drawn. The encoder of a transcoder reads other rows than the decoder writes, so there the encoder row
+/// becomes the normalised input of that token. The child's bias, moments and counts become zero. Returns how many were
+/// reseeded.
 pub(super) fn reseed(
     engine: &mut Engine,
     isa: Isa,

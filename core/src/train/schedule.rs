@@ -1,8 +1,9 @@
-//! What depends on the step alone.
+//! Schedules: what depends on nothing but the settings and the number of the step.
 
 use crate::config::{Activation, Balance, Config, LevelConfig, LossConfig, TrainConfig};
 
-/// `lr * min((t + 1) / (warmup T), 1) * min((T - t) / (decay T), 1)` at step `t` of `T`: warm-up, constant, decay to 0.
+/// Returns the learning rate of step `t` of `T`, `lr min((t + 1) / (warmup T), 1) min((T - t) / (decay T), 1)`:
+/// warm-up, constant, decay to 0.
 pub fn learning_rate(train: &TrainConfig, step: u64) -> f64 {
     let steps = train.steps as f64;
     let t = step as f64;
@@ -11,8 +12,8 @@ pub fn learning_rate(train: &TrainConfig, step: u64) -> f64 {
     train.lr * up * down
 }
 
-/// `k + (k0 - k) max(1 - t / T_a, 0)` with `k0 = k_start k`, never more than there are latents: dynamic sparsity. `k` in a
-/// training that is not long.
+/// Returns the target number of active latents per row at step `t` of `T`: `k + (k_start - 1) k max(1 - t / (anneal T),
+/// 0)`, at most the number of latents; `k` in a training that is not long.
 pub fn annealed_k(level: &LevelConfig, train: &TrainConfig, step: u64) -> f64 {
     let over = level.anneal * train.steps as f64;
     if over <= 0.0 || level.k_start <= 1.0 || !is_long(train) {
@@ -22,14 +23,14 @@ pub fn annealed_k(level: &LevelConfig, train: &TrainConfig, step: u64) -> f64 {
     (level.k + level.k * (level.k_start - 1.0) * left).min(level.latents as f64)
 }
 
-/// Whether `lr T (1 - warmup / 2 - decay / 2)`, the sum of the learning rates, is at least `train.long`.
+/// Returns whether the sum of the learning rates, `lr T (1 - warmup / 2 - decay / 2)`, is at least `train.long`.
 pub fn is_long(train: &TrainConfig) -> bool {
     train.lr * train.steps as f64 * (1.0 - 0.5 * (train.warmup + train.decay)) >= train.long
 }
 
-/// `w1 + (w1_end - w1) max(t / T - s, 0) / (1 - s)` with `s = w1_start`: the weight of level 1's reconstruction when a
-/// share `done = t / T` of the steps is behind, and a hard gate acts. None where the weights are learned ([`Balance::Norm`],
-/// [`Balance::Uncert`]) or where it does not move.
+/// Returns the weight of level 1's reconstruction behind a hard gate, once a share `done` of the steps is over: `w1 +
+/// (w1_end - w1) max(done - s, 0) / (1 - s)` with `s = w1_start`. None if the weights are learned ([`Balance::Norm`],
+/// [`Balance::Uncert`]) or if `w1` is constant.
 pub fn annealed_w1(loss: &LossConfig, balance: Balance, done: f64) -> Option<f64> {
     let learned = balance.is_learned();
     if learned || loss.w1_start >= 1.0 {
@@ -39,14 +40,14 @@ pub fn annealed_w1(loss: &LossConfig, balance: Balance, done: f64) -> Option<f64
     Some(loss.w1 + (loss.w1_end - loss.w1) * over)
 }
 
-/// Returns whether the first `taken` steps of a training under `a` are those of one under `b`, which differs from it in
-/// `train.steps` at most: whether everything that depends on the share of the steps behind is the same at each of them.
-/// A training under `a` that has taken them can then go on to the bits of one under `b`.
+/// Returns whether the first `taken` steps of a training under `a` have the same schedules as those of one under `b`,
+/// which differs from `a` in nothing but `train.steps`. If so, a training that took these steps under `a` can continue
+/// under `b` with the same bits as if it had always run under `b`.
 pub fn agree(a: &Config, b: &Config, taken: u64) -> bool {
     a.train.steps == b.train.steps || (0..taken).all(|step| at(a, step) == at(b, step))
 }
 
-/// Everything at `step` that depends on `train.steps`.
+/// Returns everything at `step` that depends on `train.steps`: schedules, the weight of level 1, and switches.
 fn at(config: &Config, step: u64) -> ([f64; 3], Option<f64>, [bool; 6]) {
     let steps = config.train.steps as f64;
     let (before, done) = (step.saturating_sub(1) as f64 / steps, step as f64 / steps);

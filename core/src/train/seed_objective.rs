@@ -1,4 +1,5 @@
-//! Loss and gradient of the seed, dense as it was written: see [`crate::model::seed`] for the equations.
+//! Loss and gradient of the seed model, computed densely, as the original design did: see [`crate::model::seed`] for
+//! the equations.
 
 use super::observed::Losses;
 use crate::compute::Compute;
@@ -13,10 +14,10 @@ use alloc::vec::Vec;
 /// Rows and latents that one thread handles together.
 const BLOCK: usize = 64;
 
-/// Added to squared column norms.
+/// Added to squared column norms, so that a latent that never fires has a norm to divide by.
 const E: f32 = 1e-6;
 
-/// The seed's settings and sizes.
+/// The loss of the seed model: sizes and weights.
 #[derive(Clone, Debug)]
 pub struct SeedObjective {
     arch: Arch,
@@ -25,16 +26,18 @@ pub struct SeedObjective {
     compute: Compute,
 }
 
-/// One gated layer of a batch.
+/// What one gated layer computes on a batch, `(n, f)` each.
 struct Layer {
-    /// Pre-activations, gates and outputs, `(n, f)` each; gates are empty without a gate.
+    /// Pre-activations.
     a: Vec<f32>,
+    /// Gates; empty without a gate.
     s: Vec<f32>,
+    /// Outputs.
     h: Vec<f32>,
 }
 
 impl SeedObjective {
-    /// For the settings of `config`.
+    /// Prepares the loss for the settings of `config` and rows of width `d`.
     pub fn new(config: &Config, d: usize, compute: Compute) -> Self {
         let weight = config.loss.consistency.seed_weight(config.loss.consistency_weight) as f32;
         Self {
@@ -45,7 +48,8 @@ impl SeedObjective {
         }
     }
 
-    /// Loss and gradient on `x`, `(n, d)`: `grads` is written. `fvu` holds that of `h1 D1 + b_dec` and of `x_hat`.
+    /// Computes loss and gradient on `x`, `(n, d)`: `grads` is written, never read. `fvu` of the result is that of
+    /// level 1 alone, `h1 D1 + b_dec`, and that of `x_hat`.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the loss is not finite.
@@ -105,7 +109,8 @@ impl SeedObjective {
         }
     }
 
-    /// `h = max(a s(g), 0)` and its like.
+    /// Computes a layer, `h = max(a s, 0)` for a multiplicative gate: [`GateKind::seed`](crate::config::GateKind) has
+    /// the others.
     fn layer(&self, p: &LevelParams, x: &[f32], width: usize) -> Layer {
         let a = self.product(x, &p.w_enc, width, Some(&p.b_enc));
         let mut s = Vec::new();
@@ -123,7 +128,7 @@ impl SeedObjective {
         Layer { a, s, h }
     }
 
-    /// `(da, dg)` from `dh`; `dg` is empty without a gate.
+    /// Returns `(da, dg)`, the gradients of pre-activations and gate inputs, from `dh`; `dg` is empty without a gate.
     fn layer_backward(&self, layer: &Layer, dh: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let mut da = vec![0.0; dh.len()];
         let mut dg = vec![0.0; layer.s.len()];
@@ -138,6 +143,7 @@ impl SeedObjective {
         (da, dg)
     }
 
+    /// Writes the gradients of the weights and biases of a layer with input `x`, `(n, width)`.
     fn layer_gradients(&self, da: &[f32], dg: &[f32], f: usize, x: &[f32], width: usize, grads: &mut LevelParams) {
         self.outer(da, f, x, width, &mut grads.w_enc);
         self.columns(da, f, &mut grads.b_enc);
@@ -147,7 +153,7 @@ impl SeedObjective {
         }
     }
 
-    /// `wc mean_ij cos(h1_i, h2_j)`, by the factorisation of [`crate::loss::seed_cos`], and its gradient.
+    /// Returns `wc mean_ij cos(h1_i, h2_j)`, by the factorisation of [`crate::loss::seed_cos`], and adds its gradient.
     fn consistency(&self, h1: &[f32], h2: &[f32], n: usize, dh1: &mut [f32], dh2: &mut [f32]) -> f64 {
         let sizes = [self.arch.level[0].latents, self.arch.level[1].latents];
         let scale = self.consistency / (sizes[0] as f32 * sizes[1] as f32);
@@ -177,7 +183,7 @@ impl SeedObjective {
         f64::from(scale) * sums[0].iter().zip(&sums[1]).map(|(p, q)| f64::from(*p) * f64::from(*q)).sum::<f64>()
     }
 
-    /// `x W^T + bias`, `(n, f)`.
+    /// Returns `x W^T + bias`, `(n, f)`.
     fn product(&self, x: &[f32], w: &[f32], d: usize, bias: Option<&[f32]>) -> Vec<f32> {
         let (n, f) = (x.len() / d, w.len() / d);
         let mut out = vec![0.0; n * f];
@@ -188,7 +194,7 @@ impl SeedObjective {
         out
     }
 
-    /// `grad_j = sum_b coef_bj x_b`, `(f, width)`.
+    /// Writes `grad_j = sum_b coef_bj x_b`, `(f, width)`.
     fn outer(&self, coef: &[f32], f: usize, x: &[f32], width: usize, grad: &mut [f32]) {
         let n = coef.len() / f;
         let index: Vec<u32> = (0..n as u32).collect();
@@ -202,12 +208,13 @@ impl SeedObjective {
         });
     }
 
-    /// `grad_j = sum_b coef_bj`.
+    /// Writes `grad_j = sum_b coef_bj`.
     fn columns(&self, coef: &[f32], f: usize, grad: &mut [f32]) {
         grad.fill(0.0);
         coef.chunks(f).for_each(|row| reduce::axpy(self.compute.isa, 1.0, row, grad));
     }
 
+    /// Returns the sum of squares of `rows`, `(n, d)`.
     fn squares(&self, rows: &[f32]) -> f64 {
         rows.chunks(self.arch.d).map(|r| f64::from(reduce::sum_squares(self.compute.isa, r))).sum()
     }

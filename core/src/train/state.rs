@@ -1,4 +1,4 @@
-//! Everything that a checkpoint holds, as named arrays.
+//! The state of a training as named arrays: all that a checkpoint holds.
 
 use crate::balance::BalanceState;
 use crate::error::{Error, Result};
@@ -14,13 +14,14 @@ use alloc::vec::Vec;
 /// One array of a checkpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Array {
-    /// Numbers of training; those of a run that goes on are shared with it until it changes them.
+    /// Parameters, moments and normalisation. Parameters and moments share their memory with the running training until
+    /// it changes them.
     F32(Tensor),
     /// Statistics and controllers.
     F64(Vec<f64>),
-    /// The table of co-firing; shared as the numbers of training are.
+    /// The co-firing counts; shared in the same way.
     U16(Arc<Vec<u16>>),
-    /// Tables.
+    /// Parents.
     U32(Vec<u32>),
     /// Counters.
     U64(Vec<u64>),
@@ -52,7 +53,7 @@ macro_rules! arrays {
     };
 }
 
-/// The arrays that several components write, each after the one before it: small numbers that are read together.
+/// Arrays that several components append to, and read back in the same order: one array of many small ones.
 macro_rules! shared_arrays {
     ($push:ident, $next:ident, $variant:ident, $number:ty) => {
         impl State {
@@ -64,7 +65,7 @@ macro_rules! shared_arrays {
                 let mut all = match self.0.remove(name) {
                     None => Vec::new(),
                     Some(Array::$variant(v)) => v.to_vec(),
-                    Some(_) => panic!("`{name}` has two types"),
+                    Some(_) => panic!("`{name}` of a checkpoint is written with two types"),
                 };
                 all.extend_from_slice(numbers);
                 self.put(name, Array::$variant(all.into()));
@@ -112,12 +113,13 @@ shared_arrays!(push_u64, next_u64, U64, u64);
 
 /// A component of a training that is carried from step to step.
 ///
-/// Implementations of `save` destructure the component without `..`, so that a field that is not saved does not compile.
+/// Implementations of `save` destructure the component without `..`, so that a field that is not saved does not
+/// compile.
 pub(crate) trait Saved {
     /// Adds what the component carries, under names that begin with `name`.
     fn save(&self, name: &str, state: &mut State);
 
-    /// Takes back what [`Saved::save`] has added.
+    /// Reads what [`Saved::save`] has added, and removes it from `state`.
     ///
     /// # Errors
     /// [`Error::Format`] for an array that is missing or of the wrong size.
@@ -141,7 +143,7 @@ impl Saved for Params {
 
 impl Saved for Normalisation {
     fn save(&self, name: &str, state: &mut State) {
-        // How rows are normalised each by itself is a setting.
+        // `row_norm` is a setting.
         let Self { mean, scale, centre, variance, norm_limit, row_norm: _ } = self;
         state.put(format!("{name}.mean"), Array::F32(mean.clone().into()));
         state.put(format!("{name}.centre"), Array::F32(centre.clone().into()));
@@ -173,7 +175,7 @@ impl Saved for BalanceState {
 }
 
 impl Saved for Philox {
-    // Its key is made of the seed, which is a setting.
+    // The key follows from the seed and the stream, which are settings.
     fn save(&self, name: &str, state: &mut State) {
         state.push_u64(name, &[self.position()]);
     }
@@ -190,7 +192,7 @@ impl State {
         self.0.insert(name.into(), array);
     }
 
-    /// Checks that of the arrays that components share nothing is left.
+    /// Checks that the components have read the shared arrays `names` to their end.
     pub(crate) fn expect_spent(&self, names: &[&str]) -> Result<()> {
         match names.iter().find(|name| self.0.contains_key(**name)) {
             Some(name) => {

@@ -1,4 +1,5 @@
-//! One training run: schedules, controllers, families and revival around the engine that does the arithmetic of a step.
+//! One training run: schedules, controllers, families and revival around the engine, which does the arithmetic of a
+//! step.
 
 use super::batch::BatchRows;
 use super::calibrate;
@@ -25,10 +26,10 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Of so many steps behind a hard gate one counts which parents and children fire together.
+/// Behind a hard gate, co-firing is counted in one of this many steps.
 const COUNT_EVERY: u64 = 16;
 
-/// Stream of the generator of families and revivals.
+/// Stream of the random generator for families and reseeding.
 const STREAM: u64 = 2;
 
 /// What a step reports.
@@ -54,7 +55,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Whether a hard gate acts.
     pub gate_on: bool,
-    /// Children that changed their parent, and dead ones that were set anew.
+    /// Number of children that changed their parent, and of dead children that were reseeded.
     pub moved: [usize; 2],
 }
 
@@ -65,21 +66,29 @@ pub struct Trainer {
     compute: Compute,
     engine: Engine,
     normalisation: Normalisation,
-    /// Of the rows that a transcoder reconstructs.
+    /// The normalisation of the rows that a transcoder reconstructs.
     target: Option<Normalisation>,
+    /// The parent of each child, or ROOT; empty without a hard gate.
     parents: Vec<u32>,
+    /// Co-firing statistics; none without a hard gate.
     cofire: Option<Cofire>,
+    /// Rows since each latent fired, per level.
     silence: [Silence; 2],
+    /// The controllers of penalised activations, per level.
     control: [L0Control; 2],
+    /// The tracked thresholds of `topk` and `batchtopk`, per level.
     tracker: [ThresholdTracker; 2],
     balance: BalanceState,
+    /// The settings of the next step.
     settings: StepSettings,
     rng: Philox,
+    /// Number of steps taken.
     step: u64,
 }
 
 impl Trainer {
-    /// A run before its first step. `sample` are some normalised rows, for thresholds.
+    /// Returns a run before its first step. `sample` are normalised rows, `(n, d)`, for the initial thresholds of
+    /// `jumprelu`; it may be empty.
     ///
     /// # Errors
     /// What [`Config::validate`] finds.
@@ -87,8 +96,8 @@ impl Trainer {
         Self::with_target(config, normalisation, None, sample, compute)
     }
 
-    /// [`Trainer::new`] for a transcoder, which reconstructs other rows than it reads: `target` is their normalisation, each
-    /// dump by a unit of its own.
+    /// Returns a run before its first step, for a transcoder if there is a `target`: the normalisation of the rows that
+    /// it reconstructs.
     ///
     /// # Errors
     /// What [`Config::validate_rows`] finds.
@@ -145,37 +154,37 @@ impl Trainer {
         })
     }
 
-    /// Steps taken.
+    /// Returns the number of steps taken.
     pub fn step_count(&self) -> u64 {
         self.step
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// What raw rows go through first.
+    /// Returns the normalisation of the rows that are read.
     pub fn normalisation(&self) -> &Normalisation {
         &self.normalisation
     }
 
-    /// What the raw rows that a transcoder reconstructs go through first; none for an autoencoder.
+    /// Returns the normalisation of the rows that a transcoder reconstructs; none for an autoencoder.
     pub fn target(&self) -> Option<&Normalisation> {
         self.target.as_ref()
     }
 
     /// Takes one step on normalised rows: `x`, `(n, d)`, or the rows `x` and `y` of a transcoder.
     ///
-    /// Allocates nothing once the sizes of its lists are known, a few steps after the first or after [`Trainer::rest`]; but
-    /// where families are assigned or dead children set anew, and what rayon needs for its own jobs.
+    /// Allocates nothing once its buffers have grown, a few steps after the first or after [`Trainer::rest`], except
+    /// where families are assigned, where dead children are reseeded, and for rayon's own jobs.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then as before the step.
+    /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>) -> Result<StepReport> {
         let done = self.step as f64 / self.config.train.steps as f64;
         self.set_up_step(done);
-        let assigned = self.grow_families(done)?;
+        let assigned = self.update_families(done)?;
         self.engine.step(rows, &self.settings).map_err(|e| match e {
             Error::NotFinite { what, .. } => Error::NotFinite { what, at: At::Step(self.step) },
             other => other,
@@ -201,7 +210,7 @@ impl Trainer {
         Ok(report)
     }
 
-    /// Sets the settings of this step.
+    /// Writes the settings of this step; `done` is the share of the steps behind.
     fn set_up_step(&mut self, done: f64) {
         for l in 0..2 {
             let level = self.config.level(l);
@@ -231,13 +240,13 @@ impl Trainer {
         self.settings.observe_ungated = counts && known && self.step.is_multiple_of(self.count_every());
     }
 
-    /// Returns how many steps there are from one count of co-firing to the next: behind a hard gate, computing the ungated
-    /// pre-activations of all children costs more than the step.
+    /// Returns the number of steps from one count of co-firing to the next. Behind a hard gate they are counted rarely,
+    /// because computing the ungated pre-activations of all children costs more than the rest of the step.
     fn count_every(&self) -> u64 {
         if self.settings.gate.has_families() { COUNT_EVERY } else { 1 }
     }
 
-    /// What level 2 reads when a share `done` of the steps is behind.
+    /// Returns what level 2 reads when a share `done` of the steps is behind.
     fn source_at(&self, done: f64) -> Source {
         let first = self.arch.source.before_switch().filter(|_| done < self.config.source_start);
         first.unwrap_or(self.arch.source)
@@ -252,20 +261,21 @@ impl Trainer {
         switched.then_some(0)
     }
 
-    /// Whether the next step is the first behind a hard gate that was open before: a run and its control have everything
-    /// up to here in common.
+    /// Returns whether the next step is the first behind a hard gate, after steps without it. A run and its control
+    /// with shuffled families have everything up to here in common.
     pub fn gate_starts(&self) -> bool {
         self.step > 0 && self.arch.gate.has_families() && self.arch.n_levels() == 2 && self.gate_starts_at(self.step)
     }
 
-    /// Whether `step` is the first that has `gate.start` of the steps behind it.
+    /// Returns whether `step` is the first that has a share `gate.start` of the steps behind it.
     fn gate_starts_at(&self, step: u64) -> bool {
         let (start, steps) = (self.config.gate.start, self.config.train.steps as f64);
         step as f64 / steps >= start && (step == 0 || ((step - 1) as f64 / steps) < start)
     }
 
-    /// Assigns families on the step on which a hard gate starts, and re-assigns them from time to time.
-    fn grow_families(&mut self, done: f64) -> Result<usize> {
+    /// Assigns families in the step in which a hard gate starts, and re-assigns them every `gate.reassign_every` steps.
+    /// Returns the number of children that were assigned or moved.
+    fn update_families(&mut self, done: f64) -> Result<usize> {
         let gate = &self.config.gate;
         let Some(cofire) = &self.cofire else { return Ok(0) };
         if !self.settings.gate.has_families() {
@@ -290,7 +300,7 @@ impl Trainer {
         Ok(moved)
     }
 
-    /// Updates controllers and statistics with what the step has seen.
+    /// Updates controllers and statistics with what the step observed.
     fn take_in(&mut self, done: f64) {
         if self.config.model == ModelKind::Seed {
             return;
@@ -343,7 +353,7 @@ impl Trainer {
         }
     }
 
-    /// Sets dead children anew, when families are re-assigned.
+    /// Reseeds dead children, in the steps in which families are re-assigned. Returns how many.
     fn revive(&mut self, done: f64) -> usize {
         let (gate, revive) = (&self.config.gate, &self.config.revive);
         // A child needs a decoder direction of its own, and an encoder that reads activations.
@@ -372,17 +382,17 @@ impl Trainer {
         set
     }
 
-    /// Frees the memory that only a step needs; the next step takes it again.
+    /// Frees the memory that only a step needs; the next step allocates it again.
     pub fn rest(&mut self) {
         self.engine.rest();
     }
 
-    /// Sets what decides how often the levels fire anew: on `x`, `(n, d)` normalised rows, each level then fires as often as it
-    /// was asked to, `round(k n)` times. The threshold of batch-top-k does so up to ties and to what is positive at all; the
-    /// thresholds of `jumprelu` and the biases of `relu` and `gated`, which move together and where L0 is held, do so to
-    /// within a hundredth. Level 1 comes first, since level 2 depends on it; of levels that share a budget, both together.
-    /// For the end of the training: what is tracked follows a model that still moves, and after the gate's and the
-    /// residual's last changes it is behind.
+    /// Sets what decides how often the levels fire anew: on `x`, `(n, d)` normalised rows, each level then fires as
+    /// often as it was asked to, `round(k n)` times. The threshold of batch-top-k does so up to ties and to what is
+    /// positive at all; the thresholds of `jumprelu` and the biases of `relu` and `gated`, which move together and
+    /// where L0 is held, do so to within a hundredth. Level 1 comes first, since level 2 depends on it; of levels that
+    /// share a budget, both together. For the end of the training: what is tracked follows a model that still moves,
+    /// and after the gate's and the residual's last changes it is behind.
     ///
     /// Time: each level once over `x`, dense, or a few times where limits have to move.
     ///
@@ -398,9 +408,9 @@ impl Trainer {
         Ok(())
     }
 
-    /// The model as it stands, with the normalisation folded in: it reads raw rows.
+    /// Returns the model after the steps so far, with the normalisation folded in: it reads raw rows.
     ///
-    /// A hard gate that has not started is saved as no gate.
+    /// A hard gate that has not started yet is left out of the model.
     pub fn model(&self) -> Model {
         let mut model = self.model_unfolded();
         match &self.target {
@@ -410,7 +420,7 @@ impl Trainer {
         model
     }
 
-    /// The model that reads normalised rows.
+    /// Returns the model after the steps so far, without the normalisation: it reads normalised rows.
     pub fn model_unfolded(&self) -> Model {
         let mut arch = self.arch;
         let started =
@@ -418,15 +428,15 @@ impl Trainer {
         if arch.gate.has_families() && (!started || arch.level[1].latents == 0) {
             arch.gate = GateKind::None;
         }
-        // As in the last step, whose weights these are.
+        // The weights were trained with the source of the last step.
         arch.source = self.source_at(self.step.saturating_sub(1) as f64 / self.config.train.steps as f64);
         let parents = if arch.gate.has_families() { self.parents.clone() } else { Vec::new() };
         Model { arch, params: self.engine.download(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
     }
 
-    /// Returns everything that is needed to go on to the same bits.
+    /// Returns all that is needed to continue the run to the same bits, for [`Trainer::restore`].
     pub fn state(&self) -> State {
-        // Settings of the run come with the checkpoint, those of a step are set before each.
+        // The configuration is saved beside the state; the settings of a step are computed before each.
         let Self {
             config: _,
             arch: _,
@@ -466,15 +476,15 @@ impl Trainer {
         state
     }
 
-    /// Returns a run that goes on from `state`, which is consumed array by array.
+    /// Returns the run that was saved in `state`, whose arrays are removed as they are read.
     ///
     /// # Errors
-    /// What [`Config::validate`] finds, and [`Error::Format`] for an array that is missing or of the wrong size: the
-    /// state of another configuration.
+    /// What [`Config::validate`] finds; [`Error::Format`] for an array that is missing or of the wrong size, as in the
+    /// state of another configuration; [`Error::Index`] for a parent that does not exist.
     pub fn restore(config: &Config, d: usize, state: &mut State, compute: Compute) -> Result<Self> {
         let mut normalisation = Normalisation::identity(d, config.data.row_norm);
         normalisation.load("normalisation", state)?;
-        // The state of a transcoder says how wide the rows are that it reconstructs.
+        // Only the state of a transcoder has a target; its length is the width of the rows to reconstruct.
         let mut target = match state.0.get("target.mean") {
             Some(Array::F32(mean)) => Some(Normalisation::identity(mean.len(), RowNorm::None)),
             _ => None,
@@ -506,14 +516,14 @@ impl Trainer {
     }
 }
 
-/// Permutes the parents of the children that have one.
+/// Permutes parents at random among the children that have one.
 fn shuffle(parents: &mut [u32], rng: &mut Philox) {
     let mut drawn: Vec<u32> = parents.iter().copied().filter(|p| *p != ROOT).collect();
     rng.shuffle(&mut drawn);
     parents.iter_mut().filter(|p| **p != ROOT).zip(drawn).for_each(|(p, drawn)| *p = drawn);
 }
 
-/// Returns the families that a hard gate reads; without one, every child is under ROOT.
+/// Returns the families for the gate; without a hard gate, all children are of ROOT.
 fn families(parents: &[u32], arch: &Arch) -> Families {
     if parents.is_empty() {
         Families::all_root(arch.level[0].latents, arch.level[1].latents)

@@ -87,7 +87,7 @@ fn files_that_are_not_there_or_not_files_are_errors_of_io() {
     };
     for path in [&dir.path().join("absent"), dir.path()] {
         let (status, message) = load(path);
-        let sentence = format!("{} is no run and no model of another tool", path.display());
+        let sentence = format!("{} is neither a run nor a model of another tool", path.display());
         assert!(status == STRATA_STATUS_IO && message.starts_with(&sentence), "{message}");
     }
     let [cfg, bytes] = files(&model(arch()));

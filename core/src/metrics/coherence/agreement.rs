@@ -15,11 +15,14 @@ pub const RESTARTS: usize = 10;
 /// Neighbours of a node of the graph.
 pub const NEIGHBOURS: usize = 20;
 
-/// The counts of each pair of labels, and of each label of either side; ascending.
+/// The contingency table of two labellings of `n` items.
 struct Contingency {
     n: u64,
+    /// Number of items of each pair of labels that occurs, ascending.
     both: Vec<(usize, usize, u64)>,
+    /// Number of items of each label of the first labelling.
     a: Vec<u64>,
+    /// Number of items of each label of the second labelling.
     b: Vec<u64>,
 }
 
@@ -50,6 +53,7 @@ impl Contingency {
         Self { n: a.len() as u64, both, a: count(&a), b: count(&b) }
     }
 
+    /// Returns the adjusted Rand index.
     fn ari(&self) -> f64 {
         let pairs = |n: u64| u128::from(n) * u128::from(n.saturating_sub(1)) / 2;
         let both: u128 = self.both.iter().map(|p| pairs(p.2)).sum();
@@ -62,6 +66,7 @@ impl Contingency {
         (both as f64 - expected) / ((a + b) as f64 / 2.0 - expected)
     }
 
+    /// Returns the mutual information of the two labels, in nats.
     fn mutual_information(&self) -> f64 {
         let n = self.n as f64;
         let term = |&(a, b, both): &(usize, usize, u64)| {
@@ -71,7 +76,7 @@ impl Contingency {
     }
 
     /// Returns the mean of the mutual information over all pairs of partitions of these sizes (Vinh, Epps and Bailey
-    /// 2010). Sizes that occur several times are summed once.
+    /// 2010). Pairs of clusters of the same two sizes have the same term, which is computed once.
     fn expected_mutual_information(&self) -> f64 {
         let n = self.n;
         let mut log_factorial = vec![0.0; n as usize + 1];
@@ -99,6 +104,7 @@ impl Contingency {
         sum
     }
 
+    /// Returns the adjusted mutual information, given its expectation.
     fn ami(&self, expected: f64) -> f64 {
         if self.n == 0 {
             return f64::NAN;
@@ -111,9 +117,9 @@ impl Contingency {
             sizes.iter().map(|s| -share(s) * libm::log(share(s))).sum()
         };
         let mean = (entropy(&self.a) + entropy(&self.b)) / 2.0;
-        let room = mean - expected;
-        // Both partitions are all singletons: the difference is only rounding.
-        if room.abs() < 1e-12 { 1.0 } else { (self.mutual_information() - expected) / room }
+        let most = mean - expected;
+        // If both partitions are all singletons, the difference is only rounding.
+        if most.abs() < 1e-12 { 1.0 } else { (self.mutual_information() - expected) / most }
     }
 }
 
@@ -140,9 +146,9 @@ pub fn adjusted_mutual_information(a: &[u32], b: &[u32]) -> f64 {
 /// The families compared with clusters of the directions that were found without them.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct AgreementReport {
-    /// Vectors clustered.
+    /// Number of vectors.
     pub vectors: usize,
-    /// Families, and clusters of k-means.
+    /// Number of families, and of clusters of k-means.
     pub clusters: usize,
     /// [`KMeans::objective`](super::discover::KMeans::objective). Up to 1; NaN without vectors.
     pub kmeans_objective: f64,
@@ -152,9 +158,9 @@ pub struct AgreementReport {
     pub kmeans_ari: Score,
     /// [`adjusted_mutual_information`] of families and k-means. Up to 1, higher is better, 0 is chance.
     pub kmeans_ami: Score,
-    /// Clusters of Louvain on the graph of mutual neighbours.
+    /// Number of clusters that Louvain finds on the graph of mutual neighbours.
     pub louvain_clusters: usize,
-    /// Their modularity on it. -1/2 to 1; NaN without an edge.
+    /// Modularity of these clusters on that graph. -1/2 to 1; NaN without an edge.
     pub louvain_modularity: f64,
     /// [`adjusted_rand`] of families and Louvain. Up to 1, higher is better, 0 is chance.
     pub louvain_ari: Score,
@@ -187,7 +193,7 @@ pub fn agreement(
     let graph = Graph::mutual_neighbours(compute, &directions, NEIGHBOURS);
     let louvain = graph.louvain();
     let of_kmeans = kmeans.as_ref().map_or(&[][..], |k| &k.label);
-    // Draws keep the sizes, so they share the expected information.
+    // A draw permutes labels and so keeps the sizes: the expectation is the same for all.
     let expected = |found: &[u32]| Contingency::new(kept.labels(), found).expected_mutual_information();
     let (expected_kmeans, expected_louvain) = (expected(of_kmeans), expected(&louvain));
     let [kmeans_ari, kmeans_ami, louvain_ari, louvain_ami, family_modularity] =

@@ -32,17 +32,19 @@ pub struct Cofiring {
     rank: Vec<u32>,
     /// `[f1 + 1]`: the start of the triangle of each family.
     start: Vec<usize>,
-    /// Tokens on which two siblings fire, and on which their parent does too.
+    /// Tokens on which two siblings fire, by pair: the triangles of all families.
     siblings: Vec<u32>,
+    /// Tokens on which their parent fires too, likewise.
     siblings_with_parent: Vec<u32>,
-    /// The triangle of all latents of level 2, or nothing.
+    /// Tokens on which two latents of level 2 fire, by pair: one triangle; none unless all pairs are counted.
     all: Option<Vec<u32>>,
-    /// `[f2]`: sums of the latent's values, and of its parent's where the latent fires.
+    /// `[f2]`: the sum of the latent's values.
     mass: Vec<FixedSum>,
+    /// `[f2]`: the sum of its parent's values on the tokens on which the latent fires.
     parent_mass: Vec<FixedSum>,
 }
 
-/// Number of active latents whose pairs are counted together, plus those of one more token.
+/// Active latents are collected over tokens until there are this many; then their pairs are counted.
 const TOGETHER: usize = 1 << 16;
 
 /// One family with at least two alive children; means over its pairs of alive siblings.
@@ -57,13 +59,13 @@ pub struct FamilyCofiring {
     pub phi: f64,
     /// Mean of `N_jk / (n_j + n_k - N_jk)`. 0 to 1, 0: exclusive.
     pub jaccard: f64,
-    /// Mean of `phi` over the tokens of the parent alone. -1 to 1, 0: independent given the parent, below:
+    /// Mean of `phi` over only the tokens on which the parent fires. -1 to 1, 0: independent given the parent, below 0:
     /// exclusive; NaN if no pair has one.
     pub phi_given_parent: f64,
 }
 
-/// How siblings fire; means over pairs of alive siblings. Siblings of an exclusive hierarchy have values near 0 or below
-/// by design: given the parent they should be below 0.
+/// How siblings fire; means over pairs of alive siblings. Siblings of an exclusive hierarchy have values near 0 or
+/// below by design: given the parent they should be below 0.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CofiringReport {
     /// Tokens seen.
@@ -91,7 +93,7 @@ pub struct CofiringReport {
     pub family: Vec<FamilyCofiring>,
 }
 
-/// Returns the index of `a != b` in a triangle without its diagonal.
+/// Returns the index of the pair `a != b` in a triangle without its diagonal, stored row by row.
 pub(super) fn triangle(a: usize, b: usize) -> usize {
     let (low, high) = (a.min(b), a.max(b));
     high * (high - 1) / 2 + low
@@ -103,7 +105,7 @@ pub(super) fn below(j: usize) -> Range<usize> {
     start..start + j
 }
 
-/// Returns the size of a triangle.
+/// Returns the number of pairs of `n` latents; none above [`MAX_PAIRS`].
 pub(super) fn pairs_of(n: usize) -> Option<usize> {
     n.checked_mul(n.saturating_sub(1)).map(|p| p / 2).filter(|p| *p <= MAX_PAIRS)
 }
@@ -214,23 +216,23 @@ impl Cofiring {
     /// Counts the pairs of each token's latents, latent by latent, so that the counts of one latent stay in the cache
     /// for all tokens.
     fn count_pairs(&mut self, offsets: &[u32], active: &[(u32, bool)]) {
-        // For each latent, the start of its token in `active`, and its own position there.
+        // Sorts the entries of `active` by latent: for each, the start of its token in `active`, and its own position.
         let mut start = vec![0u32; self.rank.len() + 1];
         active.iter().for_each(|(j, _)| start[*j as usize + 1] += 1);
         (1..start.len()).for_each(|j| start[j] += start[j - 1]);
-        let (mut next, mut place) = (start.clone(), vec![(0u32, 0u32); active.len()]);
+        let (mut next, mut entry) = (start.clone(), vec![(0u32, 0u32); active.len()]);
         for w in offsets.windows(2) {
             for at in w[0]..w[1] {
                 let next = &mut next[active[at as usize].0 as usize];
-                place[*next as usize] = (w[0], at);
+                entry[*next as usize] = (w[0], at);
                 *next += 1;
             }
         }
         let parents = self.families.parents();
         for j in 0..self.rank.len() {
             let p = parents[j];
-            for &(first, at) in &place[start[j] as usize..start[j + 1] as usize] {
-                // Both latents and ranks ascend: the pairs are in the row of `j` of a triangle.
+            for &(first, at) in &entry[start[j] as usize..start[j + 1] as usize] {
+                // Latents ascend, so that the pairs with those before it are the row of `j` in a triangle.
                 let before = &active[first as usize..at as usize];
                 if p != ROOT {
                     for &(i, with_parent) in before.iter().filter(|(i, _)| parents[*i as usize] == p) {
@@ -280,13 +282,13 @@ impl Cofiring {
         Ok(())
     }
 
-    /// Returns `n_j` of level 2.
+    /// Returns the number of tokens on which each latent of level 2 fires, `[f2]`.
     pub fn fires(&self) -> &[u64] {
         &self.fires2
     }
 
-    /// Returns `rho_j = E[z_pi(j) | j on] / E[z_j | j on]`, `[f2]`. 0 and up; NaN under [`ROOT`], and if `j` never
-    /// fires.
+    /// Returns `rho_j = E[z_pi(j) | j on] / E[z_j | j on]`, `[f2]`, with `pi(j)` the parent of `j`. 0 and up; NaN under
+    /// [`ROOT`], and if `j` never fires.
     pub fn ratios(&self) -> Vec<f64> {
         let of = |j: usize| match self.families.parents()[j] {
             ROOT => f64::NAN,
@@ -295,7 +297,7 @@ impl Cofiring {
         (0..self.rank.len()).map(of).collect()
     }
 
-    /// Returns `N_jk` of two siblings.
+    /// Returns the number of tokens on which two siblings fire together.
     ///
     /// # Panics
     /// If they are the same latent, or not siblings.
@@ -305,10 +307,12 @@ impl Cofiring {
         self.siblings[self.sibling(p, j, k)]
     }
 
+    /// Returns the index of a pair of siblings in `siblings`.
     fn sibling(&self, p: u32, j: usize, k: usize) -> usize {
         self.start[p as usize] + triangle(self.rank[j] as usize, self.rank[k] as usize)
     }
 
+    /// Returns the Jaccard index of two latents that fire together on `together` tokens.
     fn jaccard(&self, together: u32, j: usize, k: usize) -> f64 {
         f64::from(together) / (self.fires2[j] + self.fires2[k] - u64::from(together)) as f64
     }
@@ -362,6 +366,7 @@ impl Cofiring {
         }
     }
 
+    /// Returns `phi`, Jaccard index and modularity of the families, and of the draws.
     fn against_null(&self, par: Par, draws: Draws, partition: &Partition, all: &[u32]) -> [Score; 3] {
         let latent = partition.latents();
         let n = latent.len();
@@ -370,7 +375,7 @@ impl Cofiring {
             let both = all[triangle(j, k)];
             (phi(self.tokens, both, self.fires2[j], self.fires2[k]), self.jaccard(both, j, k))
         };
-        // A latent that is always on has no phi, and so no edges. NaN.max(0) is 0.
+        // A latent that fires on every token has no phi (NaN), and `NaN.max(0)` is 0: it has no edges.
         let degree = par.map(n, |a| (0..n).filter(|&b| b != a).map(|b| pair(a, b).0.max(0.0)).sum::<f64>());
         let whole: f64 = degree.iter().sum();
         Score::of(par, draws, &counts_of(partition, &self.fires2), partition.labels(), |label| {
@@ -392,18 +397,21 @@ impl Cofiring {
     }
 }
 
+/// Calls `f` for each pair of items.
 fn for_pairs(items: &[usize], mut f: impl FnMut(usize, usize)) {
     for (k, &b) in items.iter().enumerate() {
         items[..k].iter().for_each(|&a| f(a, b));
     }
 }
 
+/// Returns the correlation of two latents that fire on `a` and `b` of `n` tokens, and on `both` together.
 fn phi(n: u64, both: u32, a: u64, b: u64) -> f64 {
     let (n, both, a, b) = (n as f64, f64::from(both), a as f64, b as f64);
     let variance = a * (n - a) * b * (n - b);
     if variance > 0.0 { (n * both - a * b) / libm::sqrt(variance) } else { f64::NAN }
 }
 
+/// Checks that counts of 32 bits can hold `tokens` tokens.
 fn check_room(tokens: u64) -> Result<()> {
     if tokens > u64::from(u32::MAX) {
         let (needed, got) = (usize::try_from(tokens).unwrap_or(usize::MAX), u32::MAX as usize);
@@ -413,10 +421,10 @@ fn check_room(tokens: u64) -> Result<()> {
 }
 
 fn too_many() -> Error {
-    Error::config("f2", alloc::format!("over the {MAX_PAIRS} pairs of latents that are counted"))
+    Error::config("f2", alloc::format!("expected at most {MAX_PAIRS} pairs of latents, found more"))
 }
 
-/// Returns the mean of the values that are not NaN.
+/// A running mean of the values that are not NaN.
 #[derive(Default)]
 pub(super) struct Mean {
     sum: f64,

@@ -13,7 +13,7 @@ use crate::rng::Philox;
 pub const MAX_ROUNDS: usize = 100;
 /// The random streams of the restarts: this number plus that of the restart.
 const STREAM: u64 = 0x6b6d_6561 << 32;
-/// A gain of modularity that may be rounding.
+/// A gain of modularity up to this, relative to the weight of all edges, may be rounding.
 const LEAST_GAIN: f64 = 1e-12;
 
 /// The result of [`spherical_kmeans`].
@@ -29,9 +29,9 @@ pub struct KMeans {
 
 /// Clusters unit vectors by cosine: the best of `restarts` runs of Lloyd's rounds, each from its own k-means++ seeding.
 ///
-/// Ties go to the lowest centre and to the first restart. A cluster that becomes empty takes the vector that is farthest
-/// from its centre (of a cluster of at least two). Cosines in `f32`, sums in `f64`, in index order.
-/// Cost: `n k d` multiplications per round, and as many for the seeding.
+/// Ties go to the lowest centre and to the first restart. A cluster that becomes empty takes the vector that is
+/// farthest from its centre (of a cluster of at least two). Cosines in `f32`, sums in `f64`, in index order. Cost: `n k
+/// d` multiplications per round, and as many for the seeding.
 ///
 /// # Panics
 /// If `k` is 0 or more than the vectors, or `restarts` is 0.
@@ -46,7 +46,7 @@ pub fn spherical_kmeans(compute: Compute, x: &Directions, k: usize, restarts: us
     KMeans { label, objective, unconverged }
 }
 
-/// Returns labels, objective, and whether it converged.
+/// Runs Lloyd's algorithm once: returns labels, objective, and whether it converged.
 fn lloyd(isa: Isa, x: &Directions, k: usize, mut rng: Philox) -> (Vec<u32>, f64, bool) {
     let (n, d) = (x.n(), x.d);
     let mut centre = seeding(isa, x, k, &mut rng);
@@ -80,8 +80,8 @@ fn lloyd(isa: Isa, x: &Directions, k: usize, mut rng: Philox) -> (Vec<u32>, f64,
     (label, total / n as f64, converged)
 }
 
-/// k-means++: each next centre is a vector drawn with a probability in proportion to its cosine distance to the nearest
-/// centre so far.
+/// Chooses the first centres by k-means++: each next centre is a vector drawn with a probability in proportion to its
+/// cosine distance to the nearest centre so far.
 fn seeding(isa: Isa, x: &Directions, k: usize, rng: &mut Philox) -> Vec<f32> {
     let n = x.n();
     let mut nearest = vec![f32::INFINITY; n];
@@ -103,11 +103,13 @@ fn seeding(isa: Isa, x: &Directions, k: usize, rng: &mut Philox) -> Vec<f32> {
             left -= weight(i);
             left < 0.0
         });
-        // If no distance is left (copies of the centres), or rounding exceeds the end, the first free vector is taken.
+        // If all other vectors are copies of centres, or rounding passes the end, take the first vector that is not a
+        // centre.
         next = drawn.or_else(|| (0..n).find(|&i| !chosen[i])).expect("fewer centres than vectors");
     }
 }
 
+/// Moves the vector farthest from its centre into each empty cluster; returns whether any was empty.
 fn fill_empty(label: &mut [u32], own: &mut [f32], k: usize) -> bool {
     let mut size = super::sizes(label, k);
     let mut filled = false;
@@ -126,7 +128,8 @@ fn fill_empty(label: &mut [u32], own: &mut [f32], k: usize) -> bool {
     filled
 }
 
-/// Returns `S_C / ||S_C||`; the old centre where `S_C = 0`.
+/// Returns the centres `S_C / ||S_C||`, with `S_C` the sum of the vectors of cluster `C`; the old centre where `S_C =
+/// 0`.
 fn centres(x: &Directions, label: &[u32], k: usize, old: &[f32]) -> Vec<f32> {
     let d = x.d;
     let mut sum = vec![0.0f64; k * d];
@@ -193,6 +196,7 @@ impl Graph {
         Self::from_entries(n, entries)
     }
 
+    /// Makes a graph from the entries of its matrix; entries of one position are added.
     fn from_entries(n: usize, mut entries: Vec<(u32, u32, f64)>) -> Self {
         // Stable, so that parallel entries are added in one order.
         entries.sort_by_key(|e| (e.0, e.1));
@@ -217,11 +221,13 @@ impl Graph {
         self.offset.len() - 1
     }
 
+    /// Returns the neighbours of a node with their weights.
     fn row(&self, i: usize) -> impl Iterator<Item = (usize, f64)> {
         let range = self.offset[i]..self.offset[i + 1];
         self.to[range.clone()].iter().zip(&self.weight[range]).map(|(j, w)| (*j as usize, *w))
     }
 
+    /// Returns the sum of the weights at each node.
     fn degrees(&self) -> Vec<f64> {
         (0..self.n()).map(|i| self.row(i).map(|(_, w)| w).sum()).collect()
     }
@@ -282,6 +288,8 @@ impl Graph {
         }
     }
 
+    /// Moves nodes between clusters as long as modularity grows, from one cluster per node; returns the cluster of each
+    /// node.
     fn local_moves(&self) -> Vec<u32> {
         let n = self.n();
         let degree = self.degrees();

@@ -1,4 +1,5 @@
-//! Clusters of directions.
+//! How well a partition of directions fits: silhouette and other indices of clusterings, for families and for random
+//! ones.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,7 +13,8 @@ use crate::{Error, ROOT, Result};
 
 /// Rows that are multiplied at a time.
 pub(super) const BLOCK: usize = 64;
-/// Below this squared distance of two means the distance is computed from their difference.
+/// Below this squared distance of two means, the distance is computed from their difference, since `|a|^2 + |b|^2 - 2 a
+/// . b` would lose its digits.
 const NEAR: f64 = 1e-3;
 
 /// Fit of a partition to unit vectors `x_i`. `S_C` is the sum of cluster `C`, `mu_C = S_C / n_C`, and there are `K`
@@ -55,11 +57,11 @@ pub struct FamilyGeometry {
 /// The geometry of families, each score with that of random families.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct GeometryReport {
-    /// Vectors scored.
+    /// Number of vectors.
     pub vectors: usize,
     /// Families with at least one vector.
     pub clusters: usize,
-    /// Families with exactly one.
+    /// Families with exactly one vector.
     pub singletons: usize,
     /// Latents left out: under [`ROOT`].
     pub root: usize,
@@ -91,7 +93,7 @@ pub struct Directions {
 }
 
 impl Directions {
-    /// Makes `rows[j] / ||rows[j]||` of the latents of `partition`, and the partition of those whose row is not 0.
+    /// Returns `rows[j] / ||rows[j]||` for the latents of `partition`, and the partition of those whose row is not 0.
     ///
     /// | argument | shape | layout |
     /// |---|---|---|
@@ -124,7 +126,7 @@ impl Directions {
         Ok((Self { unit, d }, kept))
     }
 
-    /// [`Directions::new`], which also needs a firing count for each row.
+    /// Does what [`Directions::new`] does, and checks that there is a firing count for each row.
     pub(super) fn with_counts(
         rows: &[f32],
         d: usize,
@@ -158,7 +160,8 @@ impl Directions {
         self.score_each(isa, label, clusters).0
     }
 
-    /// Also returns the silhouette of each vector, and the squared norm of each cluster's sum.
+    /// Returns what [`Directions::score`] does, the silhouette of each vector, and the squared norm of each cluster's
+    /// sum.
     fn score_each(&self, isa: Isa, label: &[u32], clusters: usize) -> (Geometry, Vec<f64>, Vec<f64>) {
         assert_eq!(label.len(), self.n(), "a label for each vector");
         let (n, d, size) = (self.n(), self.d, sizes(label, clusters));
@@ -228,6 +231,8 @@ impl Directions {
     }
 }
 
+/// Returns the silhouette of a vector with these cosines to the mean of each cluster; `own` is its cluster, of size
+/// `size`.
 fn silhouette(cosine: &[f32], own: usize, size: f64) -> f64 {
     if size == 1.0 {
         return 0.0;
@@ -238,6 +243,8 @@ fn silhouette(cosine: &[f32], own: usize, size: f64) -> f64 {
     if a.max(b) > 0.0 { (b - a) / a.max(b) } else { 0.0 }
 }
 
+/// Returns the index of Davies and Bouldin. `means` is `mean` in `f32`, `spread` the mean distance of each cluster to
+/// its mean.
 fn davies_bouldin(isa: Isa, mean: &[f64], means: &[f32], spread: &[f64]) -> f64 {
     let (k, d) = (spread.len(), mean.len() / spread.len().max(1));
     let row = |c: usize| &mean[c * d..(c + 1) * d];
@@ -319,8 +326,8 @@ pub fn geometry(
     })
 }
 
-/// Returns the sum that a child writes together with its parent: `v_j = D2_j + rho_j D1_pi(j)`, and `D2_j` under
-/// [`ROOT`].
+/// Returns the effective direction of each child, which it writes together with its parent: `v_j = D2_j + rho_j
+/// D1_pi(j)`, with `pi(j)` the parent of `j`, and `D2_j` under [`ROOT`].
 ///
 /// | argument | shape | layout |
 /// |---|---|---|

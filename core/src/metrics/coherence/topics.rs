@@ -1,4 +1,4 @@
-//! Coherence of the words of a family, measured as for topics (Roeder, Both and Hinneburg 2015).
+//! Coherence of the words of a family, measured as that of topics in topic models (Roeder, Both and Hinneburg 2015).
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ use super::{Draws, Partition, Score, counts_of, members};
 use crate::par::Par;
 use crate::{Error, Result};
 
-/// Words of a topic.
+/// Number of words of a topic.
 pub const TOP_WORDS: usize = 10;
 
 /// Streaming counts of the words that share a window: a whole context, or every run of `length` tokens of it (the whole
@@ -25,6 +25,7 @@ pub struct Windows {
     windows: u64,
     /// `[words]`: windows with the word.
     with: Vec<u64>,
+    /// Windows with two words, by pair.
     both: Vec<u32>,
     /// `[words]`: one more than the position of the last token of each word so far; all 0 between contexts.
     last: Vec<u32>,
@@ -36,10 +37,13 @@ impl Windows {
     /// # Errors
     /// [`Error::Config`] for more than 2^27 pairs of words, and for windows of no tokens.
     pub fn new(words: usize, length: Option<usize>) -> Result<Self> {
-        let too_many = || Error::config("words", alloc::format!("{words} words have over {MAX_PAIRS} pairs"));
+        let too_many = || {
+            let why = alloc::format!("expected at most {MAX_PAIRS} pairs of words, found those of {words} words");
+            Error::config("words", why)
+        };
         let pairs = pairs_of(words).ok_or_else(too_many)?;
         if length == Some(0) {
-            return Err(Error::config("window", "0 tokens"));
+            return Err(Error::config("window", "expected at least 1 token, found 0"));
         }
         Ok(Self { length, windows: 0, with: vec![0; words], both: vec![0; pairs], last: vec![0; words] })
     }
@@ -80,9 +84,10 @@ impl Windows {
         }
     }
 
-    /// Adds every run of `length` tokens. A token adds the runs without an earlier token of its word: those that start
-    /// after the last one. With a word whose last token is at `a` they are those that start at `a` or before. So a pair
-    /// is counted once where it occurs, not once per run.
+    /// Adds every window of `length` tokens of a context. A token at `b` counts for the windows in which it is the
+    /// first token of its word: those that start after the last token of that word. Of these, the windows that also
+    /// have a word whose last token is at `a` are those that start at `a` or before. So each pair of tokens is visited
+    /// once, and not once per window.
     fn add_runs(&mut self, context: &[u32], length: usize) {
         let runs = context.len() - length + 1;
         for (b, &w) in context.iter().enumerate().filter(|(_, w)| **w != NO_WORD) {
@@ -99,6 +104,7 @@ impl Windows {
         context.iter().filter(|w| **w != NO_WORD).for_each(|w| self.last[*w as usize] = 0);
     }
 
+    /// Checks that counts of 32 bits can hold `more` windows.
     fn check_room(&self, more: u64) -> Result<()> {
         let windows = self.windows + more;
         if windows > u64::from(u32::MAX) {
@@ -146,8 +152,8 @@ impl Windows {
         }
     }
 
-    /// Returns `ln((D_vw + 1) / D_w)`, `D` numbers of windows, `w` the word of the higher rank. Up to `ln 2`, higher is
-    /// better; NaN if `w` is in no window.
+    /// Returns `ln((N_vw + 1) / N_w)`, with `N_vw` and `N_w` the numbers of windows with both words and with `w`, the
+    /// word of the higher rank. Up to `ln 2`, higher is better; NaN if `w` is in no window.
     pub fn umass(&self, v: u32, w: u32) -> f64 {
         let with = self.with[w as usize] as f64;
         let both = f64::from(self.both[triangle(v as usize, w as usize)]);
@@ -193,13 +199,14 @@ pub struct TopWords {
     words: usize,
     /// `[clusters]`: the parents.
     parents: Vec<u32>,
-    /// `[clusters]`: best first.
+    /// `[clusters]`: the words of each family, best first.
     families: Vec<Vec<u32>>,
+    /// The same of the families of each draw.
     draws: Vec<Vec<Vec<u32>>>,
 }
 
 impl TopWords {
-    /// Selects those of `partition`; `profiles` has the current words of level 2.
+    /// Selects the top words of the families `partition`; `profiles` are those of level 2 over the current words.
     ///
     /// Cost: one pass over the words that latents fire on for the families and for each draw. Memory: 4 bytes per word
     /// of each latent, at most half of that of the profiles.
@@ -211,7 +218,7 @@ impl TopWords {
         if let Some(&j) = partition.latents().iter().find(|&&j| j as usize >= len) {
             return Err(Error::Index { what: "latents with a profile", index: j as usize, len });
         }
-        // A latent fires on few of the words: these lists are concatenated, with the start of each.
+        // Lists the words that each latent fires on, which are few, one list after the other, with the start of each.
         let row = |i: usize| profiles.mass(partition.latents()[i] as usize);
         let n = partition.latents().len();
         let mut first = vec![0usize];
@@ -248,7 +255,7 @@ impl TopWords {
         })
     }
 
-    /// Measures their coherence in windows of the same words.
+    /// Measures the coherence of the top words in windows of the same words.
     ///
     /// # Errors
     /// [`Error::Shape`] if the windows have other words.
@@ -280,7 +287,7 @@ impl TopWords {
     }
 }
 
-/// Selects the top ones of `words`, which have the masses `mass`.
+/// Returns the top words among `words`, given the sum of the activations of a family on each, `mass`.
 fn top(profiles: &Profiles, mass: &[u64], words: &[u32]) -> Vec<u32> {
     let seen = |w: u32| profiles.seen()[w as usize];
     let candidates = words.iter().filter(|w| seen(**w) >= ALIVE_TOKENS);

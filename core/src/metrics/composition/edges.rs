@@ -24,15 +24,19 @@ pub struct EdgeBlocks {
     contexts: u64,
     blocks: usize,
     tokens: Vec<u64>,
-    /// `[f1, blocks]`: tokens on which a parent fires, on which some child of it fires, and on which exactly one fires.
+    /// `[f1, blocks]`: tokens on which a parent fires.
     fires1: Vec<u32>,
+    /// `[f1, blocks]`: tokens on which some child of it fires.
     any: Vec<u32>,
+    /// `[f1, blocks]`: tokens on which exactly one child of it fires.
     one: Vec<u32>,
-    /// `[f2, blocks]`: tokens on which a child fires, and on which its parent does too.
+    /// `[f2, blocks]`: tokens on which a child fires.
     fires2: Vec<u32>,
+    /// `[f2, blocks]`: tokens on which the child and its parent fire.
     both: Vec<u32>,
-    /// `[f1]`: which latents of level 1 fire on the current token, and how many of their children; 0 between tokens.
+    /// `[f1]`: whether a latent of level 1 fires on the current token; all false between tokens.
     on: Vec<bool>,
+    /// `[f1]`: how many of its children fire on the current token; all 0 between tokens.
     children: Vec<u32>,
 }
 
@@ -40,19 +44,19 @@ pub struct EdgeBlocks {
 /// Means and medians are over the edges whose child fires on at least [`ALIVE_TOKENS`] tokens.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct EdgeIntervals {
-    /// Of [`super::CompositionReport::attachment`].
+    /// The interval of [`super::CompositionReport::attachment`].
     pub attachment: Interval,
-    /// Of [`super::CompositionReport::containment`].
+    /// The interval of [`super::CompositionReport::containment`].
     pub containment: Interval,
-    /// Of [`super::CompositionReport::median_lift`].
+    /// The interval of [`super::CompositionReport::median_lift`].
     pub median_lift: Interval,
-    /// Of [`super::CompositionReport::real_edges`].
+    /// The interval of [`super::CompositionReport::real_edges`].
     pub real_edges: Interval,
-    /// Of [`super::CompositionReport::phi`].
+    /// The interval of [`super::CompositionReport::phi`].
     pub phi: Interval,
-    /// Of [`super::CompositionReport::exclusivity`].
+    /// The interval of [`super::CompositionReport::exclusivity`].
     pub exclusivity: Interval,
-    /// Of [`super::CompositionReport::purity`].
+    /// The interval of [`super::CompositionReport::purity`].
     pub purity: Interval,
 }
 
@@ -66,7 +70,7 @@ impl EdgeBlocks {
     /// If there are no sequences.
     pub fn new(f1: usize, parent: &[u32], contexts: u64) -> Result<Self> {
         check_parents("learned parents", parent, f1)?;
-        assert!(contexts > 0, "blocks of no sequences");
+        assert!(contexts > 0, "expected at least one sequence");
         let blocks = contexts.min(BLOCKS as u64) as usize;
         let of = |latents: usize| vec![0u32; latents * blocks];
         Ok(Self {
@@ -87,8 +91,8 @@ impl EdgeBlocks {
     /// Adds the tokens `rows` of a block of codes, which are in sequence number `context`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens in a block; nothing is
-    /// added then.
+    /// [`Error::Shape`] where sizes disagree, [`Error::Capacity`] for more than `2^32 - 1` tokens in a block; nothing
+    /// is added then.
     ///
     /// # Panics
     /// If the sequence is not in the dump, or the rows are not in the codes.

@@ -24,11 +24,11 @@ pub struct GatedChild {
 pub struct GatedReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// Mean of `P(parent | child)` over the alive edges: 1.
+    /// Mean of `P(parent | child)` over the alive edges; 1 behind a hard gate.
     pub containment_by_construction: f64,
-    /// Median lift of the alive edges that have one: the median of `1 / P(parent)`.
+    /// Median lift of the alive edges that have one; behind a hard gate the median of `1 / P(parent)`.
     pub median_lift_by_construction: f64,
-    /// Mean `phi` of the alive edges: that of a child inside of its parent.
+    /// Mean `phi` of the alive edges; behind a hard gate it follows from how often parent and child fire.
     pub phi_by_construction: f64,
     /// Mean over the alive parents of `P(some child | parent)`. 0 to 1.
     pub coverage: f64,

@@ -1,4 +1,4 @@
-//! Composition of random families.
+//! The composition scores of random families.
 
 use alloc::vec::Vec;
 
@@ -9,9 +9,9 @@ use super::{Composition, REAL_CONTAINMENT, REAL_LIFT};
 use crate::gate::ROOT;
 use crate::par::Par;
 
-/// Scores of the alive edges compared with shuffled families: parents permuted among children of one density class, so
-/// that every parent keeps the number of its children, and how often they fire. A dense parent contains every child; a
-/// value above the null is more than an effect of density.
+/// Scores of the alive edges compared with those of shuffled families: parents are permuted among children of one
+/// density class, so that every parent keeps the number of its children, and about how often they fire. Since a parent
+/// that fires often contains every child, only a value above the null is more than an effect of density.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct CompositionNull {
     /// [`super::CompositionReport::containment`].

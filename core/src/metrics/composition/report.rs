@@ -26,7 +26,8 @@ pub struct Child {
     /// `phi = (N N_ij - n_i n_j) / sqrt(n_i (N - n_i) n_j (N - n_j))`. -1 to 1, higher is better, 0 is chance; NaN as
     /// the lift.
     pub phi: f64,
-    /// `N_ij / (n_i + n_j - N_ij)`. 0 to 1; low where a parent has many children; NaN for [`ROOT`], or if neither fires.
+    /// `N_ij / (n_i + n_j - N_ij)`. 0 to 1; low where a parent has many children; NaN for [`ROOT`], or if neither
+    /// fires.
     pub jaccard: f64,
     /// `ln lift / -ln(N_ij / N)`. -1 (never together) to 1 (always together), 0 is chance; NaN as the lift.
     pub npmi: f64,
@@ -48,8 +49,8 @@ pub struct Parent {
     pub fires: u64,
     /// `P(some child | i)`. 0 to 1, neither way is better; NaN if `n_i = 0`.
     pub coverage: f64,
-    /// `P(exactly one child | at least one)`. 0 to 1, higher is better, 1: siblings exclude each other; NaN if none ever
-    /// fires.
+    /// `P(exactly one child | at least one)`. 0 to 1, higher is better, 1: siblings exclude each other; NaN if none
+    /// ever fires.
     pub exclusivity: f64,
     /// `max_j P(j | i)` over its children. 0 to 1, near 1: one child fires nearly always; NaN if `n_i = 0`.
     pub purity: f64,
@@ -132,6 +133,7 @@ pub(in crate::metrics) fn attachment(n: u64, fires1: u64, fires2: u64, both: u64
 }
 
 impl Composition {
+    /// Returns the lift of the pair `(i, j)`, see [`Child::lift`].
     pub(super) fn lift(&self, i: usize, j: usize) -> f64 {
         let (n, n1, n2) = (self.tokens, self.fires1[i], self.fires2[j]);
         if n1 == 0 || n2 == 0 || n1 == n || n2 == n {
@@ -140,14 +142,16 @@ impl Composition {
         n as f64 * f64::from(self.together(i, j)) / (n1 as f64 * n2 as f64)
     }
 
+    /// Returns the correlation of the pair `(i, j)`, see [`Child::phi`].
     pub(super) fn phi(&self, i: usize, j: usize) -> f64 {
         let (n, n1, n2) = (self.tokens, self.fires1[i], self.fires2[j]);
-        // Less than 2^66: there is no cancellation.
+        // Both products are below 2^66 and are subtracted as integers, so that no digits cancel.
         let over = i128::from(n) * i128::from(self.together(i, j)) - i128::from(n1) * i128::from(n2);
         let spread = |k: u64| libm::sqrt(k as f64) * libm::sqrt((n - k) as f64);
         over as f64 / (spread(n1) * spread(n2))
     }
 
+    /// Returns the attachment of the pair `(i, j)`, see [`Child::attachment`].
     pub(super) fn attachment(&self, i: usize, j: usize) -> f64 {
         attachment(self.tokens, self.fires1[i], self.fires2[j], u64::from(self.together(i, j)))
     }
@@ -170,7 +174,7 @@ impl Composition {
         let together = || children.iter().map(|&j| self.together(i, j as usize));
         let all = together().map(u64::from).sum::<u64>() as f64;
         let shares = together().filter(|k| *k > 0).map(|k| f64::from(k) / all);
-        // Added to 0, so that an only child does not have -0.
+        // The fold starts at 0, so that the entropy of an only child is 0 and not -0.
         let bits = if all > 0.0 { shares.fold(0.0, |h, q| h - q * libm::log2(q)) } else { f64::NAN };
         Parent {
             latent: i as u32,
@@ -180,7 +184,7 @@ impl Composition {
             exclusivity: self.one_child[i] as f64 / self.any_child[i] as f64,
             purity: f64::from(together().max().unwrap_or(0)) / fires,
             child_entropy_bits: bits,
-            // 0 / 0 for an only child.
+            // This is 0 / 0, so NaN, for an only child.
             child_entropy: bits / libm::log2(children.len() as f64),
             effective_children: libm::exp2(bits),
             or_hamming: (self.fires1[i] + self.any_child[i] - 2 * self.covered[i]) as f64 / n,
@@ -225,7 +229,7 @@ impl Composition {
         let parents = || parent.iter().filter(|p| p.fires >= ALIVE_TOKENS);
         let several = || parents().filter(|p| p.children > 1);
         let with_parent: Vec<_> = edges.iter().filter(|c| self.fires1[c.parent as usize] > 0).collect();
-        // P(j | i) > P(i | j) if n_i < n_j and they ever fire together.
+        // P(j | i) > P(i | j) means n_i < n_j, if they ever fire together.
         let inverted =
             with_parent.iter().filter(|c| c.containment > 0.0 && self.fires1[c.parent as usize] < c.fires).count();
         let density = |fires: &[u64]| {

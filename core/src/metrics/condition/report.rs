@@ -1,4 +1,4 @@
-//! The class means compared with the decoder.
+//! The scores of the reconstruction condition: class means compared with decoder directions.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -43,8 +43,8 @@ pub struct EdgeCondition {
     pub strict_parent: f64,
 }
 
-/// The reconstruction condition. Shares and means are over the alive edges (children with a parent that fire on at least
-/// [`ALIVE_TOKENS`] tokens) where they are defined; NaN where there is none.
+/// The reconstruction condition. Shares and means are over the alive edges (children with a parent that fire on at
+/// least [`ALIVE_TOKENS`] tokens) where they are defined; NaN where there is none.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ConditionReport {
     /// Tokens seen.
@@ -57,7 +57,8 @@ pub struct ConditionReport {
     pub edges_not_alive: usize,
     /// Alive edges without an `s_res`: the child fires on every token, or `d*` or a decoder row is 0.
     pub edges_without_direction: usize,
-    /// Alive edges without the strict cosines: the parent never fires without the child, or `d**` or a decoder row is 0.
+    /// Alive edges without the strict cosines: the parent never fires without the child, or `d**` or a decoder row is
+    /// 0.
     pub edges_without_strict_direction: usize,
     /// Mean `s_res`, with that of shuffled families. -1 to 1, higher is better.
     pub s_res: Score,
@@ -128,7 +129,8 @@ impl Condition {
         let fires: Vec<u64> = with.iter().map(|&e| self.fires2[edge[e].child as usize]).collect();
         let [s_res] = Score::of(par, draws, &fires, &label, |label| {
             let of = label.iter().zip(&with).map(|(&p, &e)| {
-                // The two products have different orders of summation: a learned edge keeps the bits of its own.
+                // This product is summed in another order than that of `compare`: a learned edge keeps the bits it has
+                // there.
                 if p == edge[e].parent {
                     return edge[e].s_res;
                 }
@@ -164,7 +166,7 @@ impl Condition {
         })
     }
 
-    /// Some edges against all unit rows of the decoder, and their unit directions `d*`.
+    /// Compares some edges with all unit rows of the decoder; also returns their unit directions `d*`, `[edges, d]`.
     fn compare(&self, isa: Isa, edges: &[usize], rows: &[f32], defined: &[bool]) -> (Vec<EdgeCondition>, Vec<f32>) {
         let (d, f1, all) = (self.d, self.on.len(), defined.len());
         let mut exact = vec![0.0; d];
@@ -216,7 +218,7 @@ impl Condition {
     }
 }
 
-/// `row / ||row||`, and whether it has a norm.
+/// Divides a row by its norm, and returns whether it has one.
 fn normalise(isa: Isa, row: &mut [f32]) -> bool {
     let norm = libm::sqrt(f64::from(reduce::sum_squares(isa, row)));
     if norm > 0.0 {

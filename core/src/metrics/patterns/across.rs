@@ -1,4 +1,4 @@
-//! Relation of the activity of the two levels.
+//! How the numbers of active latents of the two levels depend on each other.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -20,12 +20,13 @@ pub struct Across {
     sums: [u128; 5],
     /// `[f1 + 1]`: tokens with that `L0_1`, and the sum of `L0_2` on them.
     given: Vec<[u64; 2]>,
+    /// See [`AcrossReport::children_per_active_parent`].
     children: [u64; 4],
     /// `[f1]`: active children on the current token, all 0 between tokens.
     active: Vec<u32>,
 }
 
-/// What level 2 does where level 1 has `l0_1` active latents.
+/// The activity of level 2 on tokens with `l0_1` active latents at level 1.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Given {
     /// `L0_1`.
@@ -36,7 +37,7 @@ pub struct Given {
     pub l0_2: f64,
 }
 
-/// How the levels go together.
+/// How the activity of the two levels is related.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct AcrossReport {
     /// Tokens seen.
@@ -132,7 +133,7 @@ impl Across {
     pub fn report(&self) -> AcrossReport {
         let n = u128::from(self.tokens);
         let [a, b, aa, bb, ab] = self.sums;
-        // N^2 times the covariance and the variances, in integers: there is no cancellation.
+        // N^2 times the covariance and the variances, as integers, so that no digits cancel.
         let (covariance, one, two) = ((n * ab) as i128 - (a * b) as i128, n * aa - a * a, n * bb - b * b);
         AcrossReport {
             tokens: self.tokens,

@@ -1,8 +1,8 @@
-//! Effects of removing latents on probes: spurious correlation removal and targeted probe perturbation.
+//! What removing latents does to probes: spurious correlation removal (SCR) and targeted probe perturbation (TPP).
 //!
-//! The effect of latent `j` on a probe `w` is `e_j = Delta_j (w . D_j)`, `Delta_j = mean_pos z_j - mean_neg z_j` over the
-//! probe's training rows. The `n` latents of the largest effect are removed and the error of the SAE is kept:
-//! `x' = x - sum_j z_j D_j`, so that `w . x' + b = w . x + b - sum_j z_j (w . D_j)`. The sum is linear, so pooled rows and
+//! The effect of latent `j` on a probe `w` is `e_j = Delta_j (w . D_j)`, `Delta_j = mean_pos z_j - mean_neg z_j` over
+//! the probe's training rows. The `n` latents of the largest effect are removed and the error of the SAE is kept: `x' =
+//! x - sum_j z_j D_j`, so that `w . x' + b = w . x + b - sum_j z_j (w . D_j)`. The sum is linear, so pooled rows and
 //! pooled codes give what pooling after the removal would.
 //!
 //! The formulas are SAEBench's, with these differences: probes are fitted to convergence; and only latents with an
@@ -37,6 +37,7 @@ pub struct Examples<'a> {
 }
 
 impl Examples<'_> {
+    /// Checks that the sizes agree.
     fn check(&self) -> Result<()> {
         for (what, expected, got) in [
             ("numbers of the rows", self.codes.tokens() * self.d, self.x.len()),
@@ -55,7 +56,7 @@ impl Examples<'_> {
         self.decoder.chunks_exact(self.d).map(|row| dot(row, &probe.weight)).collect()
     }
 
-    /// Returns the answers of a probe for each row of `on`, with the latents marked in `removed` taken out.
+    /// Returns what a probe predicts for each row of `on`, without the latents that `removed` marks.
     fn called(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> Vec<bool> {
         let called = on.row.iter().map(|&r| {
             let r = r as usize;
@@ -66,22 +67,24 @@ impl Examples<'_> {
         called.collect()
     }
 
-    /// Returns the accuracy of a probe on `on` with the latents marked in `removed` taken out.
+    /// Returns the accuracy of a probe on `on`, without the latents that `removed` marks.
     fn accuracy(&self, probe: &Logistic, reach: &[f64], on: &Labelled, removed: &[bool]) -> f64 {
         let called = self.called(probe, reach, on, removed);
         Answers::of(on.label.iter().copied().zip(called)).accuracy()
     }
 }
 
-/// A fitted probe of a task, with the latents that move it, those of the largest effect first.
+/// A fitted probe of a task.
 struct Fitted {
     probe: Logistic,
+    /// `w . D_j` of every latent.
     reach: Vec<f64>,
+    /// The latents with an effect on the probe, those of the largest effect first.
     order: Vec<u32>,
 }
 
 impl Fitted {
-    /// `signed`: the effect of `max(Delta, 0)` (TPP), else its absolute value (SCR).
+    /// Fits a probe. The effect of a latent is `max(Delta, 0) (w . D)` if `signed` (TPP), else `|Delta (w . D)|` (SCR).
     fn new(ex: &Examples<'_>, on: &Labelled, signed: bool, settings: &Settings) -> Result<Self> {
         let probe = fit(ex.x, ex.d, on, settings)?;
         let reach = ex.reach(&probe);
@@ -95,6 +98,7 @@ impl Fitted {
         Ok(Self { probe, reach, order })
     }
 
+    /// Marks the `n` latents of the largest effect.
     fn removed(&self, n: usize) -> Vec<bool> {
         let mut removed = vec![false; self.reach.len()];
         self.order.iter().take(n).for_each(|&j| removed[j as usize] = true);
@@ -117,7 +121,7 @@ pub struct Tpp {
     pub unintended: f64,
 }
 
-/// The whole of TPP.
+/// The report of TPP.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct TppReport {
     /// Accuracy of each class's probe on its test rows.
@@ -130,8 +134,8 @@ pub struct TppReport {
 
 /// Computes targeted probe perturbation over the classes `tasks`, at least two, each against the rest.
 ///
-/// Cost: a fit a class; `classes * latents * d` for the effects; `classes^2` passes over the codes of the test rows for
-/// each of `ns`.
+/// Cost: one fit per class; `classes * latents * d` for the effects; `classes^2` passes over the codes of the test rows
+/// for each of `ns`.
 ///
 /// # Errors
 /// [`Error::Shape`] for fewer than two classes or sizes that disagree, and as [`fit`].
@@ -172,7 +176,7 @@ pub fn tpp(par: Par, ex: &Examples<'_>, tasks: &[Binary], ns: &[usize], settings
     Ok(TppReport { converged: fitted.iter().all(|f| f.probe.converged), accuracy, points })
 }
 
-/// Two binary attributes of one set of rows: `a` is asked for, `b` goes with it in the biased training rows.
+/// Two binary attributes of one set of rows, `a` and `b`, which go together in the biased training rows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ScrTasks {
     /// `a`, with `b` balanced.
@@ -190,18 +194,18 @@ pub struct Scr {
     pub n: usize,
     /// Number removed in either direction: at most `n`.
     pub removed: [usize; 2],
-    /// The direction in which the biased probe is worse, the first in a tie. 1 or less, higher is better: 0: nothing is
-    /// gained, 1: as good as a probe without bias. NaN as that direction.
+    /// Of `a` and `b` below, the one on whose attribute the biased probe is less accurate (`a` in a tie). Up to 1,
+    /// higher is better: 0: nothing is gained, 1: as good as a probe without bias. NaN where that one is.
     pub scr: f64,
     /// `(acc' - acc) / (clean - acc)`: `acc` the biased probe on `a`'s test rows, `acc'` without the latents of `b`,
-    /// `clean` the probe of `a`. NaN where the bias costs nothing: `clean - acc` is not over two standard errors of it, from
-    /// the test rows that only one of the two probes calls rightly.
+    /// `clean` the probe of `a`. NaN where the bias costs nothing: `clean - acc` is not over two standard errors of it,
+    /// from the test rows that only one of the two probes calls rightly.
     pub a: f64,
     /// The same with `a` and `b` exchanged.
     pub b: f64,
 }
 
-/// The whole of SCR.
+/// The report of SCR.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct ScrReport {
     /// Accuracy of the clean probes of `a` and `b` on their test rows.
@@ -229,7 +233,8 @@ pub fn scr(par: Par, ex: &Examples<'_>, tasks: &ScrTasks, ns: &[usize], settings
     }
     let none = vec![false; ex.codes.latents()];
     let clean = [0, 1].map(|i| ex.accuracy(&fitted[i].probe, &fitted[i].reach, tests[i], &none));
-    // Rows that exactly one of the probes answers correctly, by which one.
+    // Whether the bias costs accuracy beyond chance, from the rows that exactly one of the two probes predicts
+    // correctly.
     let costs = [0, 1].map(|i| {
         let [own, other] = [i, 2].map(|f| ex.called(&fitted[f].probe, &fitted[f].reach, tests[i], &none));
         let right = tests[i].label.iter().zip(own.iter().zip(&other));

@@ -1,5 +1,5 @@
-//! Logistic regression, fitted to convergence by a truncated Newton method on a strongly convex function, so that the
-//! answer is unique.
+//! Logistic regression, fitted to convergence by a truncated Newton method. The function is strongly convex, so that
+//! the result is unique.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -9,7 +9,7 @@ use crate::error::At;
 use crate::kernel::{Isa, wide};
 use crate::{Error, Result};
 
-/// Most steps of Newton's method: some ten are needed.
+/// Most steps of Newton's method; some ten are typical.
 const MAX_STEPS: usize = 100;
 /// Most products with the Hessian per step.
 const MAX_PRODUCTS: usize = 500;
@@ -23,8 +23,8 @@ pub struct Settings {
     pub c: f64,
     /// Weigh each example by `n / (2 n_of_its_class)`, so that both classes weigh the same.
     pub balanced: bool,
-    /// Converged if no entry of the gradient, in units of the standard deviation of its column, is over `tolerance` times
-    /// the summed weights of the examples.
+    /// Converged if no entry of the gradient, in units of the standard deviation of its column, is over `tolerance`
+    /// times the summed weights of the examples.
     pub tolerance: f64,
 }
 
@@ -48,7 +48,7 @@ pub struct Logistic {
 }
 
 impl Logistic {
-    /// `w . x + b`.
+    /// Returns `w . x + b`.
     ///
     /// # Panics
     /// If `x` is not as long as `w`.
@@ -67,7 +67,7 @@ impl Logistic {
 ///
 /// Everything in `f64`, in the order of the rows of `on`, in the caller's thread: the same bits everywhere. Columns are
 /// centred and scaled inside, which changes neither the function nor its minimum.
-/// Cost: one pass over the rows a product with the Hessian, some 50 to 300 in all; memory `O(n + width)`.
+/// Cost: one pass over the rows per product with the Hessian, some 50 to 300 in all; memory `O(n + width)`.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree or if a class has no example, [`Error::Index`] for a row out of range,
@@ -90,7 +90,7 @@ pub(super) fn fit_times(
     times: Vec<f64>,
     settings: &Settings,
 ) -> Result<Logistic> {
-    assert_eq!(times.len(), on.len(), "a number of times an example");
+    assert_eq!(times.len(), on.len(), "a multiplicity for each example");
     let n_rows = x.len().checked_div(width).unwrap_or(0);
     if width == 0 || n_rows * width != x.len() {
         return Err(Error::Shape { what: "numbers of a row of a probe", expected: width, got: x.len() });
@@ -163,20 +163,20 @@ impl<'a> Problem<'a> {
         &self.x[row as usize * self.width..][..self.width]
     }
 
-    /// Coefficients for raw columns: those of `v . (x - mean) / scale + b`.
+    /// Returns `w` and `b` for raw columns such that `w . x + b = v . (x - mean) / scale + v_last`.
     fn raw(&self, v: &[f64]) -> (Vec<f64>, f64) {
         let w: Vec<f64> = v.iter().zip(&self.scale).map(|(v, s)| if *s > 0.0 { v / s } else { 0.0 }).collect();
         let shift: f64 = w.iter().zip(&self.mean).map(|(w, m)| w * m).sum();
         (w, v[self.width] - shift)
     }
 
-    /// `t_i` of every example.
+    /// Returns `t_i` of every example.
     fn margins(&self, v: &[f64]) -> Vec<f64> {
         let (w, b) = self.raw(v);
         self.on.row.iter().map(|&row| wide::dot_wide(self.isa, self.row(row), &w) + b).collect()
     }
 
-    /// `sum_i a_i (x_i - mean) / scale`, and `sum_i a_i` last, for `a_i = f(i, x_i)`.
+    /// Returns `sum_i a_i (x_i - mean) / scale`, and `sum_i a_i` last, for `a_i = f(i, x_i)`.
     fn pull(&self, f: impl Fn(usize, &[f32]) -> f64) -> Coefficients {
         let mut out = vec![0.0; self.width + 1];
         let (columns, total) = out.split_at_mut(self.width);
@@ -192,17 +192,18 @@ impl<'a> Problem<'a> {
         out
     }
 
-    /// Penalty of the column: `1 / scale^2`.
+    /// Returns the penalty of a scaled column: `1 / scale^2`.
     fn ridge(&self, j: usize) -> f64 {
         let s = self.scale[j];
         if s > 0.0 { 1.0 / (s * s) } else { 1.0 }
     }
 
-    /// `C s_i`, as often as the example is there.
+    /// Returns `C s_i` of every example, times its multiplicity.
     fn weights(&self) -> impl Iterator<Item = f64> + '_ {
         self.on.label.iter().zip(&self.times).map(|(&label, times)| times * self.weight[usize::from(label)])
     }
 
+    /// Returns the value of the function at `v`, given the margins `t` there.
     fn objective(&self, v: &[f64], t: impl Iterator<Item = f64>) -> f64 {
         let penalty: f64 = (0..self.width).map(|j| v[j] * v[j] * self.ridge(j)).sum();
         let loss: f64 = t
@@ -212,6 +213,7 @@ impl<'a> Problem<'a> {
         penalty / 2.0 + loss
     }
 
+    /// Minimises the function.
     fn solve(&self, settings: &Settings) -> Result<Logistic> {
         let n = self.on.len();
         let total: f64 = self.weights().sum();
@@ -249,7 +251,8 @@ impl<'a> Problem<'a> {
         Ok(Logistic { weight, bias, steps, converged })
     }
 
-    /// `-H^-1 gradient` by conjugate gradients with the diagonal of `H`, until the residual is `force` of the gradient.
+    /// Returns about `-H^-1 gradient`, by conjugate gradients preconditioned with the diagonal of `H`, stopped when the
+    /// residual is `force` times the gradient.
     fn newton(&self, gradient: &[f64], curvature: &[f64], force: f64) -> Coefficients {
         let mut diagonal = vec![0.0; self.width + 1];
         for (i, &row) in self.on.row.iter().enumerate() {
@@ -310,12 +313,12 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// `ln(1 + e^t)`.
+/// Returns `ln(1 + e^t)`.
 fn softplus(t: f64) -> f64 {
     t.max(0.0) + libm::log1p(libm::exp(-t.abs()))
 }
 
-/// `1 / (1 + e^-t)`, and `1 / (1 + e^t)`: neither by taking the other from 1.
+/// Returns `1 / (1 + e^-t)` and `1 / (1 + e^t)`; neither is computed as 1 minus the other, which would lose its digits.
 fn sigmoids(t: f64) -> (f64, f64) {
     let e = libm::exp(-t.abs());
     let (large, small) = (1.0 / (1.0 + e), e / (1.0 + e));
@@ -330,7 +333,7 @@ fn norm(a: &[f64]) -> f64 {
     libm::sqrt(inner(a, a))
 }
 
-/// `x . v`.
+/// Returns `x . v`.
 pub(crate) fn dot(x: &[f32], v: &[f64]) -> f64 {
     wide::dot_wide(Isa::default(), x, v)
 }

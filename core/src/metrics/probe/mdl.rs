@@ -8,19 +8,22 @@ use crate::metrics::exact::ExactSum;
 use crate::model::CodesView;
 use crate::{Error, Result};
 
-/// Steps that a report is made for: the finest, and each twice the one before.
+/// Number of bin widths that a report is made for: the finest, and each twice the one before.
 pub const STEPS: usize = 8;
-/// Values have to be below this many of the finest steps.
+/// Values must be less than this many of the finest bins.
 pub const MAX_BINS: u32 = 1 << 24;
 
 /// Streaming histograms of the values of every latent, in bins of equal width.
 ///
-/// Integer counts and exact sums: a whole equals its parts merged, to the bit. Memory: what is occupied.
+/// Integer counts and exact sums: merged parts equal the whole to the bit. Memory: that of the bins that occur.
 #[derive(Clone, Debug)]
 pub struct Mdl {
+    /// Width of the finest bins.
     step: f64,
     tokens: u64,
+    /// Number of values in each of the finest bins, per latent.
     bins: Vec<BTreeMap<u32, u64>>,
+    /// Sum of the squared errors of rounding to bins, per width.
     error: [ExactSum; STEPS],
 }
 
@@ -33,8 +36,8 @@ pub struct MdlPoint {
     pub value_bits: f64,
     /// `on_off_bits + value_bits`.
     pub bits: f64,
-    /// `sum_tokens sum_j (z_j - middle of its bin)^2 / N`: what the bins add to the squared error of a token, but for
-    /// the products of different latents, which have mean 0 if their errors are independent.
+    /// `sum_tokens sum_j (z_j - middle of its bin)^2 / N`: what rounding to bins adds to the squared error of a token,
+    /// without the products of different latents, which have mean 0 if their errors are independent.
     pub squared_error: f64,
 }
 
@@ -43,15 +46,16 @@ pub struct MdlPoint {
 pub struct MdlReport {
     /// Tokens seen.
     pub tokens: u64,
-    /// `sum_j H(p_j)`, `p_j` the share of tokens on which `j` is on: bits per token to say which latents are on, each coded
-    /// by itself. 0 and up, lower is better at equal error. 0 for a latent that is always or never on; NaN without tokens.
+    /// `sum_j H(p_j)`, `p_j` the share of tokens on which `j` is on: bits per token to say which latents are on, each
+    /// coded by itself. 0 and up, lower is better at equal error. 0 for a latent that is always or never on; NaN
+    /// without tokens.
     pub on_off_bits: f64,
     /// From the finest bins to the coarsest.
     pub points: Vec<MdlPoint>,
 }
 
-/// The width of bins that adds about `share` of the variance to the squared error: `sqrt(12 share variance / l0)`, since
-/// a uniform error in a bin has the variance `step^2 / 12` and `l0` latents are on.
+/// Returns the width of bins that adds about `share` of the variance to the squared error: `sqrt(12 share variance /
+/// l0)`, since a uniform error in a bin has the variance `step^2 / 12` and `l0` latents are on.
 pub fn step_for(share: f64, variance: f64, l0: f64) -> f64 {
     libm::sqrt(12.0 * share * variance / l0)
 }
@@ -71,8 +75,8 @@ impl Mdl {
     /// Adds a block.
     ///
     /// # Errors
-    /// [`Error::Shape`] for codes over another number of latents, [`Error::Capacity`] for a value of [`MAX_BINS`] steps or
-    /// more (infinity is one); nothing is added then.
+    /// [`Error::Shape`] for codes over another number of latents, [`Error::Capacity`] for a value of [`MAX_BINS`] steps
+    /// or more (infinity is one); nothing is added then.
     pub fn add(&mut self, codes: &CodesView<'_>) -> Result<()> {
         if codes.latents() != self.bins.len() {
             return Err(Error::Shape { what: "latents of the codes", expected: self.bins.len(), got: codes.latents() });
@@ -109,7 +113,7 @@ impl Mdl {
         self.error.iter_mut().zip(&other.error).for_each(|(a, b)| a.merge(b));
     }
 
-    /// Returns the bits.
+    /// Returns the description length of the tokens added.
     pub fn report(&self) -> MdlReport {
         let n = self.tokens as f64;
         let fires: Vec<u64> = self.bins.iter().map(|b| b.values().sum()).collect();
@@ -143,13 +147,13 @@ impl Mdl {
     }
 }
 
-/// `-sum p log2 p` of counts that add up to `total`.
+/// Returns `-sum p log2 p` of counts that add up to `total`.
 fn entropy(counts: impl Iterator<Item = u64>, total: u64) -> f64 {
     let total = total as f64;
     let bits = counts.filter(|c| *c > 0).map(|c| {
         let p = c as f64 / total;
         -p * libm::log2(p)
     });
-    // Not -0 for a certain outcome.
+    // A certain outcome would have -0.
     bits.sum::<f64>().max(0.0)
 }

@@ -1,11 +1,11 @@
 //! Sparse probing as sae-probes does it (Kantamneni et al. 2025, arXiv 2502.16681): the area under the ROC curve of a
-//! logistic regression on the `k` latents that differ most between the answers, with plenty of balanced examples, with few,
-//! and with unequal numbers of the two answers.
+//! logistic regression on the `k` latents that differ most between the labels, with plenty of balanced examples, with
+//! few, and with unequal numbers of the two labels.
 //!
-//! Its definitions, with these differences: the split is by stretches of sequences; each latent is divided by its mean
-//! over the training rows on which it fires before the fit too, not only to rank it, so that no score depends on the unit
-//! of the activations; below [`FOLDS`] examples of an answer there are as many folds as examples, where sae-probes
-//! leaves out pairs; and a probe is fitted to convergence.
+//! The definitions are those of sae-probes, with these differences: the split is by blocks of consecutive sequences;
+//! each latent is divided by its mean over the training rows on which it fires before the fit too, not only to rank it,
+//! so that no score depends on the unit of the activations; below [`FOLDS`] examples of a label there are as many folds
+//! as examples, where sae-probes leaves out pairs; and a probe is fitted to convergence.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -22,7 +22,7 @@ use crate::rng::Philox;
 pub const KS: [usize; 6] = [1, 2, 5, 16, 64, 128];
 /// The number of latents that is probed in the other settings.
 pub const K: usize = 16;
-/// Training rows with plenty of examples, and with unequal numbers of the answers.
+/// Training rows with plenty of examples, and with unequal numbers of the labels.
 pub const TRAIN: usize = 1024;
 /// Rows that are tested on, at most.
 pub const TEST: usize = 1024;
@@ -30,14 +30,14 @@ pub const TEST: usize = 1024;
 pub const SCARCE: [usize; 4] = [4, 16, 64, 256];
 /// Shares of positive rows of the unbalanced setting, of training and test.
 pub const SHARES: [f64; 4] = [0.05, 0.2, 0.8, 0.95];
-/// Folds that the penalty is chosen on with fewer than [`WHOLE`] training rows.
+/// Number of folds for choosing the penalty, with fewer than [`WHOLE`] training rows.
 pub const FOLDS: usize = 6;
-/// From so many training rows on the last fifth, at most 100 rows, is what the penalty is chosen on.
+/// With at least this many training rows, the penalty is chosen on the last fifth of them, at most 100 rows.
 pub const WHOLE: usize = 128;
-/// Values of `C`, from `1e5` down to `1e-5`.
+/// Number of values of `C` that are tried, from `1e5` down to `1e-5`.
 const PENALTIES: usize = 10;
 
-/// How many examples there are, and of which answers.
+/// How many examples there are, and of which labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Setting {
@@ -45,7 +45,7 @@ pub enum Setting {
     Normal,
     /// Balanced, few.
     Scarce,
-    /// Many, of unequal answers, in training and test.
+    /// Many, with unequal numbers of the two labels, in training and test.
     Unbalanced,
 }
 
@@ -59,20 +59,20 @@ pub struct AucPoint {
     pub k: usize,
     /// Training rows; a mean where it is one over classes.
     pub train: f64,
-    /// Share of them, and of the test rows, that is positive.
+    /// Share of training and of test rows that is positive.
     pub positive: f64,
-    /// Of a probe on the rows themselves.
+    /// Area of a probe on the rows themselves.
     pub rows: f64,
-    /// Of `k` latents of level 1. In the normal setting only.
+    /// Area of a probe on `k` latents of level 1. In the normal setting only.
     pub level1: f64,
-    /// Of `k` latents of level 2. In the normal setting only.
+    /// Area of a probe on `k` latents of level 2. In the normal setting only.
     pub level2: f64,
-    /// Of `k` latents of both levels.
+    /// Area of a probe on `k` latents of both levels.
     pub both: f64,
 }
 
-/// All settings for one class: `x`, `[n, d]` row-major, and the codes of level 1, of level 2 (of no latents for a flat
-/// model) and of both. Every list has the same points in the same order.
+/// Computes the points of all settings for one class, always the same in the same order. `x` is `[n, d]`, row-major;
+/// `codes` are those of level 1, of level 2 (with no latents for a flat model) and of both.
 ///
 /// # Errors
 /// As [`probe`].
@@ -117,7 +117,7 @@ pub fn points(x: &[f32], d: usize, codes: &[CodesView<'_>; 3], rows: &Candidates
     Ok(out)
 }
 
-/// The mean over classes of each point, of those where it is defined.
+/// Returns the mean of each point over the classes for which it is defined.
 pub fn mean(classes: &[Vec<AucPoint>]) -> Vec<AucPoint> {
     let first = classes.first().map_or(&[][..], Vec::as_slice);
     let of = |i: usize, get: fn(&AucPoint) -> f64| super::super::defined_mean(classes.iter().map(|c| get(&c[i])));
@@ -132,7 +132,7 @@ pub fn mean(classes: &[Vec<AucPoint>]) -> Vec<AucPoint> {
     first.iter().enumerate().map(mean).collect()
 }
 
-/// What is probed.
+/// The features that a probe reads.
 #[derive(Clone, Copy, Debug)]
 pub enum Features<'a> {
     /// The `k` latents of these codes that differ most.
@@ -141,17 +141,18 @@ pub enum Features<'a> {
     Rows(&'a [f32], usize),
 }
 
-/// The rows of a class and of the others, on either side of the split, in a random order.
+/// The rows of a class and of all others, on either side of the split, in a random order.
 #[derive(Clone, Debug)]
 pub struct Candidates {
-    /// Of training: other rows, then rows of the class.
+    /// Training rows: those of the other classes, then those of the class.
     pub train: [Vec<u32>; 2],
-    /// Of the test, as `train`.
+    /// Test rows, likewise.
     pub test: [Vec<u32>; 2],
 }
 
 impl Candidates {
-    /// Class `class` against all others; arguments as of [`super::Binary::one_against_rest`].
+    /// Returns the candidates for telling class `class` from all others; arguments as of
+    /// [`super::Binary::one_against_rest`].
     ///
     /// # Panics
     /// If the lengths differ.
@@ -172,8 +173,8 @@ impl Candidates {
         Self { train: side(false), test: side(true) }
     }
 
-    /// About `n` training rows, the share `positive` of them of the class, and at most [`TEST`] test rows of the same shares;
-    /// none where the rows do not give as many.
+    /// Returns about `n` training rows, a share `positive` of them of the class, and at most [`TEST`] test rows of the
+    /// same shares; none if there are not enough candidates.
     pub fn examples(&self, n: usize, positive: f64) -> Option<Examples> {
         let of = |rows: &[Vec<u32>; 2], n: usize| -> Option<Labelled> {
             let ones = libm::ceil(positive * n as f64) as usize;
@@ -181,7 +182,7 @@ impl Candidates {
             if ones == 0 || zeros == 0 || ones > rows[1].len() || zeros > rows[0].len() {
                 return None;
             }
-            // The answers take turns as far as they go, so that every stretch of the rows has both.
+            // The two labels are spread evenly, so that every part of the rows that is held back has both.
             let mut at = [0usize; 2];
             let (mut row, mut label) = (Vec::with_capacity(n), Vec::with_capacity(n));
             for i in 0..n {
@@ -193,20 +194,21 @@ impl Candidates {
             }
             Some(Labelled { row, label })
         };
-        // As many test rows as both answers allow; the share may round up to one positive row too many.
+        // As many test rows as the candidates allow. Rounding may ask for one positive row too many, so up to two rows
+        // fewer are tried too.
         let [zeros, ones] = [self.test[0].len() as f64, self.test[1].len() as f64];
         let most = (ones / positive).min(zeros / (1.0 - positive)).min(TEST as f64) as usize;
         let fitting = |rows, n: usize| (0..3).find_map(|less| of(rows, n.checked_sub(less)?));
         Some(Examples { train: fitting(&self.train, n)?, test: fitting(&self.test, most)? })
     }
 
-    /// The most training rows, up to `n`, of which the share `positive` are of the class.
+    /// Returns the largest number of training rows, up to `n`, of which a share `positive` can be of the class.
     fn most(&self, n: usize, positive: f64) -> usize {
         let [zeros, ones] = [self.train[0].len() as f64, self.train[1].len() as f64];
         (ones / positive).min(zeros / (1.0 - positive)).min(n as f64) as usize
     }
 
-    /// Balanced examples, as many as there are up to [`TRAIN`]; none with fewer than four.
+    /// Returns balanced examples, as many as there are up to [`TRAIN`]; none with fewer than four.
     pub fn plenty(&self) -> Option<Examples> {
         let n = (2 * self.train[0].len().min(self.train[1].len())).min(TRAIN);
         if n < 4 { None } else { self.examples(n, 0.5) }
@@ -216,21 +218,21 @@ impl Candidates {
 /// Rows to fit on and to test on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Examples {
-    /// To fit on.
+    /// Rows to fit on.
     pub train: Labelled,
-    /// To test on.
+    /// Rows to test on.
     pub test: Labelled,
 }
 
-/// A probe, tested.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct AucProbe {
     /// Latents asked for; 0 for the rows themselves.
     pub k: usize,
     /// Training rows.
     pub train: usize,
-    /// Share of pairs of a test row of either answer of which the positive one has the larger margin, ties half. 0 to 1,
-    /// higher is better, 1/2 is chance.
+    /// Share of the pairs of a positive and a negative test row in which the positive one has the larger margin; ties
+    /// count half. 0 to 1, higher is better, 1/2 is chance.
     pub auc: f64,
     /// The penalty that was chosen: scikit-learn's `C`.
     pub c: f64,
@@ -274,19 +276,20 @@ pub fn probe(features: Features<'_>, on: &Examples) -> Result<AucProbe> {
     Ok(AucProbe { k, train: on.train.len(), auc, c, converged: fitted.converged })
 }
 
-/// The rank of scores is all that matters, so that a loose fit is enough.
+/// Returns the settings of a fit. Only the ranks of the margins matter, so that a loose tolerance is enough.
 fn settings(c: f64) -> Settings {
     Settings { c, tolerance: 1e-6, ..Settings::default() }
 }
 
+/// Divides all numbers by `by`, unless it is 0.
 fn scale(train: &mut [f32], test: &mut [f32], by: f64) {
     if by > 0.0 {
         train.iter_mut().chain(test).for_each(|v| *v = (f64::from(*v) / by) as f32);
     }
 }
 
-/// The `k` latents whose means over the rows of either answer differ most, in units of their mean over the rows on which
-/// they fire, and those means.
+/// Returns the `k` latents whose means over positive and negative rows differ most, in units of their mean over the
+/// rows on which they fire, and those means.
 fn chosen(codes: &CodesView<'_>, on: &Labelled, k: usize) -> Result<(Vec<u32>, Vec<f64>)> {
     let mut difference = super::mean_difference(codes, on)?;
     let (mut sum, mut n) = (vec![0.0f64; codes.latents()], vec![0u32; codes.latents()]);
@@ -303,6 +306,7 @@ fn chosen(codes: &CodesView<'_>, on: &Labelled, k: usize) -> Result<(Vec<u32>, V
     Ok((order, means))
 }
 
+/// Returns the codes of `latents` on `rows`, divided by `means`, as `[rows, latents]`.
 fn gather(codes: &CodesView<'_>, rows: &[u32], latents: &[u32], means: &[f64]) -> Vec<f32> {
     let mut column = vec![usize::MAX; codes.latents()];
     latents.iter().enumerate().for_each(|(c, j)| column[*j as usize] = c);
@@ -315,7 +319,8 @@ fn gather(codes: &CodesView<'_>, rows: &[u32], latents: &[u32], means: &[f64]) -
     x
 }
 
-/// The `C` of the largest mean area on the rows that are held back; the larger `C` of equal ones, 1 where no rows can be.
+/// Returns the `C` of the largest mean area on rows that are held back; the larger `C` on ties, and 1 if there are too
+/// few rows to hold any back.
 fn penalty(x: &[f32], width: usize, on: &Labelled) -> Result<f64> {
     let n = on.len();
     let rarer = on.positives().min(n - on.positives());
@@ -349,7 +354,7 @@ fn penalty(x: &[f32], width: usize, on: &Labelled) -> Result<f64> {
     Ok(best.1)
 }
 
-/// The area of a probe on rows `rows` of `x`, whose labels are `label[row]`.
+/// Returns the area under the ROC curve of a probe on rows `rows` of `x`, whose labels are `label[row]`.
 fn area(probe: &logistic::Logistic, x: &[f32], width: usize, rows: core::ops::Range<usize>, label: &[bool]) -> f64 {
     let margins = |positive: bool| -> Vec<f64> {
         let of = rows.clone().filter(|i| label[*i] == positive);

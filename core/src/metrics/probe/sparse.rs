@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// The numbers of latents that are probed.
 pub const KS: [usize; 5] = [1, 2, 5, 10, 20];
 
-/// A probe on `k` latents, tested.
+/// The result of a probe on `k` latents.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct SparseProbe {
     /// Latents asked for.
@@ -29,7 +29,7 @@ pub struct SparseProbe {
     pub converged: bool,
 }
 
-/// A probe on the rows themselves: what can be told at all.
+/// The result of a probe on the rows themselves, which bounds what a probe on codes can do.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct DenseProbe {
     /// As in [`SparseProbe`].
@@ -40,8 +40,8 @@ pub struct DenseProbe {
     pub converged: bool,
 }
 
-/// The latents in the order of `|mean_pos - mean_neg|`, largest first, ties to the lower index; those of no difference
-/// are left out.
+/// Returns the latents in the order of `|mean_pos - mean_neg|`, largest first, ties by index; latents without a
+/// difference are left out.
 pub fn ranked(difference: &[f64]) -> Vec<u32> {
     let mut order: Vec<u32> = (0..difference.len() as u32).filter(|&j| difference[j as usize].abs() > 0.0).collect();
     let size = |j: u32| difference[j as usize].abs();
@@ -49,9 +49,8 @@ pub fn ranked(difference: &[f64]) -> Vec<u32> {
     order
 }
 
-/// Probes on the `k` latents that differ most between the answers of the training rows, for each of `ks`.
-///
-/// For each `k` a [`logistic::fit`] on those latents alone, tested on the other rows.
+/// Fits and tests a probe for each `k` of `ks`: a [`logistic::fit`] on only the `k` latents that differ most between
+/// the labels of the training rows.
 ///
 /// # Errors
 /// As [`logistic::fit`].
@@ -79,11 +78,11 @@ pub fn sparse_probes(
     .collect()
 }
 
-/// A probe on `latents`: its answers on the test rows, and whether its fit converged. Without a latent every row is
-/// called by the more frequent answer of training, positive in a tie.
+/// Fits a probe on `latents`: returns its confusion matrix on the test rows, and whether its fit converged. Without
+/// latents, every row is predicted to have the more frequent label of the training rows, positive in a tie.
 ///
 /// # Errors
-/// As [`logistic::fit`], of the rows that are tested on too.
+/// As [`logistic::fit`], for the test rows too.
 pub fn on_latents(
     codes: &CodesView<'_>,
     latents: &[u32],
@@ -105,7 +104,7 @@ pub fn on_latents(
     Ok((Answers::of(answers), probe.converged))
 }
 
-/// A probe on all of `x`, `[n, d]`.
+/// Fits and tests a probe on all columns of `x`, `[n, d]`.
 ///
 /// # Errors
 /// As [`logistic::fit`].
@@ -123,8 +122,9 @@ pub fn dense_probe(
     Ok((probe, found))
 }
 
-/// Where each chosen latent stands in a dense row.
+/// The columns of a dense matrix of some latents.
 struct Columns {
+    /// The column of each latent; `u32::MAX` for the others.
     column: Vec<u32>,
     width: usize,
 }
@@ -134,15 +134,15 @@ impl Columns {
         let mut column = vec![u32::MAX; len];
         for (c, &j) in latents.iter().enumerate() {
             match column.get_mut(j as usize) {
-                Some(place) => *place = c as u32,
+                Some(column) => *column = c as u32,
                 None => return Err(Error::Index { what: "latents of a probe", index: j as usize, len }),
             }
         }
         Ok(Self { column, width: latents.len() })
     }
 
-    /// The rows of `on` as `[rows, width]`, the labels of those rows in their new places, and how often each is there:
-    /// the rows on which no chosen latent fires, which are most, are one row a label.
+    /// Returns the rows of `on` as `[rows, width]`, their labels, and the multiplicity of each. Most rows are those on
+    /// which no chosen latent fires: they become one row of zeros per label.
     fn gather(&self, codes: &CodesView<'_>, on: &Labelled) -> Result<(Vec<f32>, Labelled, Vec<f64>)> {
         let (mut x, mut kept, mut times) = (Vec::new(), Labelled::default(), Vec::new());
         let mut silent = [0u32; 2];

@@ -1,12 +1,12 @@
-//! The area under the receiver's curve.
+//! The area under the receiver operating characteristic (ROC) curve.
 
 use alloc::vec::Vec;
 
 /// An AUC with its interval of 95 %.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Auc {
-    /// `P(x > y) + P(x = y) / 2` over all pairs of a positive `x` and a negative `y`. 0 to 1, 1/2 is chance; NaN without
-    /// either.
+    /// `P(x > y) + P(x = y) / 2` over all pairs of a positive `x` and a negative `y`. 0 to 1, 1/2 is chance; NaN
+    /// without either.
     pub auc: f64,
     /// `auc -+ 1.96 sd`, inside of 0 to 1, with the variance of DeLong, DeLong and Clarke-Pearson 1988; NaN with fewer
     /// than two of either.
@@ -18,18 +18,18 @@ pub struct Auc {
 /// The 97.5 % quantile of the normal distribution.
 const QUANTILE: f64 = 1.959_963_984_540_054;
 
-/// The AUC of `positive` against `negative` values, by ranks: `O(n log n)`.
+/// Returns the AUC of `positive` against `negative` values, by ranks: `O(n log n)`.
 ///
 /// # Panics
 /// If a value is NaN.
 pub fn auc(positive: &[f64], negative: &[f64]) -> Auc {
-    assert!(positive.iter().chain(negative).all(|v| !v.is_nan()), "values to rank are numbers");
+    assert!(positive.iter().chain(negative).all(|v| !v.is_nan()), "expected values to rank, found NaN");
     let sorted = |values: &[f64]| {
         let mut sorted = values.to_vec();
         sorted.sort_unstable_by(|a, b| a.partial_cmp(b).expect("numbers"));
         sorted
     };
-    // The share of `others` that each value beats.
+    // The share of `others` that each value exceeds, ties half.
     let beats = |values: &[f64], others: &[f64]| -> Vec<f64> {
         let others = sorted(others);
         let share = |v: f64| (others.partition_point(|o| *o < v) + others.partition_point(|o| *o <= v)) as f64;

@@ -1,17 +1,17 @@
-//! Which words a latent fires on.
+//! Profiles: how the activation of a latent is distributed over words.
 
 use super::*;
 use crate::error::At;
 
-/// A token without a word: there is none before the first token of a context, nor after the last one.
+/// Marks a token without a word, as before the first token of a context and after the last one.
 pub const NO_WORD: u32 = u32::MAX;
-/// Latents times words, at most (1 GiB).
+/// Most cells, latents times words (1 GiB).
 pub const MAX_CELLS: usize = 1 << 27;
-/// Cells of a table that stays in the cache of a core. Larger ones are filled latent by latent.
+/// A table of up to this many cells stays in the cache of a core; larger ones are filled latent by latent.
 const CACHED: usize = 1 << 17;
-/// A value counts in units of `2^-24`.
+/// Units per 1: values are counted in units of `2^-24`.
 const UNIT: f64 = 16_777_216.0;
-/// Where the units of a value end: `2^40`.
+/// Values must be below this, `2^40`.
 const LIMIT: f32 = 1_099_511_627_776.0;
 
 /// Streaming profiles of the latents of one level over words: the current token, the one before or after, or whatever
@@ -34,25 +34,25 @@ pub struct Profiles {
 }
 
 impl Profiles {
-    /// No tokens yet.
+    /// Makes an empty accumulator.
     ///
     /// # Errors
     /// [`Error::Config`] for more than [`MAX_CELLS`] cells.
     pub fn new(latents: usize, words: usize) -> Result<Self> {
         let cells = latents.checked_mul(words).filter(|n| *n <= MAX_CELLS).ok_or_else(|| {
-            let why = alloc::format!("{latents} latents x {words} words, over the {MAX_CELLS} cells that are counted");
+            let why = alloc::format!("expected at most {MAX_CELLS} cells, found {latents} latents x {words} words");
             Error::config("words", why)
         })?;
         Ok(Self { words, fires: vec![0; latents], mass: vec![0; cells], seen: vec![0; words], all: 0 })
     }
 
-    /// A word in `0..words` for a token of a larger vocabulary: the token itself if that fits, else a hash. Tokens that
-    /// share a bucket make profiles more alike, never less.
+    /// Returns a word in `0..words` for a token: the token itself if the vocabulary is not larger, else a hash. Tokens
+    /// that share a word make profiles more alike, never less.
     ///
     /// # Panics
     /// If there are no words.
     pub fn bucket(token: u32, vocabulary: usize, words: usize) -> u32 {
-        assert!(words > 0, "a bucket of no words");
+        assert!(words > 0, "expected at least one word");
         if vocabulary <= words {
             return token;
         }
@@ -66,9 +66,9 @@ impl Profiles {
     /// Adds a block of codes, and the word of each of its tokens; tokens of [`NO_WORD`] are left out.
     ///
     /// # Errors
-    /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a word that there is not, [`Error::NotFinite`] (its
-    /// step is the token of the block) for an infinite value, [`Error::Capacity`] if all values together reach `2^40`;
-    /// nothing is added then.
+    /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a word out of range, [`Error::NotFinite`] (with the
+    /// token of the block) for an infinite value, [`Error::Capacity`] if all values together reach `2^40`; nothing is
+    /// added then.
     pub fn add(&mut self, codes: &CodesView<'_>, words: &[u32]) -> Result<()> {
         for (what, expected, got) in [
             ("latents of the codes", self.fires.len(), codes.latents()),
@@ -103,7 +103,7 @@ impl Profiles {
         Ok(())
     }
 
-    /// Whether the values of tokens with a word are finite and fit.
+    /// Checks that the values of tokens with a word are finite and that their sum fits.
     fn check_values(&self, codes: &CodesView<'_>, words: &[u32]) -> Result<()> {
         let values = codes.values();
         let largest = values.iter().fold(0.0f32, |most, z| if *z > most { *z } else { most });
@@ -143,33 +143,34 @@ impl Profiles {
         Ok(())
     }
 
-    /// The number of latents.
+    /// Returns the number of latents.
     pub fn latents(&self) -> usize {
         self.fires.len()
     }
 
-    /// The number of words.
+    /// Returns the number of words.
     pub fn words(&self) -> usize {
         self.words
     }
 
-    /// `n_j`: tokens with a word on which each latent fires.
+    /// Returns `n_j`, the number of tokens with a word on which each latent fires.
     pub fn fires(&self) -> &[u64] {
         &self.fires
     }
 
-    /// Tokens with each word, whatever fires.
+    /// Returns the number of tokens with each word.
     pub fn seen(&self) -> &[u64] {
         &self.seen
     }
 
-    /// `a_j(v)`: the sum of the values of latent `j` on tokens with each word, in units of `2^-24`.
+    /// Returns `a_j(v)`, the sum of the values of latent `j` on the tokens with each word, in units of `2^-24`.
     pub fn mass(&self, j: usize) -> &[u64] {
         &self.mass[j * self.words..(j + 1) * self.words]
     }
 
-    /// `q_j(v) = (n_j a_j(v) / a_j + alpha / V) / (n_j + alpha)`: the share of word `v` in the activation of latent `j`,
-    /// with `alpha` tokens of a uniform prior. Scaling the values of a latent does not change it. NaN if `a_j = 0`.
+    /// Writes `q_j(v) = (n_j a_j(v) / a_j + alpha / V) / (n_j + alpha)`: the share of word `v` of `V` in the activation
+    /// of latent `j`, with `alpha` tokens of a uniform prior. Scaling the values of a latent does not change it. NaN if
+    /// `a_j = 0`.
     ///
     /// | argument | shape | layout |
     /// |---|---|---|
@@ -185,13 +186,14 @@ impl Profiles {
         }
     }
 
-    /// The share of each word among all tokens.
+    /// Returns the share of each word among all tokens.
     pub(super) fn base(&self) -> Vec<f64> {
         let all = self.seen.iter().sum::<u64>() as f64;
         self.seen.iter().map(|n| *n as f64 / all).collect()
     }
 
-    /// `(V' - 1) / (8 ln 2) (1 / n_i + 1 / n_j)`: the mean JSD of two samples of one distribution.
+    /// Returns the mean JSD of two samples of one distribution, `(V' - 1) / (8 ln 2) (1 / n_i + 1 / n_j)`, with `V'`
+    /// the number of words in either.
     pub(super) fn floor(&self, i: usize, other: &Self, j: usize) -> f64 {
         let met = self.mass(i).iter().zip(other.mass(j)).filter(|(a, b)| **a > 0 || **b > 0).count();
         let inverse = 1.0 / self.fires[i] as f64 + 1.0 / other.fires[j] as f64;
@@ -199,11 +201,12 @@ impl Profiles {
     }
 }
 
+/// Returns a value in units of `2^-24`.
 fn units(z: f32) -> u64 {
-    // To the nearest, half up: the product and the sum are exact, as `z` has 24 bits. Saturates: over 2^40 the sum does
-    // not fit either.
+    // Rounds to the nearest, half up: the product and the sum are exact, as `z` has 24 bits. The conversion saturates,
+    // and a value over 2^40 is refused anyway.
     let y = f64::from(z) * UNIT + 0.5;
-    // Conversions to unsigned numbers are slow, and nearly every value does without one.
+    // Conversions to unsigned numbers are slow; nearly every value fits a signed one.
     if y < (1u64 << 62) as f64 { y as i64 as u64 } else { y as u64 }
 }
 

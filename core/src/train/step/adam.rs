@@ -1,13 +1,13 @@
 //! Adam over unit-norm decoder rows: project, clip, update, renormalise.
 //!
-//! There are two passes over memory, because the clip needs the norm of the whole gradient before the first number moves.
-//! The first projects the gradients and sums their squares, block by block while they are in the cache: it reads gradients
-//! and, of decoders, rows (8 bytes per number) and writes 4. The second does all the rest, block by block too: it reads 16
-//! and writes 12. Without a limit (`train.clip = 0`) the first pass still checks that all gradients are finite, and
-//! computes the norm for the log.
+//! There are two passes over memory, because the clip needs the norm of the whole gradient before the first number
+//! moves. The first projects the gradients and sums their squares, block by block while they are in the cache: it reads
+//! gradients and, of decoders, rows (8 bytes per number) and writes 4. The second does all the rest, block by block
+//! too: it reads 16 and writes 12. Without a limit (`train.clip = 0`) the first pass still checks that all gradients
+//! are finite, and computes the norm for the log.
 //!
-//! The squares of a tensor are summed in f64: rows of a block, blocks of a group of [`GROUP`] rows, then the groups, each
-//! in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
+//! The squares of a tensor are summed in f64: rows of a block, blocks of a group of [`GROUP`] rows, then the groups,
+//! each in index order. No chain is long, and a dictionary that is split at multiples of the group has the same sums.
 
 use crate::compute::Compute;
 use crate::config::TrainConfig;
@@ -21,10 +21,10 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Numbers that one thread handles together.
+/// Numbers per block; a block is processed by one thread while it is in the cache.
 const BLOCK: usize = 1 << 14;
 
-/// Rows of width `width` whose squares are summed by one thread: a power of two of at most [`GROUP`] rows, so that a group
+/// Returns the number of rows of a block of width `width`: a power of two of at most [`GROUP`], so that a group of rows
 /// is a whole number of blocks.
 fn rows_of_block(width: usize) -> usize {
     let rows = (BLOCK / width).clamp(1, GROUP);
@@ -40,7 +40,7 @@ struct Squares {
     groups: Vec<f64>,
 }
 
-/// Adam's moments and its clock.
+/// Adam: its moments and the number of updates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adam {
     specs: Params<ParamSpec>,
@@ -49,16 +49,17 @@ pub struct Adam {
     pub m: Params,
     /// Second moments.
     pub v: Params,
-    /// Updates so far.
+    /// Number of updates so far.
     pub t: u64,
-    /// Norms that the decoder rows of both levels would have if they were free; empty where they do not count.
+    /// Norms that the decoder rows of each level would have if they were unconstrained: see `train.row_norm`. Empty
+    /// where it is 0.
     pub norms: [Vec<f32>; 2],
-    /// Scratch: sums of squares of the blocks of a gradient, then of its groups.
+    /// Scratch.
     squares: Squares,
 }
 
 impl Adam {
-    /// Moments of zero, for parameters of this architecture.
+    /// Returns moments of zero, for parameters of this architecture.
     pub fn new(arch: &Arch, train: &TrainConfig, params: &Params) -> Self {
         let norms = arch.specs().level.map(|level| {
             let is_free = level.w_dec.unit_rows && train.row_norm > 0.0;
@@ -77,13 +78,14 @@ impl Adam {
 
     /// Updates the parameters, and returns the norm of the gradient before clipping.
     ///
-    /// For unit rows `dD -= (dD . D) D` first and `D /= |D|` after; the global norm is clipped in between. With
-    /// `train.row_norm` the rate of such a row is `lr / n`, and then `n <- n |D|`: `n D` moves as a free row would. Thresholds
-    /// are kept at 0 or above. The tensors of the level `fixed` (0 or 1) and those of `train.freeze` stay as they are, moments
-    /// too, and their gradients do not count.
+    /// Unit rows are projected first, `dD -= (dD . D) D`, then the global norm is clipped, and after the update they
+    /// are renormalised, `D /= |D|`. With `train.row_norm` the learning rate of such a row is `lr / n`, and `n <- n
+    /// |D|` follows before `D` is renormalised: `n D` moves as an unconstrained row would. Thresholds are kept at 0 or
+    /// above. The tensors of the level `fixed` (0 or 1) and those of `train.freeze` keep their values and moments, and
+    /// their gradients are left out of the norm.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite, and whatever keeps another shard from answering;
+    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite, and what [`Comm::all_gather`] finds;
     /// nothing is updated then.
     pub fn update(
         &mut self,
@@ -112,7 +114,7 @@ impl Adam {
         Ok(norm)
     }
 
-    /// Takes from the gradients of unit rows their part along the row, and returns the norm of the whole gradient.
+    /// Projects the gradients of unit rows, and returns the norm of the whole gradient.
     fn project(
         &mut self,
         compute: Compute,
@@ -131,7 +133,7 @@ impl Adam {
             let unit = spec.unit_rows;
             blocks.clear();
             blocks.resize(g.len().div_ceil(block * width), 0.0);
-            // A scratch space a thread would be of no use: the sums are the scratch.
+            // `for_items` runs on as many threads as there are lanes; the blocks themselves need no scratch.
             let mut lanes = [(); 64];
             let lanes = &mut lanes[..par.threads().min(64)];
             par.for_items(lanes, blocks, g, block * width, |(), i, sum, part| {
@@ -145,7 +147,7 @@ impl Adam {
             });
             groups.clear();
             groups.extend(blocks.chunks(GROUP / block).map(|group| group.iter().sum::<f64>()));
-            // Every shard has all of the other tensors.
+            // Tensors that do not belong to latents are whole on every shard: there is nothing to gather.
             if spec.per_latent {
                 comm.all_gather(groups)?;
             }
@@ -158,7 +160,7 @@ impl Adam {
         Ok(libm::sqrt(squares))
     }
 
-    /// Moves the parameters that learn by one step, and restores unit rows and bounds.
+    /// Updates the parameters that learn, and restores unit rows and lower bounds.
     fn apply(&mut self, compute: Compute, step: &adam::AdamStep, learns: &[bool], params: &mut Params, grads: &Params) {
         let Compute { isa, par } = compute;
         let Self { specs, m, v, norms, .. } = self;
@@ -198,8 +200,8 @@ impl Adam {
         }
     }
 
-    /// Forgets the moments of the encoder row, the bias and the decoder row of latent `j` of a level (0 or 1), and the norm
-    /// that the decoder row would have.
+    /// Sets the moments of the encoder row, the bias and the decoder row of latent `j` of a level (0 or 1) to zero, and
+    /// its unconstrained norm to where it started.
     pub fn reset_latent(&mut self, level: usize, j: usize) {
         if let Some(n) = self.norms[level].get_mut(j) {
             *n = self.train.row_norm as f32;
@@ -220,7 +222,7 @@ impl Adam {
 
 impl Saved for Adam {
     fn save(&self, name: &str, state: &mut State) {
-        // Shapes and rates are settings; the sums of squares are scratch.
+        // Shapes and learning rates follow from the settings; the sums of squares are scratch.
         let Self { specs: _, train: _, m, v, t, norms, squares: _ } = self;
         m.save(&format!("{name}.m"), state);
         v.save(&format!("{name}.v"), state);
@@ -241,7 +243,7 @@ impl Saved for Adam {
     }
 }
 
-/// Returns the tensors that do not learn under `train.freeze`.
+/// Returns for each tensor whether `train.freeze` keeps it as it is.
 fn frozen(freeze: Freeze) -> Params<bool> {
     let mut frozen = Params::default();
     for level in &mut frozen.level {
@@ -250,10 +252,11 @@ fn frozen(freeze: Freeze) -> Params<bool> {
     frozen
 }
 
-/// Brings unit rows back into the cone around `start`, `(n, width)` unit rows: a row `w` of `w . s < c` becomes
-/// `c s + sqrt(1 - c^2) v`, `v` the unit vector along `w - (w . s) s`, or `s` where that is 0; `c` is [`SOFT_COSINE`].
+/// Projects unit rows back into a cone around the rows of `start`, `(n, width)`, also unit rows. A row `w` with `w . s
+/// < c` becomes `c s + sqrt(1 - c^2) v`, with `v` the unit vector along `w - (w . s) s`, or `s` where that is 0; `c` is
+/// [`SOFT_COSINE`].
 pub(in crate::train) fn keep_near(compute: Compute, start: &[f32], width: usize, rows: &mut [f32]) {
-    // Rows that one thread handles together.
+    // Rows per block; a block is processed by one thread.
     const ROWS: usize = 64;
     let Compute { isa, par } = compute;
     par.for_chunks(rows, ROWS * width, |c, rows| {

@@ -1,12 +1,12 @@
-//! AuxK: dead latents reconstruct what the living ones leave over.
+//! AuxK: dead latents reconstruct the residual of the living ones (Gao et al. 2024).
 //!
 //! ```text
 //! forward   v = the k_aux largest positive pre-activations of dead latents,  aux_l = alpha_l / (n nu) |v D - r_l|^2
 //! backward  e_l = 2 alpha_l / (n nu) (v D - r_l),  du += (e_l D^T) 1[v > 0],  dD += v^T e_l
 //! ```
 //!
-//! `alpha_l = aux / l_l min(n_dead / k_aux, 1)`, with no gradient through it. The part of `dD` is summed by latent, in
-//! [`gradients`](super::gradients).
+//! `alpha_l = aux / fvu_l min(n_dead / k_aux, 1)`, with no gradient through it, makes the term as large as the
+//! reconstruction loss of its level. Its part of `dD` is summed by latent, in [`gradients`](super::gradients).
 
 use super::entries::List;
 use super::inputs::Inputs;
@@ -17,22 +17,24 @@ use crate::kernel::fire::Search;
 use crate::kernel::{Isa, reduce, select, sparse};
 use alloc::vec::Vec;
 
-/// Rows whose dead latents are looked at together.
+/// Rows per product with the encoder rows of the dead latents.
 const DEAD_ROWS: usize = 24;
 
-/// Returns how many dead latents of a row AuxK selects at most: half the width of what is reconstructed, unless it is set.
+/// Returns the largest number of dead latents that AuxK selects per row: `revive.k_aux`, or half the width of the
+/// reconstructed rows where that is 0.
 fn k_aux(inputs: &Inputs<'_>) -> usize {
     let k_aux = inputs.config.revive.k_aux;
     if k_aux > 0 { k_aux } else { (inputs.arch.d_out() / 2).max(1) }
 }
 
-/// Returns whether AuxK acts at some level.
+/// Returns whether AuxK acts at any level.
 pub(super) fn is_on(inputs: &Inputs<'_>) -> bool {
     let dead = &inputs.settings.dead[..inputs.arch.n_levels()];
     inputs.config.loss.aux > 0.0 && dead.iter().any(|dead| !dead.is_empty())
 }
 
-/// Returns `alpha_l`, given the fraction of variance unexplained: 0 where nothing is dead or nothing is left to explain.
+/// Returns `alpha_l`, given the fraction of variance unexplained: 0 where nothing is dead or nothing is left to
+/// explain.
 pub(super) fn weight(inputs: &Inputs<'_>, fvu: f64, level: usize) -> f64 {
     let dead = inputs.settings.dead[level].len();
     if dead == 0 || fvu.is_nan() || fvu <= 0.0 || level >= inputs.arch.n_levels() {
@@ -60,12 +62,13 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Returns whether there is something to select from at a level.
+    /// Returns whether AuxK acts at a level, and the level has dead latents.
     pub fn acts(&self, level: usize) -> bool {
         self.k_aux > 0 && !self.dead[level].is_empty()
     }
 
-    /// Appends a row to `list` for each row of a search: the selected ones of the dead latents that are `open` for the row.
+    /// Appends to `list` one row for each row of a search: the latents that AuxK selects among the dead ones for which
+    /// `open(row, latent)` holds, which is whether the gate lets them fire.
     pub fn rows(
         &self,
         level: usize,
@@ -96,7 +99,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// Appends the selected ones of a row whose pre-activations `u` are known for all latents of the level.
+    /// Appends what AuxK selects on a row whose pre-activations `u` are known for all latents of the level.
     pub fn row(&self, level: usize, u: &[f32], scratch: &mut DeadScratch, list: &mut List) {
         let DeadScratch { u: u_dead, picked } = scratch;
         u_dead.clear();
@@ -104,7 +107,7 @@ impl<'a> Selection<'a> {
         self.largest(self.dead[level], u_dead, picked, list);
     }
 
-    /// Appends the `k_aux` largest positive ones of the pre-activations `u` of the dead latents of a row.
+    /// Appends the `k_aux` dead latents with the largest positive pre-activations `u`, `(dead)`, of a row.
     fn largest(&self, dead: &[u32], u: &[f32], picked: &mut List, list: &mut List) {
         picked.clear();
         select::topk_row(self.isa, u, self.k_aux, &mut picked.index, &mut picked.u);
@@ -125,11 +128,11 @@ pub(super) struct Backward<'a> {
 }
 
 impl Backward<'_> {
-    /// Writes `e` to `out`, `(d_out)`, adds `(e D^T) 1[v > 0]` to `dL/du` of the entries of a row, and returns the row's part of
-    /// the loss.
+    /// Writes `e` to `out`, `(d_out)`, adds `(e D^T) 1[v > 0]` to `dL/du` of the entries of a row, and returns the
+    /// row's part of the loss.
     ///
-    /// `picks` are the selected latents of the row, ascending, which is the order of the sum `v D`; among the entries,
-    /// selected latents that also fire come first.
+    /// `picks` are the selected latents of the row, ascending: the sum `v D` is taken in this order, and not in that of
+    /// the entries, in which selected latents that also fire come first.
     pub fn row(
         &self,
         entries: &mut EntryRow<'_>,

@@ -1,11 +1,12 @@
 //! Backward by row: from the residuals of each row back to the pre-activations of its entries.
 //!
 //! ```text
-//! dZ1, dZ2 by the reconstructions       act2, gate, source of level 2 add to dZ1       act1 ends the chain at dU1
+//! level 2   reconstruction -> dZ2 -> activation -> dU2 -> gate -> dA2 -> source -> adds to dZ1
+//! level 1   reconstruction -> dZ1 -> activation -> dU1
 //! ```
 //!
-//! Level 1's gradient is kept in two parts: its own terms, and what comes through level 2, so that the balance between
-//! the levels can be chosen later ([`Balance`](crate::config::Balance)).
+//! The gradient of level 1 is kept in two parts, that of its own terms and that which comes through level 2, since
+//! [`gradients`](super::gradients) mixes them as [`Balance`](crate::config::Balance) says.
 
 use super::inputs::Inputs;
 use super::layout::Layout;
@@ -17,7 +18,7 @@ use crate::gate;
 use crate::kernel::{Isa, reduce};
 use crate::source;
 
-/// Fills the gradients of every entry, AuxK's `e1`, `e2`, `dL/dS`, and the partial sums of the loss.
+/// Writes the gradients of every entry, the vectors `e1`, `e2` and `ds` of every row, and the partial sums of the loss.
 pub(super) fn run(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &mut Batch, lanes: &mut [Lane]) {
     let layout = batch.layout;
     let by = &ByRow { inputs, terms, layout, isa: inputs.compute.isa, with_ungated: inputs.loss_needs_ungated() };
@@ -32,11 +33,11 @@ pub(super) fn run(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &mut Batch, lan
             e.grad.zero(e.index.len());
         }
         for (i, row) in buffer.chunks_mut(layout.stride).enumerate() {
-            let place = Place { row: i, of_batch: c * CHUNK + i };
+            let at = RowIndex { in_chunk: i, in_batch: c * CHUNK + i };
             if inputs.two() {
-                by.level2(place, chunk, lane, row);
+                by.level2(at, chunk, lane, row);
             }
-            by.level1(place, chunk, lane, row);
+            by.level1(at, chunk, lane, row);
         }
         for (l, e) in chunk.level.iter_mut().enumerate() {
             e.grad.exchange(&mut lane.spare[l], terms.kept[l]);
@@ -44,16 +45,14 @@ pub(super) fn run(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &mut Batch, lan
     });
 }
 
-/// Which row is at hand.
+/// The index of a row.
 #[derive(Clone, Copy)]
-struct Place {
-    /// Its number in the chunk.
-    row: usize,
-    /// Its number in the batch.
-    of_batch: usize,
+struct RowIndex {
+    in_chunk: usize,
+    in_batch: usize,
 }
 
-/// What the rows read.
+/// What the backward pass of every row reads.
 struct ByRow<'a> {
     inputs: &'a Inputs<'a>,
     terms: &'a Terms<'a>,
@@ -64,19 +63,19 @@ struct ByRow<'a> {
 }
 
 impl ByRow<'_> {
-    /// Gives an entry, with its pre-activation, to every silent parent of a child with an ungated pre-activation: a
-    /// consistency loss that needs them penalises both sides.
+    /// Adds an entry, with its pre-activation, for every silent parent of a child whose ungated pre-activation is above
+    /// its threshold, since the containment loss has a gradient for both.
     fn add_parents(&self, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32]) {
         let Inputs { arch, params, families, .. } = *self.inputs;
         let (d, one) = (arch.d, &params.level[0]);
         let Chunk { level: [e1, _], aux: [aux, _], ungated, .. } = chunk;
-        let Lane { place: [place, _], old, .. } = lane;
+        let Lane { slots: [slots, _], old, .. } = lane;
         old.copy_from(e1);
         e1.clear();
         let has_aux = aux.offsets.len() > 1;
         for (i, row) in buffer.chunks(self.layout.stride).enumerate() {
             for at in old.row(i) {
-                place[old.index[at] as usize] = e1.count() as u32;
+                slots[old.index[at] as usize] = e1.count() as u32;
                 e1.push(old.index[at], old.u[at], old.z[at], None);
                 if has_aux {
                     e1.v.push(old.v[at]);
@@ -84,10 +83,10 @@ impl ByRow<'_> {
             }
             for at in ungated.row(i) {
                 let p = families.parents()[ungated.index[at] as usize];
-                if p != gate::ROOT && place[p as usize] == u32::MAX {
+                if p != gate::ROOT && slots[p as usize] == u32::MAX {
                     let p = p as usize;
                     let u = reduce::dot(self.isa, &one.w_enc[p * d..(p + 1) * d], &row[..d]) + one.b_enc[p];
-                    place[p] = e1.count() as u32;
+                    slots[p] = e1.count() as u32;
                     e1.push(p as u32, u, 0.0, None);
                     if has_aux {
                         e1.v.push(0.0);
@@ -96,13 +95,13 @@ impl ByRow<'_> {
             }
             e1.end_row();
             for at in e1.row(i) {
-                place[e1.index[at] as usize] = u32::MAX;
+                slots[e1.index[at] as usize] = u32::MAX;
             }
         }
     }
 
-    /// Level 2 of one row, and what flows on into level 1.
-    fn level2(&self, place: Place, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
+    /// Runs level 2 of one row backward, and adds the gradients that reach level 1 through it.
+    fn level2(&self, at: RowIndex, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
         let Inputs { arch, config, params, settings, .. } = *self.inputs;
         let (isa, terms, layout) = (self.isa, self.terms, self.layout);
         let d = layout.d_out;
@@ -110,12 +109,12 @@ impl ByRow<'_> {
         let (head, tail) = row.split_at_mut(layout.e1);
         let (y, r1, r2) = (&head[layout.y()], &head[layout.r1..layout.r2], &head[layout.r2..]);
         let Chunk { level: [e1, e2], aux: [_, picks], sums, ungated, .. } = chunk;
-        let i = place.row;
+        let i = at.in_chunk;
         let (mut one, mut two) = (e1.row_mut(i), e2.row_mut(i));
 
         reconstruction::backward(isa, terms.recon[1], two.index, decoder2, r2, two.grad_z[0], &mut lane.row);
         terms.rules[1].penalise(terms.penalty[1], terms.norms[1], &mut two, &mut sums.sparsity[1]);
-        terms.consistency.add_level(1, place.of_batch, &mut two);
+        terms.consistency.add_level(1, at.in_batch, &mut two);
         sums.consistency += terms.consistency.add_rows([&mut one, &mut two], lane.loss());
         if terms.aux[1] > 0.0 {
             let aux = auxk::Backward { isa, weight: terms.aux[1], decoder: decoder2 };
@@ -128,7 +127,7 @@ impl ByRow<'_> {
         if self.with_ungated {
             sums.consistency += terms.consistency.add_ungated(ungated.code(i), [&mut one, &mut two], lane.loss());
         }
-        // What flows on into level 1.
+        // The gate and the source carry the gradient on to level 1.
         if settings.gate.has_weights() {
             gate::soft_backward(&params.gate.w, arch.level[1].latents, &mut one, &two);
         }
@@ -149,15 +148,15 @@ impl ByRow<'_> {
         arch.source.backward(by, &mut one, &two);
     }
 
-    /// Level 1 of one row.
-    fn level1(&self, place: Place, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
+    /// Runs level 1 of one row backward.
+    fn level1(&self, at: RowIndex, chunk: &mut Chunk, lane: &mut Lane, row: &mut [f32]) {
         let Inputs { arch, params, .. } = *self.inputs;
         let (isa, terms, layout, two) = (self.isa, self.terms, self.layout, self.inputs.two());
         let d = layout.d_out;
         let (head, tail) = row.split_at_mut(layout.e1);
         let (y, r1, r2) = (&head[layout.y()], &head[layout.r1..layout.r2], &head[layout.r2..]);
         let Chunk { level: [e1, _], aux: [picks, _], sums, .. } = chunk;
-        let i = place.row;
+        let i = at.in_chunk;
         let mut one = e1.row_mut(i);
         let decoder = &params.level[0].w_dec;
 
@@ -166,7 +165,7 @@ impl ByRow<'_> {
             reconstruction::backward(isa, terms.recon[1], one.index, decoder, r2, one.grad_z[1], &mut lane.row);
         }
         terms.rules[0].penalise(terms.penalty[0], terms.norms[0], &mut one, &mut sums.sparsity[0]);
-        terms.consistency.add_level(0, place.of_batch, &mut one);
+        terms.consistency.add_level(0, at.in_batch, &mut one);
         if terms.aux[0] > 0.0 {
             let aux = auxk::Backward { isa, weight: terms.aux[0], decoder };
             sums.aux[0] += aux.row(&mut one, picks.code(i), r1, &mut tail[..d], &mut lane.row);
@@ -184,7 +183,7 @@ impl ByRow<'_> {
         }
     }
 
-    /// Returns what the auxiliary reconstruction of `base` by an activation reads and works in.
+    /// Returns the inputs and scratch of the auxiliary reconstruction of `base` that a gated activation has.
     fn auxiliary<'l>(&self, base: &'l [f32], decoder: &'l [f32], lane: &'l mut Lane) -> Auxiliary<'l> {
         let Lane { vector, row, row2: magnitude, .. } = lane;
         Auxiliary { isa: self.isa, weight: self.terms.gated, base, decoder, vector, row, magnitude }

@@ -1,13 +1,13 @@
-//! The gradient of the decoder bias, which every row and every latent of both encoders reach.
+//! The gradient of the decoder bias, to which every row and every latent of both encoders contribute.
 //!
 //! ```text
 //! db_dec = sum_b (dXh1 + dXh2) - sum_j db_j W_j        over both encoders
 //! ```
 //!
-//! The second sum is that of encoders that read `x - b_dec`; a transcoder reads `x`, and has none.
+//! The second sum is there because encoders read `x - b_dec`; a transcoder reads `x`, and has only the first.
 //!
-//! The second sum is one chain per group of [`GROUP`] latents, which starts at 0; the groups are added in index order. One
-//! chain over all latents would leave a single thread to run it, or to pass it on from shard to shard.
+//! The second sum is one chain of additions per group of [`GROUP`] latents, which starts at 0; the groups are added in
+//! index order. One chain over all latents could not run in parallel, nor over the shards of a dictionary.
 
 use super::inputs::Inputs;
 use super::terms::Terms;
@@ -19,10 +19,10 @@ use crate::train::comm::GROUP;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// What the sums work in.
+/// Scratch of the sums.
 #[derive(Clone, Debug)]
 pub(super) struct Scratch {
-    /// `(d_out)` each: the part of level 1's own terms, and what comes through level 2.
+    /// `(d_out)` each: the gradient through level 1's own terms, and that through level 2.
     parts: [Vec<f32>; 2],
     groups: Groups,
 }
@@ -30,14 +30,14 @@ pub(super) struct Scratch {
 /// Sums over groups of latents.
 #[derive(Clone, Debug, Default)]
 struct Groups {
-    /// Negated gradients of the biases of a level.
+    /// Negated gradients of the encoder biases of a level.
     minus: Vec<f32>,
     /// `(groups, d)`: the sum of each group.
     sums: Vec<f32>,
 }
 
 impl Scratch {
-    /// Makes room for reconstructions of width `d`.
+    /// Allocates the scratch for reconstructions of width `d`.
     pub fn new(d: usize) -> Self {
         Self { parts: [vec![0.0; d], vec![0.0; d]], groups: Groups::default() }
     }
@@ -52,8 +52,8 @@ pub(super) struct Sources<'a> {
     pub through2: &'a [f32],
 }
 
-/// Writes the gradient of the decoder bias, and then adds the two parts of the gradient of level 1's encoder biases, which
-/// are needed apart until then.
+/// Writes the gradient of the decoder bias, and then adds the two parts of the gradient of level 1's encoder biases,
+/// which are needed apart until then.
 pub(super) fn run(
     inputs: &Inputs<'_>,
     terms: &Terms<'_>,
@@ -74,11 +74,11 @@ pub(super) fn run(
     }
     let [own, through] = parts;
     if !arch.variant.raw_input {
-        groups.take_out(compute, all, &grads.level[0].b_enc, &params.level[0].w_enc, own);
+        groups.subtract(compute, all, &grads.level[0].b_enc, &params.level[0].w_enc, own);
         if inputs.two() {
-            groups.take_out(compute, all, through2, &params.level[0].w_enc, through);
+            groups.subtract(compute, all, through2, &params.level[0].w_enc, through);
             if arch.source.is_activations() {
-                groups.take_out(compute, all, &grads.level[1].b_enc, &params.level[1].w_enc, through);
+                groups.subtract(compute, all, &grads.level[1].b_enc, &params.level[1].w_enc, through);
             }
         }
     }
@@ -94,9 +94,9 @@ pub(super) fn run(
 }
 
 impl Groups {
-    /// `out -= sum_j grad_j w_j`, with `grad`, `(f)`, the gradients of the encoder biases of a level, and `w`, `(f, d)`, its
-    /// encoder rows.
-    fn take_out(&mut self, compute: Compute, all: &[u32], grad: &[f32], w: &[f32], out: &mut [f32]) {
+    /// Computes `out -= sum_j grad_j w_j`, with `grad`, `(f)`, the gradients of the encoder biases of a level, and `w`,
+    /// `(f, d)`, its encoder rows.
+    fn subtract(&mut self, compute: Compute, all: &[u32], grad: &[f32], w: &[f32], out: &mut [f32]) {
         let (Self { minus, sums }, Compute { isa, par }, d) = (self, compute, out.len());
         minus.clear();
         minus.extend(grad.iter().map(|b| -b));

@@ -1,4 +1,4 @@
-//! Candidates: the latents of each row that its level may keep, before the batch decides.
+//! Collects candidates: the latents of each row that may be kept, before a selection over the batch decides.
 
 use super::auxk;
 use super::derived::Derived;
@@ -13,9 +13,10 @@ use crate::kernel::fire::{Limit, RowLists, Search, fire};
 use crate::kernel::{Isa, Screen, reduce};
 use crate::model::{Behind, Hierarchy, Order, Scratch, Weights};
 
-/// Scans the rows of the first `n_chunks` chunks: writes candidates, what AuxK selects and ungated pre-activations of one
-/// level; for level 1 `xt` before, and for level 2 the entries of level 1, which its gate and its source read. `floors` is
-/// what a candidate of a selection over the batch must exceed.
+/// Encodes the rows of the first `n_chunks` chunks at one level: writes its candidates, what AuxK selects, and for
+/// level 2 the ungated pre-activations. Level 1 first writes the rows that it reads; level 2 first turns the candidates
+/// of level 1 into entries, which its gate and its source read. `floors` is what a candidate of a selection over the
+/// batch must exceed.
 pub(super) fn run(
     inputs: &Inputs<'_>,
     derived: &Derived,
@@ -27,7 +28,7 @@ pub(super) fn run(
 ) {
     let Inputs { compute, arch, params, families, settings, x, .. } = *inputs;
     let (d, stride, isa) = (arch.d, batch.layout.stride, compute.isa);
-    let job = Job {
+    let scan = Scan {
         isa,
         weights: Weights { arch, params, families, gate: settings.gate },
         rules: [0, 1].map(|l| inputs.rule(l)),
@@ -39,7 +40,7 @@ pub(super) fn run(
         ungated: inputs.rule(1).ungated(settings.tau[1]),
         with_ungated: inputs.needs_ungated(),
     };
-    let level1 = Settle { rule: job.rules[0], level: 0, is_soft: false, with_ungated: false };
+    let level1 = Settle { rule: scan.rules[0], level: 0, is_soft: false, with_ungated: false };
     let used = batch.chunks.len().min(n_chunks);
     let width = CHUNK * stride;
     let end = batch.rows.len().min(used * width);
@@ -63,27 +64,27 @@ pub(super) fn run(
         chunk.candidates[level].clear();
         chunk.aux[level].clear();
         if level == 0 {
-            job.level1(n, chunk, lane);
+            scan.level1(n, chunk, lane);
             return;
         }
         chunk.ungated.clear();
         level1.run(chunk, lane);
         let entries = &chunk.level[0];
-        job.weights.source(isa, n, |i| entries.code(i), &mut lane.forward);
+        scan.weights.source(isa, n, |i| entries.code(i), &mut lane.forward);
         if settings.gate.is_dense_in_training() {
-            job.level2_dense(n, chunk, lane);
+            scan.level2_dense(n, chunk, lane);
         } else {
-            job.level2(n, chunk, lane);
+            scan.level2(n, chunk, lane);
         }
     });
 }
 
-/// What scanning a chunk reads.
-struct Job<'a> {
+/// What the encoding of every chunk reads.
+struct Scan<'a> {
     isa: Isa,
     weights: Weights<'a>,
     rules: [Rule<'a>; 2],
-    /// What a candidate of a selection over the batch must exceed, where there is something to go by.
+    /// What a candidate of a selection over the batch must exceed, per level; none before the first step.
     floors: [Option<f32>; 2],
     bands: [&'a [f32]; 2],
     screens: [Option<&'a Screen>; 2],
@@ -95,7 +96,7 @@ struct Job<'a> {
     with_ungated: bool,
 }
 
-impl Job<'_> {
+impl Scan<'_> {
     /// Returns what a pre-activation of a level (0 or 1) must reach to become a candidate.
     fn candidates(&self, level: usize) -> Limit<'_> {
         self.rules[level].candidates(&Candidacy { floor: self.floors[level], band: self.bands[level] })
@@ -129,11 +130,11 @@ impl Job<'_> {
         };
         let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], ungated, .. } = chunk;
         let active = |i: usize| entries.code(i).active();
-        let place = &mut lane.place[0];
-        // Whether the gate is open for a child, for the parents that `place` marks.
-        let open = |place: &[u32], j: u32| {
+        let slots = &mut lane.slots[0];
+        // Whether the hard gate is open for a child of a row whose active parents are marked in `slots`.
+        let open = |slots: &[u32], j: u32| {
             let p = families.parents()[j as usize];
-            p == ROOT || place[p as usize] != u32::MAX
+            p == ROOT || slots[p as usize] != u32::MAX
         };
         let hard = gate.has_families();
         let one_pass = match (search.limit, self.ungated.limit()) {
@@ -141,14 +142,14 @@ impl Job<'_> {
             _ => None,
         };
         if let Some((floor, tau)) = one_pass {
-            // One pass down to the lower of the two limits serves both.
+            // Candidates and ungated pre-activations are both above a limit: one pass with the lower limit finds both.
             fire(self.isa, Search { limit: Limit::Above(tau.min(floor)), ..search }, self.screens[1], t, lists);
             for i in 0..n {
                 let (index, u) = lists.row(i);
                 let first = ungated.index.len();
-                active(i).for_each(|p| place[p as usize] = 0);
+                active(i).for_each(|p| slots[p as usize] = 0);
                 for (&j, &u) in index.iter().zip(u) {
-                    if u > floor && (!hard || open(place, j)) {
+                    if u > floor && (!hard || open(slots, j)) {
                         candidates.index.push(j);
                         candidates.u.push(u);
                     }
@@ -157,14 +158,14 @@ impl Job<'_> {
                         ungated.u.push(u);
                     }
                 }
-                active(i).for_each(|p| place[p as usize] = u32::MAX);
+                active(i).for_each(|p| slots[p as usize] = u32::MAX);
                 self.ungated.drop_silent(first, &mut ungated.index, &mut ungated.u);
                 candidates.end_row(None);
                 ungated.end_row(None);
             }
         } else {
             if hard {
-                // The screen is in the order of the families only where nothing asks for ungated pre-activations.
+                // `Derived` orders the screen by families only if ungated pre-activations are not asked for.
                 let ordered = !self.with_ungated && self.order.pays();
                 let Search { x, w, bias, limit } = search;
                 let behind = Behind { s: x, limit, active, rounded: false };
@@ -200,22 +201,23 @@ impl Job<'_> {
             self.dead.rows(1, search, |_, _| true, &mut lane.dead, aux);
             return;
         }
+        // The row whose active parents are marked in `slots`.
         let mut marked = usize::MAX;
         let is_open = |i: usize, j: u32| {
             if marked != i {
                 if marked < n {
-                    active(marked).for_each(|p| place[p as usize] = u32::MAX);
+                    active(marked).for_each(|p| slots[p as usize] = u32::MAX);
                 }
-                active(i).for_each(|p| place[p as usize] = 0);
+                active(i).for_each(|p| slots[p as usize] = 0);
                 marked = i;
             }
-            open(place, j)
+            open(slots, j)
         };
         self.dead.rows(1, search, is_open, &mut lane.dead, aux);
-        place.fill(u32::MAX);
+        slots.fill(u32::MAX);
     }
 
-    /// Writes the same where the gate reads every ungated pre-activation of a row.
+    /// Writes what [`Scan::level2`] writes, for a gate that reads every ungated pre-activation of a row.
     fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
         let f = self.weights.arch.level[1].latents;
         let soft = self.weights.gate.has_weights();
@@ -244,7 +246,7 @@ impl Job<'_> {
     }
 }
 
-/// Takes over what was found of every row.
+/// Appends the latents found on every row.
 fn copy(lists: &RowLists, list: &mut List) {
     for i in 0..lists.n() {
         let (index, u) = lists.row(i);

@@ -7,23 +7,25 @@ use crate::model::{Arch, Order, Params, compose};
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Derived weights.
+/// The derived weights of a step.
 #[derive(Clone, Debug)]
 pub(super) struct Derived {
-    /// The encoders in 8 bits, where that pays: of level 2 those that are read without their parents.
+    /// The encoder of each level in 8 bits, where screening with it saves time; none for a level 2 that is computed
+    /// densely.
     pub screens: [Option<Screen>; 2],
-    /// The order of the children of level 2 behind a hard gate.
+    /// The order of level 2's screen behind a hard gate: children of one family side by side.
     pub order: Order,
-    /// Decoder directions of level 2 in the space of the rows: `E2 D1` for `comp`, else empty.
+    /// `E2 D1`, `(f2, d_out)`: the decoder directions of level 2 for `comp`; else empty.
     pub composed: Vec<f32>,
     /// Norms of the decoder rows of both levels, where a penalty needs them.
     pub norms: [Vec<f32>; 2],
-    /// Thresholds less half a bandwidth, of levels that have one: pre-activations above have a gradient.
+    /// `threshold - bandwidth / 2` of each latent of a `jumprelu` level; above it the threshold has a gradient. Else
+    /// empty.
     pub bands: [Vec<f32>; 2],
 }
 
 impl Derived {
-    /// Makes room for the weights of an architecture.
+    /// Allocates the derived weights of an architecture.
     pub fn new(arch: &Arch) -> Self {
         let comp = arch.decoder.is_composed() && arch.n_levels() == 2;
         Self {

@@ -1,24 +1,24 @@
-//! The sparse working set of a step: the entries of each level that forward and backward touch.
+//! The sparse working set of a step: the entries of each level, which the forward and the backward pass touch.
 
 use crate::entry::{CodeRow, EntryRow};
 use alloc::vec::Vec;
 
-/// Which numbers of a level's entries are read after a row is done, and so are kept.
+/// Which gradients of a level's entries later stages read, so that they must be kept for the whole batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
-    /// The part of `dL/du` that comes through the other level: level 1 of two.
+    /// The part of `dL/du` that comes through the other level: for level 1 of two.
     pub through: bool,
-    /// `dL/da`: level 2.
+    /// `dL/da` in place of `dL/du`: for level 2.
     pub ungated: bool,
-    /// `dL/dg`: level 2 of a model with a soft gate.
+    /// `dL/dg`: for level 2 with a soft gate.
     pub gate: bool,
-    /// Parameters of the activation: 1 for jumprelu, 2 for gated.
+    /// Number of parameters per latent that the activation has: 1 for jumprelu, 2 for gated.
     pub own: usize,
-    /// AuxK activations.
+    /// AuxK activations: where AuxK acts.
     pub aux: bool,
 }
 
-/// Gradients of the entries of one level of one chunk: one number per entry, or none where nothing reads them.
+/// Gradients of the entries of one level of one chunk: one number per entry, or none where no stage reads them.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     /// `dL/dz` through the level's own terms, and through the other level.
@@ -29,12 +29,13 @@ pub struct Gradients {
     pub a: Vec<f32>,
     /// `dL/dg`: level 2 only.
     pub g: Vec<f32>,
-    /// Gradients of the activation's own parameters: `(theta, -)` or `(r, b)`.
+    /// Gradients of the activation's parameters: the threshold of jumprelu, or `r_mag` and `b_mag` of gated.
     pub p: [Vec<f32>; 2],
 }
 
 impl Gradients {
-    /// Exchanges what is not kept for the vectors of `spare`: a thread's chunks then use the same memory for it.
+    /// Swaps the vectors that are not kept with those of `spare`. A thread does so before and after each chunk, so that
+    /// its chunks share one memory for them, which stays in the cache.
     pub fn exchange(&mut self, spare: &mut Self, kept: Kept) {
         core::mem::swap(&mut self.z, &mut spare.z);
         let Self { u: [u0, u1], a, g, p: [p0, p1], .. } = self;
@@ -66,10 +67,11 @@ impl Gradients {
 /// Entries of one level of one chunk of rows, by row. Parallel vectors, one number per entry.
 ///
 /// An entry is any `(row, latent)` that some gradient needs: a latent that fires (`z > 0`), one in the band below its
-/// jumprelu threshold, a dead one that AuxK has selected (`v > 0`), or one whose ungated pre-activation the containment loss penalises.
+/// jumprelu threshold, a dead one that AuxK has selected (`v > 0`), or one whose ungated pre-activation the containment
+/// loss penalises.
 #[derive(Clone, Debug, Default)]
 pub struct Entries {
-    /// `rows + 1` places.
+    /// Index of the first entry of each row, then the number of entries: `rows + 1` numbers.
     pub offsets: Vec<u32>,
     /// Latents; those that fire come first in a row, ascending.
     pub index: Vec<u32>,
@@ -83,7 +85,7 @@ pub struct Entries {
     pub a: Vec<f32>,
     /// Soft gates; empty without one.
     pub g: Vec<f32>,
-    /// Their gradients.
+    /// Gradients of the entries.
     pub grad: Gradients,
 }
 
@@ -116,7 +118,8 @@ impl Entries {
         self.index.len()
     }
 
-    /// Appends an entry to the row that is being built; `soft` is the ungated pre-activation and the gate where there is a soft one.
+    /// Appends an entry to the row that is being built; `soft` is the ungated pre-activation and the gate where there
+    /// is a soft one.
     pub fn push(&mut self, index: u32, u: f32, z: f32, soft: Option<(f32, f32)>) {
         self.index.push(index);
         self.u.push(u);
@@ -130,7 +133,7 @@ impl Entries {
     /// Returns the entries of row `i` with their gradients.
     pub(crate) fn row_mut(&mut self, i: usize) -> EntryRow<'_> {
         let row = self.row(i);
-        // What a step does not have is empty.
+        // Vectors that the step does not need are empty.
         let part = |values: &'_ [f32]| values.get(row.clone()).map(|_| row.clone()).unwrap_or(0..0);
         let (v, a, g) = (part(&self.v), part(&self.a), part(&self.g));
         let Gradients { z: [z0, z1], u: [u0, u1], a: grad_a, g: grad_g, p: [p0, p1] } = &mut self.grad;
@@ -149,7 +152,7 @@ impl Entries {
         }
     }
 
-    /// Returns the entries of row `i` in place of its code: silent ones have the value 0.
+    /// Returns all entries of row `i` as a code, in which silent latents have the value 0.
     pub(crate) fn code(&self, i: usize) -> CodeRow<'_> {
         let row = self.row(i);
         CodeRow { index: &self.index[row.clone()], value: &self.z[row] }
@@ -181,10 +184,10 @@ impl Entries {
     }
 }
 
-/// Candidates of one level of one chunk: what a row's scan found, before the batch decides.
+/// Candidates of one level of one chunk, by row: what encoding found, before a selection over the batch.
 #[derive(Clone, Debug, Default)]
 pub struct List {
-    /// `rows + 1` places.
+    /// Index of the first candidate of each row, then the number of candidates: `rows + 1` numbers.
     pub offsets: Vec<u32>,
     /// Latents.
     pub index: Vec<u32>,
@@ -207,8 +210,8 @@ impl List {
         self.g.clear();
     }
 
-    /// Ends a row whose indices and pre-activations have been pushed; `soft` gives the ungated pre-activations and the gates of
-    /// the whole row.
+    /// Ends a row whose indices and pre-activations have been pushed; `soft` gives the ungated pre-activations and the
+    /// gates of the whole row.
     pub fn end_row(&mut self, soft: Option<(&[f32], &[f32])>) {
         if let Some((a, g)) = soft {
             for &j in &self.index[self.a.len()..] {
@@ -236,11 +239,11 @@ impl List {
     }
 }
 
-/// Entries of one level by latent, over the whole batch, rows ascending: the transpose of the chunks' [`Entries`]. What is
-/// not kept of them is empty here.
+/// Entries of one level by latent, over the whole batch, rows ascending: the transpose of the chunks' [`Entries`]. What
+/// is not kept of them is empty here.
 #[derive(Clone, Debug, Default)]
 pub struct ByLatent {
-    /// `f + 1` places.
+    /// Index of the first entry of each latent, then the number of entries: `f + 1` numbers.
     pub offsets: Vec<u32>,
     /// Row of the batch.
     pub at: Vec<u32>,
@@ -248,12 +251,13 @@ pub struct ByLatent {
     pub z: Vec<f32>,
     /// AuxK activations.
     pub v: Vec<f32>,
-    /// What the encoder row is multiplied with: `dL/du` of level 1, split in two, or `dL/da` of level 2.
+    /// The factor of a row in the gradient of the encoder row: `dL/du` of level 1, in two parts, or `dL/da` of level 2.
     pub grad: [Vec<f32>; 2],
     /// `dL/dg` of level 2.
     pub grad_g: Vec<f32>,
     /// Gradients of the activation's parameters.
     pub grad_p: [Vec<f32>; 2],
+    /// Scratch: where the next entry of each latent goes.
     next: Vec<u32>,
 }
 

@@ -4,9 +4,11 @@
 //! dW_j = sum_b du_bj s_b      dD_j = -c sum_b z_bj r_b + sum_b v_bj e_b      db_j = sum_b du_bj
 //! ```
 //!
-//! Each latent's row is one chain over its entries in row order, and latents are independent: no partial sums, so the
-//! bits do not depend on threads. Level 1's rows are made in two parts, `g1` from its own terms and `g2` through level
-//! 2, and mixed as `train.balance` says. The decoder bias, which all latents reach, is in [`bias`](super::bias).
+//! Here `s` is what the encoder reads, `c = 2 w / (n nu)`, `r` the residual, and `v`, `e` the activations and the
+//! gradient of AuxK. Each latent's row is one chain of additions over its entries in row order, and latents are
+//! independent; since there are no partial sums, the bits do not depend on threads. The rows of level 1 are summed in
+//! two parts, from its own terms and through level 2, and mixed as `train.balance` says. The gradient of the decoder
+//! bias is in [`bias`](super::bias).
 
 use super::entries::ByLatent;
 use super::inputs::Inputs;
@@ -25,25 +27,26 @@ use crate::train::comm::GROUP;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Latents that are summed together by one thread.
+/// Latents per block; a block is summed by one thread.
 const BLOCK: usize = 16;
 
-/// Scratch spaces per thread: more of them than threads, so that uneven latents spread.
+/// Parts into which the latents are divided, per thread. There are more parts than threads because latents have very
+/// different numbers of entries.
 const PARTS: usize = 32;
 
-/// Least norm that a decoder row is divided by: the penalty on a row of zeros has no direction.
+/// Lower bound of the norms of decoder rows, so that the penalty on a row of zeros has a gradient of 0 and not NaN.
 const TINY: f32 = 1e-12;
 
 /// Columns of the table of per-latent statistics: squares of both parts on `D1`, and their product.
 const STATS: usize = 3;
 
-/// What the gradients by latent work in.
+/// Scratch of the gradients by latent.
 #[derive(Clone, Debug)]
 pub(super) struct Workspace {
     /// The entries of each level by latent.
     by_latent: [ByLatent; 2],
     parts: Vec<Part>,
-    /// `(f2, d_out)`: gradient of the composed decoder directions; empty but for `comp`.
+    /// `(f2, d_out)`: gradient of the composed decoder directions; empty unless the decoder is `comp`.
     composed: Vec<f32>,
     /// `(f1)`: the part of the gradient of level 1's encoder biases that comes through level 2.
     through2: Vec<f32>,
@@ -56,7 +59,7 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Makes room for a model of these settings and so many threads.
+    /// Allocates the scratch for a model of these settings and `n_threads` threads.
     pub fn new(arch: &Arch, config: &Config, n_threads: usize) -> Self {
         let [f1, f2] = arch.latents();
         let comp = arch.n_levels() == 2 && arch.decoder.is_composed();
@@ -72,7 +75,7 @@ impl Workspace {
         }
     }
 
-    /// Frees what grows with the number of latents that fire.
+    /// Frees the vectors that grow with the number of entries.
     pub fn rest(&mut self) {
         self.by_latent = Default::default();
     }
@@ -81,13 +84,13 @@ impl Workspace {
 /// Scratch of one latent's gradient.
 #[derive(Clone, Debug)]
 struct Part {
-    /// `(d)`: what comes through level 2.
+    /// `(d)`: the part of an encoder row's gradient that comes through level 2.
     w: Vec<f32>,
-    /// `(d_out)`: likewise.
+    /// `(d_out)`: the part of a decoder row's gradient that comes through level 2.
     dec: Vec<f32>,
     /// `(f2)`, `comp` only: a column of `E2`.
     column: Vec<f32>,
-    /// For the consistency loss.
+    /// Scratch of the consistency loss.
     miss: Vec<f32>,
 }
 
@@ -121,14 +124,14 @@ pub(super) fn run(
         list.fill(inputs.arch.level[l].latents, CHUNK, terms.kept[l], entries);
     }
     stats.resize(inputs.arch.level[0].latents * STATS, 0.0);
-    let job = Job { inputs, terms, batch, isa: inputs.compute.isa, layout: batch.layout, all };
+    let by = LatentSums { inputs, terms, batch, isa: inputs.compute.isa, layout: batch.layout, all };
     if two {
-        job.level2(&by_latent[1], grads, composed, parts);
+        by.level2(&by_latent[1], grads, composed, parts);
     }
     let shared = Shared { composed, through2, stats };
-    job.level1(&by_latent[0], grads, shared, parts);
+    by.level1(&by_latent[0], grads, shared, parts);
     if two && !grads.gate.w.is_empty() {
-        job.soft_gate(&by_latent[0], grads);
+        by.soft_gate(&by_latent[0], grads);
     }
     if !grads.w_skip.is_empty() {
         skip::gradient(inputs, terms, batch, skip, &mut grads.w_skip);
@@ -148,7 +151,7 @@ struct Shared<'a> {
 }
 
 /// What the gradients of every latent read.
-struct Job<'a> {
+struct LatentSums<'a> {
     inputs: &'a Inputs<'a>,
     terms: &'a Terms<'a>,
     batch: &'a Batch,
@@ -157,8 +160,9 @@ struct Job<'a> {
     all: &'a [u32],
 }
 
-impl Job<'_> {
-    /// `out += sum_e coef_e * v_e`, `v_e` the vector of the row of entry `e` that begins at number `first` of the row.
+impl LatentSums<'_> {
+    /// Adds `sum_e coef_e v_e` over the entries `e` of latent `j` to `out`; `v_e` is the vector that begins at number
+    /// `first` of the entry's row in the row buffer.
     fn gather(&self, list: &ByLatent, j: usize, coef: &[f32], first: usize, out: &mut [f32]) {
         let (range, rows) = (list.latent(j), &self.batch.rows[first..]);
         sparse::accumulate_strided(self.isa, &list.at[range.clone()], &coef[range], rows, self.layout.stride, out);
@@ -187,7 +191,7 @@ impl Job<'_> {
         }
     }
 
-    /// Writes encoder, decoder, bias and activation parameters of level 2, and the soft gate's bias.
+    /// Writes the gradients of level 2's encoder, decoder, bias and activation parameters, and of the soft gate's bias.
     fn level2(&self, list: &ByLatent, grads: &mut Params, composed: &mut [f32], parts: &mut [Part]) {
         let (Inputs { compute, arch, params, .. }, terms) = (*self.inputs, self.terms);
         let (d, isa, f2) = (self.layout.d_out, self.isa, arch.level[1].latents);
@@ -240,7 +244,8 @@ impl Job<'_> {
         }
     }
 
-    /// Writes `dE2 = dC2 D1^T`, with the penalty on rows of `E2` and the latent consistency.
+    /// Writes `dE2 = dC2 D1^T`, and adds the gradients of the penalty on the rows of `E2` and of the consistency loss.
+    /// `composed` is `dC2`, the gradient of the composed directions.
     fn composition(&self, list: &ByLatent, composed: &[f32], grad: &mut [f32], parts: &mut [Part]) {
         let (Inputs { compute, arch, params, .. }, d) = (*self.inputs, self.layout.d_out);
         let [f1, f2] = arch.latents();
@@ -256,7 +261,7 @@ impl Job<'_> {
         });
     }
 
-    /// Writes encoder, decoder, bias and activation parameters of level 1.
+    /// Writes the gradients of level 1's encoder, decoder, bias and activation parameters.
     fn level1(&self, list: &ByLatent, grads: &mut Params, shared: Shared<'_>, parts: &mut [Part]) {
         let (Inputs { compute, arch, config, params, .. }, terms) = (*self.inputs, self.terms);
         let (d_in, d, isa) = (self.layout.d, self.layout.d_out, self.isa);
@@ -332,8 +337,8 @@ impl Job<'_> {
         );
     }
 
-    /// Writes the gradients of the activation's own parameters of latent `j`, number `i` of its block: `theta`, `r` and `b`
-    /// are rows of one number each, empty where the activation has no such parameter.
+    /// Writes the gradients of the activation's parameters of latent `j`, which is number `i` of its block. `theta`,
+    /// `r` and `b` have one number per latent of the block, or none where the activation has no such parameter.
     fn write_parameters(
         &self,
         list: &ByLatent,
@@ -352,7 +357,7 @@ impl Job<'_> {
         }
     }
 
-    /// `dG_ij = sum_b z1_bi dg_bj`, by parent.
+    /// Writes the gradient of the soft gate's weights, `dG_ij = sum_b z1_bi dg_bj`, by parent.
     fn soft_gate(&self, list: &ByLatent, grads: &mut Params) {
         let [f1, f2] = self.inputs.arch.latents();
         self.inputs.compute.par.for_rows(f1, BLOCK, [&mut grads.gate.w], [f2], |first, [grad]| {
@@ -374,7 +379,8 @@ impl Job<'_> {
     }
 }
 
-/// Returns the norms of the two parts on `D1`, each without the weight `w` of its reconstruction where that has one.
+/// Returns the norms of the two parts of the gradient of `D1`, each divided by the weight `w` of its reconstruction
+/// unless that is 0.
 fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
     for latents in stats.chunks(GROUP * STATS) {

@@ -1,4 +1,4 @@
-//! What every stage of a step reads.
+//! The inputs of a step, which every stage reads.
 
 use super::settings::StepSettings;
 use crate::activation::Rule;
@@ -11,7 +11,7 @@ use crate::model::{Arch, Params};
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub compute: Compute,
-    /// The architecture, with what level 2 reads in this step.
+    /// The architecture; its source is that of this step.
     pub arch: &'a Arch,
     pub config: &'a Config,
     pub settings: &'a StepSettings,
@@ -19,7 +19,7 @@ pub(super) struct Inputs<'a> {
     pub families: &'a Families,
     /// `(n, d)`: normalised rows.
     pub x: &'a [f32],
-    /// `(n, d_out)`: what a transcoder should reconstruct, normalised; empty for an autoencoder.
+    /// `(n, d_out)`: normalised rows that a transcoder should reconstruct; empty for an autoencoder.
     pub y: &'a [f32],
 }
 
@@ -39,19 +39,21 @@ impl<'a> Inputs<'a> {
         1.0 / (self.n() as f64 * f64::from(self.settings.variance))
     }
 
-    /// Returns the activation of a level (0 or 1) with the numbers of the step.
+    /// Returns the activation of a level (0 or 1) with its sparsity, threshold and parameters in this step.
     pub fn rule(&self, level: usize) -> Rule<'a> {
         let Self { settings, params, .. } = *self;
         let activation = self.arch.level[level].activation;
         Rule::new(activation, settings.k[level], settings.tau[level], params.level[level].activation())
     }
 
-    /// Returns whether the consistency loss needs the ungated pre-activations of level 2, with entries for their parents.
+    /// Returns whether the consistency loss needs the ungated pre-activations of level 2, with entries for their
+    /// parents.
     pub fn loss_needs_ungated(&self) -> bool {
         self.two() && self.config.loss.consistency.needs().ungated
     }
 
-    /// Returns whether the ungated pre-activations of level 2 are asked for, by the co-firing statistics or by the loss.
+    /// Returns whether the ungated pre-activations of level 2 are asked for, by the co-firing statistics or by the
+    /// loss.
     pub fn needs_ungated(&self) -> bool {
         self.settings.observe_ungated || self.config.loss.consistency.needs().ungated
     }

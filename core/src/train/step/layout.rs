@@ -1,12 +1,12 @@
 //! Where the vectors of a row lie in the row buffer of a step.
 //!
-//! | vector | width | an autoencoder | a transcoder |
+//! | vector | width | in an autoencoder | in a transcoder |
 //! |---|---|---|---|
 //! | `x` | `d` | `x - b_dec` | `x` |
-//! | `y` | `d_out` | the same numbers as `x` | `y - b_dec - W_skip x` |
-//! | `r1`, `r2` | `d_out` | residuals of both levels | |
-//! | `e1`, `e2` | `d_out` | gradients of AuxK with respect to its reconstructions | |
-//! | `ds` | `d` | `dL/dS`, for a residual source with gradient | has none |
+//! | `y` | `d_out` | the same memory as `x` | `y - b_dec - W_skip x` |
+//! | `r1`, `r2` | `d_out` | residuals of both levels | the same |
+//! | `e1`, `e2` | `d_out` | gradients of AuxK with respect to its reconstructions | the same |
+//! | `ds` | `d` | `dL/dS`, if level 2 reads the residual and the gradient flows through it | not there |
 //!
 //! Both levels decode to parts of `y`: `r1 = y - z1 D1`, and `r2 = r1 - z2 D2` or `y - z2 D2`.
 
@@ -18,25 +18,26 @@ use core::ops::Range;
 pub(crate) struct Layout {
     /// Width of `x`.
     pub d: usize,
-    /// Width of what is reconstructed.
+    /// Width of the reconstructed rows.
     pub d_out: usize,
     y: usize,
-    /// `r1`.
+    /// First number of `r1`.
     pub r1: usize,
-    /// `r2`.
+    /// First number of `r2`.
     pub r2: usize,
-    /// `e1`; a flat model has no `r2` before it.
+    /// First number of `e1`; a flat model has no `r2` before it.
     pub e1: usize,
-    /// `e2`.
+    /// First number of `e2`.
     pub e2: usize,
-    /// `dL/dS`.
+    /// First number of `ds`.
     pub ds: usize,
     /// Numbers from the start of a row to the start of the next.
     pub stride: usize,
 }
 
 impl Layout {
-    /// Of rows without room behind `r1` and `r2`.
+    /// Returns the layout of rows that end with the residuals; the stride grows when a step needs the vectors behind
+    /// them.
     pub fn new(arch: &Arch) -> Self {
         let (d, o) = (arch.d, arch.d_out());
         let y = if arch.variant.target.is_some() { d } else { 0 };
@@ -47,12 +48,12 @@ impl Layout {
         Self { d, d_out: o, y, r1, r2, e1, e2, ds: e2 + o, stride: e1 }
     }
 
-    /// Where the row to reconstruct lies.
+    /// Returns where `y` lies.
     pub fn y(&self) -> Range<usize> {
         self.y..self.y + self.d_out
     }
 
-    /// Whether the row to reconstruct has a place of its own.
+    /// Returns whether `y` has memory of its own, which it has in a transcoder.
     pub fn has_y(&self) -> bool {
         self.y > 0
     }

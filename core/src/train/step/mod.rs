@@ -5,11 +5,11 @@
 //! l_l = ||Y - Yhat_l||^2 / (n nu)
 //! ```
 //!
-//! An autoencoder reconstructs what it reads, `Y = X`; a transcoder reads `X` as it is and reconstructs the rows `Y` of another
-//! dump, `Yhat_l = z_l D_l + b_dec (+ W_skip x)`.
+//! An autoencoder reconstructs what it reads, `Y = X`; a transcoder reads `X` as it is and reconstructs the rows `Y` of
+//! another dump, `Yhat_l = z_l D_l + b_dec (+ W_skip x)`.
 //!
-//! All terms are in units of the fraction of variance unexplained (`nu` is the total variance of the rows, frozen), so that
-//! weights carry over between layers and data sets.
+//! All terms are in units of the fraction of variance unexplained (`nu` is the total variance of the rows, frozen), so
+//! that weights carry over between layers and data sets.
 //!
 //! A step is a sequence of stages, each a function of what it reads and what it writes:
 //!
@@ -25,8 +25,10 @@
 //! | [`adam`] | gradients | parameters, moments |
 //!
 //! Each is parallel over fixed chunks of rows or over latents. Everything but the two encoder products touches only the
-//! entries that fire, and those that a gradient needs besides. What a stage does forward stands in one file with its backward
-//! pass: [`reconstruction`], [`auxk`], the activations, the gate, the source of level 2 and the consistency losses.
+//! entries that fire, and the few others that have a gradient (see [`entries::Entries`]). Forward and backward of one
+//! operation stand side by side in one file: [`reconstruction`], [`skip`], [`auxk`], and outside of this folder the
+//! activations, the gate, the source of level 2 and the consistency losses. [`layout`] says where the vectors of a row
+//! lie.
 
 pub(super) mod adam;
 mod auxk;
@@ -66,7 +68,8 @@ use select::Floors;
 use terms::Terms;
 use workspace::{Batch, CHUNK, Chunk, Lane};
 
-/// The loss of the two-level model and its gradient, with all that a step works in. Sizes settle in the first step.
+/// The loss of the two-level model and its gradient, with the working memory of a step, which is allocated in the first
+/// steps and then reused.
 #[derive(Clone, Debug)]
 pub struct Objective {
     arch: Arch,
@@ -89,8 +92,8 @@ impl Objective {
         Self::with_target(config, d, None, compute)
     }
 
-    /// Prepares the loss of a model that reads rows of width `d` and reconstructs those of width `target`: a transcoder. An
-    /// autoencoder has no target.
+    /// Prepares the loss of a model that reads rows of width `d` and reconstructs those of width `target`: a
+    /// transcoder. An autoencoder has no target.
     ///
     /// # Errors
     /// Returns what [`Config::validate_rows`] finds.
@@ -116,7 +119,8 @@ impl Objective {
     /// [`Error::NotFinite`] naming the term of the loss that is not finite.
     ///
     /// # Panics
-    /// If `x` is empty or no whole number of rows, or if `y` has not a row for each of them.
+    /// If `x` is empty or not a whole number of rows, or if a transcoder's `y` does not have one row for each row of
+    /// `x`.
     pub fn loss_and_gradient<'b>(
         &mut self,
         params: &Params,
@@ -129,7 +133,7 @@ impl Objective {
         let Self { arch, config, compute, derived, batch, lanes, floors, seed_cos, gradients } = self;
         assert!(
             !x.is_empty() && x.len().is_multiple_of(arch.d),
-            "{} numbers are no whole number of rows of {}",
+            "expected a whole number of rows of width {1}, found {0} numbers",
             x.len(),
             arch.d
         );
@@ -153,7 +157,7 @@ impl Objective {
         Ok(losses)
     }
 
-    /// Frees the rows, the entries and the screens; the floors stay.
+    /// Frees the rows, the entries and the screens, but keeps the floors.
     pub fn rest(&mut self) {
         self.batch.rest();
         self.gradients.rest();
@@ -162,8 +166,8 @@ impl Objective {
         self.lanes.iter_mut().for_each(|lane| lane.rest(&self.arch));
     }
 
-    /// Returns the lower bounds of the candidates of a selection over the batch, per level; none before the first step. They
-    /// decide how much is looked at, never what is found.
+    /// Returns the lower bounds of the candidates of a selection over the batch, per level; none before the first step.
+    /// They change how many candidates are collected, never which are kept.
     pub fn floors(&self) -> [Option<f32>; 2] {
         self.floors.floor
     }
@@ -195,7 +199,7 @@ impl Objective {
         self.batch.vector(row, 0, self.arch.d)
     }
 
-    /// Writes what the last batch has shown to `out`, but for the losses.
+    /// Writes the observations of the last batch to `out`, except for the losses.
     pub fn observe(&self, out: &mut Observed) {
         let chunks = &self.batch.chunks;
         out.energy.clear();
@@ -212,7 +216,7 @@ impl Objective {
         out.ungated.clear();
         for chunk in chunks {
             for i in 0..chunk.energy.len() {
-                // There are no rows in a step that was not asked for them.
+                // A step that was not asked for ungated pre-activations has no rows of them.
                 if chunk.ungated.offsets.len() > 1 {
                     chunk.ungated.row(i).for_each(|at| out.ungated.push(chunk.ungated.index[at], chunk.ungated.u[at]));
                 }
@@ -226,8 +230,8 @@ impl Objective {
         self.entries(level).filter(|e| e.3 > 0.0).map(|e| (e.0, e.1, e.2, e.3))
     }
 
-    /// Returns the ungated pre-activations of level 2 above their threshold, as `(row, latent, pre-activation)`; none unless
-    /// the step was asked for them.
+    /// Returns the ungated pre-activations of level 2 above their threshold, as `(row, latent, pre-activation)`; none
+    /// unless the step was asked for them.
     pub fn ungated(&self) -> impl Iterator<Item = (usize, usize, f32)> + '_ {
         self.batch.chunks.iter().enumerate().flat_map(|(c, chunk)| {
             let list = &chunk.ungated;
@@ -247,7 +251,8 @@ impl Objective {
     }
 }
 
-/// Returns how many numbers of the row buffer a row needs in this step: the vectors of AuxK only where a latent is dead.
+/// Returns how many numbers of the row buffer a row needs in this step. The vectors of AuxK are needed only while a
+/// latent is dead.
 fn stride(inputs: &Inputs<'_>, layout: &Layout) -> usize {
     let (config, two) = (inputs.config, inputs.two());
     if two && config.source.reaches_decoder1(config.source_detach) {
@@ -260,8 +265,8 @@ fn stride(inputs: &Inputs<'_>, layout: &Layout) -> usize {
     }
 }
 
-/// Runs both levels forward: afterwards every chunk holds its entries, and the row buffer `x`, `y`, `r1`, `r2`. Returns the
-/// losses of the reconstructions, and what was counted.
+/// Runs both levels forward: afterwards every chunk holds its entries, and the row buffer `x`, `y`, `r1`, `r2`. Returns
+/// the losses of the reconstructions, and what was counted.
 fn forward(
     inputs: &Inputs<'_>,
     derived: &Derived,
@@ -274,7 +279,8 @@ fn forward(
     let shared = config.budget == Budget::Shared;
     let mut first = 0;
     while first < arch.n_levels() {
-        // Levels that share a budget are chosen from together; their settings say that level 2 does not read level 1.
+        // Levels that share a budget are selected from together, which is possible because `Config::validate` makes
+        // sure that level 2 does not read level 1.
         let levels = &(first..if shared { 2 } else { first + 1 });
         let over_batch = arch.level[first].activation.selection() == Selection::Batch;
         if over_batch && floors.floor[first].is_none() {

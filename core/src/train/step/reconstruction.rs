@@ -1,6 +1,7 @@
-//! The two reconstructions: what they leave over of each row, and their gradient with respect to the codes.
+//! The two reconstructions: the residuals of each row, and the gradient of the reconstruction losses with respect to
+//! the codes.
 //!
-//! `y` is `x - b_dec`, what an autoencoder encodes, or `y - b_dec - W_skip x` of the row that a transcoder should reconstruct.
+//! `y` is what the codes should reconstruct: `x - b_dec` for an autoencoder, `y - b_dec - W_skip x` for a transcoder.
 //!
 //! ```text
 //! forward   r1 = y - z1 D1,  r2 = (r1 for cum, else y) - z2 D2        dXh_l = (2 w_l / (n nu)) E_l = -c_l r_l
@@ -17,8 +18,8 @@ use crate::entry::CodeRow;
 use crate::kernel::{Isa, reduce, sparse};
 use alloc::vec::Vec;
 
-/// Settles the last level, or both where `shared`, and writes of every row the residuals `r1` and `r2`, their sums of
-/// squares, and per chunk their column sums.
+/// Turns the candidates of the last level (of both, if `shared`) into entries, and writes the residuals `r1` and `r2`
+/// of every row, their sums of squares, and their column sums per chunk.
 pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batch: &mut Batch, lanes: &mut [Lane]) {
     let Inputs { compute, arch, settings, params, y, .. } = *inputs;
     let (layout, isa, two) = (batch.layout, compute.isa, inputs.two());
@@ -40,11 +41,11 @@ pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batc
             if layout.has_y() {
                 let rows = buffer.chunks_mut(layout.stride).zip(y[c * CHUNK * d..].chunks(d));
                 rows.for_each(|(row, y)| reduce::sub_into(isa, y, &params.b_dec, &mut row[layout.y()]));
-                skip::take_out(isa, &layout, &params.w_skip, lane, buffer);
+                skip::subtract(isa, &layout, &params.w_skip, lane, buffer);
             }
             if shared || !two {
-                // With a shared budget, what level 2 saw of level 1 were all its candidates: level 2 had to be scanned before the
-                // choice.
+                // With a shared budget the selection came after level 2 was collected, for which level 1 had all of its
+                // candidates as entries: they are replaced by those that were kept.
                 level1.run(chunk, lane);
             }
             if two {
@@ -78,7 +79,7 @@ pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batc
     );
 }
 
-/// Adds `dz_j -= c r . D_j` to the entries of a row: the gradient of a reconstruction with the residual `r`.
+/// Computes `dz_j -= c (r . D_j)` for the entries of a row: the gradient of a reconstruction with the residual `r`.
 pub(super) fn backward(
     isa: Isa,
     c: f32,
@@ -97,8 +98,8 @@ pub(super) fn backward(
 
 /// Returns the entries of a row that fire, ascending: what is decoded.
 ///
-/// Silent entries are left out and not multiplied by 0, so that the sum runs over ascending latents: the order in which
-/// shards of a dictionary can pass it on.
+/// Silent entries are left out rather than multiplied by 0, so that the sum runs over ascending latents, which the
+/// shards of a dictionary can compute one after the other.
 fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a> {
     let code = entries.code(i);
     if code.value.iter().all(|z| *z > 0.0) {
@@ -114,7 +115,7 @@ fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a>
     CodeRow { index, value }
 }
 
-/// `out = from - z D`.
+/// Computes `out = from - z D`.
 fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     sparse::accumulate_rows(isa, code.index, code.value, decoder, out.len(), out);

@@ -8,11 +8,11 @@ use crate::kernel::select;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The floor of a batch's candidates over the cut of the batch before. Much lower, and more is looked at than is kept;
-/// higher, and a batch is too often scanned again.
+/// The floor of the next batch's candidates, as a share of the smallest pre-activation kept in this one. With a lower
+/// share more candidates are collected than needed; with a higher one batches must be collected again more often.
 const NEAR: f32 = 0.85;
 
-/// Lower bounds below which no candidate of a selection over the batch is kept: carried from step to step.
+/// Lower bounds of the candidates that are collected for a selection over the batch, carried from step to step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Floors {
     /// Per level; none before the first step.
@@ -21,7 +21,7 @@ pub(super) struct Floors {
     values: Vec<f32>,
 }
 
-/// What a selection has found, of the levels that were chosen from together.
+/// Counts of a selection, over the levels that were selected from together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Chosen {
     /// The smallest selected pre-activation; 0 if nothing was selected.
@@ -36,14 +36,14 @@ impl Floors {
         self.values = Vec::new();
     }
 
-    /// Returns what a candidate of each level must exceed: the floor, but the tracked threshold where that is lower, since
-    /// what is above it is counted.
+    /// Returns what a candidate of each level must exceed: the floor, or the tracked threshold if that is lower, since
+    /// all pre-activations above it are to be counted.
     pub fn limits(&self, tau: [f32; 2]) -> [Option<f32>; 2] {
         [0, 1].map(|l| self.floor[l].map(|floor| if tau[l] > 0.0 { floor.min(tau[l]) } else { floor }))
     }
 
-    /// Sets a floor for the first batch, from the candidates of its first chunk: a little below the cut of its rows'
-    /// strongest ones.
+    /// Sets the floor of the first batch from the candidates of its first chunk: a little below the smallest one that a
+    /// selection over that chunk alone would keep.
     pub fn set_first(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunk: &Chunk) {
         let values = &mut self.values;
         values.clear();
@@ -56,8 +56,8 @@ impl Floors {
         self.floor[levels.clone()].fill(Some(floor));
     }
 
-    /// Lowers the floor if too few candidates lie above it while there may be more below, and returns whether it did: the
-    /// batch must then be scanned again.
+    /// Lowers the floor if fewer candidates lie above it than are to be kept while there may be more below, and returns
+    /// whether it did: candidates must then be collected again.
     pub fn lower(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &[Chunk]) -> bool {
         let found: usize = chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
         let floor = self.floor[levels.start].unwrap_or(0.0);
@@ -70,8 +70,8 @@ impl Floors {
 
     /// Decides which candidates of the levels are kept, drops the others, and sets the floor of the next batch.
     ///
-    /// Where each row or each pre-activation was decided by itself, all candidates are kept already. Ties go to the lower
-    /// chunk, then to the lower level, row and latent.
+    /// Only a selection over the batch drops any; other activations decided for each row or each pre-activation while
+    /// candidates were collected. Ties go to the lower chunk, then to the lower level, row and latent.
     pub fn choose(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Chosen {
         let first = levels.start;
         match inputs.arch.level[first].activation.selection() {
@@ -106,19 +106,19 @@ impl Floors {
             keep_above(list, cut, equal);
         }
         let least = if least.is_finite() { least } else { 0.0 };
-        // Where everything positive was kept, the next batch is scanned from 0 at once.
+        // If there were too few positive pre-activations, that is likely in the next batch too: it collects them all.
         let floor = if self.values.len() > keep { NEAR * least } else { 0.0 };
         self.floor[levels.clone()].fill(Some(floor));
         Chosen { selected_min: least, above_tau }
     }
 }
 
-/// Returns how many latents per row the levels may have between them.
+/// Returns how many latents per row the levels may keep together.
 fn budget(inputs: &Inputs<'_>, levels: &Range<usize>) -> f64 {
     inputs.settings.k[levels.clone()].iter().sum()
 }
 
-/// Returns how many entries a selection over `n` rows keeps.
+/// Returns how many candidates a selection over `n` rows keeps.
 fn keep_of(k: f64, n: usize) -> usize {
     (libm::round(k * n as f64) as usize).max(1)
 }
@@ -175,7 +175,7 @@ impl Settle<'_> {
         let entries = &mut chunk.level[level];
         let list = &chunk.candidates[level];
         let aux = &chunk.aux[level];
-        let (place, z) = (&mut lane.place[level], &mut lane.row);
+        let (slots, z) = (&mut lane.slots[level], &mut lane.row);
         rule.values(&list.index, &list.u, z);
         entries.clear();
         let has_aux = aux.offsets.len() > 1;
@@ -184,16 +184,16 @@ impl Settle<'_> {
             for at in list.row(i) {
                 let (j, u, z) = (list.index[at] as usize, list.u[at], z[at]);
                 fired += u64::from(z > 0.0);
-                place[j] = entries.count() as u32;
+                slots[j] = entries.count() as u32;
                 entries.push(j as u32, u, z, list.soft(at));
             }
             if has_aux {
                 entries.v.resize(entries.count(), 0.0);
                 for at in aux.row(i) {
                     let j = aux.index[at];
-                    match place[j as usize] {
+                    match slots[j as usize] {
                         u32::MAX => {
-                            place[j as usize] = entries.count() as u32;
+                            slots[j as usize] = entries.count() as u32;
                             entries.push(j, aux.u[at], 0.0, aux.soft(at));
                             entries.v.push(aux.u[at]);
                         }
@@ -204,9 +204,10 @@ impl Settle<'_> {
             if with_ungated {
                 for at in chunk.ungated.row(i) {
                     let j = chunk.ungated.index[at];
-                    if place[j as usize] == u32::MAX {
-                        place[j as usize] = entries.count() as u32;
-                        // A gated-off latent has no pre-activation after the gate; it never fires, so any value below 0 will do.
+                    if slots[j as usize] == u32::MAX {
+                        slots[j as usize] = entries.count() as u32;
+                        // A latent behind a closed gate has no pre-activation after the gate. It does not fire, so any
+                        // value below 0 will do.
                         entries.push(j, f32::NEG_INFINITY, 0.0, is_soft.then(|| (chunk.ungated.u[at], 0.0)));
                     }
                 }
@@ -216,7 +217,7 @@ impl Settle<'_> {
             }
             entries.end_row();
             for at in entries.row(i) {
-                place[entries.index[at] as usize] = u32::MAX;
+                slots[entries.index[at] as usize] = u32::MAX;
             }
         }
         chunk.sums.fired[level] = fired;

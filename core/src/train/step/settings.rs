@@ -1,4 +1,4 @@
-//! What a step is told.
+//! The settings of one step.
 
 use crate::gate::GateKind;
 use crate::source::Source;
@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 pub struct StepSettings {
     /// Learning rate.
     pub lr: f64,
-    /// The level (0 or 1) whose tensors stay as they are, `b_dec` with those of level 1.
+    /// The level (0 or 1) whose tensors are not updated; those of level 1 include `b_dec`.
     pub fixed_level: Option<usize>,
     /// Latents per row that `topk` and `batchtopk` keep, per level.
     pub k: [f64; 2],
@@ -17,13 +17,14 @@ pub struct StepSettings {
     pub lambda: [f32; 2],
     /// Weights of the two reconstructions.
     pub w: [f32; 2],
-    /// The gate that acts.
+    /// The gate of this step: a hard gate acts only from `gate.start` on.
     pub gate: GateKind,
-    /// What level 2 reads now.
+    /// What level 2 reads in this step.
     pub source: Source,
     /// Total variance of the rows.
     pub variance: f32,
-    /// Tracked thresholds of `topk` and `batchtopk`, per level. Ungated pre-activations of level 2 above theirs count as firing.
+    /// Tracked thresholds of `topk` and `batchtopk`, per level. An ungated pre-activation of level 2 above the
+    /// threshold of its level counts as firing.
     pub tau: [f32; 2],
     /// Whether to observe the ungated pre-activations of level 2, for the co-firing statistics.
     pub observe_ungated: bool,

@@ -1,4 +1,5 @@
-//! The skip connection of a transcoder: what it takes out of the rows that codes have to reconstruct, and its gradient.
+//! The skip connection of a transcoder: it reconstructs a part of each row linearly, which leaves the rest to the
+//! codes.
 //!
 //! ```text
 //! forward   y -= W_skip x
@@ -14,10 +15,10 @@ use crate::model::Arch;
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Rows of the connection that are summed together by one thread.
+/// Rows of `W_skip` per block; a block is summed by one thread.
 const BLOCK: usize = 4;
 
-/// What the gradient works in.
+/// Scratch of the gradient.
 #[derive(Clone, Debug)]
 pub(super) struct Scratch {
     /// `0, 1, 2, ...` for every row of the batch.
@@ -25,25 +26,25 @@ pub(super) struct Scratch {
     parts: Vec<Part>,
 }
 
-/// Scratch of one row of the connection.
+/// Scratch of one row of `W_skip`.
 #[derive(Clone, Debug)]
 struct Part {
-    /// `(n)`: one column of the gradients of a reconstruction.
+    /// `(n)`: one column of the gradient with respect to a reconstruction.
     column: Vec<f32>,
-    /// `(d)`: what comes through level 2.
+    /// `(d)`: the part of the gradient that comes through level 2.
     through: Vec<f32>,
 }
 
 impl Scratch {
-    /// Makes room for models of an architecture and so many threads; none without a connection.
+    /// Allocates the scratch for an architecture and `n_threads` threads; it is empty without a skip connection.
     pub fn new(arch: &Arch, n_threads: usize) -> Self {
         let part = Part { column: Vec::new(), through: vec![0.0; if arch.n_levels() == 2 { arch.d } else { 0 }] };
         Self { rows: Vec::new(), parts: vec![part; if arch.variant.skip { n_threads } else { 0 }] }
     }
 }
 
-/// Takes `W_skip x` out of the rows `y` of a chunk; nothing without a connection.
-pub(super) fn take_out(isa: Isa, layout: &Layout, w_skip: &[f32], lane: &mut Lane, buffer: &mut [f32]) {
+/// Subtracts `W_skip x` from the vectors `y` of a chunk; does nothing without a skip connection.
+pub(super) fn subtract(isa: Isa, layout: &Layout, w_skip: &[f32], lane: &mut Lane, buffer: &mut [f32]) {
     if w_skip.is_empty() {
         return;
     }
@@ -60,8 +61,8 @@ pub(super) fn take_out(isa: Isa, layout: &Layout, w_skip: &[f32], lane: &mut Lan
     }
 }
 
-/// Writes the gradient of the connection, `(d_out, d)`. Row `i` is one chain over the rows of the batch for each of the two
-/// reconstructions, which are mixed as `train.balance` says.
+/// Writes the gradient of `W_skip`, `(d_out, d)`. Row `i` is one chain of additions over the rows of the batch for each
+/// of the two reconstructions; the two parts are mixed as `train.balance` says.
 pub(super) fn gradient(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &Batch, scratch: &mut Scratch, grad: &mut [f32]) {
     let Inputs { compute, config, .. } = *inputs;
     let Layout { d, d_out, stride, r1, r2, .. } = batch.layout;

@@ -1,4 +1,4 @@
-//! The terms of the loss with the numbers of a step: what the backward pass multiplies with.
+//! The factors of the backward pass: the weights of the loss terms, in units of the fraction of variance unexplained.
 
 use super::auxk;
 use super::derived::Derived;
@@ -9,7 +9,8 @@ use crate::loss::seed_cos::SeedCos;
 use crate::loss::{self, Term};
 use crate::model::Params;
 
-/// The factors of one step. They depend on the forward pass only through the fractions of variance unexplained.
+/// The factors of one step. They depend on the forward pass only through the fractions of variance unexplained, in
+/// AuxK's.
 pub(super) struct Terms<'a> {
     /// `2 w_l / (n nu)`.
     pub recon: [f32; 2],
@@ -22,7 +23,7 @@ pub(super) struct Terms<'a> {
     pub rules: [Rule<'a>; 2],
     /// Widths of the straight-through kernels.
     pub bandwidth: [f32; 2],
-    /// Which gradients of entries are read after their row is done.
+    /// Which gradients of the entries later stages read.
     pub kept: [Kept; 2],
     /// The consistency loss.
     pub consistency: Term<'a>,

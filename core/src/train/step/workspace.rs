@@ -8,15 +8,15 @@ use crate::model::{Arch, Scratch};
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// Rows of a chunk, those of one dense product; fixed, so that bits do not depend on threads.
+// Rows of a chunk. The number is fixed, so that bits do not depend on threads.
 pub(super) use crate::model::CHUNK;
 
-/// The rows of a batch and what each stage has found on them.
+/// The rows of a batch, with what the stages write about them.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     /// Number of rows.
     pub n: usize,
-    /// Where the vectors of a row lie; its stride is the most that some step has needed so far.
+    /// Where the vectors of a row lie; its stride is the largest that a step has needed so far.
     pub layout: Layout,
     /// `(n, stride)`.
     pub rows: Vec<f32>,
@@ -30,14 +30,14 @@ impl Batch {
         Self { n: 0, layout: Layout::new(arch), rows: Vec::new(), chunks: Vec::new() }
     }
 
-    /// Starts a batch of `n` rows, of which this step needs `stride` numbers each.
+    /// Starts a batch of `n` rows, each of which needs `stride` numbers of the row buffer in this step.
     ///
     /// # Panics
     /// If the rows cannot be counted in 32 bits.
     pub fn begin(&mut self, n: usize, stride: usize) {
         self.layout.stride = self.layout.stride.max(stride);
         self.n = n;
-        assert!(n <= u32::MAX as usize, "a batch of {n} rows");
+        assert!(n <= u32::MAX as usize, "expected a batch of less than 2^32 rows, found {n}");
         self.rows.resize(n * self.layout.stride, 0.0);
         self.chunks.resize_with(n.div_ceil(CHUNK), Chunk::default);
     }
@@ -56,7 +56,8 @@ impl Batch {
 /// One chunk of rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunk {
-    /// The entries of each level: written by [`select`](super::select), their gradients by [`backward`](super::backward).
+    /// The entries of each level: written by [`select`](super::select), their gradients by
+    /// [`backward`](super::backward).
     pub level: [Entries; 2],
     /// Candidates of each level: written by [`collect`](super::collect), thinned out by [`select`](super::select).
     pub candidates: [List; 2],
@@ -83,29 +84,30 @@ pub(super) struct Sums {
     pub fired: [u64; 2],
 }
 
-/// Scratch space of one thread. No stage depends on what another has left in it.
+/// Scratch space of one thread. No stage reads what another one left in it.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
-    /// That of the fused encoder, of the gate and of what level 2 reads.
+    /// Scratch of the fused encoder, of the gate and of the source of level 2.
     pub forward: Scratch,
-    /// Pre-activations of dead latents, and what was picked of them.
+    /// Scratch of AuxK's selection.
     pub dead: DeadScratch,
-    /// `(d_out)`.
+    /// `(d_out)`: scratch of the gated activation's auxiliary reconstruction.
     pub vector: Vec<f32>,
     /// `(CHUNK, d_out)`: what the skip connection adds to a chunk of rows; empty without one.
     pub skip: Vec<f32>,
-    /// One slot per latent of a level: where its entry stands in the row at hand; `u32::MAX` between rows.
-    pub place: [Vec<u32>; 2],
-    /// Numbers of one row's entries.
+    /// One slot per latent of a level: the index of its entry in the row that is processed; `u32::MAX` between rows.
+    pub slots: [Vec<u32>; 2],
+    /// One number per entry of a row.
     pub row: Vec<f32>,
+    /// Likewise.
     pub row2: Vec<f32>,
     /// Latents of one row's code, those that do not fire left out; their activations are in `row`.
     pub fires: Vec<u32>,
-    /// For the consistency loss.
+    /// Scratch of the consistency loss.
     pub miss: Vec<f32>,
-    /// Gradients of a chunk that nothing reads when it is done, per level.
+    /// Memory for the gradients of a chunk that no later stage reads, per level.
     pub spare: [Gradients; 2],
-    /// Entries of level 1 before those of penalised parents.
+    /// Entries of level 1 before those of silent parents are added.
     pub old: Entries,
 }
 
@@ -114,7 +116,7 @@ pub(super) struct Lane {
 pub(super) struct DeadScratch {
     /// `(rows, dead)`: pre-activations.
     pub u: Vec<f32>,
-    /// What was selected of one row.
+    /// What AuxK selects on one row.
     pub picked: List,
 }
 
@@ -127,7 +129,7 @@ impl Lane {
             dead: DeadScratch::default(),
             vector: vec![0.0; arch.d_out()],
             skip: vec![0.0; if arch.variant.skip { CHUNK * arch.d_out() } else { 0 }],
-            place: [vec![u32::MAX; f1], vec![u32::MAX; f2]],
+            slots: [vec![u32::MAX; f1], vec![u32::MAX; f2]],
             row: Vec::new(),
             row2: Vec::new(),
             fires: Vec::new(),
@@ -139,10 +141,10 @@ impl Lane {
 
     /// Returns the scratch of the consistency loss.
     pub fn loss(&mut self) -> loss::Scratch<'_> {
-        loss::Scratch { vector: &mut self.miss, row: &mut self.row, slots: &mut self.place }
+        loss::Scratch { vector: &mut self.miss, row: &mut self.row, slots: &mut self.slots }
     }
 
-    /// Frees what grows with the number of latents that fire.
+    /// Frees the vectors that grow with the number of entries.
     pub fn rest(&mut self, arch: &Arch) {
         self.forward = Scratch::of_chunk(arch);
         self.dead = DeadScratch::default();
