@@ -15,11 +15,11 @@ use std::time::Duration;
 pub use interrupt::{Interrupted, Orderly, check_interrupt, interrupted, listen_for_interrupt};
 use lines::Lines;
 
-/// Where output goes, and how much of it.
+/// The output streams of a command, and what it prints to them.
 pub struct Console<'a> {
-    /// Results.
+    /// Standard output, for results.
     pub out: &'a mut (dyn Write + Send),
-    /// Notes and progress.
+    /// Standard error, for notes, warnings and errors.
     pub err: &'a mut (dyn Write + Send),
     /// Print nothing but results and errors.
     pub quiet: bool,
@@ -35,7 +35,7 @@ impl Console<'_> {
         }
     }
 
-    /// Prints a warning on standard error, also with `quiet`: it says that a run went wrong.
+    /// Prints a warning on standard error, also with `quiet`, since it says that something is wrong with a run.
     pub fn warn(&mut self, sentence: impl AsRef<str>) {
         self.error(format!("warning: {}", sentence.as_ref()));
     }
@@ -82,6 +82,7 @@ impl Console<'_> {
         spinner
     }
 
+    /// Returns how progress is drawn.
     fn shows(&self) -> Shows {
         match self.quiet || self.json {
             true => Shows::Nothing,
@@ -95,7 +96,7 @@ impl Console<'_> {
         self.bar_from(what, 0, total, unit)
     }
 
-    /// Returns a bar that starts at `from`; the rate counts only what comes after.
+    /// Returns a bar that starts at `from`; the rate counts only units after that.
     pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
         let (target, template) = match self.shows() {
@@ -121,7 +122,7 @@ impl Console<'_> {
     }
 }
 
-/// Returns how progress is drawn.
+/// How progress is drawn.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shows {
     Nothing,

@@ -1,7 +1,7 @@
 //! Activation dumps on disk: mapped for reading, streamed for writing.
 //!
-//! [`Source`] says what to open and how; a table of formats turns it into shards, tokens and sequences, and [`Dump`] reads
-//! rows from them.
+//! [`Source`] says what to open and how; a table of formats turns it into shards, tokens and sequences, and [`Dump`]
+//! reads rows from them.
 
 mod arrow;
 mod bare;
@@ -68,7 +68,7 @@ impl Dump {
         Source { raw, ..Source::new(paths) }.open()
     }
 
-    /// Returns what was opened, and how.
+    /// Returns the source that was opened.
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -149,7 +149,7 @@ impl Dump {
         self.parts.mean.as_deref()
     }
 
-    /// `out[k, :] = f32(row rows[k])`. `out` is `[rows.len(), d]`, written, never read.
+    /// Reads single rows: `out[k, :] = f32(row rows[k])`. `out` is `[rows.len(), d]`, written, never read.
     ///
     /// # Errors
     /// A row that does not exist or that the file no longer contains; a number that is NaN or infinite, with its shard,
@@ -182,7 +182,8 @@ impl Dump {
         Ok(())
     }
 
-    /// `out[k, :] = f32(row start + k)` for `k` in `0..n`. `out` is `[n, d]`, written, never read.
+    /// Reads consecutive rows: `out[k, :] = f32(row start + k)` for `k` in `0..n`. `out` is `[n, d]`, written, never
+    /// read.
     ///
     /// # Errors
     /// As [`Dump::read_rows`].
@@ -201,7 +202,8 @@ impl Dump {
         })
     }
 
-    /// Calls `f` with the views that make up rows `start..start + n`, in order, each with its shard and its first row there.
+    /// Calls `f` with the views that make up rows `start..start + n`, in order, each with its shard and its first row
+    /// there.
     fn for_pieces(&self, start: u64, n: usize, mut f: impl FnMut(&Shard, usize, Rows<'_>) -> Result<()>) -> Result<()> {
         self.for_spans(start, n, |shard, rows, bytes| f(shard, rows.start, shard.view(rows, bytes)?))
     }
@@ -233,7 +235,7 @@ impl Dump {
         Ok(())
     }
 
-    /// Returns the shard that contains `row`, which must exist. Never an empty shard.
+    /// Returns the shard that contains `row`, which must exist.
     fn shard_of(&self, row: u64) -> &Shard {
         let shards = &self.parts.shards;
         &shards[shards.partition_point(|s| s.first_row + s.n() as u64 <= row)]

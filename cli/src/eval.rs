@@ -1,5 +1,5 @@
-//! `strata eval`: measures a run on rows, those that training held out if there are any, in one pass with memory that
-//! does not grow with the rows.
+//! `strata eval`: measures a run on the rows that training held out (on all rows if it held out none), in one pass,
+//! with memory that does not grow with the rows.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
@@ -82,7 +82,7 @@ pub struct Job<'a> {
     pub all: bool,
     /// The language model that the rows come from, for the effects of latents on its logits.
     pub lm: Option<&'a Lm>,
-    /// Splice the reconstructions into it.
+    /// Splice the reconstructions into the language model.
     pub splice: bool,
     /// Another run to compare with, for instance with another seed.
     pub against: Option<&'a Run>,
@@ -97,16 +97,15 @@ pub struct Job<'a> {
 pub struct Evaluation {
     /// The dump.
     pub dump: String,
-    /// First row that was evaluated, and how many were.
+    /// First row that was evaluated, and number of rows.
     pub rows: [u64; 2],
     /// Whether training held them out, by the settings of the run.
     pub held_out: bool,
-    /// Number of passes of training over its rows, where the model says it.
+    /// Number of passes of training over its rows, if the model tells it.
     pub passes: Option<f64>,
-    /// Rows that no score counts, since training left them out.
+    /// Rows that are left out of every score, since training left them out.
     pub left_out: LeftOutReport,
-    /// Target L0 of each level by the settings; none where they are not known, or have no target for the level by
-    /// itself.
+    /// Target L0 of each level in the settings; none if they are not known or have no target per level.
     pub asked_l0: Option<[f64; 2]>,
     /// What is wrong, one sentence each.
     pub warnings: Vec<String>,
@@ -120,20 +119,20 @@ pub struct Evaluation {
     pub level2: Option<SparsityReport>,
     /// Where latents fire: positions in a sequence, kinds of tokens, runs; none for a dump without starts of sequences.
     pub patterns: Option<PlacesReport>,
-    /// Whether the hierarchy is real, by a rule that it contains.
+    /// Whether the hierarchy is real, by a rule that is part of it.
     pub verdict: Verdict,
     /// The relation of the levels where children fire without the gate, with an entry for each child and parent; none
     /// without families.
     pub composition: Option<CompositionReport>,
-    /// The same for random families of the same sizes and densities.
+    /// The same relation for random families of the same sizes and densities.
     pub composition_null: Option<CompositionNull>,
-    /// What the families do behind the gate; none without families.
+    /// The scores of the families behind the gate; none without families.
     pub gated: Option<GatedReport>,
     /// The scores of the control, the same training with random parents; none where the run has no control.
     pub control: Option<ControlReport>,
     /// Correlation of the numbers of active latents of the levels; none without families.
     pub across: Option<AcrossReport>,
-    /// What the gate cuts; none without families.
+    /// Firings that the gate removes; none without families.
     pub leak: Option<LeakReport>,
     /// Shares of the subtrees in the reconstruction of a row; none without families.
     pub attribution: Option<AttributionReport>,
@@ -146,7 +145,7 @@ pub struct Evaluation {
     pub coherence: Option<Coherence>,
     /// Whether children resemble their parents; none without families.
     pub similarity: Option<SimilarityReport>,
-    /// The decoders by themselves and compared with each other.
+    /// The structure of the decoders, of each level and between the levels.
     pub structure: StructureReport,
     /// A sparse autoencoder of the directions of level 2; none where there are few.
     pub meta: Option<Meta>,
@@ -165,7 +164,7 @@ pub struct Evaluation {
     pub splice: Option<SpliceReport>,
 }
 
-/// Rows that training left out, and the headline scores with them.
+/// The rows that training left out, and the FVU with them.
 #[derive(Clone, Debug, Serialize)]
 pub struct LeftOutReport {
     /// Norms over this are left out; none where every norm is kept.
@@ -189,11 +188,11 @@ pub struct PlacesReport {
     pub level2: Option<PatternReport>,
 }
 
-/// An evaluation, and the record of each latent.
+/// An evaluation, with a record of each latent.
 pub struct Found {
-    /// `eval.json`.
+    /// The content of `eval.json`.
     pub evaluation: Evaluation,
-    /// `latents.jsonl`.
+    /// The content of `latents.jsonl`.
     pub latents: Vec<LatentRecord>,
     /// Whether no score is meaningful; the last of the warnings says why.
     pub is_meaningless: bool,
@@ -245,7 +244,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     }
     ensure!(
         !job.splice || run.model.arch.variant.target.is_none(),
-        "--splice puts a reconstruction in place of the row itself, and a transcoder reconstructs another"
+        "--splice replaces a row by its reconstruction, and a transcoder reconstructs another row than it reads"
     );
     let read = pair.reconstructed();
     if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != read.d()) {
@@ -266,7 +265,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let mut seen = Collector::new(&encoder, pair, &filter, rows.clone(), first_scored)?;
     if seen.tree.is_none() && !encoder.model().parents.is_empty() {
         console.note(format!(
-            "{f1} x {f2} pairs of latents are too many to count: nothing is measured between the levels"
+            "{f1} x {f2} pairs of latents are too many to count: no metric between the levels is measured"
         ));
     }
     let unit = seen.unit;
@@ -415,14 +414,14 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     Ok(Found { evaluation, latents, is_meaningless })
 }
 
-/// The name of a directory, without the way to it.
+/// Returns the name of a directory without its path.
 fn name_of(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
     whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// Returns the rows that training held out by the settings of the run, whether it held out any, and those settings; every
-/// row with `all`, or where none were held out.
+/// Returns the rows that training held out by the settings of the run, whether it held out any, and those settings;
+/// every row with `all`, or where none were held out.
 fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     let n = job.dump.n_rows();
     if n == 0 {
@@ -435,7 +434,7 @@ fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     Ok(if start < end && !job.all { (start..end, true, Some(config)) } else { (0..n, false, Some(config)) })
 }
 
-/// Splices the reconstructions of the rows' tokens into the model that they come from.
+/// Splices the reconstructions of the rows into the language model that they come from.
 fn splice_rows(
     job: &Job<'_>,
     encoder: &Encoder,
@@ -446,18 +445,17 @@ fn splice_rows(
 ) -> Result<SpliceReport> {
     let dump = job.dump;
     let need = |what: &str| {
-        anyhow!(
-            "--splice needs a dump that says {what}, and {} does not: capture it with `strata capture`",
-            dump.name()
-        )
+        anyhow!("--splice needs a dump that has {what}, and {} does not: capture it with `strata capture`", dump.name())
     };
     let tokens = dump.tokens().ok_or_else(|| need("its tokens"))?;
     let context = dump.context().ok_or_else(|| need("the length of its sequences"))?;
-    let hook = dump.hook().ok_or_else(|| need("where its rows were taken"))?;
-    let layer = layer_of(hook).ok_or_else(|| need("the block its rows were taken after"))?;
+    let hook = dump.hook().ok_or_else(|| need("the hook point of its rows"))?;
+    let layer = layer_of(hook).ok_or_else(|| need("a hook point of the residual stream after a block"))?;
     let first = (rows.start as usize).next_multiple_of(context);
     let ids = tokens.get(first..rows.end as usize).filter(|ids| ids.len() >= context);
-    let Some(ids) = ids else { bail!("the rows that are evaluated hold no whole sequence of {context} tokens") };
+    let Some(ids) = ids else {
+        bail!("expected a whole sequence of {context} tokens in the evaluated rows, found none")
+    };
     splice::check_window(lm, layer, dump, first as u64, &ids[..context])?;
     let sample = feed::sample(dump, filter, dump.n_rows(), 1 << 16)?.rows;
     let d = dump.d();

@@ -1,4 +1,4 @@
-//! Files that appear whole or not at all, input files of bounded size, and one sentence for each failure.
+//! Files that appear whole or not at all, input files of bounded size, and errors that are one sentence each.
 //!
 //! | part | content |
 //! |---|---|
@@ -56,7 +56,7 @@ pub(crate) fn destination(path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Refuses a path that exists.
+/// Checks that nothing exists at a path.
 ///
 /// # Errors
 /// If there is something at `path`.
@@ -69,7 +69,7 @@ pub(crate) fn expect_free(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Tries to make a file in `directory`, so that long work does not end with an error that could have been known.
+/// Checks that a file can be made in `directory`, so that long work does not fail when it writes its result.
 ///
 /// # Errors
 /// One sentence with the directory.

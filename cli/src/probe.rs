@@ -1,9 +1,9 @@
-//! `strata probe`: what labels can be read from the codes, and what removing a class's latents does.
+//! `strata probe`: linear probes on the codes of a run, and what removing the latents of a class does to them.
 //!
 //! It does sparse probing and targeted probe perturbation for every class of the labels, spurious correlation removal
 //! where there is a second attribute, description length, and, for the character classes of a dump, absorption. All of
 //! it uses one bounded, seeded sample of examples, whose rows and codes are divided by one number so that no score
-//! depends on the unit of the activations. Tests use whole stretches of sequences that were not fitted on.
+//! depends on the unit of the activations. Tests use whole blocks of consecutive sequences that were not fitted on.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
@@ -33,11 +33,11 @@ pub mod labels;
 
 use labels::{Labels, Unit};
 
-/// Most examples per answer that a probe is fitted on; a quarter of it are used for tests.
+/// Most examples per label that a probe is fitted on; it is tested on at most a quarter of that.
 const EXAMPLES: usize = 2000;
-/// A class takes part if it has this many examples of each answer on each side of the split.
+/// A class is probed if there are this many positive and this many negative examples on each side of the split.
 const FEWEST: usize = 10;
-/// Most classes that take part: those with the most examples.
+/// Most classes that are probed: those with the most examples.
 const MOST_CLASSES: usize = 50;
 /// Share of the variance that the finest bins of the description length add to the error.
 const FINEST: f64 = 1e-4;
@@ -77,7 +77,7 @@ pub struct Probed {
     pub labels: String,
     /// The unit of an example: a row or a sequence.
     pub unit: Unit,
-    /// Number of examples, and of those that are used for tests.
+    /// Number of examples, and number of those that are used for tests.
     pub examples: [usize; 2],
     /// Rows that were drawn and not used, since the training of the model left them out.
     pub rows_left_out: LeftOut,
@@ -85,7 +85,7 @@ pub struct Probed {
     pub auc: Vec<AucPoint>,
     /// Sparse probing, each class against the rest, balanced: chance is an accuracy of 1/2.
     pub classes: Vec<ClassProbes>,
-    /// Classes without enough examples of either answer on either side of the split, or beyond the limit: left out.
+    /// Names of the classes that were left out, since they have too few examples or are beyond the limit.
     pub left_out: Vec<String>,
     /// Targeted probe perturbation, over the classes of `classes`. Not reliable for comparing SAEs: see [`UNRELIABLE`].
     pub tpp: Option<TppReport>,
@@ -97,26 +97,26 @@ pub struct Probed {
     pub absorption: Vec<NamedAbsorption>,
 }
 
-/// One class.
+/// The probes of one class.
 #[derive(Clone, Debug, Serialize)]
 pub struct ClassProbes {
-    /// Its number.
+    /// The number of the class.
     pub class: u32,
-    /// Its name.
+    /// The name of the class.
     pub name: String,
-    /// Examples of it in the sample.
+    /// Number of examples of the class in the sample.
     pub examples: usize,
     /// Rows that the probes are fitted on, and rows that they are tested on.
     pub rows: [usize; 2],
     /// Areas under the ROC curve by the protocol of sae-probes.
     pub auc: Vec<AucPoint>,
-    /// A probe on the rows: what can be read at all.
+    /// A probe on the rows themselves, which bounds what can be read from codes.
     pub dense: DenseProbe,
-    /// Probes on latents of level 1, of level 2 (empty for a flat model), and of both.
+    /// Probes on latents of level 1.
     pub level1: Vec<SparseProbe>,
-    /// See `level1`.
+    /// Probes on latents of level 2; empty for a flat model.
     pub level2: Vec<SparseProbe>,
-    /// See `level1`.
+    /// Probes on latents of both levels.
     pub both: Vec<SparseProbe>,
 }
 
@@ -157,7 +157,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
             (sampled, rows)
         }
         Unit::Sequences => {
-            let starts = dump.sequence_starts().context("labels a sequence, of a dump without sequences")?;
+            let starts = dump.sequence_starts().context("labels per sequence need a dump with sequences")?;
             Sampled::sequences(&encoder, pair, &filter, starts, job.sample, seed)?
         }
     };

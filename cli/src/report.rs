@@ -2,7 +2,8 @@
 //! network.
 //!
 //! The words, tables and plots of the page are made here; [`report/atlas.rs`](atlas) packs the latents, and the scripts
-//! in `cli/templates/report` draw the map and the page of a latent from them. A policy in the page forbids every request.
+//! in `cli/templates/report` draw the map and the page of a latent from them. A policy in the page forbids every
+//! request.
 
 use crate::ablation::Ablation;
 use crate::files::{io_error, write_atomic};
@@ -67,7 +68,7 @@ struct AblationPage {
     questions: Vec<Question>,
 }
 
-/// The content of a directory.
+/// What a directory contains.
 enum Kind {
     Run,
     Ablation,
@@ -76,8 +77,8 @@ enum Kind {
 /// Writes the report.
 ///
 /// # Errors
-/// One sentence if a directory is neither run nor ablation, if more than two are named or two that are not both runs, or if
-/// a file of it cannot be read.
+/// One sentence if a directory is neither run nor ablation, if more than two are named or two that are not both runs,
+/// or if a file of it cannot be read.
 pub fn report(job: &Job<'_>) -> Result<Written> {
     let found = job.from.iter().map(|from| kind_of(from)).collect::<Result<Vec<_>>>()?;
     let (html, dir) = match &found[..] {
@@ -122,7 +123,7 @@ fn kind_of(from: &Path) -> Result<(Kind, PathBuf)> {
         Ok((Kind::Run, from.to_owned()))
     } else {
         bail!(
-            "{} is no run and no ablation: expected {} or {} in it",
+            "{} is neither a run nor an ablation: expected {} or {} in it",
             from.display(),
             Path::new("config.toml").display(),
             Path::new("ablation.json").display()

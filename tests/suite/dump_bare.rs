@@ -109,7 +109,7 @@ fn tokens_come_from_a_file_of_their_own() {
     let mut negative = wide.clone();
     negative[2] = -100;
     let ids = npy(&path("n.npy"), "<i8", "False", "(6,)", &bytes(&negative));
-    refused(&with(ids), &["n.npy", "token ids: expected 0 to 4294967295, found -100 at 2"]);
+    refused(&with(ids), &["n.npy", "token ids: expected 0 to 4294967295, found -100 at index 2"]);
     let ids = npy(&path("s.npy"), "<u4", "False", "(5,)", &u32s[..20]);
     refused(&with(ids), &["s.npy", "expected 6, one per row, found 5"]);
     let ids = npy(&path("f.npy"), "<f4", "False", "(6,)", &u32s);

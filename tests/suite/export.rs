@@ -549,9 +549,9 @@ fn what_cannot_be_exported_is_refused_in_one_sentence() {
         assert_eq!(tree(dir.path()), before, "files are as they were");
     };
     for format in ["neuronpedia", "delphi"] {
-        refused(&bare, format, "out", &[], &["dump that says its tokens", "dump does not", "strata capture"]);
-        refused(&bad, format, "out", &[], &["dump that says its tokens", "bad does not"]);
-        refused(&no_sequences, format, "out", &[], &["where its sequences begin", "no_sequences does not"]);
+        refused(&bare, format, "out", &[], &["dump that has tokens", "dump does not", "strata capture"]);
+        refused(&bad, format, "out", &[], &["dump that has tokens", "bad does not"]);
+        refused(&no_sequences, format, "out", &[], &["the starts of its sequences", "no_sequences does not"]);
         refused(&wide, format, "out", &[], &["wide has rows of width 32", "reads rows of width 16"]);
         refused(&whole, format, "there", &[], &["there", "exists already"]);
         refused(&whole, format, "none/out", &[], &["none/out", "no such file or directory"]);

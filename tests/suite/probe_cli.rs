@@ -234,7 +234,7 @@ fn labels_that_do_not_fit_are_named_and_nothing_is_written() {
     // A dump without tokens or sequences, and one of another width.
     let (_bare_dir, bare, bare_run) = trained(&[]);
     strata(&args!["probe", bare_run, "--dump", bare, "--labels", "chars"])
-        .fails(&["--labels chars", "does not say its tokens"]);
+        .fails(&["--labels chars", "does not have tokens"]);
     let short = npy(&file("short2.npy"), &half[..30]);
     strata(&args!["probe", bare_run, "--dump", bare, "--labels", short]).fails(&["expected 600 labels", "found 30"]);
     let wide = write_dump(&file("wide"), &rows(300), 2 * D);

@@ -331,7 +331,7 @@ fn what_is_no_run_is_one_sentence() {
         assert!(code == 1 && err.lines().count() == 1 && err.contains(part), "{code}: {err}");
     };
     fails(&place.path("nowhere"), "no such file");
-    fails(place.dir.path(), "is no run and no ablation: expected config.toml or ablation.json in it");
+    fails(place.dir.path(), "is neither a run nor an ablation: expected config.toml or ablation.json in it");
     fs::write(place.path("eval.json"), "[").expect("written");
     fails(place.dir.path(), "eval.json");
     fs::write(place.path("ablation.json"), "{\"suites\": 5}").expect("written");

@@ -1,4 +1,4 @@
-//! Requests from outside to end a command: Ctrl-C, SIGTERM, a limit on the size of files.
+//! Signals that end a command: Ctrl-C, SIGTERM, and the signal of a limit on the size of files.
 
 use crate::files;
 use std::fmt;
@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 static INTERRUPTED: OnceLock<Instant> = OnceLock::new();
 /// A signal within this time after the first one counts as the same: some programs signal a process and its group.
 const SAME: Duration = Duration::from_millis(500);
-/// Time for an orderly end. Some work (a metric of many latents, a tokenizer) checks for an interrupt only now and
-/// then.
+/// Time for an orderly end. Some work (a metric of many latents, a tokenizer) checks for an interrupt only rarely.
 const GRACE: Duration = Duration::from_secs(2);
 /// Number of running pieces of work that end by themselves and would lose data if they were stopped.
 static ORDERLY: AtomicUsize = AtomicUsize::new(0);
@@ -72,12 +71,13 @@ pub fn listen_for_interrupt() {
 fn writes_past_a_limit_fail() {
     #[cfg(unix)]
     {
-        // Whether the signal came does not matter. Where it cannot be caught it ends the process, as without this
-        // function.
+        // The flag is not needed: catching the signal is enough to make the write fail. If it cannot be caught, it ends
+        // the process, as it would without this function.
         let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::<AtomicBool>::default());
     }
 }
 
+/// Ends the process after [`GRACE`], or once no [`Orderly`] work is left.
 fn wait_and_leave() {
     loop {
         thread::sleep(GRACE);
@@ -88,7 +88,7 @@ fn wait_and_leave() {
 }
 
 /// Ends the process. Unfinished files are lost.
-#[allow(clippy::disallowed_methods, reason = "this is for work that does not come to its orderly end")]
+#[allow(clippy::disallowed_methods, reason = "the work did not end in time, so `main` cannot return the exit code")]
 fn leave() -> ! {
     files::remove_unfinished();
     // A closed standard error must not stop the exit.

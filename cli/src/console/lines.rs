@@ -1,4 +1,4 @@
-//! Progress where nothing can be redrawn: single lines, at intervals that grow with the time so far.
+//! Progress on an output that is not a terminal: single lines, at intervals that grow with the time so far.
 
 use indicatif::TermLike;
 use std::io::{self, Write};
@@ -33,7 +33,7 @@ impl Lines {
 }
 
 impl State {
-    /// Returns the line to write after `elapsed`, if one is due. In any case it forgets what was drawn.
+    /// Returns the line to write after `elapsed`, if one is due, and clears what was drawn.
     fn line(&mut self, elapsed: Duration) -> Option<String> {
         let text = std::mem::take(&mut self.text);
         let text = text.trim();

@@ -1,5 +1,6 @@
-//! Activations that SAELens has cached: a Hugging Face data set on disk (`state.json`, Arrow files) whose rows are contexts:
-//! a column of `[tokens, d]` floats, named by its hook point, and `token_ids`. A column of `[d]` floats is read as well.
+//! Activations that SAELens has cached: a Hugging Face data set on disk (`state.json`, Arrow files) whose rows are
+//! contexts: a column of `[tokens, d]` floats, named by its hook point, and `token_ids`. A column of `[d]` floats is
+//! read as well.
 
 mod ipc;
 
@@ -37,7 +38,7 @@ pub(super) fn detect(directory: &Path) -> bool {
     directory.join("state.json").exists() && directory.join("dataset_info.json").exists()
 }
 
-/// The content of the files together.
+/// The tokens and sequences of all files together.
 #[derive(Default)]
 struct Sequences {
     ids: Vec<u32>,
@@ -136,8 +137,8 @@ fn layout(mapped: &Mapped, file: &File, rows: &Column, ids: Option<&Column>, all
             let Leaf::Integer(size @ (1 | 2 | 4 | 8), signed) = ids.leaf else {
                 bail!("column `{}`: expected integers, found others", ids.name);
             };
-            let place = ids.values(&mapped.map, batch)?.bytes;
-            let tokens = Integers::at(place, size, signed);
+            let bytes = ids.values(&mapped.map, batch)?.bytes;
+            let tokens = Integers::at(bytes, size, signed);
             ensure!(
                 tokens.len() == lists,
                 "column `{}`: expected {lists} ids, one per row, found {}",

@@ -16,7 +16,7 @@ use super::parts::Parts;
 use super::shard::{Layout, Mapped, Shard};
 use super::source::{RawSpec, Source};
 
-/// The description of a file of rows.
+/// A file of rows that has been opened.
 pub(super) struct Found {
     pub(super) shard: Shard,
     /// Rows per sequence, where the array has three dimensions.
@@ -85,7 +85,7 @@ pub(super) fn open_file(path: &Path, raw: Option<RawSpec>, number: usize) -> Res
     Ok(Found { shard: Shard::new(mapped, layout)?, context, tokens, starts })
 }
 
-/// Refuses a file that is given twice, under whatever names: training would see held-out rows.
+/// Checks that no file is given twice, whatever its names: training would see held-out rows.
 fn check_distinct(paths: &[PathBuf]) -> Result<()> {
     let mut seen: Vec<(PathBuf, &PathBuf)> = Vec::new();
     for path in paths {
@@ -132,11 +132,12 @@ pub(super) fn open(source: &Source) -> Result<Parts> {
     let mut parts = Parts::new(name, found.into_iter().map(|f| f.shard).collect());
     parts.context = context;
     parts.tokens = tokens;
-    // A context and starts that agree are one statement; `context` is the shorter of the two.
+    // `context` already tells where sequences start.
     parts.sequence_starts = if context.is_none() { starts } else { None };
     Ok(parts)
 }
 
+/// Returns the words for rows per sequence in a message.
 fn sequences(context: Option<usize>) -> String {
     context.map_or("none".into(), |t| format!("{t} rows each"))
 }

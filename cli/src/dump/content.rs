@@ -6,8 +6,8 @@ use anyhow::Result;
 use sha2::{Digest, Sha256};
 use strata_core::metrics::absorption::sample;
 
-/// Bytes that are hashed: the whole of a dump that is not larger. Of a larger one as many bytes in stretches spread
-/// over it, so that a training does not begin with a long wait.
+/// Most bytes that are hashed. A larger dump is sampled in stretches spread over it, so that a training does not begin
+/// with a long wait.
 const BYTES: u64 = 256 << 20;
 /// Bytes of each stretch.
 const STRETCH: u64 = 256 << 10;

@@ -1,4 +1,4 @@
-//! The line of Python that converts a file that is not read.
+//! Lines of Python, for messages, that convert files which are not read.
 
 use std::io::Read;
 use std::path::Path;
@@ -20,6 +20,7 @@ fn beside(path: &Path, ending: &str) -> String {
     quoted(&path.with_extension(ending))
 }
 
+/// Returns the sentence with a line of Python.
 fn line(code: &str) -> String {
     format!("convert it with: python -c \"{code}\"")
 }

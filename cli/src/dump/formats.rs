@@ -17,6 +17,7 @@ struct Format {
     name: &'static str,
     /// Returns whether a directory has this format, from the names in it.
     detect: fn(&Path) -> bool,
+    /// Opens a directory of this format.
     open: fn(&Path, &Source) -> Result<Parts>,
     /// Whether it may hold several layers.
     has_layers: bool,
@@ -93,7 +94,7 @@ fn complete(source: &Source, parts: &mut Parts, n_rows: u64) -> Result<()> {
     if let Some(path) = &source.starts {
         ensure!(
             parts.context.is_none() && parts.sequence_starts.is_none(),
-            "--starts `{}`: where sequences begin is said already",
+            "--starts `{}`: the dump or --context already tells where sequences begin",
             path.display()
         );
         parts.sequence_starts = Some(open_starts(path, n_rows)?);
@@ -116,7 +117,7 @@ fn expect_context(parts: &mut Parts, context: Option<usize>, by: &str) -> Result
     if let Some(own) = parts.context {
         ensure!(own == context, "{by}: sequences: expected {own} rows by the dump, found {context}");
     }
-    ensure!(parts.sequence_starts.is_none(), "{by}: where sequences begin is said already");
+    ensure!(parts.sequence_starts.is_none(), "{by}: the dump already tells where sequences begin");
     parts.context = Some(context);
     Ok(())
 }

@@ -64,7 +64,7 @@ pub(super) fn open_tokens(path: &Path, n_rows: u64) -> Result<Tokens> {
     if extension(path) == "safetensors" {
         let table = TensorTable::parse(&file).map_err(|e| in_file(path, e))?;
         if let Some(found) = table.tensor(SEQUENCE_STARTS).and_then(Integers::stored) {
-            // A second map costs nothing, and lets each vector own the file that it points into.
+            // A second map of the same file costs nothing, and each vector owns the map that it points into.
             starts = Some(found.starts(path, Map::of(path)?, n_rows)?);
         }
     }

@@ -59,7 +59,7 @@ impl Integers {
         self.bytes.len() / self.size
     }
 
-    /// Returns the integers; those above `i64::MAX` become it, which is too large for any use.
+    /// Returns the integers; those above `i64::MAX`, which are too large for any use, become `i64::MAX`.
     pub(crate) fn values<'a>(&self, file: &'a [u8]) -> impl Iterator<Item = i64> + use<'a> {
         let (size, signed) = (self.size, self.signed);
         file[self.bytes.clone()].chunks_exact(size).map(move |chunk| {
@@ -77,7 +77,7 @@ impl Integers {
     pub(super) fn ids(&self, path: &Path, file: Map) -> Result<Numbers<u32>> {
         let wrong = self.values(&file).enumerate().find(|(_, id)| u32::try_from(*id).is_err());
         if let Some((i, id)) = wrong {
-            bail!("`{}`: token ids: expected 0 to {}, found {id} at {i}", path.display(), u32::MAX);
+            bail!("`{}`: token ids: expected 0 to {}, found {id} at index {i}", path.display(), u32::MAX);
         }
         if self.size == 4 {
             return Ok(Numbers::new(file, self.bytes.clone(), |b| u32::from_le_bytes(b.try_into().expect("4 bytes"))));
@@ -100,7 +100,7 @@ impl Integers {
             let fits = start > last && (count > 0 || start == 0) && (start as u64) < n_rows;
             ensure!(
                 fits,
-                "`{}`: starts of sequences: expected ascending rows from 0 to below {n_rows}, found {start} at {count}",
+                "`{}`: starts of sequences: expected ascending rows from 0 to below {n_rows}, found {start} at index {count}",
                 path.display()
             );
             (last, count) = (start, count + 1);

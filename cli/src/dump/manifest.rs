@@ -54,7 +54,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
         let path = directory.join(file);
         ensure!(
             parts.sequence_starts.is_none(),
-            "`{}`: where sequences begin is said in `{}` already",
+            "`{}`: the starts of sequences are already in `{}`",
             path.display(),
             manifest.tokens.as_deref().unwrap_or_default()
         );
@@ -71,7 +71,7 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
     Ok(parts)
 }
 
-/// Refuses unknown keys, and names the nearest known one.
+/// Checks that there are no unknown keys; the error names the nearest known one.
 fn check_keys(json: &[u8], path: &Path) -> Result<()> {
     // Input that is not JSON, or not an object, is explained by the parser.
     let Ok(Value::Object(manifest)) = serde_json::from_slice::<Value>(json) else { return Ok(()) };

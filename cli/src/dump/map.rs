@@ -60,7 +60,7 @@ impl Map {
         }
         let bytes = read_whole(&file).map_err(|e| match e.kind() {
             ErrorKind::OutOfMemory => io_error("reading", path, &e),
-            // The first refusal says more about the file.
+            // The error of the first attempt says more about the file.
             _ => io_error("reading", path, &refused),
         })?;
         Ok((file, Self { bytes, is_backed: false }))
@@ -74,13 +74,13 @@ impl Map {
         if !self.is_backed {
             return;
         }
-        // A fault also maps neighbouring pages: the range grows to whole pieces of that size.
+        // A page fault also maps neighbouring pages, so the range is widened to whole pieces of that size.
         let (start, end) = (range.start / AROUND_BYTES * AROUND_BYTES, range.end.next_multiple_of(AROUND_BYTES));
         let n_bytes = end.min(self.bytes.len()) - start;
         // SAFETY: the map is read-only and backed by a file, so that its pages contain nothing that the file does not:
         // the next access finds the same bytes.
         let advised = unsafe { self.bytes.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
-        // Advice that is refused costs memory and nothing else.
+        // If the advice is refused, the only cost is memory.
         drop(advised);
     }
 

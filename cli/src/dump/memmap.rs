@@ -92,11 +92,11 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
     let n_rows = shards.iter().map(|s| s.n() as u64).sum();
     let mut parts = Parts::new(directory_name(store), shards);
     parts.hook = Some(parts.name.clone());
-    // Shuffled rows have no tokens any more.
+    // The tokens are not shuffled with the rows.
     if !config.shuffle_shards {
         let beside = |name: &str| {
-            let places = [Some(store.as_path()), store.parent()];
-            places.into_iter().flatten().map(|p| p.join(name)).find(|p| p.exists())
+            let directories = [Some(store.as_path()), store.parent()];
+            directories.into_iter().flatten().map(|p| p.join(name)).find(|p| p.exists())
         };
         if let Some(path) = beside("tokens.pt") {
             let (file, ids) = pt::integers(&path)?;

@@ -1,4 +1,4 @@
-//! Names of files, and their errors as sentences.
+//! Names of the files of dumps, and errors with these names.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use strata_core::Error;
 
 use crate::files::read;
 
-/// Returns the sentence of an error of the parsers. It names a field; a byte offset would tell a person nothing.
+/// Returns an error of a parser with the path of the file, and without the byte offset, since the message names a
+/// field.
 pub(super) fn in_file(path: &Path, error: Error) -> anyhow::Error {
     match error {
         Error::Format { what, .. } => anyhow!("`{}`: {what}", path.display()),
@@ -25,7 +26,7 @@ pub(super) fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-/// Returns the name of the directory, also where it is written as `.`.
+/// Returns the name of the directory, even if its path is `.`.
 pub(super) fn directory_name(directory: &Path) -> String {
     directory.canonicalize().map_or_else(|_| stem(directory), |d| file_name(&d))
 }

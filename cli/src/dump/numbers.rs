@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::map::Map;
 
-/// A vector in a file: mapped if it is aligned there, else copied.
+/// A vector in a file: a part of the map if it is aligned there, otherwise a copy.
 #[derive(Debug)]
 pub(super) enum Numbers<T> {
     Mapped(Map, Range<usize>),
@@ -12,6 +12,7 @@ pub(super) enum Numbers<T> {
 }
 
 impl<T: bytemuck::Pod> Numbers<T> {
+    /// Makes the vector of the numbers in `range` of the map; `from_le` decodes one of them.
     pub(super) fn new(map: Map, range: Range<usize>, from_le: impl Fn(&[u8]) -> T) -> Self {
         let bytes = &map[range.clone()];
         if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() {
@@ -21,6 +22,7 @@ impl<T: bytemuck::Pod> Numbers<T> {
         }
     }
 
+    /// Returns the numbers.
     pub(super) fn get(&self) -> &[T] {
         match self {
             // It is aligned as it was in `new`: a map does not move.

@@ -20,7 +20,7 @@ pub(super) struct Parts {
     /// Rows per sequence, where all sequences have the same number.
     pub(super) context: Option<usize>,
     pub(super) vocab: Option<Vec<String>>,
-    /// Tokens that mark something and stand for no text; none where that is not known.
+    /// Special tokens, which are no text; none if they are not known.
     pub(super) special_tokens: Option<Vec<u32>>,
     pub(super) mean: Option<Vec<f32>>,
     pub(super) mean_norm: Option<f64>,
@@ -31,7 +31,7 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Makes the parts of shards of which nothing more is known.
+    /// Makes the parts of shards without further information.
     pub(super) fn new(name: String, shards: Vec<Shard>) -> Self {
         Self {
             name,

@@ -1,8 +1,8 @@
-//! One tensor of integers as `torch.save` writes it: a zip archive, stored without compression, with the numbers in
+//! Reads one tensor of integers as `torch.save` writes it: a zip archive without compression, with the numbers in
 //! `data/0` and a pickle that gives their type and shape.
 //!
-//! A pickle is a program. It is not executed: it must be, instruction by instruction, the one that PyTorch writes for a
-//! single tensor that is stored contiguously.
+//! A pickle is a program. It is not executed, but compared, instruction by instruction, with the one that PyTorch
+//! writes for a single contiguous tensor.
 
 use std::io::{Cursor, Read};
 use std::ops::Range;
@@ -14,7 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 use super::integers::Integers;
 use super::map::Map;
 
-/// Most bytes of the pickle of one tensor; it has some 150.
+/// Most bytes of the pickle of one tensor; a typical one has 150.
 const MOST_PICKLE: u64 = 4096;
 
 /// Opens a file of one tensor of integers of one or two dimensions.
@@ -61,7 +61,7 @@ struct Program<'a> {
 }
 
 impl Program<'_> {
-    /// Returns the next instruction that does more than remember what is on the stack.
+    /// Returns the next instruction, skipping those that only store the top of the stack for later.
     fn next(&mut self) -> Result<u8> {
         loop {
             let op = self.take(1)?[0];

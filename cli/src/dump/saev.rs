@@ -46,13 +46,13 @@ pub(super) fn open(directory: &Path, source: &Source) -> Result<Parts> {
     if let Some(dtype) = meta.dtype.as_deref().filter(|t| *t != "float32") {
         bail!("`{shown}`: `dtype`: expected float32, found {dtype:?}");
     }
-    let place = match (source.layer, &meta.layers[..]) {
+    let index = match (source.layer, &meta.layers[..]) {
         (None, [_]) => 0,
         (None, layers) => bail!("`{shown}`: it holds layers {layers:?}: choose one with --layer"),
         (Some(layer), layers) => layers
             .iter()
             .position(|l| *l == layer)
-            .with_context(|| format!("--layer {layer}: expected one of {layers:?}, which `{shown}` says"))?,
+            .with_context(|| format!("--layer {layer}: expected one of {layers:?}, the layers in `{shown}`"))?,
     };
     let tokens = meta.patches_per_ex + usize::from(meta.cls_token);
     let row_bytes = meta.d_model.checked_mul(4).filter(|n| *n > 0);
@@ -73,14 +73,14 @@ pub(super) fn open(directory: &Path, source: &Source) -> Result<Parts> {
         );
         let mut layout = Layout::empty(Dtype::F32, meta.d_model);
         for i in 0..examples {
-            layout.push(tokens, i * example + place * block, row_bytes);
+            layout.push(tokens, i * example + index * block, row_bytes);
         }
         shards.push(Shard::new(mapped, layout)?);
     }
     let mut parts = Parts::new(directory_name(directory), shards);
     parts.context = Some(tokens);
     parts.model = meta.ckpt;
-    parts.hook = Some(format!("blocks.{}.hook_resid_post", meta.layers[place]));
+    parts.hook = Some(format!("blocks.{}.hook_resid_post", meta.layers[index]));
     Ok(parts)
 }
 

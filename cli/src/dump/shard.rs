@@ -15,7 +15,7 @@ use crate::files::io_error;
 
 /// Number of shards whose files stay open: operating systems allow a process some hundreds of open files.
 const OPEN_FILES: usize = if cfg!(unix) { 32 } else { 0 };
-/// Pages of a map that a reader leaves behind before they are released.
+/// Bytes of a map that a reader passes before it releases them.
 const TRAIL_BYTES: usize = 1 << 20;
 
 /// A mapped file before the positions of its rows are known.
@@ -98,7 +98,7 @@ impl From<&Matrix> for Layout {
 pub(super) struct Shard {
     pub(super) path: PathBuf,
     map: Map,
-    /// For single rows: reading one from the file maps no pages, which would have to be released again. `None` beyond
+    /// The open file, for reading single rows: that maps no pages, which would have to be released again. `None` beyond
     /// the first [`OPEN_FILES`] shards, and where files cannot be read at an offset.
     #[cfg_attr(not(unix), allow(dead_code, reason = "files cannot be read at an offset there"))]
     file: Option<File>,
@@ -160,6 +160,7 @@ impl Shard {
         run.start + (i - run.first) * run.stride
     }
 
+    /// Checks that `field` of this shard is what the file `by` says.
     pub(super) fn expect<T: PartialEq + std::fmt::Display>(
         &self,
         field: &str,
@@ -203,7 +204,8 @@ impl Shard {
         }
     }
 
-    /// Reads row `i` from the file, not the map, into `bytes`, the size of a row. Returns whether it could.
+    /// Reads row `i` from the file instead of the map, through `bytes`, which has the size of a row. Returns false if
+    /// the file is not open.
     #[cfg(unix)]
     pub(super) fn read_row(&self, i: usize, bytes: &mut [u8], out: &mut [f32]) -> Result<bool> {
         use std::os::unix::fs::FileExt;
@@ -235,9 +237,9 @@ impl Shard {
     }
 }
 
-/// Releases the pages that a reader has behind it, at the latest when it is dropped: memory does not grow with the rows
-/// that were read. The operating system keeps them as long as it has no other use for the memory, but they no longer
-/// count as memory of this process.
+/// Releases the pages of a map that a reader has passed, at the latest when it is dropped, so that memory does not grow
+/// with the rows that were read. The operating system may keep them cached, but they no longer count as memory of this
+/// process.
 #[derive(Default)]
 pub(super) struct Trail<'a> {
     shard: Option<&'a Shard>,

@@ -1,11 +1,11 @@
-//! The source of a dump: paths, and the information that they lack.
+//! The source of a dump: paths, and information that the files do not have.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use strata_core::Dtype;
 
-/// The layout of a raw `.bin` file, which does not say it itself.
+/// The layout of a raw `.bin` file, which has no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawSpec {
     /// The type of the numbers.

@@ -1,8 +1,9 @@
-//! Hidden states as vLLM's connectors write them: a safetensors file per request with `hidden_states`, `[tokens, layers, d]`,
-//! and `token_ids`, `[tokens]`.
+//! Hidden states as vLLM's connectors write them: a safetensors file per request with `hidden_states`, `[tokens,
+//! layers, d]`, and `token_ids`, `[tokens]`.
 //!
-//! The files do not say which layers they contain, only their order: that of `eagle_aux_hidden_state_layer_ids`. An id
-//! `i` there is the *input* of block `i`, and so the residual stream after block `i - 1`.
+//! The files do not tell which layers they contain; the layers are in the order of the setting
+//! `eagle_aux_hidden_state_layer_ids`. An id `i` there is the *input* of block `i`: the residual stream after block `i
+//! - 1`.
 
 use std::path::Path;
 
@@ -55,8 +56,8 @@ pub(super) fn open(directory: &Path, source: &Source) -> Result<Parts> {
             }
             None if layers == 1 => 0,
             None => bail!(
-                "`{shown}` holds {layers} layers: choose one with --layer, its place from 0 on in \
-                 eagle_aux_hidden_state_layer_ids (an id i there is what enters block i: the stream after block i - 1)"
+                "`{shown}` holds {layers} layers: choose one with --layer, its index from 0 on in \
+                 eagle_aux_hidden_state_layer_ids (an id i there is the input of block i, the residual stream after block i - 1)"
             ),
         };
         let row = d * dtype.size_bytes();

@@ -1,4 +1,4 @@
-//! A dump directory, written row by row in bounded memory, which appears whole or not at all.
+//! Writes a dump directory in bounded memory; it appears whole or not at all.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ pub use strata_core::format::dump_builder::DumpSpec;
 
 use crate::files::{PendingDirectory, io_error};
 
-/// The dump that was written.
+/// A dump that has been written.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct DumpSummary {
     /// The directory.
@@ -53,6 +53,7 @@ impl Directory {
         Ok(Self { path: path.to_owned(), directory, open: [None, None] })
     }
 
+    /// Calls `f` with the open file of `part`, and adds the path to its error.
     fn with(&mut self, part: DumpPart, f: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
         let (path, file) = self.open[part as usize].as_mut().expect("the builder writes to files that it has created");
         f(file).map_err(|e| io_error("writing", path, &e))
@@ -122,9 +123,9 @@ impl DumpWriter {
     /// Appends `rows`, `(n, d)`, and the token id of each. Either every call gives tokens or none does.
     ///
     /// # Errors
-    /// A number that is not finite, or tokens that do not match: the dump is then as before. A number beyond the range
-    /// of the stored type, or a file that cannot be written: nothing more can then be appended, and the dump cannot be
-    /// finished.
+    /// For a number that is not finite or tokens that do not match, after which the dump is unchanged. For a number
+    /// beyond the range of the stored type or a file that cannot be written, after which nothing more can be appended
+    /// and the dump cannot be finished.
     pub fn append(&mut self, rows: &[f32], tokens: Option<&[u32]>) -> Result<()> {
         let (d, path) = (self.builder.d(), self.files.path.display());
         ensure!(rows.len().is_multiple_of(d), "writing `{path}`: expected rows of {d}, found {} numbers", rows.len());
@@ -132,7 +133,7 @@ impl DumpWriter {
         self.builder.append([rows].into_iter(), tokens, &mut self.files)
     }
 
-    /// Puts another file beside the rows. Readers of dumps ignore it.
+    /// Adds another file to the directory. Readers of dumps ignore it.
     ///
     /// # Errors
     /// If there is a file of that name, or it cannot be written.

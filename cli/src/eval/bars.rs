@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Most bars; the largest activation is in the upper half of them.
+/// Most bars.
 const BARS: usize = 64;
 
 /// Counts of activations in bars of equal width that start at 0.

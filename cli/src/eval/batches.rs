@@ -1,4 +1,5 @@
-//! The rows of an evaluation in batches of whole sequences, encoded and decoded in parallel, and used in order.
+//! The rows of an evaluation in batches of whole sequences, which are encoded and decoded in parallel, and used in
+//! order.
 
 use super::unit::Unit;
 use crate::console::check_interrupt;
@@ -10,19 +11,19 @@ use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Lanes, TopkBy};
 use strata_core::{Codes, Encoder, Par};
 
-/// Least number of rows of a batch, where the sequences give as many. It is also the block of the metrics that are
-/// defined over batches.
+/// Least number of rows of a batch, but for the last one. It is also the block of the metrics that are defined over
+/// batches.
 const ROWS: u64 = 1024;
 /// Rows per sequence, for resampling, of a dump without starts of sequences.
 const STRETCH: u64 = 128;
 /// A longer sequence is evaluated as several of this many rows.
 const LONGEST: u64 = 8192;
-/// Rows that are enough to measure level 2 without its gate: larger dumps skip some batches for that.
+/// Number of rows on which level 2 is measured without its gate; in larger dumps some batches are skipped for that.
 const OPEN_ROWS: u64 = 1 << 18;
-/// Batches that are in memory together; the same number is being encoded meanwhile.
+/// Number of batches that are used together, while the next ones, as many, are encoded.
 const TOGETHER: usize = 8;
 
-/// The sequences of a dump, so that nothing is measured across two of them.
+/// The sequences of a dump, which bound windows and runs.
 #[derive(Clone, Copy)]
 pub struct Sequences<'a> {
     starts: Option<&'a [u64]>,
@@ -31,8 +32,8 @@ pub struct Sequences<'a> {
 }
 
 impl<'a> Sequences<'a> {
-    /// Returns those of `dump`. A dump without starts of sequences is cut into sequences of [`STRETCH`] rows for
-    /// resampling.
+    /// Returns the sequences of `dump`. A dump without starts of sequences is cut into sequences of [`STRETCH`] rows,
+    /// for resampling.
     pub fn new(dump: &'a Dump) -> Self {
         let context = dump.context().map(|t| t as u64).filter(|t| *t > 0);
         Self { starts: dump.sequence_starts(), context, end: dump.n_rows() }
@@ -167,8 +168,8 @@ impl Batch {
     }
 }
 
-/// The rows of a batch.
-struct Place {
+/// The rows of a batch, before they are read.
+struct BatchRows {
     /// Whether it is also encoded without the gate.
     open: bool,
     start: u64,
@@ -181,7 +182,8 @@ fn open_every(rows: u64) -> u64 {
     (rows / OPEN_ROWS).max(1)
 }
 
-fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = Place> {
+/// Returns the rows of every batch: whole sequences, cut at `start` and `end`.
+fn batches_of(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item = BatchRows> {
     let mut left = sequences.of(start, end).enumerate().peekable();
     let open_every = open_every(end - start);
     (0..).map_while(move |number| {
@@ -191,7 +193,7 @@ fn places(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<Item 
             bounds.push((to - from) as usize);
         }
         let open = (number as u64).is_multiple_of(open_every);
-        Some(Place { open, start: from, sequence: sequence as u64, bounds })
+        Some(BatchRows { open, start: from, sequence: sequence as u64, bounds })
     })
 }
 
@@ -210,10 +212,10 @@ pub fn each_group(
     (start, end): (u64, u64),
     mut use_batches: impl FnMut(&[Batch]) -> Result<()> + Send,
 ) -> Result<()> {
-    let mut places = places(Sequences::new(pair.input), start, end);
-    let mut next = || -> Vec<Place> { places.by_ref().take(TOGETHER).collect() };
+    let mut coming = batches_of(Sequences::new(pair.input), start, end);
+    let mut next = || -> Vec<BatchRows> { coming.by_ref().take(TOGETHER).collect() };
     let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
-    let mut make = |places: Vec<Place>| -> Result<Vec<Batch>> {
+    let mut make = |places: Vec<BatchRows>| -> Result<Vec<Batch>> {
         let made = |lanes: &mut Lanes, i: usize| made(encoder, pair, filter, unit, &places[i], lanes);
         Par::Rayon.map_in(&mut lanes, places.len(), made).into_iter().collect()
     };
@@ -228,12 +230,13 @@ pub fn each_group(
     Ok(())
 }
 
+/// Reads, encodes and decodes a batch.
 fn made(
     encoder: &Encoder,
     pair: Pair<'_>,
     filter: &RowFilter<'_>,
     unit: Unit,
-    place: &Place,
+    place: &BatchRows,
     lanes: &mut Lanes,
 ) -> Result<Batch> {
     let Pair { input: dump, target } = pair;
@@ -250,7 +253,7 @@ fn made(
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
     }
-    // A transcoder without its target is only encoded: an export needs no more.
+    // A transcoder without its target is only encoded, which is enough for an export.
     let reconstructs = target.is_some() || arch.variant.target.is_none();
     let (mut hat1, mut error) = (Vec::new(), Vec::new());
     if reconstructs {
@@ -258,7 +261,7 @@ fn made(
         encoder.decode_of(&x, codes1, codes2, &mut hat1, &mut error)?;
     }
     magnitudes(encoder, codes1);
-    // The filter reads raw rows, since the limit of the norm is one of raw rows.
+    // The filter reads rows before they are divided by the unit, since its limit of the norm is in the dump's units.
     let reasons = |x: &[f32]| -> Vec<Option<Reason>> {
         (place.start..).zip(x.chunks_exact(d_in)).map(|(row, x)| filter.reason(row, x)).collect()
     };
@@ -273,7 +276,7 @@ fn made(
         unit.divide(values);
     }
     codes.iter_mut().chain(&mut open).for_each(|codes| unit.divide(&mut codes.value));
-    let Place { start, sequence, ref bounds, .. } = *place;
+    let BatchRows { start, sequence, ref bounds, .. } = *place;
     let mut rows: Vec<u64> = (start..start + n as u64).collect();
     let mut positions: Vec<u32> = bounds.windows(2).flat_map(|w| 0..(w[1] - w[0]) as u32).collect();
     let (mut bounds, mut left_out) = (bounds.clone(), LeftOut::default());

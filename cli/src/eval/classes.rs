@@ -1,8 +1,8 @@
-//! Classes that follow from a dump's own tokens: kinds of characters, and classes with their members.
+//! Classes of tokens from their texts: kinds of tokens, and classes with members.
 //!
-//! A vocabulary of single characters has the kinds vowel, consonant, upper, digit, punct, space, newline and other. One of
-//! longer texts has word start (a letter after white space), word part (a letter without), digit, punct, space, newline
-//! and other, which parts of characters are as well.
+//! A vocabulary of single characters has the kinds vowel, consonant, upper, digit, punct, space, newline and other. One
+//! of longer texts has word start (a letter after white space), word part (a letter without white space before it),
+//! digit, punct, space, newline and other; incomplete characters are other.
 
 use crate::texts::is_part_of_character;
 use strata_core::metrics::absorption::OUTSIDE;
@@ -20,26 +20,26 @@ pub struct TokenClasses {
 /// A class of tokens with its members: `member[token]`, or [`OUTSIDE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Of the class.
+    /// The name of the class.
     pub name: String,
-    /// Of the members.
+    /// The names of the members.
     pub members: Vec<String>,
-    /// One per token id.
+    /// The member of each token id, or [`OUTSIDE`].
     pub member: Vec<u32>,
 }
 
 /// The position of a token in a word of letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WordPosition {
-    /// Outside of words.
+    /// Not in a word.
     Outside,
-    /// Its first letter.
+    /// The first letter of a word.
     Start,
-    /// Neither the first nor the last.
+    /// Neither the first nor the last letter of a word.
     Inside,
-    /// Its last letter.
+    /// The last letter of a word.
     End,
-    /// Its only letter.
+    /// The only letter of a word.
     Single,
 }
 
@@ -101,9 +101,9 @@ impl TokenClasses {
         }
     }
 
-    /// Classes with members, for absorption: of characters, letter (vowel, consonant), vowel, consonant, upper, digit and
-    /// punct (each character), whitespace (space, newline); of longer texts, the words that start with each letter (each
-    /// text) and those with a leading space (each letter).
+    /// Classes with members, for absorption: of characters, letter (vowel, consonant), vowel, consonant, upper, digit
+    /// and punct (each character), whitespace (space, newline); of longer texts, the words that start with each letter
+    /// (each text) and those with a leading space (each letter).
     pub fn hierarchies(&self) -> Vec<Hierarchy> {
         let mut found = Vec::new();
         let mut add = |name: &str, member: &dyn Fn(usize) -> Option<String>| {

@@ -25,41 +25,41 @@ use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
-/// Most pairs of children whose co-activation is counted (256 MiB). Without all pairs siblings that fire together have
-/// no null.
+/// Most pairs of children whose co-activation is counted (256 MiB). If there are more, only siblings are counted, and
+/// their scores have no null.
 const ALL_PAIRS: usize = 1 << 26;
-/// Number of rows from which the unit of sums of rows is taken.
+/// Number of rows from which the unit is taken.
 const UNIT_ROWS: usize = 4096;
-/// Tokens of a short window of a topic.
+/// Number of tokens of a short window for topics.
 const WINDOW: usize = 10;
-/// Rows around a place that is kept of a latent: more than a page shows at first.
+/// Rows around the contexts that are kept of each latent: more than a page shows at first.
 const REACH: Reach = Reach { before: 96, after: 48 };
-/// Terms of [`Collector::sums`] before the sums of the rows: tokens, `||e1||^2`, `||e2||^2`, active latents of both levels,
-/// `||x||^2`.
+/// Terms of [`Collector::sums`] before the sums of the rows: tokens, `||e1||^2`, `||e2||^2`, active latents of both
+/// levels, `||x||^2`.
 pub const TERMS: usize = 6;
 
 /// Profiles of both levels over one kind of word.
 pub struct Words2 {
-    /// Of level 1.
+    /// Profiles of level 1.
     pub level1: Profiles,
-    /// Of level 2.
+    /// Profiles of level 2.
     pub level2: Profiles,
 }
 
-/// Profiles and windows of a dump with tokens. Profiles use the batches that have codes of level 2 without its gate,
-/// and those codes.
+/// Profiles and windows of a dump with tokens. Profiles are those of codes of level 2 without its gate, over the
+/// batches that have them.
 pub struct Text {
-    /// Over the token on which a latent fires.
+    /// Profiles over the token on which a latent fires.
     pub current: Words2,
-    /// Over the token before.
+    /// Profiles over the token before.
     pub previous: Words2,
-    /// Over the token after.
+    /// Profiles over the token after.
     pub next: Words2,
-    /// Of level 2, over the words of topics.
+    /// Profiles of level 2 over the words of topics.
     pub topic: Profiles,
-    /// Words that are near each other.
+    /// Counts of words within short windows.
     pub windows: Windows,
-    /// Words of one sequence.
+    /// Counts of words within sequences.
     pub sequences: Windows,
 }
 
@@ -72,7 +72,7 @@ pub struct Tree {
     pub edges: EdgeBlocks,
     /// Statistics of the rows on which a child fires, without the gate.
     pub condition: Condition,
-    /// What the gate cuts.
+    /// Firings that the gate removes.
     pub leak: Leak,
     /// Firing of both levels behind the gate, and the gain of each child.
     pub gated: Composition,
@@ -86,9 +86,9 @@ pub struct Tree {
 
 /// Where latents of both levels fire.
 pub struct Places {
-    /// Of level 1.
+    /// Patterns of level 1.
     pub level1: Patterns,
-    /// Of level 2.
+    /// Patterns of level 2.
     pub level2: Patterns,
     /// Kinds of tokens, where the dump has their texts.
     pub classes: Option<TokenClasses>,
@@ -112,19 +112,19 @@ pub struct Collector<'a> {
     pub level1: Sparsity,
     /// Sparsity of level 2, unless the model is flat.
     pub level2: Option<Sparsity>,
-    /// With learned families, if there are at most [`MAX_PAIRS`] pairs of latents.
+    /// Statistics of the families; none without learned families, or with more than [`MAX_PAIRS`] pairs of latents.
     pub tree: Option<Tree>,
-    /// For a dump with starts of sequences.
+    /// Where latents fire; none for a dump without starts of sequences.
     pub places: Option<Places>,
-    /// For a dump with tokens.
+    /// Profiles and windows; none for a dump without tokens.
     pub text: Option<Text>,
     /// The strongest latents of both levels.
     pub strongest: [Strongest<'a>; 2],
-    /// First row whose codes are kept to compare them with a truth.
+    /// First row whose codes are kept to compare them with a known truth.
     first_scored: u64,
-    /// Those codes.
+    /// The codes that are kept.
     pub scored: [Codes; 2],
-    /// Their rows.
+    /// The rows of these codes.
     pub scored_rows: Vec<u64>,
     /// Rows that are left out.
     pub left_out: LeftOut,
@@ -349,14 +349,14 @@ fn beside(b: &Batch, words: &[u32], side: isize) -> Vec<u32> {
     b.sequences().flat_map(|(_, bounds)| bounds.clone().map(move |t| of(t, &bounds))).collect()
 }
 
-/// Adds up firing at the ends of the edges, by sequence.
+/// Adds the firing of the two latents of each edge to the sums of their sequence.
 pub fn add_edges(edges: &mut EdgeBlocks, b: &Batch, f1: usize, f2: usize) -> Result<()> {
     let Some(open) = b.ungated() else { return Ok(()) };
     let (one, two) = (b.codes[0].view(f1)?, open.view(f2)?);
     b.sequences().try_for_each(|(sequence, rows)| Ok(edges.add(sequence, rows, &one, &two)?))
 }
 
-/// Adds up the sums of the intervals, by sequence.
+/// Adds the terms of the intervals to the sums of each sequence.
 pub fn add_sums(sums: &mut BlockSums, d: usize, b: &Batch) -> Result<()> {
     let isa = Isa::default();
     for (sequence, rows) in b.sequences() {

@@ -20,18 +20,18 @@ pub struct ControlReport {
     pub root_children: usize,
     /// Reconstruction behind the gate.
     pub fvu2: Interval,
-    /// By how much more of the variance the control leaves unexplained than its run: the difference of `fvu2`. Its
-    /// interval is that of the difference on the same rows, so that rows that are hard for both do not widen it.
+    /// The FVU of the control minus that of its run. Its interval is that of the difference on the same rows, so that
+    /// rows that are hard for both do not widen it.
     pub fvu2_more: Interval,
     /// Scores of its edges where children fire without the gate.
     pub edges: EdgeIntervals,
 }
 
-/// The evaluation of the run.
+/// The rows of the evaluation of the run, and its sums over them.
 pub struct Rows<'a> {
-    /// The dump, and what a transcoder should reconstruct.
+    /// The dump, and the rows that a transcoder should reconstruct.
     pub pair: Pair<'a>,
-    /// Its rows that were asked for.
+    /// The rows of the dump that are evaluated.
     pub rows: &'a Range<u64>,
     /// The accumulators of the run over these rows.
     pub own: &'a Collector<'a>,

@@ -1,4 +1,5 @@
-//! Computations after the pass: whether families are clusters, and whether connected latents are alike.
+//! Metrics that are computed after the pass: whether families are clusters, whether connected latents are similar, and
+//! the structure of the decoders.
 
 use super::collect::{Text, Tree, Words2};
 use anyhow::Result;
@@ -28,7 +29,7 @@ pub struct Coherence {
     /// For the decoder directions of children.
     pub decoder: GeometryReport,
     /// For the sum that a child writes together with its parent. Siblings share the parent, so they are near each other
-    /// by construction: compare it with `decoder`.
+    /// by construction: compare these scores with `decoder`.
     pub effective: GeometryReport,
     /// For the shares of tokens on which children fire; none without tokens.
     pub tokens: Option<GeometryReport>,
@@ -113,7 +114,7 @@ impl Words2 {
     }
 }
 
-/// Measures the decoders by themselves and compared with each other.
+/// Measures the structure of the decoders.
 ///
 /// # Errors
 /// If a weight is not finite.

@@ -10,17 +10,17 @@ use strata_core::metrics::composition::EdgeIntervals;
 /// Intervals of 95 % from a bootstrap over 32 blocks of sequences, since tokens of one sequence depend on each other.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Intervals {
-    /// Of `fidelity.level1.fvu`.
+    /// The interval of `fidelity.level1.fvu`.
     pub fvu1: Interval,
-    /// Of `fidelity.level2.fvu`.
+    /// The interval of `fidelity.level2.fvu`.
     pub fvu2: Interval,
-    /// Of `fidelity.gain`.
+    /// The interval of `fidelity.gain`.
     pub gain: Interval,
-    /// Of `level1.l0_mean`.
+    /// The interval of `level1.l0_mean`.
     pub l0_1: Interval,
-    /// Of `level2.l0_mean`.
+    /// The interval of `level2.l0_mean`.
     pub l0_2: Interval,
-    /// Scores of `composition`; none without families.
+    /// The intervals of scores of `composition`; none without families.
     pub edges: Option<EdgeIntervals>,
 }
 

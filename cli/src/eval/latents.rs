@@ -1,4 +1,4 @@
-//! `RUN/latents.jsonl`: one line per latent, with all that a person may want to see of it.
+//! `RUN/latents.jsonl`: one line per latent, with what a person wants to see of it.
 
 use super::bars::Bars;
 use super::collect::{Collector, Text};
@@ -130,7 +130,7 @@ const TOKENS: usize = 10;
 const LOGITS: usize = 8;
 /// Nearest latents.
 const NEIGHBOURS: usize = 8;
-/// Drawn contexts that are shown from each quarter of the activations.
+/// Random contexts that are kept from each quarter of the activations.
 const OF_A_QUARTER: usize = 3;
 
 /// The sources of the records.
@@ -269,6 +269,7 @@ fn of_quarters(seen: &Seen) -> Vec<&Place> {
     chosen
 }
 
+/// Returns the record of a context.
 fn context(place: &Place, seen: &Seen, unit: Unit, tokens: Option<&[u32]>, text: &impl Fn(u32) -> String) -> Context {
     let window = &place.window;
     let rows = window.first as usize..window.first as usize + window.length;
@@ -312,7 +313,7 @@ fn neighbours(encoder: &Encoder, decoders: &[f32], d: usize, f1: usize) -> Resul
 /// Words and the changes of their logits.
 type Effects = Vec<(u32, f64)>;
 
-/// Returns the direct effects on the logits: `W_U D` minus its mean over words.
+/// The direct effects of decoder directions on the logits: `W_U D` minus its mean over words.
 struct Logits<'a> {
     unembedding: &'a [f32],
     mean: Vec<f64>,

@@ -15,8 +15,9 @@ use strata_core::{Codes, Compute, Encoder, Isa, Par, RowOrder};
 const DIRECTIONS_A_LATENT: usize = 21;
 /// L0 of the meta-SAE.
 const K: f64 = 4.0;
-/// Steps of its training, and rows of a step.
+/// Number of steps of its training.
 const STEPS: u64 = 1000;
+/// Rows per step.
 const BATCH: usize = 256;
 /// The random stream of the directions of the control.
 const STREAM: u64 = 0x6d65_7461 << 32;
@@ -30,10 +31,10 @@ pub struct Meta {
     pub latents: usize,
     /// Mean number of its latents that fire on a direction.
     pub l0: f64,
-    /// `1 - ||D - D_hat||^2 / ||D - mean D||^2` over the directions it was trained on. At most 1, lower is better, the null
-    /// is `random`; higher: the dictionary is made of fewer parts. SAEBench calls `1 -` this the score.
+    /// `1 - ||D - D_hat||^2 / ||D - mean D||^2` over the directions it was trained on. At most 1, lower is better, the
+    /// null is `random`; higher: the dictionary is made of fewer parts. SAEBench calls `1 -` this the score.
     pub explained: f64,
-    /// The same for random directions of the same number: what 1,000 steps can memorise.
+    /// The same for random directions, as many: what 1,000 steps can memorise.
     pub random: f64,
 }
 
@@ -58,7 +59,8 @@ pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option
     Ok(Some(Meta { directions: n, latents, l0, explained, random }))
 }
 
-/// Returns the explained share, and the L0. It runs in the caller's thread, since the steps are too small to share.
+/// Trains on `rows` and returns the explained share and the L0. It runs on one thread, since the steps are too small
+/// for more.
 fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f64, f64)> {
     let mut config = Config { seed, ..Config::default() };
     (config.level1.latents, config.level1.k) = (latents, K);
@@ -92,7 +94,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     Ok((1.0 - fidelity.report().level1.fvu, codes1.index.len() as f64 / n as f64))
 }
 
-/// Rows have norm 1, so that none has more weight than another.
+/// Divides each row by its norm, so that none has more weight than another.
 fn unit(rows: &mut [f32], d: usize) {
     for row in rows.chunks_mut(d) {
         let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();

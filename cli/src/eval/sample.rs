@@ -11,9 +11,9 @@ use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read together.
 const BLOCK: usize = 1 << 14;
-/// Rows of a stretch, where a dump has no starts of sequences.
+/// Rows of a sequence, of a dump without starts of sequences.
 const STRETCH: u64 = 128;
-/// Share of the stretches that are used for tests.
+/// Share of the blocks of sequences that are used for tests.
 const TEST_SHARE: f64 = 0.2;
 
 /// Examples with the codes of both levels: rows, or rows pooled by sequence.
@@ -26,13 +26,13 @@ pub struct Sampled {
     pub scale: f64,
     /// The rows that should be reconstructed, `[n, d_out]`, divided by `scale`.
     pub x: Vec<f32>,
-    /// Level 1, level 2, and both, level 1 first: divided by `scale`.
+    /// Codes of level 1, of level 2, and of both, level 1 first, divided by `scale`.
     pub codes: [Codes; 3],
     /// `[d_out]`: `b_dec`, divided by `scale`.
     pub centre: Vec<f32>,
-    /// Whether an example is used for tests, which holds for whole stretches of sequences.
+    /// Whether an example is used for tests; that is decided for whole blocks of consecutive sequences.
     pub is_test: Vec<bool>,
-    /// Rows that were drawn and left out.
+    /// Number of rows that were drawn and left out.
     pub left_out: LeftOut,
 }
 

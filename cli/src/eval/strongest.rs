@@ -7,9 +7,9 @@ use super::window::{Reach, Subject, Window, around};
 use anyhow::Result;
 use std::ops::Range;
 
-/// Contexts per latent.
+/// Strongest contexts that are kept per latent.
 const PLACES: usize = 10;
-/// Contexts that are drawn at random from all in which a latent fires.
+/// Random contexts that are kept per latent.
 const DRAWN: usize = 24;
 /// Tokens that are counted per latent: the counts are exact where it fires on no more different ones.
 const TOKENS: usize = 128;
@@ -61,6 +61,7 @@ impl Seen {
         self.drawn.len() < DRAWN || number < self.drawn[DRAWN - 1].0
     }
 
+    /// Adds a context to the strongest.
     fn add_strong(&mut self, place: Place) {
         if let Some(same) = self.places.iter().position(|p| p.sequence == place.sequence) {
             if place.value <= self.places[same].value {
@@ -73,6 +74,7 @@ impl Seen {
         self.places.truncate(PLACES);
     }
 
+    /// Adds a context that is drawn.
     fn add_drawn(&mut self, number: u64, place: Place, reach: Reach) {
         let overlaps =
             |p: &Place| p.sequence == place.sequence && p.row.abs_diff(place.row) <= reach.before + reach.after;
@@ -142,7 +144,7 @@ impl<'a> Strongest<'a> {
         Self { level, reach, parents: &[], latents: vec![Seen::default(); latents] }
     }
 
-    /// Makes the same, with the children of `parents` in the windows of level 1.
+    /// Includes the children of `parents` in the windows of level 1.
     pub fn with_children(self, parents: &'a [u32]) -> Self {
         Self { parents: if self.level == 0 { parents } else { &[] }, ..self }
     }

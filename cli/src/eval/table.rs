@@ -1,4 +1,4 @@
-//! The printed table of an evaluation.
+//! The table that `strata eval` prints.
 
 use super::Evaluation;
 use crate::escape::escaped;
@@ -109,7 +109,7 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         scores.extend(e.condition.as_ref().map(|c| ("rows are parent and child (S_res)", c.s_res)));
         scores.extend(c.topics.as_ref().map(|t| ("words of a family (NPMI)", t.npmi)));
         for (name, s) in scores {
-            // A null without spread gives no measure of the distance from it.
+            // A null without spread has no z.
             let z = if s.z.is_finite() { number(s.z, 1) } else { String::new() };
             writeln!(out, "{name:<34} {:>10} {:>10} {z:>10}", number(s.value, 3), number(s.null_mean, 3))?;
         }

@@ -1,4 +1,4 @@
-//! The texts of the rows of a window: a list of strings to its users, stored as one string with offsets.
+//! The texts of the rows of a window: a list of strings that is stored as one string with offsets.
 
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -19,7 +19,7 @@ impl Texts {
         self.ends.len()
     }
 
-    /// Returns whether there are none.
+    /// Returns whether there are no texts.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }

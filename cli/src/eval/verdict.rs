@@ -237,7 +237,7 @@ fn attachment(e: &Evidence<'_>) -> Input {
             Trained::BehindThem => "it has no control run (`strata train --control` trains one)",
             Trained::Control => "it is a control itself, its parents were drawn at random",
             Trained::Without => "it was trained without families, so that no control can be",
-            Trained::Unknown => "nothing says how it was trained, so that no control can be",
+            Trained::Unknown => "the model does not tell how it was trained, so that there can be no control",
         };
         return Input { missing: Some(missing.into()), ..compared(name, own, exact(f64::NAN), None) };
     };

@@ -13,16 +13,17 @@ use anyhow::Result;
 use rayon::prelude::*;
 use strata_core::Codes;
 
-/// How many are named of each latent, as in SAEDashboard.
+/// The number of correlated latents and dimensions stored per latent, as in SAEDashboard.
 const NAMED: usize = 3;
-/// The most bytes of the sums over pairs of latents of a level.
+/// The most bytes the sums over pairs of latents of one level may take.
 const PAIR_BYTES: usize = 1 << 28;
-/// The fewest latents among which pairs are counted: those of a file of SAEDashboard.
+/// The smallest group of latents whose pairs are summed: the number of latents in one file of SAEDashboard.
 const FEWEST: usize = 128;
-/// The most bytes of the sums over pairs of a latent and a dimension.
+/// The most bytes the sums over pairs of a latent and a dimension may take.
 const NEURON_BYTES: usize = 1 << 29;
 
-/// What one latent is correlated with, most first; at most [`NAMED`], all of them above 0.
+/// The latents or dimensions most correlated with one latent, in descending order: at most [`NAMED`], all with a
+/// positive value.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Correlated {
     /// Latents of the level, or dimensions of the rows.
@@ -55,17 +56,17 @@ impl Moments {
 pub struct Correlations {
     n: u64,
     latents: Moments,
-    /// Latents are paired within groups of so many neighbours.
+    /// Latents are paired within groups of this many consecutive ones.
     width: usize,
-    /// `(f, width)`: `sum xy` with the latents of the group that come later.
+    /// `(f, width)`: `sum xy` with the later latents of the group.
     pairs: Vec<f64>,
     columns: Moments,
-    /// `(f, d)`; empty where it would need too much.
+    /// `(f, d)`: `sum xy` with the dimensions of the rows; empty if it would need too much memory.
     products: Vec<f64>,
 }
 
 impl Correlations {
-    /// Nothing seen yet of `f` latents on rows of width `d`; 0 where the rows are not known.
+    /// Makes empty sums of `f` latents on rows of width `d`, which is 0 if the rows are not known.
     pub fn new(f: usize, d: usize) -> Self {
         let most = PAIR_BYTES / (8 * f.max(1));
         let width = if f <= most { f } else { most.max(FEWEST).min(f) };
@@ -80,20 +81,20 @@ impl Correlations {
         }
     }
 
-    /// Among how many latents the correlated ones are looked for.
+    /// Returns the number of latents among which the correlated ones are searched.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Whether dimensions are looked at.
+    /// Returns whether correlations with the dimensions of the rows are measured.
     pub fn has_columns(&self) -> bool {
         !self.products.is_empty()
     }
 
-    /// Takes in codes of rows, and the rows `x`, `(n, d)`, where they are known.
+    /// Adds codes of rows, and the rows `x`, `(n, d)`, if they are known.
     ///
     /// # Errors
-    /// None that an encoder's own codes could cause.
+    /// The codes of an encoder cause none.
     pub fn add(&mut self, codes: &Codes, x: &[f32]) -> Result<()> {
         let (f, width, d) = (self.latents.sum.len(), self.width, self.columns.sum.len());
         self.n += codes.n() as u64;
@@ -126,7 +127,7 @@ impl Correlations {
         Ok(())
     }
 
-    /// The latents of the level that latent `j` is most correlated with.
+    /// Returns the latents of the level that latent `j` is most correlated with.
     pub fn latents(&self, j: usize) -> Correlated {
         let first = j / self.width * self.width;
         let last = (first + self.width).min(self.latents.sum.len());
@@ -137,7 +138,7 @@ impl Correlations {
         self.most(j, (first..last).filter(|i| *i != j).map(|i| (i, product(i))), &self.latents)
     }
 
-    /// The dimensions of the rows that latent `j` is most correlated with; none where they are not looked at.
+    /// Returns the dimensions of the rows that latent `j` is most correlated with; none if they are not measured.
     pub fn columns(&self, j: usize) -> Correlated {
         let d = self.columns.sum.len();
         let products = self.products.get(j * d..(j + 1) * d).unwrap_or_default();

@@ -53,7 +53,7 @@ impl Shape {
     /// Returns the whole sequences of `dump`, which must have one length.
     fn of(dump: &Dump) -> Result<Self> {
         let (n, name) = (dump.n_rows(), dump.name());
-        let starts = dump.sequence_starts().with_context(|| lacks(dump, "where its sequences begin"))?;
+        let starts = dump.sequence_starts().with_context(|| lacks(dump, "the starts of its sequences"))?;
         let length = dump.context().map(|t| t as u64).or(starts.get(1).copied()).unwrap_or(n);
         let ends = starts.iter().skip(1).chain([&n]);
         let other = starts.iter().zip(ends).map(|(start, end)| end - start).enumerate();
@@ -165,7 +165,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
     Ok(Exported { format: "delphi", rows: shape.rows(), left_out: dump.n_rows() - shape.rows(), entries, directories })
 }
 
-/// Refuses activations that are not numbers: delphi cannot rank them. `start` is the row of the first codes.
+/// Checks that all activations are finite, since delphi cannot rank others. `start` is the row of the first codes.
 fn check_finite(codes: &[Codes; 2], start: u64) -> Result<()> {
     for (level, codes) in codes.iter().enumerate() {
         if let Some(at) = codes.value.iter().position(|v| !v.is_finite()) {

@@ -1,4 +1,5 @@
-//! Places where each latent fires weakly and strongly: groups of equal width from 0 to its largest activation.
+//! Contexts in which each latent fires weakly and strongly: random ones from groups of equal width, from 0 to its
+//! largest activation.
 
 use crate::eval::batches::Batch;
 use crate::eval::strongest::Place;
@@ -9,7 +10,7 @@ use std::ops::Range;
 
 /// Groups per latent, as in SAEDashboard.
 pub const GROUPS: usize = 5;
-/// Places per group, as in SAEDashboard.
+/// Contexts per group, as in SAEDashboard.
 const PLACES: usize = 5;
 
 /// The activations of a latent that lie above `lower` and not above `upper`.
@@ -21,12 +22,12 @@ pub struct Group {
     pub upper: f32,
     /// Rows on which the latent fires within the group.
     pub rows: u64,
-    /// Some of them, drawn at random: the smallest numbers drawn, with their places.
+    /// Random ones of them: those with the smallest pseudo-random numbers, with their contexts.
     drawn: Vec<(u64, Place)>,
 }
 
 impl Group {
-    /// The places, strongest first.
+    /// Returns the contexts, strongest first.
     pub fn places(&self) -> Vec<&Place> {
         let mut places: Vec<&Place> = self.drawn.iter().map(|(_, place)| place).collect();
         places.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.row.cmp(&b.row)));
@@ -41,8 +42,9 @@ pub struct Groups {
     latents: Vec<Vec<Group>>,
 }
 
-/// The number that row `row` draws for latent `latent` of a level: the smallest of a group are kept, so that what is
-/// drawn does not depend on how rows are cut in batches (the finaliser of SplitMix64).
+/// Returns a pseudo-random number from a latent of a level and a row (the finaliser of SplitMix64). The contexts with
+/// the smallest numbers of a group are kept, so that the choice does not depend on how the rows are divided into
+/// batches.
 fn draw(level: usize, latent: usize, row: u64) -> u64 {
     let mut x = (level as u64) << 62 ^ (latent as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ row;
     for factor in [0xbf58_476d_1ce4_e5b9u64, 0x94d0_49bb_1331_11eb, 0xbf58_476d_1ce4_e5b9] {
@@ -52,8 +54,8 @@ fn draw(level: usize, latent: usize, row: u64) -> u64 {
 }
 
 impl Groups {
-    /// Nothing seen yet of the codes `level` (0 or 1), whose latents have these largest activations; 0 for a latent that
-    /// never fires, which has no groups.
+    /// Makes empty groups for the latents of `level` (0 or 1) with these largest activations; a latent with 0, which
+    /// never fires, has no groups.
     pub fn new(level: usize, reach: Reach, largest: impl Iterator<Item = f32>) -> Self {
         let edge = |max: f32, i: usize| if i == GROUPS { max } else { max * i as f32 / GROUPS as f32 };
         let group = |max: f32, i| Group { lower: edge(max, i), upper: edge(max, i + 1), rows: 0, drawn: Vec::new() };
@@ -61,10 +63,10 @@ impl Groups {
         Self { level, reach, latents: largest.map(of).collect() }
     }
 
-    /// Takes in a batch.
+    /// Adds a batch.
     ///
     /// # Errors
-    /// None that an encoder's own codes could cause.
+    /// The codes of an encoder cause none.
     pub fn add(&mut self, batch: &Batch) -> Result<()> {
         let (level, reach) = (self.level, self.reach);
         let sequences: Vec<(u64, Range<usize>)> = batch.sequences().collect();
@@ -97,7 +99,7 @@ impl Groups {
         Ok(())
     }
 
-    /// The groups of a latent, those of the largest activations first; none if it never fires.
+    /// Returns the groups of a latent, those of the largest activations first; none if it never fires.
     pub fn of(&self, latent: usize) -> impl Iterator<Item = &Group> {
         self.latents[latent].iter().rev()
     }

@@ -10,7 +10,7 @@ pub struct Histograms {
 }
 
 impl Histograms {
-    /// Makes empty histograms of so many latents.
+    /// Makes empty histograms of `latents` latents.
     pub fn new(latents: usize) -> Self {
         Self { ends: vec![[f32::INFINITY, f32::NEG_INFINITY]; latents], counts: vec![0; latents * BARS] }
     }

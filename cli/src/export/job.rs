@@ -21,7 +21,7 @@ pub struct Job<'a> {
     pub out: &'a Path,
     /// Number of files per level, for delphi.
     pub splits: Option<usize>,
-    /// The language model and the hook point, where the dump does not say them or says them otherwise.
+    /// The language model and the hook point, which take precedence over those of the dump.
     pub named: Metadata,
     /// Instruction set.
     pub isa: Isa,
@@ -59,11 +59,11 @@ pub struct Exported {
 /// # Errors
 /// If the dump has no tokens.
 pub fn tokens(dump: &Dump) -> Result<&[u32]> {
-    dump.tokens().with_context(|| lacks(dump, "its tokens"))
+    dump.tokens().with_context(|| lacks(dump, "tokens"))
 }
 
-/// Returns the sentence for a dump that does not say `what`.
+/// Returns the sentence for a dump that does not have `what`.
 pub fn lacks(dump: &Dump, what: &str) -> String {
     let name = dump.name();
-    format!("an export needs a dump that says {what}, and {name} does not: capture it with `strata capture`")
+    format!("an export needs a dump that has {what}, and {name} does not: capture it with `strata capture`")
 }

@@ -20,10 +20,10 @@
 //! - `pos_str`, `pos_values`, `neg_str`, `neg_values`: the tokens whose logits an activation of 1 raises and lowers most,
 //!   from `RUN/latents.jsonl`; empty until `strata eval` has written it with a language model.
 //!
-//! Fields that need a live language model are empty: `logits_hist_*` (the effect on every logit; `latents.jsonl` has the
-//! largest) and `decoder_weights_dist` (the heads of an attention layer); attribution (`dfa_*`) is left out. `layer` is the
-//! number in the hook point, and 0 where it has none, with a sentence about it; `n_tokens_in_prompt` is the length of the
-//! longest sequence; `model_id` is empty where nothing names the model.
+//! Fields that need a live language model are empty: `logits_hist_*` (the effect on every logit; `latents.jsonl` has
+//! the largest) and `decoder_weights_dist` (the heads of an attention layer); attribution (`dfa_*`) is left out.
+//! `layer` is the number in the hook point, and 0 where it has none, with a sentence about it; `n_tokens_in_prompt` is
+//! the length of the longest sequence; `model_id` is empty where nothing names the model.
 //!
 //! Memory: at most 12 kB per latent and the sums of the correlations, `latents.jsonl` as a whole while it is read (some
 //! 40 kB per latent), and blocks of rows (see `each_group`); it does not grow with the rows.
@@ -54,7 +54,7 @@ use strata_core::{Codes, Encoder};
 
 /// Latents per file, as in SAEDashboard.
 const FEATURES: usize = 128;
-/// Rows around a place.
+/// Rows around a context.
 const REACH: Reach = Reach { before: 28, after: 12 };
 
 /// One file, with SAEDashboard's names and order.
@@ -95,7 +95,7 @@ struct Feature<'a> {
     vector: &'a [f32],
 }
 
-/// Fields that need more information: always empty, and always there, since readers expect them.
+/// Fields that cannot be filled; they are always written, empty, since readers expect them.
 #[derive(Default, Serialize)]
 struct Unknown {
     logits_hist_data_bar_heights: [f32; 0],
@@ -143,7 +143,7 @@ const ALIGNED: usize = 3;
 pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>) -> Result<Exported> {
     let Job { run, dump, isa, .. } = job;
     let tokens = tokens(dump)?;
-    ensure!(Sequences::new(dump).known(), lacks(dump, "where its sequences begin"));
+    ensure!(Sequences::new(dump).known(), lacks(dump, "the starts of its sequences"));
     let encoder = run.encoder(*isa)?;
     let [f1, f2] = encoder.model().arch.latents();
     let logits = logits_of(run, f1, f2)?;
@@ -205,8 +205,8 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     Ok(Exported { format: "neuronpedia", rows: dump.n_rows(), left_out: 0, entries, directories })
 }
 
-/// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`, or
-/// behind a word for a layer, as in `resid_post_layer3`.
+/// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`,
+/// or behind a word for a layer, as in `resid_post_layer3`.
 fn layer_of(hook: Option<&str>) -> Option<u64> {
     let parts = || hook.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric());
     let behind_a_word = |part: &str| {
@@ -217,11 +217,11 @@ fn layer_of(hook: Option<&str>) -> Option<u64> {
     parts().find_map(|part| part.parse().ok()).or_else(|| parts().find_map(behind_a_word))
 }
 
-/// Reads the rows twice: first for the strongest contexts, the range of the bars and the correlations, then for the counts
-/// and the groups.
+/// Reads the rows twice: first for the strongest contexts, the range of the bars and the correlations, then for the
+/// counts and the groups.
 fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
     let [f1, f2] = encoder.model().arch.latents();
-    // The rows of a transcoder are not there without its target.
+    // The rows that a transcoder reconstructs are not known.
     let d = if encoder.model().arch.variant.target.is_some() { 0 } else { dump.d() };
     let mut levels = [Level::new(0, f1, d), Level::new(1, f2, d)];
     let (filter, all) = (RowFilter::none(encoder.isa()), (0, dump.n_rows()));
@@ -285,7 +285,7 @@ fn logits_of(run: &Run, f1: usize, f2: usize) -> Result<Vec<Logits>> {
     Ok(records.into_iter().map(|LatentRecord { promotes, suppresses, .. }| Logits { promotes, suppresses }).collect())
 }
 
-/// Rows of the longest sequence.
+/// Returns the number of rows of the longest sequence.
 fn longest(dump: &Dump) -> u64 {
     let n = dump.n_rows();
     match dump.sequence_starts() {

@@ -12,7 +12,7 @@ static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// Removes the directories that this process has made and that are still empty, before it ends.
 pub(super) fn remove_made() {
-    // The lock is not waited for: the thread that has it may be the one that ends the process.
+    // Do not wait for the lock: the thread that holds it may be the one that ends the process.
     if let Ok(made) = MADE.try_lock() {
         made.iter().rev().for_each(|d| drop(fs::remove_dir(d)));
     }
@@ -65,7 +65,7 @@ impl Drop for MadeDirectories {
 }
 
 /// A lock on a directory for as long as this value lives; the operating system releases it however the process ends.
-/// Only Unix can open a directory for that; a file system without locks locks nothing.
+/// There is no lock on other systems than Unix, which cannot open a directory, nor on file systems without locks.
 #[derive(Debug)]
 pub(crate) struct Claim {
     made: MadeDirectories,

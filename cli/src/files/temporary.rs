@@ -116,8 +116,8 @@ impl Drop for Temporary {
 
 /// Removes all hidden files and directories of this process, which is about to end.
 pub(super) fn remove_all() {
-    // The lock is not waited for: the thread that has it may be the one that ran out of memory. Leftovers are removed
-    // later.
+    // Do not wait for the lock: the thread that holds it may be the one that ran out of memory. What remains is removed
+    // by a later process.
     if let Ok(own) = OWN.try_lock() {
         own.iter().for_each(|path| remove(path));
     }

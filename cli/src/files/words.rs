@@ -1,4 +1,4 @@
-//! Errors in words for people: without error numbers of the operating system, and without names of Rust types.
+//! Errors in plain words, without error numbers of the operating system and without names of Rust types.
 
 use anyhow::anyhow;
 use std::io::{self, ErrorKind};
@@ -52,7 +52,7 @@ pub fn io(error: &io::Error) -> String {
     known.to_owned()
 }
 
-/// Returns one sentence: the action (`reading`, `writing`), the path, and the reason.
+/// Returns an error of one sentence: the action (`reading`, `writing`), the path, and the reason.
 pub fn io_error(doing: &str, path: &Path, error: &io::Error) -> anyhow::Error {
     anyhow!("{doing} `{}`: {}", path.display(), io(error))
 }

@@ -30,7 +30,7 @@ pub enum Unit {
 pub struct Labels {
     /// The unit that has a label.
     pub unit: Unit,
-    /// One per row or sequence; none for what is left out.
+    /// The class of each row or sequence; none for those that are left out.
     pub class: Vec<Option<u32>>,
     /// A second attribute, for spurious correlation removal.
     pub attribute: Option<Vec<Option<u32>>>,
@@ -85,7 +85,7 @@ impl Labels {
     fn chars(dump: &Dump) -> Result<Self> {
         let (Some(tokens), Some(vocab)) = (dump.tokens(), dump.vocab()) else {
             bail!(
-                "--labels {CHARS}: {} does not say its tokens and their texts: capture it with `strata capture`",
+                "--labels {CHARS}: {} does not have tokens and their texts: capture it with `strata capture`",
                 dump.name()
             );
         };

@@ -17,7 +17,7 @@ pub struct Question {
     pub name: String,
     /// The question that it asks.
     pub title: String,
-    /// Its name, and the row that the others are compared with.
+    /// The name of the suite, and the row that the others are compared with.
     pub about: String,
     /// The answer.
     pub sentence: String,
@@ -25,7 +25,7 @@ pub struct Question {
     pub references: Option<String>,
     /// Its plots.
     pub charts: Vec<Chart>,
-    /// The index of the first of them among all plots of the page.
+    /// The index of the first of its plots among all plots of the page.
     pub first: usize,
     /// Heads of the columns, and which direction is better.
     pub columns: Vec<Metric>,

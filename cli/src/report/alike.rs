@@ -1,19 +1,22 @@
-//! Contexts that say the same again.
+//! Contexts with nearly the same text.
 
 use crate::eval::latents::Context;
 
-/// Rows before the one that fires, and after it, that are compared.
+/// Rows before the one on which the latent fires that are compared.
 const BEFORE: usize = 12;
+/// Rows after it that are compared.
 const AFTER: usize = 6;
 /// Two contexts are alike if this share of the compared rows has the same text.
 const SHARE: f64 = 0.8;
-/// Fewer rows than this say nothing.
+/// Contexts with fewer rows in common are not alike.
 const FEWEST: usize = 8;
 
-/// Returns, for each context of a list, the first one of the list that it is alike; none if it is the first of its kind.
+/// Returns, for each context of a list, the first one of the list that it is alike; none if it is the first of its
+/// kind.
 ///
-/// Two contexts are alike if, laid over each other at the rows that fire, at least four of five tokens are equal, of the 12
-/// before and the 6 after that both have, at least eight in all, the rows that fire themselves among them.
+/// Two contexts are aligned at the rows on which the latent fires. They are alike if at least four of five tokens are
+/// equal, among those of these rows, of the 12 before and of the 6 after that both contexts have; there must be at
+/// least eight.
 pub fn firsts(contexts: &[&Context]) -> Vec<Option<usize>> {
     let mut firsts: Vec<Option<usize>> = Vec::with_capacity(contexts.len());
     for (i, context) in contexts.iter().enumerate() {

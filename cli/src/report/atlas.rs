@@ -1,6 +1,5 @@
-//! The latents, packed for the browser: an index that the map and the search read at once, a line a latent that is read when
-//! its page is opened, and the text of all contexts, each row of it once.
-
+//! The latents, packed for the browser: an index, which the map and the search read at once; one line per latent, which
+//! is read when its page is opened; and the text of all contexts, with each row once.
 use super::embed;
 use super::labels::Label;
 use super::{alike, words};

@@ -168,9 +168,9 @@ const TRAINING: &[Plan] = &[
 /// Keys of a line that have no chart.
 const NOT_CHARTED: [&str; 6] = ["step", "tokens", "seconds", "cpu_seconds", "peak_resident_bytes", "gate_on"];
 
-/// A run in a chart: the letter before its names, none where it is the only one, and its data.
+/// The data of a run in a chart.
 pub struct Of<'a, T: ?Sized> {
-    /// `A` or `B`.
+    /// `A` or `B`, which is put before its names; none if it is the only run.
     pub letter: Option<&'static str>,
     /// Its data.
     pub data: &'a T,
@@ -357,7 +357,7 @@ fn gain(runs: &[Of<'_, Value>]) -> Option<Chart> {
     (drawn > 0).then(|| Chart::new("Who carries the gain", caption, 260, plot))
 }
 
-/// Returns the chart of the number of active latents per token: the share of tokens with at most so many.
+/// Returns the chart of the share of tokens with at most a number of active latents.
 fn l0(runs: &[Of<'_, Value>]) -> Option<Chart> {
     let mut plot = Plot::new();
     let mut any = false;

@@ -14,7 +14,7 @@ pub struct Doc {
     pub range: String,
     /// Better direction.
     pub better: String,
-    /// Value of a model without skill.
+    /// The null: the value of a model without a real hierarchy or without training.
     pub null: String,
 }
 

@@ -1,4 +1,4 @@
-//! The facts that a reader needs before the numbers of a report: the rows, what was left out, and what went wrong.
+//! The notes before the numbers of a report: which rows were evaluated, what was left out, and warnings.
 
 use super::embed;
 use super::number::{count, show};

@@ -1,4 +1,4 @@
-//! The first statements of a run's report: whether it is a good SAE, and whether the hierarchy is real.
+//! The first answers of a run's report: whether it is a good SAE, and whether the hierarchy is real.
 
 use super::docs::inline;
 use super::embed;

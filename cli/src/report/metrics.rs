@@ -1,4 +1,4 @@
-//! Every number of `eval.json`, in tables, including parts that are not known here.
+//! Every number of `eval.json`, in tables; parts of other versions of the file are shown too.
 
 use super::docs::{Doc, Docs};
 use super::number::show;

@@ -1,4 +1,5 @@
-//! The page of two runs, side by side: the same measures, charts over each other, and the latents of both.
+//! The page of two runs side by side: their metrics in common tables, their curves in common charts, and the latents of
+//! both.
 
 use super::atlas::Atlas;
 use super::charts::{self, Chart, Of};

@@ -45,7 +45,7 @@ pub struct Loaded {
     pub eval: Option<Value>,
     /// Its settings.
     pub config: Option<Config>,
-    /// Its settings, a key and a value each.
+    /// Its settings, as pairs of a key and a value.
     pub settings: Vec<(String, String)>,
     /// The lines of `metrics.jsonl`.
     pub lines: Vec<Value>,

@@ -1,6 +1,7 @@
-//! The scripts of a page, joined: they share one scope, which nothing outside can reach.
+//! The scripts of a page, concatenated in one scope, so that they share their names with each other and with nothing
+//! else.
 
-/// The parts, in the order in which they need each other.
+/// The scripts, in an order in which each uses only earlier ones while it is loaded.
 const PARTS: [&str; 13] = [
     include_str!("../../templates/report/page.js"),
     include_str!("../../templates/report/plots.js"),

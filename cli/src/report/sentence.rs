@@ -1,12 +1,14 @@
-//! What an ablation shows, in a sentence that claims no more than its intervals do.
+//! The result of an ablation as a sentence that claims no more than its intervals do.
 
 use super::number::{count, difference, fixed};
 use crate::ablation::{Difference, RowReport, SuiteReport};
 
-/// A difference under half of the last decimal that is shown is none, however sure.
+/// A difference whose mean is below half a unit of the last decimal shown is printed as 0 and so counts as none,
+/// whatever its interval.
 const SHOWN: f64 = 0.000_05;
 
-/// Whether there is a difference, and its interval does not hold 0; none if there is no interval.
+/// Returns whether the interval of the difference excludes 0 and its mean is at least [`SHOWN`]; `None` without an
+/// interval.
 fn is_apart(d: &Difference) -> Option<bool> {
     let (low, high) = (d.low?, d.high?);
     Some((low > 0.0 || high < 0.0) && d.mean.is_some_and(|m| m.abs() >= SHOWN))
@@ -20,7 +22,8 @@ fn with_interval(d: &Difference) -> String {
     }
 }
 
-/// The rows that a suite is about, each with its difference in FVU2 to the base row.
+/// Returns the rows of a suite (the reference rows, if `reference`), each with its difference in FVU2 from the base
+/// row.
 fn compared(suite: &SuiteReport, reference: bool) -> Vec<(&RowReport, Difference)> {
     let rows = suite.rows.iter().filter(|r| r.reference == reference && r.name != suite.base);
     rows.filter_map(|r| Some((r, *r.difference.get("fvu2").filter(|d| d.mean.is_some())?))).collect()
@@ -30,7 +33,7 @@ fn lowest<'a>(rows: &[(&'a RowReport, Difference)]) -> Option<(&'a RowReport, Di
     rows.iter().copied().min_by(|a, b| a.1.mean.unwrap_or(f64::NAN).total_cmp(&b.1.mean.unwrap_or(f64::NAN)))
 }
 
-/// The sentence of a suite.
+/// Returns the sentence of a suite.
 pub fn of(suite: &SuiteReport) -> String {
     let rows = compared(suite, false);
     let base = &suite.base;
@@ -56,7 +59,8 @@ pub fn of(suite: &SuiteReport) -> String {
         rows.iter().filter(move |r| is_apart(&r.1) == Some(true) && (r.1.mean < Some(0.0)) == better).count()
     };
     let (better, worse) = (apart(true), apart(false));
-    // All seeds on one side of 0, with nothing to it: 2 in 2^seeds; an interval of 95 % claims no less.
+    // By chance, all seeds lie on one side of 0 with probability 2 in 2^seeds; an interval of 95 % misses 0 in 5 % at
+    // least.
     let luck = n as f64 * 2f64.powi(1 - seeds.min(60) as i32).max(0.05);
     let doubt = if better + worse > 0 && (better + worse) as f64 <= luck {
         format!(", which is no more than luck gives with {} (about {luck:.1} of {n})", count(seeds as u64, "seed"))
@@ -105,7 +109,7 @@ fn others(n: usize) -> String {
     format!("{n} other{}", if n == 1 { " is" } else { "s are" })
 }
 
-/// What the rows of reference say, if there are any.
+/// Returns the sentence about the reference rows, if there are any.
 pub fn of_references(suite: &SuiteReport) -> Option<String> {
     let rows = compared(suite, true);
     let told: Vec<String> = rows
@@ -115,10 +119,10 @@ pub fn of_references(suite: &SuiteReport) -> Option<String> {
             _ => format!("`{}` {}", row.name, with_interval(d)),
         })
         .collect();
-    (!told.is_empty()).then(|| format!("FVU2 of the rows of reference against `{}`: {}.", suite.base, told.join("; ")))
+    (!told.is_empty()).then(|| format!("FVU2 of the reference rows against `{}`: {}.", suite.base, told.join("; ")))
 }
 
-/// What few seeds allow to say; none where there are enough.
+/// Returns a caution about the number of seeds; none if there are enough.
 pub fn of_seeds(suites: &[SuiteReport]) -> Option<String> {
     let pairs = suites.iter().flat_map(|s| compared(s, false)).map(|r| r.1.pairs).min()?;
     match pairs {
@@ -215,7 +219,7 @@ mod tests {
         assert_eq!(of(&suite), "There is no row to compare with `base`.");
         assert_eq!(
             of_references(&suite).as_deref(),
-            Some("FVU2 of the rows of reference against `base`: `flat` +0.0100 [+0.0050, +0.0200].")
+            Some("FVU2 of the reference rows against `base`: `flat` +0.0100 [+0.0050, +0.0200].")
         );
     }
 

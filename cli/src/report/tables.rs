@@ -1,4 +1,4 @@
-//! The tables of the first screen: what a person asks first, each number with its interval and what it is compared with.
+//! The tables at the top of a report: each number with its interval and the value that it is compared with.
 
 use super::docs::{Doc, Docs};
 use super::number::{percent, show};
@@ -21,15 +21,15 @@ pub struct Row {
     pub name: &'static str,
     /// Its key in `eval.json`.
     pub key: &'static str,
-    /// A value a column.
+    /// One value per column.
     pub cells: Vec<Cell>,
-    /// What a model without skill has.
+    /// The values to compare with: the control, random families, or a trivial model.
     pub null: String,
-    /// Which way is better.
+    /// Which direction is better.
     pub better: &'static str,
-    /// What it means.
+    /// Its row of `docs/metrics.md`.
     pub doc: Option<Doc>,
-    /// How its numbers are shown.
+    /// Formats its numbers.
     pub say: Say,
 }
 
@@ -40,13 +40,13 @@ pub struct Cell {
     pub value: Option<f64>,
     /// The ends of its interval of 95 %, where known.
     pub ends: Option<(f64, f64)>,
-    /// The number as a person reads it.
+    /// The formatted number.
     pub text: String,
-    /// What stands below it.
+    /// The text below it: an interval or an AUC.
     pub below: String,
 }
 
-/// How a number is shown.
+/// Formats a number.
 pub type Say = fn(f64) -> String;
 
 const DASH: &str = "\u{2013}";
@@ -72,13 +72,13 @@ impl Numbers<'_> {
         self.get(&format!("{at}.low")).zip(self.get(&format!("{at}.high")))
     }
 
-    /// An interval in brackets, empty where there is none.
+    /// Returns an interval in brackets; empty if there is none.
     fn bracketed(&self, at: &str, say: Say) -> String {
         self.ends(at).map(|(low, high)| format!("[{}, {}]", say(low), say(high))).unwrap_or_default()
     }
 }
 
-/// Scores without the gate: name, key, name among the intervals, which way is better.
+/// Scores without the gate: name, key, name among the intervals, which direction is better, format.
 const UNGATED: [(&str, &str, &str, &str, Say); 7] = [
     ("Children keep to their parents (attachment)", "composition.attachment", "attachment", "higher", show),
     ("P(parent fires | child fires)", "composition.containment", "containment", "higher", percent),
@@ -89,7 +89,7 @@ const UNGATED: [(&str, &str, &str, &str, Say); 7] = [
     ("P(the likeliest child | parent)", "composition.purity", "purity", "neither", percent),
 ];
 
-/// The tables of the headline.
+/// Returns the tables at the top of a report.
 pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> {
     let n = Numbers(eval);
     let first = reconstruction(&n, config, docs);
@@ -102,7 +102,7 @@ pub fn tables(eval: &Value, config: Option<&Config>, docs: &Docs) -> Vec<Table> 
     tables
 }
 
-/// What each level costs and gives.
+/// Returns the table of reconstruction and sparsity of each level.
 fn reconstruction(n: &Numbers<'_>, config: Option<&Config>, docs: &Docs) -> Table {
     let two = n.0["level2"].is_object();
     let columns = if two { vec!["level 1", "level 2"] } else { vec!["level 1"] };
@@ -140,7 +140,7 @@ fn reconstruction(n: &Numbers<'_>, config: Option<&Config>, docs: &Docs) -> Tabl
     Table { caption: "Reconstruction and sparsity", columns, rows }
 }
 
-/// Rows of one value, as they are measured.
+/// Rows with one value; a row without a value is left out.
 struct Rows<'a> {
     n: &'a Numbers<'a>,
     docs: &'a Docs,
@@ -168,8 +168,8 @@ impl Rows<'_> {
     }
 }
 
-/// How the levels hang together: without the gate, beside the control and beside random families of the same sizes and
-/// densities; then with the gate; then whether families mean something.
+/// Returns the rows about the hierarchy: scores without the gate, beside those of the control and of random families of
+/// the same sizes and densities; scores with the gate; and whether families mean something.
 fn hierarchy(n: &Numbers<'_>, docs: &Docs) -> Vec<Row> {
     let mut rows = Rows { n, docs, rows: Vec::new() };
     let dash = || DASH.to_owned();
@@ -227,7 +227,7 @@ fn hierarchy(n: &Numbers<'_>, docs: &Docs) -> Vec<Row> {
     rows.rows
 }
 
-/// How much of a known truth, and of another run, was found.
+/// Returns the rows about a known truth, and about another run.
 fn found_again(n: &Numbers<'_>, docs: &Docs) -> Vec<Row> {
     let mut rows = Rows { n, docs, rows: Vec::new() };
     let dash = || DASH.to_owned();

@@ -1,15 +1,15 @@
-//! Words that stand for a latent on the map: those in which it fires.
+//! Words that name a latent on the map: those in which it fires.
 
 use crate::eval::latents::{Context, LatentRecord};
 use std::collections::BTreeMap;
 
-/// Words of a latent.
+/// Number of words per latent.
 const WORDS: usize = 3;
-/// Letters of a word, at most; what is longer is cut on the side that is farther from the token that fires.
+/// Most letters of a word; a longer one is cut on the side that is farther from the token on which the latent fires.
 const LETTERS: usize = 18;
 
-/// Returns the words of the text in which the latent fires, those with the largest sums of activations first; the tokens
-/// that it promotes or fires on where there is no text around.
+/// Returns the words of the text in which the latent fires, those with the largest sums of activations first; without
+/// text, the tokens that it promotes or fires on.
 pub fn of(record: &LatentRecord) -> Vec<String> {
     let mut weight: BTreeMap<String, f64> = BTreeMap::new();
     for context in record.contexts.iter().chain(&record.sampled).filter(|c| !c.tokens.is_empty()) {
@@ -27,13 +27,13 @@ pub fn of(record: &LatentRecord) -> Vec<String> {
     words.into_iter().map(|w| w.0).take(WORDS).collect()
 }
 
-/// Whether a character goes on with a word.
+/// Returns whether a character can be inside of a word.
 fn is_inner(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '\'' | '\u{2019}' | '-' | '_' | '\u{300}'..='\u{36f}')
 }
 
-/// Returns the word that the token at the peak is in, in lower case. A token of signs or white space alone is shown with the
-/// word before it, white space as a sign.
+/// Returns the word that the token at the peak is in, in lower case. A token of signs or white space alone is shown
+/// with the word before it, white space as a sign.
 fn around(context: &Context) -> String {
     let token = context.tokens.get(context.peak);
     let before: String = (0..context.peak).map(|i| context.tokens.get(i)).collect();

@@ -1,31 +1,31 @@
-//! As much of Arrow's stream format as says where the numbers of nested lists lie: the schema, and the buffers of each
-//! record batch. Total on any bytes: what does not fit is an error.
+//! Reads the part of Arrow's stream format that tells where the numbers of nested lists lie: the schema, and the
+//! buffers of each record batch. Total: any bytes give a file or an error.
 //!
-//! Messages are flatbuffers (Arrow's `Message.fbs` and `Schema.fbs`): a table begins with the distance to its list of
-//! fields, each of which is a distance from the table or 0.
+//! Messages are flatbuffers (Arrow's `Message.fbs` and `Schema.fbs`). A table begins with its distance to a list of its
+//! fields; an entry of the list is the distance from the table to the field, or 0 if the field is absent.
 
 use std::ops::Range;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Columns of a schema with all of their children.
+/// Most fields of a schema, the children of columns included.
 const MOST_FIELDS: usize = 1 << 12;
 
-/// What the elements of a list are, and how many each list has.
+/// How the lengths of lists are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
-    /// As many as a buffer of `i32` or, `wide`, `i64` says.
+    /// In a buffer of offsets, `i64` if `wide`, otherwise `i32`.
     Offsets { wide: bool },
-    /// So many.
+    /// All lists have this many elements.
     Fixed(usize),
 }
 
-/// The numbers within the lists.
+/// The type of the numbers in the innermost lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leaf {
-    /// Floats of so many bytes.
+    /// Floats of this size in bytes.
     Float(usize),
-    /// Integers of so many bytes, with or without a sign.
+    /// Integers of this size in bytes, and whether they have a sign.
     Integer(usize, bool),
     /// Anything else.
     Other,
@@ -35,17 +35,20 @@ pub(super) enum Leaf {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Column {
     pub(super) name: String,
-    /// From the outermost list in.
+    /// The lists around the numbers, outermost first.
     pub(super) lists: Vec<List>,
     pub(super) leaf: Leaf,
+    /// Index of its first node in a batch.
     first_node: usize,
+    /// Index of its first buffer in a batch.
     first_buffer: usize,
 }
 
-/// The elements of a list, as a range of those of the level below.
+/// A record batch.
 pub(super) struct Batch {
+    /// Length and number of missing values of each field, depth first.
     nodes: Vec<[i64; 2]>,
-    /// Bytes of the file.
+    /// Byte ranges in the file, depth first.
     buffers: Vec<Range<usize>>,
 }
 
@@ -55,19 +58,19 @@ pub(super) struct File {
     pub(super) batches: Vec<Batch>,
 }
 
-/// Elements of a column in a batch: the bounds of the lists of each level, and the bytes of the numbers.
+/// The values of a column in a batch.
 pub(super) struct Values {
-    /// Per level, where each list begins among the elements of the level below; then where the last one ends.
+    /// The bounds of the lists of each level, outermost first.
     pub(super) bounds: Vec<Bounds>,
-    /// The bytes of the file that hold the numbers, of the innermost lists one after another.
+    /// The byte range of the numbers in the file; those of the innermost lists follow each other.
     pub(super) bytes: Range<usize>,
 }
 
-/// Where lists begin and end.
+/// Where the lists of one level begin and end among the elements of the next level.
 pub(super) enum Bounds {
-    /// So many lists of so many elements.
+    /// `lists` lists of `each` elements.
     Regular { lists: usize, each: usize },
-    /// The first element of each list, then that after the last one; from 0 on.
+    /// The first element of each list, from 0 on, then the end of the last list.
     Irregular(Vec<usize>),
 }
 
@@ -80,11 +83,13 @@ struct Table<'a> {
 
 const DAMAGED: &str = "damaged Arrow message";
 
+/// Returns the `N` bytes at `at`.
 fn number<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N]> {
     let found = at.checked_add(N).and_then(|end| bytes.get(at..end)).context(DAMAGED)?;
     Ok(found.try_into().expect("as many bytes"))
 }
 
+/// Returns the position that the distance at `at` leads to.
 fn offset(bytes: &[u8], at: usize) -> Result<usize> {
     let to = u32::from_le_bytes(number(bytes, at)?) as usize;
     at.checked_add(to).filter(|at| *at < bytes.len()).context(DAMAGED)
@@ -95,7 +100,7 @@ impl<'a> Table<'a> {
         Ok(Self { bytes, at: offset(bytes, 0)? })
     }
 
-    /// Where field `index` lies, if it is there.
+    /// Returns the position of field `index`, if it is present.
     fn field(self, index: usize) -> Result<Option<usize>> {
         let back = i64::from(i32::from_le_bytes(number(self.bytes, self.at)?));
         let list = usize::try_from(self.at as i64 - back).ok().context(DAMAGED)?;
@@ -128,7 +133,7 @@ impl<'a> Table<'a> {
         self.field(index)?.map(|at| Ok(Self { bytes: self.bytes, at: offset(self.bytes, at)? })).transpose()
     }
 
-    /// Where the elements of a vector begin, and how many there are.
+    /// Returns the position of the first element of a vector, and the number of elements, of `element` bytes each.
     fn vector(self, index: usize, element: usize) -> Result<(usize, usize)> {
         let Some(at) = self.field(index)? else { return Ok((0, 0)) };
         let at = offset(self.bytes, at)?;
@@ -158,7 +163,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Passes a field with its children; `column` gets its lists and numbers as long as each has one child.
+    /// Visits a field and its children. `column` gets the lists of the field, of its child, and so on, and the type of
+    /// the numbers in the innermost ones.
     fn pass(&mut self, field: Table<'_>, depth: usize, column: &mut Option<Column>) -> Result<()> {
         ensure!(self.nodes < MOST_FIELDS && depth < 32, "the schema: expected at most {MOST_FIELDS} fields");
         ensure!(field.table(4)?.is_none(), "columns of dictionaries are not read");
@@ -200,17 +206,17 @@ impl Walk {
 }
 
 impl File {
-    /// The columns and batches of `file`, the whole bytes of a stream (or of a file, which begins with a magic string).
+    /// Reads the columns and batches of `file`, all bytes of a stream or of a file, which begins with a magic string.
     ///
     /// # Errors
-    /// What does not fit, or is compressed.
+    /// If the bytes are damaged or compressed, or have types that are not read.
     pub(super) fn parse(file: &[u8]) -> Result<Self> {
         let mut at = if file.starts_with(b"ARROW1\0\0") { 8 } else { 0 };
         let (mut columns, mut batches) = (None, Vec::new());
         while at < file.len() {
             let mut length = i32::from_le_bytes(number(file, at)?);
             at += 4;
-            // Before 2019 the length came without this mark.
+            // Since 2019, -1 comes before the length.
             if length == -1 {
                 length = i32::from_le_bytes(number(file, at)?);
                 at += 4;
@@ -273,10 +279,10 @@ fn read_batch(batch: Table<'_>, body: &Range<usize>) -> Result<Batch> {
 }
 
 impl Column {
-    /// Where the numbers of this column of lists lie in a batch.
+    /// Returns where the numbers of this column lie in a batch, and the bounds of its lists.
     ///
     /// # Errors
-    /// Missing values, or buffers that do not fit.
+    /// If values are missing, or buffers do not fit.
     pub(super) fn values(&self, file: &[u8], batch: &Batch) -> Result<Values> {
         let name = &self.name;
         let size = match self.leaf {
@@ -285,7 +291,7 @@ impl Column {
         };
         let node = |level: usize| -> Result<usize> {
             let [length, nulls] = *batch.nodes.get(self.first_node + level).context(DAMAGED)?;
-            ensure!(nulls == 0, "column `{name}`: expected a value in every place, found {nulls} missing ones");
+            ensure!(nulls == 0, "column `{name}`: expected no missing values, found {nulls}");
             usize::try_from(length).ok().context(DAMAGED)
         };
         let buffer = |number: usize| batch.buffers.get(self.first_buffer + number).cloned().context(DAMAGED);
@@ -333,7 +339,7 @@ impl Column {
     }
 }
 
-/// Bounds in the shorter form, where all lists have as many elements.
+/// Returns the bounds of lists that end at `ends`, in the shorter form if all have the same number of elements.
 fn regular(ends: Vec<usize>) -> Bounds {
     let lists = ends.len() - 1;
     let each = if lists == 0 { 0 } else { ends[1] };
