@@ -1,4 +1,5 @@
-//! Which module may use which: the arrows of ARCHITECTURE.md are those of the sources, and no circle of files exists.
+//! Which module may use which: every use between modules is one of the arrows in ARCHITECTURE.md, and no files use each
+//! other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -70,6 +71,7 @@ ffi: handle -> boundary codes failure files message model_files params pool rows
 ffi: message -> failure params
 ffi: model_files -> failure files status
 ffi: params -> failure status
+ffi: pointers -> boundary failure handle params status
 ffi: pool -> failure status
 ffi: rows -> failure params status
 ";
@@ -112,7 +114,7 @@ fn code_of(text: &str) -> String {
                 chars.by_ref().find(|c| *c == '\n');
                 code.push('\n');
             }
-            // A quote as a character is no string.
+            // The character literal of a quote does not begin a string.
             '\'' if chars.peek() == Some(&'"') => {}
             '"' => {
                 while let Some(c) = chars.next() {
@@ -156,7 +158,7 @@ fn expand(tree: &str, prefix: &str, into: &mut Vec<String>) {
     }
 }
 
-/// Returns the module that holds what `path` names, as seen from `module`; none if it is of another crate.
+/// Returns the module that defines what `path` names, as seen from `module`; `None` if that is another crate.
 fn resolve(path: &str, module: &str, modules: &BTreeMap<String, String>) -> Option<String> {
     let mut parts: Vec<&str> = path.split("::").map(str::trim).filter(|p| !p.is_empty() && *p != "*").collect();
     let mut at: Vec<&str> = module.split("::").filter(|p| !p.is_empty()).collect();
@@ -189,7 +191,8 @@ fn resolve(path: &str, module: &str, modules: &BTreeMap<String, String>) -> Opti
     Some(best)
 }
 
-/// Returns what each file of `modules` uses. A parent's `mod` and `pub use` of its children are declarations, no use.
+/// Returns the modules that each file of `modules` uses. A parent's `mod` and `pub use` of its children are
+/// declarations and do not count.
 fn uses(modules: &BTreeMap<String, String>) -> Uses {
     let mut uses = Uses::new();
     for (module, text) in modules {
@@ -227,7 +230,7 @@ fn uses(modules: &BTreeMap<String, String>) -> Uses {
     uses
 }
 
-/// Returns the circles: sets of files each of which uses, over others of the set, each of the others.
+/// Returns the circles: sets of files in which each file uses every other one, directly or through others of the set.
 fn circles(uses: &Uses) -> Vec<BTreeSet<String>> {
     let reached = |from: &String| {
         let (mut seen, mut left) = (BTreeSet::new(), vec![from]);
@@ -338,7 +341,7 @@ fn uses_are_found_in_trees_full_paths_and_macros_and_circles_in_them() {
     assert_eq!(arrows(&found)["a"], ["b", "c"].map(str::to_owned).into());
 }
 
-/// The names under `[dependencies]` and its kin in a Cargo.toml, as the code spells them.
+/// Returns the names in all tables of dependencies of a Cargo.toml, with `_` in place of `-`.
 fn dependencies(toml: &str) -> Vec<String> {
     let mut section = "";
     let mut names = Vec::new();
