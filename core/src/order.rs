@@ -8,7 +8,7 @@
 //! is below `m` (J. Black, P. Rogaway, *Ciphers with arbitrary finite domains*, 2002). It needs no table and has an
 //! inverse.
 
-use crate::rng::Philox;
+use crate::rng::{Philox, mix};
 
 /// Half-rounds of the Feistel network: four whole rounds.
 const HALF_ROUNDS: usize = 8;
@@ -169,12 +169,8 @@ impl Permutation {
     /// The function of half-round `r`: the two keys enter alternately, with a constant per round.
     fn mix(&self, r: usize, x: u64) -> u64 {
         const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-        // The finaliser of splitmix64 (G. Steele, D. Lea, C. Flood, 2014).
-        let mut x =
-            (x ^ self.keys[r / 2 % 2].rotate_left(8 * r as u32)).wrapping_add(GOLDEN.wrapping_mul(r as u64 + 1));
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        x ^ (x >> 31)
+        let key = self.keys[r / 2 % 2].rotate_left(8 * r as u32);
+        mix((x ^ key).wrapping_add(GOLDEN.wrapping_mul(r as u64 + 1)))
     }
 
     fn half_round(&self, r: usize, lo: &mut u64, hi: &mut u64) {

@@ -8,7 +8,8 @@ const M1: u32 = 0xCD9E_8D57;
 const W0: u32 = 0x9E37_79B9;
 const W1: u32 = 0xBB67_AE85;
 
-/// `philox(counter, key)`: ten rounds of Philox4x32 on a 128-bit counter and a 64-bit key, least significant word first.
+/// `philox(counter, key)`: ten rounds of Philox4x32 on a 128-bit counter and a 64-bit key, least significant word
+/// first.
 ///
 /// Equal to `philox4x32` with `R = 10` of the Random123 library, word by word.
 #[must_use]
@@ -23,6 +24,14 @@ pub const fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
         round += 1;
     }
     [c0, c1, c2, c3]
+}
+
+/// Returns a number whose bits all depend on all bits of `x`: the finaliser of SplitMix64 (G. Steele, D. Lea, C. Flood,
+/// 2014), a permutation of the 64-bit numbers.
+pub(crate) const fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
 }
 
 /// A seeded stream of random numbers: word `p` is `philox4x32_10((p / 4, stream), seed)[p % 4]`.

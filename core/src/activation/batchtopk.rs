@@ -1,9 +1,8 @@
 //! Training: `z = u` at the `k n` largest positive `u` of a batch of `n` rows. Inference: `z = u 1[u > tau]` with a
-//! threshold that training tracks (Bussmann et al. 2024). `dz/du = 1` where `z > 0`. A penalty, where one is set, is the L1
-//! norm of the latents, weighted by decoder norms.
+//! threshold that training tracks (Bussmann et al. 2024). `dz/du = 1` where `z > 0`. A penalty, where one is set, is
+//! the L1 norm of the latents, weighted by decoder norms.
 
-use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through, penalise_l1};
-use crate::entry::EntryRow;
+use super::kind::{Candidacy, Kind};
 use crate::kernel::fire::Limit;
 
 /// Candidates of a row for the first floor, besides twice the number that the row is to keep.
@@ -31,21 +30,5 @@ impl Kind for Batchtopk {
             Some(floor) => Limit::Above(floor),
             None => Limit::Topk(FIRST + 2 * libm::ceil(self.k) as usize),
         }
-    }
-
-    fn value(&self, _: usize, u: f32) -> f32 {
-        u
-    }
-
-    fn backward(&self, _: &Backward, row: &mut EntryRow<'_>) {
-        pass_through(row);
-    }
-
-    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
-        penalise_l1(penalty, norms, row, sum);
-    }
-
-    fn auxiliary(&self, _: Auxiliary<'_>, _: &mut EntryRow<'_>) -> f64 {
-        0.0
     }
 }

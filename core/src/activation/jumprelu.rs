@@ -1,5 +1,5 @@
-//! `z = u 1[u > theta]`, `dz/du = 1[u > theta]`, with a threshold per latent (Rajamanoharan et al. 2024). The penalty is
-//! `lambda/n sum 1[z > 0]`.
+//! `z = u 1[u > theta]`, `dz/du = 1[u > theta]`, with a threshold per latent (Rajamanoharan et al. 2024). The penalty
+//! is `lambda/n sum 1[z > 0]`.
 //!
 //! The step at the threshold has no gradient. A straight-through kernel `K(v) = 1[|v| < 1/2]` of width `eps` replaces
 //! it:
@@ -11,7 +11,7 @@
 //! The kernel is applied to the pre-activation: entries just below the threshold count as much as those just above,
 //! since a kernel that sees only active latents halves the gradient. So candidates reach down to `theta - eps / 2`.
 
-use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through};
+use super::kind::{Backward, Candidacy, Kind, pass_through};
 use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 use alloc::vec::Vec;
@@ -35,8 +35,8 @@ impl Jumprelu<'_> {
 /// A threshold moves as one of this share of the unit does where it is smaller.
 const LEAST: f32 = 0.5;
 
-/// `theta <- theta + s` with `s = (e^by - 1) max(theta, unit / 2)`. A threshold cannot fall below 0: the bias rises by the
-/// rest.
+/// `theta <- theta + s` with `s = (e^by - 1) max(theta, unit / 2)`. A threshold cannot fall below 0: the bias rises by
+/// the rest.
 pub(super) fn raise(by: f64, unit: f64, threshold: &mut [f32], bias: &mut [f32]) {
     let (growth, least) = (libm::expm1(by) as f32, LEAST * unit as f32);
     for (t, bias) in threshold.iter_mut().zip(bias) {
@@ -75,10 +75,6 @@ impl Kind for Jumprelu<'_> {
         for z in row.z {
             *sum += if *z > 0.0 { f64::from(penalty) } else { 0.0 };
         }
-    }
-
-    fn auxiliary(&self, _: Auxiliary<'_>, _: &mut EntryRow<'_>) -> f64 {
-        0.0
     }
 }
 

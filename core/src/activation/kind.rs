@@ -42,7 +42,8 @@ pub(crate) struct Auxiliary<'a> {
     pub magnitude: &'a mut Vec<f32>,
 }
 
-/// The operations of an activation, each in its own file.
+/// The operations of an activation. Each activation has a file of its own; the defaults are those of an activation
+/// whose latents have the value of their pre-activation.
 pub(super) trait Kind {
     /// Whether [`Kind::limit`] is the whole rule, so that a pre-activation that reaches it fires with the value `u`.
     const LIMIT_DECIDES: bool;
@@ -54,18 +55,26 @@ pub(super) trait Kind {
     fn candidates<'b>(&'b self, by: &Candidacy<'b>) -> Limit<'b>;
 
     /// Returns the value of latent `j` at a pre-activation that was selected; 0 where it does not fire.
-    fn value(&self, j: usize, u: f32) -> f32;
+    fn value(&self, _j: usize, u: f32) -> f32 {
+        u
+    }
 
     /// Carries `dL/dz` to `dL/du` and to the activation's parameters.
-    fn backward(&self, by: &Backward, row: &mut EntryRow<'_>);
+    fn backward(&self, _by: &Backward, row: &mut EntryRow<'_>) {
+        pass_through(row);
+    }
 
-    /// Adds the sparsity penalty, `penalty = lambda / n`, to `sum` and its gradient to the entries. `norms` are those of the
-    /// decoder rows.
-    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64);
+    /// Adds the sparsity penalty, `penalty = lambda / n`, to `sum` and its gradient to the entries. `norms` are those
+    /// of the decoder rows.
+    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+        penalise_l1(penalty, norms, row, sum);
+    }
 
-    /// Adds the gradient of the auxiliary reconstruction to the entries, and returns its value; 0 for an activation that
-    /// has none.
-    fn auxiliary(&self, by: Auxiliary<'_>, row: &mut EntryRow<'_>) -> f64;
+    /// Adds the gradient of the auxiliary reconstruction to the entries, and returns its value; 0 for an activation
+    /// that has none.
+    fn auxiliary(&self, _by: Auxiliary<'_>, _row: &mut EntryRow<'_>) -> f64 {
+        0.0
+    }
 }
 
 /// Adds both parts of `dL/dz` to `dL/du`, since `dz/du = 1` where a latent fires.
@@ -80,7 +89,7 @@ pub(super) fn pass_through(row: &mut EntryRow<'_>) {
 }
 
 /// Adds `lambda/n sum z |D_j|`: the L1 norm of the latents, each in the unit of its contribution to the reconstruction.
-pub(super) fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
     for at in 0..row.z.len() {
         let norm = norms[row.index[at] as usize];
         if row.z[at] > 0.0 {

@@ -1,7 +1,6 @@
 //! `z = max(u, 0)`, `dz/du = 1[u > 0]`. The penalty is the L1 norm of the latents, weighted by decoder norms.
 
-use super::kind::{Auxiliary, Backward, Candidacy, Kind, pass_through, penalise_l1};
-use crate::entry::EntryRow;
+use super::kind::{Candidacy, Kind};
 use crate::kernel::fire::Limit;
 
 /// The activation of this module.
@@ -23,21 +22,5 @@ impl Kind for Relu {
 
     fn candidates<'b>(&'b self, _: &Candidacy<'b>) -> Limit<'b> {
         Limit::Above(0.0)
-    }
-
-    fn value(&self, _: usize, u: f32) -> f32 {
-        u
-    }
-
-    fn backward(&self, _: &Backward, row: &mut EntryRow<'_>) {
-        pass_through(row);
-    }
-
-    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
-        penalise_l1(penalty, norms, row, sum);
-    }
-
-    fn auxiliary(&self, _: Auxiliary<'_>, _: &mut EntryRow<'_>) -> f64 {
-        0.0
     }
 }

@@ -1,5 +1,5 @@
-//! Goodfire: a pickle with `encoder_linear.weight (f, d)`, `encoder_linear.bias (f)`, `decoder_linear.weight (d, f)` and
-//! `decoder_linear.bias (d)`. The activation is relu, and the encoder reads rows as they are.
+//! Goodfire: a pickle with `encoder_linear.weight (f, d)`, `encoder_linear.bias (f)`, `decoder_linear.weight (d, f)`
+//! and `decoder_linear.bias (d)`. The activation is relu, and the encoder reads rows as they are.
 
 use super::flat::{Flat, FlatRule};
 use super::look::{Choices, Look, Parsed};
@@ -18,7 +18,7 @@ pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
         arrays.matrix_transposed(names[2], d, f)?,
         arrays.vector(names[3], d)?,
         FlatRule::Relu,
-        false,
+        false, // the encoder does not subtract `b_dec`
     );
     Ok(Parsed::flat(flat, Origin::default()))
 }

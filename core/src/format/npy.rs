@@ -186,19 +186,26 @@ impl NpyHeader {
             Dtype::F16 => "<f2",
             Dtype::Bf16 => return Err(Error::config("dtype", ".npy has no bf16; expected f32 or f16")),
         };
-        let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({n}, {d}), }}");
-        // Two sizes of 20 digits keep the header below 128 bytes, so one byte of length is enough.
-        let total = (MAGIC.len() + 4 + text.len() + 1).next_multiple_of(64);
-        let length = (total - MAGIC.len() - 4) as u16;
-        let mut bytes = Vec::with_capacity(total);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&[1, 0]);
-        bytes.extend_from_slice(&length.to_le_bytes());
-        bytes.extend_from_slice(text.as_bytes());
-        bytes.resize(total - 1, b' ');
-        bytes.push(b'\n');
-        Ok(bytes)
+        Ok(header(descr, &[n, d]))
     }
+}
+
+/// Returns the bytes before an array of type `descr` and of this shape, as NumPy writes them: version 1.0, a multiple
+/// of 64 bytes. The shape has at most three sizes, so that the length of the header fits into its two bytes.
+pub(super) fn header(descr: &str, shape: &[usize]) -> Vec<u8> {
+    let sizes: Vec<String> = shape.iter().map(|n| format!("{n}")).collect();
+    let comma = if shape.len() == 1 { "," } else { "" };
+    let text = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
+    let total = (MAGIC.len() + 4 + text.len() + 1).next_multiple_of(64);
+    let length = (total - MAGIC.len() - 4) as u16;
+    let mut bytes = Vec::with_capacity(total);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&[1, 0]);
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.resize(total - 1, b' ');
+    bytes.push(b'\n');
+    bytes
 }
 
 /// Reads the array of the `.npy` file in `range` of `bytes`, of any shape and order: floats, integers of up to 8 bytes

@@ -2,6 +2,7 @@
 //! (d_out)` and `threshold (f)`, f32. A latent fires if its pre-activation is above its threshold, and the encoder
 //! reads rows as they are.
 
+use super::npy::header;
 use crate::config::ModelKind;
 use crate::error::{Error, Result};
 use crate::kernel::fire::Limit;
@@ -9,7 +10,6 @@ use crate::kernel::{Isa, dense, reduce};
 use crate::model::Model;
 use crate::row_norm::RowNorm;
 use alloc::format;
-use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -25,15 +25,7 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// Returns the bytes of a `.npy` file of the f32 array `data`.
 fn npy(shape: &[usize], data: &[f32]) -> Vec<u8> {
-    let sizes: Vec<String> = shape.iter().map(|n| format!("{n}")).collect();
-    let comma = if shape.len() == 1 { "," } else { "" };
-    let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}{comma}), }}", sizes.join(", "));
-    let total = (10 + text.len() + 1).next_multiple_of(64);
-    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-    bytes.extend(((total - 10) as u16).to_le_bytes());
-    bytes.extend(text.as_bytes());
-    bytes.resize(total - 1, b' ');
-    bytes.push(b'\n');
+    let mut bytes = header("<f4", shape);
     bytes.extend(data.iter().flat_map(|v| v.to_le_bytes()));
     bytes
 }

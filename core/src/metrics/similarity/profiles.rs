@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::error::At;
+use crate::rng::mix;
 
 /// Marks a token without a word, as before the first token of a context and after the last one.
 pub const NO_WORD: u32 = u32::MAX;
@@ -56,11 +57,9 @@ impl Profiles {
         if vocabulary <= words {
             return token;
         }
-        // The finaliser of splitmix64, then the high part of a product: uniform over the buckets.
-        let mut x = u64::from(token).wrapping_add(0x9E37_79B9_7F4A_7C15);
-        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((u128::from(x ^ (x >> 31)) * words as u128) >> 64) as u32
+        // The high part of the product of a mixed 64-bit number and `words` is uniform over the buckets.
+        let mixed = mix(u64::from(token).wrapping_add(0x9E37_79B9_7F4A_7C15));
+        ((u128::from(mixed) * words as u128) >> 64) as u32
     }
 
     /// Adds a block of codes, and the word of each of its tokens; tokens of [`NO_WORD`] are left out.

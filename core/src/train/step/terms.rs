@@ -9,8 +9,8 @@ use crate::loss::seed_cos::SeedCos;
 use crate::loss::{self, Term};
 use crate::model::Params;
 
-/// The factors of one step. They depend on the forward pass only through the fractions of variance unexplained, in
-/// AuxK's.
+/// The factors of one step, in the symbols of the loss in [`step`](super). Of the forward pass only the fractions of
+/// variance unexplained enter, in the factors of AuxK.
 pub(super) struct Terms<'a> {
     /// `2 w_l / (n nu)`.
     pub recon: [f32; 2],
@@ -20,6 +20,7 @@ pub(super) struct Terms<'a> {
     pub gated: f32,
     /// `lambda_l / n`.
     pub penalty: [f32; 2],
+    /// The activations of the levels.
     pub rules: [Rule<'a>; 2],
     /// Widths of the straight-through kernels.
     pub bandwidth: [f32; 2],
