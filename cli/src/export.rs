@@ -31,11 +31,11 @@ pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
             neuronpedia::write(job, out, console)
         }
         ExportFormat::Delphi => delphi::write(job, out, console),
-        ExportFormat::Saelens => bail!("--format saelens writes weights and not what latents do on rows"),
+        ExportFormat::Saelens => bail!("--format saelens writes weights, not activations"),
     }?;
     let Exported { rows, left_out, .. } = &exported;
     if *left_out > 0 {
-        console.note(format!("the last {left_out} rows are no whole sequence and were left out"));
+        console.note(format!("the last {left_out} rows are not a whole sequence and were left out"));
     }
     console.note(format!(
         "exported {rows} rows for {} into {}: {}",

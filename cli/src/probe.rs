@@ -46,7 +46,7 @@ const STREAM: u64 = 0x6269_6173 << 32;
 
 /// The remark that accompanies TPP and SCR wherever they are shown.
 pub const UNRELIABLE: &str =
-    "TPP and SCR do not rank SAEs reliably (Chanin 2026, arXiv 2605.18229): they are no headline";
+    "TPP and SCR do not rank SAEs reliably (Chanin 2026, arXiv 2605.18229): do not use them as headline scores";
 
 /// A run, a dump, labels and limits.
 pub struct Job<'a> {
@@ -237,6 +237,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     Ok(found)
 }
 
+/// Returns the plural of the unit of an example.
 fn unit_name(unit: Unit) -> &'static str {
     match unit {
         Unit::Rows => "rows",
@@ -403,7 +404,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         "area under the ROC curve by class, balanced, from {} latents of level 1, of level 2, of both",
         protocol::K
     )?;
-    // As wide as the longest name, so that columns stay apart.
+    // The first column is as wide as the longest name.
     let names = p.classes.iter().map(|c| &c.name).chain(p.absorption.iter().map(|a| &a.name));
     let wide = names.map(|name| escaped(name).chars().count()).max().unwrap_or(0).max(16);
     writeln!(out, "{:<wide$} {:>7}{:>9}{:>9}{:>9}{:>9}", "class", "n", "level 1", "level 2", "both", "rows")?;
@@ -416,6 +417,7 @@ pub fn print(p: &Probed, out: &mut dyn Write) -> std::io::Result<()> {
         writeln!(out)?;
         for (level, mdl) in p.mdl.iter().enumerate() {
             if let Some(m) = mdl {
+                // Bins of eight times the finest width, whose error is still small.
                 let point = &m.points[3];
                 writeln!(
                     out,

@@ -22,11 +22,12 @@ use std::path::Path;
 use strata_core::Config;
 use toml::{Table, Value};
 
-/// The name of the suite of such runs.
+/// The name of the suite of user-defined runs.
 const NAME: &str = "sweep";
-/// Most rows of a grid.
+/// The largest number of rows of a grid.
 const MOST: usize = 10_000;
 
+/// A `[[run]]` of the file: the name of its row, and its settings.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct OwnRun {

@@ -20,6 +20,7 @@ pub(super) struct Tokens {
 }
 
 /// Opens a file of integers and finds the tensor called `name`; in a safetensors file without that name, the only one.
+/// An integer of a `.bin` file has `raw_size` bytes.
 fn open(path: &Path, name: &str, raw_size: usize) -> Result<(Map, Integers)> {
     if extension(path) == "pt" {
         return pt::integers(path);

@@ -172,7 +172,9 @@ impl Batch {
 struct BatchRows {
     /// Whether it is also encoded without the gate.
     open: bool,
+    /// Its first row in the dump.
     start: u64,
+    /// As [`Batch::sequence`] and [`Batch::bounds`].
     sequence: u64,
     bounds: Vec<usize>,
 }
@@ -215,40 +217,40 @@ pub fn each_group(
     let mut coming = batches_of(Sequences::new(pair.input), start, end);
     let mut next = || -> Vec<BatchRows> { coming.by_ref().take(TOGETHER).collect() };
     let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
-    let mut make = |places: Vec<BatchRows>| -> Result<Vec<Batch>> {
-        let made = |lanes: &mut Lanes, i: usize| made(encoder, pair, filter, unit, &places[i], lanes);
-        Par::Rayon.map_in(&mut lanes, places.len(), made).into_iter().collect()
+    let mut read = |group: Vec<BatchRows>| -> Result<Vec<Batch>> {
+        let one = |lanes: &mut Lanes, i: usize| read_batch(encoder, pair, filter, unit, &group[i], lanes);
+        Par::Rayon.map_in(&mut lanes, group.len(), one).into_iter().collect()
     };
-    let mut batches = make(next())?;
+    let mut batches = read(next())?;
     while !batches.is_empty() {
         let following = next();
-        let (used, made) = rayon::join(|| use_batches(&batches), || make(following));
+        let (used, read) = rayon::join(|| use_batches(&batches), || read(following));
         used?;
-        batches = made?;
+        batches = read?;
         check_interrupt()?;
     }
     Ok(())
 }
 
 /// Reads, encodes and decodes a batch.
-fn made(
+fn read_batch(
     encoder: &Encoder,
     pair: Pair<'_>,
     filter: &RowFilter<'_>,
     unit: Unit,
-    place: &BatchRows,
+    batch: &BatchRows,
     lanes: &mut Lanes,
 ) -> Result<Batch> {
     let Pair { input: dump, target } = pair;
     let arch = &encoder.model().arch;
     let (d_in, d) = (dump.d(), arch.d_out());
-    let n = *place.bounds.last().unwrap_or(&0);
+    let n = *batch.bounds.last().unwrap_or(&0);
     let mut x = vec![0.0; n * d_in];
-    dump.read_range(place.start, n, &mut x)?;
+    dump.read_range(batch.start, n, &mut x)?;
     let mut codes = [Codes::new(), Codes::new()];
     let [codes1, codes2] = &mut codes;
     let gated = !encoder.model().parents.is_empty();
-    let mut open = (place.open && gated).then(Codes::new);
+    let mut open = (batch.open && gated).then(Codes::new);
     match &mut open {
         Some(open) => encoder.encode_open_par(Par::Seq, &x, lanes, codes1, codes2, open)?,
         None => encoder.encode_par_in(Par::Seq, &x, lanes, codes1, codes2)?,
@@ -263,12 +265,12 @@ fn made(
     magnitudes(encoder, codes1);
     // The filter reads rows before they are divided by the unit, since its limit of the norm is in the dump's units.
     let reasons = |x: &[f32]| -> Vec<Option<Reason>> {
-        (place.start..).zip(x.chunks_exact(d_in)).map(|(row, x)| filter.reason(row, x)).collect()
+        (batch.start..).zip(x.chunks_exact(d_in)).map(|(row, x)| filter.reason(row, x)).collect()
     };
     let reasons = if filter.keeps_all() { vec![None; n] } else { reasons(&x) };
     if let Some(target) = target {
         x.resize(n * d, 0.0);
-        target.read_range(place.start, n, &mut x)?;
+        target.read_range(batch.start, n, &mut x)?;
     } else if !reconstructs {
         x.clear();
     }
@@ -276,7 +278,7 @@ fn made(
         unit.divide(values);
     }
     codes.iter_mut().chain(&mut open).for_each(|codes| unit.divide(&mut codes.value));
-    let BatchRows { start, sequence, ref bounds, .. } = *place;
+    let BatchRows { start, sequence, ref bounds, .. } = *batch;
     let mut rows: Vec<u64> = (start..start + n as u64).collect();
     let mut positions: Vec<u32> = bounds.windows(2).flat_map(|w| 0..(w[1] - w[0]) as u32).collect();
     let (mut bounds, mut left_out) = (bounds.clone(), LeftOut::default());
@@ -298,6 +300,7 @@ fn made(
     }
     let mut fidelity = Fidelity::new(d);
     fidelity.add(&x, &hat1, &error)?;
+    // `error` held `x_hat2` until here, which the sums above read.
     error.iter_mut().zip(&x).for_each(|(e, x)| *e -= x);
     Ok(Batch {
         rows,

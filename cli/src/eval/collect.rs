@@ -39,7 +39,7 @@ const REACH: Reach = Reach { before: 96, after: 48 };
 pub const TERMS: usize = 6;
 
 /// Profiles of both levels over one kind of word.
-pub struct Words2 {
+pub struct LevelProfiles {
     /// Profiles of level 1.
     pub level1: Profiles,
     /// Profiles of level 2.
@@ -50,11 +50,11 @@ pub struct Words2 {
 /// batches that have them.
 pub struct Text {
     /// Profiles over the token on which a latent fires.
-    pub current: Words2,
+    pub current: LevelProfiles,
     /// Profiles over the token before.
-    pub previous: Words2,
+    pub previous: LevelProfiles,
     /// Profiles over the token after.
-    pub next: Words2,
+    pub next: LevelProfiles,
     /// Profiles of level 2 over the words of topics.
     pub topic: Profiles,
     /// Counts of words within short windows.
@@ -178,8 +178,9 @@ impl<'a> Collector<'a> {
         };
         let text = |words: &Words<'_>| -> Result<Text> {
             let v = words.profile_words();
-            let both =
-                || -> Result<Words2> { Ok(Words2 { level1: Profiles::new(f1, v)?, level2: Profiles::new(f2, v)? }) };
+            let both = || -> Result<LevelProfiles> {
+                Ok(LevelProfiles { level1: Profiles::new(f1, v)?, level2: Profiles::new(f2, v)? })
+            };
             let t = words.topic_words();
             Ok(Text {
                 current: both()?,

@@ -67,7 +67,9 @@ pub fn measure(
         a.and(b)
     })?;
     bar.finish_and_clear();
-    // The terms of the run, followed by the squared error of the control.
+    // Per block of sequences: the sums of the run, followed by the squared error of the control by both levels, which
+    // is
+    // term 2 (see `TERMS`). Both are resampled together.
     let (own, sums) = (own.sums.values(), sums.values());
     let blocks = own.chunks(TERMS + d).zip(sums.chunks(TERMS + d));
     let paired: Vec<f64> = blocks.flat_map(|(own, control)| own.iter().copied().chain([control[2]])).collect();

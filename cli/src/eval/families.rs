@@ -1,7 +1,7 @@
 //! Metrics that are computed after the pass: whether families are clusters, whether connected latents are similar, and
 //! the structure of the decoders.
 
-use super::collect::{Text, Tree, Words2};
+use super::collect::{LevelProfiles, Text, Tree};
 use anyhow::Result;
 use serde::Serialize;
 use strata_core::metrics::attribution::{self, PathReport};
@@ -108,7 +108,7 @@ pub fn similarity(
     Ok(similarity::similarity(Compute::new(encoder.isa(), Par::Rayon), &inputs, Draws { n, ..DRAWS })?)
 }
 
-impl Words2 {
+impl LevelProfiles {
     fn levels(&self) -> Levels<'_> {
         Levels { level1: &self.level1, level2: &self.level2 }
     }

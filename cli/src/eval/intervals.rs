@@ -41,7 +41,7 @@ pub(super) fn intervals(seen: &Collector<'_>, d: usize) -> Result<Intervals> {
     })
 }
 
-/// Returns the interval of a statistic of [`Collector::sums`].
+/// Returns the interval of a statistic of [`Collector::sums`]; [`TERMS`] explains their entries `s[0]` to `s[5]`.
 pub(super) fn interval_of(sums: &[f64], d: usize, statistic: fn(&[f64]) -> f64) -> Result<Interval> {
     Ok(bootstrap::interval(sums, TERMS + d, Resamples::default(), statistic)?)
 }

@@ -12,7 +12,7 @@ use strata_core::train::Trainer;
 use strata_core::{Codes, Compute, Encoder, Isa, Par, RowOrder};
 
 /// Directions per latent of the meta-SAE, as in the paper (49,152 to 2,304).
-const DIRECTIONS_A_LATENT: usize = 21;
+const DIRECTIONS_PER_LATENT: usize = 21;
 /// L0 of the meta-SAE.
 const K: f64 = 4.0;
 /// Number of steps of its training.
@@ -45,15 +45,15 @@ pub struct Meta {
 /// If Ctrl-C was pressed, or the directions do not vary.
 pub fn meta_sae(decoder: &[f32], d: usize, seed: u64, isa: Isa) -> Result<Option<Meta>> {
     let mut kept: Vec<f32> = decoder.chunks(d).filter(|r| r.iter().any(|w| *w != 0.0)).flatten().copied().collect();
-    unit(&mut kept, d);
+    normalise_rows(&mut kept, d);
     let n = kept.len() / d;
-    let latents = n / DIRECTIONS_A_LATENT;
+    let latents = n / DIRECTIONS_PER_LATENT;
     if latents < 8 {
         return Ok(None);
     }
     let mut rng = Philox::new(seed, STREAM);
     let mut random: Vec<f32> = (0..kept.len()).map(|_| rng.normal_f32()).collect();
-    unit(&mut random, d);
+    normalise_rows(&mut random, d);
     let (found, null) = rayon::join(|| fit(&kept, d, latents, seed, isa), || fit(&random, d, latents, seed, isa));
     let ((explained, l0), (random, _)) = (found?, null?);
     Ok(Some(Meta { directions: n, latents, l0, explained, random }))
@@ -68,6 +68,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
     config.gate.kind = GateKind::None;
     (config.train.steps, config.train.batch) = (STEPS, BATCH);
     let n = rows.len() / d;
+    // The default number of rows would be many passes over so few directions.
     config.revive.dead_after = 10 * n as u64;
     let normalisation = Normalisation::measure(isa, rows, d, &config.data)?;
     let mut normalised = rows.to_vec();
@@ -95,7 +96,7 @@ fn fit(rows: &[f32], d: usize, latents: usize, seed: u64, isa: Isa) -> Result<(f
 }
 
 /// Divides each row by its norm, so that none has more weight than another.
-fn unit(rows: &mut [f32], d: usize) {
+fn normalise_rows(rows: &mut [f32], d: usize) {
     for row in rows.chunks_mut(d) {
         let norm = row.iter().map(|w| w * w).sum::<f32>().sqrt();
         row.iter_mut().for_each(|w| *w /= norm);

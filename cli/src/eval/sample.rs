@@ -9,9 +9,9 @@ use strata_core::metrics::probe::{joined, pool, split};
 use strata_core::model::CodesView;
 use strata_core::{Codes, Encoder, Par};
 
-/// Rows that are read together.
+/// Rows that are read and encoded in one call.
 const BLOCK: usize = 1 << 14;
-/// Rows of a sequence, of a dump without starts of sequences.
+/// In a dump without starts of sequences, this many consecutive rows count as a sequence.
 const STRETCH: u64 = 128;
 /// Share of the blocks of sequences that are used for tests.
 const TEST_SHARE: f64 = 0.2;
@@ -151,7 +151,7 @@ impl Sampled {
             values.iter_mut().for_each(|v| *v *= inverse);
         }
         let both = joined(&codes1.view(arch.level[0].latents)?, &codes2.view(arch.level[1].latents)?)?;
-        // The split is over the sequences of the sample, in order.
+        // Split the sequences of the sample, so that no sequence has examples in both parts.
         let mut here = sequence.to_vec();
         here.dedup();
         let side = split(here.len(), TEST_SHARE, seed);

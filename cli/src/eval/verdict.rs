@@ -202,6 +202,7 @@ pub fn of(e: &Evidence<'_>) -> Verdict {
     Verdict { answer, sentence, rule: RULE, inputs }
 }
 
+/// Checks that there are enough blocks of sequences for an interval.
 fn sequences(e: &Evidence<'_>) -> Input {
     let blocks = e.intervals.fvu2.blocks;
     let holds = blocks >= BLOCKS;
@@ -209,6 +210,7 @@ fn sequences(e: &Evidence<'_>) -> Input {
     Input { missing, ..compared("sequences, in blocks", exact(blocks as f64), exact(BLOCKS as f64), Some(holds)) }
 }
 
+/// Checks that enough living children have a parent.
 fn families(living: usize, edges: usize) -> Input {
     let value = edges as f64 / living as f64;
     let holds = value >= UNDER_A_PARENT;
@@ -216,6 +218,7 @@ fn families(living: usize, edges: usize) -> Input {
     Input { missing, ..compared("families", exact(value), exact(UNDER_A_PARENT), Some(holds)) }
 }
 
+/// Compares the attachment with that of shuffled families.
 fn shuffled(e: &Evidence<'_>) -> Input {
     let own = e.intervals.edges.map_or(exact(f64::NAN), |i| i.attachment);
     let null = e.null.map_or(f64::NAN, |n| n.attachment.null_mean);
@@ -229,6 +232,7 @@ fn shuffled(e: &Evidence<'_>) -> Input {
     Input { missing, ..compared("attachment, against shuffled families", own, exact(null), Some(holds)) }
 }
 
+/// Compares the attachment with that of the control, with [`ATTACHMENT_MARGIN`].
 fn attachment(e: &Evidence<'_>) -> Input {
     let own = e.intervals.edges.map_or(exact(f64::NAN), |i| i.attachment);
     let name = "attachment, against the control";
@@ -236,7 +240,7 @@ fn attachment(e: &Evidence<'_>) -> Input {
         let missing = match e.trained {
             Trained::BehindThem => "it has no control run (`strata train --control` trains one)",
             Trained::Control => "it is a control itself, its parents were drawn at random",
-            Trained::Without => "it was trained without families, so that no control can be",
+            Trained::Without => "it was trained without families, so that there can be no control",
             Trained::Unknown => "the model does not tell how it was trained, so that there can be no control",
         };
         return Input { missing: Some(missing.into()), ..compared(name, own, exact(f64::NAN), None) };
@@ -252,6 +256,7 @@ fn attachment(e: &Evidence<'_>) -> Input {
     Input { missing, ..compared(name, own, other, Some(holds)) }
 }
 
+/// Compares the reconstruction behind the gate with that of the control, on the same rows.
 fn reconstruction(e: &Evidence<'_>) -> Input {
     let name = "reconstruction, variance that the control leaves unexplained besides";
     // A missing control was reported above.
@@ -268,6 +273,7 @@ fn reconstruction(e: &Evidence<'_>) -> Input {
     Input { missing, ..compared(name, control.fvu2_more, exact(0.0), Some(holds)) }
 }
 
+/// Compares the parents with those of another seed: their agreement with chance, and with [`AGREEMENT`].
 fn between_seeds(e: &Evidence<'_>) -> [Input; 2] {
     let names = ["seeds, against chance", "seeds, against a half"];
     let (Some(seeds), Some(stability)) = (e.seeds, e.stability) else {
@@ -301,6 +307,7 @@ fn between_seeds(e: &Evidence<'_>) -> [Input; 2] {
     ]
 }
 
+/// Makes an input from a value and the bound that it is compared with.
 fn compared(name: &'static str, own: Interval, bound: Interval, holds: Option<bool>) -> Input {
     Input {
         name,
@@ -321,6 +328,7 @@ fn exact(value: f64) -> Interval {
     Interval { value, low: nan, high: nan, standard_error: nan, blocks: 0, undefined: 0 }
 }
 
+/// Formats a value with its interval, and what it is compared with.
 fn of_two(own: &Interval, other: f64) -> String {
     format!("{:.3} [{:.3}, {:.3}] against {other:.3}", own.value, own.low, own.high)
 }

@@ -8,13 +8,13 @@
 //!   the middle of each bar and the count in it;
 //! - `activations`: contexts in which it fires, with the surrounding tokens and activations (28 rows before and 12 after, of
 //!   the same sequence). First the strongest, at most one per sequence, with `bin_min` and `bin_contains` -1; then, for each
-//!   fifth of the way from 0 to the largest activation, the highest first, five drawn at random (from the rows on which it
-//!   fires: SAEDashboard draws from silent rows, too), with the ends of the fifth and the share of all rows in it, which in
-//!   the lowest counts the silent ones, as there;
+//!   fifth of the range from 0 to the largest activation, the highest first, five random contexts (only rows on which the
+//!   latent fires, while SAEDashboard also takes others) with the ends of the fifth and the share of all rows in it. As in
+//!   SAEDashboard, rows on which it does not fire count in the share of the lowest fifth;
 //! - `correlated_features_*`: the three latents of the level with the largest correlations above 0 (among all latents of the
-//!   level, or among groups of neighbours where all pairs would need more than 256 MiB; SAEDashboard looks among the 128 of a
-//!   file), `correlated_neurons_*` the same of the dimensions of the rows (unless they would need more than 512 MiB, and not
-//!   for a transcoder); `_l1` are the cosines, as there;
+//!   level, or among groups of consecutive ones where all pairs would need more than 256 MiB; SAEDashboard searches the 128 of
+//!   a file), `correlated_neurons_*` the same of the dimensions of the rows (unless they would need more than 512 MiB, and not
+//!   for a transcoder); `_l1` are the cosines, as in SAEDashboard;
 //! - `neuron_alignment_*`: the three largest numbers of the decoder direction, and their shares of the sum of its sizes;
 //! - `vector`: the decoder direction;
 //! - `pos_str`, `pos_values`, `neg_str`, `neg_values`: the tokens whose logits an activation of 1 raises and lowers most,
@@ -149,16 +149,16 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     let logits = logits_of(run, f1, f2)?;
     if logits.iter().all(|l| l.promotes.is_empty()) {
         console.note(format!(
-            "{} does not say what latents do to logits: `strata eval` finds it out; the export goes without",
+            "{} has no effects on logits, so that the export has none: `strata eval` computes them with a language model",
             run.dir.join("latents.jsonl").display()
         ));
     }
     let layer = layer_of(job.hook());
     if layer.is_none() {
         let hook =
-            job.hook().map_or_else(|| "nothing says the hook point".into(), |hook| format!("`{hook}` has no number"));
+            job.hook().map_or_else(|| "the dump has no hook point".into(), |hook| format!("`{hook}` has no number"));
         console.note(format!(
-            "{hook}: the files say layer 0; name another hook point with --hook, as in blocks.3.hook_resid_post"
+            "{hook}: the files have layer 0; name another hook point with --hook, as in blocks.3.hook_resid_post"
         ));
     }
     let bar = console.bar("exporting", 2 * dump.n_rows(), "tokens");
@@ -167,11 +167,13 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
         let (correlations, f) = (&level.correlations, level.strongest.latents.len());
         if correlations.width() < f {
             let width = correlations.width();
-            console.note(format!("level {number}: correlated latents are looked for among {width} neighbours of {f}"));
+            console.note(format!(
+                "level {number}: correlated latents are searched in groups of {width} of the {f} latents"
+            ));
         }
         if !correlations.has_columns() {
             console.note(format!(
-                "level {number}: no correlated dimensions of the rows, as they are too many or not there"
+                "level {number}: correlations with the dimensions of the rows are left out, since they are too many or the rows are not known"
             ));
         }
     }
@@ -257,7 +259,7 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
     Ok(levels)
 }
 
-/// Returns every latent that fires on a row, with its activation, in the order of the rows.
+/// Calls `f` with every latent that fires and its activation, in the order of the rows.
 fn each_activation(codes: &Codes, mut f: impl FnMut(usize, f32)) {
     codes.index.iter().zip(&codes.value).filter(|(_, z)| **z > 0.0).for_each(|(j, z)| f(*j as usize, *z));
 }

@@ -1,6 +1,6 @@
-// The latents of a run: what they are called, where they lie, and what the page knows of each. Read when it is needed.
+// The data of the latents of a run: their names, families and records. Records are parsed when they are first needed.
 
-/** The latents whose data stand in the elements with this suffix; `letter` is `A` or `B` on a page of two runs. */
+/** The latents whose data are in the elements with this suffix; `letter` is `A` or `B` on a page of two runs. */
 const makeAtlas = (suffix, letter) => {
   const index = JSON.parse($(`index${suffix}`).textContent);
   const { f1, f2, strings } = index;
@@ -18,18 +18,18 @@ const makeAtlas = (suffix, letter) => {
   children.forEach((c) => c.sort(byFiring));
   root.sort(byFiring);
 
-  // A line a latent, and the text of the rows: parsed at the first use.
+  // One line per latent, and the text of the rows; both are parsed at the first use.
   let lines = null;
   const record = (a) => JSON.parse((lines ??= $(`records${suffix}`).textContent.split("\n"))[a]);
   let rows = null;
   const stream = () => (rows ??= JSON.parse($(`stream${suffix}`).textContent));
-  /** The place in a sorted list of the last entry that is at most `x`; -1 if there is none. */
+  /** The index in a sorted list of the last entry that is at most `x`; -1 if there is none. */
   const last = (list, x) => {
     let [low, high] = [0, list.length];
     while (low < high) { const mid = (low + high) >> 1; if (list[mid] <= x) low = mid + 1; else high = mid; }
     return low - 1;
   };
-  /** The texts of a context's rows, as places in `strings`; null where the dump has no tokens. */
+  /** The texts of a context's rows, as indices into `strings`; null where the dump has no tokens. */
   const tokens = (c) => {
     const { first, tokens: lists } = stream();
     const i = last(first, c.first);
@@ -41,12 +41,12 @@ const makeAtlas = (suffix, letter) => {
   const words = (a) => index.words[a].map((s) => strings[s]);
   return {
     index, f1, f2, all, strings, children, root, level, local, at, labels, letter, record, stream, last, tokens, gain, words, byFiring,
-    /** A gain that has the full colour. */
+    /** The gain from which on the colour is full: the 98 % quantile. */
     most: Math.max(sizes[Math.floor(sizes.length * 0.98)] || 0, 1e-12),
     sum: (list, f) => list.reduce((s, a) => s + f(a), 0),
     number: (a) => `${level(a)}/${local(a)}`,
     name: (a) => `${f2 ? (level(a) === 1 ? "Parent" : "Child") : "Latent"} ${level(a)}/${local(a)}`,
-    /** What a person calls it, or the words in which it fires; empty for a latent without either. */
+    /** The label of a latent, or the words in which it fires; empty for a latent without either. */
     said: (a) => labels.get(a).label || words(a).join(", "),
     to: (place) => prefix + place,
     link: (a) => `${prefix}latent/${level(a)}/${local(a)}`,

@@ -1,13 +1,13 @@
-// Contexts: the text around the places where a latent fires, shaded by how strongly; on the page of a parent with its children.
+// Contexts: the text around rows on which a latent fires, shaded by activation; on the page of a parent with its children.
 
-/** Letters that are shown around the row that fires before the window is opened. */
+/** Letters that are shown before and after the row that fires, until the whole window is opened. */
 const SHOWN_BEFORE = 64;
 const SHOWN_AFTER = 36;
-/** Colours of children; letters tell apart those that share one. */
+/** The number of colours of children; letters distinguish children with the same colour. */
 const COLOURS = 8;
 const MARKS = "abcdefghijklmnop";
 
-/** The rows of a window that are shown at first: from one to before another. */
+/** The range of rows of a window that is shown at first, without its end. */
 const narrow = (A, tokens, peak) => {
   let [from, to] = [peak, peak + 1];
   let left = SHOWN_BEFORE;
@@ -17,7 +17,7 @@ const narrow = (A, tokens, peak) => {
   return [from, to];
 };
 
-/** The rows of a context as text. `kids` gives the children that are marked, by number. */
+/** The rows of a context as text. `kids` has the mark and colour of the children that are marked, by their number. */
 const lineOf = (A, c, max, tokens, [from, to], kids = null) => {
   const values = new Map(c.at.map((at, i) => [at, c.v[i]]));
   const peak = c.row - c.first;
@@ -31,7 +31,7 @@ const lineOf = (A, c, max, tokens, [from, to], kids = null) => {
     const own = (fire.get(i) || []).filter(([child]) => kids.has(child));
     const others = (fire.get(i) || []).length - own.length;
     const marks = own.map(([child]) => kids.get(child));
-    // A letter stands where the strongest child begins to fire, not on every token of a run.
+    // A letter marks the token on which the strongest child begins to fire, not every token on which it continues.
     const begins = [...marks.map((m) => m.mark), ...(others ? ["+"] : [])].slice(0, 1).filter((m) => !before.has(m))[0];
     before = new Set([...marks.map((m) => m.mark), ...(others ? ["+"] : [])]);
     const title = [v > 0 && number(v, 3), ...own.map(([child, w]) => `child ${kids.get(child).mark}, 2/${child}: ${number(w, 3)}`), others && `${others} more ${others === 1 ? "child" : "children"}`].filter(Boolean).join("; ");
@@ -49,7 +49,7 @@ const lineOf = (A, c, max, tokens, [from, to], kids = null) => {
   return line;
 };
 
-/** A context without text: its activations as bars. */
+/** A context of a dump without texts: its activations as bars. */
 const sparkOf = (c, max) => {
   const values = new Map(c.at.map((at, i) => [at, c.v[i]]));
   const box = svg("svg", { viewBox: `0 0 ${c.n} 10`, preserveAspectRatio: "none", class: "spark", role: "img", "aria-label": `Activations on the ${c.n} rows around row ${c.row}` });
@@ -60,7 +60,7 @@ const sparkOf = (c, max) => {
   return el("div", {}, box, el("small", {}, `row ${number(c.row)}`));
 };
 
-/** A context as a row of a list, opened to its whole window by a button; those that say the same are folded under it. */
+/** A context as a row of a list; a button opens its whole window. Contexts with the same text are folded under it. */
 const contextRow = (A, c, max, kids, alike = []) => {
   const strength = c.v[c.at.indexOf(c.row - c.first)] ?? 0;
   const head = el("span", { class: "strength", title: `row ${c.row}` }, number(strength, 3));
@@ -92,19 +92,19 @@ const contextRow = (A, c, max, kids, alike = []) => {
   return el("li", { class: "context" }, head, body, tools, alike.length ? folded : "");
 };
 
-/** A list of contexts, near-duplicates folded under the first of their kind. */
+/** A list of contexts, with near-duplicates folded under the first of them. */
 const contextList = (A, list, max, kids) => {
   const firsts = list.filter((c) => c.like == null);
   return el("ol", { class: "contexts" }, firsts.map((c) => contextRow(A, c, max, kids, list.filter((other) => other.like != null && list[other.like] === c))));
 };
 
-/** A context in a list of hits: the text that was searched for is marked. */
+/** A context in a list of search results, with the searched text marked. */
 const excerpt = (A, c, max, query) => {
   const tokens = A.tokens(c);
   if (!tokens) return "";
   const peak = c.row - c.first;
   const texts = tokens.map((s) => A.strings[s].toLowerCase());
-  // The occurrence nearest to the row that fires.
+  // Show the occurrence nearest to the row that fires.
   const wanted = query.toLowerCase();
   const whole = texts.join("");
   const ends = [];

@@ -1,7 +1,7 @@
-// Names and notes of latents: those of labels.json, with what was changed in this browser over them.
+// Names and notes of latents: those of labels.json, replaced by what was changed in this browser.
 const FORMAT = "strata-labels";
 
-/** The labels of one run; `at(level, latent)` numbers its latents, `name(a)` gives both back. */
+/** The labels of one run; `at(level, latent)` is the number of a latent, and `name(a)` returns level and latent of a number. */
 const labelStore = (index, at, pair) => {
   const key = `strata-labels:${index.model || [index.run, index.f1, index.f2].join("/")}`;
   const empty = { label: "", note: "" };
@@ -34,9 +34,9 @@ const labelStore = (index, at, pair) => {
   return {
     get,
     all,
-    /** Changes that no file has yet. */
+    /** Changes that have not been exported. */
     changes: () => own.size,
-    /** Whether the browser keeps what is changed. */
+    /** Whether the browser stores changes after the window is closed. */
     isKept: () => kept,
     set(a, label) { own.set(a, clean(label)); keep(); },
     forget() { own.clear(); keep(); },
@@ -46,7 +46,7 @@ const labelStore = (index, at, pair) => {
       const labels = all().map(({ a, label, note }) => ({ level: pair(a)[0], latent: pair(a)[1], label, note }));
       return `${JSON.stringify({ format: FORMAT, version: 1, run: index.run, model: index.model, labels }, null, 1)}\n`;
     },
-    /** Takes in the text of a labels.json; returns how many labels it has. Throws an Error with a sentence. */
+    /** Imports the text of a labels.json and returns its number of labels. Throws an Error with a sentence. */
     imported(text) {
       let file;
       try { file = JSON.parse(text); } catch { throw new Error("The file is no JSON."); }

@@ -1,6 +1,6 @@
-// The page of a latent: what it is called, how strong it is, where it fires, and its family.
+// The page of a latent: its label, its activations, its contexts and its family.
 
-/** How often each strength occurs. */
+/** The histogram of the activations. */
 const histogramOf = (r, two) => {
   const n = r.bars.length;
   if (!n) return "";
@@ -24,13 +24,13 @@ const histogramOf = (r, two) => {
   return el("figure", { class: "strengths" }, el("figcaption", {}, "Its activations, where it fires"), box);
 };
 
-/** The field for what a person calls a latent, and notes. */
+/** The fields for the label and the note of a latent. */
 const labelForm = (A, a, changed) => {
   const { label, note } = A.labels.get(a);
   const name = el("input", { type: "text", id: "label-text", maxlength: 200, placeholder: "What it stands for", autocomplete: "off", value: label });
   const text = el("textarea", { id: "label-note", rows: 2, maxlength: 10000, placeholder: "Anything to remember" }, note);
   const state = el("span", { role: "status", class: "soft" });
-  // At every letter: a window may be closed at any time.
+  // Store every change at once, since the window may be closed at any time.
   const save = () => {
     const now = { label: name.value.trim(), note: text.value.trim() };
     const old = A.labels.get(a);
@@ -45,7 +45,7 @@ const labelForm = (A, a, changed) => {
   return form;
 };
 
-/** Which children are marked in the contexts of a parent, those with most activation first: their colours and letters. */
+/** The children that are marked in the contexts of a parent, in descending order of activation: their colours and letters. */
 const marksOf = (r) => {
   const mass = new Map();
   for (const c of [...r.contexts, ...r.sampled]) for (const [, child, v] of c.kids || []) mass.set(child, (mass.get(child) || 0) + v);
@@ -53,7 +53,7 @@ const marksOf = (r) => {
   return new Map(order.map(([child], i) => [child, { mark: MARKS[i], colour: i % COLOURS }]));
 };
 
-/** The children that fire in the contexts, with their colours; a press shows one alone. */
+/** The legend of the children that fire in the contexts; a button shows one of them alone. */
 const legendOf = (A, marks, section) => {
   const list = el("ul", { class: "kids" });
   let alone = null;
@@ -69,7 +69,7 @@ const legendOf = (A, marks, section) => {
     button.addEventListener("click", () => { alone = alone === child ? null : child; show(); });
     list.append(el("li", {}, button, el("a", { href: A.link(a), "aria-label": A.name(a) }, `2/${child}`)));
   }
-  // What is opened later is marked too.
+  // Contexts that are opened later are marked too.
   new MutationObserver(() => { if (alone != null) show(); }).observe(section, { childList: true, subtree: true });
   return list;
 };
@@ -88,7 +88,7 @@ const contextsOf = (A, r, marks) => {
   const kids = marks.size ? marks : null;
   section.append(el("h3", {}, "Strongest ", el("small", {}, "at most one place a sequence")), contextList(A, r.contexts, max, kids));
   for (let q = 3; q >= 0; q--) {
-    // Places that say the same refer to each other by their place in the list.
+    // Contexts with the same text refer to each other by their index in the list.
     const own = r.sampled.map((c, i) => [c, i]).filter(([c]) => Math.min(Math.floor(4 * c.q), 3) === q);
     if (!own.length) continue;
     const places = new Map(own.map(([, i], k) => [i, k]));

@@ -1,4 +1,4 @@
-// Every metric: rows that hold all the words.
+// The filter of "Every metric" shows the rows that have all the words.
 const filter = $("filter");
 if (filter) {
   const groups = [...document.querySelectorAll(".group")];

@@ -1,8 +1,8 @@
-// What every part needs: elements, numbers, light and dark. No request is ever made.
+// What every part uses: elements, numbers, light and dark colours. The page never makes a request.
 const $ = (id) => document.getElementById(id);
 const root = document.documentElement;
 
-/** An element with attributes and children; text is only ever text. */
+/** An element with attributes and children. Strings become text nodes, never HTML. */
 const el = (tag, attributes = {}, ...children) => {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -24,7 +24,7 @@ const number = (v, digits = 4) => {
 };
 const percent = (v) => (v == null ? "undefined" : `${number(v * 100, 3)} %`);
 
-// Light and dark. What the reader chose outlives the page where the browser lets it.
+// Light and dark colours. The choice of the reader is stored where the browser permits it.
 const remembered = () => { try { return localStorage.getItem("strata-theme"); } catch { return null; } };
 const wantsDark = matchMedia("(prefers-color-scheme: dark)");
 const isDark = () => (root.dataset.theme ? root.dataset.theme === "dark" : wantsDark.matches);
@@ -50,5 +50,5 @@ $("theme").addEventListener("click", () => {
 wantsDark.addEventListener("change", themeChanged);
 const probe = el("span", { hidden: true });
 document.body.append(probe);
-/** A colour of the style sheet as it is now. */
+/** The present value of a colour of the style sheet. */
 const colour = (name) => { probe.style.color = `var(--${name})`; return getComputedStyle(probe).color; };

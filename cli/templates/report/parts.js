@@ -5,7 +5,7 @@ const SHOWN = { " ": "·", "\n": "⏎", "\t": "→", "\r": "␍", "\u00a0": "⍽
 const token = (text) => {
   const parts = [];
   for (const c of text) {
-    // What is neither a letter nor white space that has a sign of its own is shown by its number.
+    // Control characters and white space without a sign of its own are shown by their number.
     const sign = SHOWN[c] ?? (/[\p{C}\p{Zl}\p{Zp}]/u.test(c) ? `\\u{${c.codePointAt(0).toString(16)}}` : null);
     if (sign) parts.push(el("span", { class: "ws" }, sign));
     else if (typeof parts.at(-1) === "string") parts[parts.length - 1] += c;
@@ -15,7 +15,7 @@ const token = (text) => {
 };
 const chip = (A, s) => el("span", { class: "tok" }, token(A.strings[s]));
 const chips = (A, a, n = 6) => A.index.top[a].slice(0, n).flatMap((s) => [chip(A, s), " "]);
-/** What a latent is called: by a person in quotes, or the words in which it fires. */
+/** The label of a latent in quotes, or the words in which it fires. */
 const said = (A, a) => {
   const { label } = A.labels.get(a);
   if (label) return el("span", { class: "said label" }, `“${label}”`);
@@ -33,7 +33,7 @@ const tile = (A, a, mark) => el("li", {}, el("a", { class: A.gain(a) < 0 ? "tile
   title: `fires on ${percent(A.index.density[a])} of tokens; gain ${percent(A.index.gain[a])}` },
   mark, el("b", {}, A.said(a) || A.local(a)), el("br"), el("span", { class: "tile-facts" }, `${A.number(a)} · ${percent(A.index.density[a])}${A.gain(a) < 0 ? " · harms" : ""}`)));
 
-/** A list that grows by pages. */
+/** A list to which a button adds one page of entries at a time. */
 const paged = (holder, list, make, page) => {
   let shown = 0;
   const more = el("button", { type: "button", class: "more" });
@@ -53,7 +53,7 @@ const tiles = (A, list, mark = () => "") => {
   return box;
 };
 
-/** A list that is turned over page by page, every page within reach. */
+/** A list that shows one page of entries, with buttons for all pages. */
 const turned = (holder, list, make, size, what) => {
   const pages = Math.max(1, Math.ceil(list.length / size));
   const body = el("div");

@@ -1,4 +1,4 @@
-// Plots: drawn when they come near, so that the page is there at once.
+// Plots are drawn when they are about to become visible, so that the page appears at once.
 const plots = JSON.parse($("plots").textContent);
 const drawn = new Set();
 const plotly = () => {
@@ -21,11 +21,11 @@ const themed = (layout) => {
 const draw = (box) => {
   const plot = plots[Number(box.dataset.plot)];
   drawn.add(box);
-  // Twins share a colour: what is asked for and what is, training and held out.
+  // Related lines share a colour: the target and the measured value, training and held-out rows.
   const colours = { "level 1": "one", "level 2": "two", "k, level 1": "one", "k, level 2": "two",
     "level 1, held out": "one", "level 2, held out": "two", rows: "two", base: "one", reference: "soft", seeds: "soft", edges: "two", share: "two" };
   const data = plot.data.map((trace) => {
-    // Of two runs, the letter before the name says which; the second one is dashed, and its bars have a colour of their own.
+    // On a page of two runs the letter before the name tells which; lines of the second are dashed, bars have another colour.
     const [, letter, own] = trace.name?.match(/^(?:([AB]): )?(.*)$/) || [];
     const name = letter === "B" && trace.type === "bar" ? "one" : colours[own];
     if (!name) return trace;

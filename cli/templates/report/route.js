@@ -1,4 +1,4 @@
-// Where the address leads: #/, #/training, #/map, #/map/12, #/map/root, #/latent/2/975, #/labels; of a second run #/b/map and so on.
+// The addresses of the page: #/, #/training, #/map, #/map/12, #/map/root, #/latent/2/975, #/labels; of a second run #/b/map etc.
 const title = document.title;
 const overview = $("overview");
 let arrived = false;
@@ -23,7 +23,7 @@ const go = () => {
   else if (arrived) {
     const up = () => scrollTo({ top: 0, behavior: "instant" });
     up();
-    // Once more when the page has its new height: the browser keeps the old place where it can.
+    // Scroll once more after the page has its new height, since the browser restores the old position.
     requestAnimationFrame(up);
   }
   if (head && view !== "overview") {

@@ -1,6 +1,6 @@
-// The search: numbers, labels, tokens and words, and the text of the contexts, exact hits first.
+// The search for numbers, labels, tokens and words, and in the text of the contexts, with exact hits first.
 
-/** The text of all contexts as one string a stretch, and where its rows end in it. */
+/** The text of all contexts: one string per stretch of consecutive rows, and where the rows end in it. */
 const makeText = (A) => {
   const { first, tokens } = A.stream();
   const lower = A.strings.map((s) => s.toLowerCase());
@@ -11,7 +11,7 @@ const makeText = (A) => {
     return { row, text, ends, tokens: tokens[i] };
   });
 };
-/** Every context of every latent in columns: latent, first row, rows, the row it is about, and its place in the record. */
+/** Every context of every latent in columns: latent, first row, number of rows, the row that fires, and its index in the record. */
 const makePlaces = (A) => {
   const places = [];
   for (let a = 0; a < A.all; a++) {
@@ -22,7 +22,7 @@ const makePlaces = (A) => {
 };
 const isInner = (c) => c !== undefined && /[\p{L}\p{N}]/u.test(c);
 
-/** Where a text occurs: from row, to row, and how exactly: 0 as whole words as typed, 1 as typed, 2 in other letters. */
+/** Where a text occurs: first row, last row, and how exactly: 0 whole words as typed, 1 as typed, 2 in other upper or lower case. */
 const occurrences = (A, query) => {
   A.text ??= makeText(A);
   const wanted = query.toLowerCase();
@@ -40,7 +40,7 @@ const occurrences = (A, query) => {
   return hits;
 };
 
-/** Contexts that hold the text, the best one of each latent: first those that fire on it, exact ones before others. */
+/** Contexts that contain the text, the best one of each latent; those in which the latent fires on it come first, exact ones before others. */
 const inContexts = (A, query) => {
   A.places ??= makePlaces(A);
   const hits = occurrences(A, query);
@@ -87,7 +87,7 @@ const byName = (A, query) => {
   return { numbers, labelled, worded: worded.map((w) => w[1]) };
 };
 
-/** Shows what was found for a query; returns the address of the first hit, if there is one. */
+/** Shows the results of a query, and returns the address of the first one, if there is one. */
 const showFound = (A, query) => {
   const holder = $("found");
   const { numbers, labelled, worded } = byName(A, query);

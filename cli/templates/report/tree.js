@@ -1,7 +1,7 @@
-// The tree: every family in a list that is turned over page by page, sorted and filtered as the reader likes.
+// The list of all families in pages, sorted and filtered as the reader chooses.
 const FAMILIES = 40;
 
-/** A family, its children read when it is opened. */
+/** A family, whose children are read when it is opened. */
 const family = (A, { p, c }) => {
   const isRoot = p < 0;
   const widest = (A.widest ??= Math.max(...A.index.density.slice(0, A.f1), 1e-12));
@@ -37,7 +37,7 @@ const tree = (() => {
     const text = (a) => `${A.number(a)} ${A.labels.get(a).label} ${A.words(a).join(" ")} ${A.index.top[a].slice(0, 4).map((s) => A.strings[s]).join(" ")}`.toLowerCase();
     const holds = ({ p, c }) => !wanted || (p < 0 ? "root".includes(wanted) : text(p).includes(wanted)) || c.some((a) => A.labels.get(a).label.toLowerCase().includes(wanted));
     const list = (A.f2 ? A.families() : Array.from({ length: A.f1 }, (_, p) => ({ p, c: [] }))).filter(holds);
-    // ROOT is no parent: it stands last.
+    // ROOT is not a parent and comes last.
     list.sort((a, b) => (a.p < 0) - (b.p < 0) || orders[$("sort").value](a, b));
     turned($("tree"), list, (f) => family(A, f), FAMILIES, A.f2 ? "families" : "latents");
   };

@@ -1,9 +1,9 @@
-// The map: rectangles of families, in them rectangles of children; area is firing, colour is gain.
+// The map: rectangles of families with rectangles of children in them; the area is the density, the colour the gain.
 
-/** Of the map, what ROOT may take of the area: its children have no parent, and are no family. */
+/** The largest share of the area for ROOT, whose children have no parent and are not a family. */
 const ROOT_SHARE = 0.14;
 
-/** Squarified: rows are filled as long as that makes their rectangles squarer. */
+/** The squarified layout: a row takes further rectangles as long as that brings their shapes nearer to squares. */
 const squarify = (items, x, y, w, h, put) => {
   const total = items.reduce((s, i) => s + i.size, 0);
   if (!(total > 0) || w <= 0 || h <= 0) return;
@@ -44,7 +44,7 @@ const treemap = (() => {
   let boxes = [];
   let hover = null;
 
-  /** Draws as many of the words as fit; a word that is cut shows `least` letters; returns whether any did. */
+  /** Draws as many of the words as fit, the last one cut to at least `least` letters; returns whether any word fits. */
   const words = (g, list, x, y, w, h, size, weight, least = 4) => {
     g.font = `${weight} ${size}px ${getComputedStyle(root).getPropertyValue("--sans")}`;
     let line = "";
@@ -180,7 +180,7 @@ const treemap = (() => {
       if (event.key === "Enter") { open(hover); return; }
       if (!way) return;
       event.preventDefault();
-      // Families where all are shown, else children: what a click would open.
+      // A click opens a family where all families are shown, else a child.
       const stops = boxes.filter((b) => (zoom == null ? b.a == null : b.a != null) && b.w > 0);
       const middle = (b) => [b.x + b.w / 2, b.y + b.h / 2];
       if (!hover || !stops.includes(hover)) { point(stops[0] || null); return; }
