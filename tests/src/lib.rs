@@ -1,4 +1,5 @@
-//! What the tests of the project share: slow, obvious versions of what the engine computes, and bounds on errors.
+//! What the tests of the project share: slow, simple versions of what the engine computes, and bounds on rounding
+//! errors.
 
 pub mod oracle;
 pub mod tolerance;

@@ -1,11 +1,12 @@
-//! The whole loss of the two-level model and of the seed: dense, in f64, straight from the formulas, with every option.
+//! The whole loss of the two-level model and of the seed model: dense, in f64, directly from the formulas, with every
+//! option.
 //!
-//! A [`Problem`] is one batch with its settings. [`Problem::look`] runs it forward once and notes a [`Point`]: which
-//! entries each rule selects there, and the value of everything that the loss detaches. [`Problem::terms`] is then a
-//! smooth function of the parameters around that point, with selections and detached numbers held; its central
-//! differences are the gradient that the engine writes by hand.
+//! A [`Problem`] is one batch with its settings. [`Problem::look`] runs the forward pass once and returns a [`Point`]:
+//! the entries that each rule selects there, and the values of everything that the loss treats as constant (detached).
+//! Around that point [`Problem::terms`] is a smooth function of the parameters, with the selections and the detached
+//! values kept fixed; its central differences are compared with the gradient that the engine computes by formulas.
 //!
-//! Nothing here is shared with the engine but the types of its arguments.
+//! Only the types of the arguments are shared with the engine.
 
 mod seed;
 
@@ -35,7 +36,7 @@ const LEVEL1: [&str; 8] = [
     "w_skip",
 ];
 
-/// Returns where the tensor `name` stands in [`NAMES`].
+/// Returns the index of the tensor `name` in [`NAMES`].
 fn index_of(name: &str) -> usize {
     NAMES.iter().position(|n| *n == name).unwrap_or_else(|| panic!("no tensor {name}"))
 }
@@ -73,26 +74,26 @@ impl Tensors {
     }
 }
 
-/// The loss, term by term, weighted as it enters.
+/// The terms of the loss, with their weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Terms {
     /// The whole loss.
     pub total: f64,
-    /// Fraction of variance unexplained, a level.
+    /// Fraction of variance unexplained, per level; this one is without its weight.
     pub fvu: [f64; 2],
-    /// Sparsity penalty, a level.
+    /// Sparsity penalty, per level.
     pub sparsity: [f64; 2],
     /// Consistency loss.
     pub consistency: f64,
-    /// AuxK, a level.
+    /// AuxK loss, per level.
     pub aux: [f64; 2],
     /// Auxiliary reconstruction of gated levels.
     pub gated: [f64; 2],
-    /// Latents that fire a row, a level.
+    /// Mean number of latents that fire per row, per level.
     pub l0: [f64; 2],
 }
 
-/// One level at the parameters that are varied.
+/// One level at the parameters that the central differences vary.
 struct LevelAt<'a> {
     /// Pre-activations.
     u: &'a M,
@@ -100,11 +101,11 @@ struct LevelAt<'a> {
     z: &'a M,
     /// Decoder parameters.
     rows: &'a M,
-    /// Decoder rows in the space of the rows of the batch.
+    /// Decoder directions in the space of the rows of the batch; other than `rows` where the decoder composes level 1.
     directions: &'a M,
 }
 
-/// What the consistency losses read at the parameters that are varied.
+/// What the consistency losses read at the parameters that the central differences vary.
 struct Live<'a> {
     u1: &'a M,
     z1: &'a M,
@@ -113,7 +114,7 @@ struct Live<'a> {
     z2: &'a M,
 }
 
-/// Selections and detached numbers at one point.
+/// Selections and detached values at one point of the parameters.
 #[derive(Clone, Debug)]
 pub struct Point {
     p: Tensors,
@@ -121,15 +122,16 @@ pub struct Point {
     a2: M,
     z: [M; 2],
     hat: [M; 2],
-    /// Children that the gate lets fire.
+    /// 1 for children that the gate lets fire, 0 for the others.
     allowed: M,
-    /// Latents that fire, a level, as 0 and 1.
+    /// 1 for latents that fire, 0 for the others, per level.
     pub fires: [M; 2],
-    /// Dead latents that AuxK lights, a level.
-    pub lit: [M; 2],
-    /// Ungated pre-activations above the threshold of level 2.
-    pub charged: M,
-    /// Distance of the nearest number to a decision that it would change.
+    /// 1 for the dead latents that AuxK selects, per level.
+    pub revived: [M; 2],
+    /// 1 for children whose ungated pre-activation is above the threshold of level 2.
+    pub fires_ungated: M,
+    /// The smallest distance of any number from a decision (a selection, a sign, the edge of a kernel). If it is small,
+    /// f32 and f64 may decide differently.
     pub nearest: f64,
 }
 
@@ -142,15 +144,16 @@ pub struct Problem {
     pub arch: Arch,
     /// Parent of every child.
     pub parents: Vec<u32>,
-    /// What changes from step to step.
+    /// The settings of the step.
     pub settings: StepSettings,
     /// The rows.
     pub x: M,
-    /// What a transcoder should reconstruct.
+    /// The rows that a transcoder reconstructs.
     pub y: Option<M>,
 }
 
-fn hbox(v: f64) -> f64 {
+/// The integral of the rectangular kernel of width 1: 0 below -1/2, 1 above 1/2.
+fn kernel_integral(v: f64) -> f64 {
     (v + 0.5).clamp(0.0, 1.0)
 }
 
@@ -166,7 +169,8 @@ fn norm(v: ArrayView1<'_, f64>) -> f64 {
     v.dot(&v).sqrt()
 }
 
-/// 1 at the `k` largest positive numbers; finite or minus infinity.
+/// Returns 1 at the `k` largest positive numbers of `u` and 0 elsewhere. `u` may have minus infinity. `nearest` becomes
+/// the smallest distance from a different selection.
 fn largest(u: &[f64], k: usize, nearest: &mut f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..u.len()).collect();
     order.sort_by(|&a, &b| u[b].total_cmp(&u[a]));
@@ -184,6 +188,7 @@ fn largest(u: &[f64], k: usize, nearest: &mut f64) -> Vec<f64> {
 }
 
 impl Problem {
+    /// Returns the activation of a level, the names of its tensors `threshold`, `r_mag` and `b_mag`, and its settings.
     fn level(&self, l: usize) -> (Activation, &str, &str, &str, &LevelConfig) {
         let [theta, r, b] = [
             ["level1.threshold", "level1.r_mag", "level1.b_mag"],
@@ -196,7 +201,7 @@ impl Problem {
         if self.config.revive.k_aux > 0 { self.config.revive.k_aux } else { (self.arch.d_out() / 2).max(1) }
     }
 
-    /// Which latents fire, given their pre-activations (minus infinity where the gate is shut).
+    /// Returns 1 for the latents that fire, given their pre-activations (minus infinity where the gate is closed).
     fn select(&self, l: usize, u: &M, p: &Tensors, nearest: &mut f64) -> M {
         let (activation, theta, r, b, _) = self.level(l);
         let k = self.settings.k[l];
@@ -230,7 +235,7 @@ impl Problem {
         mask
     }
 
-    /// Who fires where both levels share a budget: the largest of all pre-activations of both.
+    /// Returns 1 for the latents that fire if both levels share a budget: those of the largest pre-activations of both.
     fn select_shared(&self, u: [&M; 2], nearest: &mut f64) -> [M; 2] {
         let keep = ((self.settings.k[0] + self.settings.k[1]) * u[0].nrows() as f64).round() as usize;
         let all: Vec<f64> = u[0].iter().chain(u[1]).copied().collect();
@@ -239,21 +244,24 @@ impl Problem {
         [(u[0], mask), (u[1], second)].map(|(u, m)| M::from_shape_vec(u.raw_dim(), m).expect("the same shape"))
     }
 
-    fn pick_dead(&self, l: usize, u: &M, nearest: &mut f64) -> M {
-        let mut lit = M::zeros(u.raw_dim());
+    /// Returns 1 for the dead latents that AuxK selects: per row, the `k_aux` of the largest pre-activations.
+    fn select_dead(&self, l: usize, u: &M, nearest: &mut f64) -> M {
+        let mut revived = M::zeros(u.raw_dim());
         let dead = &self.settings.dead[l];
         if self.config.loss.aux > 0.0 && !dead.is_empty() {
-            for (row, mut out) in u.rows().into_iter().zip(lit.rows_mut()) {
+            for (row, mut out) in u.rows().into_iter().zip(revived.rows_mut()) {
                 let values: Vec<f64> = dead.iter().map(|&j| row[j as usize]).collect();
                 for (&j, picked) in dead.iter().zip(largest(&values, self.k_aux(), nearest)) {
                     out[j as usize] = picked;
                 }
             }
         }
-        lit
+        revived
     }
 
-    /// `z` with the selection of the point; the threshold of jumprelu moves through the integral of its kernel.
+    /// Returns the activations `z` with the selection of the point. A change of the threshold of jumprelu changes `z`
+    /// by the
+    /// integral of the straight-through kernel, whose derivative is the gradient that the engine uses.
     fn activate(&self, l: usize, u: &M, p: &Tensors, at: &Point) -> M {
         let (activation, theta, r, b, level) = self.level(l);
         let fires = &at.fires[l];
@@ -263,24 +271,25 @@ impl Problem {
             Activation::Jumprelu => {
                 let mut z = u * fires;
                 for ((i, j), z) in z.indexed_iter_mut() {
-                    *z += at.p.vector(theta)[j] * self.window_moved(l, i, j, p.vector(theta)[j], level.bandwidth, at);
+                    *z += at.p.vector(theta)[j] * self.kernel_change(l, i, j, p.vector(theta)[j], level.bandwidth, at);
                 }
                 z
             }
         }
     }
 
-    /// `H((u - theta) / eps) - H((u - theta0) / eps)` with `u` and `theta0` of the point, where the gate is open.
-    fn window_moved(&self, l: usize, i: usize, j: usize, theta: f64, eps: f64, at: &Point) -> f64 {
+    /// Returns `H((u - theta) / eps) - H((u - theta0) / eps)` with `u` and `theta0` of the point and `H` the
+    /// [`kernel_integral`], where the gate is open; 0 elsewhere.
+    fn kernel_change(&self, l: usize, i: usize, j: usize, theta: f64, eps: f64, at: &Point) -> f64 {
         if l == 1 && at.allowed[(i, j)] == 0.0 {
             return 0.0;
         }
         let theta0 = at.p.vector(self.level(l).1)[j];
         let u0 = at.u[l][(i, j)];
-        hbox((u0 - theta) / eps) - hbox((u0 - theta0) / eps)
+        kernel_integral((u0 - theta) / eps) - kernel_integral((u0 - theta0) / eps)
     }
 
-    /// Children that a hard gate lets fire, given who fires at level 1.
+    /// Returns 1 for the children that a hard gate lets fire, given the latents of level 1 that fire.
     fn gate_mask(&self, fires1: &M, a2: &M, nearest: &mut f64) -> M {
         let mut allowed = M::ones(a2.raw_dim());
         if !self.settings.gate.has_families() {
@@ -310,12 +319,12 @@ impl Problem {
         allowed
     }
 
-    /// What the encoder of level 1 reads: `x - b_dec`, or `x` for a transcoder.
+    /// Returns what the encoder of level 1 reads: `x - b_dec`, or `x` for a transcoder.
     fn input(&self, p: &Tensors) -> M {
         if self.y.is_some() { self.x.clone() } else { &self.x - &p.vector("b_dec") }
     }
 
-    /// What codes and `b_dec` should add up to: `x`, or `y - W_skip x` for a transcoder.
+    /// Returns what the decoded codes plus `b_dec` should equal: `x`, or `y - W_skip x` for a transcoder.
     fn wanted(&self, p: &Tensors) -> M {
         let Some(y) = &self.y else { return self.x.clone() };
         if !self.arch.variant.skip {
@@ -324,7 +333,7 @@ impl Problem {
         y - &self.x.dot(&p.matrix("w_skip", self.arch.d_out()).t())
     }
 
-    /// Runs forward at `params` and notes selections and detached numbers.
+    /// Runs the forward pass at `params` and returns the selections and detached values.
     pub fn look(&self, params: &Params) -> Point {
         let p = Tensors::new(params);
         let [f1, f2] = self.arch.latents();
@@ -337,8 +346,8 @@ impl Problem {
             hat: [none(self.arch.d_out()), none(self.arch.d_out())],
             allowed: none(f2),
             fires: [none(f1), none(f2)],
-            lit: [none(f1), none(f2)],
-            charged: none(f2),
+            revived: [none(f1), none(f2)],
+            fires_ungated: none(f2),
             nearest: f64::INFINITY,
             p,
         };
@@ -354,7 +363,7 @@ impl Problem {
             Some([first, _]) => first.clone(),
             None => self.select(0, &at.u[0], &p, &mut nearest),
         };
-        at.lit[0] = self.pick_dead(0, &at.u[0], &mut nearest);
+        at.revived[0] = self.select_dead(0, &at.u[0], &mut nearest);
         at.z[0] = self.activate(0, &at.u[0], &p, &at);
         let d1 = p.matrix("level1.w_dec", f1);
         at.hat[0] = at.z[0].dot(&d1) + p.vector("b_dec");
@@ -372,19 +381,19 @@ impl Problem {
                 Some([_, second]) => second,
                 None => self.select(1, &open, &p, &mut nearest),
             };
-            at.lit[1] = self.pick_dead(1, &open, &mut nearest);
+            at.revived[1] = self.select_dead(1, &open, &mut nearest);
             at.z[1] = self.activate(1, &at.u[1], &p, &at);
             at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector("b_dec").to_owned(), &at.hat[0]);
-            at.charged = self.charge(&p, &at.a2, &mut nearest);
+            at.fires_ungated = self.select_ungated(&p, &at.a2, &mut nearest);
         }
         at.nearest = nearest.min(self.kinks(&at));
         at
     }
 
-    /// Ungated pre-activations of level 2 that would fire without competition.
-    fn charge(&self, p: &Tensors, a2: &M, nearest: &mut f64) -> M {
+    /// Returns 1 for the children that would fire by their ungated pre-activation alone, without competition.
+    fn select_ungated(&self, p: &Tensors, a2: &M, nearest: &mut f64) -> M {
         let (activation, theta, r, b, _) = self.level(1);
-        let mut charged = M::zeros(a2.raw_dim());
+        let mut fires_ungated = M::zeros(a2.raw_dim());
         for ((i, j), &a) in a2.indexed_iter() {
             let above = match activation {
                 Activation::Relu => a,
@@ -394,12 +403,12 @@ impl Problem {
                 Activation::Gated => a,
             };
             *nearest = nearest.min(above.abs());
-            charged[(i, j)] = f64::from(u8::from(above > 0.0));
+            fires_ungated[(i, j)] = f64::from(u8::from(above > 0.0));
         }
-        charged
+        fires_ungated
     }
 
-    /// Distance to the edges of jumprelu's kernel and of the containment's hinge.
+    /// Returns the smallest distance from an edge of jumprelu's kernel or from the hinge of the containment loss.
     fn kinks(&self, at: &Point) -> f64 {
         let mut nearest = f64::INFINITY;
         for l in 0..2 {
@@ -419,6 +428,7 @@ impl Problem {
         nearest
     }
 
+    /// Returns the ungated pre-activations of level 2. `z1d1` is the reconstruction by level 1 without `b_dec`.
     fn ungated2(&self, p: &Tensors, xt: &M, z1: &M, z1d1: &M) -> M {
         let s = match self.arch.source {
             Source::X => xt.clone(),
@@ -428,6 +438,7 @@ impl Problem {
         s.dot(&p.matrix("level2.w_enc", self.arch.level[1].latents).t()) + p.vector("level2.b_enc")
     }
 
+    /// Returns the pre-activations of level 2 after a soft gate; hard gates act in [`Problem::gate_mask`].
     fn gate(&self, p: &Tensors, a2: &M, z1: &M) -> M {
         let g = || z1.dot(&p.matrix("gate.w", self.arch.level[0].latents)) + p.vector("gate.b");
         match self.settings.gate {
@@ -437,18 +448,21 @@ impl Problem {
         }
     }
 
-    /// Decoder directions of level 2 in the space of the rows, with level 1's as they are seen.
+    /// Returns the decoder directions of level 2 in the space of the rows, given those of level 1 that level 2 reads.
     fn directions2(&self, p: &Tensors, d1: &M) -> M {
         let d2 = p.matrix("level2.w_dec", self.arch.level[1].latents);
         if self.arch.decoder == Decoder::Comp { d2.dot(d1) } else { d2.to_owned() }
     }
 
+    /// Returns the reconstruction by both levels.
     fn decode2(&self, p: &Tensors, z2: &M, d1: &M, bd: &Array1<f64>, hat1: &M) -> M {
         let own = z2.dot(&self.directions2(p, d1));
         if self.arch.decoder == Decoder::Cum { hat1 + &own } else { own + bd }
     }
 
-    /// The loss at `p`, near the point `at`. Without `through`, level 2 sees level 1 as it was at the point.
+    /// Returns the loss at `p`, near the point `at`. Without `through`, level 2 reads level 1 as it was at the point,
+    /// so that
+    /// the loss of level 2 has no gradient in the parameters of level 1.
     pub fn terms(&self, p: &Tensors, at: &Point, through: bool) -> Terms {
         let [f1, f2] = self.arch.latents();
         let (loss, settings) = (&self.config.loss, &self.settings);
@@ -478,7 +492,7 @@ impl Problem {
             return out;
         }
 
-        // Level 1 as level 2 sees it.
+        // The numbers of level 1 that level 2 reads.
         let (xt2, z1s, d1s, bds, hat1s) = if through {
             (xt.clone(), z1.clone(), d1.clone(), bd.clone(), hat1.clone())
         } else {
@@ -513,7 +527,7 @@ impl Problem {
         out
     }
 
-    /// Sparsity and AuxK of a level.
+    /// Adds the sparsity penalty and the AuxK loss of a level to `out`.
     fn level_terms(&self, l: usize, p: &Tensors, at: &Point, level_at: &LevelAt<'_>, out: &mut Terms) {
         let LevelAt { u, z, rows, directions } = *level_at;
         let (activation, theta, _, _, level) = self.level(l);
@@ -532,7 +546,7 @@ impl Problem {
                     let mut sum = fired;
                     for i in 0..z.nrows() {
                         for j in 0..z.ncols() {
-                            sum += self.window_moved(l, i, j, p.vector(theta)[j], level.bandwidth, at);
+                            sum += self.kernel_change(l, i, j, p.vector(theta)[j], level.bandwidth, at);
                         }
                     }
                     sum
@@ -544,12 +558,12 @@ impl Problem {
         let fvu = squares(&error) * unit;
         if self.config.loss.aux > 0.0 && dead > 0 && fvu > 0.0 {
             let weight = self.config.loss.aux / fvu * (dead as f64 / self.k_aux() as f64).min(1.0);
-            let v = u * &at.lit[l];
+            let v = u * &at.revived[l];
             out.aux[l] = weight * unit * squares(&(v.dot(directions) + &error));
         }
     }
 
-    /// The consistency loss without its weight; level 1 is live here.
+    /// Returns the consistency loss without its weight. Its gradient reaches level 1, whatever `through` is.
     fn consistency(&self, p: &Tensors, at: &Point, live: &Live<'_>, unit: f64) -> f64 {
         let Live { u1, z1, d1, a2, z2 } = *live;
         let d = self.arch.d_out();
@@ -582,7 +596,7 @@ impl Problem {
                 for i in 0..z1.nrows() {
                     for j in 0..f2 {
                         if let Some(q) = family(j)
-                            && at.charged[(i, j)] > 0.0
+                            && at.fires_ungated[(i, j)] > 0.0
                         {
                             let down = a2[(i, j)] * psi(at.u[0][(i, q)]);
                             let up = at.a2[(i, j)] * psi(u1[(i, q)]);
@@ -616,7 +630,7 @@ impl Problem {
         }
     }
 
-    /// Central differences of the whole loss in one tensor.
+    /// Returns the central differences of the whole loss in one tensor.
     fn differences(&self, at: &Point, name: &str, through: bool) -> Vec<f64> {
         let id = index_of(name);
         let mut p = at.p.clone();
@@ -633,7 +647,7 @@ impl Problem {
             .collect()
     }
 
-    /// The gradient of every tensor, mixed as the settings say.
+    /// Returns the gradient of every tensor, with those of the two levels mixed as `train.balance` says.
     pub fn gradient(&self, at: &Point) -> Vec<Vec<f64>> {
         NAMES
             .iter()
@@ -650,7 +664,7 @@ impl Problem {
                         let width = match id {
                             "b_dec" | "level1.w_dec" => self.arch.d_out(),
                             "level1.w_enc" | "w_skip" => self.arch.d,
-                            // One number a latent has no direction: its two parts are added.
+                            // Tensors of one number per latent have no direction to project: their two parts are added.
                             _ => return all,
                         };
                         own.chunks(width).zip(all.chunks(width)).flat_map(|(own, all)| surgery(own, all)).collect()
@@ -661,7 +675,7 @@ impl Problem {
     }
 }
 
-/// `max(u, 0)` with the signs of `u0`, where the gate is open.
+/// Returns `max(u, 0)`, with the signs taken from `u0`, where the gate is open; 0 elsewhere.
 fn positive(u: &M, u0: &M, allowed: Option<&M>) -> M {
     let sign = u0.mapv(|v| f64::from(u8::from(v > 0.0)));
     match allowed {
@@ -670,7 +684,8 @@ fn positive(u: &M, u0: &M, allowed: Option<&M>) -> M {
     }
 }
 
-/// Of two parts of a row's gradient, given the first and their sum: the second loses what opposes the first.
+/// Returns the sum of two gradients of a row, given the first and their sum, after the component of the second that
+/// opposes the first is removed (PCGrad).
 fn surgery(own: &[f64], all: &[f64]) -> Vec<f64> {
     let through: Vec<f64> = own.iter().zip(all).map(|(o, a)| a - o).collect();
     let dot: f64 = own.iter().zip(&through).map(|(o, t)| o * t).sum();
@@ -679,7 +694,7 @@ fn surgery(own: &[f64], all: &[f64]) -> Vec<f64> {
     own.iter().zip(&through).map(|(o, t)| o + t - away * o).collect()
 }
 
-/// Mean over all pairs of the cosine of two latents over the batch; every pair by itself.
+/// Returns the mean over all pairs of latents of both levels of the cosine of their activations over the batch.
 fn mean_cosine(h1: &M, h2: &M) -> f64 {
     const E: f64 = 1e-6;
     let mut sum = 0.0;

@@ -1,15 +1,15 @@
-//! Architectures that differ from another one in a few things.
+//! Builder methods that change one property of both levels of an architecture.
 
 use strata_core::config::Activation;
 use strata_core::model::Arch;
 
-/// Changes one thing of both levels.
+/// Changes one property of both levels.
 pub trait Vary: Sized {
-    /// The same with these numbers of latents.
+    /// Returns the architecture with these numbers of latents.
     fn sized(self, latents: [usize; 2]) -> Self;
-    /// The same with these targets.
+    /// Returns the architecture with these target L0s.
     fn keeping(self, k: [f64; 2]) -> Self;
-    /// The same with these activations.
+    /// Returns the architecture with these activations.
     fn activated(self, activations: [Activation; 2]) -> Self;
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Settings of a run that takes no time.
+/// Settings of a run that takes a fraction of a second.
 const TINY: &str = "level1.latents=6 level1.k=1.5 level2.latents=12 level2.k=1.5 train.steps=6 train.batch=32 \
                     train.checkpoint_every=2 data.outlier=0.0 data.stats_rows=256";
 
@@ -75,7 +75,7 @@ fn every_built_in_suite_runs_with_its_reference_rows() {
     assert!(csv.lines().all(|line| commas(line) == commas(csv.lines().next().expect("a header"))), "{csv}");
 }
 
-/// A sweep of its own with a base row, and a grid.
+/// A user-defined suite with a base row and a grid.
 const SWEEP: &str = r#"
 base = "no gate"
 loss.w1 = 0.5
@@ -125,12 +125,12 @@ fn a_sweep_is_the_same_for_any_number_of_threads_and_after_a_kill() {
     let [low, high] = ["low", "high"].map(|k| difference[k].as_f64().expect("a number"));
     assert!(low >= a.min(b) - 1e-12 && high <= a.max(b) + 1e-12 && low <= high, "{difference}");
 
-    // One thread alone gives the same numbers.
+    // One thread gives the same numbers.
     let (code, _, err) = place.ablate("other", &[&line[..], &["--threads", "1"]].concat());
     assert_eq!(code, 0, "{err}");
     assert_eq!(fs::read_to_string(place.path("other").join("ablation.json")).expect("a report"), whole);
 
-    // A kill in the middle of a training, and one before an evaluation.
+    // Kill one run in the middle of its training, and another before its evaluation.
     let dir = |row: usize, seed: usize| out.join(suite["rows"][row]["runs"][seed]["dir"].as_str().expect("a path"));
     let killed = dir(0, 1);
     for file in ["eval.json", "final_info.json"] {
@@ -166,7 +166,7 @@ fn the_experiment_leaves_the_summary_of_each_run_in_its_directory() {
     let first = read_json(&place.path("out/run_1/final_info.json"));
     assert_eq!(all["run_1 (as set)"]["means"], first["dump"]["means"]);
     assert!(table.contains("run_5 (matryoshka)"), "a table that says what each run is: {table}");
-    // Other settings in the same place are refused, and change nothing.
+    // Other settings for the same directory are refused and change nothing.
     let (code, _, err) = place.ablate("out", &["--suite", "experiment", "--set", "loss.w1=0.5"]);
     assert!(code == 1 && err.contains("other settings") && err.lines().count() == 1, "{err}");
 }

@@ -1,4 +1,4 @@
-//! Absorption where it was planted, SAEBench's fraction by its formula, and boundary cases.
+//! The absorption scores of codes with planted absorption, SAEBench's fraction by its formula, and boundary cases.
 
 use strata_core::metrics::absorption::{Absorption, Dictionary, OUTSIDE, Scope, Thresholds, absorption, sample};
 use strata_core::model::Codes;
@@ -20,7 +20,7 @@ const LATENTS: usize = 5;
 impl World {
     /// On a token of member `m` the class latent is silent if `silence(m, i)`; member 0's latent then carries it.
     fn new(n: usize, silence: impl Fn(u32, usize) -> bool) -> Self {
-        // Member 0's latent holds the class too.
+        // The direction of member 0's latent contains that of the class.
         Self::with(n, [0.8, 0.6], silence)
     }
 
@@ -120,26 +120,28 @@ fn a_planted_absorption_is_measured_exactly() {
         let member = &found.member;
         assert_eq!(member.iter().map(|m| m.member).collect::<Vec<_>>(), [0, 1, 2]);
         assert!(member[0].absorbed == member[0].tokens && member[1].silent == 0 && member[2].silent == 0);
-        // Member 0 has a fraction of 1; on the others the class latent carries nearly all, and the rest is no absorber.
+        // The fraction is 1 on tokens of member 0. On the others the class latent carries nearly the whole projection,
+        // so that no
+        // latent absorbs.
         assert!((found.fraction - share).abs() < 0.02, "{} {share}", found.fraction);
     }
-    // Where the absorber may stand for the class as well, the two of them do.
+    // If the absorber may be a main latent as well, both latents are.
     let found = world.score_in(5, Scope { main: 0..LATENTS, absorbers: 0..LATENTS });
     assert_eq!((found.main, found.silent, found.main_f1), (vec![0, 1], 0.0, 1.0));
-    // Nothing absorbs where nothing may.
+    // With a scope without absorbers nothing is absorbed.
     let found = world.score_in(1, Scope { main: 0..1, absorbers: 0..1 });
     assert_eq!((found.silent, found.absorbed, found.missed, found.fraction), (share, 0.0, share, 0.0));
 }
 
 #[test]
 fn what_is_silent_without_an_absorber_is_missed() {
-    // Every fourth token of member 1 is missed; nothing takes over.
+    // The class latent is off on every fourth token of member 1, and no other latent fires in its place.
     let world = World::new(3000, |m, i| m == 1 && i % 4 == 1);
     let missed = (0..3000).filter(|&i| world.is_test[i] && world.member[i] == 1 && i % 4 == 1).count();
     let share = missed as f64 / world.test_rows(|_| true) as f64;
     let found = world.score();
     assert_eq!((found.silent, found.absorbed, found.missed, found.fraction), (share, 0.0, share, 0.0));
-    // And nothing is silent where nothing was planted.
+    // Without a planted silence the class latent always fires.
     let found = World::new(3000, |_, _| false).score();
     assert_eq!((found.silent, found.absorbed, found.missed), (0.0, 0.0, 0.0));
     assert_eq!(found.main_f1, 1.0);
@@ -160,7 +162,8 @@ fn the_fraction_is_what_absorbers_carry_of_what_the_main_latents_leave() {
     }
     let found = world.score();
     assert_eq!((found.main.as_slice(), found.silent), (&[0][..], 0.0));
-    // The probe leans on direction 0 with a weight near 1: main 2, absorber 4, row 6: min(4, 6 - 2) / (4 + 2).
+    // The probe is nearly direction 0. The main latent has a projection of 2, the absorber of 4 and the row of 6:
+    // min(4, 6 - 2) / (4 + 2).
     let share = world.test_rows(|m| m == 0) as f64 / world.test_rows(|_| true) as f64;
     assert!((found.fraction / share - 2.0 / 3.0).abs() < 0.1, "{} {share}", found.fraction);
 }

@@ -60,6 +60,7 @@ mod saelens;
 mod settings;
 mod shards;
 mod shell;
+mod siblings;
 mod similarity;
 mod splice_cli;
 mod stability;

@@ -10,7 +10,7 @@ use strata_core::{Compute, Error, Isa, Par, ROOT};
 
 const COMPUTE: Compute = Compute::new(Isa::SCALAR, Par::Rayon);
 
-/// What `f32` dot products leave of the digits.
+/// Asserts that two numbers agree up to the rounding of dot products in `f32`.
 #[track_caller]
 fn assert_near(what: &str, got: f64, expected: f64) {
     let near = (got - expected).abs() <= 2e-4 * expected.abs().max(1.0);
@@ -102,7 +102,7 @@ proptest! {
         let w = World::new(seed, n, d, cumulative);
         let r = w.run(0, n, n).report();
         let mean = |f: &dyn Fn(usize) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
-        // In one dimension a row may be b_dec itself, almost.
+        // In one dimension a row may nearly equal b_dec, so that its shares are undefined.
         prop_assume!((0..n).all(|t| (0..d).any(|c| (w.x[t * d + c] - w.b_dec[c]).abs() > 0.3)));
         let ones = |t: usize, i: usize| if cumulative { w.share(t, &w.part(t, 1, i)) } else { 0.0 };
         let of = |keep: &dyn Fn(usize, usize) -> bool| {
@@ -182,8 +182,8 @@ proptest! {
 
 #[test]
 fn shares_of_a_row_that_is_taken_apart_by_hand() {
-    // x - b_dec = (4, 3): 2 of (1, 0) by the parent, 1 of (1, 0) and 1 of (0, 1) by its children, 1 of (0, 1) by ROOT's;
-    // what is left is (1, 1). ||(4, 3)||^2 = 25.
+    // x - b_dec = (4, 3): the parent adds 2 (1, 0), its children (1, 0) and (0, 1), a child under ROOT (0, 1);
+    // the error is (1, 1). ||(4, 3)||^2 = 25.
     let decoder1 = [1.0, 0.0, 0.0, 1.0];
     let decoder2 = [1.0, 0.0, 0.0, 1.0, 0.0, 1.0];
     let parent = [0, 0, ROOT];
@@ -206,7 +206,7 @@ fn shares_of_a_row_that_is_taken_apart_by_hand() {
         assert!((got - expected).abs() < 1e-6, "{what}: {got}, expected {expected}");
     }
     assert_eq!((r.subtree.len(), r.subtrees_not_alive), (1, 1));
-    // The parent off, its child is an orphan; a row that is b_dec has no shares.
+    // If the parent is off, its child is an orphan; a row equal to b_dec has no shares.
     let none = CodesView::new(&[0, 0, 0], &[], &[], 2).unwrap();
     let two = CodesView::new(&[0, 1, 2], &[0, 0], &[1.0, 1.0], 3).unwrap();
     let mut a = Attribution::new(2, &parent).unwrap();

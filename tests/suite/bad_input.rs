@@ -1,4 +1,4 @@
-//! Mistakes of people and failures of disks: one sentence, exit code 1 or 2, and no data is lost.
+//! Mistakes of users and failures of disks give one sentence and exit code 1 or 2, and no data is lost.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,7 +21,8 @@ fn npy(path: &Path, n: usize, d: usize, values: &[f32]) -> PathBuf {
     path.to_owned()
 }
 
-/// `train`, `eval`, `encode` and `inspect` all refuse `dump` with `parts` in their sentence, and write nothing.
+/// Asserts that `train`, `eval`, `encode` and `inspect` refuse `dump` with a sentence that has all `parts`, and write
+/// nothing.
 #[track_caller]
 fn refused_by_all(dir: &Path, run: &Path, dump: &[PathBuf], more: &[&str], parts: &[&str]) {
     let before = tree(dir);
@@ -72,7 +73,7 @@ fn dumps_that_cannot_be_read_are_named() {
     fs::create_dir(dir.join("empty")).unwrap();
     refused_by_all(dir, &run, &[dir.join("empty")], &[], &["empty", "dump.json"]);
 
-    // A directory whose manifest promises other rows, and one whose shard was cut.
+    // A directory whose manifest states another number of rows, and one with a truncated shard.
     let lying = write_dump(&dir.join("lying"), &rows(300), D);
     let manifest = fs::read_to_string(lying.join("dump.json")).unwrap();
     fs::write(lying.join("dump.json"), manifest.replace("300", "301")).unwrap();
@@ -103,7 +104,8 @@ fn numbers_that_are_not_finite_are_named_and_leave_no_run() {
         assert!(seen.out.contains("row 123, column 7"), "{}", seen.out);
         assert_eq!(tree(dir), before);
     }
-    // Met in the middle of a training, beyond the rows that were measured: the checkpoints stay.
+    // Such a number in rows beyond those of the statistics is found in the middle of the training; the checkpoints
+    // remain.
     let mut all = rows(600);
     let late = RowOrder::new(0, 540, 16, 8).row(0, 500) as usize;
     all[late * D] = f32::NAN;
@@ -196,13 +198,13 @@ fn an_existing_run_is_not_touched() {
     let before = tree(&run);
     strata(&train_args(&dump, &run, &[])).fails(&["run exists already", "--resume", "--out"]);
     assert_eq!(tree(&run), before);
-    // Nor is what is no run.
+    // A file that is not a run is not touched either.
     let file = dir.path().join("file");
     fs::write(&file, "mine").unwrap();
     strata(&train_args(&dump, &file, &[])).fails(&["file"]);
     strata(&train_args(&dump, &dump, &[])).fails(&["exists already"]);
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
-    // The codes of a dump do not replace the dump.
+    // `encode` does not overwrite the dump that it reads.
     let shard = dump.join("acts-00000.safetensors");
     for input in [&dump, &shard] {
         strata(&args!["encode", run, "--dump", *input, "--out", shard]).fails(&["--out", "part of the dump"]);
@@ -241,7 +243,7 @@ fn a_resumed_run_has_its_own_settings_and_dump() {
         resume(&other, vec![]).fails(&["another dump", "expected the same rows"]);
     }
     assert_eq!(tree(&run), before);
-    // Its own settings may be said again.
+    // The settings of the run may be given again.
     let toml = fs::read_to_string(run.join("config.toml")).unwrap();
     fs::write(run.join("config.toml"), toml.replace("batch = 48", "batch = 49")).unwrap();
     resume(&dump, vec![]).fails(&["other settings", "`train.batch`", "expected 48", "found 49"]);
@@ -309,7 +311,7 @@ fn damaged_checkpoints_are_named_and_the_older_one_serves() {
         assert_eq!(weights(&run), reference);
         assert_eq!(fs::read(newest.join(state)).unwrap(), good);
     }
-    // With none that is whole, the newest is named, and nothing is touched.
+    // If no checkpoint is intact, the message names the newest, and nothing is changed.
     for checkpoint in [&older, &newest] {
         fs::write(checkpoint.join(state), &good[..9]).unwrap();
     }
@@ -462,7 +464,7 @@ mod full_disk {
         let (dir, dump, run) = trained(&["train.checkpoint_every=0"]);
         let dir = dir.path();
         let (new, out) = (dir.join("new"), dir.join("codes"));
-        // Checkpoints are larger than 4 kB, settings and metrics of the first steps are not.
+        // The limit of 4 kB lets settings and the metrics of the first steps be written, but no checkpoint.
         let all = train_args(&dump, &new, &["train.checkpoint_every=3"]);
         for is_trapped in [true, false] {
             limited(&all, 16, is_trapped).fails(&["checkpoints/step-000000003", "writing", "too large"]);
@@ -481,7 +483,7 @@ mod full_disk {
         let capture = args!["capture", "--layer", "0", "--max-tokens", "1024", "--out", out];
         limited(&capture, 4, false).fails(&["writing", "codes"]);
         let eval = args!["eval", run, "--dump", dump];
-        // What was found is printed all the same.
+        // The results are printed nevertheless.
         let ran = limited(&eval, 0, false).fails(&["writing", "latents.jsonl"]);
         assert!(ran.out.contains("fraction of variance unexplained"), "{}", ran.out);
         assert!(!out.exists() && !run.join("eval.json").exists() && !run.join("latents.jsonl").exists());

@@ -1,4 +1,4 @@
-//! The `strata` binary on small dumps: what it writes, what it prints, and that its commands work together.
+//! The `strata` binary on small dumps: what its commands write and print, and that they work together.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -61,7 +61,7 @@ macro_rules! args {
 }
 pub(crate) use args;
 
-/// What a finished `strata` left.
+/// The exit code and output of a `strata` process.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -75,7 +75,7 @@ impl Ran {
         self
     }
 
-    /// That it failed with one sentence that says all of `parts`.
+    /// Asserts that it failed with one sentence that has all `parts`.
     #[track_caller]
     pub fn fails(self, parts: &[&str]) -> Self {
         assert_eq!(self.code, 1, "{}{}", self.out, self.err);
@@ -135,7 +135,7 @@ pub fn weights(run: &Path) -> String {
     hash(&run.join("sae/sae_weights.safetensors"))
 }
 
-/// Every file below `dir`, hidden ones included, with its SHA-256.
+/// Returns every file below `dir`, including hidden ones, with its SHA-256.
 pub fn tree(dir: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut left = vec![dir.to_owned()];
@@ -220,7 +220,7 @@ fn a_run_directory_holds_what_formats_md_says() {
         let (cpu_s, bytes) =
             (&info["dump"]["means"]["cpu_seconds_mean"], &info["dump"]["means"]["peak_resident_bytes_mean"]);
         assert!(cpu_s.as_f64().is_some_and(|s| (0.0..600.0).contains(&s)), "{cpu_s}");
-        // A process of Rust has more than a megabyte, and no machine that tests this a terabyte.
+        // Every Rust process takes more than a megabyte; no machine that runs the tests has a terabyte.
         assert!(bytes.as_u64().is_some_and(|b| (1 << 20..1 << 40).contains(&b)), "{bytes}");
     }
 
@@ -244,7 +244,7 @@ fn a_run_directory_holds_what_formats_md_says() {
 fn memory_does_not_grow_with_the_rows() {
     let dir = TempDir::new().unwrap();
     let some = rows(8192);
-    // 0.5 and 48 MiB. The sample of rows for the statistics is so dense that it meets every page.
+    // Dumps of 0.5 and 48 MiB. The sample of rows for the statistics reads every page.
     let peaks = [1, 96].map(|times| {
         let dump = dir.path().join(format!("dump-{times}"));
         let mut writer = DumpWriter::create(&dump, DumpSpec::new(D, Dtype::F32)).unwrap();
@@ -316,7 +316,7 @@ fn folded_weights_have_the_fvu_of_training() {
     }
 }
 
-/// The file holds a tensor of this type and length; its bytes.
+/// Asserts the type and the length of a tensor, and returns its bytes.
 fn tensor<'a>(file: &'a SafeTensors<'_>, name: &str, dtype: safetensors::Dtype, n: usize) -> &'a [u8] {
     let view = file.tensor(name).unwrap();
     assert_eq!((view.dtype(), view.shape()), (dtype, &[n][..]), "{name}");
@@ -419,7 +419,7 @@ fn eval_json_is_complete() {
             assert!(found[level][key].is_number(), "{level} {key}");
         }
     }
-    // RUN/sae alone is enough to evaluate with, on every row.
+    // The directory RUN/sae is enough for an evaluation on every row.
     let by_sae = strata(&args!["eval", run.join("sae"), "--dump", dump, "--all", "--json"]).ok().json();
     assert_eq!(by_sae, found);
     assert_no_leftovers(&run);
@@ -448,7 +448,7 @@ fn json_parses_and_quiet_is_quiet() {
         let ran = strata(all).ok();
         assert_eq!((ran.out.as_str(), ran.err.as_str()), ("", ""), "{i}");
     }
-    // Results are no chatter.
+    // `--quiet` does not suppress results.
     for all in [args!["eval", run, "--dump", dump, "--quiet"], args!["inspect", dump, "--quiet"]] {
         let ran = strata(&all).ok();
         assert!(!ran.out.is_empty() && ran.err.is_empty());

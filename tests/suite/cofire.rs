@@ -1,4 +1,5 @@
-//! Counts in two bytes per pair compared with exact counts, and families compared with the choice from a list of all pairs.
+//! Counts in two bytes per pair compared with exact counts, and families compared with the choice from a list of all
+//! pairs.
 
 use rayon::ThreadPoolBuilder;
 use strata_core::config::{Activation, Config, GateConfig, GateKind};
@@ -8,7 +9,7 @@ use strata_core::kernel::Isa;
 use strata_core::train::{Cofire, Counts, Objective, Observed, StepSettings};
 use strata_core::{Compute, Par, Philox, ROOT};
 
-/// Tokens of one child, and on each the parents that fire: parent `i` on a share `1 / (i + 1)` of them.
+/// Returns for each of `n` tokens of a child the parents that fire: parent `i` on a share `1 / (i + 1)` of the tokens.
 fn tokens(n: usize, f1: u32) -> Vec<Vec<u32>> {
     let mut rng = Philox::new(3, 3);
     (0..n).map(|_| (0..f1).filter(|i| rng.below(u64::from(*i) + 1) == 0).collect()).collect()
@@ -50,7 +51,7 @@ fn shares_hold_however_many_tokens_there_are_and_whatever_they_stand_for() {
         note(&mut counts, 0, weight, &all);
         for (i, share) in counts.shares(0).enumerate() {
             let exact = 1.0 / (i + 1) as f64;
-            // A sample of at least 32,768 tokens: four standard deviations, and what halving rounds.
+            // Four standard deviations of a share of at least 32,768 sampled tokens, plus the rounding by halving.
             let bound = 4.0 * (exact * (1.0 - exact) / 32_768.0).sqrt() + 1e-3;
             assert!((share - exact).abs() <= bound, "weight {weight}, parent {i}: {share}, expected {exact}");
         }
@@ -70,14 +71,14 @@ fn what_is_old_counts_half_with_each_half_life() {
         let share = counts.share(0, 0);
         assert!((share - 0.5).abs() < 5e-3, "{n} tokens that count a quarter beside {}: {share}", n / 4);
     }
-    // A single token does not live for ever.
+    // A count of one token falls to 0.
     let mut counts = Counts::new(1, 1);
     note(&mut counts, 0, 1, &always(1));
     (0..2).for_each(|_| counts.fade(Par::Seq));
     assert_eq!(counts.share(0, 0), 0.0);
 }
 
-/// What is observed of a batch of random rows, ungated pre-activations included.
+/// Returns what a step observes of a batch of random rows, including ungated pre-activations.
 fn observed(f1: usize, f2: usize) -> Observed {
     let mut config = Config::default();
     (config.level1.latents, config.level2.latents) = (f1, f2);

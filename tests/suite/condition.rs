@@ -69,7 +69,7 @@ proptest! {
         let near = |got: &[f64], want: &Option<Vec<f64>>, there: bool| {
             assert_eq!(there, want.is_some());
             for (got, want) in got.iter().zip(want.iter().flatten()) {
-                // Each of the two means is off by half a unit at most.
+                // Each of the two means has an error of at most half a unit.
                 assert!((got - want).abs() <= 1.001 * c.resolution(), "{got}, expected {want}");
             }
         };
@@ -89,7 +89,7 @@ proptest! {
         let mut rng = Philox::new(seed, 8);
         let mut decoder = |f: usize| (0..f * d).map(|_| rng.normal_f32()).collect::<Vec<f32>>();
         let (decoder1, mut decoder2) = (decoder(5), decoder(11));
-        // One that nearly meets the condition, and one without a direction.
+        // A child that nearly meets the condition, and one without a direction.
         if let Some(star) = &plain[2] {
             decoder2[2 * d..3 * d].iter_mut().zip(star).for_each(|(w, s)| *w = *s as f32 * 3.0);
         }
@@ -111,13 +111,13 @@ proptest! {
                 assert!(e.rank_child.is_none() && e.rank_parent.is_none());
             } else {
                 s_res.push(e.s_res);
-                // Ranks up to what f32 cannot tell apart.
+                // Ranks are compared up to directions whose cosines differ by less than the rounding of f32.
                 let ahead = |cos: f64, by: f64| {
                     (0..16).filter(|k| cosine(plain[j].as_ref().unwrap(), &rows[*k]) > cos + by).count() as u32
                 };
                 let ranks = [e.rank_child.unwrap(), e.rank_parent.unwrap()];
                 for (rank, cos) in ranks.into_iter().zip([child, parent]) {
-                    // The row of zeros has a cosine of 0 to everything, as far as ranks go.
+                    // For ranks, the row of zeros has a cosine of 0 to every direction.
                     let zero = u32::from(cos < 0.0);
                     assert!((ahead(cos, 1e-5) + zero..=ahead(cos, -1e-5) + 1).contains(&rank), "{rank} of {cos}");
                 }
@@ -167,7 +167,7 @@ fn planted(children_of: [u32; 6]) -> (Condition, Vec<f32>, Vec<f32>) {
     let (mut x, mut o1, mut i1, mut o2, mut i2) = (vec![0.0f32; n * d], vec![0], vec![], vec![0], vec![]);
     for t in 0..n {
         let row = &mut x[t * d..(t + 1) * d];
-        // Every parent on a third of the tokens; of those its children on a third each, and nothing on the last third.
+        // Every parent fires on a third of the tokens; each of its two children fires on a third of those.
         for p in (0..3).filter(|p| (t / [1, 3, 9][*p]).is_multiple_of(3)) {
             row[p] = 1.0;
             i1.push(p as u32);
@@ -197,14 +197,15 @@ fn a_planted_tree_meets_the_condition_and_a_wrong_one_does_not() {
     let wrong = report([1, 2, 2, 0, 0, 1]);
     assert_eq!((right.both_in_top, right.strict), (1.0, 1.0));
     assert!(right.s_res.value > 0.4 && right.s_res.excess > 0.2, "{:?}", right.s_res);
-    // What a child adds to its parent is its own direction alone, but for the sibling that it excludes.
+    // What a child adds to the rows of its parent is its own direction, minus that of the sibling that it excludes.
     assert!(right.strict_child > 0.8 && right.strict_parent.abs() < 0.2, "{right:?}");
     assert!(wrong.s_res.value < 0.2 && wrong.s_res.value < right.s_res.value / 2.0, "{:?}", wrong.s_res);
 }
 
 #[test]
 fn means_of_four_tokens_by_hand() {
-    // Parent on tokens 0, 1, 2; child 0 on 0 and 3, so once without its parent; child 1 never; child 2 always.
+    // The parent fires on tokens 0, 1 and 2; child 0 on 0 and 3, so once without its parent; child 1 never; child 2
+    // always.
     let x = [1.0, 0.0, 0.0, 1.0, 3.0, 1.0, -1.0, 2.0];
     let one = CodesView::new(&[0, 1, 2, 3, 3], &[0, 0, 0], &[1.0; 3], 1).unwrap();
     let two = CodesView::new(&[0, 2, 3, 4, 6], &[0, 2, 2, 2, 0, 2], &[1.0; 6], 3).unwrap();
@@ -218,7 +219,7 @@ fn means_of_four_tokens_by_hand() {
     assert!(c.strict_direction(0, &mut out));
     assert_eq!(out, [0.0 - 1.5, 1.0 - 1.0]);
     assert!(!c.direction(1, &mut out) && !c.direction(2, &mut out) && !c.strict_direction(1, &mut out));
-    // Always on, but not only with its parent: there is no token of the parent without it.
+    // Child 2 is always on, so that the parent has no token without it.
     assert!(!c.strict_direction(2, &mut out));
     let r = c.report(Compute::new(Isa::default(), Par::Seq), &[1.0, 0.0], &[1.0; 6], NO_DRAWS).unwrap();
     assert_eq!((r.edges_not_alive, r.edge.len()), (3, 0));
@@ -247,7 +248,8 @@ fn values_over_the_headroom_are_left_out_and_those_below_it_are_exact() {
     c.add(Par::Seq, &codes, &none, &[2f32.powi(-25)]).unwrap();
     assert!(c.direction(0, &mut out));
     assert_eq!(out, [-f64::from(most) - 2f64.powi(-25)]);
-    // The most there can be of tokens, all at the limit, by merging with itself: no sum overflows.
+    // Merge the sums with themselves up to the largest number of tokens, all with values at the limit: no sum
+    // overflows.
     let mut full = Condition::new(1, &[0], 1, &[0.75]).unwrap();
     full.add(Par::Seq, &codes, &codes, &[most]).unwrap();
     let mut part = full.clone();

@@ -1,4 +1,4 @@
-//! `strata convert`: weights in the files of other tools, and back.
+//! `strata convert`: weights written for other tools, and read back.
 
 use std::fs;
 use std::path::Path;
@@ -54,7 +54,7 @@ fn models_of_every_tool_come_through_our_own_files_and_those_of_saelens() {
                 assert!(none && error.to_string().contains("SAELens"), "{}: {error}", case.name);
             }
             Ok(files) => {
-                // The one with latents that compete by norms is reported times these norms there.
+                // SAELens reports the latents that compete by norms multiplied by these norms.
                 let scaled = case.name == "llamascopium-topk-folded";
                 assert_eq!(files.losses.len(), usize::from(scaled), "{}: {:?}", case.name, files.losses);
                 fs::write(dir.path().join("cfg.json"), files.cfg).unwrap();
@@ -151,7 +151,7 @@ fn what_is_not_exact_is_refused_or_done_and_said() {
         let ran = strata(&[line, args!["--inexact", "--json"]].concat()).ok();
         assert!(!ran.json()["losses"].as_array().unwrap().is_empty(), "{}", ran.out);
         assert!(out.join("cfg.json").exists());
-        // Of two levels it has to be said which.
+        // For a model of two levels `--part` is required.
         strata(&args!["convert", run, dir.path().join("none")]).fails(&["--part", "level1", "tree"]);
     }
     let run = dir.path().join("hard");
@@ -249,7 +249,8 @@ fn rows_are_normalised_and_that_is_undone() {
     assert_eq!(zeros, [0.0; 3]);
 }
 
-/// Training on rows that are normalised one by one is training on normalised rows, to the bit; the model reads raw rows.
+/// Training on rows that are normalised one by one is training on normalised rows, to the bit; the model reads raw
+/// rows.
 #[test]
 fn a_run_can_normalise_rows_one_by_one() {
     let dir = TempDir::new().unwrap();

@@ -35,7 +35,7 @@ fn all_rows(dump: &Dump) -> Vec<f32> {
     out
 }
 
-/// The message, which has to be one line.
+/// Returns the message of an error, which has to be one line.
 fn why(result: anyhow::Result<impl Sized>) -> String {
     let message = format!("{:#}", result.err().expect("an error"));
     assert!(!message.contains('\n'), "{message}");
@@ -87,7 +87,7 @@ fn rows_and_all_that_is_said_of_them_come_back() {
             assert!((f64::from(mean) - expected).abs() < 1e-6);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().filter(|e| e.as_ref().unwrap().path() == path).count(), 1);
-        // What we write, the safetensors library reads.
+        // The safetensors library reads the files.
         let bytes = fs::read(path.join("tokens.safetensors")).unwrap();
         safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor("tokens").unwrap();
         let bytes = fs::read(path.join("acts-00000.safetensors")).unwrap();
@@ -160,7 +160,7 @@ fn a_file_cut_short_while_it_is_in_use_is_an_error_for_single_rows() {
     dump.read_rows(&[10], &mut out).unwrap();
     assert_eq!(out, rows[40..44]);
     assert_says(&why(dump.read_rows(&[11], &mut out)), &["reading", "a.npy"]);
-    // A file that takes its place is another one.
+    // A new file under the same name does not affect the mapped one.
     fs::remove_file(&path).unwrap();
     npy(&path, Dtype::F32, &[0.0; 48], 4);
     dump.read_rows(&[10], &mut out).unwrap();
@@ -252,7 +252,7 @@ fn small(path: &Path) {
     writer.finish().unwrap();
 }
 
-/// Reads everything; a panic or a wild read would show.
+/// Reads every row and token of a dump, so that a panic or an invalid read is found.
 fn use_all(dump: &Dump) {
     let n = dump.n_rows() as usize;
     assert!(n > 0 && dump.d() > 0 && n * dump.d() <= 4096, "{n} x {}", dump.d());
@@ -299,7 +299,7 @@ fn every_byte_overwritten_is_an_error_or_a_consistent_dump() {
         let file = entry.unwrap().path();
         let good = fs::read(&file).unwrap();
         for at in 0..good.len() {
-            // Every sixth byte of the padding stands for all of it.
+            // Of the padding test every sixth byte.
             if good[at] == b' ' && at % 6 != 0 {
                 continue;
             }
@@ -350,7 +350,7 @@ fn manifests_that_say_something_else_are_refused_by_field() {
     assert_says(&with("/context", 0.into()), &["`context`: expected at least 1, found 0"]);
     assert_says(&with("/stats/mean_norm", (-1.0).into()), &["`stats.mean_norm`"]);
     assert_says(&with("/shards", serde_json::json!([])), &["`rows`: expected 0"]);
-    // Two wrongs that agree in the manifest are found in the shard.
+    // Two wrong values of the manifest that agree with each other are found by reading the shard.
     let mut manifest = good.clone();
     manifest["rows"] = 4.into();
     manifest["shards"][0]["rows"] = 2.into();
@@ -384,7 +384,7 @@ fn shards_of_another_size_or_kind_are_refused() {
     for (shape, end) in [("[18446744073709551615,2]", 12), ("[2,3]", u64::MAX), ("[4611686018427387904,4]", 0)] {
         assert!(one("F16", shape, end, 12).is_err());
     }
-    // Sizes whose sum with the header would overflow.
+    // Sizes whose sum with that of the header would overflow.
     let near = u64::MAX / 8;
     let many: Vec<String> = (0..9)
         .map(|i: u64| {
@@ -452,7 +452,7 @@ fn a_dump_is_seen_whole_or_not_at_all() {
 
     let writer = DumpWriter::create(&path, DumpSpec::new(2, Dtype::F32)).unwrap();
     assert_says(&why(writer.finish()), &["a dump has at least 1 row"]);
-    // Whatever stands at the path is left alone, also if it came while we wrote.
+    // What exists at the path is not changed, even if it was created during the writing.
     let mut writer = DumpWriter::create(&path, DumpSpec::new(2, Dtype::F32)).unwrap();
     writer.append(&[1.0; 8], None).unwrap();
     fs::create_dir(&path).unwrap();
@@ -482,7 +482,7 @@ fn tokens_and_sequences_have_to_fit_the_rows() {
     writer.append(&[0.0; 2], Some(&[0])).unwrap();
     assert_says(&why(writer.finish()), &["the first sequence: expected to start at row 0, found 1"]);
 
-    // Starts of sequences at an odd place in the file are copied, not mapped.
+    // Starts of sequences at an unaligned offset of the file are copied instead of mapped.
     small(&path);
     assert_eq!(open(&path).unwrap().sequence_starts(), Some(&[0, 2][..]));
     assert_eq!(open(&path).unwrap().tokens(), Some(&[0, 1, 1, 1, 0][..]));

@@ -67,7 +67,7 @@ fn three_dimensions_are_sequences() {
         assert_eq!((dump.n_rows(), dump.context()), (24, Some(6)));
         assert_eq!(rows_of(&dump), x);
     }
-    // Shards of sequences of one length go together, others do not.
+    // All shards must have sequences of the same length.
     let other = npy(&dir.path().join("y.npy"), "<f4", "False", "(2, 6, 5)", &bytes(&x[..60]));
     assert_eq!(Source::new(&[file.clone(), other]).open().unwrap().n_rows(), 36);
     let flat = npy(&dir.path().join("z.npy"), "<f4", "False", "(12, 5)", &bytes(&x[..60]));
@@ -124,7 +124,7 @@ fn tokens_come_from_a_file_of_their_own() {
         let file = npy(&path("starts.npy"), "<i8", "False", &format!("({},)", values.len()), &bytes(values));
         Source { starts: Some(file), ..source.clone() }
     };
-    // The end of the last sequence may stand there, too.
+    // The file of starts may also have the end of the last sequence.
     assert_eq!(starts(&[0, 1, 6]).open().unwrap().sequence_starts(), Some(&[0, 1][..]));
     for bad in [&[1, 2][..], &[0, 0], &[0, 7], &[0, -1], &[6], &[]] {
         refused(&starts(bad), &["starts.npy", "starts of sequences: expected"]);
@@ -248,7 +248,7 @@ fn arrays_that_are_not_read_come_with_the_line_that_converts_them() {
             assert_eq!((dump.d(), rows_of(&dump)), (4, x.clone()), "{name}");
         }
     }
-    // One dimension is no rows, however it is written.
+    // An array of one dimension has no rows, in either order of its elements.
     let flat = npy(&dir.path().join("flat.npy"), "<f4", "False", "(24,)", &bytes(&x));
     assert!(!refused(&of(&flat), &["found 1"]).contains("python"));
 }
@@ -286,7 +286,7 @@ fn files_of_other_kinds_are_named_with_the_line_that_converts_them() {
     }
     fs::create_dir(path("empty")).unwrap();
     refused(&of(&path("empty")), &["expected dump.json", "saev", "vLLM"]);
-    // A name that a shell would read is not put into a line for one.
+    // A name with characters that a shell interprets is not put into a command.
     fs::write(path("$(rm).pt"), "").unwrap();
     assert!(refused(&of(&path("$(rm).pt")), &["'FILE'"]).matches("$(rm)").count() == 1);
     fs::write(path("x.dat"), bytes(&values(3, 2))).unwrap();
@@ -311,7 +311,7 @@ fn every_command_takes_bare_files_with_tokens_and_a_run_remembers_them() {
     let mut train = train_args(&rows, &run, &[]);
     train.extend(said.clone());
     strata(&train).ok();
-    // Where the dump lies is said from the run, so that both can move together.
+    // The path of the dump is relative to the run, so that both can be moved together.
     let remembered = read_json(&run.join("source.json"));
     assert_eq!(remembered["paths"], json!(["../data/x.npy"]));
     assert_eq!((&remembered["tokens"], &remembered["context"]), (&json!("../data/ids.npy"), &json!(20)));
@@ -328,7 +328,7 @@ fn every_command_takes_bare_files_with_tokens_and_a_run_remembers_them() {
     let first = strata(&args!["eval", run, "--json"]).ok();
     let latents = fs::read_to_string(run.join("latents.jsonl")).unwrap();
     assert!(latents.contains("\" the\"") && latents.contains("\"\\n\"") && !latents.contains('Ġ'), "{latents}");
-    // With --dump before the run, and after it.
+    // `--dump` may stand before or after the run.
     let mut before = args!["eval", "--dump", rows, run, "--json"];
     before.extend(said.clone());
     assert_eq!(strata(&before).ok().json(), first.json());
@@ -341,7 +341,7 @@ fn every_command_takes_bare_files_with_tokens_and_a_run_remembers_them() {
     let page = fs::read_to_string(moved.join("np/level1/batch-0.json")).unwrap();
     assert!(page.contains("\" the\"") && !page.contains('Ġ') && !page.contains(dir.path().to_str().unwrap()));
 
-    // What to type, where something is missing.
+    // A missing argument gives the command to type.
     strata(&args!["eval", "--dump", rows]).fails(&["the run is missing", "strata eval RUN --dump PATH"]);
     strata(&args!["eval"]).fails(&["the run is missing"]);
     fs::remove_file(run.join("source.json")).unwrap();
@@ -368,7 +368,7 @@ fn names_from_files_do_not_reach_the_terminal_as_they_are() {
     let ran = strata(&args!["inspect", dir.path(), "--json"]).ok();
     assert!(is_plain(&ran.out), "{:?}", ran.out);
     assert_eq!(ran.json()["hook"], manifest["hook"]);
-    // Errors that quote a file, and names of files.
+    // Errors escape text that they quote from a file, and names of files.
     let mut bad = manifest.clone();
     bad["\u{1b}[31m"] = 1.into();
     fs::write(path("dump.json"), bad.to_string()).unwrap();

@@ -32,7 +32,7 @@ fn all_rows(dump: &Dump) -> Vec<f32> {
     let n = dump.n_rows() as usize;
     let mut out = vec![f32::NAN; n * dump.d()];
     dump.read_range(0, n, &mut out).unwrap();
-    // Row by row, in another order, is the same.
+    // Single reads of the rows in descending order give the same rows.
     let order: Vec<u64> = (0..dump.n_rows()).rev().collect();
     let mut single = vec![f32::NAN; out.len()];
     dump.read_rows(&order, &mut single).unwrap();
@@ -44,7 +44,7 @@ fn bytes<T: bytemuck::Pod>(values: &[T]) -> &[u8] {
     bytemuck::cast_slice(values)
 }
 
-/// What a fixture of a real library says that it holds.
+/// Compares a dump with the description of its fixture, which the library of the format wrote.
 fn check_fixture(case: &str, dump: &Dump, context: Option<usize>) {
     let file = fs::read(golden(case).join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&file).unwrap();
@@ -92,7 +92,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Opens and reads everything; a panic or a wild read would show.
+/// Opens a path and reads all of it if that succeeds, so that a panic or an invalid read is found.
 fn use_if_open(path: &Path, layer: Option<usize>) {
     match open(path, layer) {
         Ok(dump) => {
@@ -122,7 +122,7 @@ fn damaged_files_of_other_tools_are_errors_or_consistent() {
                 assert!(found.is_err() || file.ends_with(".pt"), "{file} cut to {length}");
                 use_if_open(dir.path(), None);
             }
-            // Beyond the headers lie numbers, which may be any.
+            // Only headers are changed: after them are numbers, which may have any bytes.
             for at in 0..good.len().min(1200) {
                 for byte in [good[at] ^ 1, good[at] ^ 0x80, 0xff] {
                     let mut bad = good.clone();
@@ -292,7 +292,7 @@ fn chunks_of_llamascopium_leave_out_what_is_masked() {
     let dump = open(&hook, None).unwrap();
     assert_eq!((dump.n_rows(), dump.context(), dump.hook()), (16, Some(4), Some("blocks.6.hook_resid_post")));
     assert_eq!(dump.tokens().unwrap()[..9], [900, 901, 902, 903, 904, 905, 906, 907, 1000]);
-    // BOS is left out of the first sequence, padding of the second.
+    // The masks leave out BOS of the first sequence and the padding of the second.
     write(9, [0, 1, 1, 1, 1, 1, 0, 0]);
     let dump = open(&hook, None).unwrap();
     assert_eq!((dump.n_rows(), dump.context()), (13, None));

@@ -1,4 +1,4 @@
-//! What an engine says of a step, and what it is told, against the model that it trains.
+//! What an engine observes of a step, and what it is told to change, compared with the model that it trains.
 
 use std::sync::Arc;
 use strata_core::activation::Activation;
@@ -77,7 +77,7 @@ fn an_engine_observes_the_codes_and_the_residuals_of_the_model_before_the_step()
         let residual = engine.residual(b);
         assert!((residual.iter().map(|r| r * r).sum::<f32>() - energy).abs() < 1e-4 * energy, "row {b}");
     }
-    // Level 2 keeps 6 per row, and counts all above its threshold.
+    // Level 2 keeps 6 latents per row, and observes all ungated pre-activations above its threshold.
     let (w, bias) = (&params.level[1].w_enc, &params.level[1].b_enc);
     let mut n_ungated = 0;
     for b in 0..ROWS {
@@ -103,7 +103,7 @@ fn a_latent_that_starts_anew_has_the_given_rows_and_no_moments() {
     let rows = LatentRows { encoder: &direction, bias: -1e3, decoder: &direction };
     engine.set_latent(1, 5, rows);
     assert_eq!(engine.latent(1, 5), rows);
-    // With that bias it never fires, so that it has no gradient: what would move it are old moments.
+    // With that bias the latent never fires and has no gradient, so that only old moments could move it.
     settings.lr = 0.5;
     let before = engine.download();
     engine.step(&x, &settings).expect("finite rows");

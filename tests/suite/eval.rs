@@ -1,4 +1,5 @@
-//! `strata eval` on dumps of text: its records of latents compared with brute force, its intervals, and its bits.
+//! `strata eval` on dumps of text: its records of latents compared with brute force, its intervals, and that its bits
+//! do not depend on threads.
 
 use super::cli::{D, args, read_json, rows, strata, train};
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use strata_core::{Codes, Dtype, Isa, Par, ROOT};
 use tempfile::TempDir;
 
 const N: usize = 1500;
-/// Lengths of the sequences, over and over.
+/// Lengths of the sequences, repeated to the end of the dump.
 const LENGTHS: [usize; 4] = [40, 1, 7, 100];
 /// Names of the tokens: some are hostile.
 const VOCAB: [&str; 5] = ["a", "</script>", "\"\n", "é", ""];
@@ -59,7 +60,7 @@ fn codes_of(run: &Path, dump: &Path) -> [Codes; 2] {
     codes
 }
 
-/// That a window has the activations of its rows.
+/// Asserts that a window has the activations of its rows.
 #[track_caller]
 fn check_window(c: &Context, value: &impl Fn(usize) -> f32) {
     let first = c.row as usize - c.peak;
@@ -90,7 +91,7 @@ fn records_of_latents_are_what_the_codes_say() {
         };
         let fires: Vec<usize> = (0..N).filter(|row| value(*row) > 0.0).collect();
         assert_eq!(r.fires, fires.len() as u64);
-        // Numbers come back from JSON within a last bit.
+        // Numbers read from JSON may differ in their last bit.
         let is = |found: Option<f64>, wanted: Option<f64>| match (found, wanted) {
             (Some(a), Some(b)) => (a - b).abs() <= 1e-15 * b.abs(),
             (a, b) => a == b,
@@ -99,7 +100,7 @@ fn records_of_latents_are_what_the_codes_say() {
         let mass: f64 = fires.iter().map(|row| f64::from(value(*row))).sum();
         assert!(is(r.mean, (!fires.is_empty()).then(|| mass / fires.len() as f64)));
 
-        // The strongest row of each sequence, the first of equal ones; of those the ten strongest.
+        // The row of the largest activation of each sequence, the first among equals; of these the ten largest.
         let mut best: BTreeMap<usize, usize> = BTreeMap::new();
         for &row in &fires {
             let strongest = best.entry(sequence(row)).or_insert(row);
@@ -120,7 +121,8 @@ fn records_of_latents_are_what_the_codes_say() {
             assert_eq!(c.tokens, text.collect());
             contexts += 1;
         }
-        // Drawn places: others than the strongest, of every strength, with the share of weaker activations.
+        // Sampled contexts are not among the strongest, have activations of all sizes, and state the share of weaker
+        // ones.
         for c in &r.sampled {
             check_window(c, &value);
             assert!(!best.contains(&(c.row as usize)) && value(c.row as usize) == c.strength() && c.strength() > 0.0);
@@ -138,7 +140,7 @@ fn records_of_latents_are_what_the_codes_say() {
             let inside = |row: &&usize| (f64::from(value(**row)) / r.histogram.width) as usize == bar;
             assert_eq!(*count, fires.iter().filter(inside).count() as u64, "bar {bar} of {i}");
         }
-        // Which children fire where, the strongest of a row first.
+        // The children that fire in a window, in descending order of activation within a row.
         for c in r.contexts.iter().chain(&r.sampled) {
             let first = c.row as usize - c.peak;
             let mut expected = Vec::new();
@@ -189,7 +191,7 @@ fn records_of_latents_are_what_the_codes_say() {
     let with_parent: Vec<&LatentRecord> = records.iter().filter(|r| r.parent.is_some()).collect();
     assert!(!with_parent.is_empty(), "the test is about families too");
     for r in with_parent.iter().filter(|r| r.fires > 0) {
-        // Where it would fire without its gate, its parent need not.
+        // Without the gate a child may fire where its parent does not.
         assert!(r.containment.is_some_and(|p| (0.0..=1.0).contains(&p)) && r.gain.is_some());
         assert!(r.divergence.is_some_and(|d| d >= 0.0));
     }
@@ -220,7 +222,7 @@ fn intervals_are_around_what_they_are_of() {
         let number = |at: &str| found.pointer(at).and_then(serde_json::Value::as_f64).unwrap();
         let interval = |part: &str| number(&format!("/intervals/{name}/{part}"));
         let value = number(at);
-        // The intervals are of errors that were rounded to f32.
+        // The intervals are computed from errors that were rounded to f32.
         assert!((interval("value") - value).abs() <= 1e-6 * value.abs(), "{name}: {} and {value}", interval("value"));
         assert!(interval("low") < value && value < interval("high"), "{name}");
         assert_eq!(interval("blocks"), starts.len().min(32) as f64);

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::cli::{D, args, assert_no_leftovers, read_json, rows, strata, train, trained, tree, weights, write_dump};
 
-/// Tokens that break careless writers of JSON and HTML.
+/// Tokens with characters that JSON and HTML must escape.
 const VOCAB: [&str; 6] = ["a", "\u{0}\u{1f}", "\"\\</script>", "\u{e9}\n\r\t", "\u{202e}\u{65e5}\u{1f600}", ""];
 
 fn token(row: usize) -> u32 {
@@ -51,7 +51,7 @@ fn text_dump(path: &Path, x: &[f32], cut: Cut<'_>, hook: Option<&str>) -> PathBu
     path.to_owned()
 }
 
-/// Of each level, `(row, latent, value)` of all activations above 0, in order.
+/// Returns for each level `(row, latent, value)` of all activations above 0, ordered by row and latent.
 fn activations(run: &Path, x: &[f32]) -> [Vec<(usize, usize, f32)>; 2] {
     let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
     let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();
@@ -72,7 +72,7 @@ fn export(run: &Path, dump: &Path, format: &str, out: &Path, more: &[&str]) -> V
     strata(&all).ok().json()
 }
 
-/// Whole numbers of 2 or 4 bytes, or the bits of f32.
+/// Returns integers of `wide` bytes, or the bits of f32.
 fn numbers(bytes: &[u8], wide: usize) -> Vec<usize> {
     let number = |b: &[u8]| b.iter().rev().fold(0, |n, b| n << 8 | usize::from(*b));
     bytes.chunks(wide).map(number).collect()
@@ -145,7 +145,7 @@ fn delphi_files_hold_every_activation_once() {
     for (i, (n, cut, length, hook, splits, files)) in [
         (620, Cut::Context(50), 50, Some(hook), None, [5, 5]),
         (600, Cut::Starts(&even), 50, None, Some("7"), [7, 7]),
-        // At most a file a latent; one sequence of all rows.
+        // At most one file per latent; one sequence of all rows.
         (620, Cut::Starts(&[0]), 620, Some(hook), Some("256"), [12, 30]),
         (7, Cut::Context(1), 1, Some(hook), Some("1"), [1, 1]),
     ]
@@ -158,7 +158,7 @@ fn delphi_files_hold_every_activation_once() {
         let report = export(&run, &dump, "delphi", &out, &more);
         let whole = n / length * length;
         assert_eq!((&report["rows"], &report["left_out"]), (&json!(whole), &json!(n - whole)));
-        // delphi takes every name in the directory for a module.
+        // delphi reads every name in the directory as a module, so there must be no other.
         let names: BTreeSet<String> = fs::read_dir(&out).unwrap().map(|e| name(&e.unwrap().path())).collect();
         let named = |level| hook.map_or_else(|| format!("level{level}"), |h| format!("{h}.level{level}"));
         assert_eq!(names, BTreeSet::from([named(1), named(2)]));
@@ -192,14 +192,14 @@ fn delphi_locations_are_wide_where_they_have_to_be() {
     let dump = text_dump(&dir.path().join("long"), &x, Cut::Context(1), Some("../../a\\b c/\u{e9}"));
     let out = dir.path().join("out");
     let report = export(&run, &dump, "delphi", &out, &["--splits", "2"]);
-    // A hook is no path, and a flat model has one level.
+    // Characters of a hook that mean something in paths are replaced, and a flat model has one level.
     assert_eq!(report["directories"], json!([".._.._a_b_c_\u{e9}.level1"]));
     let module = out.join(".._.._a_b_c_\u{e9}.level1");
     let [expected, none] = activations(&run, &x);
     assert!(none.is_empty() && read_delphi(&module, 1, 12, 2) == expected);
 }
 
-/// What SAEDashboard writes of a feature, and of a place where it fires.
+/// The keys that SAEDashboard writes for a feature, and for a context in which it fires.
 const KEYS: [&str; 25] = [
     "activations",
     "correlated_features_indices",
@@ -367,7 +367,8 @@ fn check_vector(feature: &Value, direction: &[f32]) {
     }
 }
 
-/// Groups of a fifth of the largest activation each, five places at most, and the share of all rows in each.
+/// Checks the groups of contexts: each covers a fifth of the largest activation, has at most five contexts, and states
+/// the share of all rows in it.
 fn check_groups(
     places: &[Value],
     mine: &[(usize, f32)],
@@ -502,7 +503,7 @@ fn neuronpedia_takes_the_logits_that_eval_found() {
     assert_eq!((&feature["neg_str"], &feature["neg_values"]), (&json!(["</b>"]), &json!([-3.25])));
     assert_eq!(read_json(&at("with/level1/batch-0.json"))["features"][7]["pos_str"], json!([]));
 
-    // Those of another model are refused.
+    // The records of another model are refused.
     records.remove(3);
     latents::write(&records, &path).unwrap();
     let all = args!["export", run, "--dump", dump, "--format", "neuronpedia", "--out", at("other")];
@@ -514,7 +515,7 @@ fn neuronpedia_takes_the_logits_that_eval_found() {
 #[test]
 fn exports_are_the_same_bits_for_any_number_of_threads() {
     let (dir, _, run) = trained(&[]);
-    // More rows than one block of either pass.
+    // More rows than either pass reads in one block.
     let dump = text_dump(&dir.path().join("text"), &rows(20_000), Cut::Context(64), None);
     for format in ["neuronpedia", "delphi"] {
         let outs = ["1", "3"].map(|threads| {
@@ -565,7 +566,7 @@ fn what_cannot_be_exported_is_refused_in_one_sentence() {
     let unknown = strata(&args!["export", run, "--dump", whole, "--format", "other", "--out", at("out")]);
     assert!(unknown.code == 2 && unknown.err.contains("delphi") && unknown.err.contains("neuronpedia"));
 
-    // Weights so large that activations overflow.
+    // The weights are so large that activations overflow.
     let weights = run.join("sae/sae_weights.safetensors");
     let mut bytes = fs::read(&weights).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();

@@ -1,4 +1,4 @@
-//! The feed: batches that are read ahead follow the order, row by row, and rows read ahead do not move the cursor.
+//! The feed: batches that are read ahead have the rows of the order, and reading ahead does not move the cursor.
 
 use crate::dump::{open, write};
 use std::path::Path;
@@ -32,7 +32,7 @@ fn dump(dir: &Path, row_of_nan: Option<usize>) -> Dump {
     };
     write(&path, spec, &rows, None);
     if let Some(row) = row_of_nan {
-        // A dump with such a row cannot be written: the file is changed behind the writer's back.
+        // The writer refuses such a row, so change the file after it is written.
         let (shard, row) = (row / 300, row % 300);
         let mut shards: Vec<_> = std::fs::read_dir(&path).unwrap().map(|f| f.unwrap().path()).collect();
         shards.retain(|f| f.extension().is_some_and(|e| e == "safetensors"));
@@ -62,7 +62,7 @@ fn normalisation() -> Normalisation {
     }
 }
 
-/// The batches, each with the cursor behind it, read row by row.
+/// Returns the batches, each with the cursor after it, read row by row.
 fn expected(dump: &Dump, n_train: u64, config: &Config, batch: usize, n_batches: usize) -> Vec<(Vec<f32>, u64)> {
     let order = RowOrder::new(config.seed, n_train, config.data.block, config.data.window);
     let normalisation = normalisation();
@@ -88,7 +88,7 @@ fn reader<'a>(dump: &'a Dump, n_train: u64, cursor: u64) -> Reader<'a> {
     Reader::new(dump, n_train, &config(), filter(normalisation().norm_limit), normalisation(), cursor).unwrap()
 }
 
-/// A filter that leaves out rows with a larger norm; it lives as long as the tests.
+/// Returns a filter that leaves out rows whose norm is above `norm_limit`. It is leaked, to have the static lifetime.
 fn filter(norm_limit: f32) -> &'static RowFilter<'static> {
     let mut filter = RowFilter::none(Isa::default());
     filter.set_limit(norm_limit);
@@ -112,7 +112,7 @@ fn batches_that_are_read_ahead_are_those_of_the_order() {
             Ok(got)
         });
         assert!(got.unwrap() == want, "batches of {batch} of {n_train} rows");
-        // As a training goes on that was stopped after two steps.
+        // Continue as a training that was stopped after two steps.
         let rest = reader(&dump, n_train, want[1].1).ahead(batch, 3, |feed| {
             assert_eq!(feed.cursor(), want[1].1, "the cursor before the first batch");
             (0..3).map(|_| Ok((feed.next_batch()?.x.to_vec(), feed.cursor()))).collect()
@@ -145,7 +145,7 @@ fn a_row_that_cannot_be_read_is_an_error_of_its_batch() {
     assert!(error.contains(&format!("row {bad} of the dump")), "{error}");
 }
 
-/// The test ends only if the threads do.
+/// The test ends only if the threads of the feed end.
 #[test]
 fn a_training_that_ends_early_ends_the_reading() {
     let dir = TempDir::new().unwrap();
@@ -160,7 +160,7 @@ fn a_training_that_ends_early_ends_the_reading() {
         let want = expected(&dump, N as u64, &config(), 500, taken).last().map_or(0, |b| b.1);
         assert_eq!(ended.unwrap(), want, "the cursor after {taken} batches");
     }
-    // An error of the training is the one that is returned, and a panic gets through.
+    // An error of the training is returned, and a panic of the training is passed on.
     let error = reader(&dump, N as u64, 0).ahead(500, 9, |_| anyhow::Result::<()>::Err(anyhow::anyhow!("a loss")));
     assert_eq!(error.unwrap_err().to_string(), "a loss");
     let panics = std::panic::catch_unwind(|| {

@@ -7,7 +7,7 @@ use strata_core::kernel::{Screen, screen, select};
 use strata_core::rng::Philox;
 use strata_core::{Compute, Isa, Par};
 
-/// Rows, weights and biases of one scale, or with wild ones among them.
+/// Rows, weights and biases of one scale, or (`wild`) of scales that differ by orders of magnitude.
 struct Case {
     n: usize,
     d: usize,
@@ -23,7 +23,7 @@ impl Case {
         let mut values = |rows: usize, width: usize, scale: f32| -> Vec<f32> {
             (0..rows)
                 .flat_map(|_| {
-                    // A scale a row: latents and rows differ by orders of magnitude, and some are out of range.
+                    // One scale per row: rows and latents differ by orders of magnitude, and some are out of range.
                     let own = match rng.below(12) {
                         0 if wild => 0.0,
                         1 if wild => 1e-30,
@@ -48,7 +48,7 @@ impl Case {
         u
     }
 
-    /// The lists of a row by the definition, of the latents `rows` only.
+    /// Returns the latents of a row that fire, and their values, by the definition, among the latents `rows` only.
     fn wanted(&self, isa: Isa, u: &[f32], rows: &[u32], limit: Limit<'_>) -> (Vec<u32>, Vec<f32>) {
         let u: Vec<f32> = rows.iter().map(|j| u[*j as usize]).collect();
         let (mut index, mut value) = (Vec::new(), Vec::new());
@@ -111,7 +111,7 @@ fn what_fires_is_what_the_whole_product_selects() {
 #[test]
 fn ties_go_to_the_lower_latent_with_a_screen_too() {
     let mut case = Case::new(3, 96, 700, false, 1);
-    // Every latent is one of four, many times over.
+    // The latents are many copies of four.
     for j in 4..case.f {
         case.w.copy_within(j % 4 * 96..(j % 4 + 1) * 96, j * 96);
         case.bias[j] = case.bias[j % 4];
@@ -134,7 +134,7 @@ fn a_row_that_is_not_finite_is_screened_like_any_other() {
 
 #[test]
 fn the_screen_leaves_few_of_many() {
-    // Not a matter of correctness: a bound that keeps everything would make the screen worthless and pass every other test.
+    // A bound that keeps every latent would be correct and pass every other test, but it would save no work.
     let case = Case::new(4, 768, 4096, false, 3);
     let isa = Isa::detect();
     let mut screen = Screen::new(case.f, case.d);
@@ -152,8 +152,8 @@ fn the_screen_leaves_few_of_many() {
 
 #[test]
 fn an_outlier_among_many_rows_is_screened_like_any_other() {
-    // Enough rows for a guess; one whose bound is infinite begins again, and must not be noted twice. The scratch of the
-    // first round is warm in the second.
+    // There are enough rows for the screen to guess their limits. A row whose bound is infinite is searched again, and
+    // its latents must not be stored twice. The second round reuses the scratch of the first.
     let mut case = Case::new(64, 128, 2048, false, 4);
     case.x[9 * 128..10 * 128].iter_mut().for_each(|x| *x = x.signum() * 1.5e37);
     case.x[20 * 128..21 * 128].iter_mut().for_each(|x| *x *= 1e-3);
@@ -241,7 +241,7 @@ proptest! {
 }
 
 #[test]
-fn rows_that_the_turn_makes_zero_are_screened_like_any_other() {
+fn rows_that_become_zero_when_they_are_rotated_are_screened_like_any_other() {
     let (d, f) = (1024, 600);
     for (x, w, b) in [(1e-45, 1e32, 1e-18), (1e-45, 1e35, 1e-9), (1e33, 1e-45, 1e-12)] {
         let mut case = Case { n: 3, d, f, x: vec![x; 3 * d], w: vec![0.0; f * d], bias: vec![-1.0; f] };

@@ -20,14 +20,14 @@ fn through(model: &Model, x: &[f32]) -> (Codes, Codes, Vec<f32>, Vec<f32>) {
     (z1, z2, hat1, hat2)
 }
 
-/// The worst error over the bound, relative to the largest number.
+/// Returns the largest error relative to the largest number, divided by the bound.
 fn worst(got: &[f32], want: impl Iterator<Item = f32> + Clone) -> f64 {
     let largest = want.clone().fold(1e-3f32, |m, v| m.max(v.abs()));
     let error = got.iter().zip(want).fold(0.0f32, |m, (g, w)| m.max((g - w).abs()));
     f64::from(error / largest) / tolerance::FOLD
 }
 
-/// The worst error of one model over the bound.
+/// Returns the largest error of one model, divided by the bound.
 fn check(c: &Config, seed: u64) -> f64 {
     let mut rng = Philox::new(seed, 3);
     let arch = Arch::new(c, D);
@@ -62,12 +62,12 @@ fn check(c: &Config, seed: u64) -> f64 {
     let (z1, z2, hat1, hat2) = through(&plain, &normal);
     let (w1, w2, fold1, fold2) = through(&folded, &raw);
     assert!(!z1.index.is_empty() && !z2.index.is_empty(), "nothing fires: {c:?}");
-    assert_eq!((&w1.index, &w1.offsets), (&z1.index, &z1.offsets), "who fires at level 1: {c:?}");
-    assert_eq!((&w2.index, &w2.offsets), (&z2.index, &z2.offsets), "who fires at level 2: {c:?}");
+    assert_eq!((&w1.index, &w1.offsets), (&z1.index, &z1.offsets), "latents that fire at level 1: {c:?}");
+    assert_eq!((&w2.index, &w2.offsets), (&z2.index, &z2.offsets), "latents that fire at level 2: {c:?}");
     let units = if c.model == ModelKind::Seed { 1.0 } else { scale };
     let mut most = worst(&w1.value, z1.value.iter().map(|z| z / units));
     most = most.max(worst(&w2.value, z2.value.iter().map(|z| z / units)));
-    // Relative to the rows about their mean, which may be much larger.
+    // Errors are relative to the rows without their mean: the mean may be much larger than the rest.
     for (fold, hat) in [(fold1, hat1), (fold2, hat2)] {
         let about: Vec<f32> = fold.iter().enumerate().map(|(i, f)| (f - n.mean[i % D]) * scale).collect();
         most = most.max(worst(&about, hat.iter().copied()));
@@ -82,7 +82,7 @@ fn check(c: &Config, seed: u64) -> f64 {
 
 #[test]
 fn folding_the_normalisation_changes_no_code_but_its_units() {
-    let (mut turn, mut most) = (0, 0.0f64);
+    let (mut case, mut most) = (0, 0.0f64);
     for &a1 in Activation::ALL {
         for &a2 in Activation::ALL {
             for &gate in GateKind::ALL {
@@ -93,8 +93,8 @@ fn folding_the_normalisation_changes_no_code_but_its_units() {
                         (c.level1.k, c.level2.k) = (3.0, 5.0);
                         (c.level1.activation, c.level2.activation) = (a1, a2);
                         c.gate.kind = gate;
-                        turn += 1;
-                        most = most.max(check(&c, turn));
+                        case += 1;
+                        most = most.max(check(&c, case));
                     }
                 }
             }
@@ -108,6 +108,6 @@ fn folding_the_normalisation_changes_no_code_but_its_units() {
             most = most.max(check(&c, seed));
         }
     }
-    println!("{turn} models and the seed, worst {most:.3} of the bound");
+    println!("{case} models and the seed, worst {most:.3} of the bound");
     assert!(most > tolerance::NEEDED, "the bound is too wide: {most}");
 }

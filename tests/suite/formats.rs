@@ -1,5 +1,5 @@
-//! Models of other tools: every fixture that their libraries have written (`data/fixtures`, with the script that makes them),
-//! against the latents and reconstructions that those libraries find; and what is refused, and in which words.
+//! Models of other tools: every fixture that their libraries have written (`data/fixtures`, with the script that makes
+//! them), against the latents and reconstructions that those libraries find; and what is refused, and in which words.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use super::cli::{args, strata};
 /// One fixture.
 pub struct Case {
     pub name: String,
-    /// The path that a reader is given.
+    /// The path to open.
     pub model: PathBuf,
     pub choices: Choices,
     pub entry: Value,
@@ -199,7 +199,7 @@ fn damaged_files_are_an_error_and_never_a_panic() {
         let (dir, model) = copy_of(&case);
         for file in files(dir.path()) {
             let whole = fs::read(&file).unwrap();
-            // Cut, and with one bit or byte changed, at places spread over the file and close together at its ends.
+            // Truncate the file, or change one bit or byte, at offsets spread over the file and dense at its ends.
             let places: Vec<usize> =
                 (0..whole.len()).filter(|i| *i < 40 || *i + 40 > whole.len() || i % 523 == 0).collect();
             for at in places {
@@ -260,7 +260,7 @@ fn settings_that_change_nothing_are_no_reason_to_refuse() {
     let case = case("saelens-standard");
     let same = Run::open(&case.model).unwrap().model;
     let cfg = fs::read_to_string(case.model.join("cfg.json")).unwrap();
-    // What Python writes for a number that is none, and one key under both of its names.
+    // NaN and infinities as Python writes them, and one key under both of its names.
     let extra = r#"{"loss": NaN, "most": Infinity, "least": -Infinity, "text": "a \"NaN\" in a text, NaN",
         "activation_fn": "relu", "activation_fn_str": "relu", "hook_name": "a", "hook_point": "a", "#;
     let (_dir, model) = copy_of(&case);
@@ -282,12 +282,12 @@ fn assumptions_are_said_and_can_be_overruled() {
     let as_transcoder = |name| Choices { from: Some(name), ..Choices::default() };
     let transcoder = Run::open_as(&gemma.model, &as_transcoder("gemma-scope-transcoder")).unwrap();
     assert_eq!((transcoder.model.arch.variant.target, transcoder.notes.len()), (Some(20), 0));
-    // An embedding's rows are sqrt(d) times as large.
+    // The rows of an embedding are multiplied by sqrt(d).
     let embedding = Run::open_as(&gemma.model, &as_transcoder("gemma-scope-embedding")).unwrap();
     let plain = Run::open(&gemma.model).unwrap();
     let larger: Vec<f32> = gemma.rows().iter().map(|x| x * 20f32.sqrt()).collect();
     assert!(distance(&run_of(&embedding, &larger).0, &run_of(&plain, &gemma.rows()).0) < 1e-5);
-    // The path says it too.
+    // The path may tell the kind as well.
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("gemma-scope-2b-pt-transcoders/layer_6/params.npz");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -304,7 +304,7 @@ fn assumptions_are_said_and_can_be_overruled() {
     assert_eq!(by_name.model, Run::open_as(&qwen.model, &qwen.choices).unwrap().model);
     assert!(by_name.notes[0].contains("6 latents per row"), "{:?}", by_name.notes);
 
-    // A normalisation that only a list of models has.
+    // A normalisation that no file has, only SAELens' list of models.
     let (plain, constant) = (case("saelens-standard"), case("saelens-standard-constant-norm"));
     let (_dir, model, _) =
         with_settings("saelens-standard-constant-norm", "cfg.json", |cfg| cfg["normalize_activations"] = "none".into());
@@ -312,7 +312,7 @@ fn assumptions_are_said_and_can_be_overruled() {
     assert_eq!(Run::open_as(&model, &choices).unwrap().model, Run::open(&constant.model).unwrap().model);
     assert_ne!(Run::open_as(&plain.model, &choices).unwrap().model, Run::open(&plain.model).unwrap().model);
 
-    // A scale that the files hold is not applied twice.
+    // A scale that is in the files is not applied twice.
     let scaled = case("llamascopium-jumprelu");
     let twice = Choices { norm_scaling_factor: Some(2.0), ..Choices::default() };
     assert!(why(&scaled.model, &twice).contains("norm-scaling-factor"));
@@ -325,16 +325,16 @@ fn places_without_a_model_say_what_is_expected() {
     let said = why(dir.path(), &none);
     assert!(said.contains("neither a run nor a model"), "{said}");
     assert!(why(&dir.path().join("absent"), &none).contains("no such file or directory"));
-    // A directory of models, one with a name for each.
+    // A directory with several models, each in a directory of its own.
     copy(&case("sparsify-topk").dir.join("model"), dir.path());
     copy(&dir.path().join("layers.6"), &dir.path().join("layers.7"));
     let said = why(dir.path(), &none);
     assert!(said.contains("layers.6") && said.contains("layers.7"), "{said}");
-    // `checkpoints` alone is no run that was stopped.
+    // A directory that only contains `checkpoints` is not an interrupted run.
     let other = TempDir::new().unwrap();
     fs::create_dir(other.path().join("checkpoints")).unwrap();
     assert!(!why(other.path(), &none).contains("finished"));
-    // Tensors of no format are named.
+    // Tensors that belong to no format are named.
     let odd = other.path().join("odd.safetensors");
     let numbers = [0u8; 8];
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![2], &numbers).unwrap();

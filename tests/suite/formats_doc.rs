@@ -1,4 +1,4 @@
-//! `docs/formats.md` against the programs: its blocks of Python run, and `--json` has the keys that it lists.
+//! `docs/formats.md` compared with the programs: its blocks of Python run, and `--json` has the keys that it lists.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,7 +24,7 @@ fn blocks() -> Vec<&'static str> {
 pub fn python() -> Option<String> {
     let name = std::env::var("STRATA_PYTHON").unwrap_or_else(|_| "python3".into());
     let has = Command::new(&name).args(["-c", "import numpy, safetensors"]).output().is_ok_and(|o| o.status.success());
-    // The gate installs them; who sets the variable wants these tests to run.
+    // `.ci/run` installs the packages and sets the variable, so that these tests are not skipped there.
     assert!(has || std::env::var_os("STRATA_PYTHON").is_none(), "{name} has no numpy and safetensors");
     has.then_some(name)
 }
@@ -63,7 +63,7 @@ fn the_blocks_of_python_run_and_agree_with_strata() {
     assert!((l0 - ran["l0"][0].as_f64().unwrap()).abs() < 1e-6, "{l0} by numpy, {ran} by strata");
 }
 
-/// The keys that the table lists for a command: what stands in backticks, before anything in brackets.
+/// Returns the keys that the table lists for a command: the words in backticks, without those in brackets.
 fn listed(command: &str) -> BTreeSet<String> {
     let line = TEXT.lines().find(|l| l.starts_with(&format!("| `{command}` |"))).expect("a row of the table");
     let cell = line.split('|').nth(2).unwrap();
@@ -119,7 +119,7 @@ fn every_key_of_a_manifest_is_documented() {
     assert_eq!(found, BTreeSet::from(Manifest::KEYS));
 }
 
-/// The keys that a table of the page lists under a head.
+/// Returns the keys in the first column of the table with this header.
 fn listed_under(head: &str) -> BTreeSet<&'static str> {
     let table = TEXT.split(&format!("| {head} |")).nth(1).unwrap_or_else(|| panic!("no table of {head}"));
     let lines = table.lines().skip(1).take_while(|l| l.starts_with('|')).filter(|l| l.starts_with("| `"));

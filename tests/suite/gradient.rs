@@ -11,41 +11,41 @@ use strata_core::{Compute, Config, Isa, Par, Philox, ROOT};
 use strata_tests::oracle::{M, Point, Problem, Seed, Tensors};
 use strata_tests::tolerance;
 
-/// Where children belong.
+/// How children are assigned to parents.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Tree {
-    /// Anywhere, a sixth of them under ROOT.
+    /// Random parents, with a sixth of the children under ROOT.
     Mixed,
-    /// All under ROOT.
+    /// All children under ROOT.
     Root,
     /// The first child alone under the last parent, the others under the first one.
     Lonely,
 }
 
-/// What a draw is made from.
+/// The properties of a random problem.
 #[derive(Clone, Debug)]
 pub struct Draw {
     /// Settings.
     pub config: Config,
     /// Width of a row.
     pub d: usize,
-    /// Width of what a transcoder reconstructs.
+    /// Width of the rows that a transcoder reconstructs.
     pub target: Option<usize>,
     /// Rows.
     pub n: usize,
-    /// Added to the encoders' biases: far below 0 nothing fires.
+    /// Added to the biases of the encoders: with a value far below 0 nothing fires.
     pub bias: f32,
     /// Families.
     pub tree: Tree,
     /// Share of latents that are dead.
     pub dead: f64,
-    /// The gate does not act yet.
+    /// Whether the step is before the start of the gate.
     pub waits: bool,
-    /// Of the generator.
+    /// Seed of the generator.
     pub seed: u64,
 }
 
-/// A drawn problem in the engine's types.
+/// A random problem in the engine's types.
 #[derive(Clone, Debug)]
 pub struct Drawn {
     /// The problem, for the oracle.
@@ -56,11 +56,11 @@ pub struct Drawn {
     pub families: Families,
     /// The rows, flat.
     pub x: Vec<f32>,
-    /// What a transcoder should reconstruct, flat.
+    /// The rows that a transcoder reconstructs, flat.
     pub y: Vec<f32>,
 }
 
-/// Settings at the weights of the numpy check, with `lambda` for every activation.
+/// Settings with nonzero weights of every term of the loss, so that every gradient is tested.
 pub fn settings(activation: [Activation; 2], gate: GateKind, source: Source, decoder: Decoder) -> Config {
     let mut c = Config { source, decoder, ..Config::default() };
     (c.level1.latents, c.level2.latents) = (5, 8);
@@ -150,7 +150,7 @@ fn draw_once(draw: &Draw, seed: u64) -> Drawn {
     }
 }
 
-/// Draws until no number lies too near a decision.
+/// Draws random problems until no number is too near a decision; `None` after thirty draws.
 pub fn draw(draw: &Draw) -> Option<(Drawn, Point)> {
     (0..30).find_map(|again| {
         let drawn = draw_once(draw, draw.seed * 31 + again);
@@ -159,7 +159,7 @@ pub fn draw(draw: &Draw) -> Option<(Drawn, Point)> {
     })
 }
 
-/// The engine on a drawn problem, its gradients on top of garbage.
+/// Runs the engine on a problem. Its gradients start with arbitrary values, which it must overwrite.
 pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     let mut grads = drawn.params.zeros_like();
     grads.each_mut().flatten().for_each(|g| *g = f32::NAN);
@@ -170,17 +170,17 @@ pub fn run(objective: &mut Objective, drawn: &Drawn) -> (Losses, Params) {
     (losses, grads)
 }
 
-/// The worst error over the bound, and whose it is.
+/// The largest error in units of the bound, and where it occurred.
 #[derive(Clone, Debug, Default)]
 pub struct Worst {
-    /// In units of the bound.
+    /// The largest error in units of the bound.
     pub ratio: f64,
-    /// Where.
+    /// The tensor and the problem of that error.
     pub at: String,
 }
 
 impl Worst {
-    /// Takes in tensors of gradients: each error relative to its tensor's largest entry.
+    /// Compares gradients tensor by tensor, with errors relative to the largest entry of the tensor.
     pub fn compare(&mut self, got: &Params, want: &[Vec<f64>], bound: f64, what: impl Fn() -> String) {
         let largest = |t: &[f64]| t.iter().fold(0.0f64, |m, v| m.max(v.abs()));
         let all = want.iter().map(|t| largest(t)).fold(0.0, f64::max);
@@ -197,29 +197,30 @@ impl Worst {
         }
     }
 
-    /// Fails if the bound was broken.
+    /// Fails if an error was above the bound.
     #[track_caller]
     pub fn assert(&self) {
         assert!(self.ratio <= 1.0, "{} times the bound at {}", self.ratio, self.at);
     }
 }
 
-/// Which latents the engine let fire, lit and charged must be those of the oracle, exactly.
+/// Asserts that the engine selects exactly the entries of the oracle: those that fire, those of AuxK, and those whose
+/// ungated pre-activation is above the threshold.
 fn compare_selection(o: &Objective, drawn: &Drawn, at: &Point) {
     let problem = &drawn.problem;
     for l in 0..if problem.arch.level[1].latents > 0 { 2 } else { 1 } {
-        let (mut fires, mut lit) = (M::zeros(at.fires[l].raw_dim()), M::zeros(at.fires[l].raw_dim()));
+        let (mut fires, mut revived) = (M::zeros(at.fires[l].raw_dim()), M::zeros(at.fires[l].raw_dim()));
         for (i, j, _, z, v) in o.entries(l) {
             fires[(i, j)] += f64::from(u8::from(z > 0.0));
-            lit[(i, j)] += f64::from(u8::from(v > 0.0));
+            revived[(i, j)] += f64::from(u8::from(v > 0.0));
         }
-        assert_eq!(fires, at.fires[l], "who fires at level {}: {:?}", l + 1, problem);
-        assert_eq!(lit, at.lit[l], "whom AuxK lights at level {}: {:?}", l + 1, problem);
+        assert_eq!(fires, at.fires[l], "latents that fire at level {}: {:?}", l + 1, problem);
+        assert_eq!(revived, at.revived[l], "latents that AuxK selects at level {}: {:?}", l + 1, problem);
     }
     if problem.settings.observe_ungated || problem.config.loss.consistency == Consistency::Contain {
-        let mut charged = M::zeros(at.charged.raw_dim());
-        o.ungated().for_each(|(i, j, _)| charged[(i, j)] = 1.0);
-        assert_eq!(charged, at.charged, "whose ungated pre-activations are collected: {problem:?}");
+        let mut ungated = M::zeros(at.fires_ungated.raw_dim());
+        o.ungated().for_each(|(i, j, _)| ungated[(i, j)] = 1.0);
+        assert_eq!(ungated, at.fires_ungated, "children above their threshold without the gate: {problem:?}");
     }
 }
 
@@ -245,7 +246,8 @@ fn compare_losses(losses: &Losses, drawn: &Drawn, at: &Point) {
     }
 }
 
-/// Everything about one draw: selection, loss, gradients. False if the settings exclude one another.
+/// Compares the selection, the loss and the gradients of one random problem. Returns `false` if its settings exclude
+/// one another.
 pub fn check(d: &Draw, worst: &mut Worst) -> bool {
     if d.config.validate_rows(d.d, d.target).is_err() {
         return false;
@@ -285,7 +287,7 @@ fn a_shared_budget_keeps_the_largest_of_both_levels_and_its_gradients_are_those_
         c.train.balance = Balance::ALL[seed / 3 % 5];
         c.loss.consistency = if seed % 2 == 0 { Consistency::None } else { Consistency::SeedCos };
         let mut d = small(c, seed as u64);
-        // More than one chunk of rows, now and then.
+        // Every fifth problem has more than one chunk of rows.
         d.n = if seed % 5 == 0 { 70 } else { 7 };
         assert!(check(&d, &mut worst), "valid settings");
         let (_, at) = draw(&d).expect("drawn before");
@@ -319,7 +321,7 @@ fn a_shared_budget_is_refused_where_the_levels_cannot_be_chosen_from_together() 
     }
 }
 
-/// Sources, the residual with and without its gradient.
+/// Every source, and the residual with and without its gradient.
 const SOURCES: [(Source, bool); 4] =
     [(Source::X, false), (Source::Res, false), (Source::Res, true), (Source::Z1, false)];
 
@@ -336,7 +338,7 @@ fn gradients_are_those_of_the_formulas_on_the_whole_grid_of_options() {
             for (source, detach) in SOURCES {
                 for &decoder in Decoder::ALL {
                     for &consistency in Consistency::ALL {
-                        // The same activation twice, then every other pair in turn.
+                        // Every third problem has the same activation at both levels, the others go through all pairs.
                         let act2 = Activation::ALL[if tried % 3 == 0 { a } else { (a + tried) % 5 }];
                         let mut c = settings([act, act2], gate, source, decoder);
                         c.source_detach = detach;
@@ -432,7 +434,7 @@ fn any_draw() -> impl Strategy<Value = Draw> {
     })
 }
 
-/// A fixed generator: a bound on rounding must not fail on another day than it was set.
+/// Property tests with a fixed generator: the bounds on rounding errors were set for exactly these cases.
 fn cases(n: u32) -> ProptestConfig {
     ProptestConfig {
         cases: n,
@@ -448,7 +450,7 @@ proptest! {
 
     #[test]
     fn gradients_are_those_of_the_formulas_at_any_shape(d in any_draw()) {
-        // Every parameter costs two passes of the oracle: many rows, few latents.
+        // Every parameter costs two passes of the oracle, so many rows go with few latents.
         let mut d = d;
         if d.n > 60 {
             let c = &mut d.config;
@@ -472,7 +474,7 @@ proptest! {
         run(&mut used, &before);
         let (mut losses, grads) = run(&mut used, &drawn);
         let (fresh_losses, fresh_grads) = run(&mut new(), &drawn);
-        // Counted among the candidates that were looked at, which may be more.
+        // This count depends on the floor of the candidates, which follows the batch before.
         losses.above_tau = fresh_losses.above_tau;
         prop_assert_eq!(losses, fresh_losses);
         prop_assert_eq!(grads, fresh_grads);
@@ -510,7 +512,7 @@ proptest! {
     }
 }
 
-/// Rayon pools, made once.
+/// Returns a rayon pool of this size, made once.
 fn pool(threads: usize) -> &'static rayon::ThreadPool {
     static POOLS: std::sync::OnceLock<Vec<rayon::ThreadPool>> = std::sync::OnceLock::new();
     let make = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().expect("a pool");
@@ -541,7 +543,8 @@ fn nothing_that_fires_nothing_that_lives_and_nothing_to_explain_are_no_trouble()
 
 #[test]
 fn rows_that_are_explained_exactly_have_finite_gradients_after_others_that_are_not() {
-    // Every latent is dead and lit, but none fires: x_hat = b_dec = x, and AuxK has nothing left to explain.
+    // Every latent is dead and selected by AuxK, but none fires: x_hat = b_dec = x, and AuxK has nothing left to
+    // explain.
     let mut c = settings([Activation::Jumprelu; 2], GateKind::None, Source::X, Decoder::Cum);
     c.level1.bandwidth = 0.1;
     c.level2.bandwidth = 0.1;

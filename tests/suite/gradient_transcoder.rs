@@ -1,5 +1,5 @@
-//! The gradients of transcoders, which reconstruct rows of another width than they read, against central differences of the
-//! dense f64 oracle.
+//! The gradients of transcoders, which reconstruct rows of another width than they read, against central differences of
+//! the dense f64 oracle.
 
 use strata_core::config::{Activation, Balance, Budget, Consistency, Decoder, GateKind, ModelKind, Source};
 use strata_core::row_norm::RowNorm;
@@ -9,7 +9,7 @@ use strata_tests::tolerance;
 
 use super::gradient::{Draw, Worst, check, draw, run, settings, small};
 
-/// Widths of targets beside rows of width 6: narrower, wider, the same, and one number.
+/// Widths of the targets of rows of width 6: narrower, wider, equal, and 1.
 const WIDTHS: [usize; 4] = [4, 9, 6, 1];
 
 #[test]
@@ -31,7 +31,7 @@ fn gradients_of_transcoders_are_those_of_the_formulas() {
                     if c.validate(6).is_err() {
                         c.loss.consistency = Consistency::None;
                     }
-                    // More than one chunk of rows, now and then.
+                    // Some problems have more than one chunk of rows.
                     let n = if tried % 23 == 0 { 70 } else { 7 };
                     let d = Draw {
                         target: Some(WIDTHS[tried / 7 % 4]),
@@ -53,11 +53,11 @@ fn gradients_of_transcoders_are_those_of_the_formulas() {
 #[test]
 fn gradients_of_flat_transcoders_are_those_of_the_formulas() {
     let mut worst = Worst::default();
-    for (turn, &act) in Activation::ALL.iter().cycle().take(60).enumerate() {
+    for (case, &act) in Activation::ALL.iter().cycle().take(60).enumerate() {
         let mut c = settings([act, Activation::Relu], GateKind::None, Source::X, Decoder::Cum);
         c.level2.latents = 0;
-        c.skip = turn / 5 % 2 == 0;
-        let d = Draw { target: Some(WIDTHS[turn % 4]), n: [1, 7, 65][turn % 3], ..small(c, turn as u64) };
+        c.skip = case / 5 % 2 == 0;
+        let d = Draw { target: Some(WIDTHS[case % 4]), n: [1, 7, 65][case % 3], ..small(c, case as u64) };
         assert!(check(&d, &mut worst), "valid settings");
     }
     worst.assert();
@@ -77,10 +77,10 @@ fn a_shared_budget_is_for_transcoders_too() {
 /// Threads and instruction sets change no bit of a step.
 #[test]
 fn the_bits_of_a_transcoder_do_not_depend_on_threads_or_instruction_sets() {
-    for (turn, &act) in Activation::ALL.iter().enumerate() {
-        let mut c = settings([act, Activation::ALL[(turn + 1) % 5]], GateKind::Hard, Source::X, Decoder::Cum);
-        c.skip = turn % 2 == 0;
-        let d = Draw { target: Some(9), n: 130, ..small(c, turn as u64) };
+    for (case, &act) in Activation::ALL.iter().enumerate() {
+        let mut c = settings([act, Activation::ALL[(case + 1) % 5]], GateKind::Hard, Source::X, Decoder::Cum);
+        c.skip = case % 2 == 0;
+        let d = Draw { target: Some(9), n: 130, ..small(c, case as u64) };
         let Some((drawn, _)) = draw(&d) else { continue };
         let of = |compute| run(&mut Objective::with_target(&d.config, d.d, d.target, compute).expect("valid"), &drawn);
         let (losses, grads) = of(Compute::new(Isa::default(), Par::Seq));
@@ -114,7 +114,7 @@ fn what_makes_no_sense_for_a_transcoder_is_refused() {
         let error = c.validate_rows(6, target).expect_err("refused").to_string();
         assert!(error.contains(key) && error.contains(part), "{error}");
     }
-    // A residual source is no obstacle where there is no level 2.
+    // Without a level 2 the residual source is not used and not refused.
     let mut flat = base();
     (flat.level2.latents, flat.source, flat.gate.kind) = (0, Source::Res, GateKind::None);
     flat.validate_rows(6, Some(9)).expect("a flat transcoder");

@@ -12,7 +12,8 @@ fn warnings(value: &Value) -> Vec<String> {
     value["warnings"].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_owned()).collect()
 }
 
-/// The warnings of the training and of the evaluation of a run; both were said, and stand in the report.
+/// Returns the warnings of the training and of the evaluation of a run, after it has checked that both are printed and
+/// are in the report.
 fn said(dump: &Path, run: &Path, sets: &[&str], code: i32) -> [Vec<String>; 2] {
     let trained = strata(&train_args(dump, run, sets)).ok();
     let evaluated = strata(&args!["eval", run, "--dump", dump]);

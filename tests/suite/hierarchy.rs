@@ -11,7 +11,7 @@ use strata_core::rng::Philox;
 use strata_core::{Compute, Isa, Par, ROOT};
 use strata_tests::vary::Vary;
 
-/// A model with random weights; families of very different sizes, some empty, some children under ROOT.
+/// A model with random weights and families of very different sizes, some of them empty; some children are under ROOT.
 pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
     let mut rng = Philox::new(seed, 0);
     let mut params = arch.zeros();
@@ -19,7 +19,7 @@ pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
     let parents = (0..arch.level[1].latents)
         .map(|_| {
             let under_root = rng.below(10) < roots;
-            // The lower of two draws: the first families are the largest.
+            // The lower of two random parents, so that the first families are the largest.
             let p = rng.below(arch.level[0].latents as u64).min(rng.below(arch.level[0].latents as u64)) as u32;
             if under_root { ROOT } else { p }
         })
@@ -27,7 +27,7 @@ pub fn model(arch: Arch, seed: u64, roots: u64) -> Model {
     Model { arch, params, parents, tau: [0.2, 0.3] }
 }
 
-/// Codes by the definition: every pre-activation of level 2, then the gate, then the rule.
+/// Returns the codes by the definition: every pre-activation of level 2, then the gate, then the activation.
 fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
     let Arch { d, .. } = model.arch;
     let [f1, f2] = model.arch.latents();
@@ -50,7 +50,7 @@ fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
             Source::Z1 => index.iter().zip(&value).for_each(|(j, z)| s[*j as usize] = *z),
         }
         dense::affine(isa, &s, &model.params.level[1].w_enc, width, Some(&model.params.level[1].b_enc), &mut a2);
-        // A negative threshold of jumprelu lets a latent fire below 0: such a parent lets nothing through.
+        // With a negative threshold of jumprelu a latent may have a value below 0; behind such a parent nothing fires.
         let active = index.iter().zip(&value).filter(|(_, z)| **z > 0.0).map(|(p, _)| *p);
         gate::hard(&families, active, model.arch.gate == GateKind::GroupTop1, &a2, &mut u2);
         let [one, two] = &mut codes;
@@ -63,7 +63,8 @@ fn by_definition(model: &Model, isa: Isa, x: &[f32]) -> [Codes; 2] {
     codes
 }
 
-/// Wide and many enough for the screen, where this machine has one; families of several strips, of a few children and none.
+/// Models that are large enough for the screen, with families of several strips of latents, of a few children and of
+/// none.
 fn screened_arch() -> impl Strategy<Value = Arch> {
     (any_arch(), 96usize..140, 2usize..60, 512usize..900).prop_map(|(arch, d, f1, f2)| {
         let source = if arch.source == Source::Z1 { Source::Res } else { arch.source };
@@ -122,7 +123,7 @@ proptest! {
     ) {
         let mut model = model(arch, seed, roots);
         if high {
-            // As a trained model: few of many.
+            // Thresholds at which few of many latents fire, as in a trained model.
             model.tau = [6.0, 9.0];
             for level in &mut model.params.level {
                 level.b_enc.iter_mut().for_each(|b| *b -= 4.0);
@@ -135,7 +136,7 @@ proptest! {
         let want = by_definition(&model, isa, &x);
         let encoder = Encoder::new(model, Compute::new(isa, Par::Seq)).expect("a model");
         let mut scratch = Scratch::new(&arch);
-        // Again with what the first rows left behind.
+        // The second pass reuses the scratch of the first.
         for _ in 0..2 {
             let [mut one, mut two] = [Codes::new(), Codes::new()];
             encoder.encode(&x, &mut scratch, &mut one, &mut two).expect("finite rows");
@@ -145,7 +146,7 @@ proptest! {
     }
 }
 
-/// More rows than a block, a family of many strips, and one of exactly one.
+/// There are more rows than one block has, a family of many strips, and one of exactly one strip.
 #[test]
 fn codes_of_many_rows_are_those_of_each_row() {
     let arch = Arch {
@@ -172,7 +173,7 @@ fn codes_of_many_rows_are_those_of_each_row() {
     let [one, two] = &mut all;
     encoder.encode_par(Par::Rayon, &x, one, two).expect("finite rows");
     assert_eq!(all, want);
-    // Without the gate too, with all children screened and, on the scalar set, without.
+    // The same without the gate: with all children screened, and on the scalar instruction set without a screen.
     let plain = Encoder::new(Arc::new(encoder.model().clone()), Compute::new(Isa::SCALAR, Par::Seq)).expect("a model");
     let open = [&encoder, &plain].map(|encoder| {
         let [mut one, mut two, mut open] = [Codes::new(), Codes::new(), Codes::new()];
@@ -186,7 +187,7 @@ fn codes_of_many_rows_are_those_of_each_row() {
     assert!(open[0].index.len() > want[1].index.len());
 }
 
-/// Families that share strips, so that there are more panels than strips.
+/// Families that share strips of latents, so that there are more panels than strips.
 #[test]
 fn a_block_of_screened_families_allocates_nothing() {
     for activation in [Activation::Topk, Activation::Relu, Activation::Batchtopk] {

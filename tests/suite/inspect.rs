@@ -137,7 +137,7 @@ fn the_verdict_says_what_is_wrong() {
     assert_eq!(verdict("tail", &tail), "rows 98 to 99 of the dump, to its end, are zeros: was the file filled?");
     let mut long = normal(100, 4, 0.0);
     long[..4 * 5].iter_mut().for_each(|v| *v *= 1e4);
-    // Training leaves them out.
+    // Training leaves such rows out.
     assert_eq!(verdict("long", &long), "ready to train on");
     assert_eq!(verdict("few", &normal(3, 4, 0.0)), "there are only 3 rows for 4 dimensions: capture more");
     assert_eq!(verdict("good", &normal(30, 4, 0.0)), "ready to train on");
@@ -191,7 +191,7 @@ fn zeros_at_the_end_are_named_whatever_their_share() {
     let found = look(dir.path(), "tail", &rows, 4);
     assert_eq!((found.n_zero, found.n_zero_tail, found.is_ready), (10, 10, false));
     assert_eq!(found.verdict, "rows 4990 to 4999 of the dump, to its end, are zeros: was the file filled?");
-    // In the middle they may be padding.
+    // Zeros in the middle may be padding.
     let mut rows = normal(5000, 4, 0.0);
     rows[4 * 100..4 * 110].fill(0.0);
     let found = look(dir.path(), "middle", &rows, 4);
@@ -211,7 +211,7 @@ fn constant_and_dominant_columns_are_said() {
     let mut rows = normal(n, d, 0.0);
     for (i, row) in rows.chunks_mut(d).enumerate() {
         row[3] = 7.25;
-        // All but the last row are equal.
+        // The column is equal in all rows but the last.
         row[4] = if i + 1 == n { 2.0 } else { 1.0 };
         row[11] *= 30.0;
     }
@@ -263,13 +263,13 @@ fn numbers_can_be_read_and_other_types_are_suspected() {
     let shown = text(&found);
     let line = |name: &str| shown.lines().find(|l| l.starts_with(name)).unwrap_or_default().to_owned();
     assert!(line("mean norm").contains("e-6") && line("total variance").contains("e-11"), "{shown}");
-    // Half of the rows are zeros: there is no ratio to a median of 0, and no outliers by it.
+    // Half of the rows are zeros, so that the median norm is 0 and no row is an outlier relative to it.
     let mut rows = normal(5000, 32, 1.0);
     rows[32..32 * 3500].fill(0.0);
     let found = look(dir.path(), "zeros", &rows, 32);
     assert_eq!((found.median_norm, found.norm_of_mean_to_median, found.n_outliers), (0.0, None, 0));
     assert!(!text(&found).contains("of the median norm,") && found.verdict.contains("all zeros"), "{}", text(&found));
-    // f64 that were f32 before, read as f32.
+    // Numbers of f32 stored as f64 and read as f32.
     let path = dir.path().join("f64.bin");
     let wide: Vec<u8> = normal(5000, 32, 1.0).iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect();
     std::fs::write(&path, wide).unwrap();

@@ -6,9 +6,9 @@ use strata_core::kernel::adam::{AdamStep, adam, normalise, project_out};
 use strata_core::kernel::dense::{Matrix, Pair, Pick, affine, pairs, product, transposed};
 use strata_core::kernel::{reduce, scalar, select, sparse, wide};
 
-/// Around the lane count 16, its multiples and the block of 64 lanes.
+/// Sizes around the number of lanes, 16, its multiples, and the block of 64 lanes.
 const SIZES: [usize; 15] = [0, 1, 15, 16, 17, 31, 32, 33, 35, 63, 64, 65, 131, 256, 300];
-/// Around the row counts of the tiles (1, 2, 3) and of the blocks.
+/// Numbers of rows around those of the tiles (1, 2, 3) and of the blocks.
 const ROWS: [usize; 14] = [0, 1, 2, 3, 5, 6, 7, 11, 12, 13, 15, 23, 27, 64];
 
 /// A small generator (splitmix64), so that inputs are the same everywhere.
@@ -26,7 +26,7 @@ impl Source {
         (self.next() % n as u64) as usize
     }
 
-    /// Log-normal with either sign, with exact zeros, subnormals and large values among them.
+    /// Returns a log-normal value of random sign, or sometimes an exact zero, a subnormal or a large value.
     fn value(&mut self) -> f32 {
         let sign = if self.next() & 1 == 0 { 1.0 } else { -1.0 };
         let normal: f32 = (0..12).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum::<f32>() - 6.0;
@@ -44,7 +44,7 @@ impl Source {
     }
 }
 
-/// Fails with the index, both values and their bits at the first difference.
+/// Asserts that both have the same bits; the message has the index, both values and their bits of the first difference.
 #[track_caller]
 fn assert_bits(got: &[f32], want: &[f32], what: std::fmt::Arguments<'_>) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");
@@ -78,11 +78,11 @@ fn scalar_fma_rounds_once() {
     let mut s = Source(1);
     for _ in 0..200_000 {
         let (a, b) = (s.value(), s.value());
-        // Half of the time the sum nearly cancels.
+        // In half of the cases the sum nearly cancels.
         let c = if s.next() & 1 == 0 { s.value() } else { -(a * b) * (1.0 + (s.below(9) as f32 - 4.0) * f32::EPSILON) };
         assert_bits(&[scalar::fma(a, b, c)], &[a.mul_add(b, c)], format_args!("fma({a:e}, {b:e}, {c:e})"));
     }
-    // The cases a detour through f64 gets wrong: ties, and sums in the subnormal range.
+    // Cases in which a computation in f64, rounded to f32, would be wrong: ties, and sums in the subnormal range.
     for (a, b, c) in [
         (1.0 + f32::EPSILON, 1.0 + f32::EPSILON, f32::MIN_POSITIVE),
         (1.0, 1.0 + f32::EPSILON, 0.5 * f32::EPSILON),
@@ -111,7 +111,7 @@ fn check_affine(isa: Isa, n: usize, d: usize, f: usize, with_bias: bool, seed: u
     let mut got = vec![f32::NAN; n * f];
     affine(isa, &x, &w, d, bias, &mut got);
     assert_bits(&got, &want, format_args!("{what}"));
-    // Any rows of both, in any order, repeats too.
+    // Some rows of both in any order, with repetitions.
     let rows: Vec<u32> = (0..n.min(7)).map(|_| s.below(n) as u32).collect();
     let latents: Vec<u32> = (0..f.min(19)).map(|_| s.below(f) as u32).collect();
     let (part, middle) = (n / 3..n, f / 2);

@@ -36,7 +36,7 @@ fn dump(path: &Path, sinks: bool, tokens: bool) -> PathBuf {
     let mut writer = DumpWriter::create(path, spec).unwrap();
     for (s, sequence) in x.chunks(T * D).enumerate() {
         if sinks {
-            // Nearly one direction, as they are.
+            // The long rows have nearly one direction, as in real models.
             let row: Vec<f32> = (0..D).map(|j| size / 4.0 * (1.0 + 0.01 * ((s + j) % 5) as f32)).collect();
             writer.append(&row, tokens.then_some(&[BOS][..])).unwrap();
         }
@@ -52,7 +52,7 @@ fn eval(run: &Path, dump: &Path) -> Value {
     read_json(&run.join("eval.json"))
 }
 
-/// The two evaluations without what the positions and numbers of the rows tell.
+/// Asserts that two evaluations are the same except for positions and numbers of rows.
 fn same(mut a: Value, mut b: Value) {
     for e in [&mut a, &mut b] {
         for key in ["dump", "rows", "left_out", "patterns", "passes", "warnings"] {
@@ -62,7 +62,7 @@ fn same(mut a: Value, mut b: Value) {
     close("", &a, &b);
 }
 
-/// Sums over blocks of rows may differ by their last bits.
+/// Asserts that two values are equal up to the last bits of sums over blocks of rows.
 fn close(at: &str, a: &Value, b: &Value) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -112,7 +112,7 @@ fn a_training_says_what_it_leaves_out_and_scores_without_it() {
     let (met, left_out) = (info["rows"]["met"].as_u64().unwrap(), info["rows"]["left_out"].as_u64().unwrap());
     assert!(left_out > 0 && met - left_out == 60 * 48, "{info}");
     assert!(ran.err.contains(&format!("left out {left_out} of the {met} rows read")), "{}", ran.err);
-    // A tenth of the rows, in whole sequences: the last three.
+    // A tenth of the rows, in whole sequences, are the last three sequences.
     let held_out = &info["held_out"];
     assert_eq!((&held_out["rows"], &held_out["left_out"]["over_limit"]), (&json!(3 * T), &json!(3)));
     assert_eq!(info["asked_l0"], json!([2.0, 3.0]));
@@ -126,7 +126,7 @@ fn a_training_says_what_it_leaves_out_and_scores_without_it() {
             (&held_out["fvu_of_all"][l], &e["left_out"]["fvu_of_all"][l]),
             (&held_out["l0"][l], &e[level]["l0_mean"]),
         ] {
-            // Training scores normalised rows.
+            // The training computes its scores on normalised rows.
             let (a, b) = (a.as_f64().unwrap(), b.as_f64().unwrap());
             assert!((a - b).abs() < 1e-3 * b.abs(), "{level}: {a} {b}");
         }
@@ -155,7 +155,7 @@ fn positions_and_tokens_are_left_out_by_name_in_training_and_evaluation() {
         let run = dir.path().join(name);
         train(&sinks, &run, &["data.outlier=0", set]);
         assert_eq!(read_json(&run.join("sae/cfg.json"))["origin"]["left_out"], expected);
-        // The same rows are left out, whatever says so.
+        // The same rows are left out, whichever setting says so, and the weights are the same.
         assert!(weights(&run) == weights(&by_norm), "{name}");
         let e = eval(&run, &sinks);
         assert_eq!((&e["left_out"]["named"], &e["left_out"]["over_limit"]), (&json!(S), &json!(0)), "{name}");

@@ -30,7 +30,8 @@ fn kinds() -> impl Iterator<Item = [Activation; 2]> {
     Activation::ALL.iter().flat_map(|one| Activation::ALL.iter().map(|two| [*one, *two]))
 }
 
-/// A model with these activations and this gate, thresholds above 0 and `k` that are no whole numbers where they may be.
+/// A model with these activations and this gate, thresholds above 0 and `k` that are no whole numbers where they may
+/// be.
 fn model(kinds: [Activation; 2], gate: GateKind) -> Model {
     let mut arch = Arch { gate, ..fixture::arch() };
     for (level, (activation, k)) in arch.level.iter_mut().zip(kinds.into_iter().zip([4.0, 6.0])) {
@@ -45,7 +46,7 @@ fn model(kinds: [Activation; 2], gate: GateKind) -> Model {
     model
 }
 
-/// Writes `model` into `dir` and reads it back; none where the part cannot hold it exactly.
+/// Writes `model` into `dir` and reads it back; `None` if the part cannot represent it exactly.
 fn there_and_back(model: &Model, part: Part, dtype: Dtype, dir: &Path) -> Option<(Model, Origin)> {
     let origin =
         Origin { steps: 70, rows: 4480, seed: 9, context: Some(64), hook: Some("a".into()), ..Origin::default() };
@@ -73,7 +74,7 @@ fn a_model_with_families_comes_back_from_saelens_to_the_bit() {
         let (back, _) = there_and_back(&model, Part::Tree, Dtype::F32, dir.path()).unwrap();
         assert_eq!(back, model, "{kinds:?}, {gate}");
     }
-    // In bf16 what is not rounded already is; which child has which parent is not.
+    // In bf16 the weights are rounded, and the parents are not.
     let model = model([Activation::Jumprelu, Activation::Gated], GateKind::Hard);
     let (back, _) = there_and_back(&model, Part::Tree, Dtype::Bf16, dir.path()).unwrap();
     assert_eq!((back.arch, &back.parents), (model.arch, &model.parents));
@@ -93,13 +94,13 @@ fn levels_side_by_side_come_back_as_two_levels() {
         read += 1;
         assert_eq!((back.arch, back.tau), (model.arch, model.tau), "{kinds:?}");
         for ((name, back), (_, own)) in back.params.tensors().into_iter().zip(model.params.tensors()) {
-            // Beside a gate these have been rounded once.
+            // Next to a gated level these were rounded once.
             let is_rounded =
                 kinds.contains(&Activation::Gated) && (name.contains("b_mag") || name.contains("threshold"));
             let off = back.iter().zip(own.iter()).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(back.len() == own.len() && off <= if is_rounded { 1e-6 } else { 0.0 }, "{kinds:?}, {name}: {off}");
         }
-        // Without a word it is of one level, as SAELens has it.
+        // Without `--from` the model has one level, as SAELens reads it.
         assert_eq!(Run::open(dir.path()).unwrap().model.arch.latents(), [F1 + F2, 0]);
     }
     assert_eq!(read, 16, "all but those with a topk level");
@@ -136,12 +137,12 @@ fn a_tree_that_was_changed_is_read_as_it_is_or_refused_by_name() {
     let dir = TempDir::new().unwrap();
     let model = model([Activation::Batchtopk, Activation::Jumprelu], GateKind::Hard);
     there_and_back(&model, Part::Tree, Dtype::F32, dir.path()).unwrap();
-    // Without the metadata it is the same model, with whole numbers for `k`.
+    // Without the metadata the model is the same, with whole numbers for `k`.
     changed(dir.path(), |cfg| cfg["metadata"] = json!({}));
     let bare = (*Run::open(dir.path()).unwrap().model).clone();
     assert_eq!((&bare.params, &bare.parents), (&model.params, &model.parents));
     assert_eq!(bare.arch.level.map(|level| level.k), [4.0, 6.0]);
-    // As SAELens leaves it when it has folded norms in: one threshold has become many.
+    // After SAELens has folded norms in, there is one threshold per latent instead of one in all.
     let weights = dir.path().join("sae_weights.safetensors");
     let whole = fs::read(&weights).unwrap();
     let header = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
@@ -153,7 +154,7 @@ fn a_tree_that_was_changed_is_read_as_it_is_or_refused_by_name() {
     let read = (*Run::open(dir.path()).unwrap().model).clone();
     assert_eq!(read.arch.level[0].activation, Activation::Jumprelu);
     assert_eq!((read.params.level[0].threshold[0], read.params.level[0].threshold[1]), (0.75, model.tau[0]));
-    // A parent that is none.
+    // A parent index that is out of range.
     let at = 8 + header + names["parent"]["data_offsets"][0].as_u64().unwrap() as usize;
     for (digit, part) in [(0.5f32, "digits from 0 to 255"), (256.0, "digits from 0 to 255"), (7.0, "parent")] {
         let mut wrong = whole.clone();

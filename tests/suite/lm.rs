@@ -1,4 +1,5 @@
-//! The language models of `strata capture` and `strata eval --splice`, compared with `transformers` and with themselves.
+//! The language models of `strata capture` and `strata eval --splice`, compared with `transformers` and with
+//! themselves.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +53,7 @@ fn in_pool<R: Send>(n_threads: usize, f: impl FnOnce() -> R + Send) -> R {
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap().install(f)
 }
 
-/// Both sides compute in f32 and differ in the order of sums only. A sum of up to 512 terms is off by a few ULP
+/// Both sides compute in f32 and differ only in the order of sums. A sum of up to 512 terms has an error of a few ULP
 /// (6e-8), and four blocks add up eight of them; the largest of 32,768 values is then some 1e-6 of the typical one,
 /// and a little more where the stream has a few large entries, since the share is of the root mean square. With
 /// candle's order of sums it is at most 9e-6; twice that leaves room for those of other instruction sets.
@@ -120,7 +121,7 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
     assert_eq!(r, report(3));
     assert_eq!((r.rows_left_out, r.of_all), (0, [r.level1, r.level2]));
 
-    // Rows that stay are not replaced, in no way; and what replacing them would do is said.
+    // Rows that are left out are not replaced, and the effect of replacing them is reported separately.
     let some = splice(model(), 2, ids, T, halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
     assert_eq!((some.rows_left_out, some.of_all, some.clean), (40 * 64, [r.level1, r.level2], r.clean));
     assert!(some.level1 < r.level1 && some.mean_ablated < r.mean_ablated);
@@ -147,7 +148,7 @@ fn a_later_token_changes_no_earlier_row() {
     let after = model().resid_post(&ids, 2, T, 3).unwrap();
     let changed = (T + 70) * 128;
     assert_eq!(before[..changed], after[..changed]);
-    // And it does change its own row and each later one.
+    // It changes its own row and each later one.
     let mut rows = before[changed..].chunks_exact(128).zip(after[changed..].chunks_exact(128));
     assert!(rows.all(|(a, b)| a != b));
 }
@@ -167,7 +168,7 @@ fn a_window_is_the_same_bits_in_any_company_and_on_any_pool() {
     assert!(worst(&short, &whole[..50 * 128]) <= GOLDEN_BOUND, "a prefix");
 }
 
-/// Everything a capture gives: rows, tokens, and the calls of `progress`.
+/// Returns everything a capture produces: rows, tokens, and the calls of `progress`.
 fn captured(spec: &CaptureSpec, text: &str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u64)>) {
     let (mut rows, mut tokens) = (Vec::new(), Vec::new());
     let calls = std::cell::RefCell::new(Vec::new());
@@ -256,8 +257,9 @@ fn vocabulary_is_the_characters_in_order() {
     assert_eq!(ids.iter().map(|i| vocab[*i as usize].as_str()).collect::<String>(), "Hi\nz");
 }
 
-// With a small epsilon a layer norm of width 2 gives nothing but signs; half keeps it smooth, so that every part counts.
-// A model of one block, width 2, two heads and three tokens, small enough to write down, as a directory to break.
+// With a small epsilon a layer norm of width 2 gives nothing but signs; half keeps it smooth, so that every part
+// counts. A model of one block, width 2, two heads and three tokens, small enough to write down, as a directory to
+// break.
 
 pub(crate) fn tiny_config() -> Value {
     json!({
@@ -543,7 +545,7 @@ fn a_byte_level_tokenizer_is_run_as_it_stands() {
     });
     fs::write(dir.path().join("tokenizer.json"), bpe.to_string()).unwrap();
     let lm = Lm::from_dir(dir.path()).unwrap();
-    // Truncation in the file is of no concern here.
+    // The truncation that the tokenizer file asks for is ignored.
     assert_eq!(lm.encode_text("abaabb").unwrap(), [2, 0, 2, 1]);
     assert_eq!(lm.vocab(), ["a", "b", "ab"]);
 }

@@ -1,5 +1,5 @@
-//! Text to token ids for a capture: in pieces, with and without a token of the beginning, from tokenizers with more ids than
-//! the model has.
+//! Text to token ids for a capture: in pieces, with and without a token of the beginning, from tokenizers with more ids
+//! than the model has.
 
 use crate::lm::{load_with, tiny_config};
 use serde_json::{Value, json};
@@ -12,7 +12,8 @@ use strata_cli::row_filter::RowFilter;
 use strata_core::config::DataConfig;
 use strata_core::{Dtype, Isa};
 
-/// The letter of a byte in byte-level BPE: itself where it can be seen, else one from U+0100 on.
+/// Returns the letter of each byte in byte-level BPE: printable bytes stand for themselves, the others for letters from
+/// U+0100 on.
 fn letters() -> Vec<String> {
     let is_seen = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut next = 0x100;
@@ -48,7 +49,7 @@ fn byte_level(special: &[&str]) -> Value {
     })
 }
 
-/// A BPE over characters whose every text begins with a space, as those of SentencePiece do: no text may be cut.
+/// A BPE over characters that adds a space before every text, as SentencePiece does, so that a text may not be cut.
 fn metaspace() -> Value {
     let chars = ["▁", "\n", "a", "b", "▁a"];
     let vocab: serde_json::Map<_, _> = chars.iter().enumerate().map(|(id, t)| ((*t).into(), id.into())).collect();
@@ -70,7 +71,7 @@ fn lm(tokenizer: &Value, vocab: usize, bos: Option<u32>) -> Lm {
     load_with(&config, tokenizer).expect("a model")
 }
 
-/// Text of 1.2 MB with what tokenizers treat in ways of their own.
+/// Text of 1.2 MB with characters that tokenizers treat specially.
 fn nasty() -> String {
     let lines = [
         "the thing and the \u{1f980} sing\n",
@@ -101,7 +102,7 @@ fn ids_of_the_pieces_are_those_of_the_whole_text() {
         let first = lm.encode_first(&text, 1000).expect("ids");
         assert!(first.len() >= 1000 && whole.starts_with(&first), "the first ids");
     }
-    // No more of a text is encoded than is wanted, where it can be cut.
+    // If the text can be cut, only as much of it is encoded as is needed.
     let lm = lm(&byte_level(&[]), 400, None);
     assert!(
         lm.encode_first(&text, 1000).expect("ids").len() < lm.encode_text(&text).expect("ids").len() / 2,
@@ -117,7 +118,7 @@ fn tokenizers_ids(json: &Value, text: &str) -> Vec<u32> {
 #[test]
 fn ids_that_the_model_lacks_are_refused_where_a_text_has_them() {
     let tokenizer = byte_level(&["<|end|>", "<|pad|>"]);
-    // Of the two added ids, the model has a row for the first.
+    // The model has a row of the embedding for the first of the two added ids only.
     let lm = lm(&tokenizer, 269, None);
     assert_eq!((lm.vocab().len(), lm.special_tokens()), (269, vec![268]));
     let spec = CaptureSpec { context: 4, ..CaptureSpec::new(&lm, 0) };
@@ -149,11 +150,11 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     let dump = Dump::open(std::slice::from_ref(&at), None).expect("a dump");
     let want: Vec<u32> = ids[..9].chunks(3).flat_map(|w| [&[268], w].concat()).collect();
     assert_eq!((dump.tokens(), dump.special_tokens()), (Some(&want[..]), Some(&[268][..])));
-    // The rows are those of the model over whole windows.
+    // The rows are those that the model computes for whole windows.
     let mut rows = vec![0.0; want.len() * dump.d()];
     dump.read_range(0, want.len(), &mut rows).expect("rows");
     assert_eq!(rows, lm.resid_post(&want, 3, 4, 0).expect("rows"));
-    // They can be left out by name, or not captured.
+    // Special tokens can be left out by a setting, or not captured.
     let data = DataConfig { skip_special: true, ..DataConfig::default() };
     let filter = RowFilter::of_settings(&dump, &data, Isa::detect()).expect("a filter");
     assert_eq!((0..12).filter(|row| filter.names(*row)).collect::<Vec<u64>>(), [0, 4, 8]);
@@ -172,7 +173,7 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     .expect("rows");
     assert_eq!(tokens, ids[..9]);
 
-    // What does not know its special tokens says so; and a model without one has no beginning.
+    // A tokenizer without a list of special tokens is refused, and so is a model without a beginning-of-sequence token.
     fs::write(dir.path().join("bare.json"), "[]").expect("a file");
     let bare = Source { paths: vec![at.clone()], ..Source::new(&[]) };
     let text = fs::read_to_string(at.join("dump.json")).expect("a manifest");

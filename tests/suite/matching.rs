@@ -17,7 +17,7 @@ fn is_full_matching(column: &[Option<usize>], cols: usize) -> bool {
     used.len() == column.len().min(cols) && column.iter().flatten().count() == used.len()
 }
 
-/// The best sum over all ways to give the rows from `i` on distinct columns, leaving `spare` rows out.
+/// Returns the best sum over all ways to assign distinct columns to the rows from `i` on, with `spare` rows left out.
 fn best(matrix: &[f64], cols: usize, i: usize, used: u32, spare: usize, sign: f64) -> f64 {
     if i * cols == matrix.len() {
         return 0.0;

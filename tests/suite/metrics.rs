@@ -42,7 +42,7 @@ impl Case {
                     case.value.push(z);
                     case.dense[t * latents + j] = z;
                 } else if rng.below(50) == 0 {
-                    // An entry that is stored but does not fire.
+                    // A stored entry with the value 0, which does not fire.
                     case.index.push(j as u32);
                     case.value.push(0.0);
                 }
@@ -83,7 +83,7 @@ proptest! {
         let mut parts = sum(&terms[cut..]);
         parts.merge(&sum(&terms[..cut]));
         prop_assert_eq!(parts.value().to_bits(), whole.to_bits());
-        // Every term and its opposite cancel to nothing at all.
+        // Every term cancels with its negative, and the sum is exactly 0.
         terms.extend(terms.clone().iter().rev().map(|x| -x));
         prop_assert_eq!(sum(&terms).value().to_bits(), 0);
     }
@@ -240,7 +240,7 @@ fn fidelity_of_a_perfect_and_of_a_mean_reconstruction() {
     assert!((r.level1.fvu - 1.0).abs() < 1e-6 && r.level1.fve_var.abs() < 1e-6, "{r:?}");
     assert_eq!((r.level2.fvu, r.level2.ev, r.level2.fvu_batch, r.gain), (0.0, 1.0, 0.0, 1.0));
     assert!((r.level2.cosine - 1.0).abs() < 1e-12 && (r.level2.norm_ratio - 1.0).abs() < 1e-12);
-    // Equal tokens have no variance to explain, and no tokens have nothing at all.
+    // Equal tokens have no variance, so that FVU is undefined; without tokens everything is.
     let mut f = Fidelity::new(d);
     f.add(&[0.1; 12], &[0.2; 12], &[0.1; 12]).unwrap();
     let r = f.report();
@@ -486,7 +486,7 @@ fn composition_equals_its_definitions() {
         (null.phi, r.phi),
     ] {
         assert_close("value of a null", score.value, value);
-        // The edges mean nothing, so they are as good as shuffled ones.
+        // The edges are random, so that their scores equal those of shuffled ones.
         assert!(score.draws == 20 && (score.z.is_nan() || score.z.abs() < 4.0), "{score:?}");
     }
     let again = c.null(Par::Seq, Draws { n: 20, seed: 1 });
@@ -500,7 +500,7 @@ fn composition_equals_its_definitions() {
     assert_eq!(r.children_without_treeness, alive().filter(|c| c.treeness.is_nan()).count());
 }
 
-/// Two blocks of sequences: whatever is drawn is the first twice, the second twice, or both once.
+/// With two blocks of sequences, a resample has the first block twice, the second twice, or both once.
 #[test]
 fn intervals_of_edges_are_those_of_their_blocks() {
     let (tokens, cut, f1, f2) = (400, 150, 7, 24);
@@ -514,7 +514,7 @@ fn intervals_of_edges_are_those_of_their_blocks() {
         c.report()
     };
     let mut blocks = EdgeBlocks::new(f1, &parent, 2).unwrap();
-    // The second sequence comes in two parts, the first within a block that has more.
+    // The second sequence is added in two parts; the codes of its first part also have the rows of the first sequence.
     one.with(0, 200, |a| two.with(0, 200, |b| blocks.add(0, 0..cut, a, b).unwrap()));
     one.with(0, 200, |a| two.with(0, 200, |b| blocks.add(1, cut..200, a, b).unwrap()));
     one.with(200, tokens, |a| two.with(200, tokens, |b| blocks.add(1, 0..tokens - 200, a, b).unwrap()));
@@ -535,7 +535,8 @@ fn intervals_of_edges_are_those_of_their_blocks() {
         assert_close(name, interval.value, of(&whole));
         assert!(interval.blocks == 2 && interval.low <= interval.value.max(interval.high), "{name}: {interval:?}");
     }
-    // Alive are the edges of all tokens: where those of either block alone are the same ones, it is one of the draws.
+    // Edges are alive by the counts of all tokens. Where each block has the same ones, its score is one of the
+    // resamples.
     let ends = [counted(&[(0, cut); 2]), counted(&[(cut, tokens); 2])];
     let alive = |r: &CompositionReport| r.child.iter().map(|c| c.fires >= 10).collect::<Vec<_>>();
     assert!(ends.iter().all(|r| r.attachment.is_finite()) && alive(&whole).iter().any(|a| *a));
@@ -549,7 +550,7 @@ fn intervals_of_edges_are_those_of_their_blocks() {
 
 #[test]
 fn composition_of_an_exact_tree() {
-    // Parents 0 and 1 with two exclusive children each; a token of nothing in four.
+    // Parents 0 and 1 have two exclusive children each; on one token in four nothing fires.
     let (mut o1, mut i1, mut o2, mut i2) = (vec![0], vec![], vec![0], vec![]);
     for t in 0..160u32 {
         if t % 4 != 3 {
@@ -585,10 +586,10 @@ fn composition_of_nothing_and_of_an_only_child() {
     assert!(r.parent[0].purity.is_nan() && r.parent[0].child_entropy_bits.is_nan());
     let null = none.null(Par::Seq, Draws { n: 3, seed: 0 });
     assert!(null.phi.value.is_nan() && null.real_edges.z.is_nan());
-    // No families at all.
+    // A model without families.
     let r = Composition::new(2, &[ROOT; 3]).unwrap().report();
     assert!(r.parent.is_empty() && r.purity.is_nan() && r.containment.is_nan());
-    // The parent on 1 token of 4, its only child on 3 of them: an edge upside down.
+    // The parent fires on 1 token of 4 and its only child on 3: the edge is inverted.
     let one = CodesView::new(&[0, 1, 1, 1, 1], &[0], &[1.0], 1).unwrap();
     let two = CodesView::new(&[0, 1, 2, 3, 3], &[0; 3], &[1.0; 3], 1).unwrap();
     let mut c = Composition::new(1, &[0]).unwrap();
@@ -598,7 +599,7 @@ fn composition_of_nothing_and_of_an_only_child() {
     assert_eq!((r.parent[0].purity, r.parent[0].child_entropy_bits, r.parent[0].effective_children), (1.0, 0.0, 1.0));
     assert!(r.parent[0].child_entropy.is_nan() && r.child_entropy.is_nan());
     assert!(r.parent[0].child_entropy_bits.is_sign_positive());
-    // Three children of one parent, on 2, 1 and 1 of its tokens: q = (1/2, 1/4, 1/4) has 1.5 bits.
+    // Three children of one parent fire on 2, 1 and 1 of its tokens: q = (1/2, 1/4, 1/4) has 1.5 bits.
     let one = CodesView::new(&[0, 1, 2, 3, 4], &[0; 4], &[1.0; 4], 1).unwrap();
     let two = CodesView::new(&[0, 1, 2, 3, 4], &[0, 1, 0, 2], &[1.0; 4], 3).unwrap();
     let mut three = Composition::new(1, &[0; 3]).unwrap();

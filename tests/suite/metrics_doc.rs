@@ -1,4 +1,4 @@
-//! `docs/metrics.md` compared with real files: a row for every number, a number for every row.
+//! `docs/metrics.md` compared with the files of evaluations: every number has a row, and every row a number.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,10 @@ use super::cli::{args, read_json, strata, train};
 use super::probe_cli::with_tokens;
 
 const TEXT: &str = include_str!("../../docs/metrics.md");
-/// Objects that occur in many places: rows of them are of no place of their own.
+/// Objects that occur in many places: the keys of their rows are not paths into the file.
 const SHAPES: [&str; 3] = ["Score", "Interval", "Contrast"];
 
-/// The rows of the tables whose key is a place, by key: formula, range, better, null.
+/// Returns the rows of all tables by key: formula, range, better, null.
 fn rows() -> BTreeMap<String, [String; 4]> {
     let mut rows = BTreeMap::new();
     for line in TEXT.lines().filter(|l| l.starts_with("| `")) {
@@ -34,7 +34,7 @@ fn rows() -> BTreeMap<String, [String; 4]> {
     rows
 }
 
-/// The rule that the file states, and which rows it has needed.
+/// The rule of "How to read a row", and the rows that it has used so far.
 struct Rule {
     rows: BTreeMap<String, [String; 4]>,
     used: RefCell<BTreeSet<String>>,
@@ -45,19 +45,19 @@ impl Rule {
         Self { rows, used: RefCell::default() }
     }
 
-    /// The key of the row of `key` itself, or of its twin of the other level.
+    /// Returns the key of the row of `key`, or of the same key of the other level.
     fn row(&self, key: &str) -> Option<&str> {
         let twins = [("level1", "level2"), ("level2", "level1")].map(|(a, b)| key.replace(a, b));
         let keys = [key, &twins[0], &twins[1]];
         keys.iter().find_map(|k| self.rows.get_key_value(*k)).map(|(k, _)| k.as_str())
     }
 
-    /// The key whose rows explain what is in the object of row `key`: its formula is "as" and that key.
+    /// Returns the key whose rows explain the object of row `key`, whose formula is then "as" and that key.
     fn refers_to(&self, key: &str) -> Option<&str> {
         self.rows[key][0].strip_prefix("as `").and_then(|f| f.split_once('`')).map(|(of, _)| of)
     }
 
-    /// Whether a number at `key` has a row.
+    /// Returns whether a number at `key` has a row.
     fn covers(&self, key: &str) -> bool {
         if let Some(row) = self.row(key) {
             self.used.borrow_mut().insert(row.to_owned());
@@ -71,20 +71,20 @@ impl Rule {
         })
     }
 
-    /// Whether a part that is not there has a row, or rows of what would be in it.
+    /// Returns whether a missing part has a row, or rows for its contents.
     fn covers_absent(&self, key: &str) -> bool {
         let inside = |row: &str| row.strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
         self.row(key).is_some() || self.rows.keys().any(|row| inside(row)) || self.covers(key)
     }
 }
 
-/// Every number, text, truth value and absent part of `value`, by key.
+/// Adds every number, text, truth value and `null` of `value` to `out`, by key.
 fn leaves(key: &str, value: &Value, out: &mut BTreeMap<String, bool>) {
     match value {
         Value::Object(map) => map.iter().for_each(|(name, v)| {
             leaves(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, v, out);
         }),
-        // A list of leaves has the key of the list.
+        // The elements of a list of plain values have the key of the list.
         Value::Array(list) => list.iter().for_each(|v| {
             let element = v.is_object() || v.is_null() && list.iter().any(Value::is_object);
             leaves(&if element { format!("{key}[]") } else { key.to_owned() }, v, out);
@@ -93,7 +93,7 @@ fn leaves(key: &str, value: &Value, out: &mut BTreeMap<String, bool>) {
     }
 }
 
-/// Problems of the rows with `files`, in words.
+/// Returns the disagreements of the rows with `files`, one sentence each.
 fn problems(rule: &Rule, files: &[Value]) -> Vec<String> {
     let mut found = BTreeMap::new();
     files.iter().for_each(|f| leaves("", f, &mut found));
@@ -108,12 +108,12 @@ fn problems(rule: &Rule, files: &[Value]) -> Vec<String> {
     problems
 }
 
-/// Files that hold every part between them.
+/// Returns files of evaluations that together have every part.
 fn files() -> Vec<Value> {
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name);
     let dump = with_tokens(&at("dump"), 4000);
-    // As many children as a meta-SAE needs.
+    // Enough children for a meta-SAE.
     train(&dump, &at("run"), &["level2.latents=200"]);
     strata(&args!["train", "--dump", dump, "--out", at("run"), "--resume", "--control"]).ok();
     strata(&args!["eval", at("run"), "--dump", dump, "--all", "--against", at("run")]).ok();

@@ -33,7 +33,7 @@ fn headers_of_all_versions_are_read() {
         let data_offset = if major == 1 { 10 } else { 12 } + text.len();
         assert_eq!(header, NpyHeader { dtype: Dtype::F16, shape: [3, 5], context: None, data_offset });
     }
-    // Any order of keys, either quote, no last comma, longs of Python 2.
+    // Another order of keys, both kinds of quotes, no trailing comma, and the long integers of Python 2.
     let text = "{\"shape\": (2L, 1L,), 'fortran_order':False,'descr':\"<f4\"}";
     assert_eq!(NpyHeader::parse(&npy(1, text, 8)).unwrap().shape, [2, 1]);
     assert_eq!(

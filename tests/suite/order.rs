@@ -12,13 +12,13 @@ fn assert_is_a_bijection(rows: &[u64]) {
     }
 }
 
-/// Places of one window hold whole blocks, and no block is in two windows.
+/// Asserts that the positions of each window have the rows of whole blocks, and that no block is in two windows.
 fn assert_windows_hold_whole_blocks(rows: &[u64], block: u64, window_blocks: u64) {
     let n_blocks = (rows.len() as u64).div_ceil(block.min(rows.len().max(1) as u64)) as usize;
     let size = |b: u64| block.min(rows.len() as u64 - b * block);
     let (mut at, mut used) = (0, vec![false; n_blocks]);
     while at < rows.len() {
-        // The window ends as soon as it holds `window_blocks` blocks in whole.
+        // A window ends as soon as it has `window_blocks` whole blocks.
         let (mut blocks, mut end) = (std::collections::BTreeSet::new(), at);
         let mut total = 0;
         loop {
@@ -31,7 +31,7 @@ fn assert_windows_hold_whole_blocks(rows: &[u64], block: u64, window_blocks: u64
             if end == rows.len() || blocks.len() as u64 >= window_blocks {
                 break;
             }
-            // All blocks met are whole by chance before the window is full: go on with the next row.
+            // By chance all blocks so far are whole before the window is full: continue with the next row.
             if blocks.insert(rows[end] / block) {
                 total += size(rows[end] / block);
             }
@@ -91,7 +91,7 @@ fn epochs_and_seeds_have_different_orders() {
         (0..3).flat_map(|seed| (0..3).map(move |epoch| epoch_rows(&RowOrder::new(seed, 5000, 64, 8), epoch))).collect();
     for (i, a) in orders.iter().enumerate() {
         for b in &orders[..i] {
-            // Two random orders share one place on average.
+            // Two random orders have the same row at one position on average.
             let same = a.iter().zip(b).filter(|(a, b)| a == b).count();
             assert!(same < 10, "{same} places are the same");
         }
@@ -112,7 +112,8 @@ fn a_window_touches_only_its_blocks_at_any_size_of_the_dump() {
     }
 }
 
-/// Means and correlations of a uniformly random permutation have known spreads; five of them is the bound.
+/// The means and correlations of a uniformly random permutation have known standard deviations; the bound is five of
+/// them.
 #[test]
 fn rows_are_mixed_well() {
     let n = 20_000_u64;
@@ -132,10 +133,11 @@ fn rows_are_mixed_well() {
             for lag in [1, 2, 16] {
                 assert!(corr(lag).abs() < bound, "block {block}, window {window}, lag {lag}: {}", corr(lag));
             }
-            // Runs: followers in the file that are also followers in the order; Poisson with mean 1.
+            // The number of neighbours in the file that are also neighbours in the order has a Poisson distribution
+            // with mean 1.
             let runs = rows.windows(2).filter(|w| w[1] == w[0] + 1).count();
             assert!(runs <= 9, "block {block}, window {window}: {runs} pairs stay together");
-            // A 16 x 16 table of place against row: chi square with 15 * 15 degrees of freedom, 225 +- 21.
+            // A 16 x 16 table of positions and rows: chi square with 15 * 15 degrees of freedom, 225 +- 21.
             let mut table = [[0.0_f64; 16]; 16];
             for (i, &r) in rows.iter().enumerate() {
                 table[i * 16 / n as usize][(r * 16 / n) as usize] += 1.0;
@@ -147,7 +149,7 @@ fn rows_are_mixed_well() {
     }
 }
 
-/// Kept so that a checkpoint continues on the same rows in every later version.
+/// The order must never change, since a checkpoint continues on the same rows in every later version.
 #[test]
 fn an_order_is_pinned() {
     assert_eq!(epoch_rows(&RowOrder::new(42, 20, 4, 2), 1), PINNED);

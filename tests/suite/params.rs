@@ -1,4 +1,4 @@
-//! The iteration over parameters: names, shapes and meanings agree with the files and the training.
+//! The iteration over parameters: its names, shapes and fields agree with the files and the training.
 
 use safetensors::SafeTensors;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
@@ -6,7 +6,7 @@ use strata_core::format::weights::{Origin, read_model, write_cfg, write_weights}
 use strata_core::model::{Arch, LevelArch, N_TENSORS, NAMES, Params};
 use strata_core::{Model, Philox, ROOT};
 
-/// Every combination of what decides which tensors there are.
+/// Returns architectures with every combination of the options that decide which tensors exist.
 fn archs() -> Vec<Arch> {
     let mut archs = Vec::new();
     for &activation in Activation::ALL {

@@ -1,4 +1,5 @@
-//! Patterns of activity compared with dense matrices, and merged parts with the whole; with the goldens of composition.
+//! Patterns of activity compared with dense matrices, merged parts compared with the whole, and scores of composition
+//! compared with scikit-learn and scipy.
 
 use crate::metrics::{Case, assert_close};
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ use strata_core::{Codes, Compute, Encoder, Error, Isa, Par, ROOT};
 
 const GOLDEN: &[u8] = include_bytes!("../golden/composition.safetensors");
 
-/// Tokens of sequences of `context`, with classes, of which some have none.
+/// Returns the positions and classes of tokens in sequences of `context`; some tokens have no class.
 fn tokens(seed: u64, n: usize, context: usize, classes: u32) -> (Vec<u32>, Vec<u32>) {
     let mut rng = Philox::new(seed, 9);
     let position = (0..n).map(|t| (t % context) as u32).collect();
@@ -125,8 +126,8 @@ proptest! {
             let mean = z.iter().sum::<f64>() / count;
             let sd = (z.iter().map(|z| (z - mean).powi(2)).sum::<f64>() / count).sqrt();
             assert_close("mean value", got.value_mean, mean);
-            // The sums are in units of 2^-40, so the square is off by up to 2^-40 (1 / (2 mean^2) + 1 / mean): 1e-10 for a mean
-            // of .07. Its square root has half of these digits where it is near 0.
+            // The sums are in units of 2^-40, so the square is off by up to 2^-40 (1 / (2 mean^2) + 1 / mean): 1e-10
+            // for a mean of .07. Its square root has half of these digits where it is near 0.
             let (cv, near) = (sd / mean, (got.value_cv - sd / mean).abs() < 2e-5);
             let squares = (got.value_cv.powi(2) - cv.powi(2)).abs() < 4e-10;
             assert!(near || squares || on.is_empty() && got.value_cv.is_nan(), "{} {cv}", got.value_cv);
@@ -259,7 +260,7 @@ proptest! {
 
 #[test]
 fn runs_end_with_their_sequence() {
-    // Two sequences of 4 and one of 2; latent 0 fires on tokens 1..=5, latent 1 on 9.
+    // Two sequences of 4 tokens and one of 2; latent 0 fires on tokens 1..=5, latent 1 on token 9.
     let position = [0, 1, 2, 3, 0, 1, 2, 3, 0, 1];
     let offsets = [0, 0, 1, 2, 3, 4, 5, 5, 5, 5, 6];
     let (index, value) = ([0, 0, 0, 0, 0, 1], [1.0, 3.0, 1.0, 3.0, 2.0, 5.0]);
@@ -283,7 +284,7 @@ fn runs_end_with_their_sequence() {
     assert_eq!((r.latent[1].run_length, r.latent[1].value_cv), (1.0, 0.0));
     let never = r.latent[2];
     assert!(never.run_length.is_nan() && never.value_cv.is_nan() && never.position.top.is_none());
-    // Cut inside of the first sequence, the run of tokens 1..=3 becomes two, and the report says that it was cut.
+    // If the first sequence is cut, the run of tokens 1..=3 becomes two runs, and the report counts the cut.
     let part = |offsets: &[usize], entries: core::ops::Range<usize>, position: &[u32]| {
         let mut p = Patterns::new(3, 0).unwrap();
         let codes = CodesView::new(offsets, &index[entries.clone()], &value[entries], 3).unwrap();
@@ -294,7 +295,7 @@ fn runs_end_with_their_sequence() {
     cut.merge(&part(&[0, 1], 2..3, &[3]));
     let cut = cut.report();
     assert_eq!((cut.latent[0].run_length, cut.pieces, cut.cut_pieces), (1.5, 2, 1));
-    // No tokens at all.
+    // Without tokens.
     let none = Patterns::new(3, 2).unwrap().report();
     assert!(none.run_length.is_nan() && none.value_cv.is_nan() && none.l0_by_class[0].l0.is_nan());
     assert!(none.l0_by_position.is_empty() && none.not_alive == 3 && none.always_on == 0);
@@ -412,7 +413,7 @@ fn codes_without_the_gate_are_those_of_the_same_model_without_one() {
             if gate != GateKind::Hard || activation == Activation::Topk {
                 continue;
             }
-            // What the gate leaves is what fires without it under an active parent, and the rest is the leak.
+            // The gate keeps what fires without it under an active parent; the rest is the leak.
             let kept: usize = (0..n)
                 .flat_map(|t| open.row(t).index.iter().map(move |j| (t, *j)))
                 .filter(|(t, j)| {

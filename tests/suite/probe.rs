@@ -1,4 +1,5 @@
-//! Probes compared with scikit-learn, TPP and SCR compared with SAEBench's formulas token by token, and their invariants.
+//! Probes compared with scikit-learn, TPP and SCR compared with SAEBench's formulas token by token, and their
+//! invariants.
 
 use proptest::prelude::*;
 use safetensors::SafeTensors;
@@ -61,7 +62,7 @@ fn logistic_regression_equals_scikit_learn() {
         let probe = fit(&x, width, &on, &settings).unwrap();
         assert!(probe.converged && probe.steps < 30, "{name}: {} steps", probe.steps);
         let (coef, intercept) = (g.f64(&key("coef")), g.f64(&key("intercept"))[0]);
-        // The scaled columns lie up to 5,000 of their deviations from 0, which costs the reference digits.
+        // The scaled columns have means of up to 5,000 standard deviations, which costs the reference some digits.
         let bound = if name == "scaled" { 1e-5 } else { 1e-7 };
         for (got, want) in probe.weight.iter().zip(&coef).chain([(&probe.bias, &intercept)]) {
             assert!((got - want).abs() <= bound * want.abs().max(1.0), "{name}: {probe:?}, {coef:?} {intercept}");
@@ -118,13 +119,13 @@ fn a_fit_refuses_what_has_no_answer() {
     for c in [0.0, -1.0, f64::NAN] {
         assert!(matches!(fit(&x, 1, &two, &Settings { c, ..settings }).unwrap_err(), Error::Config { .. }));
     }
-    // A column that says nothing has no weight; the bias alone is the log-odds.
+    // A constant column has the weight 0, and the bias is the log-odds.
     let odds = all([true, true, true, false]);
     let probe = fit(&[5.0; 4], 1, &odds, &settings).unwrap();
     assert!(probe.converged && probe.weight[0] == 0.0 && (probe.bias - 3f64.ln()).abs() < 1e-9, "{probe:?}");
 }
 
-/// The sequences of the golden, pooled: rows, codes, decoder, classes, attributes.
+/// The pooled sequences of the stored example: rows, codes, decoder, classes and attributes.
 struct Pooled {
     x: Vec<f32>,
     d: usize,
@@ -220,7 +221,7 @@ fn tpp_and_scr_equal_the_formulas_a_token_at_a_time() {
     assert!(matches!(scr(Par::Seq, &short, &tasks, &[2], &settings).unwrap_err(), Error::Shape { .. }));
 }
 
-/// Rows of two attributes, each an axis with a latent for either sign, and the attributes.
+/// Returns rows with two attributes, each an axis with one latent per sign; the codes, the decoder and the attributes.
 fn planted(n: usize) -> (Vec<f32>, Codes, Vec<f32>, Vec<bool>, Vec<bool>) {
     let mut rng = Philox::new(5, 0);
     let (mut x, mut z, mut a, mut b) = (vec![], vec![], vec![], vec![]);
@@ -239,10 +240,9 @@ fn planted(n: usize) -> (Vec<f32>, Codes, Vec<f32>, Vec<bool>, Vec<bool>) {
     (x, codes_of(&z, 4), decoder, a, b)
 }
 
-#[test]
-fn clean_latents_have_a_perfect_tpp_and_scr() {
-    let (x, codes, decoder, a, b) = planted(800);
-    let ex = Examples { x: &x, d: 3, codes: codes.view(4).unwrap(), decoder: &decoder };
+/// The tasks of two attributes of 800 rows: 600 to train on, and 200 to test on. The biased task has the training rows
+/// on which the attributes agree.
+fn planted_tasks(a: &[bool], b: &[bool]) -> ScrTasks {
     let side = |rows: std::ops::Range<usize>, of: &[bool]| Labelled {
         row: rows.clone().map(|i| i as u32).collect(),
         label: of[rows].to_vec(),
@@ -250,19 +250,27 @@ fn clean_latents_have_a_perfect_tpp_and_scr() {
     let task = |of: &[bool]| Binary { train: side(0..600, of), test: side(600..800, of) };
     let rows: Vec<u32> = (0..600).filter(|i| a[*i as usize] == b[*i as usize]).collect();
     let biased = Labelled { label: rows.iter().map(|i| a[*i as usize]).collect(), row: rows };
+    ScrTasks { a: task(a), b: task(b), biased }
+}
+
+#[test]
+fn clean_latents_have_a_perfect_tpp_and_scr() {
+    let (x, codes, decoder, a, b) = planted(800);
+    let ex = Examples { x: &x, d: 3, codes: codes.view(4).unwrap(), decoder: &decoder };
     let settings = Settings::default();
-    let found = tpp(Par::Seq, &ex, &[task(&a), task(&b)], &[1], &settings).unwrap();
+    let tasks = planted_tasks(&a, &b);
+    let found = tpp(Par::Seq, &ex, &[tasks.a.clone(), tasks.b.clone()], &[1], &settings).unwrap();
     let t = &found.points[0];
-    // Without its latent a positive row shows nothing but noise: half of them are called negative.
+    // Without its latent a positive row is noise, so that half of the positive rows are classified as negative.
     assert!((t.intended - 0.25).abs() < 0.05 && t.unintended == 0.0 && t.removed == 1.0, "{t:?}");
-    let found = scr(Par::Seq, &ex, &ScrTasks { a: task(&a), b: task(&b), biased }, &[2], &settings).unwrap();
+    let found = scr(Par::Seq, &ex, &tasks, &[2], &settings).unwrap();
     assert!(found.biased[0] < 0.9 && found.biased[1] == 1.0, "the probe follows the larger attribute: {found:?}");
     let s = &found.points[0];
-    // Along the other direction nothing was lost, so that nothing can be won back.
+    // In the other direction the bias costs no accuracy, so that the score is undefined.
     assert!(s.scr == s.a && s.a > 0.9 && s.b.is_nan() && s.removed == [2, 2], "{s:?}");
 }
 
-/// Labels and attributes drawn at random have no bias to remove.
+/// Random labels and attributes have no bias that could be removed.
 #[test]
 fn spurious_correlations_that_are_not_there_have_no_score() {
     let (x, codes, decoder, _, _) = planted(800);
@@ -271,18 +279,11 @@ fn spurious_correlations_that_are_not_there_have_no_score() {
     for seed in 0..cases {
         let mut rng = Philox::new(seed, 1);
         let [a, b] = [0, 1].map(|_| (0..800).map(|_| rng.below(2) == 1).collect::<Vec<bool>>());
-        let side = |rows: std::ops::Range<usize>, of: &[bool]| Labelled {
-            row: rows.clone().map(|i| i as u32).collect(),
-            label: of[rows].to_vec(),
-        };
-        let task = |of: &[bool]| Binary { train: side(0..600, of), test: side(600..800, of) };
-        let rows: Vec<u32> = (0..600).filter(|i| a[*i as usize] == b[*i as usize]).collect();
-        let biased = Labelled { label: rows.iter().map(|i| a[*i as usize]).collect(), row: rows };
-        let tasks = ScrTasks { a: task(&a), b: task(&b), biased };
+        let tasks = planted_tasks(&a, &b);
         let found = scr(Par::Seq, &ex, &tasks, &[2], &Settings::default()).unwrap();
         undefined += [found.points[0].a, found.points[0].b].iter().filter(|v| v.is_nan()).count();
     }
-    // Two standard errors on one side are passed by luck in one case of 44.
+    // By chance one case in 44 exceeds two standard errors on one side.
     assert!(undefined >= 2 * cases as usize - 3, "{undefined}");
 }
 
@@ -296,7 +297,7 @@ fn spread_out(n: usize) -> (Vec<f32>, Codes, Vec<Option<u32>>) {
         let row: Vec<f32> = (0..64)
             .map(|j| {
                 let on = if j < 16 { is_in && j == part } else { rng.below(40) == 0 };
-                // In units of their own: the ranking may not depend on them.
+                // Latents have different units: the ranking must not depend on them.
                 if on { (1.0 + rng.uniform_f32()) * 10f32.powi(j as i32 % 7 - 3) } else { 0.0 }
             })
             .collect();
@@ -333,14 +334,14 @@ fn areas_by_the_protocol_of_sae_probes_are_those_of_planted_latents() {
     for point in points.iter().filter(|p| p.setting == Setting::Unbalanced) {
         assert!(point.rows > 0.95 && point.both > 0.7 && point.train > 900.0, "{point:?}");
     }
-    // In another unit of the activations nothing changes, to the bit.
+    // Another unit of the activations changes no bit of the scores.
     let scaled: Vec<f32> = x.iter().map(|v| v * 1024.0).collect();
     let mut same = codes.clone();
     same.value.iter_mut().for_each(|v| *v *= 1024.0);
     let of = same.view(64).unwrap();
     let again = protocol::points(&scaled, 2, &[of, empty.view(0).unwrap(), of], &rows).unwrap();
     assert_eq!(format!("{points:?}"), format!("{again:?}"));
-    // Labels that mean nothing are not found.
+    // Random labels cannot be predicted.
     let mut rng = Philox::new(2, 0);
     let random: Vec<Option<u32>> = (0..n).map(|_| Some(rng.below(2) as u32)).collect();
     let chance = protocol::points(&x, 2, &views, &Candidates::one_against_rest(&random, 1, &is_test, 0)).unwrap();
@@ -349,7 +350,7 @@ fn areas_by_the_protocol_of_sae_probes_are_those_of_planted_latents() {
     }
     let mean = protocol::mean(&[points.clone(), chance.clone()]);
     assert_eq!(mean[0].both, (points[0].both + chance[0].both) / 2.0);
-    // A class of two rows has no examples for most settings.
+    // A class of two rows has too few examples for most settings.
     let rare: Vec<Option<u32>> = (0..n).map(|i| Some(u32::from(i < 2))).collect();
     let few = protocol::points(&x, 2, &views, &Candidates::one_against_rest(&rare, 1, &is_test, 0)).unwrap();
     assert!(few.iter().all(|p| p.both.is_nan()), "no row of it to test on");
@@ -431,7 +432,7 @@ fn without_a_latent_that_differs_the_more_frequent_answer_is_given() {
 fn a_probe_on_latents_is_the_fit_of_their_dense_columns() {
     let (n, latents) = (400usize, 6usize);
     let mut rng = Philox::new(11, 0);
-    // Most rows have none of the chosen latents.
+    // On most rows none of the chosen latents fires.
     let z: Vec<f32> =
         (0..n * latents).map(|_| if rng.below(8) == 0 { rng.normal_f32().abs() + 0.1 } else { 0.0 }).collect();
     let codes = codes_of(&z, latents);
@@ -591,7 +592,7 @@ proptest! {
 fn description_length_has_its_edges() {
     let empty = Mdl::new(3, 1.0).unwrap().report();
     assert!(empty.on_off_bits.is_nan() && empty.points[0].bits.is_nan());
-    // Always on with one value: nothing to say.
+    // A latent that is always on with one value takes no bits.
     let mut mdl = Mdl::new(1, 1.0).unwrap();
     mdl.add(&codes_of(&[2.5, 2.5], 1).view(1).unwrap()).unwrap();
     let report = mdl.report();
@@ -604,7 +605,7 @@ fn description_length_has_its_edges() {
     for step in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         assert!(matches!(Mdl::new(1, step).unwrap_err(), Error::Config { .. }));
     }
-    // Uniform values: the bins add the promised share.
+    // With uniform values the bins add the share of the error that was asked for.
     let step = step_for(0.01, 4.0, 1.0);
     let mut rng = Philox::new(1, 1);
     let z: Vec<f32> = (0..4000).map(|_| 5.0 + 20.0 * rng.uniform_f32()).collect();

@@ -15,7 +15,7 @@ use super::cli::{D, args, assert_no_leftovers, read_json, rows, strata, train, t
 
 const VOCAB: [&str; 7] = ["a", "e", "t", "n", "T", ".", " "];
 
-/// A dump with tokens: the token says in which of the first coordinates the row is largest.
+/// Writes a dump with tokens: the token of a row is the index of its largest coordinate, among the first ones.
 pub fn with_tokens(path: &Path, n: usize) -> PathBuf {
     let x = rows(n);
     let mut spec = DumpSpec::new(D, Dtype::F32);
@@ -133,7 +133,7 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
     let narrow = run_on(&tensors(&dir.join("rows.safetensors"), &[("labels", StDtype::I8, &bytes)]));
     assert_eq!(narrow["classes"], report["classes"]);
 
-    // A sequence is labelled by its mean; the attribute by another coordinate.
+    // The label of a sequence depends on its mean, and its attribute on another coordinate of the mean.
     let mean = |s: usize, c: usize| (0..20).map(|i| x[(s * 20 + i) * D + c]).sum::<f32>() / 20.0;
     let median = |c: usize| {
         let mut all: Vec<f32> = (0..200).map(|s| mean(s, c)).collect();
@@ -150,7 +150,7 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
     assert!(report["classes"][1]["dense"]["accuracy"].as_f64().unwrap() > 0.6, "{report}");
     assert!(report["scr"].is_null() && report["mdl"][0].is_null());
 
-    // Rows with two attributes.
+    // Labels of rows with a second attribute.
     let other: Vec<u8> = (0..4000).map(|i| u8::from(x[i * D + 1] > 0.2)).collect();
     let labels: Vec<u8> = (0..4000).map(|i| label(i) as u8).collect();
     let both = [("attributes", StDtype::U8, &other[..]), ("labels", StDtype::U8, &labels)];

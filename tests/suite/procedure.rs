@@ -1,4 +1,4 @@
-//! The training procedure: schedules, controllers of L0, families and revival, each tested for its purpose.
+//! The parts of the training procedure: schedules, controllers of L0, families and revival.
 
 use crate::quality::{run, world_a_config};
 use std::sync::Arc;
@@ -72,7 +72,7 @@ fn the_weight_of_level_1_moves_linearly_to_its_end() {
         for step in 0..40 {
             let x = batch(&world, &t, step);
             let report = t.step(&x).expect("a finite step");
-            // Not before a hard gate acts.
+            // The weight does not move before a hard gate acts.
             let moves = step >= 30 && gate == GateKind::Hard;
             let expected = if moves { 1.0 - (step as f64 / 40.0 - 0.5) / 0.5 } else { 1.0 };
             assert!((report.w[0] - expected).abs() < 1e-6 && report.w[1] == 1.0, "step {step}: {:?}", report.w);
@@ -147,7 +147,7 @@ fn thresholds_that_are_none_are_not_calibrated() {
 
 #[test]
 fn the_threshold_tracker_lets_the_wanted_number_through() {
-    // Half-normal scores: P(u > tau) = erfc(tau / sqrt 2), of which 2 % are wanted.
+    // The scores are half-normal, P(u > tau) = erfc(tau / sqrt 2), and 2 % of them should be above the threshold.
     let mut rng = Philox::new(3, 0);
     let mut tracker = ThresholdTracker::default();
     let (n, wanted) = (20_000, 400.0);
@@ -157,7 +157,7 @@ fn the_threshold_tracker_lets_the_wanted_number_through() {
         above = u.iter().filter(|u| **u > tracker.tau).count();
         let mut sorted = u.clone();
         sorted.sort_by(f32::total_cmp);
-        // A first guess that is far off.
+        // The first estimate is far off.
         let selected_min = if step == 0 { 0.1 } else { sorted[n - 400] };
         tracker.update(above, wanted, selected_min, f64::from(step) / 300.0);
     }
@@ -167,13 +167,13 @@ fn the_threshold_tracker_lets_the_wanted_number_through() {
 #[test]
 fn penalised_activations_are_held_at_their_target_l0() {
     let world = World::new(&WorldConfig::a()).expect("world A");
-    // L1 shrinks what it keeps, so relu pays for its sparsity.
+    // The L1 penalty shrinks activations, so that relu has a wider bound.
     let bounds = [(Activation::Relu, 0.15), (Activation::Jumprelu, 0.06), (Activation::Gated, 0.1)];
     for (activation, bound) in bounds {
         let mut config = world_a_config(2500, 1);
         config.level1.activation = activation;
         config.level2.activation = activation;
-        // By the training alone: its thresholds are not set anew at the end.
+        // Measured without the calibration of thresholds after the last step.
         let out = run(&world, &config);
         println!("{activation}: L0 {:?} FVU {:?}", out.l0, out.fvu);
         for (l0, k) in out.l0.into_iter().zip([config.level1.k, config.level2.k]) {

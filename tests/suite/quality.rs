@@ -1,4 +1,4 @@
-//! The floor of quality: what 1,500 steps of the default must find in the synthetic world A.
+//! Lower bounds of quality: what 1,500 steps of the default must find in the synthetic world A.
 
 use std::sync::Arc;
 use strata_core::config::{Config, GateKind, ModelKind};
@@ -13,7 +13,7 @@ use strata_core::{Compute, Isa, Par};
 const TEST_START: u64 = 1 << 40;
 const TEST_ROWS: usize = 20_000;
 
-/// The default over world A: budgets at the true L0 of roots (with flat features) and of children.
+/// The default for world A, with budgets equal to the true L0 of roots (with flat features) and of children.
 pub fn world_a_config(steps: u64, seed: u64) -> Config {
     let mut config = Config { seed, ..Config::default() };
     config.level1.latents = 40;

@@ -170,7 +170,7 @@ fn the_oracle_scores_perfectly() {
         assert!((got - expected).abs() < 1e-6, "{field}: {got}");
     }
     assert!(r.median_lift > 3.0, "{}", r.median_lift);
-    // The codes alone give the same tree, but also a parent to each flat feature.
+    // Parents assigned from the codes give the same tree, and a parent for each flat feature besides.
     let posthoc = oracle.score(&codes, None).unwrap();
     assert_eq!((posthoc.edge_recall, posthoc.false_parent_rate), (1.0, 1.0));
     assert_eq!(posthoc.edge_precision, 15.0 / 19.0);
@@ -232,7 +232,9 @@ fn a_near_dead_duplicate_does_not_win_a_match() {
     let oracle = Oracle::new(4000);
     let (d, n) = (oracle.world.config().d, oracle.world.n_features());
     let (codes1, codes2) = oracle.codes(|_, _, a| a);
-    // A latent more in level 2: exactly root 0's direction, firing on three of 4000 tokens; the real one is off by a bit.
+    // One more latent of level 2 has exactly the direction of root 0 and fires on three of 4000 tokens; the direction
+    // of the
+    // latent that represents root 0 differs slightly.
     let (d1, d2) = oracle.world.directions().split_at(oracle.roots * d);
     let (mut d1, mut d2) = (d1.to_vec(), d2.to_vec());
     d2.extend_from_slice(&oracle.world.directions()[..d]);

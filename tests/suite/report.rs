@@ -44,7 +44,7 @@ impl Place {
         self.dir.path().join(name)
     }
 
-    /// The report of `from`, in it.
+    /// Writes the report of `from` and returns the page.
     fn report(&self, from: &str) -> String {
         ok(&["report", self.path(from).to_str().expect("UTF-8")]);
         fs::read_to_string(self.path(from).join("report.html")).expect("a report")
@@ -57,13 +57,13 @@ fn ok(line: &[&str]) {
     assert_eq!(code, 0, "{err}");
 }
 
-/// The text of the script with an id.
+/// Returns the text of the script element with this id.
 fn script<'a>(html: &'a str, id: &str) -> Option<&'a str> {
     let from = html.find(&format!("id=\"{id}\">"))? + id.len() + 6;
     Some(&html[from..from + html[from..].find("</script").expect("an end")])
 }
 
-/// The page without the script of plotly, which names addresses that it does not open.
+/// Returns the page without the script of plotly, which contains addresses that it does not open.
 fn own(html: &str) -> String {
     html.replace(script(html, "plotly").expect("plotly"), "")
 }

@@ -1,4 +1,5 @@
-//! The same bits with any number of threads, on any instruction set, and after a kill and resumption at any moment.
+//! Trainings have the same bits for any number of threads, on any instruction set, and after they are killed at any
+//! moment and resumed.
 
 use std::ffi::OsString;
 use std::fs;
@@ -20,10 +21,10 @@ use super::cli::{
 
 const SIGKILL: i32 = 9;
 
-/// A checkpoint after every step: most of the time of such a run is spent writing them.
+/// Write a checkpoint after every step, so that most kills happen during the writing of one.
 const EVERY_STEP: &[&str] = &["train.checkpoint_every=1", "train.log_every=1"];
 
-/// One of each kind of state that is carried from step to step.
+/// Settings with which every kind of state is carried from step to step.
 const KINDS: &[&[&str]] = &[
     &[],
     &["train.long=0", "source=res", "source_start=0.5", "gate.start=0.3", "loss.w1_start=0.3", "loss.w1_end=0.2"],
@@ -37,7 +38,7 @@ const KINDS: &[&[&str]] = &[
     &["model=seed", "gate.kind=mul", "level1.activation=relu", "level2.activation=relu", "loss.consistency=seed-cos"],
 ];
 
-/// A dump in which some rows are outliers, so that the cursor runs ahead of the steps.
+/// Writes a dump in which some rows are outliers, so that the cursor is ahead of `steps * batch`.
 fn dump_with_outliers(path: &Path) {
     let mut all = rows(700);
     for i in [3, 60, 61, 62, 200, 333, 400, 555] {
@@ -51,13 +52,13 @@ fn with(mut all: Vec<OsString>, more: Vec<OsString>) -> Vec<OsString> {
     all
 }
 
-/// Checkpoints of a run, seen from outside.
+/// Returns the step of the newest checkpoint of a run.
 pub fn newest_checkpoint(run: &Path) -> Option<u64> {
     let names = fs::read_dir(run.join("checkpoints")).ok()?;
     names.filter_map(|e| e.ok()?.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).max()
 }
 
-/// Starts `all` and kills it as soon as `now` says so. Whether it was still alive.
+/// Starts the command and kills it as soon as `now` returns `true`. Returns whether it was still running.
 pub fn killed(all: &[OsString], mut now: impl FnMut() -> bool) -> bool {
     let mut child = command(all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let limit = Instant::now() + Duration::from_secs(60);
@@ -123,8 +124,8 @@ fn threads_and_instruction_sets_do_not_change_the_bits() {
     }
 }
 
-/// A training of two levels, through the start of its gate, wide enough that encoders are screened where the machine can:
-/// the weights and the codes of its rows.
+/// A training of two levels, through the start of its gate, wide enough that encoders are screened where the machine
+/// can: the weights and the codes of its rows.
 #[test]
 fn fifty_steps_and_an_encode_have_one_sha_256_at_each_instruction_set() {
     let dir = TempDir::new().unwrap();
@@ -213,7 +214,7 @@ fn a_run_that_is_killed_while_it_writes_a_checkpoint_goes_on() {
             let entries = fs::read_dir(run.join("checkpoints")).into_iter().flatten();
             entries.filter_map(|e| e.ok()).any(|e| e.file_name().to_string_lossy().ends_with(".tmp"))
         };
-        // Each time some checkpoints later, so that something is gained in between.
+        // Each kill is some checkpoints after the last one, so that the run proceeds.
         let from = newest_checkpoint(&run).unwrap_or(0);
         let finished = !killed(&all, || newest_checkpoint(&run).unwrap_or(0) > from + 1 && half_written());
         if finished {
@@ -238,7 +239,7 @@ fn a_run_that_is_killed_before_its_first_checkpoint_starts_over() {
     let is_training = || fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|t| t.lines().count() > 2);
     assert!(killed(&all, is_training));
     assert_eq!(newest_checkpoint(&run), None);
-    // The run knows its settings: none have to be said again.
+    // The run has its settings, which need not be given again.
     strata(&args!["train", "--dump", dump, "--out", run, "--resume"]).ok();
     assert_same_run(&run, &reference);
 }
@@ -363,7 +364,7 @@ fn ctrl_c_leaves_no_half_of_a_file() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         sleep(Duration::from_millis(1));
     }
-    // Twice, as `timeout` does: a process and its group.
+    // `timeout` sends two signals, to a process and to its group.
     for _ in 0..2 {
         let pid = child.id().to_string();
         assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());

@@ -105,7 +105,7 @@ fn normal_numbers_have_the_moments_of_a_normal() {
     }
 }
 
-/// Drawn once and kept: nothing may change a stream, on any platform.
+/// The numbers of a stream must never change, on any platform.
 #[test]
 fn the_numbers_of_a_stream_are_pinned() {
     let mut rng = Philox::new(42, 1);

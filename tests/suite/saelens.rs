@@ -54,7 +54,7 @@ fn features_and_reconstructions_are_those_of_saelens() {
         let shared: SharedBytes = Arc::new(file(name, "sae_weights.safetensors"));
         let (same, _) = read_model_shared(&file(name, "cfg.json"), &shared).unwrap();
         assert_eq!(same, model, "{name}");
-        // A vector of bytes is at a multiple of 16 in practice; where it is not, nothing lies in place.
+        // In practice a vector of bytes begins at a multiple of 16; where it does not, the tensors are copied.
         let aligned = shared.as_ref().as_ref().as_ptr().addr().is_multiple_of(4);
         assert_eq!(same.params.level[0].w_dec.is_shared(), in_place && aligned, "{name}");
 
@@ -170,7 +170,7 @@ fn the_command_line_encodes_and_evaluates_with_a_model_of_saelens() {
     assert_eq!(floats(&found, "z1.values").len(), fires);
     assert_eq!(floats(&found, "z2.values").len(), 0);
 
-    // Nothing is written beside it.
+    // Nothing is written into the directory of the model.
     strata(&args!["eval", sae, "--dump", dump, "--all"]).fails(&["SAELens", "--out"]);
     let found = temp.path().join("found");
     strata(&args!["eval", sae, "--dump", dump, "--all", "--out", found]).ok();

@@ -13,7 +13,7 @@ fn all() -> Vec<Setting> {
     Config::default().sections().into_iter().flat_map(|s| s.settings).collect()
 }
 
-/// The text of a value just outside of the range at each end where there is one.
+/// Returns the text of a value just outside of the range, for each end of it.
 fn outside(allowed: &Allowed) -> Vec<String> {
     match allowed {
         Allowed::Switch => vec![],
@@ -67,7 +67,7 @@ fn numbers_are_read_as_people_write_them() {
 #[test]
 fn the_ends_of_a_range_are_allowed() {
     for setting in all() {
-        // What does not go with other settings is refused for that reason, in words of its own.
+        // Values that conflict with other settings are refused with another message.
         let ends = match &setting.allowed {
             Allowed::Integer(range) => [*range.start(), (*range.end()).min(i64::MAX as u64)].map(|x| x.to_string()),
             Allowed::Number(range) => [*range.start(), *range.end()].map(|x| format!("{x:e}")),
@@ -86,7 +86,7 @@ fn the_ends_of_a_range_are_allowed() {
 fn every_default_is_allowed_and_every_setting_has_a_meaning() {
     Config::default().validate(64).expect("the defaults can be trained with");
     let all = all();
-    // `config.toml` holds the same keys in the same order.
+    // `config.toml` has the same keys in the same order.
     let toml: toml_keys::Keys = toml_keys::of(&settings::to_toml(&Config::default()).expect("the defaults fit TOML"));
     assert_eq!(all.iter().map(|s| s.key.clone()).collect::<Vec<_>>(), toml);
     for s in &all {

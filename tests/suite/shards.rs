@@ -1,4 +1,4 @@
-//! A dictionary that is split over shards has the bits of one that is whole.
+//! A dictionary that is split over shards is trained to the same bits as one in a single shard.
 
 use std::sync::{Arc, Barrier, Mutex};
 use strata_core::config::TrainConfig;
@@ -29,7 +29,7 @@ impl Comm for Threads {
     }
 }
 
-/// Latents of each level: a whole number of groups, and one that is not.
+/// Numbers of latents of the levels: one is a multiple of the group size, the other is not.
 const LATENTS: [usize; 2] = [3 * GROUP, 4 * GROUP + 31];
 
 fn config() -> Config {
@@ -47,7 +47,7 @@ fn drawn(arch: &Arch, rng: &mut Philox) -> Params {
     params
 }
 
-/// The latents of a level that shard `rank` of `n` owns: whole groups.
+/// Returns the latents of a level that shard `rank` of `n` owns, a whole number of groups.
 fn owned(level: usize, rank: usize, n: usize) -> std::ops::Range<usize> {
     let groups = LATENTS[level].div_ceil(GROUP);
     let at = |rank: usize| (groups * rank / n * GROUP).min(LATENTS[level]);

@@ -35,7 +35,7 @@ fn completions_of_every_shell_know_every_command() {
 fn every_command_has_a_man_page() {
     let dir = TempDir::new().unwrap();
     let man = dir.path().join("share/man1");
-    // The second time replaces the pages of the first.
+    // The second call replaces the pages of the first.
     for _ in 0..2 {
         strata(&args!["man", man]).ok();
     }

@@ -118,7 +118,7 @@ fn profiles_equal_their_definition_and_do_not_depend_on_grouping_or_scale() {
 
 #[test]
 fn profiles_of_many_words_are_those_of_few() {
-    // The same words, in a table that is filled latent by latent.
+    // The same words with a table so large that it is filled latent by latent.
     let (tokens, latents, few, many) = (300, 40, 9, 4_000);
     let dense = random_dense(7, tokens, latents);
     let codes = codes(&dense, latents);
@@ -151,7 +151,7 @@ fn profiles_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(matches!(p.add(&huge.view(2).unwrap(), &[0, 1]), Err(Error::Capacity { .. })));
     let one = codes(&[1e30, 0.0], 2);
     assert!(matches!(p.add(&one.view(2).unwrap(), &[0]), Err(Error::Capacity { .. })));
-    // What is on a token without a word does not count.
+    // Activations on tokens without a word do not count.
     p.add(&infinite.view(2).unwrap(), &[NO_WORD, NO_WORD]).unwrap();
     assert_eq!(p, empty);
     assert!(matches!(Profiles::new(1 << 14, (1 << 13) + 1), Err(Error::Config { .. })));
@@ -161,7 +161,8 @@ fn profiles_refuse_what_does_not_fit_and_then_add_nothing() {
     assert!(met.iter().all(|n| (50..150).contains(n)), "{met:?}");
 }
 
-/// A planted tree: parents know eight words each, children two of them; directions of children lean on their parent's.
+/// A planted tree: each parent fires on eight words and each child on two of them; the directions of children contain
+/// part of their parent's.
 struct World {
     d: usize,
     decoder1: Vec<f32>,
@@ -317,7 +318,7 @@ fn a_planted_tree_stands_out_and_a_random_one_does_not() {
         assert!(c.auc > 0.9 && c.auc_low > 0.85 && c.auc_high <= 1.0, "{what} {c:?}");
         assert!(c.connected > c.matched + 0.1 && c.connected > c.shuffled + 0.1, "{what} {c:?}");
     }
-    // Tokens of this world do not know their neighbours, but a child's tokens are a quarter of its parent's.
+    // Neighbouring tokens of this world are independent, and a child's tokens are a quarter of its parent's.
     assert!((r.context.connected - 0.5).abs() < 0.1 && r.context.matched.abs() < 0.1, "{:?}", r.context);
     assert!(r.kl_child_parent.auc < 0.05 && r.entropy_drop.connected > 1.0 && r.subsumed.connected == 1.0, "{r:?}");
     assert!(r.kl_child_parent.connected < r.kl_parent_child.connected);
@@ -331,7 +332,7 @@ fn a_planted_tree_stands_out_and_a_random_one_does_not() {
 
 #[test]
 fn two_samples_of_one_distribution_are_equal_up_to_the_floor() {
-    // A child that is its parent on every other token: synonyms.
+    // The child equals its parent on every other token: the two are synonyms.
     let (tokens, words) = (4000, 30);
     let mut rng = Philox::new(4, 0);
     let list: Vec<u32> = (0..tokens).map(|_| rng.below(words) as u32).collect();
@@ -359,7 +360,7 @@ fn two_samples_of_one_distribution_are_equal_up_to_the_floor() {
     let jsd = 1.0 - r.token.connected;
     assert!((jsd / floor - 1.0).abs() < 0.6, "{jsd} {floor}");
     assert!(r.token_corrected.connected > 1.0 - 0.6 * floor);
-    // There is no other parent to be matched with; inputs that are not there are NaN and counted.
+    // There is no other parent for random pairs; measures without their inputs are NaN and counted.
     assert_eq!((r.edges, r.matched_pairs, r.not_found), (1, 0, 20));
     assert!(r.encoder.connected.is_nan() && r.encoder.undefined == 1 && r.token.auc.is_nan());
     assert!(r.logit.connected.is_nan() && r.context.connected.is_nan() && r.next.connected.is_nan());
@@ -384,9 +385,9 @@ fn similarity_is_the_same_on_every_thread_and_leaves_out_root_and_the_dead() {
 fn renaming_parents_changes_no_edge() {
     let w = World::new(3000);
     let r = run(&w.inputs());
-    // Parents in reverse: every per-parent input turned round.
-    let turn = |rows: &[f32]| -> Vec<f32> { rows.chunks_exact(w.d).rev().flatten().copied().collect() };
-    let decoder1 = turn(&w.decoder1);
+    // Reverse the order of the parents in every input.
+    let reversed = |rows: &[f32]| -> Vec<f32> { rows.chunks_exact(w.d).rev().flatten().copied().collect() };
+    let decoder1 = reversed(&w.decoder1);
     let parent: Vec<u32> = w.parent.iter().map(|p| PARENTS as u32 - 1 - p).collect();
     let fires1: Vec<u64> = w.fires[0].iter().rev().copied().collect();
     let inputs = Inputs {

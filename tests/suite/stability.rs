@@ -50,7 +50,7 @@ proptest! {
             .map(|j| (0..f1).map(|i| cosine(&row(&one, i), &row(&two, j))).fold(-1.0, f64::max))
             .collect();
         assert_close("closest", r.max_cosine, closest.iter().sum::<f64>() / f2 as f64, 1e-5);
-        // A cosine of .8 to rounding is on either side.
+        // A cosine that equals .8 up to rounding may count or not.
         let near = closest.iter().filter(|c| (**c - 0.8).abs() < 1e-5).count() as f64;
         let duplicates = closest.iter().filter(|c| **c > 0.8).count() as f64;
         prop_assert!((r.duplicates * f2 as f64 - duplicates).abs() <= near + 1e-9);
@@ -94,7 +94,9 @@ fn orthonormal_duplicate_and_hedged_dictionaries() {
     let one: Vec<f32> = (0..36).map(|k| f32::from(u8::from(k / 6 == k % 6))).collect();
     let r = dictionary(Compute::new(isa(), Par::Seq), &one, 6).unwrap();
     assert_eq!((r.latents, r.c_dec, r.max_cosine, r.without_direction), (6, 0.0, 0.0, 0));
-    // Children: a copy of parent 0, one at right angles to parent 1, one against parent 2, a dead one, one under ROOT.
+    // The children are a copy of parent 0, one orthogonal to parent 1, the negative of parent 2, a row of zeros, and
+    // one under
+    // ROOT.
     let mut two = vec![0.0; 30];
     two[..6].copy_from_slice(&one[..6]);
     two[6 + 3] = 2.0;
@@ -103,7 +105,8 @@ fn orthonormal_duplicate_and_hedged_dictionaries() {
     two[25] = 0.8;
     let r = levels(Compute::new(isa(), Par::Seq), &one, &two, 6, &[0, 1, 2, 2, ROOT]).unwrap();
     assert_eq!((r.edges, r.hedging, r.hedging_of_mean, r.parents_without_mean), (3, 0.0, 0.0, 0));
-    // 1, 1, 0 (against one, at right angles to the rest) and .8, which is not over .8 but for rounding.
+    // The largest cosines are 1, 1, 0 (the negative of one, orthogonal to the rest) and .8, which counts only by
+    // rounding.
     assert!((r.max_cosine - 2.8 / 4.0).abs() < 1e-6 && r.duplicates >= 0.5, "{r:?}");
     let r = levels(
         Compute::new(isa(), Par::Seq),
@@ -118,7 +121,7 @@ fn orthonormal_duplicate_and_hedged_dictionaries() {
     let r = dictionary(Compute::new(isa(), Par::Seq), &[0.0, 0.0, 3.0, 0.0], 2).unwrap();
     assert_eq!((r.latents, r.without_direction), (1, 1));
     assert!(r.c_dec.is_nan() && r.max_cosine.is_nan());
-    // A family around its parent's direction hedges by the share that it has in common.
+    // Children whose directions have a common negative part along their parent give the hedging of that part.
     let r = levels(Compute::new(isa(), Par::Seq), &[1.0, 0.0], &[-0.6, 0.8, -0.6, -0.8], 2, &[0, 0]).unwrap();
     assert!((r.hedging + 0.6).abs() < 1e-6 && (r.hedging_of_mean + 1.0).abs() < 1e-6, "{r:?}");
 }
@@ -153,7 +156,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     let sizes: Vec<f64> = (0..f1).map(|p| parent.iter().filter(|q| **q == p as u32).count() as f64).collect();
     let chance = sizes.iter().map(|n| n * n).sum::<f64>() / (270.0 * 270.0);
     assert!((p.chance - chance).abs() < 1e-12, "{} {chance}", p.chance);
-    // Half of the children are turned away from what this run has: they were not found again and are not asked.
+    // Half of the children have other directions in the other run: they are not found again and do not count.
     let mut turned = other2.clone();
     let away = |j: usize| j.is_multiple_of(2);
     let fresh = normal(9, f2 * d);
@@ -161,7 +164,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     let half = Run { decoder2: &turned, ..other };
     let p = stability(Compute::new(isa(), Par::Rayon), &this, &half, d).unwrap().parents;
     assert!(p.pairs < 150 && p.pairs > 120 && p.agreement.value == 1.0, "{p:?}");
-    // A third of the parents are wrong, one is under ROOT: both disagree.
+    // A third of the children have another parent and one is under ROOT: all of these disagree.
     let mut wrong = image.clone();
     wrong
         .iter_mut()
@@ -174,7 +177,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
     let expected = 1.0 - (changed + 1) as f64 / 270.0;
     assert!((p.agreement.value - expected).abs() < 1e-12, "{p:?} {expected}");
     assert!(p.agreement.low < expected && p.agreement.high > expected && p.agreement.low > 0.5, "{p:?}");
-    // The right dictionary with random parents, over a few draws.
+    // The same dictionary with random parents, averaged over a few draws.
     let mut agreement = 0.0;
     for _ in 0..20 {
         let random: Vec<u32> = (0..f2).map(|_| rng.below(f1 as u64) as u32).collect();
@@ -184,7 +187,7 @@ fn a_run_agrees_with_its_permutation_and_a_random_one_by_chance() {
         agreement += r.edge_agreement / 20.0;
     }
     assert!((agreement - 0.05).abs() < 0.012, "{agreement}");
-    // Fewer latents in the other run: some edges have no image.
+    // The other run has fewer latents, so that some edges have no counterpart.
     let few = Run { decoder1: &other1, decoder2: &other2[..100 * d], parent: &image[..100] };
     let r = stability(Compute::new(isa(), Par::Seq), &this, &few, d).unwrap();
     assert!(r.edges_unmatched >= 170 && r.edge_agreement < 0.4, "{r:?}");
@@ -275,7 +278,7 @@ fn intervals_of_equal_blocks_have_no_width_and_those_of_nothing_are_nan() {
     assert_eq!((r.value, r.low, r.high, r.standard_error, r.blocks, r.undefined), (0.75, 0.75, 0.75, 0.0, 32, 0));
     let r = ratio(&[0.0; 64], Resamples::default()).unwrap();
     assert!(r.value.is_nan() && r.low.is_nan() && r.undefined == 1000);
-    // One block in four has something to divide by: some resamples have none of it.
+    // One block in four has a denominator above 0, so that some resamples have none.
     let r = ratio(&[0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 0.0, 0.0], Resamples::default()).unwrap();
     assert!(r.value == 0.5 && r.undefined > 200 && r.undefined < 450, "{r:?}");
     assert!(matches!(ratio(&[1.0; 3], Resamples::default()), Err(Error::Shape { .. })));
@@ -302,13 +305,14 @@ fn fvu_of_block_sums_is_that_of_all_tokens() {
     let again = fvu(&sums.values(), d, Resamples::default()).unwrap();
     assert_eq!(again, r);
     assert_ne!(fvu(&sums.values(), d, Resamples { seed: 1, ..Resamples::default() }).unwrap(), r);
-    // Tokens that are all equal have no variance to explain.
+    // Equal tokens have no variance.
     assert!(fvu(&[2.0, 1.0, 2.0, 2.0], 1, Resamples::default()).unwrap().value.is_nan());
 }
 
 #[test]
 fn intervals_cover_the_truth_as_often_as_they_say_also_where_contexts_depend() {
-    // Ratios of sums over 320 contexts of 20 tokens that share a context's level: tokens are no independent sample.
+    // Ratios of sums over 320 contexts of 20 tokens. The tokens of a context share a random level, so that they are not
+    // independent.
     let (worlds, contexts) = (300, 320u64);
     let (mut inside, mut error, mut spread) = (0, 0.0, 0.0);
     for w in 0..worlds {
@@ -334,7 +338,8 @@ fn intervals_of_any_statistic_are_quantiles_of_its_resamples() {
     let r = interval(&sums, 1, Resamples { n: 4001, seed: 5, coverage: 0.5 }, |s| s[0] * s[0]).unwrap();
     let mean = interval(&sums, 1, Resamples { n: 4001, seed: 5, coverage: 0.5 }, |s| s[0]).unwrap();
     assert_eq!((r.value, mean.value), (784.0, 28.0));
-    // Quantiles go through a monotone function where they are values themselves: place q * 4000 is whole.
+    // A monotone function maps quantiles to quantiles where they are single values: the index q * 4000 is a whole
+    // number.
     assert_eq!((r.low, r.high), (mean.low * mean.low, mean.high * mean.high));
     let sd = (8.0f64 * 5.25).sqrt();
     assert!((mean.standard_error / sd - 1.0).abs() < 0.05, "{mean:?}");

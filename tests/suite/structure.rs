@@ -1,4 +1,4 @@
-//! The structure of decoders: by brute force, and where it was planted.
+//! The structure of decoders, compared with brute force and with planted structure.
 
 use proptest::prelude::*;
 use strata_core::error::At;
@@ -70,7 +70,7 @@ proptest! {
         let of = |x: &[f32]| x.chunks(d).map(unit).collect::<Vec<_>>();
         let (units, columns) = (of(&rows), of(&atoms));
         let pursued: Vec<_> = units.iter().map(|v| pursuit(v, &columns)).collect();
-        // What f32 can tell apart.
+        // Skip cases in which f32 cannot distinguish the two best atoms.
         prop_assume!(pursued.iter().all(|(_, lead)| *lead > 1e-5));
         let got = composed(Compute::new(Isa::detect(), Par::Rayon), &rows, &atoms, d, NONE).unwrap();
         for s in 0..ATOMS {
@@ -110,7 +110,7 @@ fn planted_compositions_are_found_and_random_directions_are_the_null() {
     let (d, m, n) = (40, 30, 200);
     let atoms = normal(1, m * d);
     let mut rng = Philox::new(2, 0);
-    // Two atoms of either sign.
+    // Each direction is a sum of two atoms with random signs.
     let mut rows = vec![];
     for _ in 0..n {
         let (a, b) = (rng.below(m as u64) as usize, rng.below(m as u64 - 1) as usize);
@@ -155,7 +155,8 @@ fn the_null_of_bare_and_of_effective_children_is_the_one_of_each_alone() {
 #[test]
 fn span_and_parent_explain_what_was_planted() {
     let d = 12;
-    // Level 1: four of the axes, one of them twice. Level 2: half on its parent's axis, half outside.
+    // Level 1 has four of the axes, one of them twice. Level 2 lies half on its parent's axis and half outside of level
+    // 1.
     let axis = |a: usize, b: usize, wa: f32, wb: f32| -> Vec<f32> {
         (0..d)
             .map(|c| {
@@ -176,7 +177,7 @@ fn span_and_parent_explain_what_was_planted() {
     let found = explained(Isa::detect(), &one.concat(), &two, d, &[0, 1, 2, ROOT], draws).unwrap();
     assert!((found.span - 0.5).abs() < 1e-6 && (found.span_chance - 4.0 / 12.0).abs() < 1e-12, "{found:?}");
     assert!((found.by_parent.value - 0.5).abs() < 1e-6 && found.edges == 3, "{found:?}");
-    // A shuffle of three keeps one in place, on average.
+    // A random permutation of three leaves one in place on average.
     assert!((found.by_parent.null_mean - 0.5 / 3.0).abs() < 0.03, "{found:?}");
     let all = explained(Isa::detect(), &normal(4, 20 * d), &two, d, &[ROOT; 4], draws).unwrap();
     assert!((all.span - 1.0).abs() < 1e-6 && all.span_chance == 1.0 && all.by_parent.value.is_nan(), "{all:?}");
@@ -220,13 +221,13 @@ fn rows_without_direction_and_flat_models_have_their_rules() {
     let of = Decoders { d, level1: &rows, level2: &[], parent: &[], effective: None };
     let flat = structure(Compute::new(Isa::detect(), Par::Seq), &of, Draws::default()).unwrap();
     assert!(flat.level2.is_none() && flat.level1.without_direction == 1);
-    // Without families there are no edges.
+    // A model without families has no edges.
     let of = Decoders { level2: &without, effective: Some(&without), ..of };
     let two = structure(Compute::new(Isa::detect(), Par::Seq), &of, Draws { n: 3, seed: 0 }).unwrap().level2.unwrap();
     assert!(two.explained.by_parent.value.is_nan() && two.explained.edges == 0);
     assert_eq!(two.effective.as_ref(), Some(&two.composed));
     assert!((two.composed.r2[0].value - 1.0).abs() < 1e-6, "level 2 is in level 1: {two:?}");
-    // More atoms than there are: the fit stays where it is.
+    // With more steps than atoms the fit does not change any more.
     let one = composed(Compute::new(Isa::detect(), Par::Seq), &without, &rows[..d], d, NONE).unwrap();
     assert_eq!(one.r2[0].value, one.r2[2].value);
     assert!(composed(Compute::new(Isa::detect(), Par::Seq), &[0.0; 4], &rows, d, NONE).unwrap().r2[0].value.is_nan());

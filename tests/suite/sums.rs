@@ -11,7 +11,8 @@ use strata_core::{Compute, Config, Isa, Par, Philox};
 const GROUP: usize = 256;
 const D: usize = 24;
 
-/// A flat or two-level model in which no weight is round, and rows to run it on.
+/// A flat or two-level model whose weights have no short binary fractions, so that every sum is rounded, and rows to
+/// run it on.
 struct Case {
     config: Config,
     params: Params,
@@ -89,12 +90,12 @@ fn the_gradient_of_the_decoder_bias_is_summed_by_groups_of_latents() {
     }
 }
 
-/// Sizes so different that sums of squares round even in f64.
+/// Returns numbers of such different sizes that sums of their squares are rounded even in f64.
 fn magnitude(rng: &mut Philox) -> f32 {
     (rng.below(30) as f32 - 15.0).exp2()
 }
 
-/// The sum of `parts`, at most `group` of them in one chain.
+/// Returns the sum of `parts` by chains of at most `group` of them.
 fn grouped(parts: &[f64], group: usize) -> f64 {
     parts.chunks(group).map(|group| group.iter().sum::<f64>()).sum()
 }
@@ -106,13 +107,13 @@ fn the_norm_of_the_gradient_is_summed_by_groups_of_rows() {
     let arch = Arch::new(&case.config, D);
     let mut rng = Philox::new(3, 1);
     let mut grads = case.params.zeros_like();
-    // Encoder rows only: they are not projected.
+    // Only encoder rows have a gradient, since those of decoder rows are projected.
     grads.level[0].w_enc.chunks_mut(64).for_each(|piece| {
         let size = magnitude(&mut rng);
         piece.iter_mut().for_each(|g| *g = size * rng.normal_f32());
     });
     let squares: Vec<f64> = grads.level[0].w_enc.chunks(64).map(|c| f64::from(reduce::sum_squares(isa, c))).collect();
-    // A group of rows is a whole number of pieces of 64 numbers, and of blocks of 256 rows at this width.
+    // At this width a group of rows is a whole number of pieces of 64 numbers and of blocks of 256 rows.
     let want = grouped(&squares, GROUP * D / 64).sqrt();
     let mut norms = Vec::new();
     for par in [Par::Seq, Par::Rayon] {
@@ -174,7 +175,7 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
     picked.sort_unstable_by_key(|p| p.0);
     let ascending = of(&picked);
     assert_ne!(by_entry, ascending, "this data cannot tell the two orders apart");
-    // A latent that does not fire has no gradient but AuxK's.
+    // A latent that does not fire has no other gradient than that of AuxK.
     let silent: Vec<u32> = objective.entries(0).filter(|e| e.3 == 0.0).map(|(_, j, ..)| j as u32).collect();
     assert!(!silent.is_empty(), "every selected latent fires");
     let mut want = vec![0.0; silent.len()];
@@ -183,7 +184,8 @@ fn auxk_sums_the_selected_latents_by_ascending_index() {
     assert_eq!(got, want, "gradients of the biases of selected latents");
 }
 
-/// Entries that do not fire take no part in the reconstruction: it is the chain over those that do, ascending.
+/// Entries that do not fire are not part of the reconstruction, which is the chain over those that do, in ascending
+/// order.
 #[test]
 fn only_what_fires_is_decoded() {
     let isa = Isa::detect();

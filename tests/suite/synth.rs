@@ -25,7 +25,7 @@ fn world_a_has_the_mean_l0_and_the_rates_of_its_definition() {
     assert_eq!(n, 160);
     let (_, a) = draw(&world, 0, TOKENS);
     let on = |f: usize| (0..TOKENS).filter(|t| a[t * n + f] > 0.0).count() as f64;
-    // Five standard errors of a binomial share: about one world in 10^4 would fail, and this one is fixed.
+    // The bound is five standard errors of a binomial share. About one world in 10^4 would fail; the world is fixed.
     for f in 0..n {
         let (p, share) = (world.probability(f), on(f) / TOKENS as f64);
         assert!((share - p).abs() < 5.0 * (p / TOKENS as f64).sqrt(), "feature {f}: {share}, expected {p}");
@@ -133,7 +133,7 @@ fn directions_are_unit_spread_and_children_stand_at_rho_to_their_root() {
 
 #[test]
 fn mean_largest_cosine_of_world_a_without_entanglement_is_the_measured_one() {
-    // metrics D.1: "measured mean max|cos| .28 at n = 160, d = 64", here of the spread directions alone.
+    // The mean largest |cos| at n = 160, d = 64 was measured as .28 for the spread directions alone.
     let world = World::new(&WorldConfig { roots: 0, flat: 160, ..WorldConfig::a() }).unwrap();
     let v: Vec<&[f32]> = world.directions().chunks_exact(64).collect();
     let largest = |f: usize| (0..160).filter(|&g| g != f).fold(0.0, |w: f64, g| w.max(cos(v[f], v[g]).abs()));
@@ -167,7 +167,7 @@ fn the_bench_world_has_deep_trees_whose_rates_are_those_of_its_law() {
     for f in 0..n {
         let on = (0..TOKENS).filter(|t| a[t * n + f] > 0.0).count() as f64;
         let (p, share) = (world.probability(f), on / TOKENS as f64);
-        // Magnitudes of spread deviations are cut at 0 now and then: off by that much.
+        // Magnitudes with a large standard deviation are sometimes cut at 0, which lowers the share slightly.
         assert!((share - p).abs() < 5.0 * (p / TOKENS as f64).sqrt() + 0.01 * p, "feature {f}: {share}, expected {p}");
     }
     let depth = |mut f: usize| std::iter::from_fn(|| world.parent(f).inspect(|&p| f = p)).count();
@@ -182,7 +182,7 @@ fn the_bench_world_has_deep_trees_whose_rates_are_those_of_its_law() {
         }
         assert!(children.iter().all(|c| *c <= 1), "two children of one parent");
     }
-    // A bias of length 1 stays when everything else averages to where it should.
+    // The mean row is the bias, of norm 1, plus the mean of the features.
     let (n_on, d) = (world.expected_l0(), 16);
     assert!(n_on > 0.5 && x.chunks_exact(d).all(|r| r.iter().all(|v| v.is_finite())), "{n_on}");
     assert_eq!(draw(&world, 31, 5), (x[31 * d..36 * d].to_vec(), a[31 * n..36 * n].to_vec()));
@@ -198,7 +198,7 @@ fn correlated_features_of_the_bench_world_fire_together_and_children_may_share_a
     let on = |t: usize, f: usize| a[t * n + f] > 0.0;
     let shared = (0..TOKENS).filter(|&t| on(t, 4) && on(t, 5)).count();
     assert!(shared > 0, "both children of the first root at once");
-    // Roots and flat features: the largest lift of a pair is far from that of independent features.
+    // Among roots and flat features, the largest lift of a pair is far above that of independent features.
     let free: Vec<usize> = (0..4).chain(n - 6..n).collect();
     let mut largest = 0.0f64;
     for (i, &f) in free.iter().enumerate() {
@@ -212,7 +212,7 @@ fn correlated_features_of_the_bench_world_fire_together_and_children_may_share_a
 
 #[test]
 fn the_preset_of_the_bench_world_has_its_published_size_and_mean_l0() {
-    // Without directions: those of 16,384 features take a while to draw.
+    // The width is 2, since random directions of 16,384 features take long in the full width.
     let world = World::new(&WorldConfig { d: 2, ..WorldConfig::sae_bench() }).unwrap();
     assert_eq!(world.n_features(), 16_384);
     let l0 = world.expected_l0();
@@ -225,7 +225,7 @@ fn spreading_the_bench_world_lowers_the_cosines() {
         let mut config = bench();
         config.bench = Some(BenchOptions { spread_steps: steps, ..config.bench.unwrap() });
         let world = World::new(&config).unwrap();
-        // Roots and flat features: children are turned away from their parents afterwards.
+        // Only roots and flat features, since the directions of children are changed afterwards.
         let v: Vec<&[f32]> = world.directions().chunks_exact(16).collect();
         let free: Vec<usize> = (0..4).chain(v.len() - 6..v.len()).collect();
         free.iter()
@@ -270,7 +270,7 @@ proptest! {
         prop_assert_eq!(&x[head.0.len()..], &tail.0[..]);
         prop_assert_eq!(&a[..head.1.len()], &head.1[..]);
         prop_assert_eq!(&a[head.1.len()..], &tail.1[..]);
-        // Without the truth the tokens are the same.
+        // Rows that are drawn without the truth are the same.
         let mut alone = vec![0.0; 10 * d];
         world.sample(start, 10, &mut alone, None);
         prop_assert_eq!(alone, x);

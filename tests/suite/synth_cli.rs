@@ -91,12 +91,12 @@ fn an_evaluation_on_a_synthetic_dump_scores_what_was_found_and_on_others_does_no
     assert!(mcc > 0.5 && mcc <= 1.0, "{mcc}: better than random directions");
     assert_eq!(found["recovery"]["n_firing"].as_u64().map(|n| n <= 18), Some(true));
 
-    // Without the truth the same rows score nothing.
+    // Without the truth the same rows have no such scores.
     fs::remove_file(path.join("truth.json")).expect("the truth");
     let (code, table, err) = strata(&["eval", &out, "--dump", &dump]);
     assert!(code == 0 && !table.contains("true edges"), "{err}{table}");
     assert!(read_json(&run.join("eval.json"))["recovery"].is_null());
-    // A damaged one is one sentence.
+    // A damaged file of the truth gives one sentence.
     fs::write(path.join("truth.json"), "{\"format\": \"strata-truth\"").expect("written");
     let (code, _, err) = strata(&["eval", &out, "--dump", &dump]);
     assert!(code == 1 && err.contains("truth.json") && err.lines().count() == 1, "{err}");

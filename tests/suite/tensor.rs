@@ -7,7 +7,7 @@ use strata_core::format::weights::{read_model, read_model_shared, write_cfg, wri
 use strata_core::model::{Arch, LevelArch, SharedBytes, Tensor};
 use strata_core::{Compute, Encoder, Isa, Model, Par, Philox};
 
-/// Bytes that begin `offset` behind a multiple of 8; those of a mapped file begin at one.
+/// Bytes whose address is a multiple of 8 plus `offset`; those of a mapped file have the offset 0.
 struct Placed {
     words: Vec<u64>,
     offset: usize,
@@ -60,7 +60,7 @@ fn shared_numbers_are_read_where_they_lie_and_copied_by_the_first_change() {
     assert_eq!((tensor[3], tensor[4], twin[4]), (numbers[3], 100.0, numbers[4]));
     assert_eq!(Tensor::shared(&bytes, 4..12)[..], numbers[1..3]);
     assert_eq!(Tensor::shared(&bytes, 36..36).len(), 0);
-    // The bytes live as long as a tensor that reads them.
+    // The bytes stay alive as long as a tensor refers to them.
     drop(bytes);
     assert_eq!(&twin[..], numbers);
 }

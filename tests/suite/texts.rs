@@ -100,7 +100,7 @@ fn texts_of_wordpiece_begin_with_a_space_unless_they_continue_a_word() {
     let found = of(tokenizer);
     assert_eq!(found, ["[CLS]", " the", "ing", ".", " (", " 7", "好", "s"]);
     assert_eq!([1, 2, 1, 7, 3].map(|t: usize| found[t].as_str()).concat(), " theing thes.");
-    // CLIP ends words with a mark.
+    // CLIP marks the ends of words.
     let clip = json!({"model": {"vocab": {"the</w>": 0, "th": 1}, "end_of_word_suffix": "</w>"}, "decoder": {"type": "ByteLevel"}});
     assert_eq!(of(clip), ["the ", "th"]);
 }
@@ -115,7 +115,7 @@ fn files_without_a_decoder_are_read_by_their_tokens() {
     assert_eq!(open("vocab.json", r#"{"Ġthe": 1, "a": 0, "<|endoftext|>": 3}"#), ["a", " the", "", "<|endoftext|>"]);
     assert_eq!(open("vocab.txt", "[PAD]\n[CLS]\nthe\n##ing\n,\n"), ["[PAD]", "[CLS]", " the", "ing", ","]);
     assert_eq!(open("pieces.json", r#"["<s>", "▁a", "<0x0A>"]"#), ["<s>", " a", "\n"]);
-    // What has white space in it is text already; so is a vocabulary of characters.
+    // A vocabulary with white space, or one of characters, is already text.
     for list in [&["Ġ", " a", "▁b"][..], &["Ġ", "ġ", "a"], &["#", "##", "a"], &["Ġab", "привет"]] {
         assert_eq!(open("list.json", &json!(list).to_string()), list);
         assert_eq!(Spelling::guess(list.iter().copied()), Spelling::default());

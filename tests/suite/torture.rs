@@ -1,4 +1,4 @@
-//! The `strata` binary with hostile files, other processes, failing systems and impatient people.
+//! The `strata` binary with hostile files, concurrent processes, failing systems and interruptions.
 
 mod hostile;
 mod inputs;
@@ -11,12 +11,12 @@ mod tokenizers;
 use std::path::Path;
 use std::process::Command;
 
-/// Makes a pipe.
+/// Makes a named pipe.
 fn fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success(), "mkfifo {}", path.display());
 }
 
-/// Asks a process for its end.
+/// Sends a signal to a process.
 fn signal(name: &str, pid: u32) {
     assert!(Command::new("kill").args([format!("-{name}"), pid.to_string()]).status().unwrap().success(), "kill {pid}");
 }

@@ -39,7 +39,7 @@ pub fn settings(activation: Activation, steps: u64) -> Config {
     c.train.steps = steps;
     c.train.batch = BATCH;
     c.train.lr = 1e-2;
-    // As long as any: what the settings say is done.
+    // Every training counts as long, so that `k_start` is used.
     c.train.long = 0.0;
     (c.level1.k_start, c.level2.k_start) = (1.0, 1.0);
     c.revive.dead_after = 300;
@@ -68,7 +68,7 @@ pub fn step(t: &mut Trainer, n: &Normalisation, seed: u64) -> StepReport {
 fn the_loss_falls_for_every_activation() {
     for &activation in Activation::ALL {
         let mut c = settings(activation, 200);
-        // Held: a controller that raises the penalty would hide what the weights learn.
+        // Without the controllers, since a rising penalty would hide that the loss falls.
         (c.level1.control, c.level2.control) = (false, false);
         (c.level1.lambda, c.level2.lambda) = (1e-3, 1e-3);
         let (mut t, n) = trainer(&c);
@@ -102,15 +102,15 @@ fn a_shared_budget_is_held_over_both_levels_by_one_threshold() {
 }
 
 #[test]
-fn level_1_is_fixed_once_level_2_turns_to_the_residual() {
-    for (source, start, turns) in [(Source::Res, 0.5, true), (Source::Res, 0.0, false), (Source::X, 0.0, false)] {
+fn level_1_is_fixed_once_level_2_switches_to_the_residual() {
+    for (source, start, switches) in [(Source::Res, 0.5, true), (Source::Res, 0.0, false), (Source::X, 0.0, false)] {
         for &activation in Activation::ALL {
             let mut c = settings(activation, 20);
             (c.source, c.source_start) = (source, start);
             let (mut t, n) = trainer(&c);
             for i in 0..10 {
                 step(&mut t, &n, i);
-                let reads = if turns { Source::X } else { source };
+                let reads = if switches { Source::X } else { source };
                 assert_eq!(t.model_unfolded().arch.source, reads, "{activation}, step {i}");
             }
             let before = t.model_unfolded().params;
@@ -121,8 +121,8 @@ fn level_1_is_fixed_once_level_2_turns_to_the_residual() {
             assert_eq!(after.arch.source, source, "{activation}");
             for ((name, a), (_, b)) in before.tensors().into_iter().zip(after.params.tensors()) {
                 if name == "b_dec" || name.starts_with("level1.") {
-                    // A flat tensor of an activation that has none is equal either way.
-                    assert!(a.is_empty() || (a == b) == turns, "{activation}, {source} from {start}: {name}");
+                    // Tensors that the activation does not have are empty and equal.
+                    assert!(a.is_empty() || (a == b) == switches, "{activation}, {source} from {start}: {name}");
                 } else if name == "level2.w_dec" {
                     assert_ne!(a, b, "{activation}: level 2 learns to the end");
                 }
@@ -133,14 +133,14 @@ fn level_1_is_fixed_once_level_2_turns_to_the_residual() {
 }
 
 #[test]
-fn a_turn_outside_of_the_training_is_refused() {
+fn a_switch_to_the_residual_outside_of_the_training_is_refused() {
     for start in [-0.1, 1.5, f64::NAN] {
         let c = Config { source_start: start, ..settings(Activation::Batchtopk, 20) };
-        let error = c.validate(D).expect_err("no share of the steps").to_string();
+        let error = c.validate(D).expect_err("not a share of the steps").to_string();
         assert_eq!(error, format!("setting `source_start`: expected 0 to 1, found {start}"));
     }
     let c = Config { source_start: 0.5, source: Source::X, ..settings(Activation::Batchtopk, 20) };
-    let error = c.validate(D).expect_err("nothing to turn to").to_string();
+    let error = c.validate(D).expect_err("no residual to switch to").to_string();
     assert_eq!(
         error,
         "setting `source_start`: it says when level 2 changes to the residual, which needs `source = \"res\"`, found `x`"
@@ -165,7 +165,7 @@ fn a_short_training_has_no_larger_k_in_the_beginning() {
     let expected = model_of(&plain);
     for (long, is_long) in [(sum * (1.0 - 1e-9), true), (sum * (1.0 + 1e-9), false)] {
         c.train.long = long;
-        // A short one is the run without it, to the bit.
+        // A short training has the bits of one without a larger k.
         assert_eq!(model_of(&c) == expected, !is_long);
         compare_interrupted(&c, 0);
     }
@@ -185,24 +185,24 @@ fn the_loss_of_the_seed_falls_for_every_gate() {
 
 #[test]
 fn every_balance_and_gate_trains_for_thirty_steps() {
-    let mut turn = 0;
+    let mut case = 0;
     for &balance in Balance::ALL {
         for &gate in GateKind::ALL {
             for &decoder in Decoder::ALL {
-                let mut c = settings(Activation::ALL[turn % 5], 30);
-                c.level2.activation = Activation::ALL[turn / 5 % 5];
+                let mut c = settings(Activation::ALL[case % 5], 30);
+                c.level2.activation = Activation::ALL[case / 5 % 5];
                 c.gate.kind = gate;
                 c.gate.start = 0.3;
-                c.gate.parents = Parents::ALL[turn % 2];
-                c.source = Source::ALL[turn % 3];
+                c.gate.parents = Parents::ALL[case % 2];
+                c.source = Source::ALL[case % 3];
                 c.decoder = decoder;
                 c.train.balance = balance;
                 c.level1.k_start = 2.0;
-                c.loss.consistency = Consistency::ALL[turn % 7];
+                c.loss.consistency = Consistency::ALL[case % 7];
                 if c.validate(D).is_err() {
                     c.loss.consistency = Consistency::None;
                 }
-                turn += 1;
+                case += 1;
                 let (mut t, n) = trainer(&c);
                 let last = (0..30).map(|i| step(&mut t, &n, i)).last().expect("thirty steps");
                 assert_eq!(last.gate_on, gate.has_families());
@@ -219,18 +219,18 @@ fn every_balance_and_gate_trains_for_thirty_steps() {
 
 #[test]
 fn an_interrupted_run_goes_on_to_the_same_bits() {
-    let mut turn = 0;
+    let mut case = 0;
     for &gate in GateKind::ALL {
         for &activation in Activation::ALL {
             for at in [0, 10, 19] {
                 let mut c = settings(activation, 40);
-                c.level2.activation = Activation::ALL[(turn + 1) % 5];
+                c.level2.activation = Activation::ALL[(case + 1) % 5];
                 c.gate.kind = gate;
                 c.gate.start = 0.4;
-                c.gate.parents = Parents::ALL[turn / 3 % 2];
-                c.train.balance = Balance::ALL[turn % 5];
+                c.gate.parents = Parents::ALL[case / 3 % 2];
+                c.train.balance = Balance::ALL[case % 5];
                 c.level2.k_start = 2.0;
-                turn += 1;
+                case += 1;
                 compare_interrupted(&c, at);
             }
         }
@@ -243,7 +243,7 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     }
 }
 
-/// Twenty steps after an interruption at step `at`, against a run without one.
+/// Compares twenty steps after an interruption at step `at` with those of an uninterrupted run.
 fn compare_interrupted(c: &Config, at: u64) {
     let (mut whole, n) = trainer(c);
     for i in 0..at {
@@ -318,7 +318,7 @@ fn normalised_rows_have_the_mean_and_the_energy_that_they_should() {
 
 #[test]
 fn a_step_allocates_nothing_once_its_sizes_are_known() {
-    // Flat, two levels before and behind the gate, and with containment; AuxK acts in all of them.
+    // A flat model, two levels before and after the start of the gate, and with containment; AuxK acts in all of them.
     type Change = (&'static str, fn(&mut Config));
     let changes: [Change; 5] = [
         ("flat", |c| (c.level2.latents, c.level1.activation) = (0, Activation::Topk)),
@@ -336,7 +336,7 @@ fn a_step_allocates_nothing_once_its_sizes_are_known() {
         c.gate.reassign_every = 0;
         c.revive.dead_after = 2 * BATCH as u64;
         c.loss.aux = 1.0;
-        // Weights that hardly move: every batch fires the same latents when it comes again.
+        // The weights hardly move, so that the same latents fire each time a batch is repeated.
         c.train.lr = 1e-6;
         change(&mut c);
         let (mut t, n) = trainer(&c);
@@ -376,7 +376,7 @@ fn free_rows_turn_faster_the_smaller_they_start_and_slow_down() {
         let Some(strata_core::train::Array::F32(w)) = state.0.get("params.level2.w_dec") else { panic!("no decoder") };
         w.to_vec()
     };
-    // The first step is that of a rate so much higher.
+    // The first step is that of a learning rate higher by this factor.
     let (mut free, n) = trainer(&settings(0.1, 1e-3));
     let (mut fast, _) = trainer(&settings(0.0, 1e-2));
     let (mut slow, _) = trainer(&settings(0.0, 1e-3));
@@ -387,7 +387,7 @@ fn free_rows_turn_faster_the_smaller_they_start_and_slow_down() {
     let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(apart(&free_rows, &fast_rows) < 1e-5, "{}", apart(&free_rows, &fast_rows));
     assert!(apart(&free_rows, &slow_rows) > 5e-3, "{}", apart(&free_rows, &slow_rows));
-    // A free row grows as it turns: `n` is the norm that it would have. The rows themselves keep norm 1.
+    // An unconstrained row grows as it turns; `n` is the norm that it would have. The rows themselves keep norm 1.
     let norms = |t: &Trainer| {
         let state = t.state();
         let Some(strata_core::train::Array::F32(n)) = state.0.get("adam.norm.2") else { panic!("no norms") };

@@ -72,7 +72,7 @@ fn a_transcoder_learns_a_layer_and_is_evaluated_on_what_it_remembers() {
     ] {
         let run = at(name);
         strata(&with_target(&two, &run, &[&LONGER[..], sets].concat())).ok();
-        // The dumps that it was trained on and should reconstruct stand in the run.
+        // The run stores the paths of its input and of its target.
         let remembered = read_json(&run.join("source.json"));
         assert!(remembered["target"]["paths"][0].as_str().unwrap().contains("out"), "{remembered}");
         let found = strata(&args!["eval", run, "--json"]).ok().json();
@@ -84,12 +84,12 @@ fn a_transcoder_learns_a_layer_and_is_evaluated_on_what_it_remembers() {
         let named =
             strata(&args!["eval", run, "--dump", two.input, "--target", two.target, "--out", at("again"), "--json"]);
         assert_eq!(named.ok().json()["fidelity"], found["fidelity"]);
-        // A dump that was named has the target that is named with it, and no other.
+        // If --dump is given, --target must be given as well.
         strata(&args!["eval", run, "--dump", two.input]).fails(&["transcoder", "--target"]);
         strata(&args!["encode", run, "--out", at(&format!("{name}.safetensors"))]).ok();
         strata(&args!["report", run]).ok();
     }
-    // SAELens has classes for flat ones with thresholds.
+    // SAELens has classes for flat transcoders with thresholds.
     strata(&args!["convert", at("relu"), at("lens"), "--model-id", "a/b"]).ok();
     let cfg = read_json(&at("lens").join("cfg.json"));
     assert_eq!((&cfg["architecture"], &cfg["d_out"], &cfg["d_in"]), (&"transcoder".into(), &OUT.into(), &D.into()));
@@ -97,19 +97,19 @@ fn a_transcoder_learns_a_layer_and_is_evaluated_on_what_it_remembers() {
     assert_eq!(Run::open(&at("lens")).unwrap().model.params.w_skip, own.params.w_skip);
 }
 
-/// The mean and the unit of both dumps are folded in: what the training computes on normalised rows is what the model computes
-/// on raw ones, and its decoder rows have norm 1.
+/// The mean and the unit of both dumps are folded in: what the training computes on normalised rows is what the model
+/// computes on raw ones, and its decoder rows have norm 1.
 #[test]
 fn the_normalisation_of_both_dumps_is_folded_into_a_transcoder() {
     let x = rows(500);
     let y = layer(&x);
-    for (turn, (a1, a2)) in
+    for (case, (a1, a2)) in
         Activation::ALL.iter().flat_map(|a| Activation::ALL.iter().map(move |b| (*a, *b))).enumerate()
     {
-        let mut c = Config { source: [Source::X, Source::Z1][turn % 2], skip: turn % 3 == 0, ..Config::default() };
+        let mut c = Config { source: [Source::X, Source::Z1][case % 2], skip: case % 3 == 0, ..Config::default() };
         (c.level1.latents, c.level2.latents, c.level1.k, c.level2.k) = (12, 20, 3.0, 4.0);
         (c.level1.activation, c.level2.activation) = (a1, a2);
-        c.gate.kind = GateKind::ALL[turn % 5];
+        c.gate.kind = GateKind::ALL[case % 5];
         (c.gate.start, c.train.steps, c.data.outlier) = (0.0, 40, 0.0);
         let isa = Isa::default();
         let measured = |rows: &[f32], d: usize| Normalisation::measure(isa, rows, d, &c.data).unwrap();
@@ -137,7 +137,7 @@ fn the_normalisation_of_both_dumps_is_folded_into_a_transcoder() {
         let (z1, z2, hat) = through(trainer.model_unfolded(), &nx);
         let (raw1, raw2, raw) = through(folded, &x);
         let differ = |a: &Codes, b: &Codes| (0..a.n()).filter(|i| a.row(*i).index != b.row(*i).index).count();
-        assert!(differ(&z1, &raw1) + differ(&z2, &raw2) <= 2, "{a1} {a2}: who fires");
+        assert!(differ(&z1, &raw1) + differ(&z2, &raw2) <= 2, "{a1} {a2}: latents that fire");
         let mut back = raw;
         target.apply(&mut back);
         let apart = back.iter().zip(&hat).filter(|(a, b)| (**a - **b).abs() > 2e-3 * (1.0 + b.abs())).count();
@@ -159,7 +159,7 @@ fn a_transcoder_that_was_stopped_goes_on_to_the_same_bits() {
     strata(&[with_target(&two, &at("again"), &sets), args!["--resume"]].concat()).ok();
     assert_eq!(weights(&at("again")), weights(&at("whole")));
     assert_eq!(metrics(&at("again")).len(), metrics(&at("whole")).len());
-    // Without its target, or with another, it is refused.
+    // Resuming without the target, or with another one, is refused.
     fs::remove_file(at("again/final_info.json")).unwrap();
     let plain = [train_args(&two.input, &at("again"), &["skip=false"]), args!["--resume"]].concat();
     strata(&plain).fails(&["again"]);
@@ -198,7 +198,7 @@ fn the_feed_reads_the_same_rows_of_both_dumps() {
     let n = 700;
     let mut rng = Philox::new(8, 0);
     let x: Vec<f32> = (0..n * 4).map(|i| rng.normal_f32() * if i / 4 % 9 == 0 { 50.0 } else { 1.0 }).collect();
-    // Each row of the target says which row it is.
+    // The first number of each target row is its index.
     let y: Vec<f32> = (0..n).flat_map(|i| [i as f32, x[i * 4]]).collect();
     let write = |name: &str, rows: &[f32], d: usize| {
         let spec = DumpSpec { max_shard_bytes: 1000, ..DumpSpec::new(d, Dtype::F32) };

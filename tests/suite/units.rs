@@ -37,20 +37,21 @@ fn dump(path: &Path, config: &WorldConfig, tokens: bool, k: i32) -> PathBuf {
     path.to_owned()
 }
 
-/// The power of the unit of the activations in what stands at a place of `eval.json`, `probe.json` or `latents.jsonl`.
+/// Returns the power of the unit of the activations in the number at a key of `eval.json`, `probe.json` or
+/// `latents.jsonl`.
 fn power(at: &str) -> i32 {
     let ends = |names: &[&str]| names.iter().any(|n| at.ends_with(n));
     match at {
         _ if ends(&[".mse", ".child[].gain", ".points[].squared_error"]) => 2,
         _ if ends(&[".value_mean", ".points[].step", ".norm_limit"]) => 1,
-        // Of a latent.
+        // Numbers of a latent.
         _ if ends(&["latents[].mean", "latents[].max", "latents[].histogram.width"]) => 1,
         _ if at.contains("latents[]") && ends(&["values[]"]) => 1,
         _ => 0,
     }
 }
 
-/// That `b` is `a` times the unit `2^k` to the power that it has.
+/// Asserts that `b` is `a` times the power of the unit `2^k` that [`power`] gives.
 fn compare(at: &str, a: &Value, b: &Value, k: i32) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -86,7 +87,7 @@ fn weights(run: &Path) -> Vec<(String, Vec<f32>)> {
     all
 }
 
-/// A run on a dump, with all that is said of it.
+/// Trains and evaluates a run on a dump, and returns the contents of its files.
 fn files(dump: &Path, run: &Path, sets: &[&str], probes: bool) -> Value {
     train(dump, run, sets);
     strata(&args!["eval", run, "--dump", *dump, "--all"]).ok();
@@ -112,7 +113,7 @@ fn a_dump_times_a_power_of_two_gives_the_same_model_and_the_same_scores() {
         ("c", &c, false, &["level1.activation=jumprelu", "level2.activation=gated"], &[-40, 40]),
     ] {
         let dir = TempDir::new().unwrap();
-        // The reports name the dump: all have one name.
+        // The files name the dump, so all dumps have the same name.
         let made = |k: i32| {
             let at = dir.path().join(k.to_string());
             fs::create_dir(&at).unwrap();

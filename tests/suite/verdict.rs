@@ -1,7 +1,7 @@
-//! The verdict on real trainings: what has a hierarchy gets "yes", and nothing else does.
+//! The verdict on real trainings is "yes" for models with a hierarchy and for no other.
 //!
-//! Every case is a training of 1,500 steps with its control and, where it is asked for, a second seed. What fails here
-//! fails by the numbers: the models that have no control of their own are given one.
+//! Every case is a training of 1,500 steps with its control and, where it is asked for, a second seed. Models
+//! without a control of their own are given one, so that they fail by their numbers and not for want of a control.
 
 use super::synth_cli::{read_json, strata};
 use serde_json::Value;
@@ -24,7 +24,7 @@ use strata_core::{Codes, Compute, Dtype, Isa, Model, Par, ROOT};
 
 const ROWS: usize = 60_000;
 
-/// The default over a world: budgets at the true L0 (world B: below it).
+/// Settings of the default for a world, with budgets equal to the true L0 (for world B below it).
 fn sets(k1: &str, k2: &str) -> Vec<String> {
     let own = [format!("level1.k={k1}"), format!("level2.k={k2}")];
     let shared = [
@@ -80,7 +80,7 @@ impl Place {
         [self.train(name, sets, &["--control"]), self.train(&other, sets, &["--seed", "1"])]
     }
 
-    /// The verdict on a run, and what it was found from.
+    /// Returns the verdict on a run, and the evaluation that it was derived from.
     fn verdict(&self, run_dir: &Path, against: Option<&Path>) -> (String, Value) {
         let mut line = vec!["eval", text(run_dir), "--dump", text(&self.dump), "--quiet"];
         line.extend(against.iter().flat_map(|other| ["--against", text(other)]));
@@ -187,7 +187,7 @@ fn edges(attachment: Interval) -> EdgeIntervals {
 /// The rule on numbers: each part by itself takes the "yes" away.
 #[test]
 fn the_rule_needs_every_part_and_intervals_that_do_not_touch() {
-    // Twenty children of two parents; four tokens of each child, three of them with its parent.
+    // Twenty children of two parents; each child fires on four tokens, three of them with its parent.
     let parent: Vec<u32> = (0..20).map(|j| j % 2).collect();
     let (mut one, mut two) = (Codes::new(), Codes::new());
     for t in 0..800u32 {
@@ -251,7 +251,7 @@ fn the_rule_needs_every_part_and_intervals_that_do_not_touch() {
     };
     assert_eq!(answer(&evidence()).0, Answer::Yes);
 
-    // Intervals that touch, and some that are apart by less than the margin.
+    // Intervals that touch, or that are separate by less than the margin.
     for control_attachment in [around(0.3, 0.1), around(0.25, 0.1)] {
         let near = control(control_attachment, around(0.03, 0.01));
         let (found, said) = answer(&Evidence { control: Some(&near), ..evidence() });
@@ -273,7 +273,8 @@ fn the_rule_needs_every_part_and_intervals_that_do_not_touch() {
     let (found, said) = answer(&Evidence { intervals: &short, ..evidence() });
     assert!(found == Answer::NotShown && said.contains("7 blocks of sequences"), "{said}");
 
-    // Seeds: none, the same one, other settings, by chance, beyond it, nothing found again.
+    // The second seed: none, the same one, other settings, an agreement of chance, one above chance, no child found
+    // again.
     let (found, said) = answer(&Evidence { seeds: None, stability: None, ..evidence() });
     assert!(found == Answer::Partly && said.contains("no other seed"), "{said}");
     for (seeds, words) in [(Seeds::Same, "same seed"), (Seeds::Unlike, "not another seed")] {
@@ -293,7 +294,7 @@ fn the_rule_needs_every_part_and_intervals_that_do_not_touch() {
     let (found, said) = answer(&Evidence { stability: Some(&beyond), ..evidence() });
     assert!(found == Answer::Partly && said.contains("many of the same children"), "{said}");
 
-    // One child in twenty with a parent; none; none of both; a flat model.
+    // One child in twenty has a parent; none has; none has in either run; a flat model.
     let lonely: Vec<u32> = (0..20).map(|j| if j == 0 { 0 } else { ROOT }).collect();
     let (composition, null) = of(&lonely);
     let (found, said) = answer(&Evidence { composition: Some(&composition), null: Some(&null), ..evidence() });
@@ -314,13 +315,13 @@ fn the_default_has_a_hierarchy_on_worlds_a_b_and_c() {
         let (answer, eval) = place.verdict(&own, Some(&other));
         assert_eq!(answer, "yes", "world {world}");
         assert!(eval["verdict"]["inputs"].as_array().expect("inputs").iter().all(|i| i["holds"] == true));
-        // The same seed again is no second one.
+        // A run is not a second seed for itself.
         assert_eq!(place.verdict(&own, Some(&own)).0, "partly", "world {world} against itself");
         if world != "a" {
             continue;
         }
 
-        // Parents that are permuted after training have the gate, the control and the second seed, and mean nothing.
+        // Parents that were permuted after the training have a gate, a control and a second seed, but are random.
         let mut model = (*Run::open(&own).expect("a run").model).clone();
         let mut parents: Vec<u32> = model.parents.iter().copied().filter(|p| *p != ROOT).collect();
         Philox::new(1, 0).shuffle(&mut parents);
@@ -330,7 +331,7 @@ fn the_default_has_a_hierarchy_on_worlds_a_b_and_c() {
         assert_eq!(answer, "not shown", "parents permuted after training");
         assert_eq!(eval["gated"]["containment_by_construction"], 1.0, "the gate contains any child in any parent");
 
-        // A control by itself.
+        // The control run itself.
         assert_ne!(place.verdict(&own.join("control"), None).0, "yes");
     }
 }
@@ -342,7 +343,7 @@ fn random_parents_are_no_hierarchy() {
     let [own, other] = place.pair("random", &random);
     let (answer, eval) = place.verdict(&own, Some(&other));
     assert_eq!(answer, "not shown");
-    // What the gate gives to any parents it gives to these.
+    // The scores by construction of the gate are those of any parents.
     assert_eq!(eval["gated"]["containment_by_construction"], 1.0);
     assert!(eval["gated"]["median_lift_by_construction"].as_f64().expect("a lift") > 5.0, "{}", eval["gated"]);
     assert!(eval["composition"]["median_lift"].as_f64().expect("a lift") < 2.0);
@@ -358,12 +359,12 @@ fn a_model_that_was_cut_in_two_afterwards_is_no_hierarchy() {
         let run = place.train(&format!("flat-{seed}"), &flat.concat(), &["--seed", seed]);
         (place.cut(&run), run)
     });
-    // As it is, with the settings that it was trained with: there is no control of it.
+    // With its own settings there is no control.
     let as_it_is = place.with_model("cut", &own, &cut[0].0);
     fs::copy(cut[0].1.join("config.toml"), as_it_is.join("config.toml")).expect("a copy");
     fs::remove_dir_all(as_it_is.join("control")).expect("a directory");
     assert_eq!(place.verdict(&as_it_is, None).0, "not shown");
-    // Under the settings and with the control of the default, and a second one cut the same way.
+    // With the settings and the control of the default, and a second seed that was cut in the same way.
     let posing = place.with_model("posing", &own, &cut[0].0);
     let second = place.with_model("posing-other", &own, &cut[1].0);
     fs::copy(other.join("config.toml"), second.join("config.toml")).expect("a copy");
@@ -398,7 +399,7 @@ fn noise_has_no_hierarchy() {
     writer.append(&x, None).expect("rows");
     writer.finish().expect("a dump");
     let place = Place { dir, dump };
-    // With ROOT hardly a child has a parent; without it every child has the one that it fires with most.
+    // With ROOT hardly any child has a parent; without ROOT every child has the parent with which it fires most.
     for root_below in ["0.5", "0"] {
         let sets = [sets("3.2", "2.0"), vec![format!("gate.root_below={root_below}")]].concat();
         let [own, other] = place.pair(&format!("noise-{root_below}"), &sets);

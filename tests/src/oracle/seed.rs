@@ -1,10 +1,10 @@
-//! The seed's model: dense, in f64.
+//! The loss of the seed model and its gradient: dense, in f64.
 
 use super::{H, M, Tensors, mean_cosine, sigmoid, squares};
 use strata_core::config::{Config, Consistency, GateKind};
 use strata_core::model::{Arch, NAMES};
 
-/// The seed on one batch.
+/// The seed model on one batch.
 #[derive(Clone, Debug)]
 pub struct Seed {
     /// Settings.
@@ -16,6 +16,7 @@ pub struct Seed {
 }
 
 impl Seed {
+    /// Returns the latents of a level that reads `x`, `(n, f)`; `names` are the tensors of its encoder and of its gate.
     fn layer(&self, p: &Tensors, names: [&str; 4], x: &M, f: usize, nearest: &mut f64) -> M {
         let a = x.dot(&p.matrix(names[0], f).t()) + p.vector(names[1]);
         let s = || (x.dot(&p.matrix(names[2], f).t()) + p.vector(names[3])).mapv(sigmoid);
@@ -28,7 +29,8 @@ impl Seed {
         u.mapv(|v| v.max(0.0))
     }
 
-    /// Squared error, sparsity of both levels, consistency; and the distance to the nearest kink.
+    /// Returns the squared error, the sparsity of both levels and the consistency loss; and the distance of the
+    /// pre-activation that is nearest to 0, where the loss has no derivative.
     pub fn terms(&self, p: &Tensors) -> ([f64; 4], f64) {
         let [f1, f2] = self.arch.latents();
         let n = self.x.nrows() as f64;
@@ -59,7 +61,7 @@ impl Seed {
         (terms, nearest)
     }
 
-    /// Central differences in every tensor.
+    /// Returns the gradient of every tensor by central differences.
     pub fn gradient(&self, p: &Tensors) -> Vec<Vec<f64>> {
         let mut p = p.clone();
         (0..NAMES.len())

@@ -1,4 +1,4 @@
-//! The allocator of the tests: it counts the requests of a thread, and refuses those that a test wants refused.
+//! The allocator of the tests: it counts the requests of a thread, and refuses those that a test selects.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -10,13 +10,13 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static BYTES: Cell<usize> = const { Cell::new(0) };
     static LARGEST: Cell<usize> = const { Cell::new(0) };
-    /// From which size on allocations are refused, and how many of them are granted before.
+    /// The size from which on allocations are refused, and how many such allocations are granted first.
     static REFUSED: Cell<(usize, u64)> = const { Cell::new((usize::MAX, 0)) };
 }
 
-/// Counts an allocation; whether it is granted.
+/// Counts an allocation and returns whether it is granted.
 fn granted(size: usize) -> bool {
-    // Not there any more while a thread ends.
+    // The counter is already destroyed while a thread ends.
     let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
     let _ = BYTES.try_with(|n| n.set(n.get() + size));
     let _ = LARGEST.try_with(|n| n.set(n.get().max(size)));
@@ -50,20 +50,20 @@ unsafe impl GlobalAlloc for Watching {
 #[global_allocator]
 static ALLOCATOR: Watching = Watching;
 
-/// How often this thread allocates in `f`.
+/// Returns how often this thread allocates in `f`.
 pub fn allocations(f: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.get();
     f();
     ALLOCATIONS.get() - before
 }
 
-/// How many bytes this thread asks for in `f`, given back ones included.
+/// Returns how many bytes this thread allocates in `f`, including those that it frees.
 pub fn bytes<R>(f: impl FnOnce() -> R) -> (R, usize) {
     let before = BYTES.get();
     (f(), BYTES.get() - before)
 }
 
-/// The largest piece that this thread asks for in `f`, in bytes.
+/// Returns the size in bytes of the largest allocation of this thread in `f`.
 pub fn largest<R>(f: impl FnOnce() -> R) -> (R, usize) {
     let before = LARGEST.replace(0);
     let out = f();

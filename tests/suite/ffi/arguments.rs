@@ -24,7 +24,7 @@ fn a_capacity_that_is_too_small_says_what_is_needed() {
     let (mut level1, mut level2) = (Buffers::new(n, need[0]), Buffers::new(n, need[1]));
     assert_eq!(unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) }, STRATA_STATUS_OK);
     assert_eq!((level1.codes(), level2.codes()), (codes1, codes2));
-    // Offsets that are too few, or none at all: the same answer.
+    // The answer is the same with too few offsets, or none.
     (level1.c.offsets_len, level1.c.n, level2.c.n) = (n, 0, 0);
     let status = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
     assert_eq!((status, [level1.c.n, level2.c.n]), (STRATA_STATUS_CAPACITY, need));
@@ -124,7 +124,7 @@ fn what_is_not_aligned_is_refused() {
         ]
     };
     assert_eq!(statuses, [STRATA_STATUS_PARAMS; 8]);
-    // A message that cannot be written is none.
+    // A message for a misaligned error struct is not written.
     let mut errors = [error(); 2];
     let status = unsafe { strata_ctx_new(null(), null(), &mut null_mut(), off(errors.as_mut_ptr().cast()).cast()) };
     assert_eq!((status, errors[0].status, errors[1].status), (STRATA_STATUS_NULL, 0, 0));

@@ -58,7 +58,7 @@ impl Stored {
     pub fn new(values: &[f32], dtype: Dtype, gap: usize) -> Self {
         let (n, stride) = (values.len() / D, D * dtype.size_bytes() + gap);
         let mut bytes = vec![FILL; n * stride + 2];
-        // Odd where the gap is.
+        // The address is odd if the gap is.
         let start = (bytes.as_ptr() as usize + gap) % 2;
         for (i, row) in values.chunks(D).enumerate() {
             let mut narrow = Vec::new();
@@ -102,7 +102,7 @@ impl Stored {
         }
     }
 
-    /// Whether the bytes between and around the rows are as they were.
+    /// Returns whether the bytes between and around the rows are unchanged.
     pub fn gaps_are_untouched(&self) -> bool {
         let row = D * self.dtype.size_bytes();
         self.bytes.iter().enumerate().all(|(at, b)| {

@@ -1,5 +1,5 @@
-//! The host and the command line, one after the other: a dump written through the C ABI, trained on with `strata train`,
-//! and the model used through the C ABI.
+//! A host and the command line together: a dump is written through the C ABI and trained on with `strata train`,
+//! and the model is used through the C ABI.
 
 use std::ptr::{null, null_mut};
 

@@ -106,7 +106,7 @@ fn files_that_are_not_there_or_not_files_are_errors_of_io() {
     assert_eq!(load(dir.path()).0, STRATA_STATUS_FORMAT);
 }
 
-/// Loads two files; whether they are a model, which then encodes and decodes.
+/// Loads two files and returns whether they are a model; if so, it must encode and decode.
 fn try_files(cfg: &[u8], weights: &[u8]) -> bool {
     let loaded = match load_bytes(cfg, weights) {
         Ok(loaded) => loaded,
@@ -131,7 +131,7 @@ fn try_files(cfg: &[u8], weights: &[u8]) -> bool {
     let status = unsafe { strata_encode(ctx.ctx, (&raw const x).cast(), &mut level1.c, &mut level2.c) };
     assert_eq!(status, STRATA_STATUS_OK, "a model that loads encodes");
     let status = unsafe { strata_decode(ctx.ctx, &level1.c, &level2.c, &mut x) };
-    // Weights of any size are finite; what they make of a row need not be.
+    // All weights are finite, but what the model computes from a row need not be.
     assert!(status == STRATA_STATUS_OK || status == STRATA_STATUS_NOT_FINITE, "{status}");
     true
 }

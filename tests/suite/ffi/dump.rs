@@ -42,7 +42,7 @@ fn a_dump_without_a_width_says_so() {
     assert_eq!(message(&err), "params: d is 0: set it to the numbers in a row");
 }
 
-/// Starts a dump; what is in `params` besides the size and the width stays.
+/// Starts a dump; `change` may set the parameters after the size and the width are set.
 fn create(path: &Path, change: impl FnOnce(&mut strata_dump_params)) -> Result<*mut strata_dump, strata_status> {
     let mut params = std::mem::MaybeUninit::uninit();
     unsafe { strata_dump_params_init(params.as_mut_ptr()) };
@@ -114,7 +114,7 @@ fn a_dump_appears_whole_or_not_at_all() {
     let path = dir.path().join("dump");
     let x = f32_rows(&values(3 * D));
 
-    // Refused rows leave it as it was; a number that the type cannot hold ends it.
+    // Refused rows leave the dump as it was; a number that the type cannot represent ends it.
     let dump = create(&path, |p| p.dtype = STRATA_DTYPE_F16).unwrap();
     assert_eq!(append(dump, &x, None), STRATA_STATUS_OK);
     assert_eq!(append(dump, &f32_rows(&[f32::NAN; D]), None), STRATA_STATUS_NOT_FINITE);
@@ -137,7 +137,7 @@ fn a_dump_appears_whole_or_not_at_all() {
     assert_eq!(create(&path.join("no/parent"), |_| ()).err(), Some(STRATA_STATUS_IO));
     assert_eq!(entries(dir.path()), 0);
 
-    // Two at the same time: the first to close has the name, and what is there is never replaced.
+    // Of two dumps at the same path, the first to be closed gets the name, and it is never replaced.
     let (a, b) = (create(&path, |_| ()).unwrap(), create(&path, |_| ()).unwrap());
     assert_eq!((append(a, &x, None), append(b, &x, None)), (0, 0));
     assert_eq!((close(b), close(a)), (STRATA_STATUS_OK, STRATA_STATUS_IO));

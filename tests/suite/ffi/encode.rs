@@ -74,7 +74,7 @@ fn nothing_is_allocated_after_the_first_call() {
             let mut copy = Stored::new(&quiet, dtype, gap);
             warm += allocations(|| all(&first.rows(), &mut copy.rows_mut()));
             let again = Stored::new(&loud, dtype, gap);
-            // More codes than in the first call, where the model lets more than k latents fire.
+            // The second call gives more codes than the first if the model allows more than k latents per row.
             assert_eq!(allocations(|| all(&again.rows(), &mut then.rows_mut())), 0, "{:?} {dtype}", model.arch);
         }
         assert!(warm > 0, "the counter counts nothing");
@@ -90,7 +90,7 @@ fn buffers_that_overlap_are_refused_before_anything_is_written() {
     let apart = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
     assert_eq!(apart, STRATA_STATUS_OK);
 
-    // The rows of a reconstruction over each array of the codes: decode reads those while it writes.
+    // The rows of a reconstruction overlap each array of the codes, which decode reads while it writes.
     for array in [level1.c.offsets.cast::<u8>(), level1.c.index.cast(), level2.c.value.cast()] {
         let mut rows = x.rows_mut();
         rows.data = array.cast();
@@ -99,7 +99,7 @@ fn buffers_that_overlap_are_refused_before_anything_is_written() {
         let said = unsafe { std::ffi::CStr::from_ptr(strata_ctx_message(ctx.ctx)) };
         assert!(said.to_str().unwrap().contains("overlap"), "{said:?}");
     }
-    // Codes over the rows that they come from, and over each other.
+    // Codes that overlap their input rows, and each other.
     let mut over_rows = level1.c;
     over_rows.value = x.rows_mut().data.cast();
     over_rows.capacity = n * D;

@@ -44,7 +44,7 @@ pub fn model(arch: Arch) -> Model {
     Model { arch, params, parents, tau: [0.2, 0.3] }
 }
 
-/// Every kind of model that differs in what the ABI does with it.
+/// Returns models of every kind that the ABI treats differently.
 pub fn models() -> Vec<Model> {
     let base = arch();
     let relu = Activation::Relu;
@@ -97,7 +97,7 @@ pub fn load_as(
     }
 }
 
-/// A context, and the encoder it should agree with.
+/// A context, and the encoder of the core that it must agree with.
 pub struct Ctx {
     pub ctx: *mut strata_ctx,
     pub model: *mut strata_model,
@@ -153,7 +153,7 @@ impl Ctx {
 
 impl Drop for Ctx {
     fn drop(&mut self) {
-        // The context last: it keeps what it needs of the model.
+        // The context is freed last: it keeps the model alive.
         unsafe { strata_model_free(self.model) };
         unsafe { strata_ctx_free(self.ctx) };
     }

@@ -1,4 +1,4 @@
-//! The flag of a row, compared with the limit that a model was saved with.
+//! Flags of rows over the norm limit that a model was saved with.
 
 use std::ptr::null_mut;
 
@@ -37,7 +37,7 @@ fn rows_over_the_limit_are_flagged_and_no_other_bytes_are_written() {
     assert_eq!(flags(Some(limit), &rows.rows(), 8), Ok(vec![0, 0, over, 0, over, 0, 7, 7]));
     assert_eq!(flags(None, &rows.rows(), 6), Ok(vec![0; 6]));
     assert_eq!(flags(Some(limit), &rows.rows(), 5), Err(STRATA_STATUS_CAPACITY));
-    // Other types and a stride between rows.
+    // Rows of another type with a gap between them.
     let halves = Stored::new(&x[..4 * D], Dtype::Bf16, 5);
     assert_eq!(flags(Some(limit), &halves.rows(), 4), Ok(vec![0, 0, over, 0]));
     x[0] = f32::NAN;

@@ -13,7 +13,7 @@ fn said(ctx: *const strata_ctx) -> &'static str {
     unsafe { CStr::from_ptr(strata_ctx_message(ctx)) }.to_str().unwrap()
 }
 
-/// Calls that fail, with what they say.
+/// Calls that fail, and their messages.
 struct Calls {
     ctx: Ctx,
     x: Stored,
@@ -129,7 +129,7 @@ fn a_failed_call_says_what_was_expected_and_found_and_allocates_nothing() {
         ),
         (&|c| unsafe { strata_stats_read(c.ctx.ctx, null_mut()) }, "out: the pointer is NULL"),
     ];
-    // What is kept of the first call is there.
+    // The memory of the first call is kept, and the message is empty after a success.
     assert_eq!((c.encode(|_| ()), c.steer(&[edit]), said(c.ctx.ctx)), (STRATA_STATUS_OK, STRATA_STATUS_OK, ""));
     for (call, sentence) in cases {
         let mut status = STRATA_STATUS_OK;
@@ -137,7 +137,7 @@ fn a_failed_call_says_what_was_expected_and_found_and_allocates_nothing() {
         assert_ne!(status, STRATA_STATUS_OK, "{sentence}");
         assert_eq!((said(c.ctx.ctx), n), (*sentence, 0));
     }
-    // Until the next call.
+    // The message lasts until the next call.
     assert_eq!(unsafe { strata_stats_read(c.ctx.ctx, &mut no_stats()) }, STRATA_STATUS_OK);
     assert_eq!(said(c.ctx.ctx), "");
     assert_eq!(said(null()), "ctx: the pointer is NULL");

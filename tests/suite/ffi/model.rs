@@ -53,7 +53,7 @@ fn the_model_says_its_sizes_parents_and_directions() {
             assert_eq!(status, STRATA_STATUS_INDEX);
         }
     }
-    // Two parents' families of at most three, and the nine without a parent.
+    // Two active parents with families of at most three children each, and the nine children without a parent.
     let few = Model { parents: (0..F2 as u32).map(|j| if j < 9 { ROOT } else { j % 30 }).collect(), ..model(arch()) };
     let few = Model { arch: few.arch.keeping([2.0, 50.0]), ..few };
     assert_eq!((few.max_active(0), few.max_active(1)), (2, 15));
@@ -123,7 +123,7 @@ fn a_loaded_model_outlives_its_files() {
     let x = f32_rows(&values(5 * D));
     let expected = ctx.expected(&x.wide());
     assert_eq!(ctx.encode(&x.rows()), expected);
-    // As a program that writes files whole does it, and then not at all.
+    // Replace the files by renaming, as careful programs do, and then delete them.
     let other = dir.path().join("other");
     std::fs::write(&other, vec![0xff; 100]).unwrap();
     std::fs::rename(&other, &weights).unwrap();

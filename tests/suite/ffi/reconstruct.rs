@@ -28,7 +28,7 @@ fn rows_of(values: &mut [f32], d: usize) -> strata_rows_mut {
     }
 }
 
-/// The same rows, to read: the two structs differ in nothing else.
+/// Returns the same rows as a struct of rows that are read; the two structs have the same layout.
 fn read(rows: &strata_rows_mut) -> *const strata_rows {
     (&raw const *rows).cast()
 }
@@ -76,7 +76,7 @@ fn every_model_of_another_tool_but_pickles_is_loaded_and_reconstructs_its_rows()
         let z = dense(&level1.codes(), info.f1);
         let (dz, dx) = (distance(&z, &case.expected("latents")), distance(&hat, &case.expected("reconstruction")));
         assert!(dz <= 1e-5 && dx <= 1e-5, "{}: latents differ by {dz:.1e}, reconstructions by {dx:.1e}", case.name);
-        // From its codes it is the same, and decoding does without the rows where it can.
+        // The reconstruction from codes is the same, and where it does not depend on the row, so is the decoding.
         let (mut of_codes, mut decoded) = (vec![0.0; n * info.d_out], vec![0.0; n * info.d_out]);
         let statuses = unsafe {
             [
@@ -113,7 +113,7 @@ fn what_was_assumed_is_said() {
     assert_eq!(unsafe { CStr::from_ptr(strata_model_notes(null())) }, c"");
 }
 
-/// Models of ours whose reconstruction depends on the row, one of them with another width of it.
+/// Returns models of Strata whose reconstruction depends on the row; one of them reconstructs rows of another width.
 fn variants() -> Vec<strata_core::Model> {
     let base = arch();
     let of = |variant| model(Arch { variant, ..base });
@@ -179,7 +179,7 @@ fn rows_that_cannot_be_reconstructed_into_are_refused_and_stay() {
     assert_eq!(said(&rows, none, strata_rows_mut { dtype: 9, ..to }).0, STRATA_STATUS_DTYPE);
     assert_eq!(said(&rows, [null(), &raw const codes.c], to).0, STRATA_STATUS_NULL);
     assert_eq!(said(&rows, [&raw const codes.c, null()], to).0, STRATA_STATUS_NULL);
-    // One row further on: rows that are still to be read would be written.
+    // The output begins one row after the input, so that rows would be overwritten before they are read.
     let mut shifted = x.rows_mut();
     (shifted.n_rows, shifted.data) = (n, shifted.data.wrapping_byte_add(4 * D));
     let (status, why) = said(&rows, none, shifted);

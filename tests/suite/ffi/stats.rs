@@ -7,7 +7,7 @@ use strata_core::metrics::sparsity::Sparsity;
 use super::buffers::f32_rows;
 use super::fixture::{Ctx, D, F1, models, stats, values};
 
-/// Rows whose sums are taken together, for any number of threads.
+/// Rows whose sums are added as one block, for any number of threads.
 const TOGETHER: usize = 32;
 
 #[test]

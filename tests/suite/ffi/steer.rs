@@ -37,7 +37,7 @@ fn steering_adds_directions_or_sets_activations() {
             assert_eq!(x.wide(), Stored::new(&expected, dtype, 6).wide());
             assert!(x.gaps_are_untouched());
         }
-        // What SET keeps: the error of the SAE, for the codes with the one activation replaced.
+        // SET keeps the error of the SAE, and changes the reconstruction by the one replaced activation.
         let mut x = f32_rows(&values(D));
         let before = x.wide();
         let (codes1, codes2) = ctx.expected(&before);

@@ -37,17 +37,17 @@ fn structs_of_other_versions_follow_the_rule_of_their_size() {
     let status = unsafe { strata_encode(ctx.ctx, &x.rows(), &mut level1.c, &mut level2.c) };
     assert_eq!(status, STRATA_STATUS_PARAMS);
 
-    // Outputs are written as far as the caller's struct goes.
+    // Outputs are written only up to the size of the caller's struct.
     let mut info = strata_model_info { struct_size: 24, f1: 77, f2: 77, max_active1: 77, ..ctx.info() };
     info.d = 77;
     assert_eq!(unsafe { strata_model_get_info(ctx.model, &mut info) }, STRATA_STATUS_OK);
     assert_eq!((info.struct_size, info.d, info.f1, info.f2, info.max_active1), (24, D, F1, 77, 77));
-    // The struct of programs from before `d_out`: nothing behind its end is written.
+    // The struct of programs compiled before `d_out` existed: nothing after its end is written.
     let mut info = strata_model_info { struct_size: offset_of!(strata_model_info, d_out), d_out: 77, ..ctx.info() };
     assert_eq!(unsafe { strata_model_get_info(ctx.model, &mut info) }, STRATA_STATUS_OK);
     assert_eq!((info.f2, info.d_out), (F2, 77));
 
-    // A message is as long as there is room for it.
+    // A message is cut to the room for it.
     let mut err = error();
     err.struct_size = 24;
     let path = CString::new("/nonexistent").unwrap();
@@ -85,7 +85,7 @@ fn numbers_are_pinned() {
     assert_eq!(version, env!("CARGO_PKG_VERSION"));
 }
 
-/// The lines of `layout.c` for structs with these fields. Does not compile if a field is missing.
+/// Expands to the lines of `layout.c` for structs with these fields, and does not compile if a field is missing.
 macro_rules! layout {
     ($($type:ident { $($field:ident),* })*) => {{
         let mut lines = Vec::new();

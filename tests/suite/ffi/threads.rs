@@ -59,7 +59,8 @@ fn a_handle_in_use_is_busy_for_other_threads() {
     assert!(guarded.with(|_| Ok(())).is_ok());
 }
 
-/// What the header promises: a model from many threads, a context from one, or BUSY.
+/// A pointer that is used by several threads, as the header permits: a model by any number of them; a context by one,
+/// while the others get BUSY.
 struct Shared<T>(*mut T);
 
 // SAFETY: see above.

@@ -21,7 +21,7 @@ fn pipes_and_devices_are_refused_before_they_are_opened() {
             _ => symlink("/dev/zero", path).unwrap(),
         };
         let word = if kind == "fifo" { "a pipe" } else { "a device" };
-        // Bare files, each with its own parser.
+        // Bare files of every format.
         for ending in ["npy", "safetensors", "bin", "toml", "txt"] {
             make(&at(&format!("{kind}.{ending}")));
         }
@@ -39,7 +39,7 @@ fn pipes_and_devices_are_refused_before_they_are_opened() {
         ] {
             strata(&all).fails(&["reading", kind, word]);
         }
-        // Files inside directories: each in turn is replaced.
+        // Replace each of the files in a directory.
         let capture = args!["capture", "--layer", "0", "--out", out, "--model", at("lm"), "--max-tokens", "128"];
         let resume = args!["train", "--dump", dump, "--out", run, "--resume"];
         let eval = args!["eval", run, "--dump", dump];
@@ -90,7 +90,7 @@ fn errors_are_for_people() {
     fs::write(run.join("sae/cfg.json"), cfg.replace("\"d\": 16", "\"d\": \"wide\"")).unwrap();
     let err = strata(&args!["eval", run, "--dump", dump]).fails(&["cfg.json", "wide", "a whole number"]).err;
     assert!(!err.contains("usize") && !err.contains("invalid type"), "{err}");
-    // Text of Windows, and of anything else.
+    // Text with the line ends and encodings of Windows, and other bytes.
     for (bytes, parts) in [
         (&[0xff, 0xfe, b'a', 0][..], ["byte 0", "UTF-16"]),
         (&[b'a', b'b', 0xc0, b'c'][..], ["byte 2", "expected UTF-8, found 0xc0"]),

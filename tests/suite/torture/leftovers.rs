@@ -10,7 +10,7 @@ use super::fifo;
 use crate::cli::{args, assert_no_leftovers, command, finish, read_json, strata, train_args, trained, tree, weights};
 use crate::resume::killed;
 
-/// A command, and what it leaves where it is to write.
+/// Returns commands, and the output that each writes.
 fn writers(dir: &Path, dump: &Path, run: &Path) -> Vec<(Vec<OsString>, &'static str)> {
     vec![
         (args!["synth", "--world", "a", "--rows", "50", "--out", dir.join("synth")], "synth"),
@@ -27,7 +27,7 @@ fn leftovers_block_nothing_and_are_swept() {
     let (dir, dump, run) = trained(&[]);
     let dir = dir.path();
     for (all, name) in writers(dir, &dump, &run) {
-        // Of a process that had the id of this one, as it happens in containers, and of any other.
+        // Leftovers of a process with the id of this one, as happens in containers, and of any other process.
         let parent = dir.join(name).parent().unwrap().to_owned();
         let stem = Path::new(name).file_name().unwrap().to_string_lossy().into_owned();
         fs::write(parent.join(format!(".{stem}.1-0.strata.tmp")), "half").unwrap();
@@ -57,7 +57,7 @@ fn a_killed_command_is_repeated() {
     assert!(half(dir), "something is left");
     strata(&synth("50")).ok();
     assert_no_leftovers(dir);
-    // Work that goes on is no leftover.
+    // The output of a running process is not a leftover.
     let mut child = command(&synth_into(dir, "other", "100000000")).spawn().unwrap();
     while !half(dir) {
         assert!(child.try_wait().unwrap().is_none());
@@ -101,7 +101,7 @@ fn only_regular_files_are_replaced() {
             fs::remove_file(out).unwrap();
         }
     }
-    // A link to a file stays one; the file is replaced.
+    // A symbolic link remains, and the file that it points to is replaced.
     fs::write(at("codes"), "before").unwrap();
     symlink(at("codes"), at("link")).unwrap();
     strata(&args!["encode", run, "--dump", dump, "--out", at("link"), "--force"]).ok();
@@ -132,7 +132,7 @@ fn eval_writes_where_it_is_told() {
     assert!(ran.err.contains("of/this/dump/eval.json"), "{}", ran.err);
     assert_eq!(tree(&run), before);
     assert!(read_json(&out.join("eval.json"))["fidelity"].is_object() && out.join("latents.jsonl").exists());
-    // Whether it can be written is known before anything is measured.
+    // Whether the output can be written is checked before anything is measured.
     fs::write(dir.path().join("file"), "mine").unwrap();
     let below = dir.path().join("file/below");
     let ran = strata(&args!["eval", run, "--dump", dump, "--out", below]).fails(&["file/below"]);

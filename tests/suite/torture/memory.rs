@@ -1,4 +1,4 @@
-//! A limit on memory: a sentence, never an abort, and no partial files.
+//! Under a limit on memory, commands end with a sentence, never with an abort, and leave no partial files.
 
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn commands_under_a_limit_of_memory_end_in_a_sentence() {
     let (dir, dump, run) = trained(&[]);
     let work = TempDir::new_in(dir.path()).unwrap();
     let (mut done, mut failed) = (0, 0);
-    // MiB of address space: from where the program can just be loaded to where everything works.
+    // The limits in MiB of address space: from just enough to load the program to enough for everything.
     for limit in (40..400).step_by(24) {
         let new = work.path().join(format!("new-{limit}"));
         for all in [
@@ -27,7 +27,7 @@ fn commands_under_a_limit_of_memory_end_in_a_sentence() {
             shell.arg("-c").arg(format!("ulimit -v {}; exec \"$0\" \"$@\"", limit * 1024));
             let ran = shell.arg(strata.get_program()).args(strata.get_args()).output().unwrap();
             let err = String::from_utf8_lossy(&ran.stderr).into_owned();
-            // The loader had no room for the program itself.
+            // The limit is too low to load the program itself.
             if ran.status.code() == Some(127) || err.contains("loading shared libraries") {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Runs that are started twice, lose files, meet other rows, or are continued to more steps.
+//! Runs that are started twice, lose files, find other rows in their dump, or are continued to more steps.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -93,7 +93,7 @@ fn a_resumed_run_notices_a_changed_row() {
     train(&dump, &run, &[]);
     fs::remove_file(run.join("final_info.json")).unwrap();
     let before = tree(&run);
-    // None of the rows that the fingerprint reads.
+    // A row that the fingerprint does not read.
     all[123 * D + 5] += 1e-3;
     fs::remove_dir_all(&dump).unwrap();
     write_dump(&dump, &all, D);
@@ -117,7 +117,7 @@ fn a_run_that_is_not_there_cannot_be_resumed() {
     strata(&args!["train", "--dump", dump, "--out", sae, "--resume"]).fails(&["sae is no run", "config.toml"]);
 }
 
-/// Settings of steps that do not depend on how many there are.
+/// Settings with which a step does not depend on the total number of steps.
 const CONSTANT: &[&str] = &[
     "level1.activation=topk",
     "level2.activation=topk",
@@ -146,7 +146,8 @@ fn a_finished_run_is_trained_further_to_the_bits_of_a_longer_one() {
     assert_eq!(config(&run), config(&long));
     assert_eq!(read_json(&run.join("sae/cfg.json")), read_json(&long.join("sae/cfg.json")));
     assert!(strata(&further).ok().err.contains("finished already"));
-    // The checkpoint holds what the training had, not what was set for the model: so it is with tracked thresholds.
+    // The tracked thresholds of batch-top-k depend on the number of steps, so that a training that was continued has
+    // others, and the command says that the result differs.
     let tracked = ["level1.activation=batchtopk", "level2.activation=batchtopk"];
     let (long, run) = (dir.path().join("long-b"), dir.path().join("run-b"));
     train(&dump, &long, &[CONSTANT, &tracked, &["train.steps=1000"]].concat());
@@ -177,7 +178,7 @@ fn a_model_carries_its_own_checksum() {
         let path = run.join("sae").join(name);
         let good = fs::read(&path).unwrap();
         let mut bad = good.clone();
-        // The lowest bit of a weight, or a digit of the origin: both files can still be read.
+        // Change the lowest bit of a weight, or a digit of the origin, so that both files can still be parsed.
         let at = match name {
             "cfg.json" => good.windows(9).position(|w| w == b"\"steps\": ").unwrap() + 9,
             _ => good.len() - 4,
@@ -188,7 +189,7 @@ fn a_model_carries_its_own_checksum() {
         fs::write(&path, &good).unwrap();
         strata(&eval).ok();
     }
-    // As `sha256sum` writes and checks them; and models of other tools have none.
+    // The checksums have the format of `sha256sum`; models of other tools have none.
     let sums = fs::read_to_string(run.join("sae/SHA256SUMS")).unwrap();
     assert!(sums.contains(&format!("{}  sae_weights.safetensors\n", weights(&run))), "{sums}");
     fs::remove_file(run.join("sae/SHA256SUMS")).unwrap();
@@ -212,7 +213,8 @@ fn thresholds_of_infinity_in_a_checkpoint_do_not_loop() {
     assert_eq!(weights(&run), reference);
 }
 
-/// A directory of a container's image cannot be renamed: the checkpoints of a run in the image have to go otherwise.
+/// In a container, a directory of the image (the lower layer of an overlay) cannot be renamed, so that the checkpoints
+/// of a run in the image must be replaced in another way.
 #[test]
 fn a_run_in_the_lower_layer_of_an_overlay_is_resumed() {
     let dir = TempDir::new().unwrap();

@@ -1,4 +1,4 @@
-//! One signal ends any command, at any moment, and leaves no partial files.
+//! One signal ends any command at any moment, and no partial files are left.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -14,7 +14,7 @@ fn a_signal_ends_an_evaluation_between_its_passes() {
     let dir = TempDir::new().unwrap();
     let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
     let run = dir.path().join("run");
-    // To compare so many directions with each other takes far longer than a process is waited for.
+    // Comparing so many directions with each other takes much longer than the test waits.
     let sets = ["level1.latents=40", "level2.latents=60000", "train.steps=2", "train.checkpoint_every=0"];
     strata(&train_args(&dump, &run, &sets)).ok();
     let before = tree(&run);
@@ -69,7 +69,7 @@ fn progress_is_told_in_lines_where_nothing_can_be_drawn() {
     assert!(line.contains(" of 48,000,000 ") && line.contains("tokens/s") && !line.contains('\u{1b}'), "{line}");
     assert!(lines.last().unwrap().contains("continue with"));
     assert_no_leftovers(&run);
-    // Nothing of it where it was not asked for.
+    // With `--quiet` there are no lines of progress.
     let ran = strata(&[train_args(&dump, &dir.path().join("quiet"), &[]), args!["--quiet"]].concat()).ok();
     assert!(ran.err.is_empty());
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::{args, hash, strata};
+use crate::cli::{Ran, args, hash, strata};
 
 /// A byte-pair tokenizer of a few letters.
 fn bpe() -> Value {
@@ -44,6 +44,10 @@ fn lm(dir: &Path, tokenizer: &str) {
         fs::copy(format!("{}/../cli/assets/char-gpt/{name}", env!("CARGO_MANIFEST_DIR")), dir.join(name)).unwrap();
     }
     fs::write(dir.join("tokenizer.json"), tokenizer).unwrap();
+}
+
+fn capture(model: &Path, text: &Path, out: &Path) -> Ran {
+    strata(&args!["capture", "--model", model, "--text", text, "--layer", "0", "--context", "8", "--out", out])
 }
 
 /// Base64 of a charsmap that begins with the size of its trie.
@@ -146,19 +150,7 @@ fn hostile_tokenizers_are_one_sentence_or_work() {
         .unwrap();
         lm(dir.path(), &tokenizer);
         let out = dir.path().join("out");
-        let ran = strata(&args![
-            "capture",
-            "--model",
-            dir.path(),
-            "--text",
-            text,
-            "--layer",
-            "0",
-            "--context",
-            "8",
-            "--out",
-            out
-        ]);
+        let ran = capture(dir.path(), &text, &out);
         if ran.code == 0 {
             fs::remove_dir_all(&out).unwrap();
             continue;
@@ -183,20 +175,7 @@ fn dropout_is_off() {
     let hashes = [Value::Null, json!(0.9), json!(0.9)].map(|dropout| {
         lm(dir.path(), &with_model("dropout", dropout).to_string());
         let (out, text) = (dir.path().join("out"), dir.path().join("text"));
-        strata(&args![
-            "capture",
-            "--model",
-            dir.path(),
-            "--text",
-            text,
-            "--layer",
-            "0",
-            "--context",
-            "8",
-            "--out",
-            out
-        ])
-        .ok();
+        capture(dir.path(), &text, &out).ok();
         let hash = hash(&out.join("tokens.safetensors"));
         fs::remove_dir_all(out).unwrap();
         hash
