@@ -4,7 +4,7 @@
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::feed;
-use crate::files::{MadeDirectories, check_writable, read, write_atomic};
+use crate::files::{MadeDirectories, check_writable, directory_name, read, write_atomic};
 use crate::health::{self, Asked, Evaluated};
 use crate::lm::Lm;
 use crate::lm::hook::layer_of;
@@ -400,7 +400,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         meta: meta?,
         description_length,
         absorption,
-        against: job.against.map(|other| name_of(&other.dir)),
+        against: job.against.map(|other| directory_name(&other.dir)),
         stability,
         recovery: world.map(|w| truth::score(&w, &encoder, &seen.scored_rows, scored1, scored2)).transpose()?,
         composition,
@@ -412,12 +412,6 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     check_interrupt()?;
     evaluation.warnings.iter().for_each(|warning| console.warn(warning));
     Ok(Found { evaluation, latents, is_meaningless })
-}
-
-/// Returns the name of a directory without its path.
-fn name_of(dir: &Path) -> String {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the rows that training held out by the settings of the run, whether it held out any, and those settings;

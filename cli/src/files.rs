@@ -23,6 +23,12 @@ pub(crate) use temporary::Temporary;
 pub(crate) use temporary::parent_of;
 pub use words::io_error;
 
+/// Returns the name of the directory of a run without its path, also for `.` and the like; `run` if it has none.
+pub(crate) fn directory_name(directory: &Path) -> String {
+    let whole = directory.canonicalize().unwrap_or_else(|_| directory.to_owned());
+    whole.file_name().map_or_else(|| "run".into(), |name| name.to_string_lossy().into_owned())
+}
+
 /// Makes the names in `directory` durable. Only Unix can open a directory for that.
 pub(crate) fn sync_directory(directory: &Path) -> Result<()> {
     if cfg!(unix) {

@@ -6,7 +6,7 @@
 //! request.
 
 use crate::ablation::Ablation;
-use crate::files::{io_error, write_atomic};
+use crate::files::{directory_name, io_error, write_atomic};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use askama::Template;
 use std::fs;
@@ -35,7 +35,7 @@ mod words;
 use ablation::Question;
 use frame::Frame;
 use run::Loaded;
-use source::{name_of, read};
+use source::read;
 
 /// The input and output of a report.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +100,7 @@ pub fn report(job: &Job<'_>) -> Result<Written> {
         more => bail!("expected one directory or two, found {}: `strata ablate` compares more runs", more.len()),
     };
     let name = match &found[..] {
-        [_, (_, other)] => format!("report-with-{}.html", name_of(other)),
+        [_, (_, other)] => format!("report-with-{}.html", directory_name(other)),
         _ => "report.html".into(),
     };
     let out = job.out.map_or_else(|| dir.join(name), Path::to_owned);
@@ -146,7 +146,7 @@ fn ablation_page(dir: &Path, title: Option<&str>) -> Result<String> {
     );
     let plots = charts::json(questions.iter().flat_map(|q| &q.charts))?;
     let page = AblationPage {
-        frame: Frame::new(title.map_or_else(|| name_of(dir), str::to_owned), plots)?,
+        frame: Frame::new(title.map_or_else(|| directory_name(dir), str::to_owned), plots)?,
         summary,
         seeds: sentence::of_seeds(&found.suites),
         questions,

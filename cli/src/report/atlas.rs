@@ -1,5 +1,6 @@
 //! The latents, packed for the browser: an index, which the map and the search read at once; one line per latent, which
 //! is read when its page is opened; and the text of all contexts, with each row once.
+
 use super::embed;
 use super::labels::Label;
 use super::{alike, words};
@@ -8,43 +9,43 @@ use anyhow::Result;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Rows of text in a page, at most, where narrower windows can bring it there: about 30 MB of them.
+/// Windows are narrowed until their text has at most this many rows, about 30 MB.
 const MOST_ROWS: usize = 6_000_000;
-/// Rows of a window before the one that fires, and after it: the widest that keeps the page small is taken.
+/// The numbers of rows of a window before and after the one that fires. The first entry that keeps the page small is used.
 const WINDOWS: [(usize, usize); 4] = [(usize::MAX, usize::MAX), (28, 12), (16, 8), (8, 4)];
-/// Bars of the histogram of a latent, at most.
+/// Largest number of bars of the histogram of a latent.
 const BARS: usize = 32;
 
-/// What goes into the page.
+/// The data of the latents of one run in the page.
 pub struct Atlas {
-    /// Behind the names of its elements: empty, or `-2` for the second run of a page.
+    /// The suffix of the names of its elements: empty, or `-2` for the second run of a page.
     pub suffix: &'static str,
     /// The columns of all latents, as JSON.
     pub index: String,
-    /// A line a latent, as JSON.
+    /// One line of JSON per latent.
     pub records: String,
     /// The rows of text that contexts show, as JSON.
     pub stream: String,
 }
 
-/// The run that the latents are of.
+/// The run of the latents.
 pub struct Subject<'a> {
     /// Its name.
     pub name: &'a str,
-    /// SHA-256 of its weights, if known: labels in the browser are kept under it.
+    /// SHA-256 of its weights, if known: the browser stores labels under this key.
     pub model: Option<&'a str>,
-    /// The labels beside it.
+    /// Its labels.
     pub labels: &'a [Label],
 }
 
-/// One column a field, one entry a latent; level 1 first.
+/// The index: each field is a column with one entry per latent, level 1 first.
 #[derive(Serialize)]
 struct Index<'a> {
     run: &'a str,
     model: Option<&'a str>,
     f1: usize,
     f2: usize,
-    /// Every text once; elsewhere texts are places in it.
+    /// Every text once; all other fields have indices into it.
     strings: Vec<&'a str>,
     /// -1 for none.
     parent: Vec<i64>,
@@ -55,7 +56,7 @@ struct Index<'a> {
     lift: Vec<Option<f64>>,
     coverage: Vec<Option<f64>>,
     exclusivity: Vec<Option<f64>>,
-    /// What it fires on most, or promotes most if that is not known.
+    /// The tokens on which it fires most, or those that it promotes most in a dump without tokens.
     top: Vec<Vec<usize>>,
     /// The words in which it fires.
     words: Vec<Vec<usize>>,
@@ -64,7 +65,7 @@ struct Index<'a> {
     cut: Option<(usize, usize)>,
 }
 
-/// What the index does not hold of a latent.
+/// The numbers of a latent that are not in the index.
 #[derive(Serialize)]
 struct Line {
     mean: Option<f64>,
@@ -89,18 +90,18 @@ struct Place {
     n: usize,
     /// Share of its activations that are weaker.
     q: f64,
-    /// Where it fires there, and how strongly.
+    /// The rows of the window on which it fires, and its activations.
     at: Vec<u16>,
     v: Vec<f64>,
-    /// Where its children fire: row, child, activation.
+    /// Row, child and activation where its children fire.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     kids: Vec<(u16, u32, f64)>,
-    /// The context of the list that it is nearly the same as.
+    /// The index of the context in the list with nearly the same text.
     #[serde(skip_serializing_if = "Option::is_none")]
     like: Option<usize>,
 }
 
-/// The text of rows: stretches without holes.
+/// The text of the rows, in stretches of consecutive rows.
 #[derive(Serialize)]
 struct Stream {
     first: Vec<u64>,
@@ -172,7 +173,7 @@ pub fn pack(records: &[LatentRecord], of: &Subject<'_>, suffix: &'static str) ->
     Ok(Atlas { suffix, index: embed::json(&index)?, records: lines.join("\n"), stream: embed::json(&stream)? })
 }
 
-/// Returns the contexts, each with the first of its group that says the same.
+/// Returns the contexts, each with the first context of its group that has nearly the same text.
 fn packed(contexts: &[&Context], reach: (usize, usize), group: impl Fn(&Context) -> usize) -> Vec<Place> {
     let mut like = vec![None; contexts.len()];
     for wanted in 0..4 {
@@ -202,7 +203,7 @@ fn packed(contexts: &[&Context], reach: (usize, usize), group: impl Fn(&Context)
     contexts.iter().zip(like).map(pack).collect()
 }
 
-/// Returns the offsets of a context's window that are within the reach, from one to before the other.
+/// Returns the range of offsets of a context's window that are within the reach.
 fn window(c: &Context, (before, after): (usize, usize)) -> (usize, usize) {
     (c.peak.saturating_sub(before), c.length.min(c.peak.saturating_add(after).saturating_add(1)))
 }
@@ -245,7 +246,7 @@ fn stream(records: &[LatentRecord], place: impl Fn(&str) -> usize) -> ((usize, u
     (reach, Stream { first: rows.iter().map(|r| r.0).collect(), tokens })
 }
 
-/// Returns a histogram of at most [`BARS`] bars: bars are added up in pairs.
+/// Returns the histogram with at most [`BARS`] bars, adding up pairs of bars.
 fn halved(width: f64, counts: &[u64]) -> (f64, Vec<u64>) {
     if counts.len() <= BARS {
         return (width, counts.to_vec());
@@ -253,7 +254,7 @@ fn halved(width: f64, counts: &[u64]) -> (f64, Vec<u64>) {
     halved(2.0 * width, &counts.chunks(2).map(|pair| pair.iter().sum()).collect::<Vec<_>>())
 }
 
-/// Four significant digits are what a page shows.
+/// Rounds to four significant digits, which is what the page shows.
 fn rounded(v: f64) -> f64 {
     format!("{v:.3e}").parse().unwrap_or(v)
 }
@@ -263,7 +264,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    /// A context of a text of one-character tokens that begins at row 100, with the row that fires `peak` behind that.
+    /// A context of a text of one-character tokens that begins at row 100; the latent fires on row `100 + peak`.
     fn context(text: &str, from: usize, to: usize, peak: usize) -> Context {
         Context {
             row: 100 + peak as u64,

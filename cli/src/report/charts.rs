@@ -84,7 +84,7 @@ const TRAINING: &[Plan] = &[
     ),
     Plan(
         "Terms of the loss",
-        "Weighted as they enter. The total is without AuxK, which a single dead latent switches on. Terms that are always 0 \
+        "With their weights. The total is without AuxK, which a single dead latent switches on. Terms that are always 0 \
          are left out.",
         "loss",
         true,
@@ -147,8 +147,8 @@ const TRAINING: &[Plan] = &[
         &[Series("own", "/balance/n1", Solid), Series("through level 2", "/balance/n2", Solid)],
     ),
     Plan(
-        "Do the levels pull the same way?",
-        "Cosine of those two gradients: 1 agree, 0 ignore each other, below 0 they fight.",
+        "Do the gradients of the levels agree?",
+        "Cosine of those two gradients: 1 means that they agree, 0 that they are unrelated, below 0 that they are opposed.",
         "cosine",
         false,
         &[Series("cosine", "/balance/cosine", Solid)],
@@ -156,11 +156,11 @@ const TRAINING: &[Plan] = &[
     Plan("Norm of the gradient", "Before clipping.", "norm", true, &[Series("norm", "/grad_norm", Solid)]),
     Plan("Learning rate", "Warm-up, then decay.", "rate", false, &[Series("rate", "/lr", Solid)]),
     Plan(
-        "Children that moved, latents set anew",
-        "Children that changed their parent at a step that is shown, and dead ones that were set anew.",
+        "Reassigned and reseeded children",
+        "Children that changed their parent at a step that is shown, and dead children that were reseeded.",
         "latents",
         false,
-        &[Series("moved", "/moved", Solid), Series("set anew", "/reseeded", Solid)],
+        &[Series("reassigned", "/moved", Solid), Series("reseeded", "/reseeded", Solid)],
     ),
     Plan("Speed", "Tokens per second.", "tokens/s", false, &[Series("speed", "/tokens_per_s", Solid)]),
 ];
@@ -222,7 +222,7 @@ fn value(line: &Value, at: &str) -> Option<f64> {
     Some(line["loss"].as_f64()? - aux)
 }
 
-/// Returns `None` if every value is 0 or missing.
+/// Returns the chart of a plan; `None` if every value is 0 or missing.
 fn over_steps(runs: &[Of<'_, [Value]>], plan: &Plan) -> Option<Chart> {
     let Plan(title, caption, unit, is_log, series) = plan;
     let of_run = |run| series.iter().map(move |s| (run, s));
@@ -295,7 +295,7 @@ fn density(runs: &[Of<'_, Value>]) -> Option<Chart> {
     for (run, name, h) in &all {
         let x: Vec<f64> = (first..h.len()).map(|b| -10.0 + (b as f64 + 0.5) / 4.0).collect();
         let y = h[first.min(h.len())..].to_vec();
-        // Overlapping bars of four kinds could not be read.
+        // Overlapping bars of two runs with two levels each would be illegible.
         if runs.len() == 1 {
             plot.add_trace(Bar::new(x, y).name(run.named(name)).opacity(0.75));
         } else {
@@ -352,9 +352,9 @@ fn gain(runs: &[Of<'_, Value>]) -> Option<Chart> {
     let y_axis = axis("share of all gain").range(vec![0.0, 1.02]);
     let x_axis = axis("children, those with most gain first");
     plot.set_layout(Layout::new().x_axis(x_axis).y_axis(y_axis).show_legend(runs.len() > 1));
-    let caption = "Gain is by how much the error grows if a child alone is taken away. A curve that rises at once means that a \
+    let caption = "Gain is by how much the error grows if a child alone is removed. A curve that rises at once means that a \
                    few children do the work.";
-    (drawn > 0).then(|| Chart::new("Who carries the gain", caption, 260, plot))
+    (drawn > 0).then(|| Chart::new("Distribution of the gain over children", caption, 260, plot))
 }
 
 /// Returns the chart of the share of tokens with at most a number of active latents.
@@ -375,8 +375,9 @@ fn l0(runs: &[Of<'_, Value>]) -> Option<Chart> {
         Layout::new().x_axis(axis("latents that fire")).y_axis(axis("share of tokens").range(vec![0.0, 1.02])),
     );
     let spread = of_levels(runs, "Standard deviations", "l0_sd", super::number::show);
-    let caption =
-        format!("A steep curve: every token is given about as many latents; a flat one: some get many more.{spread}");
+    let caption = format!(
+        "With a steep curve every token has about as many active latents; with a flat one some have many more.{spread}"
+    );
     any.then(|| Chart::new("L0 over tokens", caption, 280, plot))
 }
 

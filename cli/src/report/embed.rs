@@ -12,7 +12,8 @@ pub fn json(value: &impl Serialize) -> Result<String> {
     Ok(escape(&serde_json::to_string(value).context("writing the data of the report")?))
 }
 
-/// These characters occur only within strings of JSON, where an escape is equivalent.
+/// Escapes characters that mean something in HTML or JavaScript. They occur only within strings of JSON, where an escape is
+/// equivalent.
 pub fn escape(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {

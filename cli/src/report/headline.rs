@@ -30,7 +30,7 @@ enum Grade {
 }
 
 impl Grade {
-    /// Makes an entry for a value for which higher is better.
+    /// Grades a value for which higher is better.
     fn above(v: f64, good: f64, fair: f64) -> Self {
         if v >= good {
             Self::Good
@@ -41,6 +41,7 @@ impl Grade {
         }
     }
 
+    /// Grades a value for which lower is better.
     fn below(v: f64, good: f64, fair: f64) -> Self {
         Self::above(-v, -good, -fair)
     }
@@ -60,6 +61,7 @@ pub fn verdicts(eval: &Value) -> Vec<Verdict> {
     vec![fidelity(&n), hierarchy(&n)]
 }
 
+/// Returns the text in bold, as HTML.
 fn b(text: impl AsRef<str>) -> String {
     format!("<b>{}</b>", embed::text(text.as_ref()))
 }
@@ -89,7 +91,7 @@ fn fidelity(n: &Numbers<'_>) -> Verdict {
     match (recovered, n.get("splice.clean"), n.get("splice.level2"), n.get("splice.mean_ablated")) {
         (Some(r), Some(clean), Some(spliced), Some(ablated)) => {
             because.push(format!(
-                "Put back into the language model, it keeps {} of what the layer is worth: cross-entropy {} nats per token \
+                "Spliced into the language model, it recovers {} of the cross-entropy: {} nats per token \
                  clean, {} with the reconstruction, {} with the mean row.",
                 b(percent(r)),
                 show(clean),

@@ -117,10 +117,11 @@ fn warnings(runs: [&Loaded; 2]) -> Vec<String> {
     let [Some(a), Some(b)] = runs.map(|run| run.eval.as_ref()) else { return Vec::new() };
     let mut warnings = Vec::new();
     if a["dump"] != b["dump"] {
-        warnings.push("The two runs were evaluated on different dumps: their numbers do not compare.".to_owned());
+        warnings.push("The two runs were evaluated on different dumps: their numbers are not comparable.".to_owned());
     } else if a["rows"] != b["rows"] {
-        warnings
-            .push("The two runs were evaluated on different rows of the dump: differences may be of the rows.".into());
+        warnings.push(
+            "The two runs were evaluated on different rows of the dump: differences may be due to the rows.".into(),
+        );
     }
     if a["held_out"] != b["held_out"] {
         warnings.push("One run was evaluated on rows that training held out, the other was not.".into());
@@ -219,12 +220,13 @@ fn differing(runs: [&Loaded; 2]) -> Vec<Setting> {
     keys.into_iter().map(setting).filter(|s| s.values[0] != s.values[1]).collect()
 }
 
-/// Returns whether any number of the page has an interval on both sides.
 impl Table {
+    /// Returns whether any number has an interval in both runs.
     fn has_intervals(&self) -> bool {
         self.rows.iter().any(|row| !row.apart.is_empty())
     }
 
+    /// Returns whether any number belongs to a level.
     fn has_levels(&self) -> bool {
         self.rows.iter().any(|row| !row.level.is_empty())
     }

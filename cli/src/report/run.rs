@@ -7,10 +7,11 @@ use super::frame::Frame;
 use super::headline::{self, Verdict};
 use super::labels::{self, Label};
 use super::metrics::{self, Group};
-use super::source::{name_of, read, read_json};
+use super::source::{read, read_json};
 use super::tables::{self, Table as HeadTable};
 use super::{embed, facts, number};
 use crate::eval::latents;
+use crate::files::directory_name;
 use crate::settings;
 use anyhow::{Context, Result, bail};
 use askama::Template;
@@ -66,7 +67,7 @@ impl Loaded {
         let text = read(&path)?;
         let config = text.as_deref().map(|t| settings::parse(t, &path.display().to_string())).transpose()?;
         let lines = training_lines(&dir.join("metrics.jsonl"))?;
-        let name = name_of(dir);
+        let name = directory_name(dir);
         let atlas = latents_of(dir, &name, labels, suffix)?;
 
         let mut notes = Vec::new();

@@ -5,12 +5,6 @@ use anyhow::{Result, anyhow, bail};
 use serde_json::Value;
 use std::path::Path;
 
-/// Returns the last part of a path, wherever that leads.
-pub fn name_of(dir: &Path) -> String {
-    let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    whole.file_name().map_or_else(|| "run".into(), |n| n.to_string_lossy().into_owned())
-}
-
 /// Returns the text of a file that may be missing.
 ///
 /// # Errors
