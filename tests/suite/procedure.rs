@@ -210,7 +210,7 @@ fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
     let adopted = parents.iter().filter(|p| **p != ROOT).count();
     assert!(adopted > 20 && adopted < 200, "{adopted} of 200 children have a parent");
     assert!(moved > 0, "no child was re-assigned");
-    assert!(reseeded > 0, "no dead child was set anew");
+    assert!(reseeded > 0, "no dead child was reseeded");
     let cap = GateConfig::default().family_cap * 200.0 / 40.0;
     for p in 0..40u32 {
         assert!(parents.iter().filter(|q| **q == p).count() as f64 <= cap + reseeded as f64);
