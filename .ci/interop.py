@@ -20,7 +20,7 @@ RUNS = [
 
 
 def fixtures(kept, made):
-    """Both have the same files; models are the same to the byte, what libraries find to 1e-6."""
+    """Both have the same files: models with the same bytes, and results of the libraries that differ by at most 1e-6."""
     from safetensors.numpy import load_file
     bad = 0
     cases = [c for c in json.loads((kept / "cases.json").read_text())["cases"] if c["kind"] != "dump"]
@@ -94,7 +94,7 @@ def lens(strata, out):
 
 
 def unused(*names):
-    """Stands in for packages that the readers below import and never call."""
+    """A stub for packages that the readers below import and never call."""
     for name in names:
         module = types.ModuleType(name)
         module.__getattr__ = lambda attribute: lambda *a, **k: a[0] if a else None
@@ -102,7 +102,7 @@ def unused(*names):
 
 
 def tools(strata, out):
-    """Exports what latents do on text, and lets the other tools' own code read it."""
+    """Exports activations on text, and reads them with the code of the other tools."""
     import sae_lens, torch  # before the stand-ins, of which it asks whether they are installed
     unused("dataclasses_json", "faiss", "sentence_transformers", "blobfile")
     from sae_dashboard.neuronpedia.neuronpedia_dashboard import NeuronpediaDashboardBatch

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Compares the functions and structs of strata.h with those that programs have been compiled against (strata.abi): names,
-# arguments, types, sizes, offsets. A library of empty functions stands in for ours, as the
-# contents of the opaque types are no part of the ABI. Additions are no break; with --write they become part of strata.abi: for a release that adds to
-# the ABI, never to silence this. Needs gcc and abidiff (abigail-tools). usage: ffi/abi.sh [--write]
+# arguments, types, sizes, offsets. A library of empty functions is compared in place of the real one, since the contents of the
+# opaque types are not part of the ABI. Additions are compatible; --write adds them to strata.abi, for a release that extends the
+# ABI, never to silence a failure. Needs gcc and abidiff (abigail-tools). usage: ffi/abi.sh [--write]
 set -eu
 cd "$(dirname "$0")"
 command -v abidiff >/dev/null || { echo "abi: no abidiff (abigail-tools): strata.h was not compared with strata.abi"; exit 0; }

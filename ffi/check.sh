@@ -22,7 +22,7 @@ nm -g --defined-only "$out/libstrata.a" | awk 'NF == 3 {print $3}' | LC_ALL=C so
 size=$(stat -c %s "$out/libstrata.a")
 [ "$size" -lt $((20 << 20)) ] || { echo "ffi: libstrata.a, as it is installed: expected less than 20 MiB, found $size bytes" >&2; exit 1; }
 size=$(stat -c %s "$out/stripped.so")
-# The readers of a dozen formats are 0.5 MB of it.
+# The readers of a dozen formats take 0.5 MB of the limit.
 [ "$size" -lt $((9 << 18)) ] || { echo "ffi: libstrata.so, stripped: expected less than 2.25 MiB, found $size bytes" >&2; exit 1; }
 
 ln -s "$(realpath "$lib/libstrata.so")" "$out/libstrata.so.1" # its soname
@@ -54,7 +54,7 @@ check() {
 check "$out/shared"
 check "$out/static"
 check "$out/whole"
-# File systems without shared maps, and without any.
+# File systems that have no shared maps, and those that have no maps at all.
 for maps in shared all; do NOMAP=$maps LD_PRELOAD=$out/nomap.so check "$out/static"; done
 if command -v valgrind >/dev/null; then
     check $memcheck "$out/static"

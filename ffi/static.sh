@@ -9,7 +9,7 @@ case $2 in /*) out=$2 ;; *) out=$PWD/$2 ;; esac
 cd "$(dirname "$0")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# From the exported functions on, only what they reach. Groups of sections are merged, as a group whose name becomes local
+# Keep only what the exported functions reach. Groups of sections are merged, since a group whose name becomes local
 # could no longer be told from that of another library. Without the compiler's plugin, which reads the bitcode of one LLVM.
 # shellcheck disable=SC2046
 gcc -r -nostdlib -fno-lto -fno-use-linker-plugin -Wl,--gc-sections -Wl,--force-group-allocation \

@@ -64,7 +64,8 @@ fn encode(c: &mut Criterion) {
     group.finish();
 }
 
-/// What of a step is the optimiser's: projection, norm of the gradient, Adam and the norms of rows, for the shapes of `step`.
+/// The optimiser's part of a step: projection, norm of the gradient, Adam and the norms of rows, for the shapes of
+/// `step`.
 fn optimiser(c: &mut Criterion) {
     let mut group = c.benchmark_group("optimiser of a training step, in tokens");
     group.sample_size(10);
@@ -116,7 +117,7 @@ fn hierarchy(c: &mut Criterion) {
             let values = normal(tensor.len(), stream as u64);
             tensor.iter_mut().zip(values).for_each(|(w, v)| *w = 0.03 * v);
         }
-        // One child in 200 has no parent; with this threshold about ten children fire a token.
+        // One child in 200 has no parent; with this threshold about ten children fire per token.
         let parent = |j: usize| if j.is_multiple_of(200) { ROOT } else { (j * 7919 % f1) as u32 };
         let parents = (0..arch.level[1].latents).map(parent).collect();
         let model = Model { arch, params, parents, tau: [0.0, 1.6] };

@@ -1,4 +1,4 @@
-"""Strata beside its peers, on one machine in one run: `run.sh` starts this.
+"""Compares Strata with its peers, on one machine in one run: `run.sh` starts this.
 
 Stages, each of which leaves a file STAGE.json, so that one can be done again alone:
 
@@ -115,7 +115,7 @@ def rates(lab, plan):
 
 
 def models(lab, plan):
-    """Trains the models that are encoded with: with hardly trained weights an encoder sees other numbers."""
+    """Trains the models for the encoders: hardly trained weights would give other selections and other times."""
     steps = plan["model_steps"]
     tree = {"gate.start": 0.5, "gate.reassign_every": 0, "gate.root_below": 0.0}
     wide = dict(WIDE, latents=WIDE["latents"] + WIDE_PARENTS)
@@ -133,7 +133,7 @@ def encode(lab, plan):
     trained = load(lab, "models")
     main = (MAIN, trained["main_flat"], trained["main"])
     wide = (WIDE, trained["wide_flat"], trained["wide"])
-    # One token is encoded with one thread, too: whichever is faster counts, on both sides.
+    # One token is encoded with one thread, too; for both sides the faster of the two counts.
     cells = [(*main, 1024, [threads]), (*wide, 256, [threads]), (*wide, 1, sorted({1, threads}))]
     rounds = []
     for i in range(plan["encode_rounds"]):

@@ -20,7 +20,7 @@ class Lab:
         self.data, self.out = Path(args.data), Path(args.out)
         self.runs = self.out / "runs"
         self.runs.mkdir(parents=True, exist_ok=True)
-        # An OpenBLAS that was told to be another processor's would be slow; threads are set by each contender.
+        # OpenBLAS would be slow if a variable forced the kernels of another processor; each contender sets its own threads.
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("OPENBLAS_", "OMP_", "MKL_"))}
 
     def run(self, command, name):
@@ -86,7 +86,7 @@ def train_strata(lab, name, shape, steps, warm_up, parents=0, **settings):
 
 
 def of_run(run, batch, warm_up):
-    """What a finished run says of itself."""
+    """The numbers that a finished run reports."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     means = next(iter(json.loads((run / "final_info.json").read_text()).values()))["means"]
     last = lines[-1]
@@ -114,7 +114,7 @@ def of_run(run, batch, warm_up):
 
 
 def max_level(fvu):
-    """Of the whole reconstruction: level 2's, which is level 1's where there is no other."""
+    """The FVU of the whole reconstruction: that of level 2, or of level 1 for a flat model."""
     return fvu[1]
 
 

@@ -39,7 +39,7 @@ def main(text, out):
             hidden = model(torch.cat([first, part, last], 1), output_hidden_states=True).hidden_states
             both = torch.cat([hidden[3], hidden[4]], -1)[:, 1:-1].reshape(-1, 768)
             states[i * WINDOW : i * WINDOW + len(both)] = both.half().numpy()
-    # After the last block that is left comes no norm that the first three or four would not have had.
+    # The shortened model has no additional norm after its last block, so that the states are those of the whole model.
     assert np.isfinite(states).all()
     train = n_train(n)
     order = np.random.default_rng(0).permutation(train)

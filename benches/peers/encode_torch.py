@@ -16,7 +16,7 @@ from rows import Dump, peak_resident_bytes
 
 
 def ways(w, b, k, n):
-    """Each way to say it: a function of the rows, with nothing allocated for the n x F products."""
+    """Each way to compute it, as a function of the rows, with the n x F products in a buffer made before."""
     across = w.t().contiguous()
     buffer = torch.empty(n, len(w))
     for name, weights in (("W (d, F)", across), ("W (F, d), transposed", w.t())):

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Strata beside SAELens and PyTorch, on this machine: see ../README.md.
+# Compares Strata with SAELens and PyTorch on this machine: see ../README.md.
 #   benches/peers/run.sh [--quick] [--threads N] [STAGE...]
-# Everything that it makes lies in target/peers.
+# It writes only into target/peers.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

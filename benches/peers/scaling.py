@@ -1,4 +1,4 @@
-"""How the cost of Strata grows: `scaling.sh` starts this. One process a cell, one table a question, rows of random numbers.
+"""How the cost of Strata grows: `scaling.sh` starts this. One process per cell, one table per question, rows of random numbers.
 
     latents   training and encoding, F from 4k to 128k
     batch     training, batch 1 to 4096; encoding, n = 1 to 4096
@@ -56,7 +56,7 @@ def encode(lab, latents, n, threads):
 
 
 def steps_for(batch, latents, quick):
-    """Enough for a median, few enough for a cell of seconds."""
+    """A number of steps that is enough for a median and takes some seconds."""
     tokens = (1 << 30) // latents // (4 if quick else 1)
     return max(6, min(tokens // batch, 60))
 

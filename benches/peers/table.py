@@ -1,4 +1,4 @@
-"""From what was measured to one table of ratios, with the target beside each."""
+"""Makes one table of ratios from the measurements, with the target of each."""
 
 MIB = 1 << 20
 NAMES = {"torch": "PyTorch", "flat": "Strata", "tree": "Strata two levels", "int8": "the same, weights in int8"}
@@ -60,7 +60,7 @@ def markdown(found, median):
 
 
 class Targets:
-    """Ratios, each with what it should be."""
+    """Ratios, each with its target."""
 
     def __init__(self):
         self.list = []

@@ -16,7 +16,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 
 from rows import Clock, Dump, fvu, peak_resident_bytes
 
-# Of its 1,000 batches by default, which would be four passes over this dump.
+# Instead of its default of 1,000 batches, which would be four passes over this dump.
 NORM_BATCHES = 16
 
 

@@ -1,4 +1,4 @@
-"""Says which peers these are, and what torch computes with. One line of JSON."""
+"""Prints the versions of the peers, and the libraries and instruction set of torch, as one line of JSON."""
 
 import json
 import platform

@@ -5,8 +5,8 @@ pub mod random;
 use fearless_simd::{Level, Simd, SimdBase, SimdFloat, dispatch, f32x16};
 use strata_core::Philox;
 
-/// `out[i, j] = sum_c x[i, c] * w[j, c]` by matrixmultiply, a peer of the dense kernel: `x` is `[n, d]`, `w` `[f, d]`, `out`
-/// `[n, f]`, all row-major.
+/// `out[i, j] = sum_c x[i, c] * w[j, c]` by matrixmultiply, a peer of the dense kernel: `x` is `[n, d]`, `w` `[f, d]`,
+/// `out` `[n, f]`, all row-major.
 ///
 /// # Panics
 /// If the lengths do not fit.
@@ -14,7 +14,8 @@ use strata_core::Philox;
 pub fn peer_product(x: &[f32], w: &[f32], shape: Shape, out: &mut [f32]) {
     let Shape { n, d, f } = shape;
     assert_eq!([x.len(), w.len(), out.len()], [n * d, f * d, n * f], "lengths of x, w and out");
-    // SAFETY: the strides walk `[n, d]`, `[d, f]` and `[n, f]`, whose lengths were checked, and `out` is borrowed mutably.
+    // SAFETY: the strides walk `[n, d]`, `[d, f]` and `[n, f]`, whose lengths were checked, and `out` is borrowed
+    // mutably.
     unsafe {
         matrixmultiply::sgemm(
             n,
@@ -92,11 +93,11 @@ fn peak<S: Simd>(simd: S) -> f32 {
     sum.as_slice().iter().sum()
 }
 
-/// Seconds of processor time of this process, where `/proc` says it.
+/// Seconds of processor time of this process, if `/proc` has it.
 pub fn cpu_s() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<u64>().ok();
-    // A hundred ticks a second on every Linux.
+    // Linux counts a hundred ticks per second on every architecture.
     Some((ticks()? + ticks()?) as f64 / 100.0)
 }

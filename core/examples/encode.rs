@@ -1,7 +1,7 @@
 //! Encodes rows of activations with a saved model, and prints the parents and children that fire.
 //!
 //! ```sh
-//! cargo run --release -p strata-core --example encode -- RUN/sae ROWS.npy
+//! cargo run --release -p strata-sae-core --example encode -- RUN/sae ROWS.npy
 //! ```
 //!
 //! Without arguments it reads the small model in `tests/golden/sae` and encodes one row of ones.

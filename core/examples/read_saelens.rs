@@ -1,11 +1,12 @@
-//! Reads an SAE that another tool has saved (SAELens, Gemma Scope, sparsify, Llama Scope, ...), encodes rows and decodes them.
+//! Reads an SAE that another tool has saved (SAELens, Gemma Scope, sparsify, Llama Scope, ...), encodes rows and
+//! decodes them.
 //!
 //! ```sh
-//! cargo run --release -p strata-core --example read_saelens -- DIRECTORY
+//! cargo run --release -p strata-sae-core --example read_saelens -- DIRECTORY
 //! ```
 //!
-//! Without an argument it reads a top-k SAE of SAELens and the rows beside it, and compares the reconstruction with the one
-//! that SAELens computed.
+//! Without an argument it reads a top-k SAE of SAELens and the rows beside it, and compares the reconstruction with the
+//! one that SAELens computed.
 
 #![allow(clippy::disallowed_macros, reason = "an example prints")]
 
@@ -20,8 +21,8 @@ use strata_core::format::npy::NpyHeader;
 use strata_core::model::{Scratch, SharedBytes};
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
-/// The files of a directory. The core recognises a format by their names and reads what it needs through this trait; a host
-/// may map files, fetch them, or have them in memory.
+/// The files of a directory. The core recognises a format by their names and reads what it needs through this trait; a
+/// host may map files, fetch them, or have them in memory.
 struct Directory(PathBuf);
 
 impl Files for Directory {
@@ -61,7 +62,7 @@ pub fn run(directory: Option<PathBuf>) -> Result<(), Box<dyn Error>> {
 
     let loaded = load(&dir, &Choices::default())?;
     for note in &loaded.notes {
-        // What no file says had to be assumed.
+        // Assumptions about what no file tells.
         println!("note: {note}");
     }
     let arch = loaded.model.arch;

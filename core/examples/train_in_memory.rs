@@ -1,11 +1,11 @@
 //! Trains a two-level SAE on rows in memory, and scores what it found: no files and no language model.
 //!
 //! ```sh
-//! cargo run --release -p strata-core --example train_in_memory
+//! cargo run --release -p strata-sae-core --example train_in_memory
 //! ```
 //!
-//! The rows come from a synthetic world whose features and tree are known, so that the result can be checked: 24 roots with
-//! 5 children each and 16 features without a tree, in 64 dimensions.
+//! The rows come from a synthetic world whose features and tree are known, so that the result can be checked: 24 roots
+//! with 5 children each and 16 features without a tree, in 64 dimensions.
 
 #![allow(clippy::disallowed_macros, reason = "an example prints")]
 
@@ -20,14 +20,14 @@ use strata_core::synth::{World, WorldConfig};
 use strata_core::train::Trainer;
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
-/// Rows on which the model is judged; training does not reach them.
+/// The first of the rows on which the model is scored; training does not reach them.
 const HELD_OUT: u64 = 1 << 40;
 
 fn main() -> Result<(), Box<dyn Error>> {
     run(800)
 }
 
-/// Trains for so many steps, and scores the model on rows that training did not see.
+/// Trains for this many steps, and scores the model on rows that training did not see.
 pub fn run(steps: u64) -> Result<(), Box<dyn Error>> {
     let world = World::new(&WorldConfig::a())?;
     let d = world.config().d;

@@ -96,7 +96,7 @@ static strata_status load_and_use(file cfg, file weights) {
     return STRATA_STATUS_OK;
 }
 
-/* Written to by a host that then changes its mind, or has texts that are none. */
+/* Dumps that a host abandons, and vocabularies that are not valid. */
 static void dumps(size_t d) {
     char dir[] = "/tmp/strata-hostile-XXXXXX", path[sizeof dir + 8];
     CHECK(mkdtemp(dir));
@@ -244,7 +244,7 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
     EXPECT(strata_steer(ctx, &to, edits, 2), STRATA_STATUS_OK);
     EXPECT(strata_stats_update(ctx, &off), STRATA_STATUS_OK);
 
-    /* One place too few, of each buffer in turn. */
+    /* Each buffer in turn has one element too few. */
     size_t need[] = {a.n, b.n};
     strata_codes small = codes_new(n, need[0] - 1);
     EXPECT(strata_encode(ctx, &x, &small, &e), STRATA_STATUS_CAPACITY);
@@ -263,7 +263,7 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
     CHECK(ask1.n == need[0] && ask2.n == need[1]);
     EXPECT(strata_model_decoder_row(NULL, 1, 0, data, d - 1), STRATA_STATUS_NULL);
 
-    /* Rows that are none. */
+    /* Invalid rows. */
     bad = x, bad.d = d - 1;
     EXPECT(strata_encode(ctx, &bad, &a, &b), STRATA_STATUS_SHAPE);
     CHECK(strstr(strata_ctx_message(ctx), "x: d: expected "));
@@ -289,7 +289,7 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
         data[n * d - 1] = kept;
     }
 
-    /* Codes that are none. */
+    /* Invalid codes. */
     EXPECT(strata_encode(ctx, &x, &c, &e), STRATA_STATUS_OK);
     uint32_t latent = c.index[0];
     c.index[0] = (uint32_t)info.f1;

@@ -57,7 +57,7 @@ static strata_status use_dump(size_t d) {
     return status;
 }
 
-/* Runs case `what` with `extra` MiB more than are mapped. */
+/* Runs case `what` with a limit of `extra` MiB above what is mapped already. */
 static strata_status run(int what, unsigned extra) {
     pid_t child = fork();
     if (child == 0) {
@@ -83,7 +83,7 @@ int main(int argc, char **argv) {
             memory += status == STRATA_STATUS_MEMORY;
             fine += status == STRATA_STATUS_OK;
             if (status == STRATA_STATUS_OK || status == STRATA_STATUS_MEMORY) continue;
-            /* The map of a file is memory, too: where even that is refused the file is read, and cannot be. */
+            /* A mapped file counts as memory too: if the map is refused, the file is read, which then fails as well. */
             fprintf(stderr, "limits: %s, %u MiB: expected a status of memory, found %d (%s)\n", names[what], extra, status,
                     status < 0 ? "killed by that signal" : strata_status_name(status));
             return 1;

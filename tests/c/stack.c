@@ -35,7 +35,7 @@ static void *memory(size_t n) {
     return p;
 }
 
-/* The same numbers on every machine. */
+/* A generator that gives the same numbers on every machine. */
 static float number(void) {
     static uint32_t state = 1;
     state = state * 1664525u + 1013904223u;
@@ -127,7 +127,7 @@ static void *change(void *unused) {
 
 static void *nothing(void *unused) { return unused; }
 
-/* Bytes of the stack that a thread with this body has touched. */
+/* Returns the bytes of its stack that a thread with this body has written. */
 static size_t used(void *(*body)(void *)) {
     pthread_attr_t attr;
     pthread_t thread;
@@ -141,7 +141,7 @@ static size_t used(void *(*body)(void *)) {
     return STACK - untouched;
 }
 
-/* The same, checked against what the header promises. */
+/* As above, compared with what the header promises. */
 static void check(const char *what, void *(*body)(void *), size_t most, size_t *largest) {
     size_t bytes = used(body);
     if (bytes > *largest) *largest = bytes;

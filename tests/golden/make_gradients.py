@@ -40,7 +40,7 @@ class JumpRelu(torch.autograd.Function):
 
 
 class Step(torch.autograd.Function):
-    """1[u > theta]; theta by the same kernel, nothing to u."""
+    """1[u > theta]; theta gets its gradient by the same kernel, u gets none."""
 
     @staticmethod
     def forward(ctx, u, theta, bandwidth):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes probe.safetensors: probes of scikit-learn 1.9, and SAEBench's formulas for TPP and SCR in numpy, a token at a time."""
+"""Writes probe.safetensors: probes of scikit-learn 1.9, and SAEBench's formulas for TPP and SCR in numpy, one token at a time."""
 import pathlib
 import numpy as np
 from safetensors.numpy import save_file

@@ -18,7 +18,7 @@ const browser = await chromium.launchPersistentContext(profile, {
     "--disable-component-update", "--disable-sync"],
 });
 
-/** A page, with everything that it must not do. */
+/** Opens a page and records everything that it must not do. */
 const open = async (file, size, scheme = "light") => {
   const page = await browser.newPage();
   page.wrong = [];
@@ -83,7 +83,7 @@ await page.fill("#search", `2/${child}`);
 await page.locator(".hits a", { hasText: `Child 2/${child}` }).waitFor();
 const [text, owner] = await page.locator("#index").evaluate((e) => {
   const i = JSON.parse(e.textContent);
-  // The rarest token that leads some latent.
+  // The rarest token that is the first token of some latent.
   const leads = new Map();
   i.top.forEach((t, a) => { if (t.length && i.strings[t[0]].trim()) leads.set(t[0], [...(leads.get(t[0]) || []), a]); });
   const [s, who] = [...leads].sort((a, b) => a[1].length - b[1].length)[0];
@@ -115,7 +115,7 @@ await page.locator("#theme").click();
 assert.notEqual(await background(page), light);
 await done(page);
 
-// What a latent's page shows: how strong it is, places of every strength, windows that open, what says the same folded.
+// The page of a latent: its activations, contexts of every quarter, windows that open, and folded contexts with the same text.
 page = await open(run);
 const known = await page.evaluate(() => {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
@@ -127,7 +127,7 @@ const known = await page.evaluate(() => {
   const parent = records.findIndex((r, a) => a < index.f1 && all(r).some((c) => c.kids?.length));
   const folded = records.findIndex((r) => r.contexts.some((c) => c.like != null));
   const weak = records.findIndex((r) => r.sampled.some((c) => c.q < 0.25));
-  // A text that occurs with a capital letter, around the place where some latent is strongest.
+  // A text that occurs with a capital letter, around the largest activation of some latent.
   const text = (c) => {
     const i = stream.first.findLastIndex((f) => f <= c.first);
     return stream.tokens[i].slice(c.first - stream.first[i], c.first - stream.first[i] + c.n).map((s) => index.strings[s]);
@@ -180,7 +180,7 @@ assert.equal((await hits.first().locator(".line .hit").allInnerTexts()).join("")
 await shot(page, "search-contexts");
 await page.fill("#search", "");
 
-// Every family is within reach, by hand and by keyboard; ROOT has a margin of the map.
+// Every family can be reached with the mouse and the keyboard; ROOT is at the margin of the map.
 await page.locator(".pager").waitFor();
 let seen = 0;
 for (;;) {
@@ -206,7 +206,7 @@ await page.keyboard.press("Enter");
 await page.locator("#map h1", { hasText: "Family of parent" }).waitFor();
 await page.locator("#tree .family.chosen[open]").waitFor();
 
-// Labels are kept, shown where the latent is, exported and taken in.
+// Labels are stored, shown on the pages of their latents, exported and imported.
 await goTo(page, "#/latent/1/0");
 await page.fill("#label-text", "names of <b>speakers</b>");
 await page.fill("#label-note", "and the colon");

@@ -1,5 +1,5 @@
-//! Any bytes as the two files of a model: `strata_model_load_buffers` gives a model or an error, and whatever it gives
-//! can be asked, made a context of, encoded with, steered with and freed.
+//! Any bytes as the two files of a model: `strata_model_load_buffers` gives a model or an error, and a model that it
+//! gives can be queried, used for a context, for encoding and steering, and freed.
 //!
 //! An input is the length of `cfg.json` in two bytes, `cfg.json`, and `sae_weights.safetensors`.
 
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 /// # Safety
-/// `model` is one.
+/// `model` is a valid model.
 unsafe fn use_model(model: *const strata_model) {
     let mut info = strata_model_info {
         struct_size: size_of::<strata_model_info>(),

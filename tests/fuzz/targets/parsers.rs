@@ -51,7 +51,7 @@ fn manifest(file: &[u8]) {
         Ok(manifest) => {
             let bytes = manifest.to_json().expect("a manifest that was read");
             let mut again = Manifest::parse(&bytes).expect("what was written");
-            // JSON is read fast here, not to the last bit of a double.
+            // The JSON parser is the fast one, whose doubles may differ in their last bit.
             if let (Some(a), Some(b)) = (&mut again.stats, &manifest.stats) {
                 assert!((a.mean_norm - b.mean_norm).abs() <= 1e-12 * b.mean_norm);
                 a.mean_norm = b.mean_norm;
@@ -85,7 +85,8 @@ fn table(file: &[u8]) {
     }
 }
 
-/// Two bytes for the length of `cfg.json`, and both files: copied or in place, the same comes out.
+/// Two bytes for the length of `cfg.json`, and both files: reading copied bytes and bytes in place gives the same
+/// result.
 fn model(file: &[u8]) {
     let Some((len, rest)) = file.split_first_chunk::<2>() else { return };
     let (cfg, weights) = rest.split_at(usize::from(u16::from_le_bytes(*len)).min(rest.len()));
