@@ -24,8 +24,8 @@
 //!
 //! # The promise of bits
 //!
-//! Codes and reconstructions have the same bits as those of [`strata_core`] and of the command line, for any
-//! `n_threads` and on every instruction set, in the default floating-point environment.
+//! Codes and reconstructions have the same bits as those of [`strata_core`] and of the command line, for any `n_threads` and
+//! on every instruction set, in the default floating-point environment.
 //!
 //! # Modules
 //!
@@ -40,10 +40,10 @@
 //!
 //! # Safety
 //!
-//! Every pointer is NULL or, during the call, aligned (the numbers of rows excepted) and valid for what its type and
-//! the documentation say: for reads where it is `const`, for reads and writes where it is not. No other thread writes
-//! through it where it is `const`, or uses it at all where it is not. Handles come from the function that makes them
-//! and are freed once. Strings end with a zero byte.
+//! Every pointer is NULL or, during the call, aligned (the numbers of rows excepted) and valid for what its type and the
+//! documentation say: for reads where it is `const`, for reads and writes where it is not. No other thread writes through
+//! it where it is `const`, or uses it at all where it is not. Handles come from the function that makes them and are freed
+//! once. Strings end with a zero byte.
 
 #![allow(unsafe_code, reason = "the boundary to C: every block says what the caller has promised")]
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
@@ -138,9 +138,9 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 /// Loads the model of a run, or one of another tool whose weights are safetensors or npz: SAELens, Gemma Scope, Llama
 /// Scope, Llamascopium, sparsify, circuit-tracer. path is the directory of the run, the sae/ directory in it, or the
 /// directory or the file of the other tool; it is UTF-8 on Windows and bytes elsewhere. Models of other tools have one
-/// level, and the latents that the tool gives them; `strata convert` makes a model of Strata of a pickle, and of files
-/// that need to be told what they are. What was assumed, where the files do not say it, is in strata_model_notes. Files
-/// are treated as data: whatever their bytes, the outcome is a model or an error.
+/// level, and the latents that the tool gives them; `strata convert` makes a model of Strata of a pickle, and of files that
+/// need to be told what they are. What was assumed, where the files do not say it, is in strata_model_notes. Files are treated
+/// as data: whatever their bytes, the outcome is a model or an error.
 ///
 /// params: may be NULL for the defaults. out: receives the model, which is freed with strata_model_free. err: may be
 /// NULL.
@@ -203,10 +203,10 @@ pub unsafe extern "C" fn strata_model_load_buffers(
     unsafe { boundary_with(err, body) }
 }
 
-/// Returns what strata_model_load had to assume as the files of another tool do not say it, such as a scale of the rows
-/// that is kept in a list of that tool alone: one sentence in UTF-8 per line, or "" if nothing was assumed, or if model
-/// is NULL. Show it to whoever chose the model. The string belongs to the model and must not be freed. Cannot fail.
-/// Thread-safe, also for the same model. Cost: none.
+/// Returns what strata_model_load had to assume as the files of another tool do not say it, such as a scale of the rows that
+/// is kept in a list of that tool alone: one sentence in UTF-8 per line, or "" if nothing was assumed, or if model is NULL.
+/// Show it to whoever chose the model. The string belongs to the model and must not be freed. Cannot fail. Thread-safe,
+/// also for the same model. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_notes(model: *const strata_model) -> *const c_char {
     // SAFETY: see the crate.
@@ -254,10 +254,10 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
-/// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or
-/// 2. out_len: the capacity of out in floats, at least d_out. Errors: INDEX for a level other than 1 and 2, or a latent
-/// that the level does not have; CAPACITY if out_len is below d_out. Thread-safe, also for the same model. Cost: the
-/// copy.
+/// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or 2.
+/// out_len: the capacity of out in floats, at least d_out.
+/// Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
+/// d_out. Thread-safe, also for the same model. Cost: the copy.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
     model: *const strata_model,
@@ -314,10 +314,10 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 }
 
 /// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode,
-/// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or
-/// "" if the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and
-/// must not be freed. A NULL context, a context in use by another thread, and a context after PANIC each have a
-/// sentence of their own. Cannot fail. One thread at a time per context. Cost: none.
+/// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if
+/// the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+/// a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
+/// thread at a time per context. Cost: none.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_char {
     // SAFETY: see the crate.
@@ -336,10 +336,11 @@ pub unsafe extern "C" fn strata_ctx_message(ctx: *const strata_ctx) -> *const c_
 /// Errors: SHAPE if x->d is not the width of the model, if row_stride_bytes is below the bytes of a row where there are
 /// rows, or if there are more rows than memory can hold; DTYPE for an unknown x->dtype; NOT_FINITE for a number of x
 /// that is NaN or infinite; PARAMS for buffers that overlap; CAPACITY if offsets_len is below n_rows + 1 or a capacity
-/// is below n; BUSY. One thread at a time per context. Cost: at n_rows = 1, the time to read the encoder weights once:
-/// 4 d (f1 + f2) bytes, or, behind a hard gate, 4 d times the number of latents of level 1 and of children whose parent
-/// is active or that have no parent. More rows share that read, 256 at a time. With n_threads above 1, blocks of 32 to
-/// 256 rows are spread over the threads. No allocation after the first call.
+/// is below n; BUSY. One thread at a time per context.
+/// Cost: at n_rows = 1, the time to read the encoder weights once: 4 d (f1 + f2) bytes, or, behind a hard gate, 4 d times
+/// the number of latents of level 1 and of children whose parent is active or that have no parent. More rows share that
+/// read, 256 at a time. With n_threads above 1, blocks of 32 to 256 rows are spread over the threads. No allocation after
+/// the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_encode(
     ctx: *mut strata_ctx,
@@ -368,13 +369,13 @@ pub unsafe extern "C" fn strata_encode(
 /// row may have fewer codes than were encoded, or others, in any order. The bytes between the rows of x_hat are left as
 /// they are.
 ///
-/// level2: may be NULL for a model of one level. x_hat->d is the d_out of the model. A number beyond the range of
-/// x_hat's type becomes infinite. Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len
-/// is below n_rows + 1, or offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not
-/// have; NOT_FINITE for a value that is NaN or infinite; PARAMS if x_hat overlaps the codes, or if the reconstruction
-/// of this model depends on the row itself (needs_rows; call strata_reconstruct); BUSY. x_hat is unchanged then. One
-/// thread at a time per context; the caller's thread computes. Cost: 4 d_out bytes of decoder weights are read per
-/// code. No allocation after the first call.
+/// level2: may be NULL for a model of one level. x_hat->d is the d_out of the model. A number beyond the range of x_hat's type becomes infinite.
+/// Errors: SHAPE and DTYPE for x_hat as for x of strata_encode, and SHAPE if offsets_len is below n_rows + 1, or
+/// offsets do not ascend from 0 to at most capacity; INDEX for a latent that the level does not have; NOT_FINITE for a
+/// value that is NaN or infinite; PARAMS if x_hat overlaps the codes, or if the reconstruction of this model depends on
+/// the row itself (needs_rows; call strata_reconstruct); BUSY. x_hat is unchanged then. One thread at a
+/// time per context; the caller's thread computes.
+/// Cost: 4 d_out bytes of decoder weights are read per code. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
     ctx: *mut strata_ctx,
@@ -397,19 +398,20 @@ pub unsafe extern "C" fn strata_decode(
     })
 }
 
-/// Reconstructs rows from the codes that strata_encode finds on them, or from others: of every model, those included
-/// whose reconstruction depends on the row itself, as it has a skip connection or normalises each row. For all other
-/// models the result is that of strata_encode and strata_decode, to the bit.
+/// Reconstructs rows from the codes that strata_encode finds on them, or from others: of every model, those included whose
+/// reconstruction depends on the row itself, as it has a skip connection or normalises each row. For all other models the
+/// result is that of strata_encode and strata_decode, to the bit.
 ///
-/// x: as for strata_encode. level1, level2: both NULL for the codes that strata_encode would find, or codes of
-/// x->n_rows rows as for strata_decode; level2 may be NULL for a model of one level. x_hat: x->n_rows rows of the d_out
-/// of the model. It may be x itself, with the same data, stride and type: the rows are replaced then. A number beyond
-/// the range of x_hat's type becomes infinite. Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; SHAPE
-/// and DTYPE for x_hat likewise, and SHAPE if it has another number of rows; errors of codes as of strata_decode; NULL
-/// for level2 without level1; PARAMS if x_hat overlaps the codes, or x without being x; BUSY. x_hat is unchanged then.
-/// One thread at a time per context; where codes are given the caller's thread computes. Cost: that of strata_encode,
-/// unless codes are given, and of strata_decode; a skip connection reads 4 d d_out bytes per row. No allocation after
-/// the first call.
+/// x: as for strata_encode. level1, level2: both NULL for the codes that strata_encode would find, or codes of x->n_rows
+/// rows as for strata_decode; level2 may be NULL for a model of one level. x_hat: x->n_rows rows of the d_out of the model.
+/// It may be x itself, with the same data, stride and type: the rows are replaced then. A number beyond the range of x_hat's
+/// type becomes infinite.
+/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; SHAPE and DTYPE for x_hat likewise, and SHAPE if it has
+/// another number of rows; errors of codes as of strata_decode; NULL for level2 without level1; PARAMS if x_hat overlaps
+/// the codes, or x without being x; BUSY. x_hat is unchanged then. One thread at a time per context; where codes are given
+/// the caller's thread computes.
+/// Cost: that of strata_encode, unless codes are given, and of strata_decode; a skip connection reads 4 d d_out bytes per
+/// row. No allocation after the first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_reconstruct(
     ctx: *mut strata_ctx,
@@ -451,10 +453,11 @@ pub unsafe extern "C" fn strata_reconstruct(
 /// All edits see the original rows. A latent that is SET may have no other edit.
 ///
 /// edits: n_edits of them; with 0 nothing happens, and edits may be NULL. A number beyond the range of x's type becomes
-/// infinite. Errors: SHAPE and DTYPE for x as for strata_encode; NOT_FINITE for a number of x or a strength that is NaN
-/// or infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for a
-/// transcoder, whose latents do not add to the rows that it reads, for an unknown mode, for two edits of one latent of
-/// which one is SET, or if edits lie inside of x; BUSY. Nothing is written then. One thread at a time per context.
+/// infinite.
+/// Errors: SHAPE and DTYPE for x as for strata_encode; NOT_FINITE for a number of x or a strength that is NaN or
+/// infinite; INDEX for a level other than 1 and 2, or a latent that the level does not have; PARAMS for a transcoder,
+/// whose latents do not add to the rows that it reads, for an unknown mode, for two edits of one latent of which one is SET, or if edits lie inside of x; BUSY. Nothing is written then.
+/// One thread at a time per context.
 /// Cost: SET encodes the rows, ADD alone does not; in addition one decoder direction is read per row and edit. No
 /// allocation after the first call.
 #[unsafe(no_mangle)]
@@ -475,10 +478,10 @@ pub unsafe extern "C" fn strata_steer(
 }
 
 /// Encodes and decodes rows and adds them to the statistics of the context, in one pass; memory does not grow with the
-/// number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added. Errors:
-/// SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; PARAMS for a transcoder, which does not reconstruct the rows
-/// that it reads; BUSY. One thread at a time per context: to use several threads, give each its own context. Cost: that
-/// of strata_encode and strata_decode. No allocation after the first call.
+/// number of rows. Rows are added 32 at a time; rows that are not finite are refused before any is added.
+/// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; PARAMS for a transcoder, which does not reconstruct the
+/// rows that it reads; BUSY. One thread at a time per context: to use several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
+/// first call.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const strata_rows) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -500,16 +503,16 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
     })
 }
 
-/// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit
-/// that the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned
-/// nothing of it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean
-/// little, and its reconstruction may be worse than the mean row. No other function depends on the flags. Positions and
-/// tokens that training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a
-/// limit flags no row.
+/// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
+/// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
+/// it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean little, and its
+/// reconstruction may be worse than the mean row. No other function depends on the flags. Positions and tokens that
+/// training left out are in cfg.json, under origin.left_out, as rows do not contain them. A model without a limit flags
+/// no row.
 ///
-/// flags_len is the number of elements of flags, at least x->n_rows. Errors: SHAPE, DTYPE, NOT_FINITE for x as for
-/// strata_encode; CAPACITY for flags_len below x->n_rows; BUSY. One thread at a time per context; the calling thread
-/// computes. Cost: one pass over the rows. No allocation.
+/// flags_len is the number of elements of flags, at least x->n_rows.
+/// Errors: SHAPE, DTYPE, NOT_FINITE for x as for strata_encode; CAPACITY for flags_len below x->n_rows; BUSY. One thread
+/// at a time per context; the calling thread computes. Cost: one pass over the rows. No allocation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_row_flags(
     ctx: *mut strata_ctx,

@@ -346,7 +346,7 @@ fn damaged_models_are_named() {
 fn runs_that_are_none_or_not_finished_are_told_apart() {
     let (dir, dump, run) = trained(&[]);
     strata(&args!["eval", dir.path().join("nowhere"), "--dump", dump]).fails(&["nowhere is no run"]);
-    strata(&args!["eval", dump, "--dump", dump]).fails(&["dump is no run", "cfg.json"]);
+    strata(&args!["eval", dump, "--dump", dump]).fails(&["dump is neither a run nor a model", "cfg.json"]);
     fs::remove_dir_all(run.join("sae")).unwrap();
     strata(&args!["eval", run, "--dump", dump]).fails(&["run has not finished training", "--resume"]);
     let out = dir.path().join("codes");

@@ -136,7 +136,7 @@ fn what_is_not_exact_is_refused_or_done_and_said() {
     let dump = write_dump(&dir.path().join("dump"), &x, D);
     for (name, sets, part, parts) in [
         ("hard", &[][..], "both", &["gate `hard`", "--part tree"][..]),
-        ("res", &["source=res", "gate.kind=none"], "both", &["left over"]),
+        ("res", &["source=res", "gate.kind=none"], "both", &["the residual of level 1"]),
         ("z1", &["source=z1", "gate.kind=none"], "level2", &["the latents of level 1"]),
         ("soft", &["gate.kind=mul"], "tree", &["gate `mul`"]),
         ("topk", &["gate.kind=none", "level1.activation=topk", "level2.activation=topk"], "both", &["k1 + k2"]),

@@ -129,7 +129,7 @@ fn tokens_come_from_a_file_of_their_own() {
     for bad in [&[1, 2][..], &[0, 0], &[0, 7], &[0, -1], &[6], &[]] {
         refused(&starts(bad), &["starts.npy", "starts of sequences: expected"]);
     }
-    refused(&Source { context: Some(2), ..starts(&[0, 3]) }, &["--starts", "said already"]);
+    refused(&Source { context: Some(2), ..starts(&[0, 3]) }, &["--starts", "already tells where sequences begin"]);
     let vocab = path("vocab.txt");
     fs::write(&vocab, "zero\none\ntwo\n").unwrap();
     let texts = Source { vocab: Some(vocab.clone()), ..source }.open().unwrap();

@@ -156,7 +156,7 @@ fn what_is_not_mapped_is_refused_by_name() {
     fs::copy(golden("arrow-f64.arrow"), dir.path().join("data-00001-of-00003.arrow")).unwrap();
     refused(dir.path(), None, &["found f64", "load_from_disk"]);
     fs::copy(golden("arrow-null.arrow"), dir.path().join("data-00001-of-00003.arrow")).unwrap();
-    refused(dir.path(), None, &["missing ones"]);
+    refused(dir.path(), None, &["expected no missing values"]);
 }
 
 /// A data set of one Arrow file.
@@ -215,7 +215,7 @@ fn hidden_states_of_vllm_are_read_a_layer_at_a_time() {
         assert_eq!(dump.tokens(), Some(&ids[..]));
         assert_eq!(dump.sequence_starts(), Some(&[0, 4, 5][..]));
     }
-    refused(dir.path(), None, &["holds 3 layers", "--layer", "what enters block i"]);
+    refused(dir.path(), None, &["holds 3 layers", "--layer", "the input of block i"]);
     refused(dir.path(), Some(3), &["--layer 3: expected 0 to 2"]);
 }
 

@@ -109,7 +109,7 @@ fn what_makes_no_sense_for_a_transcoder_is_refused() {
     let mut c = base();
     c.skip = true;
     cases.push((c, None, "`skip`", "--target"));
-    cases.push((base(), Some(0), "`target`", "no columns"));
+    cases.push((base(), Some(0), "`target`", "at least one number"));
     for (c, target, key, part) in cases {
         let error = c.validate_rows(6, target).expect_err("refused").to_string();
         assert!(error.contains(key) && error.contains(part), "{error}");
