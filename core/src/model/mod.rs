@@ -84,8 +84,8 @@ impl Model {
         }
         for (l, share) in self.arch.variant.prune.into_iter().enumerate().filter(|(_, share)| *share != 0.0) {
             let activation = self.arch.level[l].activation;
-            if !(share > 0.0 && share.is_finite()) || !activation.has_threshold() || self.arch.variant.target.is_some()
-            {
+            let is_share = share > 0.0 && share.is_finite();
+            if !(is_share && activation.has_threshold() && self.arch.variant.target.is_none()) {
                 let why = format!(
                     "level {}: expected 0, or a positive share for `batchtopk` or `jumprelu` in an autoencoder, found {share} for \
                      `{activation}`{}",
