@@ -135,10 +135,10 @@ fn what_is_not_exact_is_refused_or_done_and_said() {
     let x = rows(600);
     let dump = write_dump(&dir.path().join("dump"), &x, D);
     for (name, sets, part, parts) in [
-        ("hard", &[][..], "both", &["gate `hard`", "--part tree"][..]),
+        ("hard", &[][..], "both", &["no gate between levels (`hard`)", "--part tree"][..]),
         ("res", &["source=res", "gate.kind=none"], "both", &["the residual of level 1"]),
         ("z1", &["source=z1", "gate.kind=none"], "level2", &["the latents of level 1"]),
-        ("soft", &["gate.kind=mul"], "tree", &["gate `mul`"]),
+        ("soft", &["gate.kind=mul"], "tree", &["no gate between levels (`mul`)"]),
         ("topk", &["gate.kind=none", "level1.activation=topk", "level2.activation=topk"], "both", &["k1 + k2"]),
         ("ind", &["gate.kind=none", "decoder=ind"], "both", &["decoder `ind`"]),
     ] {

@@ -75,7 +75,7 @@ fn a_run_is_found_behind_the_dump() {
     let (dir, dump, run) = trained(&[]);
     strata(&args!["eval", "--dump", dump, run]).ok();
     strata(&args!["encode", "--out", dir.path().join("codes"), "--dump", dump, run, "--f16"]).ok();
-    strata(&args!["eval", "--dump", dump, dump]).fails(&["is no run"]);
+    strata(&args!["eval", "--dump", dump, dump]).fails(&["is neither a run"]);
 }
 
 #[test]
