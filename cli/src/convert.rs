@@ -5,12 +5,13 @@ use crate::args::{PartName, To};
 use crate::console::Console;
 use crate::files::{PendingDirectory, write_atomic};
 use crate::run::{CFG, Run, WEIGHTS, write_sums};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use serde::Serialize;
 use std::path::Path;
-use strata_core::Dtype;
 use strata_core::format::saelens_writer::{self, Metadata, Part, is_path};
+use strata_core::format::weights::Origin;
 use strata_core::format::{npz, weights};
+use strata_core::{Dtype, Error};
 
 impl From<PartName> for Part {
     fn from(name: PartName) -> Self {
@@ -62,16 +63,49 @@ pub struct Converted {
 pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
     let model = &*job.run.model;
     ensure!(job.part.is_none() || job.to == To::Saelens, "--part: it is for --to saelens, which alone holds parts");
-    ensure!(job.dtype == Dtype::F32 || job.to == To::Saelens, "--dtype: it is for --to saelens; the others are f32");
+    ensure!(
+        job.dtype == Dtype::F32 || job.to == To::Saelens,
+        "--weights-dtype: it is for --to saelens; the others are f32"
+    );
     if let Some(name) = job.metadata.model.as_deref().filter(|name| is_path(name) || Path::new(name).exists()) {
         bail!("--model-id: expected the name of a model on a hub, found `{name}`, which is a path of this machine");
     }
+    let given = &job.metadata;
+    let to = match job.to {
+        To::Saelens => "saelens",
+        To::Strata => "strata",
+        To::Npz => "npz",
+    };
+    let has_no_place = |flag: &str| format!("{flag}: the files of --to {to} have no place for it");
+    ensure!(job.to == To::Saelens || given.prepend_bos.is_none(), has_no_place("--prepend-bos"));
+    ensure!(job.to == To::Saelens || given.dataset.is_none(), has_no_place("--dataset"));
+    if job.to == To::Npz {
+        for (flag, is_given) in [
+            ("--model-id", given.model.is_some()),
+            ("--hook", given.hook.is_some()),
+            ("--context", given.context.is_some()),
+        ] {
+            ensure!(!is_given, has_no_place(flag));
+        }
+    }
     let mut pending = PendingDirectory::create(job.out)?;
     let (mut losses, mut missing, mut latents) = (Vec::new(), Vec::new(), model.arch.latents().iter().sum());
+    // The core names settings; here they are flags.
+    let as_flag = |error: Error| match error {
+        Error::Config { key, why } => anyhow!("--{}: {why}", if key == "dtype" { "weights-dtype" } else { &*key }),
+        other => anyhow!(other),
+    };
     let files: Vec<(&str, Vec<u8>)> = match job.to {
-        To::Npz => vec![("params.npz", npz::write(model)?)],
+        To::Npz => vec![("params.npz", npz::write(model).map_err(as_flag)?)],
         To::Strata => {
-            vec![(CFG, weights::write_cfg(&model.arch, &job.run.origin)), (WEIGHTS, weights::write_weights(model)?)]
+            let (given, origin) = (job.metadata.clone(), job.run.origin.clone());
+            let origin = Origin {
+                model: given.model.or(origin.model),
+                hook: given.hook.or(origin.hook),
+                context: given.context.or(origin.context),
+                ..origin
+            };
+            vec![(CFG, weights::write_cfg(&model.arch, &origin)), (WEIGHTS, weights::write_weights(model)?)]
         }
         To::Saelens => {
             let flat = model.arch.n_levels() == 1;
@@ -87,7 +121,8 @@ pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
                 PartName::Both | PartName::Tree => latents,
             };
             ensure!(!flat || part == PartName::Level1, "--part: the model has one level, which is level1");
-            let written = saelens_writer::write(model, &job.run.origin, &job.metadata, part.into(), job.dtype)?;
+            let written = saelens_writer::write(model, &job.run.origin, &job.metadata, part.into(), job.dtype);
+            let written = written.map_err(as_flag)?;
             if let Some(loss) = written.losses.first().filter(|_| !job.inexact) {
                 let more = if written.losses.len() > 1 {
                     format!(" (and {} more)", written.losses.len() - 1)

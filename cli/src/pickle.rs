@@ -407,6 +407,15 @@ impl<'a> Machine<'a> {
     }
 }
 
+/// Returns whether `class` is a type of numbers, as settings beside tensors may have it.
+fn is_dtype(class: &str) -> bool {
+    let name = class.strip_prefix("torch.").unwrap_or_default();
+    matches!(name, "bfloat16" | "half" | "float" | "double" | "bool" | "int" | "long" | "short")
+        || ["float", "int", "uint"]
+            .iter()
+            .any(|kind| name.strip_prefix(kind).is_some_and(|bits| matches!(bits, "8" | "16" | "32" | "64")))
+}
+
 #[cold]
 fn refused(class: &str) -> Error {
     let why = "which is neither a tensor, a dictionary, a text nor a number, and nothing in a pickle is executed: save the \
@@ -434,7 +443,10 @@ impl Flatten<'_> {
             return Err(damaged("it nests too deeply, or holds too many values"));
         }
         match &self.machine.nodes[at] {
-            Node::None | Node::Mark | Node::Class(_) | Node::Storage { .. } => {}
+            Node::None | Node::Mark | Node::Storage { .. } => {}
+            // A type of numbers is a name without a call; any other name stands for code.
+            Node::Class(class) if is_dtype(class) => {}
+            Node::Class(class) => return Err(refused(class)),
             Node::Bool(value) => drop(self.values.insert(name.clone(), Scalar::Bool(*value))),
             Node::Int(value) => drop(self.values.insert(name.clone(), Scalar::Int(*value))),
             Node::Float(value) => drop(self.values.insert(name.clone(), Scalar::Float(*value))),
@@ -449,7 +461,11 @@ impl Flatten<'_> {
                     match &self.machine.nodes[*key] {
                         Node::Text(key) => self.below(*value, name, key, depth)?,
                         Node::Int(key) => self.below(*value, name, &key.to_string(), depth)?,
-                        _ => {}
+                        _ => {
+                            let why =
+                                "its pickle holds a dictionary with a key that is neither a text nor a whole number";
+                            return Err(Error::format(0, why));
+                        }
                     }
                 }
             }

@@ -103,6 +103,13 @@ pub fn report(job: &Job<'_>) -> Result<Written> {
         [_, (_, other)] => format!("report-with-{}.html", directory_name(other)),
         _ => "report.html".into(),
     };
+    // What was found of a model of another tool may lie beside it, if the user wanted that of `strata eval`.
+    let is_own = ["config.toml", "metrics.jsonl", "sae", "ablation.json"].iter().any(|name| dir.join(name).exists());
+    ensure!(
+        job.out.is_some() || is_own || !holds_weights(dir),
+        "nothing is written into {}, which holds a model of another tool: name the page with --out",
+        dir.display()
+    );
     let out = job.out.map_or_else(|| dir.join(name), Path::to_owned);
     write_atomic(&out, html.as_bytes())?;
     Ok(Written { report: out, bytes: html.len() as u64 })
@@ -122,13 +129,24 @@ fn kind_of(from: &Path) -> Result<(Kind, PathBuf)> {
     } else if ["config.toml", "eval.json", "metrics.jsonl", "sae"].iter().any(|name| has(name)) {
         Ok((Kind::Run, from.to_owned()))
     } else {
-        bail!(
-            "{} is neither a run nor an ablation: expected {} or {} in it",
-            from.display(),
-            Path::new("config.toml").display(),
-            Path::new("ablation.json").display()
-        )
+        let shown = from.display();
+        if from.is_file() || holds_weights(from) {
+            bail!(
+                "{shown} is neither a run nor an ablation; if it is a model of another tool, evaluate it with `strata eval {shown} \
+                 --dump DUMP --out DIR`, and show what was found with `strata report DIR`"
+            );
+        }
+        bail!("{shown} is neither a run nor an ablation: expected config.toml or ablation.json in it")
     }
+}
+
+/// Returns whether there are files of weights of any tool in a directory.
+fn holds_weights(dir: &Path) -> bool {
+    let is_one = |path: PathBuf| {
+        let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+        matches!(ending, "safetensors" | "npz" | "pt" | "pth")
+    };
+    fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok).any(|entry| is_one(entry.path()))
 }
 
 fn ablation_page(dir: &Path, title: Option<&str>) -> Result<String> {

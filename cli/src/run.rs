@@ -105,6 +105,11 @@ impl Files for Directory<'_> {
         self.path.display().to_string()
     }
 
+    fn whole_path(&self) -> String {
+        // Links are kept: the names of a cache stand in front of them.
+        std::path::absolute(self.path).map_or_else(|_| self.path(), |path| path.display().to_string())
+    }
+
     fn list(&self) -> Vec<String> {
         let entries = fs::read_dir(self.root).into_iter().flatten().filter_map(Result::ok);
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -156,6 +161,10 @@ impl Run {
                 anyhow!("{} has not finished training: continue with `strata train --resume`", path.display())
             }
             Error::File { what } => anyhow!(what),
+            // The choices of the user are flags here.
+            Error::Config { key, why } if ["norm-scaling-factor", "row-norm"].contains(&&*key) => {
+                anyhow!("--{key}: {why}")
+            }
             other => anyhow!(other).context(format!("reading {}", path.display())),
         })?;
         let (weights, bytes) = loaded.weights;

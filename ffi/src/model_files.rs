@@ -45,6 +45,11 @@ impl Files for Directory<'_> {
         self.path.display().to_string()
     }
 
+    fn whole_path(&self) -> String {
+        // Links are kept: the names of a cache stand in front of them.
+        std::path::absolute(self.path).map_or_else(|_| self.path(), |path| path.display().to_string())
+    }
+
     fn list(&self) -> Vec<String> {
         let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { self.root };
         let entries = fs::read_dir(root).into_iter().flatten().filter_map(Result::ok);

@@ -71,9 +71,12 @@ pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
         let ids = file.columns.iter().find(|c| c.name == "token_ids" && c.lists.len() == rows.lists.len() - 1);
         has_ids &= ids.is_some();
         hook = Some(rows.name.clone());
-        let layout = layout(&mapped, &file, rows, ids, &mut all).with_context(|| shown.clone())?;
-        shards.push(Shard::new(mapped, layout)?);
+        // A file may have no rows, as the last one of a data set that was split unevenly.
+        if let Some(layout) = layout(&mapped, &file, rows, ids, &mut all).with_context(|| shown.clone())? {
+            shards.push(Shard::new(mapped, layout)?);
+        }
     }
+    ensure!(!shards.is_empty(), "`{}`: expected rows, found none", directory.display());
     let mut parts = Parts::new(directory_name(directory), shards);
     parts.hook = hook;
     if has_ids {
@@ -101,8 +104,14 @@ fn column(columns: &[Column]) -> Result<&Column> {
     }
 }
 
-/// Finds the rows of a file; their tokens and sequences go to `all`.
-fn layout(mapped: &Mapped, file: &File, rows: &Column, ids: Option<&Column>, all: &mut Sequences) -> Result<Layout> {
+/// Finds the rows of a file, if it has any; their tokens and sequences go to `all`.
+fn layout(
+    mapped: &Mapped,
+    file: &File,
+    rows: &Column,
+    ids: Option<&Column>,
+    all: &mut Sequences,
+) -> Result<Option<Layout>> {
     let (dtype, size) = match rows.leaf {
         Leaf::Float(4) => (Dtype::F32, 4),
         Leaf::Float(2) => (Dtype::F16, 2),
@@ -153,5 +162,5 @@ fn layout(mapped: &Mapped, file: &File, rows: &Column, ids: Option<&Column>, all
         }
         all.rows += lists as u64;
     }
-    found.with_context(|| format!("column `{}`: expected rows, found none", rows.name))
+    Ok(found)
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, anyhow};
 use serde::de::DeserializeOwned;
 use strata_core::Error;
+use strata_core::format::json::lenient;
 
 use crate::files::read;
 
@@ -34,7 +35,7 @@ pub(super) fn directory_name(directory: &Path) -> String {
 /// Reads a JSON file that belongs to a dump.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let json = read::bytes(path, read::SMALL)?;
-    serde_json::from_slice(&json).map_err(|e| anyhow!("`{}`: {e}", path.display()))
+    lenient(&json).and_then(serde_json::from_value).map_err(|e| anyhow!("`{}`: {e}", path.display()))
 }
 
 /// Returns the files of a directory whose names `is_one` accepts, sorted by name.

@@ -215,6 +215,24 @@ impl Array {
         Ok(out)
     }
 
+    /// Returns `(rows, columns)`, the sums over the second of the three dimensions `(rows, n, columns)`.
+    ///
+    /// # Errors
+    /// As [`Array::to_f32`]; [`Error::Format`] for another number of dimensions.
+    pub fn summed_over_second(&self) -> Result<Vec<f32>> {
+        let [rows, n, columns] = self.shape[..] else {
+            return Err(Error::format(0, format!("expected three dimensions, found the shape {:?}", self.shape)));
+        };
+        let all = self.to_f32()?;
+        let mut sums = vec![0.0f32; rows * columns];
+        if columns > 0 && n > 0 {
+            for (sum, parts) in sums.chunks_exact_mut(columns).zip(all.chunks_exact(n * columns)) {
+                parts.chunks_exact(columns).for_each(|part| sum.iter_mut().zip(part).for_each(|(s, v)| *s += v));
+            }
+        }
+        Ok(sums)
+    }
+
     /// Returns the numbers as a tensor. It shares the bytes of the array if `keep` holds and they are contiguous f32 in
     /// the byte order of this machine; otherwise it is a copy.
     ///

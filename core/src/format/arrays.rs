@@ -127,8 +127,9 @@ impl Arrays {
     /// [`Error::Format`] if it does not exist or has other sizes.
     pub fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Array> {
         let array = self.get(name)?;
-        // A single number may have any number of dimensions of size 1.
-        if array.shape() == shape || (shape == [1] && array.len() == 1) {
+        // A vector may have more dimensions of size 1: that leaves its numbers in the same order.
+        let is_vector = |sizes: &[usize]| sizes.iter().filter(|n| **n != 1).count() <= 1;
+        if array.shape() == shape || (shape.len() == 1 && array.len() == shape[0] && is_vector(array.shape())) {
             return Ok(array);
         }
         Err(self.wrong(format_args!("tensor `{name}`: expected the shape {shape:?}, found {:?}", array.shape())))

@@ -19,13 +19,21 @@ use alloc::vec::Vec;
 const NAMES: [&str; 4] = ["W_enc", "W_dec", "b_enc", "b_dec"];
 const THRESHOLD: &str = "activation_function.threshold";
 
-/// Returns whether the arrays are those of a layer with one encoder row per latent.
+/// Returns whether more than the arrays says that it is a transcoder of circuit-tracer.
+fn is_named(look: &Look<'_>) -> bool {
+    let name = look.arrays.file.rsplit('/').next().unwrap_or_default();
+    name.starts_with("layer_") || look.settings_name.is_some() || look.arrays.has(THRESHOLD)
+}
+
+/// Returns whether the arrays are those of a layer with one encoder row per latent. With as many latents as the rows are
+/// wide the encoder could as well have one column per latent, as SAELens stores it; then the names have to say it.
 pub(super) fn is_one(look: &Look<'_>) -> bool {
     let arrays = look.arrays;
     let sizes = |name: &str| arrays.sizes(name).ok();
     arrays.file.ends_with(".safetensors")
         && arrays.has_all(&NAMES)
         && sizes("W_enc").zip(sizes("W_dec")).is_some_and(|(encoder, decoder)| encoder[0] == decoder[0])
+        && (is_named(look) || sizes("W_enc").is_some_and(|sizes| sizes[0] != sizes[1]))
 }
 
 fn origin(look: &Look<'_>) -> Origin {
@@ -48,7 +56,7 @@ fn rule(arrays: &Arrays, name: &str, f: usize) -> Result<FlatRule> {
 }
 
 /// Reads a layer.
-pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
+pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let arrays = look.arrays;
     let ([f, d], [_, d_out]) = (arrays.sizes("W_enc")?, arrays.sizes("W_dec")?);
     let mut flat = Flat::new(
@@ -64,7 +72,15 @@ pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
         flat.w_skip = Some(arrays.matrix("W_skip", d_out, d)?);
     }
     arrays.only(&["W_enc", "W_dec", "b_enc", "b_dec", "W_skip", THRESHOLD], "a transcoder of circuit-tracer")?;
-    Ok(Parsed::flat(flat, origin(look)))
+    let parsed = Parsed::flat(flat, origin(look));
+    Ok(if choices.from.is_some() || is_named(look) {
+        parsed
+    } else {
+        parsed.note(
+            "neither config.yaml beside it nor the name of the file says what it is: by its arrays it is read as a relu \
+             transcoder of circuit-tracer, whose encoder reads rows as they are",
+        )
+    })
 }
 
 /// Returns the number in the name of a cross-layer transcoder's encoder.
@@ -90,11 +106,7 @@ pub(super) fn read_cross_layer(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
             return Err(decoders.wrong(format_args!("tensor `{name}`: expected [{f}, layers, {d}], found {shape:?}")));
         }
     };
-    let each = decoders.get(&name)?.to_f32()?;
-    let mut w_dec = vec![0.0f32; f * d];
-    for (sum, rows) in w_dec.chunks_exact_mut(d).zip(each.chunks_exact((layers * d).max(1))) {
-        rows.chunks_exact(d).for_each(|row| sum.iter_mut().zip(row).for_each(|(s, v)| *s += v));
-    }
+    let w_dec = decoders.get(&name)?.summed_over_second()?;
     let flat = Flat::new(
         arrays.matrix(&format!("W_enc_{layer}"), f, d)?,
         arrays.vector(&format!("b_enc_{layer}"), f)?,
@@ -103,8 +115,13 @@ pub(super) fn read_cross_layer(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
         rule(arrays, &format!("threshold_{layer}"), f)?,
         false,
     );
-    Ok(Parsed::flat(flat.transcoder(), origin(look)).note(format!(
-        "layer {layer} of a cross-layer transcoder: its {layers} decoders are added up, so that its latents are right and \
-         its reconstruction is that of no layer"
-    )))
+    Ok(Parsed::flat(flat.transcoder(), origin(look)).note(several_decoders(layers)))
+}
+
+/// The note on a layer of a cross-layer transcoder.
+pub(super) fn several_decoders(layers: usize) -> String {
+    format!(
+        "a layer of a cross-layer transcoder: its {layers} decoders are added up, so that its latents are right and its \
+         reconstruction is that of no layer"
+    )
 }

@@ -37,10 +37,15 @@ fn trainer(look: &Look<'_>) -> Settings {
     look.settings.as_ref().map(|config| config.object("trainer")).unwrap_or_default()
 }
 
+/// Returns the class that `config.json` names.
+fn named(look: &Look<'_>) -> Option<String> {
+    trainer(look).text("dict_class").map(ToOwned::to_owned)
+}
+
 /// Returns the class, from `config.json` or the names of the arrays; empty if neither determines it.
 fn class(look: &Look<'_>, arrays: &Arrays) -> String {
-    if let Some(class) = trainer(look).text("dict_class") {
-        return class.to_owned();
+    if let Some(class) = named(look) {
+        return class;
     }
     let has = |name: &str| arrays.has(name);
     let class = match () {
@@ -63,6 +68,22 @@ pub(super) fn is_one(look: &Look<'_>, wanted: &str) -> bool {
     encoder && is_pickle && (wanted.is_empty() || class(look, &arrays) == wanted)
 }
 
+/// Returns the factor that rows were divided by in training, a number or a tensor of one, where a backup has it.
+fn norm_factor(arrays: &Arrays) -> Result<Option<f64>> {
+    const NAME: &str = "norm_factor";
+    let factor = match arrays.values.get(NAME) {
+        Some(Scalar::Float(factor)) => *factor,
+        Some(Scalar::Int(factor)) => *factor as f64,
+        Some(other) => return Err(arrays.wrong(format_args!("`{NAME}`: expected a number above 0, found {other:?}"))),
+        None if arrays.has(NAME) => f64::from(arrays.number(NAME)?),
+        None => return Ok(None),
+    };
+    if !(factor.is_finite() && factor > 0.0) {
+        return Err(arrays.wrong(format_args!("`{NAME}`: expected a number above 0, found {factor}")));
+    }
+    Ok(Some(factor))
+}
+
 /// Reads the arrays as an `AutoEncoderTopK`, whatever class `config.json` has.
 pub(super) fn read_topk(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     read_class(look, choices, "AutoEncoderTopK")
@@ -76,7 +97,14 @@ pub(super) fn read_batchtopk(look: &Look<'_>, choices: &Choices) -> Result<Parse
 /// Reads the class that `config.json` or the arrays determine.
 pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let class = class(look, &inside(look));
-    read_class(look, choices, &class)
+    let parsed = read_class(look, choices, &class)?;
+    Ok(if named(look).is_some() {
+        parsed
+    } else {
+        parsed.note(format!(
+            "no config.json names the class: by its arrays it is read as `{class}` of dictionary_learning"
+        ))
+    })
 }
 
 fn read_class(look: &Look<'_>, choices: &Choices, class: &str) -> Result<Parsed> {
@@ -142,8 +170,8 @@ fn read_class(look: &Look<'_>, choices: &Choices, class: &str) -> Result<Parsed>
     };
     // A checkpoint with the optimiser is written during training, before the biases are converted to raw rows.
     let backup = look.arrays.below(NESTED).is_some();
-    if let Some(Scalar::Float(factor)) = look.arrays.values.get("norm_factor").filter(|_| backup) {
-        let by = *factor as f32;
+    if let Some(factor) = norm_factor(look.arrays)?.filter(|_| backup) {
+        let by = factor as f32;
         for tensor in [&mut flat.b_enc, &mut flat.b_dec] {
             tensor.iter_mut().for_each(|v| *v *= by);
         }

@@ -162,7 +162,7 @@ impl Flat {
     /// Returns the rule with one threshold for all latents.
     #[must_use]
     pub fn one_threshold(threshold: f32, latents: usize) -> FlatRule {
-        FlatRule::Jumprelu(vec![threshold.max(0.0); latents].into())
+        FlatRule::Jumprelu(vec![threshold; latents].into())
     }
 
     /// Returns the number `k` of active latents per row, at most `latents`.
@@ -218,9 +218,9 @@ impl Flat {
         let p = &mut model.params.level[0];
         match self.rule {
             FlatRule::Jumprelu(mut threshold) => {
-                // The rule has a relu before the threshold, so that no negative pre-activation fires.
-                if threshold.iter().any(|t| *t < 0.0) {
-                    threshold.iter_mut().for_each(|t| *t = t.max(0.0));
+                // A relu comes first, so that no latent below 0 fires; and none fires above an infinite threshold.
+                if threshold.iter().any(|t| *t < 0.0 || *t == f32::INFINITY) {
+                    threshold.iter_mut().filter(|t| !t.is_nan()).for_each(|t| *t = t.clamp(0.0, f32::MAX));
                 }
                 p.threshold = threshold;
             }

@@ -9,7 +9,7 @@
 //! | `llamascopium` | `config.json`, `sae_weights.safetensors` | Llamascopium, Llama Scope 2 |
 //! | `llama-scope-r1` | `config.json`, `sae_weights.safetensors` | Llama Scope R1 Distill |
 //! | `llama-scope` | `hyperparams.json`, `checkpoints/final.safetensors` | Llama Scope |
-//! | `gemma-scope-2` | `config.json`, `params.safetensors` | Gemma Scope 2 |
+//! | `gemma-scope-2` | `config.json`, `params.safetensors` or `params_layer_N.safetensors` | Gemma Scope 2 |
 //! | `gemma-scope`, `-transcoder`, `-embedding` | `params.npz` | Gemma Scope |
 //! | `sparsify` | `cfg.json`, `sae.safetensors` | sparsify |
 //! | `circuit-tracer` | `layer_N.safetensors` | circuit-tracer |
@@ -122,7 +122,7 @@ pub static FORMATS: [Format; 21] = [
     Format {
         name: "gemma-scope-2",
         title: "Gemma Scope 2",
-        weights: &["params.safetensors"],
+        weights: &["params.safetensors", "params_layer_*.safetensors"],
         settings: &["config.json"],
         detect: |look| look.arrays.has_all(&["w_enc", "w_dec", "threshold"]),
         read: gemma_scope::read_2,
@@ -132,7 +132,7 @@ pub static FORMATS: [Format; 21] = [
         title: "Gemma Scope, embeddings",
         weights: &["params.npz"],
         settings: &[],
-        detect: |look| gemma_scope::is_one(look) && look.files.path().to_ascii_lowercase().contains("embedding"),
+        detect: |look| gemma_scope::is_one(look) && gemma_scope::is_embedding(look),
         read: gemma_scope::read_embedding,
     },
     Format {
@@ -343,7 +343,9 @@ pub struct Loaded {
 /// error of the host for files that it cannot read.
 pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
     let mut read: Vec<(String, SharedBytes, Arrays)> = Vec::new();
-    let mut first_error: Option<Error> = None;
+    // What a file that is there says is more informative than that one of several has to be named, and that than a name
+    // that was looked for in vain: settings such as `config.json` are those of several formats.
+    let (mut unreadable, mut several, mut absent_weights) = (None, None, None);
     let named = choices.from.map(Format::named).transpose()?;
     let tried = named.map_or(&FORMATS[..], core::slice::from_ref);
     for format in tried {
@@ -353,14 +355,14 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
             Ok(None) => {
                 // The error that the weights are missing beside the settings says more than that there is no model.
                 if let Some(error) = settings_name.and_then(|name| format.missing_beside(files, name)) {
-                    first_error.get_or_insert(error);
+                    absent_weights.get_or_insert(error);
                 }
                 continue;
             }
             // Without the settings of the format beside them, files that fit a pattern may be something else.
             Err(_) if !format.settings.is_empty() && settings_name.is_none() => continue,
             Err(error) => {
-                first_error.get_or_insert(error);
+                several.get_or_insert(error);
                 continue;
             }
         };
@@ -369,7 +371,7 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
             Some(name) => match files.read(name).and_then(|bytes| Settings::parse(name, (*bytes).as_ref())) {
                 Ok(settings) => Some(settings),
                 Err(error) => {
-                    first_error.get_or_insert(error);
+                    unreadable.get_or_insert(error);
                     continue;
                 }
             },
@@ -382,7 +384,7 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
                     read.len() - 1
                 }
                 Err(error) => {
-                    first_error.get_or_insert(error);
+                    unreadable.get_or_insert(error);
                     continue;
                 }
             },
@@ -395,9 +397,10 @@ pub fn load(files: &dyn Files, choices: &Choices) -> Result<Loaded> {
         let (model, origin, notes) = (format.read)(&look, choices)?.finish(choices)?;
         return Ok(Loaded { model, origin, notes, format, weights: (name, bytes.clone()) });
     }
-    Err(match (first_error, read.first()) {
+    let is_there = unreadable.is_some() || several.is_some();
+    Err(match (unreadable.or(several).or(absent_weights), read.first()) {
         // A directory that contains models in directories may have a file of settings for all of them.
-        (Some(_), None) if named.is_none() && !models_inside(files).is_empty() => absent(files, named),
+        (Some(_), None) if !is_there && named.is_none() && !models_inside(files).is_empty() => absent(files, named),
         (Some(error), _) => error,
         (None, Some((name, _, arrays))) => {
             let names: Vec<String> = arrays.arrays.keys().map(ToString::to_string).collect();

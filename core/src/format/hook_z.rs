@@ -18,7 +18,7 @@ pub(super) fn is_one(look: &Look<'_>) -> bool {
 }
 
 /// Reads a model.
-pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
+pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let arrays = look.arrays;
     let [d, f] = arrays.sizes("W_enc")?;
     arrays.only(&NAMES, "an attention SAE")?;
@@ -30,5 +30,13 @@ pub(super) fn read(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
         FlatRule::Relu,
         true,
     );
-    Ok(Parsed::flat(flat, Origin::default()))
+    let parsed = Parsed::flat(flat, Origin::default());
+    Ok(if choices.from.is_some() || look.any_name(|name| name.contains("hcat_z") || name.contains("hook_z")) {
+        parsed
+    } else {
+        parsed.note(
+            "no file says what it is: by its arrays it is read as an attention SAE of Kissane and Krzyzanowski, with relu and \
+             an encoder that reads x - b_dec",
+        )
+    })
 }

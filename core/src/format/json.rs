@@ -46,6 +46,15 @@ fn without_nan(bytes: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
+/// Parses JSON as Python writes it: `NaN` and the infinities become null, and of a key that occurs twice the last value
+/// counts.
+///
+/// # Errors
+/// The error of the parser.
+pub fn lenient(bytes: &[u8]) -> core::result::Result<Value, serde_json::Error> {
+    serde_json::from_slice(&without_nan(bytes))
+}
+
 impl Settings {
     /// Parses the object in `bytes`, the content of the file `file`. If a key occurs twice the last value counts, as in
     /// Python.
@@ -53,8 +62,7 @@ impl Settings {
     /// # Errors
     /// [`Error::Format`] naming the file.
     pub fn parse(file: &str, bytes: &[u8]) -> Result<Self> {
-        let value: Value = serde_json::from_slice(&without_nan(bytes))
-            .map_err(|e| Error::format(0, format!("{file}: expected JSON: {e}")))?;
+        let value = lenient(bytes).map_err(|e| Error::format(0, format!("{file}: expected JSON: {e}")))?;
         match value {
             Value::Object(map) => Ok(Self { file: file.into(), map }),
             _ => Err(Error::format(0, format!("{file}: expected an object of settings"))),

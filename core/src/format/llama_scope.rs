@@ -13,6 +13,7 @@ use super::origin::Origin;
 use crate::error::Result;
 use alloc::borrow::ToOwned;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 const NAMES: [&str; 4] = ["encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias"];
 const THRESHOLD: &str = "log_jumprelu_threshold";
@@ -62,15 +63,24 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
         other => return Err(config.wrong(format_args!("`act_fn`: expected jumprelu, relu or topk, found `{other}`"))),
     };
     let mut flat = flat(look, rule, f, d)?;
+    let mut notes = Vec::new();
+    if config.flag("apply_decoder_bias_to_pre_encoder", false)? {
+        flat.centred = true;
+        notes.push(
+            "hyperparams.json says `apply_decoder_bias_to_pre_encoder`: the encoder reads x - b_dec, which SAELens' converter \
+             leaves out"
+                .to_owned(),
+        );
+    }
     if function == "topk" && config.flag("sparsity_include_decoder_norm", false)? {
         flat.compete_by_norms();
     }
     if choices.norm_scaling_factor.is_some() {
         // `Parsed::finish` folds in the scale that the user gives.
-        return Ok(Parsed::flat(flat, origin(config)));
+        return Ok(Parsed { notes, ..Parsed::flat(flat, origin(config)) });
     }
     flat.fold_scale(scale, scale);
-    Ok(Parsed::flat(flat, origin(config)).scaled())
+    Ok(Parsed { notes, ..Parsed::flat(flat, origin(config)).scaled() })
 }
 
 /// Reads a model of Llama Scope R1 Distill.

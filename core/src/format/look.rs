@@ -18,8 +18,12 @@ use alloc::vec::Vec;
 pub trait Files {
     /// Returns the name of the file, if the user named a file; none if the user named a directory.
     fn named(&self) -> Option<&str>;
-    /// Returns the path that the user named, for messages, and since some formats are recognised by words in it.
+    /// Returns the path that the user named, for messages.
     fn path(&self) -> String;
+    /// Returns that path with the directories above it, since some formats are recognised by names in it.
+    fn whole_path(&self) -> String {
+        self.path()
+    }
     /// Returns the names of the files and directories in the directory itself, in any order.
     fn list(&self) -> Vec<String>;
     /// Returns whether there is a file `name`.
@@ -73,6 +77,12 @@ pub(super) struct Look<'a> {
 }
 
 impl Look<'_> {
+    /// Returns whether the name of a directory above the model, or of its file of weights, passes `test`, in lower case.
+    pub fn any_name(&self, test: impl Fn(&str) -> bool) -> bool {
+        let path = format!("{}/{}", self.files.whole_path(), self.arrays.file).to_ascii_lowercase();
+        path.split(['/', '\\']).any(test)
+    }
+
     /// Returns the settings, which `format` needs, or an error that they are missing.
     pub fn settings(&self, format: &str) -> Result<&Settings> {
         self.settings.as_ref().ok_or_else(|| {

@@ -13,7 +13,7 @@ pub mod formats;
 mod gemma_scope;
 mod goodfire;
 mod hook_z;
-mod json;
+pub mod json;
 mod llama_scope;
 mod llamascopium;
 mod look;

@@ -20,7 +20,7 @@ pub(super) fn read(look: &Look<'_>, choices: &Choices) -> Result<Parsed> {
     let arrays = look.arrays;
     let [f, d] = arrays.sizes("W_enc")?;
     arrays.only(&["W_enc", "W_dec", "b_enc", "b_dec"], "Qwen Scope")?;
-    let named = k_of(&look.files.path());
+    let named = k_of(&look.files.whole_path());
     let k = Flat::checked_k(choices.k.or(named), f, |why| {
         arrays
             .wrong(format_args!("{why}: it is in the name of the repository, such as 50 in `L0_50`; give it with --k"))
