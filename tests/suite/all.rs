@@ -22,6 +22,7 @@ mod ffi;
 mod fire;
 mod fold;
 mod formats;
+mod formats_alike;
 mod formats_doc;
 mod freeze;
 mod gemm;

@@ -71,6 +71,28 @@ fn the_arrow_cache_of_saelens_is_read() {
     assert_eq!((dump.hook(), dump.n_shards(), dump.dtype()), (Some("blocks.6.hook_resid_pre"), 3, Dtype::F32));
 }
 
+/// Data sets that are split unevenly have files that hold the schema alone.
+#[test]
+fn files_without_rows_are_no_reason_to_refuse_an_arrow_cache() {
+    let dir = TempDir::new().unwrap();
+    copy(&golden("dump-saelens-arrow/model"), dir.path());
+    let whole = all_rows(&open(dir.path(), None).unwrap());
+    let (state, name) = (dir.path().join("state.json"), "data-00001-of-00003.arrow");
+    // The schema, then the mark of the end.
+    let file = fs::read(dir.path().join(name)).unwrap();
+    let size = i32::from_le_bytes(file[4..8].try_into().unwrap()) as usize;
+    fs::write(dir.path().join("none.arrow"), [&file[..8 + size], b"\xff\xff\xff\xff\0\0\0\0"].concat()).unwrap();
+    let text = fs::read_to_string(&state).unwrap();
+    let entry = format!("\"{name}\"");
+    assert!(text.contains(&entry), "{text}");
+    fs::write(&state, text.replace(&entry, &format!("\"none.arrow\"}}, {{\"filename\": {entry}"))).unwrap();
+    let dump = open(dir.path(), None).unwrap();
+    check_fixture("dump-saelens-arrow", &dump, Some(16));
+    assert!(all_rows(&dump) == whole && dump.n_shards() == 3, "the file without rows changes nothing");
+    fs::write(&state, "{\"_data_files\": [{\"filename\": \"none.arrow\"}]}").unwrap();
+    refused(dir.path(), None, &["expected rows, found none"]);
+}
+
 #[test]
 fn memmap_shards_are_read_from_their_directory_and_from_the_one_above() {
     for path in ["dump-memmap-bf16/model/model.layers.6_out", "dump-memmap-bf16/model"] {
@@ -252,6 +274,8 @@ fn shards_of_saev_are_read_a_layer_at_a_time() {
         "\"d_model\":4,\"patches_per_ex\":2,\"protocol\":\"2.0\",",
         "\"d_model\":4,\"content_tokens_per_example\":2,\"protocol\":\"2.1\",",
         "\"d_vit\":4,\"n_patches_per_img\":2,",
+        // A converter may leave the older names beside the new ones, and numbers that are none.
+        "\"d_vit\":4,\"d_model\":4,\"n_patches_per_img\":2,\"content_tokens_per_example\":2,\"mean\":NaN,",
     ] {
         meta(names);
         for (layer, rows) in [(7, &expected[0]), (11, &expected[1])] {
@@ -265,8 +289,12 @@ fn shards_of_saev_are_read_a_layer_at_a_time() {
     refused(dir.path(), Some(0), &["--layer 0: expected one of [7, 11]"]);
     shards(3);
     refused(dir.path(), Some(7), &["acts000001.bin", "size: expected 3 examples"]);
-    fs::write(dir.path().join("metadata.json"), "{\"layers\": []}").unwrap();
+    meta("\"d_model\":4,\"patches_per_ex\":2,\"content_tokens_per_example\":3,");
+    refused(dir.path(), Some(7), &["`patches_per_ex`: expected 3, as `content_tokens_per_example` says, found 2"]);
+    fs::write(dir.path().join("metadata.json"), "{}").unwrap();
     refused(dir.path(), Some(7), &["metadata.json", "missing field"]);
+    fs::write(dir.path().join("metadata.json"), "{\"layers\": [7]}").unwrap();
+    refused(dir.path(), Some(7), &["metadata.json", "`content_tokens_per_example` or `patches_per_ex`", "found none"]);
 }
 
 #[test]
