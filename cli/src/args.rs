@@ -40,7 +40,7 @@ pub struct Global {
 pub enum Command {
     /// Capture, train, evaluate and report on the embedded language model and text
     Demo(Demo),
-    /// Run a GPT-2-family language model over a text and write the activations of a layer as a dump
+    /// Run a language model over a text and write its activations at hook points as dumps
     Capture(Capture),
     /// Draw a dump from a synthetic world whose features and hierarchy are known
     Synth(Synth),
@@ -192,20 +192,25 @@ pub struct Demo {
 /// `strata capture`.
 #[derive(Debug, Args)]
 pub struct Capture {
-    /// Hugging Face directory of the language model (config.json, model.safetensors, tokenizer.json) [default: the
-    /// embedded one]
-    #[arg(long, value_name = "DIR")]
+    /// The language model: a GGUF file, or a Hugging Face directory (config.json, model.safetensors or its shards,
+    /// tokenizer.json) [default: the embedded one]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// The text [default: the embedded one]
     #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
-    /// Take the residual stream after this block, counted from 0
-    #[arg(long, value_name = "L")]
-    pub layer: usize,
+    /// Take the activations at this hook point: blocks.L.hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
+    /// hook_mlp_out, mlp.hook_in, mlp.hook_post, ..., a short form as in resid_post.L, or the path of a module as in
+    /// model.layers.L.mlp. May be repeated: there is then a dump per point in the directory DUMP, of the same tokens
+    #[arg(long = "hook", value_name = "NAME")]
+    pub hooks: Vec<String>,
+    /// Take the residual stream after this block, counted from 0: the same as --hook blocks.L.hook_resid_post
+    #[arg(long, value_name = "L", required_unless_present = "hooks")]
+    pub layer: Option<usize>,
     /// The dump to write
     #[arg(long, value_name = "DUMP")]
     pub out: PathBuf,
-    /// Tokens per window [default: the longest context of the model]
+    /// Tokens per window [default: the longest context of the model, at most 1024]
     #[arg(long, value_name = "T")]
     pub context: Option<usize>,
     /// Begin every window with the BOS token of the model's config.json
@@ -299,9 +304,9 @@ pub struct Eval {
     /// Splice the reconstructions into the language model and measure its cross-entropy
     #[arg(long)]
     pub splice: bool,
-    /// Hugging Face directory of the language model that the rows come from, for --splice and for the effects of
-    /// latents on its logits [default: the embedded one, if the dump came from it]
-    #[arg(long, value_name = "DIR")]
+    /// The language model that the rows come from, as for `strata capture`, for --splice and for the effects of latents on its
+    /// logits [default: the embedded one, if the dump came from it]
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Another run on such rows, for instance with another seed, to compare with
     #[arg(long, value_name = "RUN")]

@@ -1,20 +1,22 @@
-//! Captures the residual stream of a language model over a text.
+//! Captures activations of a language model over a text, at one or several hook points in one pass.
 
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use strata_core::Dtype;
 
 use crate::console::{self, Console};
 use crate::dump::{DumpSpec, DumpWriter};
-use crate::lm::hook::hook_of;
-use crate::lm::{Lm, batches, ordered};
+use crate::files::MadeDirectories;
+use crate::lm::hook::Hook;
+use crate::lm::{Lm, ordered};
 
 /// What to capture.
 #[derive(Clone, Debug)]
 pub struct CaptureSpec {
-    /// The block whose output is captured, counted from 0.
-    pub layer: usize,
+    /// Where the activations are taken, at one point or several.
+    pub hooks: Vec<Hook>,
     /// Tokens per window. The text is cut into windows of this length that do not overlap, in order; the tokens after
     /// the last whole window are dropped.
     pub context: usize,
@@ -26,8 +28,11 @@ pub struct CaptureSpec {
     pub max_tokens: Option<u64>,
 }
 
-/// A sink for rows, `n_embd` numbers each, and the token of each row.
-pub type Sink<'a> = dyn FnMut(&[f32], &[u32]) -> Result<()> + 'a;
+/// Longest window by default. Models state contexts far longer than the windows on which SAEs are trained.
+pub const DEFAULT_CONTEXT: usize = 1024;
+
+/// A sink for the rows of each hook point, and the token of each row.
+pub type Sink<'a> = dyn FnMut(&[Vec<f32>], &[u32]) -> Result<()> + 'a;
 
 /// What was captured.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -41,20 +46,22 @@ pub struct CaptureReport {
 }
 
 impl CaptureSpec {
-    /// Returns the default: windows of the model's longest context, every row, to the end of the text.
-    pub fn new(lm: &Lm, layer: usize) -> Self {
-        Self { layer, context: lm.config().n_positions, bos: false, skip_first: 0, max_tokens: None }
+    /// Returns the default: windows of the model's longest context, but no more than [`DEFAULT_CONTEXT`]; every row, to the
+    /// end of the text.
+    pub fn new(lm: &Lm, hooks: &[Hook]) -> Self {
+        let context = lm.config().n_positions.min(DEFAULT_CONTEXT);
+        Self { hooks: hooks.to_vec(), context, bos: false, skip_first: 0, max_tokens: None }
     }
 }
 
-/// Runs `lm` over `text` and gives `sink` the rows after block `spec.layer` and their tokens, in the order of the text,
-/// a few windows at a time. `progress(done, total)` counts rows.
+/// Runs `lm` over `text` and gives `sink` the rows of each of `spec.hooks` and their tokens, in the order of the text, a few
+/// windows at a time. `progress(done, total)` counts rows.
 ///
 /// Windows run on as many threads as the current rayon pool has. The rows have the same bits for any number. Memory grows
 /// with the number of threads, and by 4 bytes per captured token. No more of the text is encoded than is needed.
 ///
 /// # Errors
-/// A layer or context out of range, text that cannot be encoded or is shorter than one window, or what `sink` returned.
+/// A hook point or context out of range, text that cannot be encoded or is shorter than one window, or what `sink` returned.
 pub fn capture(
     lm: &Lm,
     text: &str,
@@ -62,12 +69,13 @@ pub fn capture(
     sink: &mut Sink<'_>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<CaptureReport> {
-    lm.check_layer(spec.layer)?;
-    let (t, skip, d) = (spec.context, spec.skip_first, lm.config().n_embd);
+    ensure!(!spec.hooks.is_empty(), "expected a hook point to capture, found none");
+    spec.hooks.iter().try_for_each(|hook| lm.check_hook(*hook))?;
+    let (t, skip) = (spec.context, spec.skip_first);
     let most = lm.config().n_positions;
     ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
     ensure!(skip < t, "the tokens skipped in each window must be fewer than its {t}, found {skip}");
-    lm.check_attention(t, rayon::current_num_threads())?;
+    lm.check_memory(t, rayon::current_num_threads())?;
     let bos = if spec.bos { Some(lm.bos()?) } else { None };
     // What a window takes of the text.
     let step = t - usize::from(spec.bos);
@@ -83,37 +91,43 @@ pub fn capture(
     if n_windows == 0 {
         bail!("the text has {} tokens, but one window needs {step}", ids.len());
     }
-    let ids = match bos {
-        Some(bos) => ids.chunks_exact(step).take(n_windows).flat_map(|w| [&[bos], w].concat()).collect(),
+    let ids: Vec<u32> = match bos {
+        Some(bos) => ids.chunks_exact(step).take(n_windows).flat_map(|w| [&[bos][..], w].concat()).collect(),
         None => ids,
     };
+    if let Some(last) = spec.hooks.iter().max() {
+        lm.read_blocks(*last)?;
+    }
 
     let total = (n_windows * kept) as u64;
-    let batches = batches(n_windows, t);
-    let tokens_of = |i: usize| &ids[batches[i].start * t..batches[i].end * t];
-    let compute = |i: usize| lm.resid_post(tokens_of(i), batches[i].len(), t, spec.layer);
+    let widths: Vec<usize> = spec.hooks.iter().map(|h| lm.width(*h)).collect();
+    let compute = |windows: &Range<usize>| {
+        let windows: Vec<&[u32]> = ids[windows.start * t..windows.end * t].chunks_exact(t).collect();
+        lm.activations(&windows, &spec.hooks)
+    };
     progress(0, total);
     let mut done = 0;
-    let (mut kept_rows, mut kept_tokens) = (Vec::new(), Vec::new());
-    ordered(batches.len(), compute, |i, rows: Vec<f32>| {
-        let tokens = tokens_of(i);
+    let jobs = lm.batches(n_windows, t).into_iter().map(Ok);
+    ordered(jobs, compute, |windows, mut rows: Vec<Vec<f32>>| {
+        let tokens = &ids[windows.start * t..windows.end * t];
         if skip == 0 {
             sink(&rows, tokens)?;
         } else {
-            kept_rows.clear();
-            kept_tokens.clear();
-            rows.chunks_exact(t * d).for_each(|w| kept_rows.extend_from_slice(&w[skip * d..]));
-            tokens.chunks_exact(t).for_each(|w| kept_tokens.extend_from_slice(&w[skip..]));
-            sink(&kept_rows, &kept_tokens)?;
+            for (rows, d) in rows.iter_mut().zip(&widths) {
+                *rows = rows.chunks_exact(t * d).flat_map(|w| w[skip * d..].iter().copied()).collect();
+            }
+            let tokens: Vec<u32> = tokens.chunks_exact(t).flat_map(|w| w[skip..].iter().copied()).collect();
+            sink(&rows, &tokens)?;
         }
-        done += (batches[i].len() * kept) as u64;
+        done += (windows.len() * kept) as u64;
         progress(done, total);
         Ok(())
     })?;
     Ok(CaptureReport { n_windows: n_windows as u64, n_rows: done, n_tokens: (n_windows * step) as u64 })
 }
 
-/// Captures into a dump at `path`, which appears whole or not at all.
+/// Captures into dumps, each of which appears whole or not at all: one at `path`, or, of several hook points, one per point in
+/// the directory `path`.
 ///
 /// # Errors
 /// As [`capture`] and [`DumpWriter`].
@@ -125,37 +139,46 @@ pub fn capture_to(
     path: &Path,
     console: &mut Console<'_>,
 ) -> Result<()> {
-    let mut dump = DumpSpec::new(lm.config().n_embd, dtype);
-    dump.model = Some(lm.name().to_owned());
-    dump.hook = Some(hook_of(spec.layer));
-    dump.context = Some(spec.context - spec.skip_first);
-    dump.vocab = Some(lm.vocab());
-    dump.special_tokens = lm.special_tokens();
-    // It may be a token that stands for text too.
-    if spec.bos {
-        dump.special_tokens.push(lm.bos()?);
-        dump.special_tokens.sort_unstable();
-        dump.special_tokens.dedup();
+    let several = spec.hooks.len() > 1;
+    // An interrupt removes the directory as long as it is empty.
+    let _made = if several { Some(MadeDirectories::all(path)?) } else { None };
+    let place = |hook: &Hook| if several { path.join(hook.to_string()) } else { path.to_owned() };
+    let paths: Vec<PathBuf> = spec.hooks.iter().map(place).collect();
+    let mut writers = Vec::new();
+    for (hook, path) in spec.hooks.iter().zip(&paths) {
+        let mut dump = DumpSpec::new(lm.width(*hook), dtype);
+        dump.model = Some(lm.name().to_owned());
+        dump.hook = Some(hook.to_string());
+        dump.context = Some(spec.context - spec.skip_first);
+        dump.vocab = Some(lm.vocab());
+        dump.special_tokens = lm.special_tokens();
+        // It may be a token that stands for text too.
+        if spec.bos {
+            dump.special_tokens.push(lm.bos()?);
+            dump.special_tokens.sort_unstable();
+            dump.special_tokens.dedup();
+        }
+        writers.push(DumpWriter::create(path, dump)?);
     }
-    let mut writer = DumpWriter::create(path, dump)?;
     let bar = console.bar("capturing", 0, "tokens");
-    let mut sink = |rows: &[f32], tokens: &[u32]| {
+    let mut sink = |rows: &[Vec<f32>], tokens: &[u32]| {
         console::check_interrupt()?;
-        writer.append(rows, Some(tokens))
+        writers.iter_mut().zip(rows).try_for_each(|(writer, rows)| writer.append(rows, Some(tokens)))
     };
     let report = capture(lm, text, spec, &mut sink, &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
-    writer.finish()?;
-    console.note(format!(
-        "captured {} rows of width {} after block {} into {}",
-        report.n_rows,
-        lm.config().n_embd,
-        spec.layer,
-        path.display()
-    ));
+    for ((writer, hook), path) in writers.into_iter().zip(&spec.hooks).zip(&paths) {
+        writer.finish()?;
+        console.note(format!(
+            "captured {} rows of width {} at {hook} into {}",
+            report.n_rows,
+            lm.width(*hook),
+            path.display()
+        ));
+    }
     if console.json {
         console.json(&report)?;
     }

@@ -5,6 +5,7 @@ use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
 use crate::dump::{Dump, Source};
 use crate::files::read as input;
+use crate::lm::hook::Hook;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
@@ -90,7 +91,7 @@ fn open(paths: &[PathBuf], flags: &args::SourceArgs) -> Result<Dump> {
 
 fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()> {
     let lm = match &args.model {
-        Some(dir) => Lm::from_dir(dir)?,
+        Some(dir) => Lm::open(dir)?,
         None => Lm::embedded()?,
     };
     let read;
@@ -101,7 +102,12 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
         }
         None => EMBEDDED_TEXT,
     };
-    let mut spec = CaptureSpec::new(&lm, args.layer);
+    let mut hooks = args.hooks.iter().map(|name| lm.hook(name)).collect::<Result<Vec<_>>>()?;
+    hooks.extend(args.layer.map(Hook::resid_post));
+    if let Some(hook) = hooks.iter().enumerate().find_map(|(i, hook)| hooks[..i].contains(hook).then_some(hook)) {
+        bail!("hook point {hook} is named twice");
+    }
+    let mut spec = CaptureSpec::new(&lm, &hooks);
     (spec.max_tokens, spec.bos, spec.skip_first) = (args.max_tokens, args.bos, args.skip_first);
     if let Some(context) = args.context {
         spec.context = context;
@@ -167,9 +173,9 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
 fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     let (run, dump, target) = sources::open_pair(&args.subject, args.target.as_ref(), "eval", console)?;
     let lm = match (&args.model, args.splice) {
-        (Some(dir), _) => Some(Lm::from_dir(dir)?),
+        (Some(dir), _) => Some(Lm::open(dir)?),
         (None, true) => Some(embedded_for(&dump)?),
-        (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().n_embd == dump.d()),
+        (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().d == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
     let job = eval::Job {

@@ -10,6 +10,7 @@ use crate::control;
 use crate::dump::Dump;
 use crate::eval::{self, Evaluation, Found};
 use crate::files::MadeDirectories;
+use crate::lm::hook::Hook;
 use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::report;
 use crate::run::Run;
@@ -51,12 +52,19 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     let s = &args.settings;
     let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
     let lm = Lm::embedded()?;
-    config.validate(lm.config().n_embd)?;
+    config.validate(lm.config().d)?;
     // An interrupt removes the directory as long as it is empty.
     let _made = MadeDirectories::all(&args.out)?;
     if !dump_path.exists() {
         console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));
-        capture_to(&lm, EMBEDDED_TEXT, &CaptureSpec::new(&lm, LAYER), Dtype::F16, &dump_path, console)?;
+        capture_to(
+            &lm,
+            EMBEDDED_TEXT,
+            &CaptureSpec::new(&lm, &[Hook::resid_post(LAYER)]),
+            Dtype::F16,
+            &dump_path,
+            console,
+        )?;
     }
     let dump = Dump::open(&[dump_path], None)?;
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));

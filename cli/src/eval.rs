@@ -7,7 +7,6 @@ use crate::feed;
 use crate::files::{MadeDirectories, check_writable, directory_name, read, write_atomic};
 use crate::health::{self, Asked, Evaluated};
 use crate::lm::Lm;
-use crate::lm::hook::layer_of;
 use crate::probe::{NamedAbsorption, character_absorption, description_length};
 use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
@@ -247,8 +246,8 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         "--splice replaces a row by its reconstruction, and a transcoder reconstructs another row than it reads"
     );
     let read = pair.reconstructed();
-    if let Some(lm) = job.lm.filter(|lm| lm.config().n_embd != read.d()) {
-        bail!("{} has rows of width {}, and {} has width {}", read.name(), read.d(), lm.name(), lm.config().n_embd);
+    if let Some(lm) = job.lm.filter(|lm| lm.config().d != read.d()) {
+        bail!("{} has rows of width {}, and {} has width {}", read.name(), read.d(), lm.name(), lm.config().d);
     }
     let other = job.against.map(|other| -> Result<Encoder> {
         other.check_width(dump)?;
@@ -443,14 +442,11 @@ fn splice_rows(
     };
     let tokens = dump.tokens().ok_or_else(|| need("its tokens"))?;
     let context = dump.context().ok_or_else(|| need("the length of its sequences"))?;
-    let hook = dump.hook().ok_or_else(|| need("the hook point of its rows"))?;
-    let layer = layer_of(hook).ok_or_else(|| need("a hook point of the residual stream after a block"))?;
+    let hook = lm.hook(dump.hook().ok_or_else(|| need("the hook point of its rows"))?)?;
     let first = (rows.start as usize).next_multiple_of(context);
     let ids = tokens.get(first..rows.end as usize).filter(|ids| ids.len() >= context);
-    let Some(ids) = ids else {
-        bail!("expected a whole sequence of {context} tokens in the evaluated rows, found none")
-    };
-    splice::check_window(lm, layer, dump, first as u64, &ids[..context])?;
+    let Some(ids) = ids else { bail!("the rows that are evaluated hold no whole sequence of {context} tokens") };
+    splice::check_window(lm, hook, dump, first as u64, &ids[..context])?;
     let sample = feed::sample(dump, filter, dump.n_rows(), 1 << 16)?.rows;
     let d = dump.d();
     let mut mean = vec![0.0f64; d];
@@ -460,7 +456,7 @@ fn splice_rows(
     let spinner = console.bar("splicing", ids.len() as u64, "tokens");
     let report = splice(
         lm,
-        layer,
+        hook,
         ids,
         context,
         |x, hat1, hat2| {

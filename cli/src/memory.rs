@@ -36,7 +36,7 @@ pub(crate) fn check(bytes: u128, what: impl FnOnce() -> String) -> Result<()> {
 }
 
 /// Returns the memory of the machine, or the limit of the process group of this process. Known on Linux only.
-fn most_bytes() -> Option<u128> {
+pub(crate) fn most_bytes() -> Option<u128> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
         let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:").map(str::to_owned))?;
         Some(line.split_whitespace().next()?.parse::<u128>().ok()? * 1024)

@@ -1,9 +1,12 @@
 //! The cost of a reconstruction of the residual stream in the cross-entropy of its language model.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 
 use crate::dump::Dump;
-use crate::lm::{Lm, batches, ordered};
+use crate::lm::hook::{Hook, Point};
+use crate::lm::{Lm, log_total, nll, ordered};
 use strata_core::Dtype;
 
 /// Splicing the identity must give the clean cross-entropy to this many nats.
@@ -20,6 +23,13 @@ pub struct SpliceReport {
     pub level2: f64,
     /// With the mean row in place of every row.
     pub mean_ablated: f64,
+    /// With zeros in place of every row.
+    pub zero_ablated: f64,
+    /// Mean Kullback-Leibler divergence of the predictions with the reconstruction of level 1 from those of the unchanged
+    /// model, `KL(clean || spliced)`, in nats per predicted token.
+    pub kl1: f64,
+    /// The same with the reconstruction of both levels.
+    pub kl2: f64,
     /// `(mean_ablated - level1) / (mean_ablated - clean)`: 1 is no loss, 0 is no better than the mean, and less than 0
     /// is worse than the mean. NaN (null in JSON) where the mean is no worse than the clean model: there is then
     /// nothing to recover.
@@ -34,93 +44,173 @@ pub struct SpliceReport {
     pub of_all: [f64; 2],
 }
 
-/// Runs windows of `t` tokens, which follow each other in `ids`, through `lm`, with the residual stream after block
-/// `layer` replaced. `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level;
-/// `mean` is the row for mean ablation. `stays(i, x)` says whether row `i` of `ids` is never replaced. Tokens after the
-/// last whole window are left out.
+/// The cross-entropies of a pass, in the order in which they are summed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    clean: f64,
+    level: [f64; 2],
+    mean_ablated: f64,
+    zero_ablated: f64,
+    kl: [f64; 2],
+    of_all: [f64; 2],
+}
+
+impl Sums {
+    fn add(&mut self, other: &Self) {
+        self.clean += other.clean;
+        self.mean_ablated += other.mean_ablated;
+        self.zero_ablated += other.zero_ablated;
+        for l in 0..2 {
+            self.level[l] += other.level[l];
+            self.kl[l] += other.kl[l];
+            self.of_all[l] += other.of_all[l];
+        }
+    }
+}
+
+/// Runs windows of `t` tokens, which follow each other in `ids`, through `lm`, with the activations at `hook` replaced.
+/// `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level; `mean` is the row for mean
+/// ablation. `stays(i, x)` says whether row `i` of `ids` is never replaced. Tokens after the last whole window are left out.
 ///
 /// Windows run on as many threads as the current rayon pool has, `replace` on a pool of one; sums are in the order of
 /// the windows, so that the bits are the same for any number of threads.
 ///
 /// # Errors
-/// A layer or length out of range; an error of `replace`; a reconstruction that is not finite, by its level; a model
+/// A hook point or length out of range; an error of `replace`; a reconstruction that is not finite, by its level; a model
 /// that does not have its clean cross-entropy when its own activations are spliced in.
 pub fn splice(
     lm: &Lm,
-    layer: usize,
+    hook: Hook,
     ids: &[u32],
     t: usize,
     replace: impl Fn(&[f32], &mut [f32], &mut [f32]) -> Result<()> + Sync,
     mean: &[f32],
     stays: impl Fn(usize, &[f32]) -> bool + Sync,
 ) -> Result<SpliceReport> {
-    lm.check_layer(layer)?;
+    lm.check_hook(hook)?;
     let most = lm.config().n_positions;
     ensure!((2..=most).contains(&t), "a window must have 2 to {most} tokens in {}, found {t}", lm.name());
-    lm.check_attention(t, rayon::current_num_threads())?;
-    let d = lm.config().n_embd;
+    lm.check_memory(t, rayon::current_num_threads())?;
+    let d = lm.width(hook);
     ensure!(mean.len() == d, "the mean row must have the model's width {d}, found {}", mean.len());
     let n_windows = ids.len() / t;
     ensure!(n_windows > 0, "the text has {} tokens, but one window needs {t}", ids.len());
-    let batches = batches(n_windows, t);
-    let tokens_of = |i: usize| &ids[batches[i].start * t..batches[i].end * t];
-    check_identity(lm, layer, tokens_of(0), batches[0].len(), t)?;
+    let batches = lm.batches(n_windows, t);
+    check_identity(lm, hook, &ids[..batches[0].len() * t], t)?;
 
-    let compute = |i: usize| -> Result<([f64; 6], u64)> {
-        let (ids, b) = (tokens_of(i), batches[i].len());
-        let x = lm.resid_post(ids, b, t, layer)?;
+    let compute = |windows: &Range<usize>| -> Result<(Sums, u64)> {
+        let (first, b) = (windows.start * t, windows.len());
+        let ids = &ids[first..first + b * t];
+        let (before, x) = rows_at(lm, hook, ids, t)?;
         let (mut x_hat1, mut x_hat2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         replace(&x, &mut x_hat1, &mut x_hat2)?;
         for (level, x_hat) in [(1, &x_hat1), (2, &x_hat2)] {
             ensure!(x_hat.iter().all(|v| v.is_finite()), "the reconstruction of level {level} is not finite");
         }
-        let nll = |rows: &[f32]| lm.nll_from(layer, rows, ids, b, t);
-        let first = batches[i].start * t;
+        let last = |rows: &[f32]| lm.last_stream(hook, &before, rows, b, t);
         let staying: Vec<usize> = (0..b * t).filter(|r| stays(first + r, &x[r * d..(r + 1) * d])).collect();
-        let of_all = if staying.is_empty() { None } else { Some([nll(&x_hat1)?, nll(&x_hat2)?]) };
-        let mut ablated = mean.repeat(b * t);
+        let of_all = if staying.is_empty() { None } else { Some([last(&x_hat1)?, last(&x_hat2)?]) };
+        let (mut ablated, mut zero) = (mean.repeat(b * t), vec![0.0; x.len()]);
         for &r in &staying {
             let row = r * d..(r + 1) * d;
-            for rows in [&mut x_hat1, &mut x_hat2, &mut ablated] {
+            for rows in [&mut x_hat1, &mut x_hat2, &mut ablated, &mut zero] {
                 rows[row.clone()].copy_from_slice(&x[row.clone()]);
             }
         }
-        let [level1, level2] = [nll(&x_hat1)?, nll(&x_hat2)?];
-        let [all1, all2] = of_all.unwrap_or([level1, level2]);
-        Ok(([nll(&x)?, level1, level2, nll(&ablated)?, all1, all2], staying.len() as u64))
+        let mut streams = vec![last(&x)?, last(&x_hat1)?, last(&x_hat2)?, last(&ablated)?, last(&zero)?];
+        streams.extend(of_all.into_iter().flatten());
+        Ok((sums_of(lm, &streams, ids, t)?, staying.len() as u64))
     };
-    let (mut sums, mut rows_left_out) = ([0.0; 6], 0);
-    ordered(batches.len(), compute, |_, (part, staying)| {
-        sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
+    let (mut sums, mut rows_left_out) = (Sums::default(), 0);
+    ordered(batches.into_iter().map(Ok), compute, |_, (part, staying)| {
+        sums.add(&part);
         rows_left_out += staying;
         Ok(())
     })?;
     let n_tokens = (n_windows * (t - 1)) as u64;
-    Ok(SpliceReport::new(sums.map(|s| s / n_tokens as f64), n_tokens, rows_left_out))
+    Ok(SpliceReport::new(&sums, n_tokens, rows_left_out))
+}
+
+/// Returns the residual stream before the block of `hook` where it is needed to go on from there, and the rows at `hook`.
+fn rows_at(lm: &Lm, hook: Hook, ids: &[u32], t: usize) -> Result<(Vec<f32>, Vec<f32>)> {
+    let windows: Vec<&[u32]> = ids.chunks_exact(t).collect();
+    let is_stream = matches!(hook.point, Point::ResidPre | Point::ResidPost);
+    let hooks = if is_stream { vec![hook] } else { vec![hook, Hook { layer: hook.layer, point: Point::ResidPre }] };
+    let mut rows = lm.activations(&windows, &hooks)?;
+    let before = rows.drain(1..).next().unwrap_or_default();
+    Ok((before, rows.swap_remove(0)))
+}
+
+/// Sums over the predicted tokens of windows of `t` tokens. `streams` are those after the last block: clean, with each level,
+/// with the mean, with zeros, and, where rows stay, with each level in place of all rows.
+fn sums_of(lm: &Lm, streams: &[Vec<f32>], ids: &[u32], t: usize) -> Result<Sums> {
+    let streams: Vec<&[f32]> = streams.iter().map(Vec::as_slice).collect();
+    let mut sums = Sums::default();
+    lm.for_logits(&streams, |i, rows| {
+        if (i + 1) % t == 0 {
+            return;
+        }
+        let next = ids[i + 1];
+        let clean = rows[0];
+        sums.clean += nll(clean, next);
+        for l in 0..2 {
+            let ce = nll(rows[1 + l], next);
+            sums.level[l] += ce;
+            sums.kl[l] += divergence(clean, rows[1 + l]);
+            sums.of_all[l] += rows.get(5 + l).map_or(ce, |row| nll(row, next));
+        }
+        sums.mean_ablated += nll(rows[3], next);
+        sums.zero_ablated += nll(rows[4], next);
+    })?;
+    Ok(sums)
+}
+
+/// Returns `sum_i p_i (log p_i - log q_i)` of the distributions of two rows of logits, in nats.
+fn divergence(p: &[f32], q: &[f32]) -> f64 {
+    let (log_p, log_q) = (log_total(p), log_total(q));
+    p.iter().zip(q).map(|(p, q)| (f64::from(*p) - log_p).exp() * (f64::from(*p) - log_p - f64::from(*q) + log_q)).sum()
 }
 
 impl SpliceReport {
-    /// Computes the scores from the cross-entropies: clean, of level 1, of level 2, of the mean, and of both levels
-    /// with all rows replaced.
-    fn new([clean, level1, level2, mean_ablated, all1, all2]: [f64; 6], n_tokens: u64, rows_left_out: u64) -> Self {
+    /// Computes means and scores from sums over `n_tokens` tokens.
+    fn new(sums: &Sums, n_tokens: u64, rows_left_out: u64) -> Self {
+        let mean = |sum: f64| sum / n_tokens as f64;
+        let (clean, mean_ablated) = (mean(sums.clean), mean(sums.mean_ablated));
+        let [level1, level2] = sums.level.map(mean);
+        let [kl1, kl2] = sums.kl.map(mean);
         let span = mean_ablated - clean;
         let recovered = |ce: f64| if span > 0.0 { (mean_ablated - ce) / span } else { f64::NAN };
-        let (recovered1, recovered2) = (recovered(level1), recovered(level2));
-        let of_all = [all1, all2];
-        Self { clean, level1, level2, mean_ablated, recovered1, recovered2, n_tokens, rows_left_out, of_all }
+        Self {
+            clean,
+            level1,
+            level2,
+            mean_ablated,
+            zero_ablated: mean(sums.zero_ablated),
+            kl1,
+            kl2,
+            recovered1: recovered(level1),
+            recovered2: recovered(level2),
+            n_tokens,
+            rows_left_out,
+            of_all: sums.of_all.map(mean),
+        }
     }
 }
 
-/// Checks that stopping after block `layer` and continuing from there gives the result of one uninterrupted pass.
-fn check_identity(lm: &Lm, layer: usize, ids: &[u32], b: usize, t: usize) -> Result<()> {
-    let last = lm.config().n_layer - 1;
-    let terms = (b * (t - 1)) as f64;
-    let clean = lm.nll_from(last, &lm.resid_post(ids, b, t, last)?, ids, b, t)? / terms;
-    let spliced = lm.nll_from(layer, &lm.resid_post(ids, b, t, layer)?, ids, b, t)? / terms;
+/// Checks that stopping at `hook` and continuing from there gives the result of one uninterrupted pass.
+fn check_identity(lm: &Lm, hook: Hook, ids: &[u32], t: usize) -> Result<()> {
+    let b = ids.len() / t;
+    let mean = |stream: &[f32]| -> Result<f64> {
+        let mut sum = 0.0;
+        lm.for_logits(&[stream], |i, rows| sum += if (i + 1) % t == 0 { 0.0 } else { nll(rows[0], ids[i + 1]) })?;
+        Ok(sum / (b * (t - 1)) as f64)
+    };
+    let clean = mean(&lm.resid_post(ids, b, t, lm.config().n_layer() - 1)?)?;
+    let (before, x) = rows_at(lm, hook, ids, t)?;
+    let spliced = mean(&lm.last_stream(hook, &before, &x, b, t)?)?;
     ensure!(
         (clean - spliced).abs() <= IDENTITY_BOUND,
-        "{} gives a cross-entropy of {clean} in one pass, but {spliced} when its own activations are put back after \
-         block {layer}",
+        "{} gives a cross-entropy of {clean} in one pass, but {spliced} when its own activations are put back at {hook}",
         lm.name()
     );
     Ok(())
@@ -140,12 +230,12 @@ fn agreement_bound(dtype: Dtype) -> f64 {
 /// would otherwise be accepted silently.
 ///
 /// # Errors
-/// One sentence if the rows differ; a layer, length or token id out of range.
-pub fn check_window(lm: &Lm, layer: usize, dump: &Dump, first: u64, ids: &[u32]) -> Result<()> {
-    lm.check_layer(layer)?;
-    let d = lm.config().n_embd;
+/// One sentence if the rows differ; a hook point, length or token id out of range.
+pub fn check_window(lm: &Lm, hook: Hook, dump: &Dump, first: u64, ids: &[u32]) -> Result<()> {
+    lm.check_hook(hook)?;
+    let d = lm.width(hook);
     ensure!(dump.d() == d, "{} has rows of width {}, and {} has width {d}", dump.name(), dump.d(), lm.name());
-    let anew = lm.resid_post(ids, 1, ids.len(), layer)?;
+    let anew = lm.activations(&[ids], &[hook])?.swap_remove(0);
     let mut stored = vec![0.0; anew.len()];
     dump.read_range(first, ids.len(), &mut stored)?;
     let square = |row: &[f32]| row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
@@ -159,7 +249,7 @@ pub fn check_window(lm: &Lm, layer: usize, dump: &Dump, first: u64, ids: &[u32])
     let (off, bound) = (off[off.len() / 2], agreement_bound(dump.dtype()));
     ensure!(
         off <= bound,
-        "{} is not the model that {} was captured from: its rows after block {layer} differ from those of the dump by \
+        "{} is not the model that {} was captured from: its rows at {hook} differ from those of the dump by \
          {:.1} % (median of the first window), and the rounding of {} explains {:.1} %; name the right one with --model",
         lm.name(),
         dump.name(),
@@ -172,13 +262,15 @@ pub fn check_window(lm: &Lm, layer: usize, dump: &Dump, first: u64, ids: &[u32])
 
 #[cfg(test)]
 mod tests {
-    use super::SpliceReport;
+    use super::{SpliceReport, Sums};
 
     #[test]
     fn recovered_is_nan_where_the_mean_is_no_worse_than_clean() {
-        let r = SpliceReport::new([2.0, 3.0, 2.5, 4.0, 3.0, 2.5], 1, 0);
+        let mut sums = Sums { clean: 2.0, level: [3.0, 2.5], mean_ablated: 4.0, ..Sums::default() };
+        let r = SpliceReport::new(&sums, 1, 0);
         assert_eq!((r.recovered1, r.recovered2), (0.5, 0.75));
-        let r = SpliceReport::new([2.0, 3.0, 2.5, 2.0, 3.0, 2.5], 1, 0);
+        sums.mean_ablated = 2.0;
+        let r = SpliceReport::new(&sums, 1, 0);
         assert!(r.recovered1.is_nan() && r.recovered2.is_nan());
     }
 }

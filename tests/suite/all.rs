@@ -37,6 +37,7 @@ mod l0;
 mod left_out;
 mod levels_back;
 mod lm;
+mod lm_families;
 mod lm_text;
 mod matching;
 mod metrics;

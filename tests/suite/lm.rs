@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use strata_cli::capture::{CaptureSpec, capture};
+use strata_cli::lm::hook::Hook;
 use strata_cli::lm::{EMBEDDED_TEXT, Lm, cross_entropy};
 use strata_cli::splice::splice;
 
@@ -109,7 +110,7 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
         x_hat2.copy_from_slice(x);
         Ok(())
     };
-    let report = |n| in_pool(n, || splice(model(), 2, ids, T, halve, &mean, |_, _| false).unwrap());
+    let report = |n| in_pool(n, || splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |_, _| false).unwrap());
     let r = report(2);
     eprintln!("{r:?}");
     assert_eq!(r.level2, r.clean);
@@ -122,10 +123,10 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
     assert_eq!((r.rows_left_out, r.of_all), (0, [r.level1, r.level2]));
 
     // Rows that are left out are not replaced, and the effect of replacing them is reported separately.
-    let some = splice(model(), 2, ids, T, halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
+    let some = splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
     assert_eq!((some.rows_left_out, some.of_all, some.clean), (40 * 64, [r.level1, r.level2], r.clean));
     assert!(some.level1 < r.level1 && some.mean_ablated < r.mean_ablated);
-    let all = splice(model(), 2, ids, T, halve, &mean, |_, _| true).unwrap();
+    let all = splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |_, _| true).unwrap();
     assert_eq!((all.level1, all.mean_ablated, all.of_all), (r.clean, r.clean, [r.level1, r.level2]));
 }
 
@@ -136,7 +137,7 @@ fn splice_names_the_level_that_is_not_finite() {
         x_hat2.fill(f32::NAN);
         Ok(())
     };
-    let e = splice(model(), 1, &golden_ids(), T, bad, &[0.0; 128], |_, _| false).unwrap_err();
+    let e = splice(model(), Hook::resid_post(1), &golden_ids(), T, bad, &[0.0; 128], |_, _| false).unwrap_err();
     assert_eq!(e.to_string(), "the reconstruction of level 2 is not finite");
 }
 
@@ -172,9 +173,9 @@ fn a_window_is_the_same_bits_in_any_company_and_on_any_pool() {
 fn captured(spec: &CaptureSpec, text: &str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u64)>) {
     let (mut rows, mut tokens) = (Vec::new(), Vec::new());
     let calls = std::cell::RefCell::new(Vec::new());
-    let mut sink = |r: &[f32], t: &[u32]| {
-        assert_eq!(r.len(), t.len() * 128, "one token per row of width 128");
-        rows.extend_from_slice(r);
+    let mut sink = |r: &[Vec<f32>], t: &[u32]| {
+        assert_eq!(r[0].len(), t.len() * 128, "one token per row of width 128");
+        rows.extend_from_slice(&r[0]);
         tokens.extend_from_slice(t);
         Ok(())
     };
@@ -187,7 +188,7 @@ fn captured(spec: &CaptureSpec, text: &str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u6
 #[test]
 fn capture_gives_whole_windows_in_order_on_any_number_of_threads() {
     let text = &EMBEDDED_TEXT[..T * 11 + 5];
-    let spec = CaptureSpec::new(model(), 1);
+    let spec = CaptureSpec::new(model(), &[Hook::resid_post(1)]);
     let (rows, tokens, calls) = in_pool(1, || captured(&spec, text));
     let ids = model().encode_text(text).unwrap();
     assert_eq!(tokens, ids[..T * 11]);
@@ -200,7 +201,13 @@ fn capture_gives_whole_windows_in_order_on_any_number_of_threads() {
 
 #[test]
 fn capture_leaves_out_first_tokens_and_stops_at_its_limit() {
-    let spec = CaptureSpec { layer: 0, context: 50, bos: false, skip_first: 3, max_tokens: Some(47 * 4 + 46) };
+    let spec = CaptureSpec {
+        hooks: vec![Hook::resid_post(0)],
+        context: 50,
+        bos: false,
+        skip_first: 3,
+        max_tokens: Some(47 * 4 + 46),
+    };
     let (rows, tokens, _) = captured(&spec, EMBEDDED_TEXT);
     let ids = model().encode_text(&EMBEDDED_TEXT[..200]).unwrap();
     let want: Vec<u32> = ids.chunks(50).flat_map(|w| w[3..].to_vec()).collect();
@@ -213,13 +220,19 @@ fn capture_leaves_out_first_tokens_and_stops_at_its_limit() {
 #[test]
 fn capture_stops_at_the_first_error_of_its_sink() {
     let mut calls = 0;
-    let mut sink = |_: &[f32], _: &[u32]| {
+    let mut sink = |_: &[Vec<f32>], _: &[u32]| {
         calls += 1;
         anyhow::ensure!(calls < 3, "the disk is full");
         Ok(())
     };
-    let e =
-        capture(model(), &EMBEDDED_TEXT[..100_000], &CaptureSpec::new(model(), 0), &mut sink, &|_, _| ()).unwrap_err();
+    let e = capture(
+        model(),
+        &EMBEDDED_TEXT[..100_000],
+        &CaptureSpec::new(model(), &[Hook::resid_post(0)]),
+        &mut sink,
+        &|_, _| (),
+    )
+    .unwrap_err();
     assert_eq!((e.to_string().as_str(), calls), ("the disk is full", 3));
 }
 
@@ -229,8 +242,11 @@ fn what_cannot_be_captured_is_said_in_one_sentence() {
     let err = |spec: &CaptureSpec, text: &str| {
         capture(m, text, spec, &mut |_, _| Ok(()), &|_, _| ()).unwrap_err().to_string()
     };
-    let spec = CaptureSpec::new(m, 0);
-    assert_eq!(err(&CaptureSpec::new(m, 4), "a"), "the layer must be from 0 to 3 in char-gpt, found 4");
+    let spec = CaptureSpec::new(m, &[Hook::resid_post(0)]);
+    assert_eq!(
+        err(&CaptureSpec::new(m, &[Hook::resid_post(4)]), "a"),
+        "the layer must be from 0 to 3 in char-gpt, found 4"
+    );
     assert_eq!(err(&spec, "a word"), "the text has 6 tokens, but one window needs 128");
     assert_eq!(err(&spec, "caf\u{e9} #1"), "character 3 of the text, 'é', is not in the vocabulary of 65");
     assert_eq!(
@@ -327,13 +343,13 @@ pub(crate) fn load_with(config: &Value, tokenizer: &Value) -> anyhow::Result<Lm>
     }
     write(dir.path(), config, &safetensors_of(&tensors, 32));
     fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-    Lm::from_dir(dir.path())
+    Lm::open(dir.path())
 }
 
 fn load(config: &Value, weights: &[u8]) -> anyhow::Result<Lm> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), config, weights);
-    Lm::from_dir(dir.path())
+    Lm::open(dir.path())
 }
 
 #[test]
@@ -465,7 +481,11 @@ fn attention_scales_follow_the_config() {
 fn a_bad_config_is_said_in_one_sentence() {
     let weights = safetensors_of(&tiny_tensors(), 32);
     for (key, value, want) in [
-        ("model_type", json!("llama"), "\"model_type\" must be \"gpt2\", found \"llama\""),
+        (
+            "model_type",
+            json!("bert"),
+            "\"model_type\" must be one of gpt2, llama, mistral, qwen2, qwen3, gemma2, gemma3_text, gpt_neox, found \"bert\"",
+        ),
         ("n_embd", Value::Null, "\"n_embd\" must be a whole number from 1 to 16777216, found nothing"),
         ("n_layer", json!(-1), "\"n_layer\" must be a whole number from 1 to 16777216, found -1"),
         ("n_head", json!(3), "\"n_embd\" must be a multiple of \"n_head\", found 2 and 3"),
@@ -513,7 +533,7 @@ fn bad_weights_are_said_in_one_sentence() {
 #[test]
 fn a_directory_without_its_files_is_said_in_one_sentence() {
     let dir = tempfile::tempdir().unwrap();
-    let err = || format!("{:#}", Lm::from_dir(dir.path()).err().unwrap());
+    let err = || format!("{:#}", Lm::open(dir.path()).err().unwrap());
     let config = dir.path().join("config.json");
     assert!(err().starts_with(&format!("reading `{}`: ", config.display())), "{}", err());
     write(dir.path(), &tiny_config(), &[]);
@@ -526,10 +546,6 @@ fn a_directory_without_its_files_is_said_in_one_sentence() {
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let weights = dir.path().join("model.safetensors");
     assert!(err().starts_with(&format!("reading `{}`: ", weights.display())), "{}", err());
-    let index = dir.path().join("model.safetensors.index.json");
-    fs::write(&index, "{}").unwrap();
-    let want = "says that the weights are in several files, but they must be in one, model.safetensors";
-    assert_eq!(err(), format!("{} {want}", index.display()));
 }
 
 #[test]
@@ -544,7 +560,7 @@ fn a_byte_level_tokenizer_is_run_as_it_stands() {
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}
     });
     fs::write(dir.path().join("tokenizer.json"), bpe.to_string()).unwrap();
-    let lm = Lm::from_dir(dir.path()).unwrap();
+    let lm = Lm::open(dir.path()).unwrap();
     // The truncation that the tokenizer file asks for is ignored.
     assert_eq!(lm.encode_text("abaabb").unwrap(), [2, 0, 2, 1]);
     assert_eq!(lm.vocab(), ["a", "b", "ab"]);

@@ -8,6 +8,7 @@ use strata_cli::capture::{CaptureSpec, capture, capture_to};
 use strata_cli::console::Console;
 use strata_cli::dump::{Dump, Source};
 use strata_cli::lm::Lm;
+use strata_cli::lm::hook::Hook;
 use strata_cli::row_filter::RowFilter;
 use strata_core::config::DataConfig;
 use strata_core::{Dtype, Isa};
@@ -121,7 +122,7 @@ fn ids_that_the_model_lacks_are_refused_where_a_text_has_them() {
     // The model has a row of the embedding for the first of the two added ids only.
     let lm = lm(&tokenizer, 269, None);
     assert_eq!((lm.vocab().len(), lm.special_tokens()), (269, vec![268]));
-    let spec = CaptureSpec { context: 4, ..CaptureSpec::new(&lm, 0) };
+    let spec = CaptureSpec { context: 4, ..CaptureSpec::new(&lm, &[Hook::resid_post(0)]) };
     let rows = |text: &str| capture(&lm, text, &spec, &mut |_, _| Ok(()), &|_, _| ());
     assert_eq!(rows("abc<|end|>").expect("rows").n_rows, 4);
     assert_eq!(
@@ -136,7 +137,7 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     let lm = lm(&tokenizer, 269, Some(268));
     let text = "abcdefghijk";
     let ids = lm.encode_text(text).expect("ids");
-    let mut spec = CaptureSpec { context: 4, bos: true, ..CaptureSpec::new(&lm, 0) };
+    let mut spec = CaptureSpec { context: 4, bos: true, ..CaptureSpec::new(&lm, &[Hook::resid_post(0)]) };
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path().join("dump");
     let (mut out, mut err) = (Vec::new(), Vec::new());

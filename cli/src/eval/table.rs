@@ -53,7 +53,9 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     if let Some(s) = &e.splice {
         line("cross-entropy, nats", s.level1, Some(s.level2), 4)?;
         line("cross-entropy recovered", s.recovered1, Some(s.recovered2), 4)?;
-        writeln!(out, "{:<34} {:>10} {:>10}", "  clean / mean-ablated", number(s.clean, 4), number(s.mean_ablated, 4))?;
+        line("KL divergence from the clean model", s.kl1, Some(s.kl2), 4)?;
+        let [clean, mean, zero] = [s.clean, s.mean_ablated, s.zero_ablated].map(|v| number(v, 4));
+        writeln!(out, "{:<34} {clean:>10} {mean:>10} {zero:>10}", "  nats, clean / mean / zeros")?;
         if s.rows_left_out > 0 {
             let [all1, all2] = s.of_all.map(|v| number(v, 4));
             writeln!(out, "{:<34} {all1:>10} {all2:>10}", "  nats, left-out rows replaced too")?;

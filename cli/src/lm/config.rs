@@ -1,7 +1,4 @@
-//! `config.json` of a GPT-2 model: the sizes and switches that determine what it computes.
-
-use anyhow::{Context, Result, bail};
-use serde_json::Value;
+//! What a language model computes: its sizes, and the choices in which the families differ.
 
 /// The nonlinearity of the feed-forward layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,31 +9,94 @@ pub enum Activation {
     Gelu,
     /// `max(x, 0)`
     Relu,
+    /// `x / (1 + exp(-x))`
+    Silu,
 }
 
-/// The content of `config.json`.
+impl Activation {
+    /// Returns the activation with a name of `transformers`.
+    pub fn named(name: &str) -> Option<Self> {
+        Some(match name {
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Self::GeluNew,
+            "gelu" => Self::Gelu,
+            "relu" => Self::Relu,
+            "silu" | "swish" => Self::Silu,
+            _ => return None,
+        })
+    }
+}
+
+/// A rotation of queries and keys by their position: pair `i` of a head turns by `position * frequencies[i]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// The frequency of each pair; twice as many numbers of a head are rotated, and those after them stay.
+    pub frequencies: Vec<f32>,
+    /// Factor of the rotated numbers.
+    pub magnitude: f32,
+    /// A pair is two neighbours; otherwise a number of the first half with that of the second half.
+    pub interleaved: bool,
+}
+
+impl Rope {
+    /// Returns the rotation of the first `dims` numbers of a head with frequencies `theta^(-2 i / dims)`.
+    pub fn new(dims: usize, theta: f64) -> Self {
+        // As others do, in f32: an angle of a late position differs visibly with another rounding of its frequency.
+        let power = |i: usize| (theta as f32).powf(2.0 * i as f32 / dims as f32);
+        Self { frequencies: (0..dims / 2).map(|i| 1.0 / power(i)).collect(), magnitude: 1.0, interleaved: false }
+    }
+
+    /// Returns the cosines and sines of the angles at positions `0..t`, each `(t, pairs)`.
+    pub fn tables(&self, t: usize) -> (Vec<f32>, Vec<f32>) {
+        let angles = (0..t).flat_map(|p| self.frequencies.iter().map(move |f| f64::from(p as f32 * f)));
+        let magnitude = f64::from(self.magnitude);
+        angles.map(|a| ((a.cos() * magnitude) as f32, (a.sin() * magnitude) as f32)).unzip()
+    }
+}
+
+/// What the attention of one block does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attention {
+    /// Scores are multiplied by this.
+    pub scale: f64,
+    /// A token attends to itself and at most this many minus one before it.
+    pub window: Option<usize>,
+    /// Index in [`Config::ropes`].
+    pub rope: Option<usize>,
+}
+
+/// What a language model computes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Number of blocks.
-    pub n_layer: usize,
-    /// Attention heads per block.
+    /// Width of the residual stream.
+    pub d: usize,
+    /// Heads of the attention.
     pub n_head: usize,
-    /// Width `d` of the residual stream.
-    pub n_embd: usize,
-    /// Width of the feed-forward layers; `4 * n_embd` where the file has null or nothing.
-    pub n_inner: usize,
+    /// Heads of keys and values; each serves `n_head / n_kv` heads that follow each other.
+    pub n_kv: usize,
+    /// Numbers per head.
+    pub head_dim: usize,
+    /// Width of the feed-forward layers.
+    pub d_mlp: usize,
     /// Longest sequence.
     pub n_positions: usize,
     /// Number of token ids.
     pub vocab_size: usize,
-    /// Constant that is added to the variance in every layer norm.
-    pub layer_norm_epsilon: f64,
-    /// The nonlinearity.
+    /// The attention of each block.
+    pub attention: Vec<Attention>,
+    /// The rotations that occur.
+    pub ropes: Vec<Rope>,
+    /// Scores become `cap * tanh(score / cap)`.
+    pub attention_cap: Option<f64>,
+    /// The nonlinearity of the feed-forward layers.
     pub activation: Activation,
-    /// Attention scores are divided by `sqrt(n_embd / n_head)`.
-    pub scale_attn_weights: bool,
-    /// Attention scores of block `l` are also divided by `l + 1`.
-    pub scale_attn_by_inverse_layer_idx: bool,
+    /// Attention and feed-forward layer both read the stream before the block.
+    pub is_parallel: bool,
+    /// Token embeddings are multiplied by this.
+    pub embedding_scale: Option<f64>,
+    /// Logits become `cap * tanh(logit / cap)`.
+    pub logit_cap: Option<f64>,
+    /// Constant that every norm adds to the variance.
+    pub epsilon: f64,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
     /// The output matrix is the token embedding.
@@ -44,92 +104,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads `config.json`. A size must be given; a missing switch has the default of `transformers`.
-    ///
-    /// # Errors
-    /// One sentence with the key, what was expected and what was found. The caller adds the file.
-    pub fn parse(json: &[u8]) -> Result<Self> {
-        let v: Value = serde_json::from_slice(json).context("not JSON")?;
-        let model_type = &v["model_type"];
-        if model_type.as_str() != Some("gpt2") {
-            bail!("\"model_type\" must be \"gpt2\", found {}", shown(model_type));
-        }
-        let n_embd = size(&v, "n_embd")?;
-        let n_head = size(&v, "n_head")?;
-        if n_embd % n_head != 0 {
-            bail!("\"n_embd\" must be a multiple of \"n_head\", found {n_embd} and {n_head}");
-        }
-        let eps = &v["layer_norm_epsilon"];
-        let layer_norm_epsilon = if eps.is_null() { Some(1e-5) } else { eps.as_f64() };
-        let Some(layer_norm_epsilon) = layer_norm_epsilon.filter(|e| *e > 0.0 && *e < 1.0) else {
-            bail!("\"layer_norm_epsilon\" must be a number between 0 and 1, found {}", shown(eps));
-        };
-        let act = &v["activation_function"];
-        let activation = match act.as_str() {
-            None if act.is_null() => Activation::GeluNew,
-            Some("gelu_new" | "gelu_pytorch_tanh") => Activation::GeluNew,
-            Some("gelu") => Activation::Gelu,
-            Some("relu") => Activation::Relu,
-            _ => bail!("\"activation_function\" must be gelu_new, gelu or relu, found {}", shown(act)),
-        };
-        Ok(Self {
-            n_layer: size(&v, "n_layer")?,
-            n_head,
-            n_embd,
-            n_inner: if v["n_inner"].is_null() { 4 * n_embd } else { size(&v, "n_inner")? },
-            n_positions: size(&v, "n_positions")?,
-            vocab_size: size(&v, "vocab_size")?,
-            layer_norm_epsilon,
-            activation,
-            scale_attn_weights: switch(&v, "scale_attn_weights", true)?,
-            scale_attn_by_inverse_layer_idx: switch(&v, "scale_attn_by_inverse_layer_idx", false)?,
-            bos_token_id: token(&v, "bos_token_id")?,
-            tie_word_embeddings: switch(&v, "tie_word_embeddings", true)?,
-        })
+    /// Returns the number of blocks.
+    pub fn n_layer(&self) -> usize {
+        self.attention.len()
     }
 
-    /// Returns the factor of the attention scores of block `layer`.
-    pub fn attention_scale(&self, layer: usize) -> f32 {
-        let mut scale = 1.0;
-        if self.scale_attn_weights {
-            scale /= ((self.n_embd / self.n_head) as f32).sqrt();
-        }
-        if self.scale_attn_by_inverse_layer_idx {
-            scale /= (layer + 1) as f32;
-        }
-        scale
+    /// Returns about how many bytes the weights of all blocks take in f32.
+    pub fn block_bytes(&self) -> u64 {
+        let attention = 2 * self.d * self.head_dim * (self.n_head + self.n_kv);
+        4 * (self.n_layer() * (attention + 3 * self.d * self.d_mlp)) as u64
     }
-}
-
-/// No published GPT-2 has a size near this; it keeps products of two sizes within `usize`.
-const SIZE_MAX: u64 = 1 << 24;
-
-fn size(v: &Value, key: &str) -> Result<usize> {
-    match v[key].as_u64() {
-        Some(n @ 1..=SIZE_MAX) => Ok(n as usize),
-        _ => bail!("{key:?} must be a whole number from 1 to {SIZE_MAX}, found {}", shown(&v[key])),
-    }
-}
-
-/// A token id; none for null or nothing.
-fn token(v: &Value, key: &str) -> Result<Option<u32>> {
-    if v[key].is_null() {
-        return Ok(None);
-    }
-    match v[key].as_u64().and_then(|id| u32::try_from(id).ok()) {
-        Some(id) => Ok(Some(id)),
-        None => bail!("{key:?} must be a token id, found {}", shown(&v[key])),
-    }
-}
-
-fn switch(v: &Value, key: &str, default: bool) -> Result<bool> {
-    match &v[key] {
-        Value::Null => Ok(default),
-        Value::Bool(b) => Ok(*b),
-        other => bail!("{key:?} must be true or false, found {}", shown(other)),
-    }
-}
-
-fn shown(v: &Value) -> String {
-    if v.is_null() { "nothing".into() } else { v.to_string() }
 }

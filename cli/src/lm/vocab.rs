@@ -44,6 +44,15 @@ impl Vocab {
         if let Some(chars) = char_tokenizer(&v) {
             return Ok(Self::Chars(Chars::new(chars?)?));
         }
+        Self::described(&v, json)
+    }
+
+    /// Reads a tokenizer that was put together as `tokenizer.json`.
+    pub fn from_tokenizer(v: &Value) -> Result<Self> {
+        Self::described(v, v.to_string().as_bytes())
+    }
+
+    fn described(v: &Value, json: &[u8]) -> Result<Self> {
         let read = || -> Result<Tokenizer> {
             let mut t = Tokenizer::from_bytes(json).map_err(|e| anyhow!("not a tokenizer: {e}"))?;
             t.with_padding(None);
@@ -54,7 +63,7 @@ impl Vocab {
         let mut special: Vec<u32> =
             t.get_added_tokens_decoder().iter().filter(|(_, t)| t.special).map(|(id, _)| *id).collect();
         special.sort_unstable();
-        Ok(Self::Tokenizer(Box::new(Described { tokenizer: t, texts: texts::of_tokenizer(&v)?, special })))
+        Ok(Self::Tokenizer(Box::new(Described { tokenizer: t, texts: texts::of_tokenizer(v)?, special })))
     }
 
     /// Reads the string `"chars"` of `meta.json`: the character at index `i` has id `i`.

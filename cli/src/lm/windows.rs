@@ -1,5 +1,6 @@
 //! Batches of windows, computed in parallel and used in order.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -8,43 +9,46 @@ use anyhow::{Context, Result};
 
 /// Tokens per batch, which one thread computes: a few milliseconds for a small model, so that passing it between
 /// threads costs little.
-const BATCH_TOKENS: usize = 512;
+pub const BATCH_TOKENS: usize = 512;
 
-/// Returns the batches in which `n_windows` windows of `t` tokens are computed.
-pub fn batches(n_windows: usize, t: usize) -> Vec<Range<usize>> {
-    let size = (BATCH_TOKENS / t).max(1);
+/// Returns the batches of at most about `tokens` tokens in which `n_windows` windows of `t` tokens are computed.
+pub fn batches(n_windows: usize, t: usize, tokens: usize) -> Vec<Range<usize>> {
+    let size = (tokens / t).max(1);
     (0..n_windows).step_by(size).map(|from| from..n_windows.min(from + size)).collect()
 }
 
-/// Calls `emit(i, compute(i))` for `i` in `0..n`: `compute` on as many threads as the current rayon pool has, `emit` in
-/// order on the caller's thread, with at most two results per thread waiting.
+/// Calls `emit(job, compute(&job))` for each of `jobs`: `compute` on as many threads as the current rayon pool has, `emit`
+/// in order on the caller's thread. No more than two jobs per thread are taken ahead.
 ///
 /// Each thread has a rayon pool of one thread, so that all that `compute` calls runs on it alone: products of this size
 /// gain nothing from more threads, and the bits cannot depend on their number.
 ///
 /// # Errors
-/// The first error in order, of either function; nothing is emitted after it.
-pub fn ordered<T: Send>(
-    n: usize,
-    compute: impl Fn(usize) -> Result<T> + Sync,
-    mut emit: impl FnMut(usize, T) -> Result<()>,
+/// The first error in order, of a job or of either function; nothing is emitted after it.
+pub fn ordered<J: Send, T: Send>(
+    jobs: impl IntoIterator<Item = Result<J>>,
+    compute: impl Fn(&J) -> Result<T> + Sync,
+    mut emit: impl FnMut(J, T) -> Result<()>,
 ) -> Result<()> {
-    let n_threads = rayon::current_num_threads().min(n).max(1);
+    let n_threads = rayon::current_num_threads().max(1);
     let pools: Vec<_> = (0..n_threads)
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build().context("starting a thread"))
         .collect::<Result<_>>()?;
     thread::scope(|scope| {
         let compute = &compute;
-        let mut results = Vec::new();
-        for (first, pool) in pools.iter().enumerate() {
-            let (sender, receiver) = sync_channel(1);
-            results.push(receiver);
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for pool in &pools {
+            // As many as can be under way for one thread, so that no sender ever waits.
+            let (job_sender, job_receiver) = sync_channel::<J>(2);
+            let (sender, receiver) = sync_channel(2);
+            inputs.push(job_sender);
+            outputs.push(receiver);
             let work = move || {
-                // A closed channel says that no more results are wanted.
-                for i in (first..n).step_by(n_threads) {
-                    let result = compute(i);
+                for job in job_receiver {
+                    let result = compute(&job);
                     let failed = result.is_err();
-                    if sender.send(result).is_err() || failed {
+                    // A closed channel says that no more results are wanted.
+                    if sender.send((job, result)).is_err() || failed {
                         break;
                     }
                 }
@@ -52,10 +56,25 @@ pub fn ordered<T: Send>(
             let spawned = thread::Builder::new().spawn_scoped(scope, move || pool.install(work));
             spawned.context("starting a thread")?;
         }
-        for i in 0..n {
-            let result = results[i % n_threads].recv().context("a thread of the language model stopped")?;
-            emit(i, result?)?;
+        let mut jobs = jobs.into_iter();
+        let mut under_way = VecDeque::new();
+        let (mut next, mut ended) = (0, None);
+        loop {
+            while ended.is_none() && under_way.len() < 2 * n_threads {
+                match jobs.next() {
+                    Some(Ok(job)) => {
+                        // A thread that has stopped has sent its error, which comes out in its turn.
+                        let _ = inputs[next].send(job);
+                        under_way.push_back(next);
+                        next = (next + 1) % n_threads;
+                    }
+                    Some(Err(error)) => ended = Some(Err(error)),
+                    None => ended = Some(Ok(())),
+                }
+            }
+            let Some(thread) = under_way.pop_front() else { break ended.unwrap_or(Ok(())) };
+            let (job, result) = outputs[thread].recv().context("a thread of the language model stopped")?;
+            emit(job, result?)?;
         }
-        Ok(())
     })
 }
