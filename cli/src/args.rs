@@ -184,6 +184,19 @@ pub struct Demo {
     /// The directory for the dump and the run
     #[arg(long, value_name = "DIR", default_value = "strata-demo")]
     pub out: PathBuf,
+    /// Another language model than the embedded one, as for `strata capture`
+    #[arg(long, value_name = "MODEL")]
+    pub model: Option<PathBuf>,
+    /// With --model: the text, as for `strata capture` [default: the embedded one]
+    #[arg(long, value_name = "PATH", requires = "model")]
+    pub text: Option<PathBuf>,
+    /// With --model: where the activations are taken, as for `strata capture` [default: the residual stream after the block in
+    /// the middle]
+    #[arg(long, value_name = "NAME", requires = "model")]
+    pub hook: Option<String>,
+    /// With --model: the number of tokens
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub max_tokens: u64,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
@@ -196,9 +209,20 @@ pub struct Capture {
     /// tokenizer.json) [default: the embedded one]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// The text [default: the embedded one]
-    #[arg(long, value_name = "FILE")]
+    /// The text: a file of plain text, which is one document; a file of JSON lines (.jsonl, .ndjson), which has one per line; or
+    /// a directory of such files (.txt, .md, .rst, .jsonl), in the order of their paths [default: the embedded one]
+    #[arg(long, value_name = "PATH")]
     pub text: Option<PathBuf>,
+    /// JSON lines: the field that has the text [default: text]
+    #[arg(long, value_name = "NAME", requires = "text")]
+    pub field: Option<String>,
+    /// Take the documents in a random order, which the seed determines
+    #[arg(long, value_name = "SEED", requires = "text")]
+    pub shuffle: Option<u64>,
+    /// Begin a new window with every document, whose last window may then be shorter. Otherwise documents follow each other, and
+    /// all windows have the same length
+    #[arg(long)]
+    pub per_document: bool,
     /// Take the activations at this hook point: blocks.L.hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
     /// hook_mlp_out, mlp.hook_in, mlp.hook_post, ..., a short form as in resid_post.L, or the path of a module as in
     /// model.layers.L.mlp. May be repeated: there is then a dump per point in the directory DUMP, of the same tokens
@@ -213,7 +237,7 @@ pub struct Capture {
     /// Tokens per window [default: the longest context of the model, at most 1024]
     #[arg(long, value_name = "T")]
     pub context: Option<usize>,
-    /// Begin every window with the BOS token of the model's config.json
+    /// Begin every window and every document with the BOS token of the model
     #[arg(long)]
     pub bos: bool,
     /// Leave out the first N rows of every window, where the model has little context

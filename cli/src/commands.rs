@@ -3,10 +3,11 @@
 use crate::args::{self, Cli, Command};
 use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
+use crate::corpus::Corpus;
 use crate::dump::{Dump, Source};
 use crate::files::read as input;
 use crate::lm::hook::Hook;
-use crate::lm::{EMBEDDED_TEXT, Lm};
+use crate::lm::{self, EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
@@ -94,13 +95,9 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
         Some(dir) => Lm::open(dir)?,
         None => Lm::embedded()?,
     };
-    let read;
-    let text = match &args.text {
-        Some(path) => {
-            read = input::text(path, input::LARGE)?;
-            &read
-        }
-        None => EMBEDDED_TEXT,
+    let corpus = match &args.text {
+        Some(path) => Corpus::open(path, args.field.as_deref(), args.shuffle)?,
+        None => Corpus::of(EMBEDDED_TEXT),
     };
     let mut hooks = args.hooks.iter().map(|name| lm.hook(name)).collect::<Result<Vec<_>>>()?;
     hooks.extend(args.layer.map(Hook::resid_post));
@@ -109,10 +106,14 @@ fn capture_command(args: &args::Capture, console: &mut Console<'_>) -> Result<()
     }
     let mut spec = CaptureSpec::new(&lm, &hooks);
     (spec.max_tokens, spec.bos, spec.skip_first) = (args.max_tokens, args.bos, args.skip_first);
+    spec.per_document = args.per_document;
     if let Some(context) = args.context {
         spec.context = context;
     }
-    capture_to(&lm, text, &spec, args.dtype, &args.out, console)
+    if lm.expects_bos() && !args.bos {
+        console.warn(format!("{} was trained on texts that begin with its BOS token: consider --bos", lm.name()));
+    }
+    capture_to(&lm, &corpus, &spec, args.dtype, &args.out, console)
 }
 
 fn synth_command(args: &args::Synth, console: &mut Console<'_>) -> Result<()> {
@@ -174,7 +175,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     let (run, dump, target) = sources::open_pair(&args.subject, args.target.as_ref(), "eval", console)?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::open(dir)?),
-        (None, true) => Some(embedded_for(&dump)?),
+        (None, true) => Some(model_of(&dump, console)?),
         (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().d == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
@@ -199,12 +200,26 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
     written.map(|()| u8::from(found.is_meaningless))
 }
 
+/// Opens the language model that the dump came from, by its name in the dump.
+fn model_of(dump: &Dump, console: &mut Console<'_>) -> Result<Lm> {
+    let Err(why) = embedded_for(dump) else { return Lm::embedded() };
+    let parents = dump.source().paths.iter().filter_map(|path| Some(path.parent()?.to_owned()));
+    let beside: Vec<PathBuf> = parents.chain([PathBuf::from(".")]).collect();
+    let Some(path) = dump.model().and_then(|name| lm::find(name, &beside)) else { return Err(why) };
+    console.note(format!("the language model is {}", path.display()));
+    Lm::open(path)
+}
+
 /// Returns the embedded model if the dump came from it.
 fn embedded_for(dump: &Dump) -> Result<Lm> {
     let lm = Lm::embedded()?;
     match dump.model() {
         Some(name) if name == lm.name() => Ok(lm),
-        Some(name) => bail!("{} was captured from `{name}`: name its directory with --model", dump.name()),
+        Some(name) => bail!(
+            "{} was captured from `{name}`: name its file or directory with --model, or put it beside the dump or into a \
+             directory of STRATA_MODELS",
+            dump.name()
+        ),
         None => {
             bail!("{} does not say which language model it came from: name its directory with --model", dump.name())
         }

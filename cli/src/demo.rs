@@ -1,5 +1,5 @@
-//! `strata demo`: captures, trains and evaluates on the embedded model and text, shows what was found, and writes a
-//! report.
+//! `strata demo`: captures, trains and evaluates on the embedded model and text, or on another model, shows what was found,
+//! and writes a report.
 
 use crate::INTERRUPTED;
 use crate::args;
@@ -7,6 +7,7 @@ use crate::capture::{CaptureSpec, capture_to};
 use crate::console::Console;
 use crate::contexts::{self, Shown};
 use crate::control;
+use crate::corpus::Corpus;
 use crate::dump::Dump;
 use crate::eval::{self, Evaluation, Found};
 use crate::files::MadeDirectories;
@@ -18,6 +19,7 @@ use crate::settings;
 use crate::train::{self, End};
 use anyhow::{Result, bail};
 use serde_json::json;
+use std::io::IsTerminal;
 use std::time::Instant;
 use strata_core::config::Consistency;
 use strata_core::{Config, Dtype, Isa};
@@ -39,6 +41,56 @@ pub fn config() -> Config {
     config
 }
 
+/// Tokens per window of another model.
+const CONTEXT: usize = 256;
+
+/// Returns the settings of the demo on another model: a larger dictionary, and fewer steps, since its activations are wider.
+fn config_of_real() -> Config {
+    let mut config = config();
+    config.level1.latents = 512;
+    config.level1.k = 12.0;
+    config.level2.latents = 4096;
+    config.level2.k = 20.0;
+    config.train.steps = 2000;
+    config
+}
+
+/// What the demo captures.
+struct Subject {
+    lm: Lm,
+    corpus: Corpus,
+    spec: CaptureSpec,
+    /// Other models have activations beyond the range of f16.
+    dtype: Dtype,
+    config: Config,
+}
+
+/// Returns the embedded model and text, or those that were asked for.
+fn subject(args: &args::Demo) -> Result<Subject> {
+    let Some(path) = &args.model else {
+        let lm = Lm::embedded()?;
+        let spec = CaptureSpec::new(&lm, &[Hook::resid_post(LAYER)]);
+        return Ok(Subject { lm, corpus: Corpus::of(EMBEDDED_TEXT), spec, dtype: Dtype::F16, config: config() });
+    };
+    let corpus = match &args.text {
+        Some(text) => Corpus::open(text, None, None)?,
+        None => Corpus::of(EMBEDDED_TEXT),
+    };
+    let lm = Lm::open(path)?;
+    let hook = match &args.hook {
+        Some(name) => lm.hook(name)?,
+        None => Hook::resid_post((lm.config().n_layer() - 1) / 2),
+    };
+    let mut spec = CaptureSpec::new(&lm, &[hook]);
+    spec.context = spec.context.min(CONTEXT);
+    spec.max_tokens = Some(args.max_tokens.max(spec.context as u64));
+    // The first token of a window has a norm far from all others; as a special token it can be left out.
+    spec.bos = lm.bos().is_ok();
+    let mut config = config_of_real();
+    config.data.skip_special = spec.bos;
+    Ok(Subject { lm, corpus, spec, dtype: Dtype::Bf16, config })
+}
+
 /// Runs the demo; returns the exit code.
 ///
 /// # Errors
@@ -50,21 +102,18 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         bail!("{} exists already: choose another --out, or remove it", run_path.display());
     }
     let s = &args.settings;
-    let config = settings::load(config(), s.config.as_deref(), &s.sets, s.seed)?;
-    let lm = Lm::embedded()?;
-    config.validate(lm.config().d)?;
+    let Subject { lm, corpus, spec, dtype, config } = subject(args)?;
+    let config = settings::load(config, s.config.as_deref(), &s.sets, s.seed)?;
+    config.validate(lm.width(spec.hooks[0]))?;
     // An interrupt removes the directory as long as it is empty.
     let _made = MadeDirectories::all(&args.out)?;
     if !dump_path.exists() {
-        console.note(format!("1/3 running {} over {} characters", lm.name(), EMBEDDED_TEXT.len()));
-        capture_to(
-            &lm,
-            EMBEDDED_TEXT,
-            &CaptureSpec::new(&lm, &[Hook::resid_post(LAYER)]),
-            Dtype::F16,
-            &dump_path,
-            console,
-        )?;
+        let amount = match args.model {
+            None => format!("{} characters", EMBEDDED_TEXT.len()),
+            Some(_) => format!("at most {} tokens", args.max_tokens),
+        };
+        console.note(format!("1/3 running {} over {amount}", lm.name()));
+        capture_to(&lm, &corpus, &spec, dtype, &dump_path, console)?;
     }
     let dump = Dump::open(&[dump_path], None)?;
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
@@ -116,7 +165,8 @@ fn print(found: &Evaluation, shown: Option<&Shown<'_>>, console: &mut Console<'_
     eval::print(found, &mut console.out)?;
     if let Some(shown) = shown {
         writeln!(console.out)?;
-        contexts::print(shown, &mut console.out)?;
+        let is_coloured = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        contexts::print(shown, is_coloured, &mut console.out)?;
     }
     Ok(())
 }

@@ -246,8 +246,13 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         "--splice replaces a row by its reconstruction, and a transcoder reconstructs another row than it reads"
     );
     let read = pair.reconstructed();
-    if let Some(lm) = job.lm.filter(|lm| lm.config().d != read.d()) {
-        bail!("{} has rows of width {}, and {} has width {}", read.name(), read.d(), lm.name(), lm.config().d);
+    if let Some(lm) = job.lm {
+        // Some hook points have another width than the residual stream.
+        let hook = dump.hook().and_then(|name| lm.hook(name).ok());
+        let width = hook.map_or(lm.config().d, |hook| lm.width(hook));
+        if width != read.d() {
+            bail!("{} has rows of width {}, and {} has width {width}", read.name(), read.d(), lm.name());
+        }
     }
     let other = job.against.map(|other| -> Result<Encoder> {
         other.check_width(dump)?;
@@ -284,7 +289,9 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let splice =
         job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;
     let spinner = console.spinner("comparing families, neighbours and nulls");
-    let unembedding = job.lm.map(Lm::unembedding).transpose()?;
+    // Only directions of the width of the residual stream have effects on logits.
+    let streams = job.lm.filter(|lm| lm.config().d == read.d());
+    let unembedding = streams.map(Lm::unembedding).transpose()?;
     let text = seen.text.as_ref();
     let mut fidelity = seen.fidelity.report();
     let composition = seen.tree.as_ref().map(|t| t.composition.report());
@@ -441,12 +448,20 @@ fn splice_rows(
         anyhow!("--splice needs a dump that has {what}, and {} does not: capture it with `strata capture`", dump.name())
     };
     let tokens = dump.tokens().ok_or_else(|| need("its tokens"))?;
-    let context = dump.context().ok_or_else(|| need("the length of its sequences"))?;
+    let starts = dump.sequence_starts().ok_or_else(|| need("the starts of its sequences"))?;
     let hook = lm.hook(dump.hook().ok_or_else(|| need("the hook point of its rows"))?)?;
-    let first = (rows.start as usize).next_multiple_of(context);
-    let ids = tokens.get(first..rows.end as usize).filter(|ids| ids.len() >= context);
-    let Some(ids) = ids else { bail!("the rows that are evaluated hold no whole sequence of {context} tokens") };
-    splice::check_window(lm, hook, dump, first as u64, &ids[..context])?;
+    // Whole sequences with something to predict.
+    let ends = starts.iter().skip(1).copied().chain([dump.n_rows()]);
+    let whole = starts.iter().copied().zip(ends).filter(|(from, to)| *from >= rows.start && *to <= rows.end);
+    let windows: Vec<Range<u64>> = whole.map(|(from, to)| from..to).filter(|w| w.end - w.start > 1).collect();
+    let Some(first) = windows.first() else {
+        bail!("the rows that are evaluated hold no whole sequence of two tokens or more");
+    };
+    // Sequences of one token lie between the others.
+    let lengths: Vec<usize> = windows.iter().map(|w| (w.end - w.start) as usize).collect();
+    let places: Vec<u64> = windows.iter().cloned().flatten().collect();
+    let ids: Vec<u32> = places.iter().map(|row| tokens[*row as usize]).collect();
+    splice::check_window(lm, hook, dump, first.start, &ids[..lengths[0]])?;
     let sample = feed::sample(dump, filter, dump.n_rows(), 1 << 16)?.rows;
     let d = dump.d();
     let mut mean = vec![0.0f64; d];
@@ -457,8 +472,8 @@ fn splice_rows(
     let report = splice(
         lm,
         hook,
-        ids,
-        context,
+        &ids,
+        &lengths,
         |x, hat1, hat2| {
             check_interrupt()?;
             let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
@@ -468,7 +483,7 @@ fn splice_rows(
             Ok(())
         },
         &mean,
-        |i, x| filter.reason((first + i) as u64, x).is_some(),
+        |i, x| filter.reason(places[i], x).is_some(),
     )?;
     spinner.finish_and_clear();
     Ok(report)

@@ -40,6 +40,7 @@ pub mod console;
 pub mod contexts;
 pub mod control;
 pub mod convert;
+pub mod corpus;
 pub mod demo;
 pub mod dump;
 pub mod encode;

@@ -13,6 +13,7 @@ mod config;
 mod families;
 mod family;
 mod fields;
+mod find;
 mod gguf;
 pub mod hook;
 mod net;
@@ -25,13 +26,15 @@ mod tensors;
 mod vocab;
 mod windows;
 
-use std::ops::Range;
+use std::io::Read;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
 pub use config::{Activation, Attention, Config, Rope};
+pub use find::find;
+pub use vocab::Ids;
 pub use windows::ordered;
 
 use crate::memory;
@@ -42,7 +45,7 @@ use net::{Tap, Untapped};
 use rotation::Rotation;
 use tensors::Tensors;
 use vocab::Vocab;
-use windows::{BATCH_TOKENS, batches};
+use windows::BATCH_TOKENS;
 
 /// The text that the embedded model was trained on; the last tenth was held out.
 pub const EMBEDDED_TEXT: &str = include_str!("../assets/tinyshakespeare.txt");
@@ -63,6 +66,7 @@ pub struct Lm {
     /// The output matrix, (d, vocab).
     head: OnceLock<Tensor>,
     vocab: Vocab,
+    expects_bos: bool,
 }
 
 /// Takes the rows of hook points, and ends the pass behind the last.
@@ -104,7 +108,18 @@ impl Lm {
         let blocks = (0..config.n_layer()).map(|_| Mutex::default()).collect();
         // Half of the memory is left to the rows, the widened output matrix, and other programs.
         let keeps_blocks = memory::most_bytes().is_none_or(|most| u128::from(config.block_bytes()) <= most / 2);
-        let lm = Self { name, family, config, tensors, ends, blocks, keeps_blocks, head: OnceLock::new(), vocab };
+        let lm = Self {
+            name,
+            family,
+            config,
+            tensors,
+            ends,
+            blocks,
+            keeps_blocks,
+            head: OnceLock::new(),
+            vocab,
+            expects_bos: false,
+        };
         lm.block(0)?;
         lm.check_unused()?;
         Ok(lm)
@@ -241,6 +256,11 @@ impl Lm {
         }
     }
 
+    /// Returns whether the file of the model says that it was trained on texts that begin with the BOS token.
+    pub fn expects_bos(&self) -> bool {
+        self.expects_bos
+    }
+
     /// Returns the token ids of `text`, without special tokens around them.
     ///
     /// # Errors
@@ -250,7 +270,7 @@ impl Lm {
     }
 
     /// Returns at least the first `most` token ids of `text`; all where there are fewer. Memory grows by the ids and by one
-    /// piece of the text, which ends at the first line end after 256 KiB that no token of the tokenizer can cross.
+    /// piece of the text: see [`Ids`].
     ///
     /// # Errors
     /// A character outside a character vocabulary, with its position; what a tokenizer cannot encode.
@@ -258,9 +278,9 @@ impl Lm {
         self.vocab.encode(text, most)
     }
 
-    /// Returns the batches in which `n_windows` windows of `t` tokens are best computed.
-    pub fn batches(&self, n_windows: usize, t: usize) -> Vec<Range<usize>> {
-        batches(n_windows, t, self.batch_tokens())
+    /// Returns the ids of a text that is read while they are taken: see [`Ids`].
+    pub fn ids_of<R: Read>(&self, text: R) -> Ids<'_, R> {
+        Ids::new(&self.vocab, text)
     }
 
     /// Returns about how many tokens one thread should compute at once.
@@ -314,31 +334,36 @@ impl Lm {
         Ok(rows.swap_remove(0))
     }
 
-    /// Returns the residual stream after the last block for `b` windows of `t` tokens, with `rows` in the place of the
-    /// activations at `hook`. `before` is the residual stream before that block; it is not needed for a stream itself.
+    /// Returns the residual stream after the last block for windows of some lengths, with `rows` in the place of the activations
+    /// at `hook`. `before` is the residual stream before that block; it is not needed for a stream itself.
     ///
     /// # Errors
     /// A hook point or length out of range.
-    pub fn last_stream(&self, hook: Hook, before: &[f32], rows: &[f32], b: usize, t: usize) -> Result<Vec<f32>> {
-        self.check(b, t)?;
+    pub fn last_stream(&self, hook: Hook, before: &[f32], rows: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        lengths.iter().try_for_each(|t| self.check(1, *t))?;
         self.check_hook(hook)?;
         let (d, width) = (self.config.d, self.width(hook));
-        let n = b * t;
+        let n: usize = lengths.iter().sum();
         ensure!(rows.len() == n * width, "{n} rows of width {width} have {} numbers, found {}", n * width, rows.len());
-        let rotations = self.rotations(t)?;
-        let window = |all: &[f32], i: usize, width: usize| -> Result<Tensor> {
-            Ok(Tensor::from_slice(&all[i * t * width..(i + 1) * t * width], (t, width), &Device::Cpu)?)
+        let rotations = self.rotations(lengths.iter().max().copied().unwrap_or(0))?;
+        let windows = |mut all: &[f32], width: usize| -> Result<Vec<Tensor>> {
+            let mut windows = Vec::with_capacity(lengths.len());
+            for t in lengths {
+                let (own, rest) = all.split_at(t * width);
+                windows.push(Tensor::from_slice(own, (*t, width), &Device::Cpu)?);
+                all = rest;
+            }
+            Ok(windows)
         };
         let (mut streams, first) = match hook.point {
-            Point::ResidPost => ((0..b).map(|i| window(rows, i, d)).collect::<Result<Vec<_>>>()?, hook.layer + 1),
-            Point::ResidPre => ((0..b).map(|i| window(rows, i, d)).collect::<Result<Vec<_>>>()?, hook.layer),
+            Point::ResidPost => (windows(rows, d)?, hook.layer + 1),
+            Point::ResidPre => (windows(rows, d)?, hook.layer),
             point => {
                 ensure!(before.len() == n * d, "{n} rows of width {d} have {} numbers, found {}", n * d, before.len());
                 let block = self.block(hook.layer)?;
-                let mut streams = Vec::with_capacity(b);
-                for i in 0..b {
-                    let mut tap = Replace { point, rows: window(rows, i, width)? };
-                    let h = window(before, i, d)?;
+                let mut streams = Vec::with_capacity(lengths.len());
+                for (h, rows) in windows(before, d)?.into_iter().zip(windows(rows, width)?) {
+                    let mut tap = Replace { point, rows };
                     streams.extend(net::block(&self.config, hook.layer, &block, &rotations, h, &mut tap)?);
                 }
                 (streams, hook.layer + 1)
@@ -406,7 +431,8 @@ impl Lm {
     /// # Errors
     /// A layer or length out of range.
     pub fn logits_from(&self, layer: usize, resid: &[f32], b: usize, t: usize) -> Result<Vec<f32>> {
-        let last = self.last_stream(Hook::resid_post(layer), &[], resid, b, t)?;
+        self.check(b, t)?;
+        let last = self.last_stream(Hook::resid_post(layer), &[], resid, &vec![t; b])?;
         let mut out = Vec::with_capacity(b * t * self.config.vocab_size);
         self.for_logits(&[&last], |_, rows| out.extend_from_slice(rows[0]))?;
         Ok(out)

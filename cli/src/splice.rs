@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::dump::Dump;
 use crate::lm::hook::{Hook, Point};
@@ -68,9 +68,9 @@ impl Sums {
     }
 }
 
-/// Runs windows of `t` tokens, which follow each other in `ids`, through `lm`, with the activations at `hook` replaced.
+/// Runs windows of `lengths` tokens, which follow each other in `ids`, through `lm`, with the activations at `hook` replaced.
 /// `replace(x, x_hat1, x_hat2)` gets whole rows of `x` and writes the reconstruction of each level; `mean` is the row for mean
-/// ablation. `stays(i, x)` says whether row `i` of `ids` is never replaced. Tokens after the last whole window are left out.
+/// ablation. `stays(i, x)` says whether row `i` of `ids` is never replaced.
 ///
 /// Windows run on as many threads as the current rayon pool has, `replace` on a pool of one; sums are in the order of
 /// the windows, so that the bits are the same for any number of threads.
@@ -82,35 +82,40 @@ pub fn splice(
     lm: &Lm,
     hook: Hook,
     ids: &[u32],
-    t: usize,
+    lengths: &[usize],
     replace: impl Fn(&[f32], &mut [f32], &mut [f32]) -> Result<()> + Sync,
     mean: &[f32],
     stays: impl Fn(usize, &[f32]) -> bool + Sync,
 ) -> Result<SpliceReport> {
     lm.check_hook(hook)?;
     let most = lm.config().n_positions;
-    ensure!((2..=most).contains(&t), "a window must have 2 to {most} tokens in {}, found {t}", lm.name());
-    lm.check_memory(t, rayon::current_num_threads())?;
+    if let Some(t) = lengths.iter().find(|t| !(2..=most).contains(*t)) {
+        bail!("a window must have 2 to {most} tokens in {}, found {t}", lm.name());
+    }
+    let longest = lengths.iter().max().copied().unwrap_or(0);
+    lm.check_memory(longest, rayon::current_num_threads())?;
     let d = lm.width(hook);
     ensure!(mean.len() == d, "the mean row must have the model's width {d}, found {}", mean.len());
-    let n_windows = ids.len() / t;
-    ensure!(n_windows > 0, "the text has {} tokens, but one window needs {t}", ids.len());
-    let batches = lm.batches(n_windows, t);
-    check_identity(lm, hook, &ids[..batches[0].len() * t], t)?;
+    ensure!(!lengths.is_empty(), "expected a window of tokens, found none");
+    let n: usize = lengths.iter().sum();
+    ensure!(ids.len() == n, "windows of {n} tokens have as many ids, found {}", ids.len());
+    let batches = batches(lm, lengths);
+    let first = &batches[0];
+    check_identity(lm, hook, &ids[first.rows.clone()], &lengths[first.windows.clone()])?;
 
-    let compute = |windows: &Range<usize>| -> Result<(Sums, u64)> {
-        let (first, b) = (windows.start * t, windows.len());
-        let ids = &ids[first..first + b * t];
-        let (before, x) = rows_at(lm, hook, ids, t)?;
+    let compute = |batch: &Batch| -> Result<(Sums, u64)> {
+        let (lengths, first) = (&lengths[batch.windows.clone()], batch.rows.start);
+        let ids = &ids[batch.rows.clone()];
+        let (before, x) = rows_at(lm, hook, ids, lengths)?;
         let (mut x_hat1, mut x_hat2) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         replace(&x, &mut x_hat1, &mut x_hat2)?;
         for (level, x_hat) in [(1, &x_hat1), (2, &x_hat2)] {
             ensure!(x_hat.iter().all(|v| v.is_finite()), "the reconstruction of level {level} is not finite");
         }
-        let last = |rows: &[f32]| lm.last_stream(hook, &before, rows, b, t);
-        let staying: Vec<usize> = (0..b * t).filter(|r| stays(first + r, &x[r * d..(r + 1) * d])).collect();
+        let last = |rows: &[f32]| lm.last_stream(hook, &before, rows, lengths);
+        let staying: Vec<usize> = (0..ids.len()).filter(|r| stays(first + r, &x[r * d..(r + 1) * d])).collect();
         let of_all = if staying.is_empty() { None } else { Some([last(&x_hat1)?, last(&x_hat2)?]) };
-        let (mut ablated, mut zero) = (mean.repeat(b * t), vec![0.0; x.len()]);
+        let (mut ablated, mut zero) = (mean.repeat(ids.len()), vec![0.0; x.len()]);
         for &r in &staying {
             let row = r * d..(r + 1) * d;
             for rows in [&mut x_hat1, &mut x_hat2, &mut ablated, &mut zero] {
@@ -119,7 +124,7 @@ pub fn splice(
         }
         let mut streams = vec![last(&x)?, last(&x_hat1)?, last(&x_hat2)?, last(&ablated)?, last(&zero)?];
         streams.extend(of_all.into_iter().flatten());
-        Ok((sums_of(lm, &streams, ids, t)?, staying.len() as u64))
+        Ok((sums_of(lm, &streams, ids, lengths)?, staying.len() as u64))
     };
     let (mut sums, mut rows_left_out) = (Sums::default(), 0);
     ordered(batches.into_iter().map(Ok), compute, |_, (part, staying)| {
@@ -127,13 +132,49 @@ pub fn splice(
         rows_left_out += staying;
         Ok(())
     })?;
-    let n_tokens = (n_windows * (t - 1)) as u64;
+    let n_tokens = (n - lengths.len()) as u64;
     Ok(SpliceReport::new(&sums, n_tokens, rows_left_out))
 }
 
+/// Some windows that follow each other, and their rows.
+struct Batch {
+    windows: Range<usize>,
+    rows: Range<usize>,
+}
+
+/// Returns the batches in which windows of some lengths are best computed.
+fn batches(lm: &Lm, lengths: &[usize]) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut row = 0;
+    for (i, t) in lengths.iter().enumerate() {
+        match batches.last_mut().filter(|batch| batch.rows.len() + t <= lm.batch_tokens()) {
+            Some(batch) => (batch.windows.end, batch.rows.end) = (i + 1, row + t),
+            None => batches.push(Batch { windows: i..i + 1, rows: row..row + t }),
+        }
+        row += t;
+    }
+    batches
+}
+
+/// Returns the windows of some lengths in `ids`.
+fn windows_of<'a>(mut ids: &'a [u32], lengths: &[usize]) -> Vec<&'a [u32]> {
+    let mut windows = Vec::with_capacity(lengths.len());
+    for t in lengths {
+        let (own, rest) = ids.split_at(*t);
+        windows.push(own);
+        ids = rest;
+    }
+    windows
+}
+
+/// Returns whether each of the tokens in windows of some lengths is followed by another in its window.
+fn predicts(lengths: &[usize]) -> Vec<bool> {
+    lengths.iter().flat_map(|t| (1..=*t).map(move |i| i < *t)).collect()
+}
+
 /// Returns the residual stream before the block of `hook` where it is needed to go on from there, and the rows at `hook`.
-fn rows_at(lm: &Lm, hook: Hook, ids: &[u32], t: usize) -> Result<(Vec<f32>, Vec<f32>)> {
-    let windows: Vec<&[u32]> = ids.chunks_exact(t).collect();
+fn rows_at(lm: &Lm, hook: Hook, ids: &[u32], lengths: &[usize]) -> Result<(Vec<f32>, Vec<f32>)> {
+    let windows = windows_of(ids, lengths);
     let is_stream = matches!(hook.point, Point::ResidPre | Point::ResidPost);
     let hooks = if is_stream { vec![hook] } else { vec![hook, Hook { layer: hook.layer, point: Point::ResidPre }] };
     let mut rows = lm.activations(&windows, &hooks)?;
@@ -141,13 +182,13 @@ fn rows_at(lm: &Lm, hook: Hook, ids: &[u32], t: usize) -> Result<(Vec<f32>, Vec<
     Ok((before, rows.swap_remove(0)))
 }
 
-/// Sums over the predicted tokens of windows of `t` tokens. `streams` are those after the last block: clean, with each level,
+/// Sums over the predicted tokens of windows. `streams` are those after the last block: clean, with each level,
 /// with the mean, with zeros, and, where rows stay, with each level in place of all rows.
-fn sums_of(lm: &Lm, streams: &[Vec<f32>], ids: &[u32], t: usize) -> Result<Sums> {
+fn sums_of(lm: &Lm, streams: &[Vec<f32>], ids: &[u32], lengths: &[usize]) -> Result<Sums> {
     let streams: Vec<&[f32]> = streams.iter().map(Vec::as_slice).collect();
-    let mut sums = Sums::default();
+    let (mut sums, predicts) = (Sums::default(), predicts(lengths));
     lm.for_logits(&streams, |i, rows| {
-        if (i + 1) % t == 0 {
+        if !predicts[i] {
             return;
         }
         let next = ids[i + 1];
@@ -198,16 +239,17 @@ impl SpliceReport {
 }
 
 /// Checks that stopping at `hook` and continuing from there gives the result of one uninterrupted pass.
-fn check_identity(lm: &Lm, hook: Hook, ids: &[u32], t: usize) -> Result<()> {
-    let b = ids.len() / t;
+fn check_identity(lm: &Lm, hook: Hook, ids: &[u32], lengths: &[usize]) -> Result<()> {
+    let predicts = predicts(lengths);
     let mean = |stream: &[f32]| -> Result<f64> {
         let mut sum = 0.0;
-        lm.for_logits(&[stream], |i, rows| sum += if (i + 1) % t == 0 { 0.0 } else { nll(rows[0], ids[i + 1]) })?;
-        Ok(sum / (b * (t - 1)) as f64)
+        lm.for_logits(&[stream], |i, rows| sum += if predicts[i] { nll(rows[0], ids[i + 1]) } else { 0.0 })?;
+        Ok(sum / (ids.len() - lengths.len()) as f64)
     };
-    let clean = mean(&lm.resid_post(ids, b, t, lm.config().n_layer() - 1)?)?;
-    let (before, x) = rows_at(lm, hook, ids, t)?;
-    let spliced = mean(&lm.last_stream(hook, &before, &x, b, t)?)?;
+    let last = Hook::resid_post(lm.config().n_layer() - 1);
+    let clean = mean(&lm.activations(&windows_of(ids, lengths), &[last])?[0])?;
+    let (before, x) = rows_at(lm, hook, ids, lengths)?;
+    let spliced = mean(&lm.last_stream(hook, &before, &x, lengths)?)?;
     ensure!(
         (clean - spliced).abs() <= IDENTITY_BOUND,
         "{} gives a cross-entropy of {clean} in one pass, but {spliced} when its own activations are put back at {hook}",

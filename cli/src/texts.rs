@@ -39,6 +39,49 @@ pub fn is_part_of_character(text: &str) -> bool {
     hex.is_some_and(|h| h.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)))
 }
 
+/// Puts characters together that several tokens of a text make up, each a part of their bytes: the last of these tokens gets the
+/// character, and those before it become empty. Other tokens, and parts of which no character comes, stay as they are.
+pub fn join_characters(tokens: &mut [String]) {
+    let mut from = 0;
+    while from < tokens.len() {
+        let mut bytes = Vec::new();
+        // A character has at most four bytes, one per token.
+        for to in from..tokens.len().min(from + 4) {
+            match bytes_of(&tokens[to]) {
+                Some(more) => bytes.extend(more),
+                None => break,
+            }
+            if let Ok(text) = std::str::from_utf8(&bytes) {
+                let text = text.to_owned();
+                tokens[from..to].iter_mut().for_each(String::clear);
+                tokens[to] = text;
+                from = to;
+                break;
+            }
+        }
+        from += 1;
+    }
+}
+
+/// Returns the bytes of a token that has parts of characters, written as `\xF0`; none for another token.
+fn bytes_of(token: &str) -> Option<Vec<u8>> {
+    let (mut bytes, mut rest, mut has_parts) = (Vec::new(), token, false);
+    while let Some(c) = rest.chars().next() {
+        let part = rest.strip_prefix("\\x").and_then(|hex| u8::from_str_radix(hex.get(..2)?, 16).ok());
+        match part {
+            Some(byte) if byte >= 0x80 => {
+                bytes.push(byte);
+                (rest, has_parts) = (&rest[4..], true);
+            }
+            _ => {
+                bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    has_parts.then_some(bytes)
+}
+
 impl Spelling {
     /// Returns the spelling of a `tokenizer.json`, from its decoder, pre-tokenizer and model.
     pub fn of_tokenizer(v: &Value) -> Self {

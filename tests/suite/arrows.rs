@@ -32,14 +32,15 @@ core: source -> choice entry kernel
 core: synth -> gate rng
 core: train -> activation balance compute config entry error freeze gate kernel loss model normalise par rng source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
-cli: capture -> console dump files lm
+cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console convert demo dump encode eval export files inspect lm probe report run settings shell sources synth train
+cli: commands -> ablate args capture console convert corpus demo dump encode eval export files inspect lm probe report run settings shell sources synth train
 cli: console -> escape files
 cli: contexts -> escape eval
 cli: control -> files run settings
 cli: convert -> args console files run
-cli: demo -> args capture console contexts control dump eval files lm report run settings train
+cli: corpus -> files
+cli: demo -> args capture console contexts control corpus dump eval files lm report run settings train
 cli: dump -> console escape files nearest texts
 cli: encode -> console dump files run
 cli: eval -> console control dump escape feed files health lm probe row_filter run settings splice texts truth

@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use strata_cli::capture::{CaptureSpec, capture};
+use strata_cli::capture::{CaptureSpec, Captured, capture};
+use strata_cli::corpus::Corpus;
 use strata_cli::lm::hook::Hook;
 use strata_cli::lm::{EMBEDDED_TEXT, Lm, cross_entropy};
 use strata_cli::splice::splice;
@@ -110,7 +111,8 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
         x_hat2.copy_from_slice(x);
         Ok(())
     };
-    let report = |n| in_pool(n, || splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |_, _| false).unwrap());
+    let report =
+        |n| in_pool(n, || splice(model(), Hook::resid_post(2), ids, &[T; 40], halve, &mean, |_, _| false).unwrap());
     let r = report(2);
     eprintln!("{r:?}");
     assert_eq!(r.level2, r.clean);
@@ -123,10 +125,11 @@ fn splice_of_the_same_rows_is_clean_and_of_the_mean_is_much_worse() {
     assert_eq!((r.rows_left_out, r.of_all), (0, [r.level1, r.level2]));
 
     // Rows that are left out are not replaced, and the effect of replacing them is reported separately.
-    let some = splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
+    let some =
+        splice(model(), Hook::resid_post(2), ids, &[T; 40], halve, &mean, |i, x| i % T < 64 && x == &x[..d]).unwrap();
     assert_eq!((some.rows_left_out, some.of_all, some.clean), (40 * 64, [r.level1, r.level2], r.clean));
     assert!(some.level1 < r.level1 && some.mean_ablated < r.mean_ablated);
-    let all = splice(model(), Hook::resid_post(2), ids, T, halve, &mean, |_, _| true).unwrap();
+    let all = splice(model(), Hook::resid_post(2), ids, &[T; 40], halve, &mean, |_, _| true).unwrap();
     assert_eq!((all.level1, all.mean_ablated, all.of_all), (r.clean, r.clean, [r.level1, r.level2]));
 }
 
@@ -137,7 +140,7 @@ fn splice_names_the_level_that_is_not_finite() {
         x_hat2.fill(f32::NAN);
         Ok(())
     };
-    let e = splice(model(), Hook::resid_post(1), &golden_ids(), T, bad, &[0.0; 128], |_, _| false).unwrap_err();
+    let e = splice(model(), Hook::resid_post(1), &golden_ids(), &[T; 2], bad, &[0.0; 128], |_, _| false).unwrap_err();
     assert_eq!(e.to_string(), "the reconstruction of level 2 is not finite");
 }
 
@@ -170,17 +173,19 @@ fn a_window_is_the_same_bits_in_any_company_and_on_any_pool() {
 }
 
 /// Returns everything a capture produces: rows, tokens, and the calls of `progress`.
-fn captured(spec: &CaptureSpec, text: &str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u64)>) {
+fn captured(spec: &CaptureSpec, text: &'static str) -> (Vec<f32>, Vec<u32>, Vec<(u64, u64)>) {
     let (mut rows, mut tokens) = (Vec::new(), Vec::new());
     let calls = std::cell::RefCell::new(Vec::new());
-    let mut sink = |r: &[Vec<f32>], t: &[u32]| {
-        assert_eq!(r[0].len(), t.len() * 128, "one token per row of width 128");
-        rows.extend_from_slice(&r[0]);
-        tokens.extend_from_slice(t);
+    let mut sink = |found: Captured<'_>| {
+        assert_eq!(found.rows[0].len(), found.tokens.len() * 128, "one token per row of width 128");
+        assert_eq!(found.windows.iter().sum::<usize>(), found.tokens.len(), "every row is in a window");
+        rows.extend_from_slice(&found.rows[0]);
+        tokens.extend_from_slice(found.tokens);
         Ok(())
     };
     let report =
-        capture(model(), text, spec, &mut sink, &|done, total| calls.borrow_mut().push((done, total))).unwrap();
+        capture(model(), &Corpus::of(text), spec, &mut sink, &|done, total| calls.borrow_mut().push((done, total)))
+            .unwrap();
     assert_eq!(report.n_rows as usize, tokens.len(), "the report counts the rows that the sink was given");
     (rows, tokens, calls.into_inner())
 }
@@ -193,9 +198,11 @@ fn capture_gives_whole_windows_in_order_on_any_number_of_threads() {
     let ids = model().encode_text(text).unwrap();
     assert_eq!(tokens, ids[..T * 11]);
     assert_eq!(rows, model().resid_post(&tokens, 11, T, 1).unwrap());
-    assert_eq!((calls[0], *calls.last().unwrap()), ((0, 11 * 128), (11 * 128, 11 * 128)));
+    assert_eq!((calls[0].0, *calls.last().unwrap()), (0, (11 * 128, 11 * 128)));
+    assert!(calls.windows(2).all(|c| c[0].0 <= c[1].0) && calls.iter().all(|c| c.0 <= c.1), "{calls:?}");
     for n_threads in [2, 3, 16] {
-        assert_eq!(in_pool(n_threads, || captured(&spec, text)), (rows.clone(), tokens.clone(), calls.clone()));
+        let (same, ids, _) = in_pool(n_threads, || captured(&spec, text));
+        assert!(same == rows && ids == tokens, "{n_threads} threads");
     }
 }
 
@@ -205,6 +212,7 @@ fn capture_leaves_out_first_tokens_and_stops_at_its_limit() {
         hooks: vec![Hook::resid_post(0)],
         context: 50,
         bos: false,
+        per_document: false,
         skip_first: 3,
         max_tokens: Some(47 * 4 + 46),
     };
@@ -220,14 +228,14 @@ fn capture_leaves_out_first_tokens_and_stops_at_its_limit() {
 #[test]
 fn capture_stops_at_the_first_error_of_its_sink() {
     let mut calls = 0;
-    let mut sink = |_: &[Vec<f32>], _: &[u32]| {
+    let mut sink = |_: Captured<'_>| {
         calls += 1;
         anyhow::ensure!(calls < 3, "the disk is full");
         Ok(())
     };
     let e = capture(
         model(),
-        &EMBEDDED_TEXT[..100_000],
+        &Corpus::of(&EMBEDDED_TEXT[..100_000]),
         &CaptureSpec::new(model(), &[Hook::resid_post(0)]),
         &mut sink,
         &|_, _| (),
@@ -239,8 +247,8 @@ fn capture_stops_at_the_first_error_of_its_sink() {
 #[test]
 fn what_cannot_be_captured_is_said_in_one_sentence() {
     let m = model();
-    let err = |spec: &CaptureSpec, text: &str| {
-        capture(m, text, spec, &mut |_, _| Ok(()), &|_, _| ()).unwrap_err().to_string()
+    let err = |spec: &CaptureSpec, text: &'static str| {
+        capture(m, &Corpus::of(text), spec, &mut |_| Ok(()), &|_, _| ()).unwrap_err().to_string()
     };
     let spec = CaptureSpec::new(m, &[Hook::resid_post(0)]);
     assert_eq!(

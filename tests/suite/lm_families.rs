@@ -151,10 +151,10 @@ fn a_pass_with_the_own_activations_put_back_is_the_pass() {
             let hook = lm.hook(&format!("{short}.0")).expect("a hook point");
             let pre = Hook { layer: 0, point: Point::ResidPre };
             let rows = lm.activations(&windows, &[hook, pre]).expect("activations");
-            assert_eq!(lm.last_stream(hook, &rows[1], &rows[0], 2, T).expect("a stream"), want, "{name} {hook}");
+            assert_eq!(lm.last_stream(hook, &rows[1], &rows[0], &[T; 2]).expect("a stream"), want, "{name} {hook}");
             // And other rows make another stream.
             let zeros = vec![0.0; rows[0].len()];
-            assert_ne!(lm.last_stream(hook, &rows[1], &zeros, 2, T).expect("a stream"), want, "{name} {hook}");
+            assert_ne!(lm.last_stream(hook, &rows[1], &zeros, &[T; 2]).expect("a stream"), want, "{name} {hook}");
         }
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::fs;
 use strata_cli::capture::{CaptureSpec, capture, capture_to};
 use strata_cli::console::Console;
+use strata_cli::corpus::Corpus;
 use strata_cli::dump::{Dump, Source};
 use strata_cli::lm::Lm;
 use strata_cli::lm::hook::Hook;
@@ -123,7 +124,7 @@ fn ids_that_the_model_lacks_are_refused_where_a_text_has_them() {
     let lm = lm(&tokenizer, 269, None);
     assert_eq!((lm.vocab().len(), lm.special_tokens()), (269, vec![268]));
     let spec = CaptureSpec { context: 4, ..CaptureSpec::new(&lm, &[Hook::resid_post(0)]) };
-    let rows = |text: &str| capture(&lm, text, &spec, &mut |_, _| Ok(()), &|_, _| ());
+    let rows = |text: &'static str| capture(&lm, &Corpus::of(text), &spec, &mut |_| Ok(()), &|_, _| ());
     assert_eq!(rows("abc<|end|>").expect("rows").n_rows, 4);
     assert_eq!(
         rows("abc<|pad|>").expect_err("an id too large").to_string(),
@@ -142,7 +143,7 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     let at = dir.path().join("dump");
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: true };
-    capture_to(&lm, text, &spec, Dtype::F32, &at, &mut console).expect("a dump");
+    capture_to(&lm, &Corpus::of(text), &spec, Dtype::F32, &at, &mut console).expect("a dump");
     let report: Value = serde_json::from_slice(&out).expect("JSON");
     assert_eq!(
         (report["n_windows"].as_u64(), report["n_rows"].as_u64(), report["n_tokens"].as_u64()),
@@ -163,10 +164,10 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     let mut tokens = Vec::new();
     capture(
         &lm,
-        text,
+        &Corpus::of(text),
         &spec,
-        &mut |_, t| {
-            tokens.extend_from_slice(t);
+        &mut |found| {
+            tokens.extend_from_slice(found.tokens);
             Ok(())
         },
         &|_, _| (),
@@ -185,7 +186,9 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
         RowFilter::of_settings(&bare.open().expect("a dump"), &data, Isa::detect()).expect_err("unknown").to_string();
     assert!(why.contains("`data.skip_special`") && why.contains("data.skip_tokens"), "{why}");
     let none = lm_without_bos(&tokenizer);
-    let why = capture(&none, "abcdefgh", &spec, &mut |_, _| Ok(()), &|_, _| ()).expect_err("no beginning").to_string();
+    let why = capture(&none, &Corpus::of("abcdefgh"), &spec, &mut |_| Ok(()), &|_, _| ())
+        .expect_err("no beginning")
+        .to_string();
     assert!(why.contains("\"bos_token_id\""), "{why}");
 }
 

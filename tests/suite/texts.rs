@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::json;
 use strata_cli::eval::classes::TokenClasses;
-use strata_cli::texts::{self, Spelling, is_part_of_character};
+use strata_cli::texts::{self, Spelling, is_part_of_character, join_characters};
 use tempfile::TempDir;
 
 /// The letters of byte-level BPE in order of the bytes, by their definition: bytes that can be seen are themselves, the
@@ -134,4 +134,20 @@ fn files_without_a_decoder_are_read_by_their_tokens() {
     refused("a.json", "{\"model\": {}}", "\"vocab\"");
     refused("a.json", "{", "JSON");
     assert!(texts::open(Path::new("none.json")).is_err());
+}
+
+#[test]
+fn characters_of_several_tokens_are_put_together() {
+    for (tokens, want) in [
+        (&["a", r" \xF0\x9F", r"\xA6", r"\x80", "b"][..], &["a", "", "", " \u{1f980}", "b"][..]),
+        (&[r"\xC3", r"\xA9t", r"\xE6\x97", r"\xA5\xE6", r"\x9C\xAC"], &["", "\u{e9}t", "", "", "\u{65e5}\u{672c}"]),
+        // Parts without the rest, and texts that only look like parts.
+        (&[r"\xF0\x9F", "a", r"\xA6"], &[r"\xF0\x9F", "a", r"\xA6"]),
+        (&[r"\x41", r"\xZZ", "\\", ""], &[r"\x41", r"\xZZ", "\\", ""]),
+        (&[], &[]),
+    ] {
+        let mut found: Vec<String> = tokens.iter().map(|t| (*t).to_owned()).collect();
+        join_characters(&mut found);
+        assert_eq!(found, want, "{tokens:?}");
+    }
 }

@@ -7,6 +7,7 @@ use super::texts::Texts;
 use super::unit::Unit;
 use crate::dump::Dump;
 use crate::files::{PendingFile, io_error, read};
+use crate::texts::join_characters;
 use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
@@ -107,6 +108,13 @@ impl Context {
     /// Returns the activation on the central row of the context.
     pub fn strength(&self) -> f32 {
         self.at.iter().position(|at| usize::from(*at) == self.peak).map_or(0.0, |i| self.values[i])
+    }
+
+    /// Returns the activations of all rows of the window.
+    pub fn dense(&self) -> Vec<f32> {
+        let mut all = vec![0.0; self.length];
+        self.at.iter().zip(&self.values).for_each(|(at, v)| all[usize::from(*at)] = *v);
+        all
     }
 
     /// Returns whether offsets are in the window and all lists have the right length.
@@ -286,7 +294,11 @@ fn context(place: &Place, seen: &Seen, unit: Unit, tokens: Option<&[u32]>, text:
             child: window.children.iter().map(|c| c.1).collect(),
             values: window.children.iter().map(|c| up(c.2)).collect(),
         },
-        tokens: tokens.map_or_else(Texts::default, |tokens| tokens[rows].iter().map(|t| text(*t)).collect()),
+        tokens: tokens.map_or_else(Texts::default, |tokens| {
+            let mut texts: Vec<String> = tokens[rows].iter().map(|t| text(*t)).collect();
+            join_characters(&mut texts);
+            texts.iter().collect()
+        }),
     }
 }
 

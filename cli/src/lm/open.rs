@@ -37,8 +37,8 @@ impl Lm {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let dir = path.as_ref();
         if dir.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) || dir.is_file() {
-            let Parts { family, config, tensors, vocab } = gguf::open(dir)?;
-            return Self::new(name_of(dir), family, config, tensors, vocab);
+            let Parts { family, config, tensors, vocab, expects_bos } = gguf::open(dir)?;
+            return Ok(Self { expects_bos, ..Self::new(name_of(dir), family, config, tensors, vocab)? });
         }
         let read = |file: &str, most: u64| input::bytes(&dir.join(file), most);
         let config = read("config.json", input::SMALL)?;
@@ -108,6 +108,7 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         if !one.exists() && dir.join("pytorch_model.bin").exists() {
             bail!("{} has weights of PyTorch alone; save the model with `safe_serialization=True`", dir.display());
         }
+        input::open(&one)?;
         return Ok(vec![one]);
     }
     let list: Value = input::json(&index, input::SMALL)?;

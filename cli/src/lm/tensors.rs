@@ -14,6 +14,7 @@ use candle_core::quantized::gguf_file::Content;
 use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 
 use crate::files::read as input;
+pub use gguf::first_line;
 
 /// What tensors are read from.
 trait Bytes: Read + Seek + Send {}

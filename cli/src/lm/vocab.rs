@@ -1,12 +1,13 @@
 //! From text to token ids: `tokenizer.json`, or a plain list of characters.
 
 use std::collections::HashMap;
+use std::io::Read;
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tokenizers::{ModelWrapper, Tokenizer};
 
-use super::pieces::pieces;
+use super::pieces::Pieces;
 use crate::console::check_interrupt;
 use crate::panics::caught;
 use crate::texts;
@@ -90,30 +91,57 @@ impl Vocab {
     }
 
     /// Returns the ids of `text`, without the special tokens that a tokenizer would add: at least the first `most`, and all
-    /// where there are fewer. They are those of the whole text: it is cut only where the two sides have the same ids separately
-    /// as together. Memory grows by the ids and one piece of the text.
+    /// where there are fewer.
     ///
     /// # Errors
-    /// A character outside a character vocabulary, with its position.
+    /// As [`Ids::next_ids`].
     pub fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
-        match self {
-            Self::Chars(c) => c.encode(text, most),
-            Self::Tokenizer(t) => {
-                let mut ids = Vec::new();
-                let is_boundary = |before: &str, after: &str| -> Result<bool> {
-                    let apart = [t.encode(before)?, t.encode(after)?].concat();
-                    Ok(t.encode(&[before, after].concat())? == apart)
-                };
-                for piece in pieces(text, is_boundary) {
-                    ids.extend(t.encode(&text[piece?])?);
-                    check_interrupt()?;
-                    if ids.len() >= most {
-                        break;
-                    }
-                }
-                Ok(ids)
-            }
+        let mut all = Vec::new();
+        let mut ids = Ids::new(self, text.as_bytes());
+        while all.len() < most
+            && let Some((some, _)) = ids.next_ids()?
+        {
+            all.extend(some);
         }
+        Ok(all)
+    }
+}
+
+/// The ids of a text that is read while they are taken, without the special tokens that a tokenizer would add. They are those
+/// of the whole text: it is cut only where the two sides have the same ids separately as together. In memory is one piece of
+/// the text, which ends at the first line end after 256 KiB that no token of the tokenizer can cross.
+pub struct Ids<'a, R> {
+    vocab: &'a Vocab,
+    pieces: Pieces<R>,
+    /// Characters before the piece at hand.
+    n_chars: usize,
+}
+
+impl<'a, R: Read> Ids<'a, R> {
+    pub(super) fn new(vocab: &'a Vocab, text: R) -> Self {
+        Self { vocab, pieces: Pieces::new(text), n_chars: 0 }
+    }
+
+    /// Returns the next ids and the bytes of text that they come from; none at the end.
+    ///
+    /// # Errors
+    /// Text that cannot be read; a character outside a character vocabulary, with its position; an interrupt.
+    pub fn next_ids(&mut self) -> Result<Option<(Vec<u32>, u64)>> {
+        let piece = self.pieces.next(|before, after| match self.vocab {
+            Vocab::Chars(_) => Ok(true),
+            Vocab::Tokenizer(t) => {
+                let apart = [t.encode(before)?, t.encode(after)?].concat();
+                Ok(t.encode(&[before, after].concat())? == apart)
+            }
+        })?;
+        let Some(piece) = piece else { return Ok(None) };
+        check_interrupt()?;
+        let ids = match self.vocab {
+            Vocab::Chars(c) => c.encode(&piece, self.n_chars)?,
+            Vocab::Tokenizer(t) => t.encode(&piece)?,
+        };
+        self.n_chars += piece.chars().count();
+        Ok(Some((ids, piece.len() as u64)))
     }
 }
 
@@ -158,13 +186,14 @@ impl Chars {
         Ok(Self { list, ids })
     }
 
-    fn encode(&self, text: &str, most: usize) -> Result<Vec<u32>> {
+    /// Returns the ids of `text`, which begins at character `from`.
+    fn encode(&self, text: &str, from: usize) -> Result<Vec<u32>> {
         let id = |(i, c)| {
             self.ids.get(&c).copied().ok_or_else(|| {
-                anyhow!("character {i} of the text, {c:?}, is not in the vocabulary of {}", self.list.len())
+                anyhow!("character {} of the text, {c:?}, is not in the vocabulary of {}", from + i, self.list.len())
             })
         };
-        text.chars().take(most).enumerate().map(id).collect()
+        text.chars().enumerate().map(id).collect()
     }
 }
 

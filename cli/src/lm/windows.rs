@@ -1,7 +1,6 @@
 //! Batches of windows, computed in parallel and used in order.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -10,12 +9,6 @@ use anyhow::{Context, Result};
 /// Tokens per batch, which one thread computes: a few milliseconds for a small model, so that passing it between
 /// threads costs little.
 pub const BATCH_TOKENS: usize = 512;
-
-/// Returns the batches of at most about `tokens` tokens in which `n_windows` windows of `t` tokens are computed.
-pub fn batches(n_windows: usize, t: usize, tokens: usize) -> Vec<Range<usize>> {
-    let size = (tokens / t).max(1);
-    (0..n_windows).step_by(size).map(|from| from..n_windows.min(from + size)).collect()
-}
 
 /// Calls `emit(job, compute(&job))` for each of `jobs`: `compute` on as many threads as the current rayon pool has, `emit`
 /// in order on the caller's thread. No more than two jobs per thread are taken ahead.

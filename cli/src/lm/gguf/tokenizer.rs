@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::quantized::gguf_file::Value as Datum;
 use serde_json::{Map, Value, json};
 
+use super::datum::number;
+
 /// Kinds of tokens in `tokenizer.ggml.token_type`.
 const NORMAL: i64 = 1;
 const UNKNOWN: i64 = 2;
@@ -167,7 +169,7 @@ fn texts<'a>(metadata: &'a Metadata, key: &str) -> Result<Vec<&'a str>> {
 fn numbers(value: &Datum, key: &str, n: usize) -> Result<Vec<f64>> {
     let Datum::Array(all) = value else { bail!("`{key}` must be a list of numbers, found {:?}", value.value_type()) };
     ensure!(all.len() == n, "`{key}` must have {n} numbers, one per token, found {}", all.len());
-    let each = |v: &Datum| match super::number(v).as_f64() {
+    let each = |v: &Datum| match number(v).as_f64() {
         Some(v) if v.is_finite() => Ok(v),
         _ => bail!("`{key}` must be a list of numbers, found {:?} in it", v.value_type()),
     };

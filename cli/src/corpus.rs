@@ -1,0 +1,236 @@
+//! The documents of a text: a file, JSON lines, or a directory of both, read one at a time.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use strata_core::rng::Philox;
+
+use crate::files::{io_error, read};
+
+/// Most bytes of a document in a file of JSON lines.
+const LINE_BYTES: u64 = 1 << 30;
+/// Files that are texts, of a directory.
+const TEXTS: [&str; 4] = ["txt", "text", "md", "rst"];
+/// Files that have a document in each line.
+const LINES: [&str; 2] = ["jsonl", "ndjson"];
+
+/// A text that is one document, or many.
+pub struct Corpus {
+    files: Vec<TextFile>,
+    /// A text in memory.
+    embedded: Option<Cow<'static, str>>,
+    /// Where each document begins, in the order in which they are read; none in the order of the files.
+    order: Option<Vec<(usize, u64)>>,
+}
+
+struct TextFile {
+    path: PathBuf,
+    bytes: u64,
+    /// The field of the documents, of JSON lines.
+    field: Option<String>,
+}
+
+/// A document.
+pub struct Document<'a> {
+    /// Its text, in UTF-8.
+    pub text: Box<dyn Read + 'a>,
+    /// What errors call it; empty for a text in memory.
+    pub name: String,
+}
+
+impl Corpus {
+    /// Returns a text in memory as one document.
+    pub fn of(text: impl Into<Cow<'static, str>>) -> Self {
+        Self { files: Vec::new(), embedded: Some(text.into()), order: None }
+    }
+
+    /// Finds the documents of `path`: a file is one document; in JSON lines (`.jsonl`, `.ndjson`, or any file with a `field`)
+    /// there is one per line, in the field of that name, `text` by default; a directory has those of its files in the order of
+    /// their paths. With a `seed` the documents are shuffled.
+    ///
+    /// # Errors
+    /// One sentence with the path.
+    pub fn open(path: &Path, field: Option<&str>, seed: Option<u64>) -> Result<Self> {
+        let mut paths = Vec::new();
+        if path.is_dir() {
+            walk(path, &mut paths)?;
+            paths.sort();
+            ensure!(
+                !paths.is_empty(),
+                "reading `{}`: expected files ending in .{}, found none",
+                path.display(),
+                [&TEXTS[..], &LINES].concat().join(", .")
+            );
+        } else {
+            paths.push(path.to_owned());
+        }
+        let is_directory = path.is_dir();
+        let mut files = Vec::new();
+        for path in paths {
+            let file = read::open(&path)?;
+            let bytes = file.metadata().map_err(|e| io_error("reading", &path, &e))?.len();
+            let is_lines = LINES.contains(&extension(&path).as_str()) || (field.is_some() && !is_directory);
+            files.push(TextFile { path, bytes, field: is_lines.then(|| field.unwrap_or("text").to_owned()) });
+        }
+        let mut corpus = Self { files, embedded: None, order: None };
+        if let Some(seed) = seed {
+            let mut places = corpus.places()?;
+            Philox::new(seed, 0).shuffle(&mut places);
+            corpus.order = Some(places);
+        }
+        Ok(corpus)
+    }
+
+    /// Returns the bytes of all files.
+    pub fn n_bytes(&self) -> u64 {
+        self.embedded.as_ref().map_or(0, |text| text.len() as u64) + self.files.iter().map(|f| f.bytes).sum::<u64>()
+    }
+
+    /// Returns the documents in order.
+    pub fn documents(&self) -> Box<dyn Iterator<Item = Result<Document<'_>>> + '_> {
+        if let Some(text) = &self.embedded {
+            let text = Box::new(Cursor::new(text.as_bytes()));
+            return Box::new(std::iter::once(Ok(Document { text, name: String::new() })));
+        }
+        match &self.order {
+            Some(order) => Box::new(order.iter().map(|(file, at)| self.files[*file].document_at(*at))),
+            None => Box::new(self.files.iter().flat_map(TextFile::documents)),
+        }
+    }
+
+    /// Returns where each document begins.
+    fn places(&self) -> Result<Vec<(usize, u64)>> {
+        let mut places = Vec::new();
+        for (i, file) in self.files.iter().enumerate() {
+            if file.field.is_none() {
+                places.push((i, 0));
+                continue;
+            }
+            let mut lines = Lines::open(file)?;
+            while let Some((at, line)) = lines.next_line()? {
+                if !line.trim_ascii().is_empty() {
+                    places.push((i, at));
+                }
+            }
+        }
+        Ok(places)
+    }
+}
+
+impl TextFile {
+    fn documents(&self) -> Box<dyn Iterator<Item = Result<Document<'_>>> + '_> {
+        if self.field.is_none() {
+            return Box::new(std::iter::once(self.document_at(0)));
+        }
+        let mut lines = match Lines::open(self) {
+            Ok(lines) => lines,
+            Err(error) => return Box::new(std::iter::once(Err(error))),
+        };
+        Box::new(std::iter::from_fn(move || {
+            loop {
+                match lines.next_line() {
+                    Ok(None) => return None,
+                    Ok(Some((_, line))) if line.trim_ascii().is_empty() => {}
+                    Ok(Some((at, line))) => return Some(self.of_line(&line, at)),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        }))
+    }
+
+    /// Returns the document that begins at byte `at`.
+    fn document_at(&self, at: u64) -> Result<Document<'_>> {
+        if self.field.is_none() {
+            let text = Box::new(BufReader::new(read::open(&self.path)?));
+            return Ok(Document { text, name: format!("`{}`", self.path.display()) });
+        }
+        let mut lines = Lines::open(self)?;
+        lines.skip_to(at)?;
+        let (_, line) = lines.next_line()?.context("the file became shorter")?;
+        self.of_line(&line, at)
+    }
+
+    /// Returns the document of a line of JSON that begins at byte `at`.
+    fn of_line(&self, line: &[u8], at: u64) -> Result<Document<'_>> {
+        let place = || format!("reading `{}`: the line at byte {at}", self.path.display());
+        let field = self.field.as_deref().unwrap_or_default();
+        let v: Value = serde_json::from_slice(line).with_context(|| format!("{}: expected JSON", place()))?;
+        let Value::Object(mut object) = v else { bail!("{}: expected an object, found {v}", place()) };
+        match object.remove(field) {
+            Some(Value::String(text)) => Ok(Document {
+                text: Box::new(Cursor::new(text.into_bytes())),
+                name: place().replacen("reading ", "", 1),
+            }),
+            found => {
+                let fields: Vec<&str> = object.keys().map(String::as_str).collect();
+                bail!(
+                    "{}: expected a text in the field \"{field}\", found {} (the others are {}); name it with --field",
+                    place(),
+                    found.map_or("nothing".into(), |v| v.to_string().chars().take(40).collect::<String>()),
+                    fields.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// The lines of a file, and where they begin.
+struct Lines<'a> {
+    file: &'a TextFile,
+    bytes: BufReader<fs::File>,
+    at: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn open(file: &'a TextFile) -> Result<Self> {
+        Ok(Self { file, bytes: BufReader::new(read::open(&file.path)?), at: 0 })
+    }
+
+    fn skip_to(&mut self, at: u64) -> Result<()> {
+        self.bytes.seek(SeekFrom::Start(at)).map_err(|e| io_error("reading", &self.file.path, &e))?;
+        self.at = at;
+        Ok(())
+    }
+
+    fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
+        let (mut line, path) = (Vec::new(), &self.file.path);
+        let n = (&mut self.bytes)
+            .take(LINE_BYTES)
+            .read_until(b'\n', &mut line)
+            .map_err(|e| io_error("reading", path, &e))?;
+        let at = self.at;
+        self.at += n as u64;
+        ensure!(
+            (n as u64) < LINE_BYTES,
+            "reading `{}`: the line at byte {at} has {LINE_BYTES} bytes or more",
+            path.display()
+        );
+        Ok((n > 0).then_some((at, line)))
+    }
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().map_or_else(String::new, |e| e.to_string_lossy().to_lowercase())
+}
+
+/// Finds the files of texts below a directory; those whose names begin with a dot are left out.
+fn walk(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(directory).map_err(|e| io_error("reading", directory, &e))? {
+        let entry = entry.map_err(|e| io_error("reading", directory, &e))?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(|e| io_error("reading", directory, &e))?);
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            continue;
+        }
+        let end = extension(&path);
+        if kind.is_dir() {
+            walk(&path, into)?;
+        } else if TEXTS.contains(&end.as_str()) || LINES.contains(&end.as_str()) {
+            into.push(path);
+        }
+    }
+    Ok(())
+}
