@@ -179,7 +179,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let areas = Par::Rayon.map(tasks.len(), |at| -> Result<Vec<AucPoint>> {
         check_interrupt()?;
         let rows = Candidates::one_against_rest(&class, tasks[at].0, &sampled.is_test, seed);
-        Ok(protocol::points(&sampled.x, dump.d(), &views, &rows)?)
+        Ok(protocol::points(&sampled.x, pair.reconstructed().d(), &views, &rows)?)
     });
     let areas = areas.into_iter().collect::<Result<Vec<_>>>()?;
     let bar = console.bar("probing", tasks.len() as u64, "classes");

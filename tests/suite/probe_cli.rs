@@ -39,7 +39,7 @@ fn ready(n: usize) -> (TempDir, PathBuf, PathBuf) {
 }
 
 /// A `.npy` of 64-bit integers, as NumPy writes it.
-fn npy(path: &Path, values: &[i64]) -> PathBuf {
+pub fn npy(path: &Path, values: &[i64]) -> PathBuf {
     npy_of(
         path,
         "<i8",

@@ -17,6 +17,7 @@ use strata_core::{Codes, Compute, Config, Dtype, Encoder, Isa, Par, Philox};
 use tempfile::TempDir;
 
 use super::cli::{D, args, metrics, read_json, rows, strata, train_args, weights, write_dump};
+use super::probe_cli::npy;
 
 /// Width of the targets.
 const OUT: usize = 10;
@@ -166,6 +167,24 @@ fn a_transcoder_that_was_stopped_goes_on_to_the_same_bits() {
     let other = write_dump(&at("other"), &vec![1.0; 900 * OUT], OUT);
     let line = [train_args(&two.input, &at("again"), &sets), args!["--resume", "--target", other]].concat();
     strata(&line).fails(&["another dump"]);
+}
+
+#[test]
+fn a_transcoder_is_probed_on_what_it_reconstructs() {
+    let two = two(3000);
+    let run = two.dir.path().join("run");
+    strata(&with_target(&two, &run, &["train.steps=60"])).ok();
+    // The answer is a column of the target, so that its rows tell it.
+    let y = layer(&rows(3000));
+    let mut column: Vec<f32> = y.chunks(OUT).map(|row| row[0]).collect();
+    column.sort_by(f32::total_cmp);
+    let labels: Vec<i64> = y.chunks(OUT).map(|row| i64::from(row[0] > column[1500])).collect();
+    let labels = npy(&two.dir.path().join("labels.npy"), &labels);
+    let out = two.dir.path().join("probe.json");
+    strata(&args!["probe", run, "--labels", labels, "--target", two.target, "--out", out]).ok();
+    let found = read_json(&out);
+    let rows = found["classes"][0]["auc"][0]["rows"].as_f64().expect("the probe of the rows");
+    assert!(rows > 0.95, "{found:#}");
 }
 
 #[test]
