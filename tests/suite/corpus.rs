@@ -194,6 +194,8 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
         "blocks.1.mlp.hook_in",
         "--hook",
         "mlp_out.1",
+        "--hook",
+        "mlp_post.0",
         "--layer",
         "0",
         "--out",
@@ -210,7 +212,9 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
     assert_eq!(target.hook(), Some("blocks.1.hook_mlp_out"));
 
     // What was captured can be trained on, and put back into the model, which is found beside the dump by its name.
-    for (name, hook) in [("blocks.0.hook_resid_post", "stream"), ("blocks.1.hook_mlp_out", "mlp")] {
+    for (name, hook) in
+        [("blocks.0.hook_resid_post", "stream"), ("blocks.1.hook_mlp_out", "mlp"), ("blocks.0.mlp.hook_post", "hidden")]
+    {
         let (dump, run) = (out.join(name), dir.path().join(hook));
         let small = [
             "level1.latents=8",
