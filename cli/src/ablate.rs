@@ -252,7 +252,7 @@ fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
     let run = Run::open(&job.dir)?;
     let against = job.other.as_deref().map(Run::open).transpose()?;
     let against = against.as_ref();
-    let job = eval::Job { run: &run, dump, target: None, all: false, lm: None, splice: false, against, out: None, isa };
+    let job = eval::Job { run: &run, dump, target: None, all: false, lm: None, splice: false, against, out: None, isa, device: None };
     eval::eval(&job, console)?;
     Ok(End::Done)
 }

@@ -1,6 +1,7 @@
 //! The command line as typed.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use crate::device::Choice;
 use clap_complete::Shell;
 use std::path::PathBuf;
 use strata_core::Dtype;
@@ -9,7 +10,7 @@ use strata_core::format::saelens_writer::Metadata;
 use strata_core::model::WeightType;
 use strata_core::row_norm::RowNorm;
 
-/// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
+/// Two-level hierarchical sparse autoencoders, from activations to features.
 #[derive(Debug, Parser)]
 #[command(name = "strata", bin_name = "strata", version, max_term_width = 110)]
 pub struct Cli {
@@ -69,6 +70,8 @@ pub enum Command {
     Ablate(Ablate),
     /// Show a run, or an ablation, as one HTML file that opens offline
     Report(Report),
+    /// List the GPUs that --device can name, and compare them with the CPU
+    Device(DeviceArgs),
     /// List the settings of a run with default, range and meaning
     Settings(ListSettings),
     /// Print the script that completes this command line in a shell
@@ -162,6 +165,23 @@ pub struct Subject {
     /// What the dump itself does not say.
     #[command(flatten)]
     pub source: SourceArgs,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceFlag {
+    /// Encode on the processor or on a GPU: cpu, cuda, cuda:N, or auto (a GPU where one can be used). The results do not
+    /// depend on it [default: what STRATA_DEVICE says, or cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Choice>,
+}
+
+/// `strata device`.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Compare every kernel on every GPU with the CPU, to the bit: some minutes
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// Settings of a run.
@@ -312,6 +332,9 @@ pub struct Eval {
     /// A transcoder: the dump of the rows that it should reconstruct, one for each row of --dump
     #[arg(long, value_name = "DUMP")]
     pub target: Option<PathBuf>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata probe`.
@@ -358,6 +381,9 @@ pub struct Encode {
     /// Type of the encoder's weights: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata export`.

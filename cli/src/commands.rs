@@ -9,7 +9,7 @@ use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
-    INTERRUPTED, ablate, console, convert, demo, encode, eval, export, inspect, probe, report, shell, sources, synth,
+    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources, synth,
     train,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -57,6 +57,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
             let dump = open(&args.dump, &args.source)?;
             ablate::ablate(&args, &dump, isa, console)
         }
+        Command::Device(args) => device::device(args.check, isa, console),
         Command::Report(args) => report_command(&args, console).map(|()| 0),
         Command::Settings(args) => settings_command(&args, console).map(|()| 0),
         Command::Completions(args) => {
@@ -172,6 +173,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().n_embd == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
+    let device = device::open(args.device.device, console)?;
     let job = eval::Job {
         run: &run,
         dump: &dump,
@@ -182,6 +184,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         against: against.as_ref(),
         out: args.out.as_deref(),
         isa,
+        device: device.as_ref(),
     };
     // The result is printed even if it cannot be written, since computing it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
@@ -229,7 +232,10 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
-    let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
+    let device = device::open(args.device.device, console)?;
+    let (f16, weights, device) = (args.f16, args.weights, device.as_ref());
+    let job = encode::Job { run: &run, dump: &dump, out: &args.out, f16, weights, isa, device };
+    let report = encode::encode(&job, console)?;
     if console.json {
         console.json(&report)?;
     }

@@ -88,6 +88,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         against: None,
         out: None,
         isa,
+        device: None,
     };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);

@@ -41,6 +41,7 @@ pub mod contexts;
 pub mod control;
 pub mod convert;
 pub mod demo;
+pub mod device;
 pub mod dump;
 pub mod encode;
 pub mod escape;

@@ -11,6 +11,9 @@ mod cofire;
 mod coherence;
 mod condition;
 mod convert;
+#[cfg(emulator)]
+mod device;
+mod device_cli;
 mod dump;
 mod dump_bare;
 mod dump_formats;
@@ -47,6 +50,7 @@ mod patterns;
 mod probe;
 mod probe_cli;
 mod procedure;
+mod ptx;
 mod quality;
 mod readme;
 mod recovery;
