@@ -5,8 +5,17 @@ use std::process::Command;
 
 /// The flags: products and sums are two roundings, as on a GPU.
 const FLAGS: [&str; 11] = [
-    "-std=c++17", "-O2", "-ffp-contract=off", "-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-DSTRATA_EMULATED", "-fPIC",
-    "-x", "c++",
+    "-std=c++17",
+    "-O2",
+    "-ffp-contract=off",
+    "-U_FORTIFY_SOURCE",
+    "-Wall",
+    "-Wextra",
+    "-Wno-unknown-pragmas",
+    "-DSTRATA_EMULATED",
+    "-fPIC",
+    "-x",
+    "c++",
 ];
 
 fn main() {
@@ -23,7 +32,9 @@ fn main() {
             println!("cargo:rustc-cfg=emulator");
             println!("cargo:rustc-link-search={out}\ncargo:rustc-link-lib=static=kernels\ncargo:rustc-link-lib=stdc++");
         }
-        Err(why) if std::env::var("STRATA_REQUIRE_EMULATOR").is_ok_and(|v| !v.is_empty()) => panic!("the emulator: {why}"),
+        Err(why) if std::env::var("STRATA_REQUIRE_EMULATOR").is_ok_and(|v| !v.is_empty()) => {
+            panic!("the emulator: {why}")
+        }
         Err(why) => println!("cargo:warning=the tests of the device path are left out: {why}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The command line as typed.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::device::Choice;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use strata_core::Dtype;
@@ -170,7 +170,7 @@ pub struct Subject {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct DeviceFlag {
-    /// Encode on the processor or on a GPU: cpu, cuda, cuda:N, or auto (a GPU where one can be used). The results do not
+    /// Compute on the processor or on a GPU: cpu, cuda, cuda:N, or auto (a GPU where one can be used). The results do not
     /// depend on it [default: what STRATA_DEVICE says, or cpu]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Choice>,
@@ -299,6 +299,12 @@ pub struct Train {
     /// run
     #[arg(long)]
     pub control: bool,
+    /// Repeat every N-th step on the CPU, and stop at the first bit that differs: with --device, a proof of that step
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub verify: Option<u64>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
@@ -569,6 +575,9 @@ pub struct Ablate {
     /// Built-in runs; may be repeated
     #[arg(long, value_name = "NAME")]
     pub suite: Vec<SuiteName>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
     /// Seeds per row, counted from `seed` [default: 3; 1 for the suite `experiment`]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u64>,

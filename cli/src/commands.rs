@@ -9,8 +9,8 @@ use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
-    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources, synth,
-    train,
+    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources,
+    synth, train,
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,8 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
         Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.source)?;
-            ablate::ablate(&args, &dump, isa, console)
+            let device = device::open(args.device.device, console)?;
+            ablate::ablate(&args, &dump, ablate::Place { isa, device: device.as_ref() }, console)
         }
         Command::Device(args) => device::device(args.check, isa, console),
         Command::Report(args) => report_command(&args, console).map(|()| 0),
@@ -140,7 +141,9 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
     let (target, resume) = (target.as_ref(), args.resume);
-    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa };
+    let device = device::open(args.device.device, console)?;
+    let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
+    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,

@@ -32,7 +32,9 @@ impl FromStr for Choice {
             "cpu" => Ok(Self::Cpu),
             "cuda" => Ok(Self::Cuda(0)),
             "auto" => Ok(Self::Auto),
-            _ => ordinal(text).map(Self::Cuda).ok_or_else(|| format!("expected cpu, cuda, cuda:N or auto, found `{text}`")),
+            _ => ordinal(text)
+                .map(Self::Cuda)
+                .ok_or_else(|| format!("expected cpu, cuda, cuda:N or auto, found `{text}`")),
         }
     }
 }
@@ -53,7 +55,8 @@ pub fn open(asked: Option<Choice>, console: &mut Console<'_>) -> Result<Option<D
         Choice::Cuda(n) => {
             let name = if n == 0 { "cuda".to_owned() } else { format!("cuda:{n}") };
             let device = cuda::open(n).with_context(|| format!("{from}{name}"))?;
-            console.note(format!("computing on {}; the first start with a new driver takes some seconds", device.name()));
+            console
+                .note(format!("computing on {}; the first start with a new driver takes some seconds", device.name()));
             Ok(Some(device))
         }
         Choice::Auto => match cuda::open(0) {

@@ -76,7 +76,9 @@ impl Emulator {
             let bytes = blocks_mut(blocks);
             let end = bytes.len() - GUARD;
             if bytes[..GUARD].iter().chain(&bytes[end..]).any(|b| *b != UNTOUCHED) {
-                return Err(Error::Device { what: format!("kernel {name} has written beside a buffer of {} bytes", end - GUARD) });
+                return Err(Error::Device {
+                    what: format!("kernel {name} has written beside a buffer of {} bytes", end - GUARD),
+                });
             }
         }
         Ok(())

@@ -31,7 +31,7 @@ core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
-core: train -> activation balance compute config entry error freeze gate kernel loss model normalise par rng source
+core: train -> activation balance compute config device entry error freeze gate kernel loss model normalise par rng source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
 cli: args -> device
 cli: capture -> console dump lm

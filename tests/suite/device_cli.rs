@@ -1,7 +1,7 @@
 //! `--device` and `strata device`: every sentence about a GPU that is not there, with a driver made for the test; and what does not
 //! change on a device.
 
-use crate::cli::{args, command, finish, train};
+use crate::cli::{D, TINY, args, command, finish, rows, train, write_dump};
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn a_gpu_that_cannot_be_used_is_one_sentence() {
     let dir = tempfile::tempdir().expect("a folder");
     let Some(driver) = fake_driver(dir.path()) else { return };
     let (dump, run, out) = (dir.path().join("dump"), dir.path().join("run"), dir.path().join("codes"));
-    crate::cli::write_dump(&dump, 600);
+    write_dump(&dump, &rows(600), D);
     train(&dump, &run, &[]);
     let encode = |device: &str| args!["encode", run, "--dump", dump, "--out", out, "--device", *device];
     let fails = |device: &str, gpus: u32, capability: u32, parts: &[&str]| {
@@ -57,9 +57,15 @@ fn a_gpu_that_cannot_be_used_is_one_sentence() {
 
     // `auto` computes on the CPU instead, and says why.
     let ran = finish(with_gpus(&encode("auto"), &driver, 1, 75)).ok();
-    assert!(ran.err.contains("--device auto: GPU 0 has compute capability 7.5: 8.0 or newer is needed; computing on the CPU"), "{}", ran.err);
+    assert!(
+        ran.err
+            .contains("--device auto: GPU 0 has compute capability 7.5: 8.0 or newer is needed; computing on the CPU"),
+        "{}",
+        ran.err
+    );
     let codes = std::fs::read(&out).expect("the codes");
-    let mut on_cpu = with_gpus(&args!["encode", run, "--dump", dump, "--out", out, "--force", "--device", "cpu"], &driver, 0, 90);
+    let mut on_cpu =
+        with_gpus(&args!["encode", run, "--dump", dump, "--out", out, "--force", "--device", "cpu"], &driver, 0, 90);
     on_cpu.env("STRATA_DEVICE", "cuda");
     finish(on_cpu).ok();
     assert_eq!(std::fs::read(&out).expect("the codes"), codes);
@@ -97,33 +103,99 @@ fn a_device_that_does_not_exist_is_a_wrong_command_line() {
 #[cfg(emulator)]
 mod emulated {
     use super::*;
+    use std::collections::BTreeMap;
+    use std::fs;
     use strata_cli::console::Console;
     use strata_cli::dump::{Dump, Source};
-    use strata_cli::{encode, run::Run};
-    use strata_core::Isa;
+    use strata_cli::{encode, run::Run, train};
     use strata_core::model::WeightType;
+    use strata_core::{Device, Isa};
     use strata_tests::emulator::device;
+
+    /// A dump of a small world.
+    fn world(folder: &Path) -> Dump {
+        let path = write_dump(&folder.join("dump"), &rows(600), D);
+        Source::new(&[path]).open().expect("a dump")
+    }
+
+    /// Trains, or continues a training, and returns the files of the run that do not name the machine.
+    fn trained(
+        dump: &Dump,
+        run: &Path,
+        resume: bool,
+        device: Option<&Device>,
+        verify: u64,
+    ) -> BTreeMap<String, Vec<u8>> {
+        let sets: Vec<String> =
+            TINY.iter().chain(&["train.checkpoint_every=18"]).map(|set| (*set).to_owned()).collect();
+        let config = train::settings_of(run, resume, None, &sets, None).expect("settings");
+        let job =
+            train::Job { dump, target: None, run, config, resume, from: None, isa: Isa::detect(), device, verify };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
+        assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done);
+        let inside = |folder: &Path| -> Vec<PathBuf> {
+            fs::read_dir(folder).expect("a folder of the run").map(|entry| entry.expect("a file").path()).collect()
+        };
+        let checkpoints = inside(&run.join("checkpoints")).into_iter().flat_map(|step| inside(&step));
+        let all = inside(&run.join("sae")).into_iter().chain(checkpoints);
+        all.map(|path| {
+            (path.strip_prefix(run).expect("of the run").display().to_string(), fs::read(&path).expect("a file"))
+        })
+        .collect()
+    }
+
+    /// Takes a finished run back to the checkpoint after `step`.
+    fn take_back(run: &Path, step: u64) {
+        let later = |path: &Path| {
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let digits: String = name.chars().filter(char::is_ascii_digit).collect();
+            digits.parse::<u64>().is_ok_and(|at| at > step)
+        };
+        let checkpoints =
+            fs::read_dir(run.join("checkpoints")).expect("checkpoints").map(|e| e.expect("a file").path());
+        let removed: Vec<PathBuf> = checkpoints.filter(|path| later(path)).collect();
+        assert!(!removed.is_empty(), "checkpoints after step {step}");
+        for path in removed {
+            fs::remove_dir_all(path).expect("a checkpoint");
+        }
+        fs::remove_file(run.join("final_info.json")).expect("a finished run");
+        fs::remove_dir_all(run.join("sae")).expect("a model");
+    }
+
+    #[test]
+    fn a_training_on_a_device_writes_the_files_of_the_cpu_and_continues_anywhere() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let dump = world(dir.path());
+        let at = |name: &str| dir.path().join(name);
+        let wanted = trained(&dump, &at("cpu"), false, None, 0);
+        assert!(wanted.len() > 2, "files: {:?}", wanted.keys());
+        let gpu = device(0);
+        let on = trained(&dump, &at("device"), false, Some(&gpu), 0);
+        assert!(on == wanted, "a training on a device");
+        take_back(&at("device"), 18);
+        assert!(trained(&dump, &at("device"), true, None, 0) == wanted, "from a device to the CPU");
+        take_back(&at("cpu"), 18);
+        assert!(trained(&dump, &at("cpu"), true, Some(&gpu), 4) == wanted, "from the CPU to a device, verified");
+    }
 
     #[test]
     fn encode_on_a_device_writes_the_file_of_the_cpu() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (dump, run) = (dir.path().join("dump"), dir.path().join("run"));
-        crate::cli::write_dump(&dump, 600);
-        train(&dump, &run, &[]);
-        let (run, dump) = (Run::open(&run).expect("a run"), Source::new(std::slice::from_ref(&dump)).open().expect("a dump"));
-        let files: Vec<Vec<u8>> = [None, Some(device(0)), Some(device(1))]
-            .iter()
-            .enumerate()
-            .map(|(i, device)| {
-                let out = dir.path().join(format!("codes-{i}"));
-                let (weights, isa, dump): (_, _, &Dump) = (WeightType::F32, Isa::detect(), &dump);
-                let job = encode::Job { run: &run, dump, out: &out, f16: false, weights, isa, device: device.as_ref() };
-                let (mut said, mut warned) = (Vec::new(), Vec::new());
-                let mut console = Console::new(&mut said, &mut warned, true, false);
-                encode::encode(&job, &mut console).expect("codes");
-                std::fs::read(out).expect("the file")
-            })
-            .collect();
+        let dump = world(dir.path());
+        trained(&dump, &dir.path().join("run"), false, None, 0);
+        let run = Run::open(&dir.path().join("run")).expect("a run");
+        let devices = [None, Some(device(0)), Some(device(1))];
+        let files = devices.iter().enumerate().map(|(i, device)| {
+            let out = dir.path().join(format!("codes-{i}"));
+            let (weights, isa, device) = (WeightType::F32, Isa::detect(), device.as_ref());
+            let job = encode::Job { run: &run, dump: &dump, out: &out, f16: false, weights, isa, device };
+            let (mut said, mut err) = (Vec::new(), Vec::new());
+            let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: false };
+            encode::encode(&job, &mut console).expect("codes");
+            fs::read(out).expect("the file")
+        });
+        let files: Vec<Vec<u8>> = files.collect();
         assert!(files[0] == files[1] && files[0] == files[2], "the files differ");
     }
 }

@@ -13,7 +13,8 @@ fn folder() -> PathBuf {
 #[test]
 fn the_ptx_is_that_of_the_sources() {
     let is_source = |path: &PathBuf| path.extension().is_some_and(|e| e == "cu" || e == "cuh");
-    let mut sources: Vec<PathBuf> = fs::read_dir(folder()).expect("the kernels").map(|e| e.expect("a file").path()).collect();
+    let mut sources: Vec<PathBuf> =
+        fs::read_dir(folder()).expect("the kernels").map(|e| e.expect("a file").path()).collect();
     sources.retain(is_source);
     sources.sort();
     assert_eq!(sources.len(), 5, "files of kernels: {sources:?}");

@@ -162,7 +162,8 @@ impl Driver for Gpu {
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
         self.bind()?;
         let kernel = &self.kernels[launch.name()];
-        let mut args: Vec<*mut c_void> = launch.args().iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
+        let mut args: Vec<*mut c_void> =
+            launch.args().iter().map(|arg| arg.bytes().as_ptr().cast_mut().cast()).collect();
         let ([x, y], block) = (launch.grid(), launch.block());
         let stream = self.stream.cu_stream();
         // SAFETY: the kernel is of a module that the function keeps loaded. A `Launch` is made only by `device::kernels`, which

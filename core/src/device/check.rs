@@ -2,7 +2,8 @@
 //! models. It runs on GPUs (`strata device --check`) and on the emulator of the tests.
 
 use super::kernels::{self, Bar, Bytes, ROUNDED, WEIGHED, Weights, width};
-use super::lists::{FamiliesOn, Gate, ListSlots, Lists, Packed, Packing};
+use super::lists::{FamiliesOn, Gate, ListSlots, Lists};
+use super::packing::{Packed, Packing};
 use super::search::{Guess, Limit, Search, Work};
 use super::{Buffer, Device, Slot};
 use crate::compute::Compute;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 
 /// The names of all kernels.
-pub const NAMES: [&str; 18] = [
+pub const NAMES: [&str; 40] = [
     "product_above",
     "round_rows",
     "screen",
@@ -25,6 +25,28 @@ pub const NAMES: [&str; 18] = [
     "rows_in",
     "leave_over",
     "largest_children",
+    "cut_count",
+    "cut_pick",
+    "count_ties",
+    "keep_cut",
+    "list_least",
+    "settle",
+    "row_squares",
+    "aux_rows",
+    "entry_gradients",
+    "count_latents",
+    "place_entries",
+    "order_entries",
+    "decoder_gradients",
+    "encoder_gradients",
+    "project_rows",
+    "square_sums",
+    "chunk_columns",
+    "bias_start",
+    "bias_groups",
+    "bias_add",
+    "mix_into",
+    "adam_rows",
 ];
 
 /// Bytes of a row in 8 bits: a multiple of what the screen takes at once.
@@ -118,15 +140,15 @@ struct FamiliesArg {
     pad: u32,
 }
 
-fn at<T: Pod>(part: Part<'_, T>) -> Arg {
+pub(super) fn at<T: Pod>(part: Part<'_, T>) -> Arg {
     Arg::of(part.address)
 }
 
-fn or_null<T: Pod>(part: Option<Part<'_, T>>) -> Arg {
+pub(super) fn or_null<T: Pod>(part: Option<Part<'_, T>>) -> Arg {
     part.map_or(Arg::of(0u64), at)
 }
 
-fn num(n: usize) -> Arg {
+pub(super) fn num(n: usize) -> Arg {
     assert!(u32::try_from(n).is_ok(), "a size of {n} on a device");
     Arg::of(n as u32)
 }
@@ -139,14 +161,21 @@ fn gate_arg(gate: Option<Gate<'_>>, n: usize, f: usize) -> Arg {
     Arg::of(GateArg { parents: parents.address, active: active.address, words: words as u32, pad: 0 })
 }
 
-fn check_lists(lists: &Lists<'_>, n: usize) {
+pub(super) fn check_lists(lists: &Lists<'_>, n: usize) {
     let all = n * lists.room;
     let fits = lists.count.len() == n && lists.index.len() == all && lists.value.len() == all;
     assert!(fits, "lists: not of {n} rows with {} places", lists.room);
 }
 
 /// Starts a kernel unless it has nothing to do.
-fn start<T: Pod>(on: Part<'_, T>, name: &'static str, grid: [usize; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
+pub(super) fn start<T: Pod>(
+    on: Part<'_, T>,
+    name: &'static str,
+    grid: [usize; 2],
+    block: u32,
+    shared: usize,
+    args: &[Arg],
+) -> Result<()> {
     if grid.contains(&0) {
         return Ok(());
     }
@@ -169,8 +198,19 @@ pub(crate) fn product_above(
     let (limit, limits) = bar.of();
     assert!(limits.is_none_or(|l| l.len() == f), "product_above: other limits");
     let args = [
-        at(x), at(w), at(bias), Arg::of(limit), or_null(limits), gate_arg(gate, n, f), num(n), num(f), num(d), num(out.room),
-        at(out.count), at(out.index), at(out.value),
+        at(x),
+        at(w),
+        at(bias),
+        Arg::of(limit),
+        or_null(limits),
+        gate_arg(gate, n, f),
+        num(n),
+        num(f),
+        num(d),
+        num(out.room),
+        at(out.count),
+        at(out.index),
+        at(out.value),
     ];
     start(x, "product_above", [f.div_ceil(64), n.div_ceil(32)], 256, 3 * 96 * 64 * 4, &args)
 }
@@ -220,8 +260,21 @@ pub(crate) fn screen(
     let fits = hits.index.len() == all && hits.upper.len() == all && hits.likely.len() == all;
     assert!(fits && hits.found.len() == n, "screen: no room for {n} rows");
     let args = [
-        at(rows.bytes), at(latents.bytes), at(rows.known), at(latents.known), at(bar), Arg::of(share), gate_arg(gate, n, f),
-        num(n), num(f), num(width), num(hits.room), at(hits.found), at(hits.index), at(hits.upper), at(hits.likely),
+        at(rows.bytes),
+        at(latents.bytes),
+        at(rows.known),
+        at(latents.known),
+        at(bar),
+        Arg::of(share),
+        gate_arg(gate, n, f),
+        num(n),
+        num(f),
+        num(width),
+        num(hits.room),
+        at(hits.found),
+        at(hits.index),
+        at(hits.upper),
+        at(hits.likely),
     ];
     start(bar, "screen", [f.div_ceil(128), n.div_ceil(128)], 256, 4 * 256 * 64, &args)
 }
@@ -242,8 +295,18 @@ pub(crate) fn exact_above(
     assert!(candidate.len() == n * out.room, "exact_above: candidates and results have different room");
     assert!(limits.is_none_or(|l| l.len() == weights.f()), "exact_above: other limits");
     let args = [
-        at(x), at(w), at(bias), at(bar), or_null(limits), num(d), num(out.room), at(found), at(candidate), at(out.count),
-        at(out.index), at(out.value),
+        at(x),
+        at(w),
+        at(bias),
+        at(bar),
+        or_null(limits),
+        num(d),
+        num(out.room),
+        at(found),
+        at(candidate),
+        at(out.count),
+        at(out.index),
+        at(out.value),
     ];
     start(x, "exact_above", [n, 1], 256, d.next_multiple_of(16) * 4, &args)
 }
@@ -257,11 +320,24 @@ pub(crate) fn start_bars(rows: Part<'_, f32>, ratio: f32, limit: f32, bar: Part<
 }
 
 /// Raises the bars to what the `k` strongest hits most probably exceed; what may still exceed them goes to `left`.
-pub(crate) fn raise_bars(k: usize, hits: Hits<'_>, bar: Part<'_, f32>, left: (Part<'_, u32>, Part<'_, u32>)) -> Result<()> {
+pub(crate) fn raise_bars(
+    k: usize,
+    hits: Hits<'_>,
+    bar: Part<'_, f32>,
+    left: (Part<'_, u32>, Part<'_, u32>),
+) -> Result<()> {
     let (n, (left, index)) = (bar.len(), left);
     assert!(hits.found.len() == n && left.len() == n && index.len() == n * hits.room, "raise_bars: other rows");
     let args = [
-        num(k), num(hits.room), at(hits.found), at(hits.index), at(hits.upper), at(hits.likely), at(bar), at(left), at(index),
+        num(k),
+        num(hits.room),
+        at(hits.found),
+        at(hits.index),
+        at(hits.upper),
+        at(hits.likely),
+        at(bar),
+        at(left),
+        at(index),
     ];
     start(bar, "raise_bars", [n, 1], 128, 0, &args)
 }
@@ -273,7 +349,14 @@ pub(crate) fn rows_in_order(f: usize, from: Lists<'_>, out: Lists<'_>) -> Result
     check_lists(&out, n);
     assert_eq!(out.room, from.room, "rows_in_order: other room");
     let args = [
-        num(f), num(from.room), at(from.count), at(from.index), at(from.value), at(out.count), at(out.index), at(out.value),
+        num(f),
+        num(from.room),
+        at(from.count),
+        at(from.index),
+        at(from.value),
+        at(out.count),
+        at(out.index),
+        at(out.value),
     ];
     let spans = f.div_ceil(32).div_ceil(8);
     start(from.count, "rows_in_order", [n, 1], 128, spans * 9 * 4, &args)
@@ -286,8 +369,16 @@ pub(crate) fn keep_largest(k: usize, from: Lists<'_>, least: Part<'_, f32>, out:
     check_lists(&out, n);
     assert!(least.len() == n, "keep_largest: other rows");
     let args = [
-        num(k), num(from.room), at(from.count), at(from.index), at(from.value), num(out.room), at(out.count), at(out.index),
-        at(out.value), at(least),
+        num(k),
+        num(from.room),
+        at(from.count),
+        at(from.index),
+        at(from.value),
+        num(out.room),
+        at(out.count),
+        at(out.index),
+        at(out.value),
+        at(least),
     ];
     assert!(out.room >= k.min(from.room), "keep_largest: no room for {k} entries");
     start(from.count, "keep_largest", [n, 1], 128, 0, &args)
@@ -300,7 +391,14 @@ pub(crate) fn gated_values(slope: Part<'_, f32>, offset: Part<'_, f32>, from: Li
     check_lists(&out, n);
     assert!(slope.len() == offset.len() && out.room == from.room, "gated_values: other lists");
     let args = [
-        at(slope), at(offset), num(from.room), at(from.count), at(from.index), at(from.value), at(out.count), at(out.index),
+        at(slope),
+        at(offset),
+        num(from.room),
+        at(from.count),
+        at(from.index),
+        at(from.value),
+        at(out.count),
+        at(out.index),
         at(out.value),
     ];
     start(from.count, "gated_values", [n, 1], 128, 0, &args)
@@ -354,7 +452,14 @@ pub(crate) fn scatter_lists(which: Part<'_, u32>, from: Lists<'_>, out: Lists<'_
     check_lists(&out, out.n());
     assert!(from.room <= out.room, "scatter_lists: no room");
     let args = [
-        at(which), num(from.room), at(from.count), at(from.index), at(from.value), num(out.room), at(out.count), at(out.index),
+        at(which),
+        num(from.room),
+        at(from.count),
+        at(from.index),
+        at(from.value),
+        num(out.room),
+        at(out.count),
+        at(out.index),
         at(out.value),
     ];
     start(from.count, "scatter_lists", [which.len(), 1], 128, 0, &args)
@@ -368,7 +473,13 @@ pub(crate) fn rows_in(x: Part<'_, f32>, b_dec: Option<Part<'_, f32>>, d: usize, 
 }
 
 /// `out = x - z D`.
-pub(crate) fn leave_over(x: Part<'_, f32>, decoder: Part<'_, f32>, d: usize, z: Lists<'_>, out: Part<'_, f32>) -> Result<()> {
+pub(crate) fn leave_over(
+    x: Part<'_, f32>,
+    decoder: Part<'_, f32>,
+    d: usize,
+    z: Lists<'_>,
+    out: Part<'_, f32>,
+) -> Result<()> {
     let n = z.n();
     check_lists(&z, n);
     assert!(x.len() == n * d && out.len() == n * d && decoder.len().is_multiple_of(d), "leave_over: not (n, d)");
@@ -396,8 +507,21 @@ pub(crate) fn largest_children(
     let f1 = offsets.len() as u32 - 2;
     let families = Arg::of(FamiliesArg { offsets: offsets.address, children: children.address, f1, pad: 0 });
     let args = [
-        at(x), at(w), at(bias), Arg::of(limit), or_null(limits), families, num(d), num(parents.room), at(parents.count),
-        at(parents.index), at(parents.value), num(out.room), at(out.count), at(out.index), at(out.value),
+        at(x),
+        at(w),
+        at(bias),
+        Arg::of(limit),
+        or_null(limits),
+        families,
+        num(d),
+        num(parents.room),
+        at(parents.count),
+        at(parents.index),
+        at(parents.value),
+        num(out.room),
+        at(out.count),
+        at(out.index),
+        at(out.value),
     ];
     start(x, "largest_children", [n, 1], 256, d.next_multiple_of(16) * 4, &args)
 }

@@ -2,6 +2,7 @@
 
 use super::{Buffer, Device, Part, Slot};
 use crate::error::Result;
+use crate::gate::{Families, ROOT};
 use alloc::vec::Vec;
 
 /// Lists of `n` rows: row `i` has `count[i]` entries, from number `i * room` of `index` and `value` on.
@@ -58,43 +59,6 @@ impl ListSlots {
     }
 }
 
-/// Lists that were copied from a device, one behind the other.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Packed {
-    /// `(n + 1)`.
-    pub offsets: Vec<u32>,
-    /// Latents.
-    pub index: Vec<u32>,
-    /// Their numbers.
-    pub value: Vec<f32>,
-}
-
-/// Memory in which lists are packed.
-#[derive(Debug, Default)]
-pub(crate) struct Packing {
-    offsets: Slot<u32>,
-    index: Slot<u32>,
-    value: Slot<f32>,
-}
-
-impl Packing {
-    /// Copies lists from their device; entries of a row keep their order.
-    pub fn download(&mut self, lists: Lists<'_>, out: &mut Packed) -> Result<()> {
-        let (device, n) = (lists.count.device(), lists.n());
-        let offsets = self.offsets.room(device, n + 1)?;
-        super::kernels::scan(lists.count, offsets, None)?;
-        out.offsets.resize(n + 1, 0);
-        offsets.get(&mut out.offsets)?;
-        let total = out.offsets[n] as usize;
-        let (index, value) = (self.index.room(device, total)?, self.value.room(device, total)?);
-        super::kernels::pack_rows(lists, offsets, index, value)?;
-        out.index.resize(total, 0);
-        out.value.resize(total, 0.0);
-        index.get(&mut out.index)?;
-        value.get(&mut out.value)
-    }
-}
-
 /// Families on a device.
 #[derive(Debug)]
 pub(crate) struct FamiliesOn {
@@ -108,9 +72,9 @@ pub(crate) struct FamiliesOn {
 
 impl FamiliesOn {
     /// Copies families to a device.
-    pub fn new(device: &Device, families: &crate::gate::Families) -> Result<Self> {
+    pub fn new(device: &Device, families: &Families) -> Result<Self> {
         let (mut offsets, mut children) = (Vec::new(), Vec::new());
-        for p in (0..families.n_parents()).chain([crate::gate::ROOT]) {
+        for p in (0..families.n_parents()).chain([ROOT]) {
             offsets.push(children.len() as u32);
             children.extend_from_slice(families.children(p));
         }

@@ -17,7 +17,9 @@
 pub mod check;
 pub(crate) mod kernels;
 pub(crate) mod lists;
+pub(crate) mod packing;
 pub(crate) mod search;
+pub(crate) mod training;
 
 pub use kernels::NAMES;
 

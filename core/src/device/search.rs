@@ -246,13 +246,14 @@ impl Search<'_> {
             guess.room = most.next_power_of_two().min(f);
         }
         let (count, bars, least) = (kept.count.to_vec()?, bar.to_vec()?, least.to_vec()?);
-        let poor: Vec<u32> = (0..n as u32).filter(|i| (count[*i as usize] as usize) < k && bars[*i as usize] > 0.0).collect();
+        let poor: Vec<u32> =
+            (0..n as u32).filter(|i| (count[*i as usize] as usize) < k && bars[*i as usize] > 0.0).collect();
         guess.learn(&least, &norms);
         if !poor.is_empty() { again.run(self, k, &poor, raw, sorted, kept) } else { Ok(()) }
     }
 
     /// Returns the search of `n` rows from row `first` on, without a screen.
-    fn only(&self, first: usize, n: usize) -> Self {
+    pub fn only(&self, first: usize, n: usize) -> Self {
         let d = self.weights.d;
         let gate = self.gate.map(|gate| gate.rows(first, n));
         Self { x: self.x.part(first * d..(first + n) * d), gate, screen: None, ..*self }

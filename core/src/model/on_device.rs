@@ -1,11 +1,12 @@
 //! A model on a device, made ready to encode: the codes of [`Encoder`](super::Encoder), to the bit.
 
-use super::stored::with_weights;
 use super::stored::Stored;
+use super::stored::with_weights;
 use super::{Arch, Codes, Model, TopkBy};
 use crate::config::ModelKind;
 use crate::device::kernels::{self, Bytes, ROUNDED, WEIGHED, Weights, width};
-use crate::device::lists::{FamiliesOn, Gate, ListSlots, Packed, Packing};
+use crate::device::lists::{FamiliesOn, Gate, ListSlots};
+use crate::device::packing::{Packed, Packing};
 use crate::device::search::{Guess, Limit, Search, Work, is_screened};
 use crate::device::{Buffer, Device, Part, Slot};
 use crate::error::{Error, Result};
@@ -95,7 +96,9 @@ fn check(arch: &Arch) -> Result<()> {
         return Err(Error::Device { what: what.into() });
     }
     if variant.scale && two {
-        return Err(Error::Device { what: "latents with scales of two levels are not computed on a GPU yet: use the CPU".into() });
+        return Err(Error::Device {
+            what: "latents with scales of two levels are not computed on a GPU yet: use the CPU".into(),
+        });
     }
     if two && !arch.source.is_activations() {
         return Err(refused("source", arch.source.name()));
@@ -270,11 +273,14 @@ impl OnDevice {
                 kernels::round_rows(s, d, known)?;
             }
         }
-        let known = level.bytes.is_some().then(|| Bytes { bytes: bytes.of(n * width(d)), known: rounded.of(n * ROUNDED) });
+        let known =
+            level.bytes.is_some().then(|| Bytes { bytes: bytes.of(n * width(d)), known: rounded.of(n * ROUNDED) });
         let ungated = level.search(s, known);
         let mut search = ungated;
         match (&self.families, self.arch.gate.reads()) {
-            (Some(families), Reads::ActiveParents { largest_only: true }) => search.largest_of = Some((families, parents)),
+            (Some(families), Reads::ActiveParents { largest_only: true }) => {
+                search.largest_of = Some((families, parents))
+            }
             (Some(families), _) => {
                 let words = self.arch.level[0].latents.div_ceil(32);
                 let active = active.room(device, n * words)?;

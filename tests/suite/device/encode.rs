@@ -40,7 +40,9 @@ fn assert_same(arch: Arch, n: usize, seed: u64, roots: u64, weights: WeightType,
         let mut found = [Codes::new(), Codes::new(), Codes::new()];
         let [one, two, open] = &mut found;
         on.encode_open_par(Par::Seq, &x, &mut lanes, one, two, open).expect("finite rows");
-        for (what, (found, want)) in ["level 1", "level 2", "level 2 without its gate"].iter().zip(found.iter().zip(&want)) {
+        for (what, (found, want)) in
+            ["level 1", "level 2", "level 2 without its gate"].iter().zip(found.iter().zip(&want))
+        {
             assert_eq!(found.offsets, want.offsets, "{what}, time {time}, {arch:?}");
             assert_eq!(found.index, want.index, "{what}, time {time}, {arch:?}");
             let bits = |codes: &Codes| codes.value.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
@@ -59,18 +61,20 @@ fn any_arch(d: impl Strategy<Value = usize>, f: impl Strategy<Value = [usize; 2]
     let activation = || prop::sample::select(vec![Relu, Topk, Topk, Batchtopk, Jumprelu, Gated]);
     let gate = prop::sample::select(vec![GateKind::None, GateKind::Hard, GateKind::Hard, GateKind::GroupTop1]);
     let source = prop::sample::select(vec![Source::X, Source::Res]);
-    (d, f, activation(), activation(), gate, source).prop_map(|(d, [f1, f2], activation1, activation2, gate, source)| Arch {
-        model: ModelKind::Tree,
-        d,
-        level: [
-            LevelArch { latents: f1, activation: activation1, k: f1.min(4) as f64 },
-            LevelArch { latents: f2, activation: activation2, k: f2.clamp(1, 6) as f64 },
-        ],
-        source,
-        decoder: Decoder::Cum,
-        gate: if f2 == 0 { GateKind::None } else { gate },
-        variant: Default::default(),
-    })
+    (d, f, activation(), activation(), gate, source).prop_map(
+        |(d, [f1, f2], activation1, activation2, gate, source)| Arch {
+            model: ModelKind::Tree,
+            d,
+            level: [
+                LevelArch { latents: f1, activation: activation1, k: f1.min(4) as f64 },
+                LevelArch { latents: f2, activation: activation2, k: f2.clamp(1, 6) as f64 },
+            ],
+            source,
+            decoder: Decoder::Cum,
+            gate: if f2 == 0 { GateKind::None } else { gate },
+            variant: Default::default(),
+        },
+    )
 }
 
 /// Sizes around those that the kernels work in.
@@ -80,7 +84,7 @@ fn sizes(most: usize) -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn codes_of_small_models_have_the_bits_of_the_cpu(
         arch in any_arch(sizes(129), (sizes(200), prop_oneof![Just(0), sizes(320)]).prop_map(|(f1, f2)| [f1, f2])),
@@ -95,7 +99,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(10))]
     #[test]
     fn codes_of_screened_models_have_the_bits_of_the_cpu(
         arch in any_arch(

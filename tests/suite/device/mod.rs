@@ -2,3 +2,4 @@
 
 mod encode;
 mod kernels;
+mod train;

@@ -52,15 +52,16 @@ inline void go_on(Fiber &f) {
 }
 inline void start() { body(arguments); hand_over(DONE); }
 
-// Shows `mine` to the warp; returns what every lane has shown. All lanes must come.
-template <class T> inline const T *exchange(const T &mine, T (&all)[WARP]) {
+// Shows `mine` to the warp; returns what every lane has shown, until this lane shows something twice more. All lanes must come.
+typedef const unsigned char (*Shown)[32];
+template <class T> inline Shown exchange(const T &mine) {
     static_assert(sizeof(T) <= 32, "a slot holds 32 bytes");
     auto &slot = warps[self->warp].slot[self->turn++ & 1];
     memcpy(slot[self->lane], &mine, sizeof(T));
     hand_over(AT_WARP);
-    for (unsigned l = 0; l < WARP; l++) memcpy(&all[l], slot[l], sizeof(T));
-    return all;
+    return slot;
 }
+template <class T> inline T shown(Shown all, unsigned lane) { T v; memcpy(&v, all[lane], sizeof(T)); return v; }
 
 // Orders of n things: ascending, descending, or shuffled by the seed.
 struct Order {
@@ -75,8 +76,9 @@ struct Order {
 
 // Runs one block. Returns what is wrong, or nothing.
 inline std::string run_block(Order &order) {
-    unsigned n = block.x * block.y * block.z;
-    fibers.resize(n), warps.resize((n + WARP - 1) / WARP), stacks.resize(size_t(n) * STACK);
+    unsigned n = block.x * block.y * block.z, n_warps = (n + WARP - 1) / WARP;
+    // Memory only grows: the launches of a test have blocks of many sizes.
+    if (fibers.size() < n) fibers.resize(n), warps.resize(n_warps), stacks.resize(size_t(n) * STACK);
     for (unsigned i = 0; i < n; i++) {
         Fiber &f = fibers[i];
         f.thread = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
@@ -93,10 +95,10 @@ inline std::string run_block(Order &order) {
             if (fibers[i].wait == RUNS) go_on(fibers[i]);
         // All threads wait or are done. A barrier opens when all that take part in it are there.
         unsigned at_block = 0, done = 0, opened = 0;
-        for (auto &f : fibers) at_block += f.wait == AT_BLOCK, done += f.wait == DONE;
+        for (unsigned i = 0; i < n; i++) at_block += fibers[i].wait == AT_BLOCK, done += fibers[i].wait == DONE;
         if (done == n) return "";
-        if (at_block == n) { for (auto &f : fibers) f.wait = RUNS; continue; }
-        for (unsigned w = 0; w < warps.size(); w++) {
+        if (at_block == n) { for (unsigned i = 0; i < n; i++) fibers[i].wait = RUNS; continue; }
+        for (unsigned w = 0; w < n_warps; w++) {
             unsigned from = w * WARP, to = from + WARP < n ? from + WARP : n, here = 0;
             for (unsigned i = from; i < to; i++) here += fibers[i].wait == AT_WARP;
             if (here == to - from) { opened++; for (unsigned i = from; i < to; i++) fibers[i].wait = RUNS; }
@@ -136,11 +138,16 @@ template <class... A, void (*F)(A...)> struct Thunk<F> { static void run(void **
 inline unsigned char *dynamic_shared() { return emulate::pool.data(); }
 inline void __syncthreads() { emulate::hand_over(emulate::AT_BLOCK); }
 inline void __syncwarp() { emulate::hand_over(emulate::AT_WARP); }
-template <class T> inline T shuffle_xor(T v, unsigned mask) { T all[32]; return emulate::exchange(v, all)[emulate::self->lane ^ mask]; }
-template <class T> inline T shuffle(T v, unsigned lane) { T all[32]; return emulate::exchange(v, all)[lane & 31]; }
-inline unsigned ballot(bool v) { unsigned all[32], bits = 0; emulate::exchange(unsigned(v), all); for (unsigned l = 0; l < 32; l++) bits |= all[l] << l; return bits; }
+template <class T> inline T shuffle_xor(T v, unsigned mask) { return emulate::shown<T>(emulate::exchange(v), emulate::self->lane ^ mask); }
+template <class T> inline T shuffle(T v, unsigned lane) { return emulate::shown<T>(emulate::exchange(v), lane & 31); }
+inline unsigned ballot(bool v) {
+    emulate::Shown all = emulate::exchange(unsigned(v));
+    unsigned bits = 0;
+    for (unsigned l = 0; l < 32; l++) bits |= emulate::shown<unsigned>(all, l) << l;
+    return bits;
+}
 inline unsigned atomicAdd(unsigned *p, unsigned v) { unsigned was = *p; *p += v; return was; }
-inline unsigned atomicMax(unsigned *p, unsigned v) { unsigned was = *p; if (v > was) *p = v; return was; }
+inline unsigned atomicMin(unsigned *p, unsigned v) { unsigned was = *p; if (v < was) *p = v; return was; }
 inline unsigned atomicOr(unsigned *p, unsigned v) { unsigned was = *p; *p |= v; return was; }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
@@ -152,19 +159,18 @@ inline float __int2float_rn(int a) { return float(a); }
 
 // mma.m16n8k32 of signed bytes: the layout of the fragments is that of the PTX manual, "Matrix fragments for mma.m16n8k32".
 inline void mma_s8(int (&c)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-    struct Show { unsigned a[4], b[2]; } mine, all[32];
+    struct Show { unsigned a[4], b[2]; } mine;
     memcpy(mine.a, a, 16), memcpy(mine.b, b, 8);
-    emulate::exchange(mine, all);
+    emulate::Shown all = emulate::exchange(mine);
     unsigned group = emulate::self->lane / 4, place = emulate::self->lane % 4;
-    auto byte = [](unsigned word, unsigned i) { return int(int8_t(word >> (8 * i))); };
     for (unsigned i = 0; i < 4; i++) {
         unsigned row = group + (i < 2 ? 0 : 8), column = place * 2 + i % 2;
-        for (unsigned k = 0; k < 32; k++) {
-            unsigned word = k / 16, lane = k % 16 / 4;  // which register half of k, which lane of the group of four
-            int x = byte(all[row % 8 * 4 + lane].a[word * 2 + row / 8], k % 4);
-            int y = byte(all[column * 4 + lane].b[word], k % 4);
-            c[i] += x * y;
-        }
+        for (unsigned word = 0; word < 2; word++)  // which register has this half of k
+            for (unsigned lane = 0; lane < 4; lane++) {
+                const signed char *x = (const signed char *)all[row % 8 * 4 + lane] + (word * 2 + row / 8) * 4;
+                const signed char *y = (const signed char *)all[column * 4 + lane] + 16 + word * 4;
+                for (unsigned k = 0; k < 4; k++) c[i] += x[k] * y[k];
+            }
     }
 }
 // Copies happen when they are waited for; until then there is NaN at their target.

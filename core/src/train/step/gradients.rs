@@ -375,7 +375,7 @@ impl Job<'_> {
 }
 
 /// Returns the norms of the two parts on `D1`, each without the weight `w` of its reconstruction where that has one.
-fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
+pub(in crate::train) fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
     for latents in stats.chunks(GROUP * STATS) {
         let mut group = [0.0f64; STATS];
