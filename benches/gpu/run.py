@@ -26,6 +26,11 @@ SHAPES = {
     "two levels": dict(d=768, latents=(1536, 24_576), k=(16, 24), batch=4096, steps=(200, 10)),
 }
 ROWS = 262_144
+# A minute on two cores: whether everything runs, not how fast.
+QUICK = {
+    "flat": dict(d=64, latents=(256, 0), k=(8, 1), batch=256, steps=(12, 6)),
+    "two levels": dict(d=64, latents=(64, 512), k=(4, 6), batch=256, steps=(12, 6)),
+}
 
 
 def main():
@@ -33,8 +38,9 @@ def main():
     parser.add_argument("--strata", type=Path, default=Path("target/release/strata"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows of the dump")
+    parser.add_argument("--quick", action="store_true", help="small models: whether everything runs, not how fast")
     args = parser.parse_args()
+    shapes, rows = (QUICK, 8192) if args.quick else (SHAPES, ROWS)
     args.out.mkdir(parents=True, exist_ok=True)
 
     def strata(*words, check=True):
@@ -48,13 +54,13 @@ def main():
     if not any(gpu["name"] for gpu in devices["gpus"]):
         sys.exit(f"no GPU to measure: {devices.get('why') or devices['gpus']}")
     checked = json.loads(strata("device", "--check", "--json")[0].stdout)
-    result = {"devices": checked["gpus"], "rows": args.rows, "runs": []}
+    result = {"devices": checked["gpus"], "rows": rows, "quick": args.quick, "runs": []}
     print(f"every kernel has the bits of the CPU: {checked['gpus']}", flush=True)
 
-    for name, shape in SHAPES.items():
+    for name, shape in shapes.items():
         dump = args.out / f"rows-{shape['d']}"
         if not dump.exists():
-            strata("synth", "--world", "a", "--rows", args.rows, "--set", f"d={shape['d']}", "--out", dump)
+            strata("synth", "--world", "a", "--rows", rows, "--set", f"d={shape['d']}", "--out", dump)
         sets = [f"level{l + 1}.latents={f}" for l, f in enumerate(shape["latents"])]
         sets += [f"level{l + 1}.k={k}" for l, k in enumerate(shape["k"])]
         sets += [f"train.batch={shape['batch']}", "gate.start=0.5", "train.log_every=1", "train.checkpoint_every=0"]

@@ -3,7 +3,6 @@
 use crate::console::Console;
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
-use std::io::Write;
 use std::str::FromStr;
 use strata_core::device::check::{BOUNDARY, FULL, run};
 use strata_core::{Compute, Device, Isa, Par, cuda};
@@ -47,7 +46,9 @@ pub fn open(asked: Option<Choice>, console: &mut Console<'_>) -> Result<Option<D
     let named = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (from, choice) = match (asked, named) {
         (Some(choice), _) => ("--device ", choice),
-        (None, Some(text)) => ("STRATA_DEVICE=", text.parse().map_err(|why| anyhow!("STRATA_DEVICE: {why}"))?),
+        (None, Some(text)) => {
+            ("STRATA_DEVICE=", text.parse::<Choice>().map_err(|why| anyhow!("STRATA_DEVICE: {why}"))?)
+        }
         (None, None) => return Ok(None),
     };
     match choice {

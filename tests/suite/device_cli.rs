@@ -134,15 +134,20 @@ mod emulated {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
         assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done);
-        let inside = |folder: &Path| -> Vec<PathBuf> {
-            fs::read_dir(folder).expect("a folder of the run").map(|entry| entry.expect("a file").path()).collect()
-        };
-        let checkpoints = inside(&run.join("checkpoints")).into_iter().flat_map(|step| inside(&step));
-        let all = inside(&run.join("sae")).into_iter().chain(checkpoints);
-        all.map(|path| {
-            (path.strip_prefix(run).expect("of the run").display().to_string(), fs::read(&path).expect("a file"))
-        })
-        .collect()
+        let mut files = BTreeMap::new();
+        let mut folders = vec![run.join("sae"), run.join("checkpoints")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("a folder of the run") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let name = path.strip_prefix(run).expect("of the run").display().to_string();
+                    files.insert(name, fs::read(&path).expect("a file"));
+                }
+            }
+        }
+        files
     }
 
     /// Takes a finished run back to the checkpoint after `step`.

@@ -51,6 +51,9 @@ pub const FULL: [Shape; 3] = [
     Shape { n: 512, f: 131_072, d: 4096 },
 ];
 
+/// A comparison.
+type Check = fn(&Case) -> Result<()>;
+
 /// Numbers on both sides.
 struct Case {
     device: Device,
@@ -105,7 +108,7 @@ impl Wanted {
 /// driver reports.
 pub fn run(device: &Device, compute: Compute, shape: Shape, mut done: impl FnMut(&'static str)) -> Result<()> {
     let case = Case::new(device, compute, shape)?;
-    let checks: [(&'static str, fn(&Case) -> Result<()>); 7] = [
+    let checks: [(&'static str, Check); 7] = [
         ("rows_in", Case::centred),
         ("product_above, rows_in_order, scan, pack_rows", Case::products),
         ("round_rows, start_bars, screen", Case::screened),

@@ -27,7 +27,11 @@ pub fn rows(n: usize, d: usize, seed: u64) -> Vec<f32> {
 
 /// Asserts that an encoder on the emulator has the codes of the CPU.
 fn assert_same(arch: Arch, n: usize, seed: u64, roots: u64, weights: WeightType, order: u32) {
-    let model = Arc::new(model(arch, seed, roots));
+    let mut model = model(arch, seed, roots);
+    if !arch.gate.has_families() {
+        model.parents.clear();
+    }
+    let model = Arc::new(model);
     let x = rows(n, arch.d, seed);
     let cpu = Encoder::with_weights(model, Compute::new(Isa::detect(), Par::Seq), weights).expect("a model");
     let mut want = [Codes::new(), Codes::new(), Codes::new()];

@@ -128,14 +128,13 @@ impl BySlots {
     pub fn transpose(
         &mut self,
         device: &Device,
-        n: usize,
         f: usize,
         entries: Entries<'_>,
         du: &Slot<f32>,
         through: Option<&Slot<f32>>,
         with_aux: bool,
     ) -> Result<ByLatent<'_>> {
-        let all = n * entries.lists.room;
+        let all = entries.lists.n() * entries.lists.room;
         let counts = self.counts.room(device, f)?;
         counts.zero()?;
         training::count_latents(entries.lists, counts)?;

@@ -539,7 +539,7 @@ impl OnDevice {
         let mut r2 = None;
         if let Some(Level { by, kept, room, aux, r, du, .. }) = level2 {
             let acts = aux.acts(aux_weight[1]);
-            let list = by.transpose(device, n, arch.level[1].latents, aux.entries(kept, *room, n), du, None, acts)?;
+            let list = by.transpose(device, arch.level[1].latents, aux.entries(kept, *room, n), du, None, acts)?;
             let (own, e) = (r.of(n * d), if acts { Some(aux.e.of(n * d)) } else { None });
             let job = DecoderJob { r: own, recon: recon[1], e, two: false, r2: None, through: 0.0, own_only, d };
             let [w, b, dec] = [0, 1, 2].map(|at| tensors[encoder(1) + at].g.all());
@@ -550,7 +550,7 @@ impl OnDevice {
         let Level { by, kept, room, aux, r, du, through, .. } = one;
         let (r1, acts) = (r.of(n * d), aux.acts(aux_weight[0]));
         let second = if two { Some(&*through) } else { None };
-        let list = by.transpose(device, n, f1, aux.entries(kept, *room, n), du, second, acts)?;
+        let list = by.transpose(device, f1, aux.entries(kept, *room, n), du, second, acts)?;
         let e = if acts { Some(aux.e.of(n * d)) } else { None };
         let cumulative = r2.filter(|_| is_cumulative);
         let job = DecoderJob { r: r1, recon: recon[0], e, two, r2: cumulative, through: recon[1], own_only, d };
