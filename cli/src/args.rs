@@ -209,8 +209,9 @@ pub struct Capture {
     /// tokenizer.json) [default: the embedded one]
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// The text: a file of plain text, which is one document; a file of JSON lines (.jsonl, .ndjson), which has one per line; or
-    /// a directory of such files (.txt, .md, .rst, .jsonl), in the order of their paths [default: the embedded one]
+    /// The text: a file of plain text, which is one document; a file of JSON lines (.jsonl, .ndjson), which has one per line; one
+    /// of Parquet, which has one per row; or a directory of such files (.txt, .md, .rst, .jsonl, .parquet), in the order of
+    /// their paths [default: the embedded one]
     #[arg(long, value_name = "PATH")]
     pub text: Option<PathBuf>,
     /// JSON lines: the field that has the text [default: text]

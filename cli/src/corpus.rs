@@ -1,4 +1,7 @@
-//! The documents of a text: a file, JSON lines, or a directory of both, read one at a time.
+//! The documents of a text: a file, JSON lines, a column of a Parquet file, or a directory of these, read one at a time.
+
+#[cfg_attr(not(feature = "parquet"), path = "corpus/no_parquet.rs")]
+mod parquet;
 
 use std::borrow::Cow;
 use std::fs;
@@ -17,21 +20,32 @@ const LINE_BYTES: u64 = 1 << 30;
 const TEXTS: [&str; 4] = ["txt", "text", "md", "rst"];
 /// Files that have a document in each line.
 const LINES: [&str; 2] = ["jsonl", "ndjson"];
+/// Files that have a document in each row.
+const ROWS: &str = "parquet";
 
 /// A text that is one document, or many.
 pub struct Corpus {
     files: Vec<TextFile>,
     /// A text in memory.
     embedded: Option<Cow<'static, str>>,
-    /// Where each document begins, in the order in which they are read; none in the order of the files.
+    /// Where each document begins (byte, or row), in the order in which they are read; none in the order of the files.
     order: Option<Vec<(usize, u64)>>,
 }
 
 struct TextFile {
     path: PathBuf,
     bytes: u64,
-    /// The field of the documents, of JSON lines.
-    field: Option<String>,
+    kind: Kind,
+}
+
+/// How a file holds documents.
+enum Kind {
+    /// It is one.
+    Whole,
+    /// One per line of JSON, in this field.
+    Lines(String),
+    /// One per row, in this column.
+    Rows(String),
 }
 
 /// A document.
@@ -49,8 +63,8 @@ impl Corpus {
     }
 
     /// Finds the documents of `path`: a file is one document; in JSON lines (`.jsonl`, `.ndjson`, or any file with a `field`)
-    /// there is one per line, in the field of that name, `text` by default; a directory has those of its files in the order of
-    /// their paths. With a `seed` the documents are shuffled.
+    /// there is one per line, in the field of that name, `text` by default; in Parquet files one per row, in the column of that
+    /// name; a directory has those of its files in the order of their paths. With a `seed` the documents are shuffled.
     ///
     /// # Errors
     /// One sentence with the path.
@@ -63,7 +77,7 @@ impl Corpus {
                 !paths.is_empty(),
                 "reading `{}`: expected files ending in .{}, found none",
                 path.display(),
-                [&TEXTS[..], &LINES].concat().join(", .")
+                [&TEXTS[..], &LINES, &[ROWS]].concat().join(", .")
             );
         } else {
             paths.push(path.to_owned());
@@ -72,9 +86,17 @@ impl Corpus {
         let mut files = Vec::new();
         for path in paths {
             let file = read::open(&path)?;
-            let bytes = file.metadata().map_err(|e| io_error("reading", &path, &e))?.len();
-            let is_lines = LINES.contains(&extension(&path).as_str()) || (field.is_some() && !is_directory);
-            files.push(TextFile { path, bytes, field: is_lines.then(|| field.unwrap_or("text").to_owned()) });
+            let mut bytes = file.metadata().map_err(|e| io_error("reading", &path, &e))?.len();
+            let (end, column) = (extension(&path), field.unwrap_or("text").to_owned());
+            let kind = if end == ROWS {
+                bytes = parquet::Documents::open(&path, &column)?.n_bytes();
+                Kind::Rows(column)
+            } else if LINES.contains(&end.as_str()) || (field.is_some() && !is_directory) {
+                Kind::Lines(column)
+            } else {
+                Kind::Whole
+            };
+            files.push(TextFile { path, bytes, kind });
         }
         let mut corpus = Self { files, embedded: None, order: None };
         if let Some(seed) = seed {
@@ -85,7 +107,7 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// Returns the bytes of all files.
+    /// Returns the bytes of all texts, with the syntax around them.
     pub fn n_bytes(&self) -> u64 {
         self.embedded.as_ref().map_or(0, |text| text.len() as u64) + self.files.iter().map(|f| f.bytes).sum::<u64>()
     }
@@ -106,14 +128,18 @@ impl Corpus {
     fn places(&self) -> Result<Vec<(usize, u64)>> {
         let mut places = Vec::new();
         for (i, file) in self.files.iter().enumerate() {
-            if file.field.is_none() {
-                places.push((i, 0));
-                continue;
-            }
-            let mut lines = Lines::open(file)?;
-            while let Some((at, line)) = lines.next_line()? {
-                if !line.trim_ascii().is_empty() {
-                    places.push((i, at));
+            match &file.kind {
+                Kind::Whole => places.push((i, 0)),
+                Kind::Rows(column) => {
+                    places.extend((0..parquet::Documents::open(&file.path, column)?.n_rows()?).map(|row| (i, row)));
+                }
+                Kind::Lines(_) => {
+                    let mut lines = Lines::open(file)?;
+                    while let Some((at, line)) = lines.next_line()? {
+                        if !line.trim_ascii().is_empty() {
+                            places.push((i, at));
+                        }
+                    }
                 }
             }
         }
@@ -123,41 +149,63 @@ impl Corpus {
 
 impl TextFile {
     fn documents(&self) -> Box<dyn Iterator<Item = Result<Document<'_>>> + '_> {
-        if self.field.is_none() {
-            return Box::new(std::iter::once(self.document_at(0)));
+        match &self.kind {
+            Kind::Whole => Box::new(std::iter::once(self.document_at(0))),
+            Kind::Lines(field) => match Lines::open(self) {
+                Ok(mut lines) => Box::new(std::iter::from_fn(move || {
+                    loop {
+                        match lines.next_line() {
+                            Ok(None) => return None,
+                            Ok(Some((_, line))) if line.trim_ascii().is_empty() => {}
+                            Ok(Some((at, line))) => return Some(self.of_line(&line, at, field)),
+                            Err(error) => return Some(Err(error)),
+                        }
+                    }
+                })),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            },
+            Kind::Rows(column) => match parquet::Documents::open(&self.path, column) {
+                Ok(mut rows) => Box::new(std::iter::from_fn(move || {
+                    rows.next_text().map(|found| found.map(|(row, text)| self.of_row(row, text))).transpose()
+                })),
+                Err(error) => Box::new(std::iter::once(Err(error))),
+            },
         }
-        let mut lines = match Lines::open(self) {
-            Ok(lines) => lines,
-            Err(error) => return Box::new(std::iter::once(Err(error))),
-        };
-        Box::new(std::iter::from_fn(move || {
-            loop {
-                match lines.next_line() {
-                    Ok(None) => return None,
-                    Ok(Some((_, line))) if line.trim_ascii().is_empty() => {}
-                    Ok(Some((at, line))) => return Some(self.of_line(&line, at)),
-                    Err(error) => return Some(Err(error)),
-                }
-            }
-        }))
     }
 
-    /// Returns the document that begins at byte `at`.
+    /// Returns the document that begins at a byte, or in a row.
     fn document_at(&self, at: u64) -> Result<Document<'_>> {
-        if self.field.is_none() {
-            let text = Box::new(BufReader::new(read::open(&self.path)?));
-            return Ok(Document { text, name: format!("`{}`", self.path.display()) });
+        match &self.kind {
+            Kind::Whole => {
+                let text = Box::new(BufReader::new(read::open(&self.path)?));
+                Ok(Document { text, name: format!("`{}`", self.path.display()) })
+            }
+            Kind::Lines(field) => {
+                let mut lines = Lines::open(self)?;
+                lines.skip_to(at)?;
+                let (_, line) = lines.next_line()?.context("the file became shorter")?;
+                self.of_line(&line, at, field)
+            }
+            Kind::Rows(column) => {
+                let mut rows = parquet::Documents::open(&self.path, column)?;
+                rows.skip_to(at)?;
+                let (row, text) = rows.next_text()?.context("the file became shorter")?;
+                Ok(self.of_row(row, text))
+            }
         }
-        let mut lines = Lines::open(self)?;
-        lines.skip_to(at)?;
-        let (_, line) = lines.next_line()?.context("the file became shorter")?;
-        self.of_line(&line, at)
+    }
+
+    /// Returns the document of a row.
+    fn of_row(&self, row: u64, text: String) -> Document<'_> {
+        Document {
+            text: Box::new(Cursor::new(text.into_bytes())),
+            name: format!("`{}`: row {row}", self.path.display()),
+        }
     }
 
     /// Returns the document of a line of JSON that begins at byte `at`.
-    fn of_line(&self, line: &[u8], at: u64) -> Result<Document<'_>> {
+    fn of_line(&self, line: &[u8], at: u64, field: &str) -> Result<Document<'_>> {
         let place = || format!("reading `{}`: the line at byte {at}", self.path.display());
-        let field = self.field.as_deref().unwrap_or_default();
         let v: Value = serde_json::from_slice(line).with_context(|| format!("{}: expected JSON", place()))?;
         let Value::Object(mut object) = v else { bail!("{}: expected an object, found {v}", place()) };
         match object.remove(field) {
@@ -228,7 +276,7 @@ fn walk(directory: &Path, into: &mut Vec<PathBuf>) -> Result<()> {
         let end = extension(&path);
         if kind.is_dir() {
             walk(&path, into)?;
-        } else if TEXTS.contains(&end.as_str()) || LINES.contains(&end.as_str()) {
+        } else if TEXTS.contains(&end.as_str()) || LINES.contains(&end.as_str()) || end == ROWS {
             into.push(path);
         }
     }

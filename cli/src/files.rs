@@ -6,9 +6,11 @@
 //! | [`read`] | opening and reading input: regular files only, of a bounded size |
 //! | `temporary` | hidden files and directories under random names, swept when their process is gone |
 //! | `claim` | directories that are made and kept for this process |
+//! | `space` | what does not fit on the disk is refused before it is written |
 
 mod claim;
 pub mod read;
+mod space;
 mod temporary;
 pub mod words;
 
@@ -19,6 +21,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail, ensure};
 
 pub(crate) use claim::{Claim, MadeDirectories, remove_leftovers};
+pub(crate) use space::expect_space;
 pub(crate) use temporary::Temporary;
 pub(crate) use temporary::parent_of;
 pub use words::io_error;

@@ -70,7 +70,7 @@ pub fn open_run(subject: &Subject, command: &str, console: &mut Console<'_>) -> 
 /// As [`Run::open_as`].
 pub fn open_model(path: &Path, args: &ModelArgs, console: &mut Console<'_>) -> Result<Run> {
     let run = Run::open_as(path, &args.choices())?;
-    run.notes.iter().for_each(|note| console.note(format!("{}: {note}", path.display())));
+    run.notes.iter().for_each(|note| console.warn(format!("{}: {note}", path.display())));
     Ok(run)
 }
 

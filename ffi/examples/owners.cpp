@@ -123,6 +123,7 @@ static void a_dump_is_written(const char *dir, std::size_t d) {
     expect(!dump && STATUS(dump.append(strata::rows(nullptr, 0, d))) == STRATA_STATUS_NULL, "an abandoned dump is gone");
     OK(dump.create(dir, params));
     OK(dump.set_vocab({"a", "b", "c", "d", "e", "f", "g", "h", "", "\xc3"}));
+    OK(dump.mark_special({8, 9}));
     std::vector<float> x(3 * d, 0.5f);
     const std::uint32_t tokens[3] = {7, 8, 9};
     OK(dump.append(strata::rows(x.data(), 3, d), tokens));

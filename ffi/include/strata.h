@@ -555,11 +555,17 @@ strata_status strata_dump_create(const char *dir,
 
 // Stores the text of each token in a dump, for reports to show: texts[i] for token i, NULL for a token without text.
 // May be called once, before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that
-// are not UTF-8 become U+FFFD. The texts are copied. err: may be NULL.
+// are not UTF-8 are stored as \xE2, and reports put the character together. The texts are copied. err: may be NULL.
 //
 // Errors: SHAPE if n_texts is 0; PARAMS if there are rows or texts already; IO if the file cannot be written, after
 // which strata_dump_close fails; BUSY. One thread at a time per dump. Cost: a file of the texts.
 strata_status strata_dump_set_vocab(strata_dump *dump, const char *const *texts, size_t n_texts, strata_error *err);
+
+// Declares tokens special: beginnings, ends and padding, whose rows training and evaluation leave out where
+// data.skip_special is set. May be called at any time before strata_dump_close; ids add up. err: may be NULL.
+//
+// Errors: NULL; BUSY. One thread at a time per dump. Cost: memory for the ids.
+strata_status strata_dump_mark_special(strata_dump *dump, const uint32_t *ids, size_t n_ids, strata_error *err);
 
 // Appends rows, which are stored in the type of the dump whatever their own type is. tokens: the token id of each row,
 // n_rows of them, or NULL; either all rows of a dump have tokens or none has. err: may be NULL.

@@ -394,6 +394,11 @@ class dump {
         strata_error err = detail::no_error();
         return detail::done(strata_dump_set_vocab(get(), pointers.data(), pointers.size(), &err), err.message);
     }
+    // Tokens that are no text: beginnings, ends, padding.
+    result mark_special(const std::vector<std::uint32_t> &ids) {
+        strata_error err = detail::no_error();
+        return detail::done(strata_dump_mark_special(get(), ids.data(), ids.size(), &err), err.message);
+    }
     result append(const strata_rows &x, const std::uint32_t *tokens = nullptr) {
         strata_error err = detail::no_error();
         return detail::done(strata_dump_append(get(), &x, tokens, &err), err.message);

@@ -148,6 +148,11 @@ impl Dump {
         self.builder.set_vocab(texts, &mut self.files)
     }
 
+    /// Adds ids to the special tokens of the dump.
+    pub fn mark_special(&mut self, ids: &[u32]) {
+        self.builder.mark_special(ids);
+    }
+
     /// Appends rows, with the token of each where `tokens` is not NULL.
     ///
     /// # Safety
@@ -203,7 +208,8 @@ unsafe fn text(at: *const c_char) -> Outcome<Option<String>> {
     text.to_str().map(|text| Some(text.to_owned())).map_err(|_| params("expected UTF-8"))
 }
 
-/// Reads strings: an empty one for NULL, with U+FFFD for bytes that are not UTF-8.
+/// Reads strings: an empty one for NULL. Bytes that are no UTF-8, as those of a token that is a part of a character, are
+/// written as `\xE2`, from which readers of dumps put the character together.
 ///
 /// # Safety
 /// `at` is NULL or has `len` entries, each NULL or ending with a zero.
@@ -213,7 +219,13 @@ pub(crate) unsafe fn texts(at: *const *const c_char, len: usize) -> Outcome<Vec<
             return String::new();
         }
         // SAFETY: as the caller promises.
-        unsafe { CStr::from_ptr(at) }.to_string_lossy().into_owned()
+        let bytes = unsafe { CStr::from_ptr(at) }.to_bytes();
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
+        }
+        text
     };
     // SAFETY: the same.
     Ok(unsafe { items(at, len) }?.iter().map(text).collect())

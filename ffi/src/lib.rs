@@ -79,7 +79,7 @@ use strata_core::Error;
 pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
-use params::{check_apart, slice_extent};
+use params::{check_apart, items, slice_extent};
 pub use status::{
     STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
     STRATA_STATUS_INDEX, STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL,
@@ -568,7 +568,7 @@ pub unsafe extern "C" fn strata_dump_create(
 
 /// Stores the text of each token in a dump, for reports to show: texts[i] for token i, NULL for a token without text.
 /// May be called once, before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that
-/// are not UTF-8 become U+FFFD. The texts are copied. err: may be NULL.
+/// are not UTF-8 are stored as \xE2, and reports put the character together. The texts are copied. err: may be NULL.
 ///
 /// Errors: SHAPE if n_texts is 0; PARAMS if there are rows or texts already; IO if the file cannot be written, after
 /// which strata_dump_close fails; BUSY. One thread at a time per dump. Cost: a file of the texts.
@@ -585,6 +585,31 @@ pub unsafe extern "C" fn strata_dump_set_vocab(
         // SAFETY: see the crate.
         let texts = unsafe { dump::texts(texts, n_texts) }.map_err(Failure::of("texts"))?;
         dump.0.with(|dump| dump.set_vocab(&texts))
+    };
+    // SAFETY: see the crate.
+    unsafe { boundary_with(err, body) }
+}
+
+/// Declares tokens special: beginnings, ends and padding, whose rows training and evaluation leave out where
+/// data.skip_special is set. May be called at any time before strata_dump_close; ids add up. err: may be NULL.
+///
+/// Errors: NULL; BUSY. One thread at a time per dump. Cost: memory for the ids.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_dump_mark_special(
+    dump: *mut strata_dump,
+    ids: *const u32,
+    n_ids: usize,
+    err: *mut strata_error,
+) -> strata_status {
+    let body = || {
+        // SAFETY: see the crate.
+        let dump = unsafe { get(dump) }.map_err(Failure::of("dump"))?;
+        // SAFETY: see the crate.
+        let ids = unsafe { items(ids, n_ids) }.map_err(Failure::of("ids"))?;
+        dump.0.with(|dump| {
+            dump.mark_special(ids);
+            Ok(())
+        })
     };
     // SAFETY: see the crate.
     unsafe { boundary_with(err, body) }

@@ -114,6 +114,8 @@ static void dumps(size_t d) {
     EXPECT(strata_dump_set_vocab(dump, vocab, 0, NULL), STRATA_STATUS_SHAPE);
     EXPECT(strata_dump_set_vocab(dump, vocab, 3, NULL), STRATA_STATUS_OK);
     EXPECT(strata_dump_set_vocab(dump, vocab, 3, NULL), STRATA_STATUS_PARAMS);
+    EXPECT(strata_dump_mark_special(dump, NULL, 1, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_dump_mark_special(dump, &token, 1, NULL), STRATA_STATUS_OK);
     EXPECT(strata_dump_append(dump, &x, &unknown, NULL), STRATA_STATUS_INDEX);
     EXPECT(strata_dump_append(dump, &x, &token, NULL), STRATA_STATUS_OK);
     strata_dump_abandon(dump);
@@ -202,6 +204,7 @@ static void nothing_where_something_is_needed(strata_model *model, strata_ctx *c
     EXPECT(strata_dump_close(NULL, NULL), STRATA_STATUS_OK);
     strata_dump_abandon(NULL);
     EXPECT(strata_dump_set_vocab(NULL, NULL, 0, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_dump_mark_special(NULL, NULL, 0, NULL), STRATA_STATUS_NULL);
     CHECK(strata_ctx_message(NULL)[0]);
     strata_model_free(NULL);
     strata_ctx_free(NULL);

@@ -97,8 +97,11 @@ fn a_directory_has_the_documents_of_its_files_in_order() {
     fs::create_dir(dir.path().join("empty")).expect("a directory");
     assert!(
         why(&dir.path().join("empty"), None)
-            .contains("expected files ending in .txt, .text, .md, .rst, .jsonl, .ndjson")
+            .contains("expected files ending in .txt, .text, .md, .rst, .jsonl, .ndjson, .parquet")
     );
+    let rows = dir.path().join("rows.parquet");
+    fs::write(&rows, "PAR1").expect("a file");
+    assert!(why(&rows, None).contains("cargo install --path cli --features parquet"), "what to do is said");
     assert!(why(&dir.path().join("missing"), None).contains("missing"));
 }
 

@@ -110,6 +110,7 @@ fn worlds_that_cannot_be_are_refused_in_one_sentence_and_leave_nothing_behind() 
     let base = ["synth", "--world", "a", "--out", out];
     for (more, word) in [
         (&["--rows", "0"][..], "--rows"),
+        (&["--rows", "1000000000000"], "TB on the disk, and it has"),
         (&["--rows", "9", "--set", "rooots=3"], "rooots"),
         (&["--rows", "9", "--set", "rho"], "key=value"),
         (&["--rows", "9", "--set", "rho=2.0"], "rho"),

@@ -3,7 +3,7 @@
 usage: compare.py DUMP BOUND OTHER
 OTHER: --model DIRECTORY LAYER [--gelu tanh] [--ends ID,ID]   numpy on the model's safetensors file; special tokens around a window
        --golden FILE LAYER                                    what PyTorch computed, by tests/golden
-       --dump DUMP                                            what `strata capture` wrote
+       --dump DUMP [--metadata]                               what `strata capture` wrote; of the same model file, all it says of it
 The relative L2 difference of every window must be below BOUND.
 """
 import argparse
@@ -47,6 +47,13 @@ def by_golden(tokens, a):
 
 def by_dump(tokens, a):
     rows, theirs = read_dump(a.dump_other)
+    if a.metadata:
+        ours, other = (json.loads((pathlib.Path(d) / "dump.json").read_text()) for d in (a.dump, a.dump_other))
+        for key in ("format", "version", "d", "dtype", "context", "model", "hook", "special_tokens"):
+            check(ours[key] == other[key], f"dump.json: {key} is {ours[key]}, and {other[key]} in {a.dump_other}")
+        texts = [json.loads((pathlib.Path(d) / "vocab.json").read_text()) for d in (a.dump, a.dump_other)]
+        differ = [i for i, (x, y) in enumerate(zip(*texts, strict=True)) if x != y]
+        check(not differ, f"the texts of {len(differ)} tokens differ, as of {differ[:5]}: {[(texts[0][i], texts[1][i]) for i in differ[:5]]}")
     check(np.array_equal(tokens, theirs[: len(tokens)]), "the tokens of the dumps differ")
     return rows[: len(tokens)]
 
@@ -65,6 +72,7 @@ def main():
     a.add_argument("--ends", default="")
     a.add_argument("--golden", nargs=2)
     a.add_argument("--dump", dest="dump_other")
+    a.add_argument("--metadata", action="store_true")
     a = a.parse_args()
     rows, tokens = (part[:MOST_WINDOWS] for part in read_dump(a.dump))
     check(len(rows) > 0, f"{a.dump} has no whole window")

@@ -82,9 +82,10 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
             strata_dump_create(dir.as_ptr(), null(), null_mut(), null_mut()),
             strata_dump_append(null_mut(), &x.rows(), null(), null_mut()),
             strata_dump_set_vocab(null_mut(), &null(), 1, null_mut()),
+            strata_dump_mark_special(null_mut(), &0, 1, null_mut()),
         ]
     };
-    assert_eq!(statuses, [STRATA_STATUS_NULL; 28]);
+    assert_eq!(statuses, [STRATA_STATUS_NULL; 29]);
     assert!(model.is_null() && ctx2.is_null() && dump.is_null());
     unsafe {
         strata_model_free(null_mut());

@@ -25,12 +25,18 @@ fn a_dump_has_the_texts_of_its_tokens() {
     let mut err = error();
     assert_eq!(set(&texts, &mut err), STRATA_STATUS_PARAMS);
     assert_eq!(message(&err), "a vocabulary is given once, before the first rows");
+    let mark = |ids: *const u32, n| unsafe { strata_dump_mark_special(dump, ids, n, null_mut()) };
+    assert_eq!(mark(null(), 1), STRATA_STATUS_NULL);
+    assert_eq!(mark(null(), 0), STRATA_STATUS_OK);
+    assert_eq!(mark([5, 2].as_ptr(), 2), STRATA_STATUS_OK);
     assert_eq!(append(dump, &x, Some(&[0, 6, 1])), STRATA_STATUS_INDEX);
     assert_eq!(append(dump, &x, Some(&[0, 5, 1])), STRATA_STATUS_OK);
+    assert_eq!(mark([2, 0].as_ptr(), 2), STRATA_STATUS_OK);
     assert_eq!(close(dump), STRATA_STATUS_OK);
     let read = crate::dump::open(&path).unwrap();
-    assert_eq!(read.vocab().unwrap(), ["a", "\"\n\\\u{1}", "", "", "\u{fffd}", "\u{23ce}"]);
+    assert_eq!(read.vocab().unwrap(), ["a", "\"\n\\\u{1}", "", "", "\\xE2\\x8F", "\u{23ce}"]);
     assert_eq!(read.tokens(), Some(&[0, 5, 1][..]));
+    assert_eq!(read.special_tokens(), Some(&[0, 2, 5][..]));
     assert_eq!(entries(dir.path()), 1);
 }
 

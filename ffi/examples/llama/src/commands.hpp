@@ -1,4 +1,4 @@
-// What the program does; each takes the words after its own.
+// What the program does. Each command takes the words after its own, and returns false if too few or too many came.
 #pragma once
 
 #include <string>
@@ -6,7 +6,7 @@
 
 using Words = std::vector<std::string>;
 
-void capture(const Words &words);  // capture.cpp: rows of a layer into a dump
-void watch(const Words &words);    // watch.cpp: the features of each token
-void steer(const Words &words);    // steer.cpp: features added or set while the model runs
-void timing(const Words &words);   // timing.cpp: what a token costs
+bool capture(const Words &words);  // capture.cpp: activations of a block into a dump
+bool watch(const Words &words);    // watch.cpp: the latents of each token
+bool steer(const Words &words);    // steer.cpp: latents added or set while the model runs
+bool timing(const Words &words);   // timing.cpp: what a token costs

@@ -32,7 +32,7 @@ bool Hook::on_node(ggml_tensor *t, bool ask, void *hook) {
     if (ask) return is_output(t, self.layer_);  // yes splits the graph here
     try {
         self.take(t);
-        return true;
+        return !self.stops_;
     } catch (...) {  // which must not reach llama.cpp
         self.failure_ = std::current_exception();
         return false;

@@ -17,6 +17,9 @@ class Hook {
     // An empty `use` has the layer handed over, and nothing done with it.
     Hook(int layer, Use use) : layer_(layer), use_(std::move(use)) {}
 
+    // Leaves out what the graph computes after the layer.
+    void stop_there() { stops_ = true; }
+
     // For llama_context_params: cb_eval, with the hook as cb_eval_user_data.
     static bool on_node(ggml_tensor *t, bool ask, void *hook);
 
@@ -29,6 +32,7 @@ class Hook {
 
     int layer_;
     Use use_;
+    bool stops_ = false;
     bool seen_ = false;
     std::exception_ptr failure_;
     std::vector<unsigned char> copy_;

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <stdexcept>
 
-static constexpr std::size_t LONGEST_WINDOW = 128;
+static constexpr std::size_t USUAL_CONTEXT = 1024;
 
 Weights::Weights(const std::string &path) {
     llama_log_set([](ggml_log_level level, const char *text, void *) { if (level == GGML_LOG_LEVEL_ERROR) std::fputs(text, stderr); }, nullptr);
@@ -24,8 +24,10 @@ bool Weights::generates() const {
     return std::string(value) != "false";
 }
 
-std::size_t Weights::window() const {
-    return std::min<std::size_t>(LONGEST_WINDOW, static_cast<std::size_t>(llama_model_n_ctx_train(get())));
+std::size_t Weights::context(std::size_t asked) const {
+    const auto most = static_cast<std::size_t>(llama_model_n_ctx_train(get()));
+    if (asked > most) throw std::runtime_error("--context " + std::to_string(asked) + ": the model takes " + std::to_string(most) + " tokens");
+    return asked ? asked : std::min(USUAL_CONTEXT, most);
 }
 
 std::vector<llama_token> Weights::tokens(const std::string &text, bool special) const {
@@ -40,9 +42,27 @@ std::vector<llama_token> Weights::tokens(const std::string &text, bool special) 
 }
 
 std::string Weights::text(llama_token token) const {
-    char piece[256];
-    const int n = llama_token_to_piece(vocab_, token, piece, sizeof piece, 0, true);
-    return n < 0 ? std::string("?") : std::string(piece, static_cast<std::size_t>(n));
+    std::string piece(64, '\0');
+    int n = llama_token_to_piece(vocab_, token, piece.data(), static_cast<int32_t>(piece.size()), 0, true);
+    if (n < 0) {  // that many bytes
+        piece.resize(static_cast<std::size_t>(-n));
+        n = llama_token_to_piece(vocab_, token, piece.data(), static_cast<int32_t>(piece.size()), 0, true);
+    }
+    piece.resize(static_cast<std::size_t>(std::max(n, 0)));
+    return piece;
+}
+
+std::vector<uint32_t> Weights::special() const {
+    std::vector<uint32_t> out;
+    for (llama_token token = 0; token < llama_vocab_n_tokens(vocab_); token++)
+        if (llama_vocab_is_control(vocab_, token)) out.push_back(static_cast<uint32_t>(token));
+    return out;
+}
+
+llama_token Weights::bos() const {
+    const llama_token token = llama_vocab_bos(vocab_);
+    if (token == LLAMA_TOKEN_NULL) throw std::runtime_error("--bos: the model has no token that begins a text");
+    return token;
 }
 
 std::vector<std::string> Weights::texts() const {
@@ -51,17 +71,34 @@ std::vector<std::string> Weights::texts() const {
     return out;
 }
 
+// The bytes of the character that begins at `at`; 0 if none does.
+static std::size_t character(const std::string &text, std::size_t at) {
+    const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+    const std::size_t n = byte(at) < 0x80 ? 1 : byte(at) < 0xc2 ? 0 : byte(at) < 0xe0 ? 2 : byte(at) < 0xf0 ? 3 : byte(at) < 0xf5 ? 4 : 0;
+    if (at + n > text.size()) return 0;
+    for (std::size_t i = at + 1; i < at + n; i++)
+        if (byte(i) < 0x80 || byte(i) > 0xbf) return 0;
+    return n;
+}
+
 std::string Weights::shown(llama_token token) const {
+    const std::string whole = text(token);
     std::string out;
-    for (char c : text(token)) out += c == '\n' ? "\u23ce" : c == ' ' ? "\u00b7" : std::string(1, c);
+    for (std::size_t at = 0, n; at < whole.size(); at += std::max<std::size_t>(n, 1)) {
+        n = character(whole, at);
+        const auto byte = static_cast<unsigned char>(whole[at]);
+        char code[8];
+        std::snprintf(code, sizeof code, "\\x%02X", byte);
+        out += byte == '\n' ? "\u23ce" : byte == ' ' ? "\u00b7" : n == 0 || byte < 0x20 || byte == 0x7f ? code : whole.substr(at, n);
+    }
     return out;
 }
 
-Host::Host(const Weights &weights, Hook *hook) : weights_(weights), hook_(hook) {
+Host::Host(const Weights &weights, Hook *hook, Setup setup) : weights_(weights), hook_(hook), setup_(setup) {
     llama_context_params params = llama_context_default_params();
     // One batch is one graph, so that the hook sees all of its rows at once.
-    params.n_ctx = params.n_batch = params.n_ubatch = static_cast<uint32_t>(weights.window());
-    params.n_threads = params.n_threads_batch = 1;
+    params.n_ctx = params.n_batch = params.n_ubatch = static_cast<uint32_t>(setup.context);
+    params.n_threads = params.n_threads_batch = static_cast<int32_t>(setup.threads);
     params.embeddings = !weights.generates();
     params.pooling_type = LLAMA_POOLING_TYPE_NONE;
     // The arithmetic of the model as it was published: f16 keys and values, the default, move the rows by 3e-4.
@@ -84,8 +121,8 @@ void Host::restart() {
 
 void Host::run(const std::vector<llama_token> &tokens) {
     if (!weights_.generates()) position_ = 0;
-    if (tokens.empty() || position_ + tokens.size() > weights_.window())
-        throw std::runtime_error("expected a text of 1 to " + std::to_string(weights_.window()) + " tokens");
+    if (tokens.empty() || position_ + tokens.size() > setup_.context)
+        throw std::runtime_error("expected a text of 1 to " + std::to_string(setup_.context) + " tokens");
     const auto n = static_cast<int32_t>(tokens.size());
     llama_batch batch = llama_batch_init(n, 0, 1);
     batch.n_tokens = n;

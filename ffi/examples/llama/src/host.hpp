@@ -23,27 +23,36 @@ class Weights {
     bool generates() const;
     int width() const { return llama_model_n_embd(model_.get()); }
     int layers() const { return llama_model_n_layer(model_.get()); }
-    // Tokens of the longest sequence used here.
-    std::size_t window() const;
+    // Tokens of a window: what is asked for, or 1,024 at most where 0 is. Throws where the model takes fewer.
+    std::size_t context(std::size_t asked) const;
 
     // special: with those that the model wants around a text.
     std::vector<llama_token> tokens(const std::string &text, bool special) const;
-    // The text of a token, line breaks and spaces made visible.
+    // The text of a token, line breaks and spaces made visible, and what is no character as its bytes.
     std::string shown(llama_token token) const;
     std::string text(llama_token token) const;
     // Of every token.
     std::vector<std::string> texts() const;
+    // The tokens that are no text: beginnings, ends, padding.
+    std::vector<uint32_t> special() const;
+    // The token that begins a text. Throws where the model has none.
+    llama_token bos() const;
 
   private:
     std::unique_ptr<llama_model, Freed<llama_model_free>> model_;
     const llama_vocab *vocab_ = nullptr;
 };
 
+// How a host runs: tokens of the longest sequence, and threads.
+struct Setup {
+    std::size_t context, threads;
+};
+
 // A context of it.
 class Host {
   public:
     // hook: may be null; outlives the host.
-    Host(const Weights &weights, Hook *hook);
+    Host(const Weights &weights, Hook *hook, Setup setup);
 
     llama_context *get() const { return context_.get(); }
     // Evaluates tokens: a model that generates goes on where it was, one that embeds takes them as a whole text.
@@ -60,6 +69,7 @@ class Host {
   private:
     const Weights &weights_;
     Hook *hook_;
+    Setup setup_;
     std::unique_ptr<llama_context, Freed<llama_free>> context_;
     std::unique_ptr<llama_sampler, Freed<llama_sampler_free>> sampler_;
     std::size_t position_ = 0, last_run_ = 0;

@@ -9,25 +9,25 @@
 #include <map>
 
 static const char USAGE[] =
-    "usage: strata-llama capture MODEL.gguf LAYER TEXT.txt DUMP [ROWS]             rows of a layer, to train on\n"
-    "       strata-llama watch   MODEL.gguf LAYER RUN PROMPT [NEW-TOKENS [MOST]]  which features fire on each token\n"
-    "       strata-llama steer   MODEL.gguf LAYER RUN PROMPT NEW-TOKENS EDIT...    1:109+6 adds, 2:33=0 sets\n"
-    "       strata-llama timing  MODEL.gguf LAYER RUN PROMPT                      what a token costs\n";
+    "usage: strata-llama capture MODEL.gguf HOOK TEXT DUMP      activations of a block over a text, to train on\n"
+    "                    [--max-tokens N] [--context N] [--bos] [--dtype f32|f16|bf16]\n"
+    "       strata-llama watch   MODEL.gguf HOOK RUN PROMPT     which latents are active on each token\n"
+    "                    [--tokens N] [--most N]                N new tokens; the N strongest latents\n"
+    "       strata-llama steer   MODEL.gguf HOOK RUN PROMPT EDIT...   1:109+6 adds, 2:33=0 sets\n"
+    "                    [--tokens N]\n"
+    "       strata-llama timing  MODEL.gguf HOOK RUN PROMPT     what a token costs\n"
+    "HOOK is the output of a block: 14, or blocks.14.hook_resid_post. All take [--threads N], by default 1.\n";
 
 int main(int argc, char **argv) {
-    struct Command {
-        std::function<void(const Words &)> run;
-        std::size_t fewest;
-    };
-    const std::map<std::string, Command> commands = {
-        {"capture", {capture, 4}}, {"watch", {watch, 4}}, {"steer", {steer, 6}}, {"timing", {timing, 4}}};
+    const std::map<std::string, std::function<bool(const Words &)>> commands = {
+        {"capture", capture}, {"watch", watch}, {"steer", steer}, {"timing", timing}};
     if (strata_abi_version() != STRATA_ABI_VERSION) return std::fputs("another strata than this was compiled for\n", stderr), 2;
     Words words(argv + 1, argv + argc);
     const auto command = words.empty() ? commands.end() : commands.find(words[0]);
-    if (command == commands.end() || words.size() - 1 < command->second.fewest) return std::fputs(USAGE, stderr), 2;
+    if (command == commands.end()) return std::fputs(USAGE, stderr), 2;
     words.erase(words.begin());
     try {
-        command->second.run(words);
+        if (!command->second(words)) return std::fputs(USAGE, stderr), 2;
     } catch (const std::exception &e) {
         return std::fprintf(stderr, "strata-llama: %s\n", e.what()), 1;
     }

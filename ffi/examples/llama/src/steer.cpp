@@ -60,30 +60,34 @@ static void add_control_vector(const Weights &weights, Host &host, int layer, co
         throw std::runtime_error("llama.cpp does not take the control vector");
 }
 
-void steer(const Words &words) {
-    const Weights weights(words.at(0));
-    const int layer = static_cast<int>(number(words.at(1)));
-    const strata::model sae = sae_of(words.at(2), weights);
-    const std::string &prompt = words.at(3);
-    const std::size_t n_new = number(words.at(4));
+bool steer(const Words &words) {
+    const Arguments arguments(words, {"--tokens", "--context", "--threads"});
+    if (arguments.size() < 5) return false;
+    const Weights weights(arguments.word(0));
+    const int layer = block_of(arguments.word(1), weights);
+    const strata::model sae = sae_of(arguments.word(2), weights);
+    const std::string &prompt = arguments.word(3);
+    const std::size_t n_new = arguments.number("--tokens", 40);
     std::vector<strata_edit> edits;
-    for (std::size_t i = 5; i < words.size(); i++) edits.push_back(edit_of(words[i]));
+    for (std::size_t i = 4; i < arguments.size(); i++) edits.push_back(edit_of(arguments.word(i)));
+    const Setup setup{weights.context(arguments.number("--context", 0)), arguments.number("--threads", 1)};
     strata::ctx ctx(sae);
     Hook hook(layer, [&](strata_rows_mut rows) { ctx.steer(rows, edits); });
-    Host plain(weights, nullptr), steered(weights, &hook);
+    Host plain(weights, nullptr, setup), steered(weights, &hook, setup);
 
     const Outcome before = outcome(weights, plain, prompt, n_new), after = outcome(weights, steered, prompt, n_new);
     if (!weights.generates()) {
         std::printf("cosine of the embeddings before and after: %.6f\n", static_cast<double>(cosine(before.last, after.last)));
-        return;
+        return true;
     }
     std::printf("--- as it is\n%s\n--- steered\n%s\n---\n", before.text.c_str(), after.text.c_str());
     std::printf("scores of the next token move by up to %.4f\n", static_cast<double>(furthest(before.last, after.last)));
     const bool only_adds = std::all_of(edits.begin(), edits.end(), [](const strata_edit &e) { return e.mode == STRATA_EDIT_ADD; });
     if (only_adds && layer > 0) {
-        Host control(weights, nullptr);
+        Host control(weights, nullptr, setup);
         add_control_vector(weights, control, layer, sae, edits);
         const Outcome same = outcome(weights, control, prompt, n_new);
         std::printf("and with llama.cpp's own control vector are off by up to %.2e\n", static_cast<double>(furthest(after.last, same.last)));
     }
+    return true;
 }

@@ -1,4 +1,4 @@
-// What a token costs in llama.cpp alone, with the hook, and with Strata at work in it. One thread; medians.
+// What a token costs in llama.cpp alone, with the hook, and with Strata at work in it. Medians.
 #include "arguments.hpp"
 #include "commands.hpp"
 
@@ -40,7 +40,7 @@ static double cost(Host &host, const std::vector<llama_token> &tokens, std::size
 }
 
 // The rows of a layer, kept.
-static std::vector<float> rows_of(const Weights &weights, int layer, const std::vector<llama_token> &tokens) {
+static std::vector<float> rows_of(const Weights &weights, int layer, const std::vector<llama_token> &tokens, Setup setup) {
     std::vector<float> out;
     Hook hook(layer, [&](strata_rows_mut rows) {
         if (rows.dtype != STRATA_DTYPE_F32) throw std::runtime_error("expected rows of f32");
@@ -48,7 +48,7 @@ static std::vector<float> rows_of(const Weights &weights, int layer, const std::
         for (std::size_t i = 0; i < rows.n_rows; i++)
             std::memcpy(&out[i * rows.d], static_cast<char *>(rows.data) + i * rows.row_stride_bytes, rows.d * sizeof(float));
     });
-    Host(weights, &hook).run(tokens);
+    Host(weights, &hook, setup).run(tokens);
     return out;
 }
 
@@ -61,12 +61,15 @@ static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std:
     return (seconds() - start) * 1e6 / static_cast<double>(n);
 }
 
-void timing(const Words &words) {
-    const Weights weights(words.at(0));
-    const int layer = static_cast<int>(number(words.at(1)));
-    const strata::model sae = sae_of(words.at(2), weights);
-    std::vector<llama_token> tokens = weights.tokens(words.at(3), true);
-    tokens.resize(std::min(tokens.size(), weights.window()));
+bool timing(const Words &words) {
+    const Arguments arguments(words, {"--context", "--threads"});
+    if (arguments.size() != 4) return false;
+    const Weights weights(arguments.word(0));
+    const int layer = block_of(arguments.word(1), weights);
+    const strata::model sae = sae_of(arguments.word(2), weights);
+    const Setup setup{weights.context(arguments.number("--context", 128)), arguments.number("--threads", 1)};
+    std::vector<llama_token> tokens = weights.tokens(arguments.word(3), true);
+    tokens.resize(std::min(tokens.size(), setup.context));
 
     strata::ctx ctx(sae);
     strata::codes parents, children;
@@ -79,9 +82,9 @@ void timing(const Words &words) {
     ways[2].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
     ways[3].name = "with strata_steer";
     ways[3].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
-    for (Way &way : ways) way.host.emplace(weights, way.hook ? &*way.hook : nullptr);
+    for (Way &way : ways) way.host.emplace(weights, way.hook ? &*way.hook : nullptr, setup);
 
-    const std::vector<float> rows = rows_of(weights, layer, tokens);
+    const std::vector<float> rows = rows_of(weights, layer, tokens, setup);
     const strata_model_info info = sae.info();
     std::vector<double> encode_one, encode_window;
     for (int round = -1; round < ROUNDS; round++) {  // the first warms up
@@ -100,4 +103,5 @@ void timing(const Words &words) {
         std::printf("%12.1f\n", median(way.window_us));
     }
     std::printf("%-20s %12.1f %12.1f\n", "strata_encode itself", median(encode_one), median(encode_window));
+    return true;
 }

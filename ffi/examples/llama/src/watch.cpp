@@ -1,4 +1,4 @@
-// The features of each token: parents that fire, each with its children, while the model generates or embeds.
+// The latents of each token: active parents, each with its children, while the model generates or embeds.
 #include "arguments.hpp"
 #include "commands.hpp"
 
@@ -27,14 +27,17 @@ static void print_children(const strata::model &sae, strata::codes::row children
     if (!own.empty()) std::printf(")");
 }
 
-void watch(const Words &words) {
-    const Weights weights(words.at(0));
-    const strata::model sae = sae_of(words.at(2), weights);
-    const std::size_t n_new = words.size() > 4 ? number(words[4]) : 0, most = words.size() > 5 ? number(words[5]) : SIZE_MAX;
+bool watch(const Words &words) {
+    const Arguments arguments(words, {"--tokens", "--most", "--context", "--threads"});
+    if (arguments.size() != 4) return false;
+    const Weights weights(arguments.word(0));
+    const int block = block_of(arguments.word(1), weights);
+    const strata::model sae = sae_of(arguments.word(2), weights);
+    const std::size_t n_new = arguments.number("--tokens", 0), most = arguments.number("--most", SIZE_MAX);
     strata::ctx ctx(sae);
     strata::codes parents, children;
-    Hook hook(static_cast<int>(number(words.at(1))), [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
-    Host host(weights, &hook);
+    Hook hook(block, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
+    Host host(weights, &hook, {weights.context(arguments.number("--context", 0)), arguments.number("--threads", 1)});
 
     // What the hook has encoded, a line a token: parent=activation (child=activation ...), the children of ROOT last.
     auto print = [&](const std::vector<llama_token> &tokens) {
@@ -49,7 +52,7 @@ void watch(const Words &words) {
             std::printf("\n");
         }
     };
-    std::vector<llama_token> tokens = weights.tokens(words.at(3), true);
+    std::vector<llama_token> tokens = weights.tokens(arguments.word(3), true);
     host.run(tokens);
     print(tokens);
     for (std::size_t i = 0; weights.generates() && i < n_new; i++) {
@@ -57,4 +60,5 @@ void watch(const Words &words) {
         host.run(tokens);
         print(tokens);
     }
+    return true;
 }
