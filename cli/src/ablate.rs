@@ -20,6 +20,7 @@ use crate::files::{read, write_atomic};
 use crate::report;
 use crate::run::Run;
 use crate::settings;
+use crate::settings::preset;
 use crate::train::{self, End};
 use anyhow::{Context, Result, bail};
 use plan::{Row, Suite};
@@ -57,7 +58,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     if experiment && (seeds > 1 || args.suite.len() > 1) {
         bail!("--suite experiment leaves one run in each run_i: expected one seed and no other suite");
     }
-    let (base, own) = sweep::read(args.config.as_deref(), &args.sets)?;
+    let (base, own) = sweep::read(preset::base(args.preset)?, args.config.as_deref(), &args.sets)?;
     let mut suites = Vec::from_iter(own);
     for &name in &args.suite {
         suites.extend(suites::built_in(name, &base)?);

@@ -1,5 +1,6 @@
 //! The command line as typed.
 
+use crate::settings::preset::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use std::path::PathBuf;
@@ -167,6 +168,9 @@ pub struct Subject {
 /// Settings of a run.
 #[derive(Debug, Args)]
 pub struct Settings {
+    /// Settings for a kind of rows, in place of the defaults; --config and --set come after them
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<Preset>,
     /// Settings, as in the config.toml of a run
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -567,6 +571,9 @@ pub struct Ablate {
     /// The directory for the runs and their comparison; finished runs that are there already are kept
     #[arg(long, visible_alias = "out-dir", value_name = "DIR")]
     pub out: PathBuf,
+    /// Settings for a kind of rows, in place of the defaults, which all runs share
+    #[arg(long, value_name = "NAME")]
+    pub preset: Option<Preset>,
     /// Settings that all runs share, as in the config.toml of a run, and additional runs: `[[run]]` or `[grid]`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

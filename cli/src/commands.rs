@@ -144,7 +144,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let dump = open(&args.dump, &args.source)?;
     let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.source)).transpose()?;
     let s = &args.settings;
-    let config = train::settings_of(&args.out, args.resume, s.config.as_deref(), &s.sets, s.seed)?;
+    let config = train::settings_of(&args.out, args.resume, s.preset, s.config.as_deref(), &s.sets, s.seed)?;
     let (target, resume) = (target.as_ref(), args.resume);
     let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa };
     let end = match train::train(&job, console)? {

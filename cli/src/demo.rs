@@ -16,8 +16,9 @@ use crate::lm::{EMBEDDED_TEXT, Lm};
 use crate::report;
 use crate::run::Run;
 use crate::settings;
+use crate::settings::preset::Preset;
 use crate::train::{self, End};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -44,15 +45,15 @@ pub fn config() -> Config {
 /// Tokens per window of another model.
 const CONTEXT: usize = 256;
 
-/// Returns the settings of the demo on another model: a larger dictionary, and fewer steps, since its activations are wider.
-fn config_of_real() -> Config {
-    let mut config = config();
+/// Returns the settings of the demo on another model: those for language, and few steps, since its activations are wide. A preset
+/// that the user names takes their place.
+fn config_of_real(preset: Option<Preset>) -> Result<Config> {
+    let mut config = preset.unwrap_or(Preset::Language).config()?;
     config.level1.latents = 512;
-    config.level1.k = 12.0;
     config.level2.latents = 4096;
-    config.level2.k = 20.0;
     config.train.steps = 2000;
-    config
+    config.train.batch = 1024;
+    Ok(config)
 }
 
 /// What the demo captures.
@@ -68,6 +69,10 @@ struct Subject {
 /// Returns the embedded model and text, or those that were asked for.
 fn subject(args: &args::Demo) -> Result<Subject> {
     let Some(path) = &args.model else {
+        ensure!(
+            args.settings.preset.is_none(),
+            "--preset: only with --model; the demo of the embedded model has settings of its own"
+        );
         let lm = Lm::embedded()?;
         let spec = CaptureSpec::new(&lm, &[Hook::resid_post(LAYER)]);
         return Ok(Subject { lm, corpus: Corpus::of(EMBEDDED_TEXT), spec, dtype: Dtype::F16, config: config() });
@@ -86,7 +91,7 @@ fn subject(args: &args::Demo) -> Result<Subject> {
     spec.max_tokens = Some(args.max_tokens.max(spec.context as u64));
     // The first token of a window has a norm far from all others; as a special token it can be left out.
     spec.bos = lm.bos().is_ok();
-    let mut config = config_of_real();
+    let mut config = config_of_real(args.settings.preset)?;
     config.data.skip_special = spec.bos;
     Ok(Subject { lm, corpus, spec, dtype: Dtype::Bf16, config })
 }

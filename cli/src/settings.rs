@@ -1,6 +1,7 @@
 //! Conversion between `config.toml`, `--set` and [`Config`].
 
 pub mod list;
+pub mod preset;
 
 use crate::files::read;
 use anyhow::{Context, Result, anyhow, bail};
@@ -8,7 +9,7 @@ use std::path::Path;
 use strata_core::Config;
 use toml::{Table, Value};
 
-/// Applies the defaults, then the file, then each `key=value`, then the seed.
+/// Applies the file to `base`, then each `key=value`, then the seed.
 ///
 /// # Errors
 /// One sentence naming the file or flag and the key: one that is unknown (with the nearest known one), or a value of

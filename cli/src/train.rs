@@ -17,9 +17,10 @@ use crate::memory;
 use crate::row_filter::RowFilter;
 use crate::run;
 use crate::settings;
+use crate::settings::preset::{self, Preset};
 use crate::sources;
 use crate::usage::Usage;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use start::{exists_already, start};
 use std::fs;
@@ -41,22 +42,24 @@ const WATCHES: u64 = 10;
 const CALIBRATION_ROWS: usize = 1 << 15;
 const CALIBRATION_NUMBERS: usize = 1 << 22;
 
-/// Returns the settings for `strata train`: those of the run when it is resumed, otherwise from defaults, file and
-/// flags. A resumed run may be given another number of steps.
+/// Returns the settings for `strata train`: those of the run when it is resumed, otherwise from defaults or a preset, file
+/// and flags. A resumed run may be given another number of steps.
 ///
 /// # Errors
 /// As [`settings::load`]; if there is no run to resume; and if a resumed run is given settings that differ from its own.
 pub fn settings_of(
     run: &Path,
     resume: bool,
+    preset: Option<Preset>,
     file: Option<&Path>,
     sets: &[String],
     seed: Option<u64>,
 ) -> Result<Config> {
     let path = run.join("config.toml");
     if !resume {
-        return settings::load(Config::default(), file, sets, seed);
+        return settings::load(preset::base(preset)?, file, sets, seed);
     }
+    ensure!(preset.is_none(), "--preset: {} continues with its own settings: leave it out", run.display());
     let Some(text) = read::optional_text(&path, read::SMALL)? else {
         let (run, what) =
             (run.display(), if run.exists() { "is no run: expected config.toml in it" } else { "does not exist" });

@@ -32,6 +32,7 @@ core: source -> choice entry kernel
 core: synth -> gate rng
 core: train -> activation balance compute config entry error freeze gate kernel loss model normalise par rng source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
+cli: args -> settings
 cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
 cli: commands -> ablate args capture console convert corpus demo dump encode eval export files inspect lm probe report run settings shell sources synth train

@@ -3,9 +3,9 @@
 use serde_json::Value;
 use strata_cli::settings;
 use strata_core::Config;
-use strata_core::config::{Allowed, Setting};
+use strata_core::config::{Allowed, Consistency, Setting};
 
-use super::cli::{args, strata};
+use super::cli::{D, args, rows, strata, train_args, write_dump};
 
 const PAGE: &str = include_str!("../../docs/settings.md");
 
@@ -153,6 +153,25 @@ fn the_json_of_a_setting_has_its_limits_or_its_choices() {
     assert_eq!(of("train.batch")["high"], 1 << 24);
     assert!(of("train.steps")["high"].is_null());
     assert_eq!(of("data.centre")["choices"], serde_json::json!([true, false]));
+}
+
+#[test]
+fn a_preset_comes_between_defaults_and_what_is_given() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dump = write_dump(&dir.path().join("acts.safetensors"), &rows(400), D);
+    let run = dir.path().join("run");
+    let sets = ["train.steps=2", "level1.latents=32", "level2.latents=64", "level2.k=5", "data.skip_special=false"];
+    let preset = args!["--preset", "language"];
+    let start = train_args(&dump, &run, &sets);
+    strata(&[&start[..], &preset].concat()).ok();
+    let text = std::fs::read_to_string(run.join("config.toml")).expect("settings");
+    let config = settings::parse(&text, "config.toml").expect("settings");
+    assert_eq!((config.level2.k, config.gate.root_below), (5.0, 0.3));
+    assert_eq!(config.loss.consistency, Consistency::Contain);
+    assert!(!config.data.skip_special, "--set comes after the preset");
+    strata(&[&start[..], &preset, &args!["--resume"]].concat()).fails(&["--preset: ", "leave it out"]);
+    let other = strata(&[&start[..], &args!["--preset", "speech"]].concat());
+    assert!(other.code == 2 && other.err.contains("language"), "{}", other.err);
 }
 
 #[test]

@@ -40,8 +40,8 @@ struct OwnRun {
 ///
 /// # Errors
 /// One sentence naming the file and the key.
-pub fn read(file: Option<&Path>, sets: &[String]) -> Result<(Config, Option<Suite>)> {
-    let Some(path) = file else { return Ok((settings::load(Config::default(), None, sets, None)?, None)) };
+pub fn read(base: Config, file: Option<&Path>, sets: &[String]) -> Result<(Config, Option<Suite>)> {
+    let Some(path) = file else { return Ok((settings::load(base, None, sets, None)?, None)) };
     let name = path.display().to_string();
     let text = read::text(path, read::SMALL)?;
     let mut table: Table = text.parse().with_context(|| name.clone())?;
@@ -60,7 +60,7 @@ pub fn read(file: Option<&Path>, sets: &[String]) -> Result<(Config, Option<Suit
         Some(other) => bail!("{name}: `grid`: expected a table of lists, found {other}"),
     };
     let shared = [sets_of(&table), sets.to_vec()].concat();
-    let base = settings::load(Config::default(), None, &shared, None).with_context(|| name.clone())?;
+    let base = settings::load(base, None, &shared, None).with_context(|| name.clone())?;
 
     let mut rows = Vec::new();
     for run in runs {

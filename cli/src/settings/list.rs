@@ -1,6 +1,8 @@
 //! The settings with default, range and meaning: as a table for the terminal, as JSON, and as `docs/settings.md`.
 
+use super::preset::Preset;
 use anyhow::Result;
+use clap::ValueEnum;
 use serde_json::{Value as Json, json};
 use std::fmt::Write;
 use strata_core::Config;
@@ -103,11 +105,14 @@ pub fn markdown(sections: &[Section]) -> String {
         "# Settings
 
 Every setting of a run, with its default, its range and its meaning. A run takes them from the file of `--config`, then from
-each `--set KEY=VALUE`, as in `--set gate.kind=none`; what is left out has its default. The `config.toml` of a run holds all
-of them as they were used. `strata settings` prints this list, `strata settings gate` a section of it, and
+each `--set KEY=VALUE`, as in `--set gate.kind=none`; what is left out has its default, or the value of the `--preset`. The
+`config.toml` of a run holds all of them as they were used. `strata settings` prints this list, `strata settings gate` a section of it, and
 `strata settings --markdown` this page.
 ",
     );
+    for preset in Preset::value_variants() {
+        let _ = write!(out, "\n`--preset {}`: {}.\n", preset.name(), preset.text());
+    }
     for section in sections {
         let title = if section.name.is_empty() { "Top level".into() } else { format!("`[{}]`", section.name) };
         let _ = write!(out, "\n## {title}\n\n{}\n\n", section.meaning);

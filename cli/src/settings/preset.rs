@@ -1,0 +1,50 @@
+//! Settings that were found to suit a kind of rows.
+
+use anyhow::Result;
+use strata_core::Config;
+
+/// A named set of settings, between the defaults and what the user sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Preset {
+    /// The residual stream of a language model, from a dump that lists its special tokens: level1.k = 20, level2.k = 12,
+    /// gate.root_below = 0.3, loss.consistency = "contain", data.skip_special = true
+    Language,
+}
+
+impl Preset {
+    /// Returns its name, as `--preset` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Language => "language",
+        }
+    }
+
+    /// Returns its settings in TOML, one per line, and comments.
+    fn toml(self) -> &'static str {
+        match self {
+            Self::Language => include_str!("language.toml"),
+        }
+    }
+
+    /// Returns its settings on one line, in Markdown.
+    pub fn text(self) -> String {
+        let lines = self.toml().lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| format!("`{line}`")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Returns the defaults with these settings.
+    ///
+    /// # Errors
+    /// None, since the text is part of the program.
+    pub fn config(self) -> Result<Config> {
+        super::parse(self.toml(), &format!("the preset `{}`", self.name()))
+    }
+}
+
+/// Returns the settings of a preset; the defaults without one.
+///
+/// # Errors
+/// As [`Preset::config`].
+pub fn base(preset: Option<Preset>) -> Result<Config> {
+    preset.map_or_else(|| Ok(Config::default()), Preset::config)
+}
