@@ -57,9 +57,9 @@ pub enum Command {
     Encode(Encode),
     /// Write what the latents of a run do on a dump, in the format of another tool
     ///
-    /// Each level becomes a sparse autoencoder of its own. Every row of the dump is exported. The dump must have tokens
-    /// and the starts of its sequences, as one by `strata capture` does. The rows are read twice; memory does not grow
-    /// with them.
+    /// Each level becomes a sparse autoencoder of its own. For Neuronpedia rows that training left out are left out; for
+    /// delphi every row is exported. The dump must have tokens and the starts of its sequences, as one by `strata capture`
+    /// does. The rows are read twice; memory does not grow with them.
     Export(Export),
     /// Write the weights of a run, or of a model of another tool, in the format of another tool
     ///

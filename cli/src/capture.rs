@@ -86,12 +86,8 @@ pub fn capture(
     sink: &mut Sink<'_>,
     progress: &dyn Fn(u64, u64),
 ) -> Result<CaptureReport> {
-    ensure!(!spec.hooks.is_empty(), "expected a hook point to capture, found none");
-    spec.hooks.iter().try_for_each(|hook| lm.check_hook(*hook))?;
+    check(lm, spec)?;
     let (t, skip) = (spec.context, spec.skip_first);
-    let most = lm.config().n_positions;
-    ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
-    ensure!(skip < t, "the tokens skipped in each window must be fewer than its {t}, found {skip}");
     lm.check_memory(t, rayon::current_num_threads())?;
     let bos = if spec.bos { Some(lm.bos()?) } else { None };
     // What a window takes of the text.
@@ -99,7 +95,11 @@ pub fn capture(
     ensure!(step > 0, "a window of 1 token that begins with the token of the beginning has none of the text");
     let limit = spec.max_tokens.unwrap_or(u64::MAX);
     let kept = (t - skip) as u64;
-    ensure!(limit >= kept, "a limit of {limit} tokens is less than the {kept} rows of one window");
+    ensure!(
+        limit >= kept,
+        "a limit of {limit} tokens (--max-tokens) is less than the {kept} rows of one window; give shorter windows with \
+         --context"
+    );
     if let Some(last) = spec.hooks.iter().max() {
         lm.read_blocks(*last)?;
     }
@@ -137,10 +137,23 @@ pub fn capture(
         Ok(())
     })?;
     if report.n_windows == 0 {
-        bail!("the text has {} tokens, but one window needs {step}", windows.n_tokens);
+        bail!(
+            "the text has {} tokens, but one window needs {step}; give shorter windows with --context",
+            windows.n_tokens
+        );
     }
     progress(report.n_rows, report.n_rows);
     Ok(report)
+}
+
+/// Checks the hook points of `spec` and the size of its windows.
+fn check(lm: &Lm, spec: &CaptureSpec) -> Result<()> {
+    ensure!(!spec.hooks.is_empty(), "expected a hook point to capture, found none");
+    spec.hooks.iter().try_for_each(|hook| lm.check_hook(*hook))?;
+    let (t, skip, most) = (spec.context, spec.skip_first, lm.config().n_positions);
+    ensure!((1..=most).contains(&t), "the context must be from 1 to {most} tokens in {}, found {t}", lm.name());
+    ensure!(skip < t, "the tokens skipped in each window (--skip-first) must be fewer than its {t}, found {skip}");
+    Ok(())
 }
 
 /// Groups windows into batches of about `most` tokens, until the next would make more than `limit` rows. `expected` becomes an
@@ -193,6 +206,7 @@ pub fn capture_to(
     path: &Path,
     console: &mut Console<'_>,
 ) -> Result<()> {
+    check(lm, spec)?;
     let several = spec.hooks.len() > 1;
     // An interrupt removes the directory as long as it is empty.
     let _made = if several { Some(MadeDirectories::all(path)?) } else { None };

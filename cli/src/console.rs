@@ -110,7 +110,8 @@ impl Console<'_> {
         let template = format!("{template}{{rate}} {unit}/s  {{eta}} left  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-                let _ = write!(out, "{}", HumanCount(state.per_sec() as u64));
+                let rate = state.per_sec();
+                let _ = if rate < 10.0 { write!(out, "{rate:.2}") } else { write!(out, "{}", HumanCount(rate as u64)) };
             };
             bar.set_style(style.with_key("rate", rate));
         }

@@ -16,6 +16,8 @@ use crate::files::{io_error, read};
 
 /// Most bytes of a document in a file of JSON lines.
 const LINE_BYTES: u64 = 1 << 30;
+/// Begins a UTF-8 file of some editors, and is no part of its text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Files that are texts, of a directory.
 const TEXTS: [&str; 4] = ["txt", "text", "md", "rst"];
 /// Files that have a document in each line.
@@ -177,7 +179,12 @@ impl TextFile {
     fn document_at(&self, at: u64) -> Result<Document<'_>> {
         match &self.kind {
             Kind::Whole => {
-                let text = Box::new(BufReader::new(read::open(&self.path)?));
+                let mut text = BufReader::new(read::open(&self.path)?);
+                let head = text.fill_buf().map_err(|e| io_error("reading", &self.path, &e))?;
+                if head.starts_with(BYTE_ORDER_MARK) {
+                    text.consume(BYTE_ORDER_MARK.len());
+                }
+                let text = Box::new(text);
                 Ok(Document { text, name: format!("`{}`", self.path.display()) })
             }
             Kind::Lines(field) => {
@@ -257,6 +264,9 @@ impl<'a> Lines<'a> {
             "reading `{}`: the line at byte {at} has {LINE_BYTES} bytes or more",
             path.display()
         );
+        if at == 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
         Ok((n > 0).then_some((at, line)))
     }
 }

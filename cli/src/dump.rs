@@ -31,6 +31,7 @@ use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use strata_core::{Dtype, Rows};
 
+pub(crate) use names::file_name;
 use numbers::Numbers;
 use parts::Parts;
 use shard::{Shard, Trail};
@@ -248,6 +249,11 @@ impl Dump {
             f(rows, Place { path: &shard.path, first });
             Ok(())
         })
+    }
+
+    /// Returns the files in order, each with its rows.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Range<u64>)> {
+        self.parts.shards.iter().map(|s| (s.path.as_path(), s.first_row..s.first_row + s.n() as u64))
     }
 
     /// Returns the size of all rows in bytes.

@@ -354,7 +354,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         dead: [level1.dead, level2.as_ref().map_or(f64::NAN, |l| l.dead)],
         latents: [f1, f2],
         asked,
-        zeros: [health::zero_tail(dump)?, dump.n_rows()],
+        unfilled: health::unfilled(dump)?,
     });
     let stability = other.map(|other| families::stability(&encoder, &other)).transpose()?;
     let intervals = intervals(&seen, encoder.model().arch.d_out())?;

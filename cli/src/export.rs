@@ -35,7 +35,10 @@ pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
     }?;
     let Exported { rows, left_out, .. } = &exported;
     if *left_out > 0 {
-        console.note(format!("the last {left_out} rows are not a whole sequence and were left out"));
+        console.note(match job.format {
+            ExportFormat::Delphi => format!("the last {left_out} rows are not a whole sequence and were left out"),
+            _ => format!("{left_out} rows are left out, as they were in training"),
+        });
     }
     console.note(format!(
         "exported {rows} rows for {} into {}: {}",

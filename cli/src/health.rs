@@ -2,7 +2,7 @@
 //!
 //! A warning does not fail a run: the exit code stays 0, unless no number of the run is meaningful.
 
-use crate::dump::Dump;
+use crate::dump::{Dump, file_name};
 use crate::heldout::Watched;
 use anyhow::Result;
 use strata_core::Config;
@@ -71,10 +71,8 @@ pub struct Training<'a> {
     pub passes: f64,
     /// Rows to train on.
     pub n_train: u64,
-    /// Rows of zeros at the end of the dump.
-    pub zeros: u64,
-    /// Rows of the dump.
-    pub n_rows: u64,
+    /// Those of [`unfilled`].
+    pub unfilled: Vec<String>,
 }
 
 /// Returns the warnings about a training.
@@ -82,7 +80,7 @@ pub fn of_training(t: &Training<'_>) -> Vec<String> {
     let w = t.held_out;
     let rows = if t.is_held_out { "the held-out rows" } else { "the rows" };
     let levels = [&t.config.level1, &t.config.level2];
-    let mut found = Vec::from_iter(zeros(t.zeros, t.n_rows));
+    let mut found = t.unfilled.clone();
     let last = if levels[1].latents > 0 { w.fvu[1] } else { w.fvu[0] };
     if w.rows == 0 {
         found.push(format!("{rows} are all left out of the scores: nothing is known of this model"));
@@ -92,9 +90,13 @@ pub fn of_training(t: &Training<'_>) -> Vec<String> {
     if let Some(best) = t.best_fvu.filter(|best| last > DIVERGED * best) {
         found.push(format!("the training has diverged: FVU on {rows} was {best:.4} and ended at {last:.4}"));
     }
-    found.extend(above_mean(w.fvu, levels[1].latents > 0, rows));
-    found.extend(off_target(asked(t.config), w.l0, levels.map(|l| l.latents)));
-    for (l, level) in levels.iter().enumerate().filter(|(_, level)| level.latents > 0) {
+    // Rows that are all equal, or none, say nothing about which latents fire.
+    let vary = w.rows > 0 && last.is_finite();
+    if vary {
+        found.extend(above_mean(w.fvu, levels[1].latents > 0, rows));
+        found.extend(off_target(asked(t.config), w.l0, levels.map(|l| l.latents)));
+    }
+    for (l, level) in levels.iter().enumerate().filter(|(_, level)| vary && level.latents > 0) {
         let silent = w.rows as f64 * level.k >= ENOUGH_FIRES * level.latents as f64;
         let dead = match t.dead {
             Some(dead) if !silent => dead[l] as f64 / level.latents as f64,
@@ -136,18 +138,22 @@ pub struct Evaluated {
     pub latents: [usize; 2],
     /// Target L0.
     pub asked: Asked,
-    /// Rows of zeros at the end of the dump, and the rows of the dump.
-    pub zeros: [u64; 2],
+    /// Those of [`unfilled`].
+    pub unfilled: Vec<String>,
 }
 
 /// Returns the warnings about an evaluation, and whether no number of it is meaningful.
 pub fn of_evaluation(e: &Evaluated) -> (Vec<String>, bool) {
-    let mut found = Vec::from_iter(zeros(e.zeros[0], e.zeros[1]));
+    let mut found = e.unfilled.clone();
     let meaningless = e.rows == 0 || !e.vary;
     if e.rows == 0 {
         found.push("every row is left out, as it was in training: there is nothing to evaluate".into());
     } else if !e.vary {
         found.push(format!("all {} rows are equal, so that no score is defined", e.rows));
+    }
+    if meaningless {
+        // Such rows say nothing about which latents fire.
+        return (found, meaningless);
     }
     found.extend(above_mean(e.fvu, e.latents[1] > 0, "these rows"));
     found.extend(off_target(e.asked, e.l0, e.latents));
@@ -210,15 +216,53 @@ pub(crate) fn zeros(zeros: u64, n: u64) -> Option<String> {
 /// Rows that are read together.
 const BLOCK: u64 = 1024;
 
+/// Returns the warnings about rows of zeros at the end of a dump, and at the ends of the files before its last one.
+///
+/// # Errors
+/// If the files can no longer be read.
+pub fn unfilled(dump: &Dump) -> Result<Vec<String>> {
+    let mut found = unfilled_files(dump)?;
+    found.extend(zeros(zero_tail(dump)?, dump.n_rows()));
+    Ok(found)
+}
+
+/// Returns the warning about rows of zeros at the ends of the files of a dump, other than its last one.
+pub(crate) fn unfilled_files(dump: &Dump) -> Result<Vec<String>> {
+    let (mut files, end) = (Vec::new(), dump.n_rows() - zero_tail(dump)?);
+    // Zeros that go on to the end of the dump have their own warning.
+    for (path, rows) in dump.files().filter(|(_, rows)| rows.end < end) {
+        let n = zeros_before(dump, rows.start, rows.end)?;
+        // A row of zeros can be data, and so can a file of them.
+        if n > 1 && n < rows.end - rows.start {
+            files.push((path, rows.end - n, rows.end - 1));
+        }
+    }
+    let Some((path, first, last)) = files.first() else { return Ok(Vec::new()) };
+    let more = match files.len() - 1 {
+        0 => String::new(),
+        1 => " (1 more file ends so)".into(),
+        n => format!(" ({n} more files end so)"),
+    };
+    Ok(vec![format!(
+        "rows {first} to {last} of the dump, to the end of `{}`, are zeros: was the file filled?{more}",
+        file_name(path)
+    )])
+}
+
 /// Returns the number of rows of zeros at the end of a dump. Reads only those, and at most one block more.
 ///
 /// # Errors
 /// If the files can no longer be read.
 pub fn zero_tail(dump: &Dump) -> Result<u64> {
-    let (n, mut row) = (dump.n_rows(), vec![0.0f32; dump.d()]);
+    zeros_before(dump, 0, dump.n_rows())
+}
+
+/// Returns the number of rows of zeros at the end of rows `from..n`.
+fn zeros_before(dump: &Dump, from: u64, n: u64) -> Result<u64> {
+    let mut row = vec![0.0f32; dump.d()];
     let mut end = n;
-    while end > 0 {
-        let start = end.saturating_sub(BLOCK);
+    while end > from {
+        let start = end.saturating_sub(BLOCK).max(from);
         let (mut at, mut last) = (start, None);
         dump.for_views(start, (end - start) as usize, |rows, _| {
             for i in 0..rows.n() {
@@ -234,7 +278,7 @@ pub fn zero_tail(dump: &Dump) -> Result<u64> {
         }
         end = start;
     }
-    Ok(n)
+    Ok(n - from)
 }
 
 #[cfg(test)]
@@ -265,8 +309,7 @@ mod tests {
             dead: Some([0, 0]),
             passes: more[1],
             n_train: more[2] as u64,
-            zeros: more[3] as u64,
-            n_rows: 100,
+            unfilled: zeros(more[3] as u64, 100).into_iter().collect(),
         })
     }
 

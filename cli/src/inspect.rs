@@ -392,7 +392,10 @@ fn look(
         verdict: String::new(),
         notes: Vec::new(),
     };
-    found.notes = what_to_know(&found);
+    if n_inspected == dump.n_rows() {
+        found.notes = health::unfilled_files(dump)?;
+    }
+    found.notes.extend(what_to_know(&found));
     let wrong = what_is_wrong(&found, dump.source().raw.is_some());
     found.is_ready = wrong.is_none();
     found.verdict = wrong.unwrap_or_else(|| "ready to train on".into());
@@ -420,6 +423,9 @@ fn what_is_wrong(i: &Inspection, is_raw: bool) -> Option<String> {
         return Some(format!(
             "`{a}` and `{b}` hold the same rows, which would be held out and trained on: leave one out"
         ));
+    }
+    if n == 1 {
+        return Some("there is only one row, so that there is nothing to learn".into());
     }
     // The sums are in f64 and the numbers have at most 24 bits: a variance below this is rounding error.
     if i.total_variance <= 1e-12 * (i.norm_of_mean * i.norm_of_mean) {

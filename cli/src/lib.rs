@@ -102,7 +102,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
             INTERRUPTED
         }
         Err(error) => {
-            let _ = writeln!(console.err, "error: {}", escape::escaped(&files::words::sentence(&error)));
+            // Errors of files have a context with the path. One without was met while a result was printed.
+            let what = if error.is::<io::Error>() && error.chain().count() == 1 { "writing the output: " } else { "" };
+            let _ = writeln!(console.err, "error: {what}{}", escape::escaped(&files::words::sentence(&error)));
             1
         }
     }

@@ -292,7 +292,9 @@ pub fn check_window(lm: &Lm, hook: Hook, dump: &Dump, first: u64, ids: &[u32]) -
     ensure!(
         off <= bound,
         "{} is not the model that {} was captured from: its rows at {hook} differ from those of the dump by \
-         {:.1} % (median of the first window), and the rounding of {} explains {:.1} %; name the right one with --model",
+         {:.1} % (median of the first window), and the rounding of {} explains {:.1} %; name the right \
+         one with --model (a dump without the first rows of its windows, by --skip-first, cannot be spliced: they are the \
+         context of the others)",
         lm.name(),
         dump.name(),
         100.0 * off,

@@ -286,8 +286,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         dead: log.last["dead"].as_array().map(|dead| [0, 1].map(|l| dead[l].as_u64().unwrap_or(0))),
         passes,
         n_train,
-        zeros: health::zero_tail(dump)?,
-        n_rows,
+        unfilled: health::unfilled(dump)?,
     });
     let asked_l0 = if let Asked::Each(asked) = health::asked(config) { Some(asked) } else { None };
     // Rows in the order of use: those of a second pass count twice.
@@ -392,11 +391,14 @@ fn of_held_out(w: &Watched, config: &Config, is_held_out: bool) -> String {
         Asked::Together(asked) => format!(" of {asked} asked for together"),
         Asked::Nothing => String::new(),
     };
+    let rows = if is_held_out { "held-out rows" } else { "rows of the training (none were held out)" };
+    if w.rows == 0 {
+        return format!("on 0 {rows}: nothing to score");
+    }
     format!(
-        "on {} {}: FVU {}, L0 {}{asked}, {} of the latents silent",
+        "on {} {rows}: FVU {}, L0 {}{asked}, {} of the latents silent",
         w.rows,
-        if is_held_out { "held-out rows" } else { "rows of the training (none were held out)" },
-        list(&|l| format!("{:.4}", w.fvu[l])),
+        list(&|l| if w.fvu[l].is_nan() { "undefined".into() } else { format!("{:.4}", w.fvu[l]) }),
         list(&|l| format!("{:.2}", w.l0[l])),
         list(&|l| format!("{:.1} %", 100.0 * w.dead[l])),
     )

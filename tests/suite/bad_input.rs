@@ -514,6 +514,15 @@ mod full_disk {
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
+    fn output_that_cannot_be_written_is_named() {
+        let mut shell = Command::new("sh");
+        let strata = command(&args!["settings"]);
+        shell.arg("-c").arg("exec \"$0\" \"$@\" > /dev/full").arg(strata.get_program()).args(strata.get_args());
+        finish(shell).fails(&["error: writing the output: the disk is full"]);
+    }
+
+    #[test]
     fn a_full_disk_keeps_the_last_checkpoint() {
         let (dir, dump, reference) = trained(&["train.checkpoint_every=2"]);
         let Some(disk) = Tmpfs::mount(&dir.path().join("disk"), 1024) else {

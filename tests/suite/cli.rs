@@ -403,6 +403,7 @@ fn codes_beyond_f16_are_refused_and_the_file_that_was_there_stays() {
 fn eval_json_is_complete() {
     let (_dir, dump, run) = trained(&[]);
     let ran = strata(&args!["eval", run, "--dump", dump, "--all"]).ok();
+    assert!(ran.out.contains("passes over the rows of the training\n"), "{}", ran.out);
     assert!(ran.out.contains("fraction of variance unexplained"), "{}", ran.out);
     let found = read_json(&run.join("eval.json"));
     assert_eq!(found["rows"], serde_json::json!([0, 600]));

@@ -253,3 +253,21 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
         assert_eq!(found["splice"]["n_tokens"].as_u64(), Some(predicted), "every token but the first of a sequence");
     }
 }
+
+#[test]
+fn a_byte_order_mark_is_no_text() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).expect("a text");
+        path
+    };
+    let plain = write("a.txt", "\u{feff}abcdefgh".into());
+    let want = ["abcd", "efgh"].map(ids);
+    assert_eq!(windows(&opened(&plain, None, None), |_| ()), want);
+    let json = write("b.jsonl", format!("\u{feff}{}", lines(&["abcdefgh"])));
+    for seed in [None, Some(1)] {
+        assert_eq!(windows(&opened(&json, Some("body"), seed), |_| ()), want, "{seed:?}");
+    }
+    assert_eq!(windows(&opened(&write("c.txt", "\u{feff}".to_owned() + "abcd"), None, Some(1)), |_| ()), [ids("abcd")]);
+}

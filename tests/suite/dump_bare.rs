@@ -251,6 +251,9 @@ fn arrays_that_are_not_read_come_with_the_line_that_converts_them() {
     // An array of one dimension has no rows, in either order of its elements.
     let flat = npy(&dir.path().join("flat.npy"), "<f4", "False", "(24,)", &bytes(&x));
     assert!(!refused(&of(&flat), &["found 1"]).contains("python"));
+    // No conversion makes rows of a width of 0.
+    let empty = npy(&dir.path().join("empty.npy"), "<f4", "False", "(6, 0)", &[]);
+    assert!(!refused(&of(&empty), &["width", "found 0"]).contains("python"));
 }
 
 #[test]

@@ -344,6 +344,32 @@ fn neuronpedia_features_are_those_of_brute_force() {
 }
 
 /// Decoder directions of both levels.
+#[test]
+fn neuronpedia_has_no_rows_that_training_left_out() {
+    let (dir, _, run) = trained(&[]);
+    let mut x = rows(600);
+    // The first row of every sequence is far longer than any other.
+    x.chunks_mut(50 * D).for_each(|sequence| sequence[..D].iter_mut().for_each(|v| *v *= 1000.0));
+    let dump = text_dump(&dir.path().join("sinks"), &x, Cut::Context(50), None);
+    let out = dir.path().join("out");
+    let report = export(&run, &dump, "neuronpedia", &out, &[]);
+    assert_eq!((&report["rows"], &report["left_out"]), (&json!(588), &json!(12)));
+    let (all, mut fired) = (activations(&run, &x), 0);
+    for (l, f) in [12, 30].into_iter().enumerate() {
+        let read = read_json(&out.join(format!("level{}", l + 1)).join("batch-0.json"));
+        for j in 0..f {
+            let feature = &read["features"][j];
+            let mine: Vec<f32> = all[l].iter().filter(|a| a.1 == j && !a.0.is_multiple_of(50)).map(|a| a.2).collect();
+            assert!((feature["frac_nonzero"].as_f64().unwrap() - mine.len() as f64 / 588.0).abs() < 1e-15);
+            let largest = mine.iter().copied().fold(0.0, f32::max);
+            let shown = feature["activations"].as_array().unwrap().iter().flat_map(|place| floats(&place["values"]));
+            assert_eq!(shown.fold(0.0, f32::max), largest);
+            fired += usize::from(all[l].iter().any(|a| a.1 == j && a.0.is_multiple_of(50) && a.2 > largest));
+        }
+    }
+    assert!(fired > 0, "some latents fire most strongly on rows that are left out");
+}
+
 fn decoders(run: &Path) -> [Vec<f32>; 2] {
     let read = |name: &str| fs::read(run.join("sae").join(name)).unwrap();
     let (model, _) = read_model(&read("cfg.json"), &read("sae_weights.safetensors")).unwrap();

@@ -140,6 +140,7 @@ fn the_verdict_says_what_is_wrong() {
     // Training leaves such rows out.
     assert_eq!(verdict("long", &long), "ready to train on");
     assert_eq!(verdict("few", &normal(3, 4, 0.0)), "there are only 3 rows for 4 dimensions: capture more");
+    assert_eq!(verdict("one", &normal(1, 4, 0.0)), "there is only one row, so that there is nothing to learn");
     assert_eq!(verdict("good", &normal(30, 4, 0.0)), "ready to train on");
 }
 

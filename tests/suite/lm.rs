@@ -255,7 +255,10 @@ fn what_cannot_be_captured_is_said_in_one_sentence() {
         err(&CaptureSpec::new(m, &[Hook::resid_post(4)]), "a"),
         "the layer must be from 0 to 3 in char-gpt, found 4"
     );
-    assert_eq!(err(&spec, "a word"), "the text has 6 tokens, but one window needs 128");
+    assert_eq!(
+        err(&spec, "a word"),
+        "the text has 6 tokens, but one window needs 128; give shorter windows with --context"
+    );
     assert_eq!(err(&spec, "caf\u{e9} #1"), "character 3 of the text, 'é', is not in the vocabulary of 65");
     assert_eq!(
         err(&CaptureSpec { context: 129, ..spec.clone() }, "a"),
@@ -263,11 +266,11 @@ fn what_cannot_be_captured_is_said_in_one_sentence() {
     );
     assert_eq!(
         err(&CaptureSpec { skip_first: 128, ..spec.clone() }, "a"),
-        "the tokens skipped in each window must be fewer than its 128, found 128"
+        "the tokens skipped in each window (--skip-first) must be fewer than its 128, found 128"
     );
     assert_eq!(
         err(&CaptureSpec { max_tokens: Some(127), ..spec }, EMBEDDED_TEXT),
-        "a limit of 127 tokens is less than the 128 rows of one window"
+        "a limit of 127 tokens (--max-tokens) is less than the 128 rows of one window; give shorter windows with --context"
     );
     let e = m.resid_post(&[1, 65], 1, 2, 0).unwrap_err().to_string();
     assert_eq!(e, "token 1 must have an id below 65, found 65");

@@ -54,4 +54,18 @@ fn another_model_of_the_same_sizes_is_refused_in_one_sentence() {
         assert!(read_json(&run.join("eval.json"))["splice"]["clean"].is_number(), "{dtype}");
         splice(&other).fails(&["is not the model that", "was captured from", "--model"]);
     }
+    // Without the first rows of its windows the context of the others is unknown, and the model is not the culprit.
+    let (dump, run) = (at("skipped"), at("r-skipped"));
+    let capture = |skip: &str, out: &Path| {
+        let line = args!["capture", "--model", own, "--text", text, "--layer", "1", "--context", "32", "--out", *out];
+        strata(&line.into_iter().chain(args!["--skip-first", skip]).collect::<Vec<_>>())
+    };
+    capture("3", &dump).ok();
+    train(&dump, &run, &["data.holdout=0.3"]);
+    strata(&args!["eval", run, "--dump", dump, "--splice", "--model", own])
+        .fails(&["by --skip-first, cannot be spliced"]);
+    for skip in ["32", "33", "18446744073709551615"] {
+        capture(skip, &at("none")).fails(&["--skip-first", "must be fewer than its 32"]);
+        assert!(!at("none").exists());
+    }
 }

@@ -30,7 +30,7 @@ fn line(code: &str) -> String {
 pub(super) fn npy(path: &Path, file: &[u8]) -> Option<String> {
     let array = NpyArray::parse(file).ok()?;
     let kind = array.descr.trim_start_matches(['<', '>', '|', '=']);
-    if !kind.starts_with(['f', 'i', 'u']) || array.shape.len() < 2 {
+    if !kind.starts_with(['f', 'i', 'u']) || array.shape.len() < 2 || array.shape.contains(&0) {
         return None;
     }
     let dtype = if kind == "f2" { "<f2" } else { "<f4" };

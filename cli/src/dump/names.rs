@@ -19,7 +19,7 @@ pub(super) fn in_file(path: &Path, error: Error) -> anyhow::Error {
     }
 }
 
-pub(super) fn file_name(path: &Path) -> String {
+pub(crate) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 

@@ -19,7 +19,8 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
     let which = if e.held_out { "held-out rows" } else { "rows, those of the training among them," };
     writeln!(out, "{} {which} of {} from row {}", f.tokens, escaped(&e.dump), e.rows[0])?;
     if let Some(passes) = e.passes {
-        writeln!(out, "trained on {} passes over the other rows", number(passes, 2))?;
+        let which = if e.held_out { "the other rows" } else { "the rows of the training" };
+        writeln!(out, "trained on {} passes over {which}", number(passes, 2))?;
     }
     let left = &e.left_out;
     if left.over_limit + left.named > 0 {

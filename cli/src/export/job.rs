@@ -46,7 +46,8 @@ pub struct Exported {
     pub format: &'static str,
     /// Rows that were exported.
     pub rows: u64,
-    /// Rows at the end of the dump that do not make a whole sequence.
+    /// Rows that are not: for delphi those at the end of the dump that do not make a whole sequence, for Neuronpedia those
+    /// that training left out.
     pub left_out: u64,
     /// Activations above 0 of level 1 and of level 2.
     pub entries: [u64; 2],

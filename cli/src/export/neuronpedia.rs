@@ -145,6 +145,8 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     let tokens = tokens(dump)?;
     ensure!(Sequences::new(dump).known(), lacks(dump, "the starts of its sequences"));
     let encoder = run.encoder(*isa)?;
+    // Rows of a hundred times the norm would be the strongest contexts of most latents, and have most of the correlations.
+    let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let [f1, f2] = encoder.model().arch.latents();
     let logits = logits_of(run, f1, f2)?;
     if logits.iter().all(|l| l.promotes.is_empty()) {
@@ -162,7 +164,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
         ));
     }
     let bar = console.bar("exporting", 2 * dump.n_rows(), "tokens");
-    let levels = passes(&encoder, dump, &bar)?;
+    let (levels, rows) = passes(&encoder, dump, &filter, &bar)?;
     for (level, number) in levels.iter().zip(1..).filter(|(level, _)| !level.strongest.latents.is_empty()) {
         let (correlations, f) = (&level.correlations, level.strongest.latents.len());
         if correlations.width() < f {
@@ -181,6 +183,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     let set = set.unwrap_or_else(|| "strata".into());
     let files = Files {
         dump,
+        rows,
         out: job.out,
         tokens,
         set: &set,
@@ -204,7 +207,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     out.finish()?;
     bar.finish_and_clear();
     let entries = levels.map(|l| l.strongest.latents.iter().map(|seen| seen.fires).sum());
-    Ok(Exported { format: "neuronpedia", rows: dump.n_rows(), left_out: 0, entries, directories })
+    Ok(Exported { format: "neuronpedia", rows, left_out: dump.n_rows() - rows, entries, directories })
 }
 
 /// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`,
@@ -219,15 +222,15 @@ fn layer_of(hook: Option<&str>) -> Option<u64> {
     parts().find_map(|part| part.parse().ok()).or_else(|| parts().find_map(behind_a_word))
 }
 
-/// Reads the rows twice: first for the strongest contexts, the range of the bars and the correlations, then for the
+/// Reads the rows that `filter` keeps twice, and returns their number: first for the strongest contexts, the range of the bars and the correlations, then for the
 /// counts and the groups.
-fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2]> {
+fn passes(encoder: &Encoder, dump: &Dump, filter: &RowFilter<'_>, bar: &ProgressBar) -> Result<([Level; 2], u64)> {
     let [f1, f2] = encoder.model().arch.latents();
     // The rows that a transcoder reconstructs are not known.
     let d = if encoder.model().arch.variant.target.is_some() { 0 } else { dump.d() };
     let mut levels = [Level::new(0, f1, d), Level::new(1, f2, d)];
-    let (filter, all) = (RowFilter::none(encoder.isa()), (0, dump.n_rows()));
-    each_group(encoder, dump.into(), &filter, Unit::ONE, all, |batches| {
+    let (mut kept, all) = (0, (0, dump.n_rows()));
+    each_group(encoder, dump.into(), filter, Unit::ONE, all, |batches| {
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {
@@ -239,6 +242,7 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
         };
         let (one, two) = rayon::join(|| add(level1, 0), || add(level2, 1));
         one.and(two)?;
+        kept += batches.iter().map(|b| b.n() as u64).sum::<u64>();
         bar.inc(batches.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;
@@ -246,7 +250,7 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
         let largest = |seen: &Seen| seen.places.first().map_or(0.0, |place| place.value);
         level.groups = Groups::new(at, REACH, level.strongest.latents.iter().map(largest));
     }
-    each_group(encoder, dump.into(), &filter, Unit::ONE, all, |batches| {
+    each_group(encoder, dump.into(), filter, Unit::ONE, all, |batches| {
         for batch in batches {
             for (level, codes) in levels.iter_mut().zip(&batch.codes) {
                 each_activation(codes, |latent, value| level.histograms.count(latent, value));
@@ -256,7 +260,7 @@ fn passes(encoder: &Encoder, dump: &Dump, bar: &ProgressBar) -> Result<[Level; 2
         bar.inc(batches.iter().map(|b| b.n() as u64).sum());
         Ok(())
     })?;
-    Ok(levels)
+    Ok((levels, kept))
 }
 
 /// Calls `f` with every latent that fires and its activation, in the order of the rows.
@@ -308,6 +312,8 @@ struct Decoder<'a> {
 /// Fields that the files of both levels share.
 struct Files<'a> {
     dump: &'a Dump,
+    /// Rows that are exported.
+    rows: u64,
     out: &'a Path,
     tokens: &'a [u32],
     set: &'a str,
@@ -358,7 +364,7 @@ impl Files<'_> {
         let share = |i: &usize| if size > 0.0 { f64::from(vector[*i].abs()) / size } else { 0.0 };
         let (neurons, features) = (level.correlations.columns(j), level.correlations.latents(j));
         let Correlated { indices, cosine, pearson } = neurons;
-        let n_rows = self.dump.n_rows() as f64;
+        let n_rows = self.rows as f64;
         let seen = &level.strongest.latents[j];
         let (values, heights) = level.histograms.bars(j);
         let (promotes, suppresses) = logits.map_or((&[][..], &[][..]), |l| (&l.promotes, &l.suppresses));
@@ -389,7 +395,7 @@ impl Files<'_> {
             dataset: self.dump.name(),
             activations: {
                 let strongest = seen.places.iter().map(|p| self.activation(p, [-1.0, max, -1.0]));
-                let silent = |lower: f32| if lower > 0.0 { 0 } else { self.dump.n_rows() - seen.fires };
+                let silent = |lower: f32| if lower > 0.0 { 0 } else { self.rows - seen.fires };
                 let groups = level.groups.of(j).flat_map(|group| {
                     let share = (group.rows + silent(group.lower)) as f64 / n_rows;
                     let bins = [group.lower, group.upper, share as f32];

@@ -3,7 +3,7 @@
 use super::job::Job;
 use crate::checkpoint::{self, Loaded};
 use crate::console::Console;
-use crate::files::{Claim, io_error, remove_leftovers, words, write_atomic};
+use crate::files::{Claim, io_error, read, remove_leftovers, words, write_atomic};
 use crate::settings;
 use anyhow::{Result, anyhow, bail};
 use std::fs;
@@ -22,6 +22,12 @@ pub(super) struct Start {
     claim: Claim,
     damaged: Vec<(PathBuf, String)>,
     checkpoints: PathBuf,
+}
+
+/// Returns the steps after which the model of a run was saved.
+fn steps_of_model(run: &Path) -> Option<u64> {
+    let bytes = read::bytes(&run.join("sae/cfg.json"), read::SMALL).ok()?;
+    serde_json::from_slice::<serde_json::Value>(&bytes).ok()?["origin"]["steps"].as_u64()
 }
 
 /// Locks the run directory, making it if it does not exist, and reads the checkpoint; `None` if the run is finished.
@@ -56,6 +62,13 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
     let steps = job.config.train.steps;
     let Some(Loaded { step, mut state, damaged }) = loaded else {
         if has_info && has_model {
+            if let Some(taken) = steps_of_model(run).filter(|taken| *taken != steps) {
+                bail!(
+                    "{} is finished after {taken} steps, and there is no whole checkpoint to continue from to {steps}: \
+                     train it again into another --out",
+                    run.display()
+                );
+            }
             console.note(format!("{} is finished already", run.display()));
             return Ok(None);
         }

@@ -161,6 +161,22 @@ fn a_finished_run_is_trained_further_to_the_bits_of_a_longer_one() {
 }
 
 #[test]
+fn a_finished_run_without_a_whole_checkpoint_is_not_trained_further_in_silence() {
+    let (_dir, dump, run) = trained(&[]);
+    for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let state = entry.unwrap().path().join("state.safetensors");
+        if state.exists() {
+            fs::write(state, "").unwrap();
+        }
+    }
+    let resume = |steps: &str| {
+        strata(&args!["train", "--dump", dump, "--out", run, "--resume", "--set", format!("train.steps={steps}")])
+    };
+    resume("60").fails(&["is finished after 30 steps", "no whole checkpoint", "another --out"]);
+    assert!(resume("30").ok().err.contains("is finished already"));
+}
+
+#[test]
 fn training_further_says_where_the_schedule_does_not_allow_the_same_bits() {
     let (_dir, dump, run) = trained(&[]);
     let ran = strata(&args!["train", "--dump", dump, "--out", run, "--resume", "--set", "train.steps=40"]).ok();
