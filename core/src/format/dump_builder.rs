@@ -333,6 +333,17 @@ impl DumpBuilder {
         Ok(())
     }
 
+    /// Adds ids to the special tokens of the dump, which its reader may leave out: see [`DumpSpec::special_tokens`].
+    pub fn mark_special(&mut self, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        let special = self.manifest.special_tokens.get_or_insert_default();
+        special.extend_from_slice(ids);
+        special.sort_unstable();
+        special.dedup();
+    }
+
     /// Declares that the next row starts a sequence. Not needed where all sequences have `context` rows.
     pub fn start_sequence(&mut self) {
         if self.sequence_starts.last() != Some(&self.manifest.rows) {
