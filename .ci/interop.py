@@ -89,7 +89,7 @@ def dense(path, level, n, f):
 def lens(strata, out):
     """Trains small runs, converts them, and compares the latents that SAELens and `strata encode` find."""
     import torch
-    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "ffi/examples/saelens"))
+    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "ffi/python/python/strata_sae"))
     import saelens_strata  # noqa: F401 (registers the class)
     from sae_lens import SAE
     torch.set_num_threads(1)

@@ -234,7 +234,7 @@ fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
 
 /// Trains what has not been trained, and the control where it costs little.
 fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
-    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
+    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false, watch: None };
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
     let train =
         train::Job { dump, target: None, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
@@ -249,7 +249,7 @@ fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
 
 /// Evaluates a run, against another seed where there is one.
 fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
-    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false };
+    let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false, watch: None };
     let run = Run::open(&job.dir)?;
     let against = job.other.as_deref().map(Run::open).transpose()?;
     let against = against.as_ref();

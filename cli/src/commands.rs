@@ -29,7 +29,6 @@ const THREADS: &str = "RAYON_NUM_THREADS";
 /// # Errors
 /// Any failure of the command, as one sentence.
 pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
-    let isa = instruction_set()?;
     let mut pool = rayon::ThreadPoolBuilder::new();
     let asked = match (cli.global.threads, std::env::var(THREADS)) {
         (Some(n), _) => Some(("--threads", n)),
@@ -44,7 +43,16 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     }
     console::listen_for_interrupt();
     let pool = pool.build().context("starting threads")?;
-    pool.install(|| match cli.command {
+    pool.install(|| dispatch(cli.command, console))
+}
+
+/// Runs one command on the rayon pool that is current, and returns its exit code.
+///
+/// # Errors
+/// Any failure of the command, as one sentence.
+pub fn dispatch(command: Command, console: &mut Console<'_>) -> Result<u8> {
+    let isa = instruction_set()?;
+    match command {
         Command::Demo(args) => demo::demo(&args, isa, console),
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
         Command::Synth(args) => synth_command(&args, console).map(|()| 0),
@@ -74,7 +82,7 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
             }
             Ok(0)
         }
-    })
+    }
 }
 
 /// Returns the best instruction set of this machine, or the one that `STRATA_SIMD` names. The results do not depend on

@@ -10,9 +10,12 @@ use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, Prog
 use serde::Serialize;
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use interrupt::{Interrupted, Orderly, check_interrupt, interrupted, listen_for_interrupt};
+pub use interrupt::{
+    Interrupted, Orderly, ask_to_stop, check_interrupt, forget_interrupt, interrupted, listen_for_interrupt,
+};
 use lines::Lines;
 
 /// The output streams of a command, and what it prints to them.
@@ -25,6 +28,49 @@ pub struct Console<'a> {
     pub quiet: bool,
     /// Print results as JSON.
     pub json: bool,
+    /// A host that shows progress itself, and is shown every bar.
+    pub watch: Option<Watch>,
+}
+
+/// The bar of the work that a command is doing, for a host that asks for it from another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(Arc<Mutex<Option<Watched>>>);
+
+#[derive(Clone, Debug)]
+struct Watched {
+    what: String,
+    unit: String,
+    bar: ProgressBar,
+}
+
+/// The progress of the work that a command is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done, as in "training".
+    pub what: String,
+    /// What is counted, as in "tokens".
+    pub unit: String,
+    /// How much is done.
+    pub done: u64,
+    /// How much there is to do.
+    pub total: u64,
+    /// What the bar says besides.
+    pub message: String,
+}
+
+impl Watch {
+    /// Returns the progress of the newest bar, unless it is finished or there has been none.
+    pub fn progress(&self) -> Option<Progress> {
+        let watched = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let Watched { what, unit, bar } = watched;
+        let (done, total, message) = (bar.position(), bar.length()?, bar.message());
+        (!bar.is_finished()).then_some(Progress { what, unit, done, total, message })
+    }
+
+    fn show(&self, what: &str, unit: &str, bar: &ProgressBar) {
+        let watched = Watched { what: what.to_owned(), unit: unit.to_owned(), bar: bar.clone() };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(watched);
+    }
 }
 
 impl Console<'_> {
@@ -66,7 +112,7 @@ impl Console<'_> {
     /// Returns a spinner for work of unknown length.
     pub fn spinner(&self, what: &'static str) -> ProgressBar {
         let spinner = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-        if self.shows() == Shows::Nothing {
+        if self.watch.is_some() || self.shows() == Shows::Nothing {
             return spinner;
         }
         if self.shows() == Shows::Lines {
@@ -99,6 +145,11 @@ impl Console<'_> {
     /// Returns a bar that starts at `from`; the rate counts only units after that.
     pub fn bar_from(&self, what: &str, from: u64, total: u64, unit: &str) -> ProgressBar {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        if let Some(watch) = &self.watch {
+            bar.set_position(from);
+            watch.show(what, unit, &bar);
+            return bar;
+        }
         let (target, template) = match self.shows() {
             Shows::Nothing => return bar,
             Shows::Bars => (ProgressDrawTarget::stderr(), "{prefix:<9} {wide_bar} {human_pos}/{human_len}  "),

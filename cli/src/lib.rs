@@ -93,7 +93,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
             return if shown { 0 } else { 2 };
         }
     };
-    let mut console = Console { out, err, quiet: cli.global.quiet, json: cli.global.json };
+    let mut console = Console { out, err, quiet: cli.global.quiet, json: cli.global.json, watch: None };
     match commands::run(cli, &mut console) {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => 0,
@@ -108,6 +108,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
             1
         }
     }
+}
+
+/// Runs the command line `args`, the program's name first, inside of a host: on the rayon pool that is current, with the
+/// signals of the host, and with failures as errors. Flags that concern the process (`--threads`, `--quiet`, `--json`)
+/// are those of `console`.
+///
+/// # Errors
+/// The failure of the command, an argument that is wrong, or [`Interrupted`] after [`console::ask_to_stop`].
+pub fn run_hosted(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> anyhow::Result<u8> {
+    let cli = args::Cli::try_parse_from(args).map_err(|e| {
+        let text = e.render().to_string();
+        let sentence = text.lines().next().unwrap_or_default();
+        anyhow::anyhow!("{}", sentence.strip_prefix("error: ").unwrap_or(sentence))
+    })?;
+    commands::dispatch(cli.command, console)
 }
 
 /// Whether the reader of the output has closed it, so that no error can be reported.

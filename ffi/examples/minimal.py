@@ -1,4 +1,6 @@
-"""Strata from Python: ctypes and numpy, no copies. Rows may be float32 or float16 and have any row stride.
+"""The C library from Python: ctypes and numpy, no copies. Rows may be float32 or float16 and have any row stride.
+
+This shows the C interface to a language without a compiler. Programs in Python use the package: docs/python.md.
 
 >>> sae = Sae("RUN")                                # finds libstrata.so.1 as any program does
 >>> parents, children = sae.encode(hidden)          # each: offsets (n + 1), latents, activations; CSR

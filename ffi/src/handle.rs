@@ -18,9 +18,8 @@ use std::sync::Arc;
 use strata_core::config::ModelKind;
 use strata_core::format::formats::{self, Choices};
 use strata_core::format::weights::{self, Origin};
-use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, CodeRow, Codes, Scratch, TopkBy, WeightType};
+use strata_core::model::{Arch, CodeRow, Codes, Edit, Scratch, TopkBy, WeightType};
 use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -140,14 +139,15 @@ impl strata_model {
 }
 
 fn decoder_row(encoder: &Encoder, level: u32, latent: u32) -> Outcome<&[f32]> {
-    let model = encoder.model();
-    let rows = match level {
-        1 => &model.params.level[0].w_dec[..],
-        2 => encoder.decoder2(),
-        _ => return Err(Failure::found(STRATA_STATUS_INDEX, "level: expected 1 or 2", level)),
-    };
-    let d = model.arch.d_out();
-    rows.chunks_exact(d).nth(latent as usize).ok_or_else(|| no_such_latent(latent, rows.len() / d))
+    if !matches!(level, 1 | 2) {
+        return Err(Failure::found(STRATA_STATUS_INDEX, "level: expected 1 or 2", level));
+    }
+    Ok(encoder.decoder_row(level as usize, latent)?)
+}
+
+fn edit_of(edit: &strata_edit) -> Edit {
+    let strata_edit { level, latent, strength, mode, .. } = *edit;
+    Edit { level: level as usize, latent, strength, set: mode == STRATA_EDIT_SET }
 }
 
 #[cold]
@@ -315,18 +315,7 @@ impl Ctx {
             let row = codes.unwrap_or(0);
             let values = &mut lane.x[row * d..(row + 1) * d];
             let codes = codes.map(|i| lane.scratch.codes().each_ref().map(|codes| codes.row(i)));
-            // Latents of rows that are normalised one by one are in units of the normalised row.
-            let size = encoder.model().arch.variant.row_norm.of(values).size();
-            for edit in edits {
-                let mut alpha = edit.strength;
-                if edit.mode == STRATA_EDIT_SET
-                    && let Some(codes) = codes
-                {
-                    let code = codes[edit.level as usize - 1];
-                    alpha -= code.index.binary_search(&edit.latent).map_or(0.0, |e| code.value[e]);
-                }
-                reduce::axpy(encoder.isa(), alpha * size, decoder_row(encoder, edit.level, edit.latent)?, values);
-            }
+            encoder.steer_row(edits.iter().map(edit_of), codes, values)?;
             x.store(i, values, bytes);
             Ok(())
         };

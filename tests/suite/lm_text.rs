@@ -142,7 +142,7 @@ fn windows_begin_with_the_token_of_the_beginning_and_special_tokens_are_marked()
     let dir = tempfile::tempdir().expect("a directory");
     let at = dir.path().join("dump");
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: true };
+    let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: true, watch: None };
     capture_to(&lm, &Corpus::of(text), &spec, Dtype::F32, &at, &mut console).expect("a dump");
     let report: Value = serde_json::from_slice(&out).expect("JSON");
     assert_eq!(

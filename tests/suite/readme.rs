@@ -1,4 +1,5 @@
-//! The blocks of code in README.md compile and run, and its commands exist. Its block of Rust is a doc test of core.
+//! The blocks of code in README.md compile and run, and its commands exist. Its block of Rust is a doc test of core, and its
+//! block of Python is run by the tests of the Python package.
 
 use std::fs;
 use std::path::Path;
@@ -6,8 +7,7 @@ use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use super::cli::{args, strata, train};
-use super::formats_doc::{python, run};
+use super::cli::{args, strata};
 
 const TEXT: &str = include_str!("../../README.md");
 
@@ -49,19 +49,6 @@ fn the_readme_block_of_cpp_compiles() {
 }
 
 #[test]
-fn the_readme_block_of_python_runs_on_a_run() {
-    let Some(python) = python() else { return };
-    let [block] = blocks("python")[..] else { panic!("one block of Python") };
-    let dir = TempDir::new().unwrap();
-    let path = |name: &str| dir.path().join(name);
-    strata(&args!["synth", "--world", "a", "--rows", "2000", "--out", path("dump")]).ok();
-    train(&path("dump"), &path("run"), &[]);
-    strata(&args!["encode", path("run"), "--out", path("codes.safetensors")]).ok();
-    let said = run(&python, dir.path(), block);
-    assert!(said.starts_with("parent ") && said.contains(" children, direction ["), "{said}");
-}
-
-#[test]
 fn the_two_commands_stand_in_the_readme() {
     let shells = blocks("sh").concat();
     assert!(shells.lines().any(|line| line.starts_with("cargo test --release --workspace")), "the test command");
@@ -86,8 +73,8 @@ fn every_command_and_flag_of_the_readme_exists() {
 
 #[test]
 fn links_of_the_readmes_lead_to_files() {
-    for page in ["README.md", "core/README.md", "cli/README.md", "ffi/README.md", "tests/README.md", "docs/results.md"]
-    {
+    let pages = ["README.md", "core/README.md", "cli/README.md", "ffi/README.md", "tests/README.md"];
+    for page in pages.into_iter().chain(["docs/results.md", "docs/python.md"]) {
         let text = fs::read_to_string(root().join(page)).unwrap();
         let folder = root().join(page).parent().expect("a folder").to_owned();
         for link in text.split("](").skip(1).map(|rest| rest.split([')', '#']).next().expect("a link")) {

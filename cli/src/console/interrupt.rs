@@ -3,15 +3,17 @@
 use crate::files;
 use std::fmt;
 use std::io::Write;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(unix)]
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Whether work is asked to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The time at which Ctrl-C was first pressed.
-static INTERRUPTED: OnceLock<Instant> = OnceLock::new();
+static PRESSED: OnceLock<Instant> = OnceLock::new();
 /// A signal within this time after the first one counts as the same: some programs signal a process and its group.
 const SAME: Duration = Duration::from_millis(500);
 /// Time for an orderly end. Some work (a metric of many latents, a tokenizer) checks for an interrupt only rarely.
@@ -55,8 +57,9 @@ impl Drop for Orderly {
 pub fn listen_for_interrupt() {
     // A second call in one process (tests) keeps the first handler.
     let _ = ctrlc::set_handler(|| {
-        let is_first = INTERRUPTED.get().is_none();
-        if INTERRUPTED.get_or_init(Instant::now).elapsed() > SAME {
+        let is_first = PRESSED.get().is_none();
+        ask_to_stop();
+        if PRESSED.get_or_init(Instant::now).elapsed() > SAME {
             leave();
         }
         // If there is no memory for another thread, this one waits, and does not see a second Ctrl-C.
@@ -96,9 +99,20 @@ fn leave() -> ! {
     std::process::exit(i32::from(crate::INTERRUPTED))
 }
 
-/// Returns whether Ctrl-C was pressed.
+/// Asks all running commands of this process to end as Ctrl-C does: for a host that has its own signals, and that calls
+/// [`forget_interrupt`] once they have ended.
+pub fn ask_to_stop() {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}
+
+/// Withdraws [`ask_to_stop`], so that later commands run.
+pub fn forget_interrupt() {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+}
+
+/// Returns whether Ctrl-C was pressed, or the host asked to stop.
 pub fn interrupted() -> bool {
-    INTERRUPTED.get().is_some()
+    INTERRUPTED.load(Ordering::SeqCst)
 }
 
 /// Stops work that needs no orderly end.

@@ -120,6 +120,11 @@ impl DumpWriter {
         self.builder.start_sequence();
     }
 
+    /// Adds ids to the special tokens of the dump.
+    pub fn mark_special(&mut self, ids: &[u32]) {
+        self.builder.mark_special(ids);
+    }
+
     /// Appends `rows`, `(n, d)`, and the token id of each. Either every call gives tokens or none does.
     ///
     /// # Errors

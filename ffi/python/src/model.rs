@@ -1,0 +1,350 @@
+//! Models that are ready to encode.
+
+use crate::arrays::{Array, Rows};
+use crate::failure::{self, Error};
+use crate::pool;
+use numpy::ndarray::ArrayView2;
+use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use pyo3::exceptions::{PyIndexError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use strata_cli::run::Run;
+use strata_core::error::At;
+use strata_core::format::formats::{Choices, Format};
+use strata_core::format::weights;
+use strata_core::model::{CodeRow, CodesView, Edit, Lanes, Scratch, WeightType};
+use strata_core::row_norm::RowNorm;
+use strata_core::{Codes, Compute, Encoder, Isa, Par};
+
+/// Up to this many rows are encoded in the calling thread: to wake others takes longer.
+const FEW: usize = 8;
+/// Rows that one thread decodes at a time.
+const TOGETHER: usize = 64;
+
+/// The codes of a level: offsets, latents, values.
+type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
+/// The same as an argument.
+type CsrIn<'py> = (PyReadonlyArray1<'py, i64>, PyReadonlyArray1<'py, u32>, PyReadonlyArray1<'py, f32>);
+
+/// A model. Immutable: any number of threads may use it at the same time.
+#[pyclass(frozen, module = "strata_sae._native")]
+pub(crate) struct Model {
+    encoder: Encoder,
+    info: Value,
+    cfg: Vec<u8>,
+    /// Working memory that no call uses at the moment.
+    spare: Mutex<Vec<Spare>>,
+}
+
+/// Working memory of one call.
+#[derive(Default)]
+struct Spare {
+    lanes: Lanes,
+    few: Option<Box<Scratch>>,
+}
+
+#[pymethods]
+impl Model {
+    /// Opens `RUN`, `RUN/sae`, or a model of another tool.
+    #[staticmethod]
+    #[pyo3(signature = (path, format=None, norm_scaling_factor=None, row_norm=None, k=None, weights="f32"))]
+    fn load(
+        py: Python<'_>,
+        path: PathBuf,
+        format: Option<&str>,
+        norm_scaling_factor: Option<f32>,
+        row_norm: Option<&str>,
+        k: Option<u64>,
+        weights: &str,
+    ) -> PyResult<Self> {
+        let from = format.map(|name| Format::named(name).map(|f| f.name)).transpose().map_err(failure::of_core)?;
+        let row_norm = row_norm.map(RowNorm::named).transpose().map_err(failure::of_core)?;
+        let weights = WeightType::named(weights).map_err(failure::of_core)?;
+        let pool = pool::current()?;
+        py.detach(|| {
+            let choices = Choices { from, norm_scaling_factor, row_norm, k };
+            let run = pool.install(|| Run::open_as(&path, &choices)).map_err(|e| failure::of(&e))?;
+            let (model, compute) = (run.model.clone(), Compute::new(Isa::detect(), Par::Rayon));
+            let encoder = pool.install(|| Encoder::with_weights(model, compute, weights)).map_err(failure::of_core)?;
+            let arch = &run.model.arch;
+            let max_active = [0, 1].map(|level| run.model.max_active(level));
+            let info = json!({
+                "d": arch.d, "d_out": arch.d_out(), "latents": arch.latents(),
+                "max_active": max_active,
+                "is_transcoder": arch.variant.target.is_some(), "needs_rows": arch.variant.needs_input(),
+                "weights": weights.name(), "sha256": run.hash, "format": run.format.title, "notes": run.notes,
+                "directory": run.dir, "origin": run.origin,
+            });
+            Ok(Self { encoder, info, cfg: weights::write_cfg(arch, &run.origin), spare: Mutex::default() })
+        })
+    }
+
+    /// Returns sizes, format and origin as JSON.
+    fn info(&self) -> String {
+        self.info.to_string()
+    }
+
+    /// Returns the `cfg.json` and the `sae_weights.safetensors` of the model as a run has them.
+    fn files<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let weights = py.detach(|| weights::write_weights(self.encoder.model())).map_err(failure::of_core)?;
+        Ok((PyBytes::new(py, &self.cfg), PyBytes::new(py, &weights)))
+    }
+
+    /// Returns the codes of both levels.
+    fn encode<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<(Csr<'py>, Csr<'py>)> {
+        let array = Array::of(x, self.d())?;
+        let rows = array.rows();
+        let [one, two] = py.detach(|| {
+            let mut codes = [Codes::new(), Codes::new()];
+            self.each_block(&rows, |_, _, some| {
+                if codes[0].n() == 0 {
+                    // The first block, most often the only one, is not copied.
+                    std::mem::swap(&mut codes, some);
+                } else {
+                    codes.iter_mut().zip(some.iter()).for_each(|(codes, some)| codes.append(some));
+                }
+                Ok(())
+            })?;
+            Ok::<_, PyErr>(codes)
+        })?;
+        Ok((csr(py, one), csr(py, two)))
+    }
+
+    /// Returns the reconstruction `(n, d_out)` by level 1 alone, or by both.
+    fn reconstruct<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        level: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let array = Array::of(x, self.d())?;
+        let rows = array.rows();
+        let (d, d_out, [f1, f2]) = (self.d(), self.encoder.model().arch.d_out(), self.latents());
+        let mut out = vec![0.0; rows.n() * d_out];
+        py.detach(|| {
+            self.each_block(&rows, |first, block, codes| {
+                let out = &mut out[first * d_out..][..block.len() / d * d_out];
+                let [one, two] = &*codes;
+                let views = [one.view(f1).map_err(failure::of_core)?, two.view(f2).map_err(failure::of_core)?];
+                self.decode_block(Some(block), views, level, out)
+            })
+        })?;
+        PyArray1::from_vec(py, out).reshape([rows.n(), d_out])
+    }
+
+    /// Decodes the codes of both levels, of the rows `x` where the model needs them.
+    fn decode<'py>(
+        &self,
+        py: Python<'py>,
+        one: CsrIn<'py>,
+        two: CsrIn<'py>,
+        x: Option<&Bound<'py, PyAny>>,
+        level: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let array = x.map(|x| Array::of(x, self.d())).transpose()?;
+        let (offsets1, offsets2) = (offsets(&one.0)?, offsets(&two.0)?);
+        let [f1, f2] = self.latents();
+        let codes1 = CodesView::new(&offsets1, one.1.as_slice()?, one.2.as_slice()?, f1).map_err(failure::of_core)?;
+        let codes2 = CodesView::new(&offsets2, two.1.as_slice()?, two.2.as_slice()?, f2).map_err(failure::of_core)?;
+        let (n, d_out) = (codes1.tokens(), self.encoder.model().arch.d_out());
+        if codes2.tokens() != n {
+            let found = codes2.tokens();
+            return Err(PyValueError::new_err(format!("codes of level 2: expected {n} rows, found {found}")));
+        }
+        let rows = array.as_ref().map(Array::rows);
+        match &rows {
+            None if self.encoder.model().arch.variant.needs_input() => {
+                let what = "decode: this model's reconstruction depends on the rows too: give them as `rows`";
+                return Err(Error::new_err(what));
+            }
+            Some(rows) if rows.n() != n => {
+                return Err(PyValueError::new_err(format!(
+                    "rows: expected {n}, as the codes have, found {}",
+                    rows.n()
+                )));
+            }
+            _ => {}
+        }
+        let mut out = vec![0.0; n * d_out];
+        py.detach(|| match &rows {
+            None => self.decode_block(None, [codes1, codes2], level, &mut out),
+            Some(rows) => {
+                let mut all = Vec::with_capacity(n * self.d());
+                rows.blocks(|_, block| {
+                    all.extend_from_slice(block);
+                    Ok(())
+                })?;
+                self.decode_block(Some(&all), [codes1, codes2], level, &mut out)
+            }
+        })?;
+        PyArray1::from_vec(py, out).reshape([n, d_out])
+    }
+
+    /// Returns the rows with edits `(level, latent, strength, set)` of their latents.
+    fn steer<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        edits: Vec<(usize, u32, f32, bool)>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        if self.encoder.model().arch.variant.target.is_some() {
+            return Err(Error::new_err("steer: a transcoder's latents do not add to the rows that it reads"));
+        }
+        let edits: Vec<Edit> =
+            edits.into_iter().map(|(level, latent, strength, set)| Edit { level, latent, strength, set }).collect();
+        self.check_edits(&edits)?;
+        let array = Array::of(x, self.d())?;
+        let rows = array.rows();
+        let d = self.d();
+        let mut out = vec![0.0; rows.n() * d];
+        py.detach(|| {
+            let steer = |row: &mut [f32], codes: Option<[CodeRow<'_>; 2]>| {
+                self.encoder.steer_row(edits.iter().copied(), codes, row).map_err(failure::of_core)
+            };
+            if edits.iter().any(|edit| edit.set) {
+                return self.each_block(&rows, |first, block, codes| {
+                    let out = &mut out[first * d..][..block.len()];
+                    out.copy_from_slice(block);
+                    let mut rows = out.chunks_mut(d).enumerate();
+                    rows.try_for_each(|(i, row)| steer(row, Some(codes.each_ref().map(|codes| codes.row(i)))))
+                });
+            }
+            rows.blocks(|first, block| {
+                let out = &mut out[first * d..][..block.len()];
+                out.copy_from_slice(block);
+                out.chunks_mut(d).try_for_each(|row| steer(row, None))
+            })
+        })?;
+        PyArray1::from_vec(py, out).reshape([rows.n(), d])
+    }
+
+    /// Returns the decoder directions of a level, `(latents, d_out)`, where they lie: a read-only array that keeps the model.
+    #[allow(unsafe_code, reason = "arrays of numpy cannot express the lifetime of what they borrow")]
+    fn decoder<'py>(slf: &Bound<'py, Self>, level: usize) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let encoder = &slf.get().encoder;
+        let rows = match level {
+            1 => &encoder.model().params.level[0].w_dec[..],
+            2 => encoder.decoder2(),
+            _ => return Err(PyIndexError::new_err(format!("level: expected 1 or 2, found {level}"))),
+        };
+        let d_out = encoder.model().arch.d_out();
+        let view = ArrayView2::from_shape((rows.len() / d_out, d_out), rows);
+        let view = view.map_err(|e| Error::new_err(format!("a bug in strata: decoder directions: {e}")))?;
+        // SAFETY: the array owns a reference to the model, which therefore outlives it. The class is frozen and nothing in it
+        // writes or moves the weights of its encoder, and the array is made read-only before anybody else has it.
+        let array = unsafe { PyArray2::borrow_from_array(&view, slf.clone().into_any()) };
+        array.try_readwrite()?.make_nonwriteable();
+        Ok(array)
+    }
+
+    /// Returns the parent of each latent of level 2; 4294967295 for none.
+    fn parents<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<u32>> {
+        PyArray1::from_slice(py, self.encoder.families().parents())
+    }
+}
+
+impl Model {
+    fn d(&self) -> usize {
+        self.encoder.model().arch.d
+    }
+
+    fn latents(&self) -> [usize; 2] {
+        self.encoder.model().arch.latents()
+    }
+
+    /// Encodes rows block by block: `f(its first row, the block, its codes)`. Between blocks it looks at signals.
+    fn each_block(
+        &self,
+        rows: &Rows<'_>,
+        mut f: impl FnMut(usize, &[f32], &mut [Codes; 2]) -> PyResult<()>,
+    ) -> PyResult<()> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let mut codes = [Codes::new(), Codes::new()];
+        rows.blocks(|first, block| {
+            if first > 0 {
+                Python::attach(|py| py.check_signals())?;
+            }
+            codes.iter_mut().for_each(Codes::clear);
+            self.encode_block(first, block, &mut spare, &mut codes)?;
+            f(first, block, &mut codes)
+        })?;
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
+        Ok(())
+    }
+
+    /// Appends the codes of the block whose first row is row `first`.
+    fn encode_block(&self, first: usize, x: &[f32], spare: &mut Spare, codes: &mut [Codes; 2]) -> PyResult<()> {
+        let ([one, two], Spare { lanes, few }) = (codes, spare);
+        let encoded = if x.len() <= FEW * self.d() {
+            let make = || Box::new(Scratch::for_rows(&self.encoder.model().arch, FEW));
+            self.encoder.encode(x, few.get_or_insert_with(make), one, two)
+        } else {
+            pool::current()?.install(|| self.encoder.encode_par_in(Par::Rayon, x, lanes, one, two))
+        };
+        encoded.map_err(|error| match error {
+            strata_core::Error::NotFinite { what, at: At::Row(i) } => {
+                failure::of_core(strata_core::Error::NotFinite { what, at: At::Row(first as u64 + i) })
+            }
+            error => failure::of_core(error),
+        })
+    }
+
+    /// Writes the reconstruction by level 1 alone, or by both, `(n, d_out)`.
+    fn decode_block(
+        &self,
+        x: Option<&[f32]>,
+        codes: [CodesView<'_>; 2],
+        level: usize,
+        out: &mut [f32],
+    ) -> PyResult<()> {
+        if !matches!(level, 1 | 2) {
+            return Err(PyIndexError::new_err(format!("level: expected 1 or 2, found {level}")));
+        }
+        let (d, d_out) = (self.d(), self.encoder.model().arch.d_out());
+        let one_row = |other: &mut [f32], i: usize, out: &mut [f32]| {
+            let (hat1, hat2) = if level == 1 { (out, other) } else { (other, out) };
+            self.encoder.decode_row(codes[0].row(i), codes[1].row(i), hat1, hat2);
+            if let Some(x) = x {
+                self.encoder.finish_row(&x[i * d..(i + 1) * d], hat1, hat2);
+            }
+        };
+        let some = |c: usize, out: &mut [f32]| {
+            let mut other = vec![0.0; d_out];
+            out.chunks_mut(d_out).enumerate().for_each(|(i, out)| one_row(&mut other, c * TOGETHER + i, out));
+        };
+        if codes[0].tokens() <= FEW {
+            some(0, out);
+        } else {
+            pool::current()?.install(|| Par::Rayon.for_chunks(out, TOGETHER * d_out, some));
+        }
+        Ok(())
+    }
+
+    fn check_edits(&self, edits: &[Edit]) -> PyResult<()> {
+        for (i, edit) in edits.iter().enumerate() {
+            self.encoder.decoder_row(edit.level, edit.latent).map_err(failure::of_core)?;
+            if !edit.strength.is_finite() {
+                return Err(PyValueError::new_err(format!("edits: the strength of edit {i} is not finite")));
+            }
+            let is_same = |other: &&Edit| (other.level, other.latent) == (edit.level, edit.latent);
+            if edit.set && edits.iter().filter(is_same).count() > 1 {
+                return Err(PyValueError::new_err("edits: a latent that is set has another edit"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn csr(py: Python<'_>, codes: Codes) -> Csr<'_> {
+    // Offsets of entries in memory are below 2^63.
+    let offsets: Vec<i64> = codes.offsets.into_iter().map(|o| o as i64).collect();
+    (PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, codes.index), PyArray1::from_vec(py, codes.value))
+}
+
+fn offsets(given: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
+    let one = |o: &i64| usize::try_from(*o).map_err(|_| PyValueError::new_err("codes: an offset is negative"));
+    given.as_slice()?.iter().map(one).collect()
+}

@@ -1,0 +1,67 @@
+//! The threads that compute.
+
+use crate::failure::Error;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A bound on the number of threads that no machine reaches.
+const MOST_THREADS: usize = 1024;
+
+#[derive(Default)]
+struct State {
+    /// The number that was asked for; none for one per core, or for what `RAYON_NUM_THREADS` says.
+    n: Option<usize>,
+    /// The pool, with the process that made it.
+    pool: Option<(u32, Arc<ThreadPool>)>,
+}
+
+static STATE: Mutex<State> = Mutex::new(State { n: None, pool: None });
+
+/// Sets the number of threads of every later call. `None`: one per core. Results do not depend on it.
+#[pyfunction]
+#[pyo3(signature = (n=None))]
+pub(crate) fn set_threads(n: Option<usize>) -> PyResult<()> {
+    if n.is_some_and(|n| n == 0 || n > MOST_THREADS) {
+        let found = n.unwrap_or_default();
+        return Err(PyValueError::new_err(format!("threads: expected 1 to {MOST_THREADS}, found {found}")));
+    }
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    state.n = n;
+    // A pool of another size is made by the next call that needs one; calls that run keep theirs.
+    drop(forget_if_forked(state.pool.take()));
+    Ok(())
+}
+
+/// Returns the pool of this process.
+///
+/// # Errors
+/// If threads cannot be started.
+pub(crate) fn current() -> PyResult<Arc<ThreadPool>> {
+    let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
+    state.pool = forget_if_forked(state.pool.take());
+    if let Some((_, pool)) = &state.pool {
+        return Ok(pool.clone());
+    }
+    let mut builder = ThreadPoolBuilder::new().thread_name(|i| format!("strata-{i}"));
+    if let Some(n) = state.n {
+        builder = builder.num_threads(n);
+    }
+    let pool = builder.build().map_err(|e| Error::new_err(format!("starting threads: {e}")))?;
+    let pool = Arc::new(pool);
+    state.pool = Some((std::process::id(), pool.clone()));
+    Ok(pool)
+}
+
+/// A process that was forked (by `multiprocessing`, or for the workers of a data loader) has the pool of its parent without
+/// its threads. It can neither be used nor dropped.
+fn forget_if_forked(pool: Option<(u32, Arc<ThreadPool>)>) -> Option<(u32, Arc<ThreadPool>)> {
+    match pool {
+        Some((process, pool)) if process != std::process::id() => {
+            std::mem::forget(pool);
+            None
+        }
+        pool => pool,
+    }
+}
