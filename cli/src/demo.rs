@@ -117,7 +117,17 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     let dump = Dump::open(&[dump_path], None)?;
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
-    let job = train::Job { dump: &dump, target: None, run: &run_path, config, resume: false, from: None, isa };
+    let job = train::Job {
+        dump: &dump,
+        target: None,
+        run: &run_path,
+        config,
+        resume: false,
+        from: None,
+        isa,
+        device: None,
+        verify: 0,
+    };
     let end = match train::train(&job, console)? {
         End::Done if control::is_cheap(&job.config) => {
             console.note("    and its control: the same from the start of the gate, with random parents");
@@ -145,6 +155,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         against: None,
         out: None,
         isa,
+        device: None,
     };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);

@@ -96,6 +96,16 @@ impl Consistency {
         }
     }
 
+    /// Returns whether nothing ties the levels together.
+    pub(crate) const fn is_none(self) -> bool {
+        match self {
+            Self::None => true,
+            Self::SeedCos | Self::Latent | Self::Struct | Self::Contain | Self::OffsetOrthogonal | Self::Sibling => {
+                false
+            }
+        }
+    }
+
     /// Returns the number of scratch values that the loss needs per thread, for rows of width `d` and `f1` latents of
     /// level 1.
     pub(crate) const fn scratch_width(self, d: usize, f1: usize) -> usize {
