@@ -96,13 +96,11 @@ impl Consistency {
         }
     }
 
-    /// Returns whether nothing ties the levels together.
-    pub(crate) const fn is_none(self) -> bool {
+    /// Returns whether devices compute the loss.
+    pub(crate) const fn is_on_devices(self) -> bool {
         match self {
-            Self::None => true,
-            Self::SeedCos | Self::Latent | Self::Struct | Self::Contain | Self::OffsetOrthogonal | Self::Sibling => {
-                false
-            }
+            Self::None | Self::Contain => true,
+            Self::SeedCos | Self::Latent | Self::Struct | Self::OffsetOrthogonal | Self::Sibling => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Compares every kernel of a device with the CPU, to the bit: at sizes around those that the kernels work in, and at those of real
 //! models. It runs on GPUs (`strata device --check`) and on the emulator of the tests.
 
-use super::kernels::{self, Bar, Bytes, ROUNDED, WEIGHED, Weights, width};
+use super::kernels::{self, Bar, Bytes, ROUNDED, Values, WEIGHED, Weights, width};
 use super::lists::{FamiliesOn, Gate, ListSlots, Lists};
 use super::packing::{Packed, Packing};
 use super::search::{Guess, Limit, Search, Work};
@@ -114,7 +114,7 @@ pub fn run(device: &Device, compute: Compute, shape: Shape, mut done: impl FnMut
         ("round_rows, start_bars, screen", Case::screened),
         ("exact_above", Case::exact),
         ("raise_bars, keep_largest, gather_rows, gather_words, scatter_lists", Case::largest),
-        ("gated_values, mark_active, leave_over", Case::between),
+        ("activate, mark_active, leave_over", Case::between),
         ("largest_children", Case::families),
     ];
     for (name, check) in checks {
@@ -398,7 +398,9 @@ impl Case {
         let slope: Vec<f32> = self.bias.iter().map(|b| libm::expf(0.1 * b.clamp(-3.0, 3.0))).collect();
         let offset: Vec<f32> = self.bias.iter().map(|b| if *b < 0.0 { f32::NEG_INFINITY } else { *b }).collect();
         let (on, offsets) = (self.device.upload(&slope)?, self.device.upload(&offset)?);
-        kernels::gated_values(on.all(), offsets.all(), lists, out.room(&self.device, n, room)?)?;
+        let z = self.device.alloc(n * room)?;
+        let by = Values::Gated(on.all(), offsets.all());
+        kernels::activate(by, false, lists, Some(z.all()), out.room(&self.device, n, room)?)?;
         let mut wanted = Wanted::new();
         for i in 0..n {
             let row = fires.row(i);
@@ -411,7 +413,7 @@ impl Case {
             }
             wanted.end_row();
         }
-        self.same_lists("gated_values", out.of(n, room), &wanted)?;
+        self.same_lists("activate", out.of(n, room), &wanted)?;
         let words = f.div_ceil(32);
         let active = self.device.alloc(n * words)?;
         kernels::mark_active(out.of(n, room), words, active.all())?;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use bytemuck::{Pod, Zeroable};
 
 /// The names of all kernels.
-pub const NAMES: [&str; 40] = [
+pub const NAMES: [&str; 47] = [
     "product_above",
     "round_rows",
     "screen",
@@ -15,7 +15,8 @@ pub const NAMES: [&str; 40] = [
     "raise_bars",
     "rows_in_order",
     "keep_largest",
-    "gated_values",
+    "activate",
+    "keep_dead",
     "mark_active",
     "scan",
     "pack_rows",
@@ -24,6 +25,7 @@ pub const NAMES: [&str; 40] = [
     "scatter_lists",
     "rows_in",
     "leave_over",
+    "sum_rows",
     "largest_children",
     "cut_count",
     "cut_pick",
@@ -31,6 +33,10 @@ pub const NAMES: [&str; 40] = [
     "keep_cut",
     "list_least",
     "settle",
+    "add_children",
+    "add_parents",
+    "contain",
+    "penalties",
     "row_squares",
     "aux_rows",
     "entry_gradients",
@@ -38,6 +44,7 @@ pub const NAMES: [&str; 40] = [
     "place_entries",
     "order_entries",
     "decoder_gradients",
+    "latent_sums",
     "encoder_gradients",
     "project_rows",
     "square_sums",
@@ -384,15 +391,58 @@ pub(crate) fn keep_largest(k: usize, from: Lists<'_>, least: Part<'_, f32>, out:
     start(from.count, "keep_largest", [n, 1], 128, 0, &args)
 }
 
-/// Keeps the latents of a gated level that fire, with their values.
-pub(crate) fn gated_values(slope: Part<'_, f32>, offset: Part<'_, f32>, from: Lists<'_>, out: Lists<'_>) -> Result<()> {
+/// How the value of a latent follows from a pre-activation above 0.
+#[derive(Clone, Copy)]
+pub(crate) enum Values<'a> {
+    /// `max(e^r u + b, 0)`, from the slopes `e^r` and the offsets `b`, `(f)` each.
+    Gated(Part<'a, f32>, Part<'a, f32>),
+    /// `u` where it exceeds the threshold, `(f)`.
+    Above(Part<'a, f32>),
+}
+
+/// Keeps the latents that fire with their values, or with their pre-activations where `keep_u`; `all` receives the value of every
+/// entry of `from`.
+pub(crate) fn activate(
+    by: Values<'_>,
+    keep_u: bool,
+    from: Lists<'_>,
+    all: Option<Part<'_, f32>>,
+    out: Lists<'_>,
+) -> Result<()> {
     let n = from.n();
     check_lists(&from, n);
     check_lists(&out, n);
-    assert!(slope.len() == offset.len() && out.room == from.room, "gated_values: other lists");
+    let (slope, offset, threshold) = match by {
+        Values::Gated(slope, offset) => (Some(slope), Some(offset), None),
+        Values::Above(threshold) => (None, None, Some(threshold)),
+    };
+    assert!(out.room == from.room && all.is_none_or(|z| z.len() == n * from.room), "activate: other lists");
     let args = [
-        at(slope),
-        at(offset),
+        or_null(slope),
+        or_null(offset),
+        or_null(threshold),
+        Arg::of(u32::from(keep_u)),
+        num(from.room),
+        at(from.count),
+        at(from.index),
+        at(from.value),
+        or_null(all),
+        at(out.count),
+        at(out.index),
+        at(out.value),
+    ];
+    start(from.count, "activate", [n, 1], 128, 0, &args)
+}
+
+/// Keeps those of the latents `dead`, which ascend, as places in `dead`.
+pub(crate) fn keep_dead(dead: Part<'_, u32>, from: Lists<'_>, out: Lists<'_>) -> Result<()> {
+    let n = from.n();
+    check_lists(&from, n);
+    check_lists(&out, n);
+    assert_eq!(out.room, from.room, "keep_dead: other room");
+    let args = [
+        at(dead),
+        num(dead.len()),
         num(from.room),
         at(from.count),
         at(from.index),
@@ -401,7 +451,7 @@ pub(crate) fn gated_values(slope: Part<'_, f32>, offset: Part<'_, f32>, from: Li
         at(out.index),
         at(out.value),
     ];
-    start(from.count, "gated_values", [n, 1], 128, 0, &args)
+    start(from.count, "keep_dead", [n, 1], 128, 0, &args)
 }
 
 /// Marks the latents of each row that fire, a bit each in `words` words per row.
@@ -485,6 +535,21 @@ pub(crate) fn leave_over(
     assert!(x.len() == n * d && out.len() == n * d && decoder.len().is_multiple_of(d), "leave_over: not (n, d)");
     let args = [at(x), at(decoder), num(d), num(z.room), at(z.count), at(z.index), at(z.value), at(out)];
     start(x, "leave_over", [n, 1], 256, 0, &args)
+}
+
+/// `out = k V`, the sum of the rows of `rows` that the lists name, with the coefficients `coef`, `(n, room)`, in their order.
+pub(crate) fn sum_rows(
+    rows: Part<'_, f32>,
+    d: usize,
+    lists: Lists<'_>,
+    coef: Part<'_, f32>,
+    out: Part<'_, f32>,
+) -> Result<()> {
+    let n = lists.n();
+    check_lists(&lists, n);
+    assert!(out.len() == n * d && coef.len() == n * lists.room && rows.len().is_multiple_of(d), "sum_rows: not (n, d)");
+    let args = [at(rows), num(d), num(lists.room), at(lists.count), at(lists.index), at(coef), at(out)];
+    start(out, "sum_rows", [n, 1], 256, 0, &args)
 }
 
 /// Appends to each row of `out` the largest child of each active parent, and the children of ROOT, that exceed the bar.

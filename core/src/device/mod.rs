@@ -75,7 +75,7 @@ pub struct Arg {
 }
 
 impl Arg {
-    const MOST: usize = 24;
+    const MOST: usize = 32;
 
     /// Returns the bytes, as the kernel reads them.
     #[must_use]

@@ -256,7 +256,8 @@ impl Search<'_> {
     pub fn only(&self, first: usize, n: usize) -> Self {
         let d = self.weights.d;
         let gate = self.gate.map(|gate| gate.rows(first, n));
-        Self { x: self.x.part(first * d..(first + n) * d), gate, screen: None, ..*self }
+        let largest_of = self.largest_of.map(|(families, parents)| (families, parents.rows(first, n)));
+        Self { x: self.x.part(first * d..(first + n) * d), gate, largest_of, screen: None, ..*self }
     }
 }
 

@@ -24,11 +24,6 @@ pub enum Limit<'a> {
 }
 
 impl Limit<'_> {
-    /// Returns `k` where the largest of a row are looked for.
-    pub(crate) fn largest(&self) -> Option<usize> {
-        if let Self::Topk(k) = self { Some(*k) } else { None }
-    }
-
     /// Returns the limit where all latents have the same; else 0.
     pub(crate) fn one(&self) -> f32 {
         if let Self::Above(limit) = self { *limit } else { 0.0 }

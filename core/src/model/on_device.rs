@@ -4,7 +4,7 @@ use super::stored::Stored;
 use super::stored::with_weights;
 use super::{Arch, Codes, Model, TopkBy};
 use crate::config::ModelKind;
-use crate::device::kernels::{self, Bytes, ROUNDED, WEIGHED, Weights, width};
+use crate::device::kernels::{self, Bytes, ROUNDED, Values, WEIGHED, Weights, width};
 use crate::device::lists::{FamiliesOn, Gate, ListSlots};
 use crate::device::packing::{Packed, Packing};
 use crate::device::search::{Guess, Limit, Search, Work, is_screened};
@@ -166,7 +166,7 @@ impl Level {
     fn settle(&self, n: usize, room: usize, lists: &mut ListSlots, spare: &mut ListSlots) -> Result<()> {
         if let Rule::Gated(slope, offset) = &self.rule {
             let out = spare.room(self.bias.all().device(), n, room)?;
-            kernels::gated_values(slope.all(), offset.all(), lists.of(n, room), out)?;
+            kernels::activate(Values::Gated(slope.all(), offset.all()), false, lists.of(n, room), None, out)?;
             core::mem::swap(lists, spare);
         }
         Ok(())

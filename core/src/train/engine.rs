@@ -219,8 +219,15 @@ impl Engine {
 
     /// Raises, for all latents of a level (0 or 1) alike, what a pre-activation must reach to fire:
     /// [`Activation::raise`].
-    pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) {
+    ///
+    /// # Errors
+    /// Whatever the driver of a device reports.
+    pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) -> Result<()> {
+        if let Some(on) = &mut self.device {
+            return on.raise_limits(level, activation, by, unit);
+        }
         activation.raise(by, unit, limits(&mut self.params.level[level]));
+        Ok(())
     }
 
     /// Returns the residual of a row of the last batch, `(d_out)`: `y - y_hat2`, or `y - y_hat1` for a flat model.

@@ -222,7 +222,7 @@ impl Trainer {
             ..StepReport::default()
         };
         report.losses.total += self.balance.own_loss(self.config.train.balance);
-        self.take_in(done);
+        self.take_in(done)?;
         report.tau = [self.tracker[0].tau, self.tracker[1].tau];
         report.moved = [assigned, self.revive(done)?];
         self.step += 1;
@@ -320,9 +320,9 @@ impl Trainer {
     }
 
     /// Updates controllers and statistics with what the step observed.
-    fn take_in(&mut self, done: f64) {
+    fn take_in(&mut self, done: f64) -> Result<()> {
         if self.config.model == ModelKind::Seed {
-            return;
+            return Ok(());
         }
         let seen = self.engine.observed();
         let losses = &seen.losses;
@@ -367,9 +367,10 @@ impl Trainer {
         }
         for (l, raised) in raised.into_iter().enumerate() {
             if let Some((by, unit)) = raised {
-                self.engine.raise_limits(l, self.arch.level[l].activation, by, unit);
+                self.engine.raise_limits(l, self.arch.level[l].activation, by, unit)?;
             }
         }
+        Ok(())
     }
 
     /// Reseeds dead children, in the steps in which families are re-assigned. Returns how many.

@@ -118,3 +118,21 @@ proptest! {
         assert_same(arch, n, seed, roots, WeightType::F32, order);
     }
 }
+
+#[test]
+fn a_pruned_model_is_refused_in_one_sentence() {
+    let level = LevelArch { latents: 9, activation: Activation::Batchtopk, k: 3.0 };
+    let mut arch = Arch {
+        model: ModelKind::Tree,
+        d: 8,
+        level: [level, LevelArch { latents: 0, ..level }],
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::None,
+        variant: Default::default(),
+    };
+    arch.variant.prune = [0.5, 0.0];
+    let cpu = Encoder::new(Arc::new(model(arch, 1, 0)), Compute::new(Isa::detect(), Par::Seq)).expect("a model");
+    let why = cpu.on(&device(0)).err().expect("a pruned model").to_string();
+    assert_eq!(why, "a model that is pruned (`level1.prune`, `level2.prune`) is not encoded on a GPU yet: use the CPU");
+}

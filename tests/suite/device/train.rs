@@ -1,6 +1,6 @@
 //! Training on a device: the state of the CPU, bit for bit, after every step.
 
-use strata_core::config::{Activation, Balance, Config, Decoder, GateKind};
+use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, Source};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, State, Trainer};
 use strata_core::{Compute, Device, Error, Isa, Par, Philox};
@@ -36,6 +36,8 @@ impl World {
 /// The settings of the demo, made small: late gating, families that change, latents that die soon and are set anew.
 pub fn demo(latents: [usize; 2], k: [f64; 2], steps: u64) -> Config {
     let mut config = Config { seed: 3, ..Config::default() };
+    config.loss.consistency = Consistency::Contain;
+    config.loss.consistency_weight = 0.05;
     (config.level1.latents, config.level2.latents) = (latents[0], latents[1]);
     (config.level1.k, config.level2.k) = (k[0], k[1]);
     config.train.steps = steps;
@@ -78,13 +80,24 @@ fn assert_same(what: &str, found: &State, wanted: &State) {
     }
 }
 
+/// What the steps of a comparison have met, so that it does not compare nothing.
+#[derive(Debug, Default)]
+struct Met {
+    dead: [usize; 2],
+    moved: usize,
+    aux: [f64; 2],
+    sparsity: [f64; 2],
+    gated: [f64; 2],
+    consistency: f64,
+}
+
 /// Takes `steps` steps on the CPU and on a device, and compares reports and states after each.
-fn compare(config: &Config, n: usize, d: usize, steps: u64, device: &Device) -> [usize; 2] {
+fn compare(config: &Config, n: usize, d: usize, steps: u64, device: &Device) -> Met {
     let (mut cpu, mut gpu) = (trainer(config, &mut World::new(n, d)), trainer(config, &mut World::new(n, d)));
     gpu = gpu.on(device).expect("settings for devices");
     let mut world = World::new(n, d);
     world.batch();
-    let (mut dead, mut moved) = (0, 0);
+    let mut met = Met::default();
     for step in 0..steps {
         let mut x = world.batch();
         cpu.normalisation().apply(&mut x);
@@ -93,19 +106,26 @@ fn compare(config: &Config, n: usize, d: usize, steps: u64, device: &Device) -> 
         assert_eq!(found, want, "the report of step {step}");
         gpu.fetch().expect("weights");
         assert_same(&format!("after step {step}"), &gpu.state(), &cpu.state());
-        dead += want.dead[0] + want.dead[1];
-        moved += want.moved[1];
+        for l in 0..2 {
+            met.dead[l] += want.dead[l];
+            met.aux[l] += want.losses.aux[l];
+            met.sparsity[l] += want.losses.sparsity[l];
+            met.gated[l] += want.losses.gated[l];
+        }
+        met.moved += want.moved[1];
+        met.consistency += want.losses.consistency;
     }
-    [dead, moved]
+    met
 }
 
 #[test]
 fn thirty_steps_of_the_demo_have_the_state_of_the_cpu_after_each() {
     for order in ORDERS {
         let config = demo([24, 90], [3.0, 5.0], 30);
-        let [dead, moved] = compare(&config, 60, 24, 30, &device(order));
-        assert!(dead > 0, "latents were dead, so that AuxK has acted");
-        assert!(moved > 0 || order != 0, "dead children were set anew");
+        let met = compare(&config, 60, 24, 30, &device(order));
+        assert!(met.aux[0] + met.aux[1] > 0.0, "AuxK has acted: {met:?}");
+        assert!(met.consistency > 0.0, "children fired without their parents: {met:?}");
+        assert!(met.moved > 0, "dead children were set anew: {met:?}");
     }
 }
 
@@ -117,7 +137,7 @@ fn flat_steps_have_the_state_of_the_cpu() {
         let mut config = demo([f, 0], [5.0, 1.0], 8);
         config.level1.activation = activation;
         config.level1.anneal = 0.0;
-        config.gate.kind = GateKind::None;
+        (config.gate.kind, config.loss.consistency) = (GateKind::None, Consistency::None);
         compare(&config, 70, d, 8, &device(1));
     }
 }
@@ -130,7 +150,7 @@ fn screened_steps_have_the_state_of_the_cpu() {
         let mut config = demo(latents, [6.0, 5.0], 6);
         (config.level1.activation, config.level2.activation) = (activation, activation);
         if latents[1] == 0 {
-            config.gate.kind = GateKind::None;
+            (config.gate.kind, config.loss.consistency) = (GateKind::None, Consistency::None);
         }
         compare(&config, 66, 100, 6, &device(order));
     }
@@ -146,8 +166,84 @@ fn decoders_and_balances_have_the_state_of_the_cpu() {
     ] {
         let mut config = demo([20, 60], [3.0, 4.0], 12);
         (config.decoder, config.train.balance, config.gate.kind) = (decoder, balance, kind);
+        if kind == GateKind::None {
+            config.loss.consistency = Consistency::None;
+        }
         (config.level1.activation, config.level2.activation) = (Activation::Topk, Activation::Batchtopk);
         compare(&config, 50, 20, 12, &device(0));
+    }
+}
+
+#[test]
+fn activations_and_penalties_have_the_state_of_the_cpu() {
+    use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
+    let mut aux = 0.0;
+    for (order, (one, two, consistency)) in [
+        (Relu, Jumprelu, Consistency::None),
+        (Jumprelu, Gated, Consistency::Contain),
+        (Gated, Relu, Consistency::Contain),
+        (Gated, Jumprelu, Consistency::None),
+        (Topk, Batchtopk, Consistency::Contain),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut config = demo([24, 60], [3.0, 4.0], 16);
+        (config.level1.activation, config.level2.activation) = (one, two);
+        config.loss.consistency = consistency;
+        config.revive.dead_after = 150;
+        (config.gate.start, config.gate.root_below, config.loss.contain_margin) = (0.25, 0.0, 2.0);
+        // A weight that is felt, and a band that some pre-activations are in.
+        (config.level1.lambda, config.level2.lambda) = (0.01, 0.02);
+        (config.level1.bandwidth, config.level2.bandwidth) = (0.3, 0.2);
+        if order == 1 {
+            config.train.balance = Balance::Own;
+        }
+        let met = compare(&config, 50, 20, 16, &device(order as u32));
+        assert!(met.sparsity[0] > 0.0 && met.sparsity[1] > 0.0, "{one} {two}: {met:?}");
+        assert_eq!(met.gated[0] > 0.0, one == Gated, "{one} {two}: {met:?}");
+        assert_eq!(met.gated[1] > 0.0, two == Gated, "{one} {two}: {met:?}");
+        assert_eq!(met.consistency > 0.0, consistency == Consistency::Contain, "{one} {two}: {met:?}");
+        aux += met.aux[0] + met.aux[1];
+    }
+    assert!(aux > 0.0, "AuxK has acted");
+}
+
+#[test]
+fn screened_activations_have_the_state_of_the_cpu() {
+    let mut config = demo([513, 530], [6.0, 5.0], 5);
+    (config.level1.activation, config.level2.activation) = (Activation::Jumprelu, Activation::Relu);
+    (config.level1.bandwidth, config.source) = (0.3, Source::Res);
+    compare(&config, 66, 100, 5, &device(77));
+}
+
+#[test]
+fn level_2_on_residuals_has_the_state_of_the_cpu() {
+    for (decoder, detach, start, activation) in [
+        (Decoder::Cum, false, 0.0, Activation::Batchtopk),
+        (Decoder::Ind, false, 0.0, Activation::Jumprelu),
+        (Decoder::Cum, true, 0.0, Activation::Topk),
+        (Decoder::Cum, false, 0.5, Activation::Batchtopk),
+    ] {
+        let mut config = demo([20, 60], [3.0, 4.0], 12);
+        (config.source, config.decoder, config.source_detach, config.source_start) =
+            (Source::Res, decoder, detach, start);
+        (config.level1.activation, config.level2.activation) = (activation, Activation::Batchtopk);
+        compare(&config, 50, 20, 12, &device(1));
+    }
+}
+
+#[test]
+fn only_the_largest_children_have_the_state_of_the_cpu() {
+    for (order, activation) in [Activation::Batchtopk, Activation::Topk, Activation::Jumprelu].into_iter().enumerate() {
+        let mut config = demo([20, 60], [3.0, 4.0], 16);
+        (config.gate.kind, config.level2.activation) = (GateKind::GroupTop1, activation);
+        config.revive.dead_after = 150;
+        if order == 0 {
+            config.loss.consistency = Consistency::None;
+        }
+        let met = compare(&config, 50, 20, 16, &device(order as u32));
+        assert!(met.aux[1] > 0.0, "dead children competed: {met:?}");
     }
 }
 
@@ -212,16 +308,22 @@ fn what_is_not_trained_on_devices_is_one_sentence() {
         let found = trainer(&config, &mut World::new(48, 20)).on(&device(0)).err();
         assert_eq!(found, Some(Error::Device { what: sentence.into() }));
     };
+    refused(&|c| c.source = Source::Z1, "`source = \"z1\"` is not trained on a GPU yet: use the CPU");
     refused(
-        &|c| c.level2.activation = Activation::Relu,
-        "`level2.activation = \"relu\"` is not trained on a GPU yet: use the CPU",
+        &|c| c.loss.consistency = Consistency::Sibling,
+        "`loss.consistency = \"sibling\"` is not trained on a GPU yet: use the CPU",
     );
     refused(
-        &|c| c.source = strata_core::config::Source::Res,
-        "`source = \"res\"` is not trained on a GPU yet: use the CPU",
+        &|c| {
+            (c.budget, c.gate.kind, c.loss.consistency) = (Budget::Shared, GateKind::None, Consistency::None);
+        },
+        "`budget = \"shared\"` is not trained on a GPU yet: use the CPU",
     );
     refused(&|c| c.decoder = Decoder::Comp, "`decoder = \"comp\"` is not trained on a GPU yet: use the CPU");
-    refused(&|c| c.gate.kind = GateKind::Mul, "`gate.kind = \"mul\"` is not trained on a GPU yet: use the CPU");
+    refused(
+        &|c| (c.gate.kind, c.loss.consistency) = (GateKind::Mul, Consistency::None),
+        "`gate.kind = \"mul\"` is not trained on a GPU yet: use the CPU",
+    );
     refused(
         &|c| c.train.balance = Balance::Pcgrad,
         "`train.balance = \"pcgrad\"` is not trained on a GPU yet: use the CPU",

@@ -22,6 +22,19 @@ KERNEL(256) leave_over(const float *x, const float *decoder, u32 d, u32 room, co
     }
 }
 
+// out = sum of the rows of a list with coefficients: each column is one chain over the entries, from 0.
+KERNEL(256) sum_rows(const float *rows, u32 d, u32 room, const u32 *count, const u32 *index, const float *coef, float *out) {
+    u32 i = blockIdx.x, m = count[i];
+    const u32 *list = index + (u64)i * room;
+    const float *k = coef + (u64)i * room;
+    for (u32 c = threadIdx.x; c < d; c += 256) {
+        float acc = 0.0f;
+#pragma unroll 8
+        for (u32 e = 0; e < m; e++) acc = fma1(k[e], rows[(u64)list[e] * d + c], acc);
+        out[(u64)i * d + c] = acc;
+    }
+}
+
 // The children of a parent, or of ROOT at place f1: child[offsets[p]..offsets[p + 1]], ascending.
 struct Families { const u32 *offsets, *child; u32 f1; };
 

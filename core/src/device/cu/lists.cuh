@@ -125,17 +125,52 @@ KERNEL(128) keep_largest(u32 k, u32 room, const u32 *count, const u32 *index, co
     if (threadIdx.x == 0) count_out[blockIdx.x] = total + kth.wanted, least[blockIdx.x] = __int_as_float((int)kth.bits);
 }
 
-// Leaves of the list of each row the latents of a gated level that fire, with their values max(e^r u + b, 0); `slope` is e^r.
-KERNEL(128) gated_values(const float *slope, const float *offset, u32 room, const u32 *count, const u32 *index, const float *value,
-                         u32 *count_out, u32 *index_out, float *value_out) {
+// The value of a pre-activation u above 0: max(e^r u + b, 0) where there are slopes e^r, else u where it exceeds the threshold.
+__device__ __forceinline__ float value_of(const float *slope, const float *offset, const float *threshold, u32 j, float u) {
+    float z = slope ? slope[j] * u + offset[j] : u > threshold[j] ? u : 0.0f;
+    return z > 0.0f ? z : 0.0f;
+}
+
+// Leaves of the list of each row the latents that fire, with their values, or with their pre-activations where `keep_u` says so.
+// `z_out` receives the value of every entry of the list, 0 where it does not fire, unless it is null.
+KERNEL(128) activate(const float *slope, const float *offset, const float *threshold, u32 keep_u, u32 room, const u32 *count,
+                     const u32 *index, const float *value, float *z_out, u32 *count_out, u32 *index_out, float *value_out) {
     u64 row = (u64)blockIdx.x * room;
     u32 m = count[blockIdx.x] < room ? count[blockIdx.x] : room;
     u32 part = (m + 127) / 128, from = threadIdx.x * part, to = from + part < m ? from + part : m, fire = 0, total;
-    for (u32 e = from; e < to; e++) fire += slope[index[row + e]] * value[row + e] + offset[index[row + e]] > 0.0f;
+    for (u32 e = from; e < to; e++) fire += value_of(slope, offset, threshold, index[row + e], value[row + e]) > 0.0f;
     u32 place = sum_before<128>(fire, total);
     for (u32 e = from; e < to; e++) {
-        float z = slope[index[row + e]] * value[row + e] + offset[index[row + e]];
-        if (z > 0.0f) index_out[row + place] = index[row + e], value_out[row + place] = z, place++;
+        float u = value[row + e], z = value_of(slope, offset, threshold, index[row + e], u);
+        if (z_out) z_out[row + e] = z;
+        if (z > 0.0f) index_out[row + place] = index[row + e], value_out[row + place] = keep_u ? u : z, place++;
+    }
+    if (threadIdx.x == 0) count_out[blockIdx.x] = total;
+}
+
+// Where latent j is among index[low..high), which ascends; NONE where it is not.
+constexpr u32 NONE = ~0u;
+__device__ __forceinline__ u32 place_of(const u32 *index, u32 low, u32 high, u32 j) {
+    u32 end = high;
+    while (low < high) {
+        u32 middle = (low + high) / 2;
+        if (index[middle] < j) low = middle + 1;
+        else high = middle;
+    }
+    return low < end && index[low] == j ? low : NONE;
+}
+
+// Leaves of the list of each row those of the latents `dead`, which ascend, as places in `dead`.
+KERNEL(128) keep_dead(const u32 *dead, u32 n_dead, u32 room, const u32 *count, const u32 *index, const float *value, u32 *count_out,
+                      u32 *index_out, float *value_out) {
+    u64 row = (u64)blockIdx.x * room;
+    u32 m = count[blockIdx.x] < room ? count[blockIdx.x] : room;
+    u32 part = (m + 127) / 128, from = threadIdx.x * part, to = from + part < m ? from + part : m, kept = 0, total;
+    for (u32 e = from; e < to; e++) kept += place_of(dead, 0, n_dead, index[row + e]) != NONE;
+    u32 place = sum_before<128>(kept, total);
+    for (u32 e = from; e < to; e++) {
+        u32 at = place_of(dead, 0, n_dead, index[row + e]);
+        if (at != NONE) index_out[row + place] = at, value_out[row + place] = value[row + e], place++;
     }
     if (threadIdx.x == 0) count_out[blockIdx.x] = total;
 }
