@@ -220,6 +220,9 @@ pub struct Demo {
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata capture`.

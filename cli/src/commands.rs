@@ -45,7 +45,10 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
     console::listen_for_interrupt();
     let pool = pool.build().context("starting threads")?;
     pool.install(|| match cli.command {
-        Command::Demo(args) => demo::demo(&args, isa, console),
+        Command::Demo(args) => {
+            let device = device::open(args.device.device, console)?;
+            demo::demo(&args, isa, device.as_ref(), console)
+        }
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
         Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),

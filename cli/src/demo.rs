@@ -22,7 +22,7 @@ use serde_json::json;
 use std::io::IsTerminal;
 use std::time::Instant;
 use strata_core::config::Consistency;
-use strata_core::{Config, Dtype, Isa};
+use strata_core::{Config, Device, Dtype, Isa};
 
 /// The block whose residual stream the demo captures.
 const LAYER: usize = 2;
@@ -95,7 +95,7 @@ fn subject(args: &args::Demo) -> Result<Subject> {
 ///
 /// # Errors
 /// If `--out` has a run already, or the disk is full.
-pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut Console<'_>) -> Result<u8> {
     let started = Instant::now();
     let (dump_path, run_path) = (args.out.join("dump"), args.out.join("run"));
     if run_path.exists() {
@@ -125,7 +125,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         resume: false,
         from: None,
         isa,
-        device: None,
+        device,
         verify: 0,
     };
     let end = match train::train(&job, console)? {
@@ -155,7 +155,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         against: None,
         out: None,
         isa,
-        device: None,
+        device,
     };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);

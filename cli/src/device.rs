@@ -1,11 +1,14 @@
 //! `--device`: whether a command computes on a GPU; and `strata device`, which says what GPUs there are.
 
 use crate::console::Console;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use std::str::FromStr;
+use strata_core::config::{Activation, Config, Consistency, GateKind, Source};
 use strata_core::device::check::{BOUNDARY, FULL, run};
-use strata_core::{Compute, Device, Isa, Par, cuda};
+use strata_core::normalise::Normalisation;
+use strata_core::train::{Difference, Trainer};
+use strata_core::{Compute, Device, Isa, Par, Philox, cuda};
 
 /// The environment variable that says where to compute where `--device` is not given.
 const VARIABLE: &str = "STRATA_DEVICE";
@@ -142,11 +145,66 @@ pub fn device(check: bool, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     Ok(u8::from(check && !good))
 }
 
+/// Width, rows of a batch, and steps of the trainings that are compared: width and rows are no whole numbers of tiles.
+const TRAINING: (usize, usize, u64) = (100, 66, 8);
+
+/// Latents of both levels in these trainings: so many that both levels are screened in 8 bits.
+const LATENTS: [usize; 2] = [520, 600];
+
+/// Trains small models of several settings, with `latents` of both levels, on a device and on the CPU, and compares every bit of their states after each step, so
+/// that the kernels of training are compared too. Returns the number of trainings.
+///
+/// # Errors
+/// At the first bit that differs, naming settings, step, tensor and place; and whatever the driver reports.
+pub fn check_trainings(device: &Device, isa: Isa, latents: [usize; 2]) -> Result<usize> {
+    use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
+    let (d, n, steps) = TRAINING;
+    let all = [
+        (Batchtopk, Topk, Source::X, GateKind::Hard),
+        (Jumprelu, Gated, Source::Res, GateKind::Hard),
+        (Gated, Relu, Source::X, GateKind::GroupTop1),
+    ];
+    for (one, two, source, gate) in all {
+        let mut config = Config { source, ..Config::default() };
+        [config.level1.latents, config.level2.latents] = latents;
+        [config.level1.k, config.level2.k] = [6.0, 5.0];
+        (config.level1.activation, config.level2.activation) = (one, two);
+        [config.level1.bandwidth, config.level2.bandwidth] = [0.3; 2];
+        (config.train.steps, config.train.batch, config.train.clip) = (steps, n, 0.5);
+        (config.gate.kind, config.gate.start, config.gate.root_below) = (gate, 0.25, 0.0);
+        (config.gate.reassign_every, config.revive.dead_after) = (2, 2 * n as u64);
+        (config.loss.consistency, config.loss.contain_margin) = (Consistency::Contain, 2.0);
+        let mut rng = Philox::new(5, 5);
+        let mut rows = || -> Vec<f32> { (0..n * d).map(|_| rng.normal_f32() * rng.normal_f32()).collect() };
+        let sample = rows();
+        let normalisation = Normalisation::measure(isa, &sample, d, &config.data)?;
+        let mut normalised = sample;
+        normalisation.apply(&mut normalised);
+        let trainer = || Trainer::new(&config, normalisation.clone(), &normalised, Compute::new(isa, Par::Rayon));
+        let (mut cpu, mut gpu) = (trainer()?, trainer()?.on(device)?);
+        for step in 0..steps {
+            let mut x = rows();
+            normalisation.apply(&mut x);
+            let (wanted, found) = (cpu.step(&x)?, gpu.step(&x)?);
+            gpu.fetch()?;
+            let named = format!("level1 {one}, level2 {two}, source {source}, gate {gate}, step {step}");
+            if let Some(Difference { name, index, words }) = gpu.state().difference(&cpu.state()) {
+                let [found, wanted] = words.map(|word| word.map_or("nothing".into(), |word| format!("{word:08x}")));
+                bail!("a training, {named}: number {index} of `{name}` is {found} on the device, {wanted} on the CPU");
+            }
+            if wanted != found {
+                bail!("a training, {named}: the device reports {found:?}, the CPU {wanted:?}");
+            }
+        }
+    }
+    Ok(all.len())
+}
+
 /// Looks at one GPU.
 fn look(ordinal: usize, check: bool, isa: Isa, console: &mut Console<'_>) -> Gpu {
     let mut gpu =
         Gpu { device: format!("cuda:{ordinal}"), name: None, memory: None, free: None, why: None, checked: None };
-    let found = cuda::open(ordinal).and_then(|device| {
+    let found = cuda::open(ordinal).map_err(anyhow::Error::from).and_then(|device| {
         let memory = device.memory()?;
         (gpu.name, gpu.memory, gpu.free) = (Some(device.name()), Some(memory.total), Some(memory.free));
         if check {
@@ -155,7 +213,8 @@ fn look(ordinal: usize, check: bool, isa: Isa, console: &mut Console<'_>) -> Gpu
                 console.note(format!("cuda:{ordinal}: rows {}, latents {}, width {}", shape.n, shape.f, shape.d));
                 run(&device, Compute::new(isa, Par::Rayon), shape, |_| n += 1)?;
             }
-            gpu.checked = Some(n);
+            console.note(format!("cuda:{ordinal}: trainings of small models"));
+            gpu.checked = Some(n + check_trainings(&device, isa, LATENTS)?);
         }
         Ok(())
     });

@@ -203,4 +203,9 @@ mod emulated {
         let files: Vec<Vec<u8>> = files.collect();
         assert!(files[0] == files[1] && files[0] == files[2], "the files differ");
     }
+
+    #[test]
+    fn trainings_that_the_command_compares_are_those_of_the_cpu() {
+        assert_eq!(strata_cli::device::check_trainings(&device(1), Isa::detect(), [20, 60]).expect("the same bits"), 3);
+    }
 }

@@ -103,7 +103,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(10))]
+    #![proptest_config(ProptestConfig::with_cases(8))]
     #[test]
     fn codes_of_screened_models_have_the_bits_of_the_cpu(
         arch in any_arch(

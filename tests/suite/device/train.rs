@@ -188,7 +188,7 @@ fn activations_and_penalties_have_the_state_of_the_cpu() {
     .into_iter()
     .enumerate()
     {
-        let mut config = demo([24, 60], [3.0, 4.0], 16);
+        let mut config = demo([24, 60], [3.0, 4.0], 12);
         (config.level1.activation, config.level2.activation) = (one, two);
         config.loss.consistency = consistency;
         config.revive.dead_after = 150;
@@ -199,7 +199,7 @@ fn activations_and_penalties_have_the_state_of_the_cpu() {
         if order == 1 {
             config.train.balance = Balance::Own;
         }
-        let met = compare(&config, 50, 20, 16, &device(order as u32));
+        let met = compare(&config, 50, 20, 12, &device(order as u32));
         assert!(met.sparsity[0] > 0.0 && met.sparsity[1] > 0.0, "{one} {two}: {met:?}");
         assert_eq!(met.gated[0] > 0.0, one == Gated, "{one} {two}: {met:?}");
         assert_eq!(met.gated[1] > 0.0, two == Gated, "{one} {two}: {met:?}");
