@@ -193,6 +193,8 @@ fn activations_and_penalties_have_the_state_of_the_cpu() {
         config.loss.consistency = consistency;
         config.revive.dead_after = 150;
         (config.gate.start, config.gate.root_below, config.loss.contain_margin) = (0.25, 0.0, 2.0);
+        // Offsets of gated latents fall, so that some have a pre-activation above 0 and no value.
+        config.train.lr = 0.05;
         // A weight that is felt, and a band that some pre-activations are in.
         (config.level1.lambda, config.level2.lambda) = (0.01, 0.02);
         (config.level1.bandwidth, config.level2.bandwidth) = (0.3, 0.2);

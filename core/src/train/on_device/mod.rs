@@ -185,8 +185,8 @@ impl OnDevice {
     /// Raises what decides which latents of a level fire: see [`Activation::raise`].
     pub fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) -> Result<()> {
         let first = encoder(&self.tensors, level);
-        let mut params = LevelParams::<Tensor>::default();
-        params.b_enc = self.tensors[first + 1].p.all().to_vec()?.into();
+        let b_enc = self.tensors[first + 1].p.all().to_vec()?.into();
+        let mut params = LevelParams::<Tensor> { b_enc, ..LevelParams::default() };
         for (i, &parameter) in activation.parameters().iter().enumerate() {
             *params.parameter_mut(parameter) = self.tensors[first + 3 + i].p.all().to_vec()?.into();
         }
@@ -369,7 +369,7 @@ fn own(tensors: &[Learned], l: usize) -> Own<'_> {
 /// Returns about how many bytes the rows and the lists of a step take: what level 1 and level 2 leave over and what AuxK lacks, and
 /// of each latent that is kept its places in the lists by row and by latent.
 fn bytes_of_rows(config: &Config, arch: &Arch) -> usize {
-    let (rows, levels) = (config.train.batch as usize, arch.n_levels());
+    let (rows, levels) = (config.train.batch, arch.n_levels());
     let kept: usize = (0..levels).map(|l| 4 * libm::ceil(arch.level[l].k) as usize + 256).sum();
     rows * (4 * arch.d * (3 + 2 * levels) + 60 * kept)
 }
