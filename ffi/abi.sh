@@ -18,6 +18,7 @@ nm -D --defined-only "$out/libstrata.so" | awk '$2 == "T" {print $3}' | LC_ALL=C
     { echo "abi: strata.h declares other functions than exports.txt says" >&2; exit 1; }
 if [ "${1-}" = --write ]; then
     abidw --no-corpus-path --no-comp-dir-path --no-show-locs --no-elf-needed --out-file strata.abi "$out/libstrata.so"
+    sed -i "s|path='[^']*/empty.c'|path='empty.c'|" strata.abi
 else
     abidiff --no-added-syms --harmless strata.abi "$out/libstrata.so" ||
         { echo "abi: strata.h breaks programs that were compiled against strata.abi" >&2; exit 1; }

@@ -31,10 +31,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
-use strata_core::{Config, Isa};
+use strata_core::{Config, Device, Isa};
 
 /// Most seeds of a row.
 const MOST_SEEDS: u64 = 10_000;
+
+/// Where runs are computed.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    /// Instruction set.
+    pub isa: Isa,
+    /// The GPU.
+    pub device: Option<&'a Device>,
+}
 
 /// One run.
 struct Job {
@@ -49,7 +58,7 @@ struct Job {
 ///
 /// # Errors
 /// One sentence for settings that cannot be run, or the error of the first run that failed. Finished runs are kept.
-pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+pub fn ablate(args: &args::Ablate, dump: &Dump, place: Place<'_>, console: &mut Console<'_>) -> Result<u8> {
     let experiment = args.suite.contains(&args::SuiteName::Experiment);
     let seeds = args.seeds.unwrap_or(if experiment { 1 } else { 3 });
     if !(1..=MOST_SEEDS).contains(&seeds) {
@@ -113,7 +122,7 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, isa: Isa, console: &mut Console<
     }
     // Runs are compared with those of other seeds, so all are trained before any is evaluated.
     for (what, task) in [("training", train_one as Task), ("evaluating", eval_one)] {
-        if let Some(code) = run_all(&pending, what, |job| task(job, dump, isa), console)? {
+        if let Some(code) = run_all(&pending, what, |job| task(job, dump, place), console)? {
             return Ok(code);
         }
     }
@@ -145,7 +154,7 @@ fn seeds_of(row: &Row, n: u64) -> impl Iterator<Item = u64> + use<> {
 }
 
 /// Trains or evaluates one run.
-type Task = fn(&Job, &Dump, Isa) -> Result<End>;
+type Task = fn(&Job, &Dump, Place<'_>) -> Result<End>;
 
 /// Runs `task` for every job; returns the exit code if it was interrupted.
 ///
@@ -233,11 +242,11 @@ fn is_finished(job: &Job, dump: &Dump) -> Result<bool> {
 }
 
 /// Trains what has not been trained, and the control where it costs little.
-fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
+fn train_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false, watch: None };
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
-    let train =
-        train::Job { dump, target: None, run: &job.dir, config: job.config.clone(), resume: true, from: None, isa };
+    let (Place { isa, device }, config, run) = (place, job.config.clone(), &job.dir);
+    let train = train::Job { dump, target: None, run, config, resume: true, from: None, isa, device, verify: 0 };
     // This is the last file that a training writes.
     if !job.dir.join("final_info.json").exists()
         && let End::Interrupted(step) = train::train(&train, console)?
@@ -248,12 +257,13 @@ fn train_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
 }
 
 /// Evaluates a run, against another seed where there is one.
-fn eval_one(job: &Job, dump: &Dump, isa: Isa) -> Result<End> {
+fn eval_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false, watch: None };
     let run = Run::open(&job.dir)?;
     let against = job.other.as_deref().map(Run::open).transpose()?;
     let against = against.as_ref();
-    let job = eval::Job { run: &run, dump, target: None, all: false, lm: None, splice: false, against, out: None, isa };
+    let (Place { isa, device }, target, lm, out) = (place, None, None, None);
+    let job = eval::Job { run: &run, dump, target, all: false, lm, splice: false, against, out, isa, device };
     eval::eval(&job, console)?;
     Ok(End::Done)
 }

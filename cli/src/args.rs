@@ -1,5 +1,6 @@
 //! The command line as typed.
 
+use crate::device::Choice;
 use crate::settings::preset::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -10,7 +11,7 @@ use strata_core::format::saelens_writer::Metadata;
 use strata_core::model::WeightType;
 use strata_core::row_norm::RowNorm;
 
-/// Two-level hierarchical sparse autoencoders, from activations to features, on the CPU.
+/// Two-level hierarchical sparse autoencoders, from activations to features.
 #[derive(Debug, Parser)]
 #[command(name = "strata", bin_name = "strata", version, max_term_width = 110)]
 pub struct Cli {
@@ -70,6 +71,8 @@ pub enum Command {
     Ablate(Ablate),
     /// Show a run, or an ablation, as one HTML file that opens offline
     Report(Report),
+    /// List the GPUs that --device can name, and compare them with the CPU
+    Device(DeviceArgs),
     /// List the settings of a run with default, range and meaning
     Settings(ListSettings),
     /// Print the script that completes this command line in a shell
@@ -165,6 +168,23 @@ pub struct Subject {
     pub source: SourceArgs,
 }
 
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceFlag {
+    /// Compute on the processor or on a GPU: cpu, cuda, cuda:N, or auto (a GPU where one can be used). The results do not
+    /// depend on it [default: what STRATA_DEVICE says, or cpu]
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<Choice>,
+}
+
+/// `strata device`.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// Compare every kernel on every GPU with the CPU, to the bit: some minutes
+    #[arg(long)]
+    pub check: bool,
+}
+
 /// Settings of a run.
 #[derive(Debug, Args)]
 pub struct Settings {
@@ -204,6 +224,9 @@ pub struct Demo {
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata capture`.
@@ -313,6 +336,12 @@ pub struct Train {
     /// run
     #[arg(long)]
     pub control: bool,
+    /// Repeat every N-th step on the CPU, and stop at the first bit that differs: with --device, a proof of that step
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub verify: Option<u64>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
     /// Settings of the run.
     #[command(flatten)]
     pub settings: Settings,
@@ -346,6 +375,9 @@ pub struct Eval {
     /// A transcoder: the dump of the rows that it should reconstruct, one for each row of --dump
     #[arg(long, value_name = "DUMP")]
     pub target: Option<PathBuf>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata probe`.
@@ -392,6 +424,9 @@ pub struct Encode {
     /// Type of the encoder's weights: f32, bf16 or int8. The codes are those of the rounded weights
     #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = WeightType::named)]
     pub weights: WeightType,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
 }
 
 /// `strata export`.
@@ -580,6 +615,9 @@ pub struct Ablate {
     /// Built-in runs; may be repeated
     #[arg(long, value_name = "NAME")]
     pub suite: Vec<SuiteName>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceFlag,
     /// Seeds per row, counted from `seed` [default: 3; 1 for the suite `experiment`]
     #[arg(long, value_name = "N")]
     pub seeds: Option<u64>,

@@ -11,8 +11,8 @@ use crate::lm::{self, EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
-    INTERRUPTED, ablate, console, convert, demo, encode, eval, export, inspect, probe, report, shell, sources, synth,
-    train,
+    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources,
+    synth, train,
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -53,7 +53,10 @@ pub fn run(cli: Cli, console: &mut Console<'_>) -> Result<u8> {
 pub fn dispatch(command: Command, console: &mut Console<'_>) -> Result<u8> {
     let isa = instruction_set()?;
     match command {
-        Command::Demo(args) => demo::demo(&args, isa, console),
+        Command::Demo(args) => {
+            let device = device::open(args.device.device, console)?;
+            demo::demo(&args, isa, device.as_ref(), console)
+        }
         Command::Capture(args) => capture_command(&args, console).map(|()| 0),
         Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),
@@ -65,8 +68,10 @@ pub fn dispatch(command: Command, console: &mut Console<'_>) -> Result<u8> {
         Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.source)?;
-            ablate::ablate(&args, &dump, isa, console)
+            let device = device::open(args.device.device, console)?;
+            ablate::ablate(&args, &dump, ablate::Place { isa, device: device.as_ref() }, console)
         }
+        Command::Device(args) => device::device(args.check, isa, console),
         Command::Report(args) => report_command(&args, console).map(|()| 0),
         Command::Settings(args) => settings_command(&args, console).map(|()| 0),
         Command::Completions(args) => {
@@ -154,7 +159,9 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.preset, s.config.as_deref(), &s.sets, s.seed)?;
     let (target, resume) = (target.as_ref(), args.resume);
-    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa };
+    let device = device::open(args.device.device, console)?;
+    let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
+    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,
@@ -187,6 +194,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().d == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
+    let device = device::open(args.device.device, console)?;
     let job = eval::Job {
         run: &run,
         dump: &dump,
@@ -197,6 +205,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         against: against.as_ref(),
         out: args.out.as_deref(),
         isa,
+        device: device.as_ref(),
     };
     // The result is printed even if it cannot be written, since computing it took long.
     let (found, written) = eval::find_and_write(&job, console)?;
@@ -258,7 +267,10 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
-    let report = encode::encode(&run, &dump, &args.out, args.f16, args.weights, isa, console)?;
+    let device = device::open(args.device.device, console)?;
+    let (f16, weights, device) = (args.f16, args.weights, device.as_ref());
+    let job = encode::Job { run: &run, dump: &dump, out: &args.out, f16, weights, isa, device };
+    let report = encode::encode(&job, console)?;
     if console.json {
         console.json(&report)?;
     }

@@ -23,7 +23,7 @@ use serde_json::json;
 use std::io::IsTerminal;
 use std::time::Instant;
 use strata_core::config::Consistency;
-use strata_core::{Config, Dtype, Isa};
+use strata_core::{Config, Device, Dtype, Isa};
 
 /// The block whose residual stream the demo captures.
 const LAYER: usize = 2;
@@ -100,7 +100,7 @@ fn subject(args: &args::Demo) -> Result<Subject> {
 ///
 /// # Errors
 /// If `--out` has a run already, or the disk is full.
-pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut Console<'_>) -> Result<u8> {
     let started = Instant::now();
     let (dump_path, run_path) = (args.out.join("dump"), args.out.join("run"));
     if run_path.exists() {
@@ -122,7 +122,17 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
     }
     let dump = Dump::open(&[dump_path], None)?;
     console.note(format!("2/3 training {} parents and {} children", config.level1.latents, config.level2.latents));
-    let job = train::Job { dump: &dump, target: None, run: &run_path, config, resume: false, from: None, isa };
+    let job = train::Job {
+        dump: &dump,
+        target: None,
+        run: &run_path,
+        config,
+        resume: false,
+        from: None,
+        isa,
+        device,
+        verify: 0,
+    };
     let end = match train::train(&job, console)? {
         End::Done if control::is_cheap(&job.config) => {
             console.note("    and its control: the same from the start of the gate, with random parents");
@@ -150,6 +160,7 @@ pub fn demo(args: &args::Demo, isa: Isa, console: &mut Console<'_>) -> Result<u8
         against: None,
         out: None,
         isa,
+        device,
     };
     let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
     let shown = contexts::most_telling(&latents);

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use strata_core::model::{Lanes, WeightType};
-use strata_core::{Codes, Compute, Encoder, Isa, Par};
+use strata_core::{Codes, Compute, Device, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
 const BLOCK: u64 = 1 << 14;
@@ -32,22 +32,35 @@ pub struct Encoded {
     pub l0: [f64; 2],
 }
 
-/// Encodes every row of `dump` into the file `out`, which appears whole or not at all. `weights` is the type in which
-/// the encoder's weights are kept.
+/// What to encode, and how.
+pub struct Job<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// Its rows.
+    pub dump: &'a Dump,
+    /// The file to write.
+    pub out: &'a Path,
+    /// Write values as f16.
+    pub f16: bool,
+    /// The type in which the encoder's weights are kept.
+    pub weights: WeightType,
+    /// Instruction set.
+    pub isa: Isa,
+    /// The GPU to encode on.
+    pub device: Option<&'a Device>,
+}
+
+/// Encodes every row into a file, which appears whole or not at all.
 ///
 /// # Errors
-/// If the widths differ, a row is not finite, or the file cannot be written.
-pub fn encode(
-    run: &Run,
-    dump: &Dump,
-    out: &Path,
-    f16: bool,
-    weights: WeightType,
-    isa: Isa,
-    console: &mut Console<'_>,
-) -> Result<Encoded> {
+/// If the widths differ, a row is not finite, the device does not encode such a model, or the file cannot be written.
+pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
+    let Job { run, dump, out, f16, weights, isa, device } = *job;
     run.check_width(dump)?;
-    let encoder = Encoder::with_weights(run.model.clone(), Compute::new(isa, Par::Rayon), weights)?;
+    let mut encoder = Encoder::with_weights(run.model.clone(), Compute::new(isa, Par::Rayon), weights)?;
+    if let Some(device) = device {
+        encoder = encoder.on(device)?;
+    }
     let n = dump.n_rows();
     let mut file = PendingFile::create(out)?;
     let bar = console.bar("encoding", 2 * n, "tokens");

@@ -32,7 +32,7 @@ use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
 use strata_core::model::TopkBy;
-use strata_core::{Codes, Config, Encoder, Isa, Par};
+use strata_core::{Codes, Config, Device, Encoder, Isa, Par};
 
 pub mod bars;
 pub(crate) mod batches;
@@ -89,6 +89,8 @@ pub struct Job<'a> {
     pub out: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,
+    /// The GPU to encode on.
+    pub device: Option<&'a Device>,
 }
 
 /// `eval.json`. NaN is written as null: see each metric for when it is undefined.
@@ -234,7 +236,7 @@ fn write(found: &Found, dir: &Path) -> Result<()> {
 
 /// Evaluates without writing.
 fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
-    let Job { run, dump, isa, .. } = job;
+    let Job { run, dump, isa, device, .. } = job;
     run.check_width(dump)?;
     run.check_target(dump, job.target)?;
     let pair = Pair { input: dump, target: job.target };
@@ -256,13 +258,13 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     }
     let other = job.against.map(|other| -> Result<Encoder> {
         other.check_width(dump)?;
-        other.encoder(*isa)
+        other.encoder_on(*isa, *device)
     });
     let other = other.transpose()?;
     let control = crate::control::of(run)?;
     let (rows, held_out, config) = rows_of(job)?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
-    let encoder = run.encoder(*isa)?;
+    let encoder = run.encoder_on(*isa, *device)?;
     let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
     let world = truth::open(dump)?;
     let first_scored = world.as_ref().map_or(rows.end, |w| truth::first_scored(w, rows.start, rows.end));

@@ -42,6 +42,7 @@ pub mod control;
 pub mod convert;
 pub mod corpus;
 pub mod demo;
+pub mod device;
 pub mod dump;
 pub mod encode;
 pub mod escape;

@@ -13,7 +13,7 @@ use strata_core::format::arrays::Arrays;
 use strata_core::format::formats::{self, Choices, Files, Format};
 use strata_core::format::weights::Origin;
 use strata_core::model::SharedBytes;
-use strata_core::{Compute, Encoder, Error, Isa, Model, Par};
+use strata_core::{Compute, Device, Encoder, Error, Isa, Model, Par};
 
 /// The description of a model, below `sae`.
 pub(crate) const CFG: &str = "cfg.json";
@@ -181,6 +181,18 @@ impl Run {
     /// If its tensors do not fit together.
     pub fn encoder(&self, isa: Isa) -> Result<Encoder> {
         Ok(Encoder::new(self.model.clone(), Compute::new(isa, Par::Rayon))?)
+    }
+
+    /// Makes the model ready to encode on a device, or on the processor.
+    ///
+    /// # Errors
+    /// As [`Run::encoder`], and if the model is not computed on devices or does not fit.
+    pub fn encoder_on(&self, isa: Isa, device: Option<&Device>) -> Result<Encoder> {
+        let encoder = self.encoder(isa)?;
+        match device {
+            Some(device) => Ok(encoder.on(device)?),
+            None => Ok(encoder),
+        }
     }
 
     /// Returns the directory for results about the model: `out`, or that of a run. Nothing is written into a model of

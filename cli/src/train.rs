@@ -30,7 +30,7 @@ use std::time::Instant;
 use strata_core::config::{DataConfig, LevelConfig};
 use strata_core::format::weights::{self, Origin};
 use strata_core::normalise::Normalisation;
-use strata_core::train::{Array, StepReport, Trainer};
+use strata_core::train::{Array, BatchRows, Difference, State, StepReport, Trainer};
 use strata_core::{Compute, Config, Isa, Par};
 
 /// Rows on which the held-out loss is measured during training.
@@ -84,7 +84,7 @@ pub fn settings_of(
 /// One sentence for anything in the settings, the dump or the run directory that does not fit, a full disk, or a loss
 /// that is not finite. Existing files of the run are kept.
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
-    let Job { dump, target, run, config, resume, isa, .. } = job;
+    let Job { dump, target, run, config, resume, isa, device, verify, .. } = job;
     let d_out = target.map(Dump::d);
     config.validate_rows(dump.d(), d_out)?;
     check_memory(config, dump.d(), d_out)?;
@@ -132,6 +132,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
     };
 
+    // What is not trained there is refused before the run exists.
+    if let Some(device) = device {
+        trainer = trainer.on(device)?;
+    }
     filter.set_limit(trainer.normalisation().norm_limit);
     if let Some((left_out, of)) = drawn.filter(|(left_out, _)| *left_out > 0) {
         console.note(leaves_out(&filter, config, left_out, of));
@@ -156,13 +160,14 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if let (Some(target), Some(normalisation)) = (target, trainer.target()) {
         reader = reader.with_target(target, normalisation.clone());
     }
-    let state_of = |trainer: &Trainer, feed: &Feed<'_>| {
+    let state_of = |trainer: &mut Trainer, feed: &Feed<'_>| -> Result<State> {
+        trainer.fetch()?;
         let mut state = trainer.state();
         state.put("cursor", Array::U64(vec![feed.cursor()]));
         for (name, text) in &start.origin {
             state.put(*name, Array::U64(text.bytes().map(u64::from).collect()));
         }
-        state
+        Ok(state)
     };
     let calibrate = |trainer: &mut Trainer| -> Result<()> {
         let levels = [&config.level1, &config.level2];
@@ -180,9 +185,14 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         while trainer.step_count() < steps {
             // The checkpoint from which a control starts.
             if trainer.gate_starts() && !config.gate.shuffle {
-                checkpoint::save(&gate_checkpoint(run), trainer.step_count(), &state_of(&trainer, feed))?;
+                checkpoint::save(&gate_checkpoint(run), trainer.step_count(), &state_of(&mut trainer, feed)?)?;
             }
-            let report = trainer.step(feed.next_batch()?)?;
+            let rows = feed.next_batch()?;
+            let report = if *verify > 0 && trainer.step_count().is_multiple_of(*verify) {
+                verified_step(&mut trainer, config, rows, *isa)?
+            } else {
+                trainer.step(rows)?
+            };
             cursor = feed.cursor();
             let taken = trainer.step_count();
             bar.set_position(taken * batch);
@@ -200,7 +210,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             }
             // The last checkpoint has the thresholds that the training tracked, not those that are set for the model: a
             // run that is trained further then continues as if it had not ended here.
-            let unfinished = last.then(|| state_of(&trainer, feed));
+            let unfinished = last.then(|| state_of(&mut trainer, feed)).transpose()?;
             if last {
                 feed.release();
                 calibrate(&mut trainer)?;
@@ -208,7 +218,11 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             if line {
                 let elapsed = mark.0.elapsed().as_secs_f64();
                 let speed = (taken - mark.1) as f64 * batch as f64 / elapsed.max(1e-9);
-                let found = if watch { Some(held_out.watch(dump, *target, &trainer, &filter, *isa)?) } else { None };
+                let mut found = None;
+                if watch {
+                    trainer.fetch()?;
+                    found = Some(held_out.watch(dump, *target, &trainer, &filter, *isa)?);
+                }
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
                 log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
                 watched = found.or(watched.take());
@@ -218,7 +232,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
             let stop = !last && console::interrupted();
             if due || stop || last {
-                let state = unfinished.unwrap_or_else(|| state_of(&trainer, feed));
+                let state = unfinished.map_or_else(|| state_of(&mut trainer, feed), Ok)?;
                 checkpoint::save(&checkpoints, taken, &state)?;
             }
             if stop {
@@ -233,6 +247,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if end != End::Done {
         return Ok(end);
     }
+    trainer.fetch()?;
     // A run that is resumed after its last step has no held-out loss yet.
     let watched = match watched {
         Some(found) => found,
@@ -343,9 +358,30 @@ pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             from.display()
         );
     }
-    let (dump, target, isa) = (job.dump, job.target, job.isa);
-    let job = Job { dump, target, run: &run, config, resume: true, from: begins.then_some(&from), isa };
-    train(&job, console)
+    let &Job { dump, target, isa, device, verify, .. } = job;
+    let from = begins.then_some(&*from);
+    train(&Job { dump, target, run: &run, config, resume: true, from, isa, device, verify }, console)
+}
+
+/// Takes a step, and the same one on the CPU from the same state.
+///
+/// # Errors
+/// If a bit of the two states differs, naming the first.
+fn verified_step(trainer: &mut Trainer, config: &Config, rows: BatchRows<'_>, isa: Isa) -> Result<StepReport> {
+    trainer.fetch()?;
+    let d = trainer.normalisation().mean.len();
+    let mut twin = Trainer::restore(config, d, &mut trainer.state(), Compute::new(isa, Par::Rayon))?;
+    let (step, expected) = (trainer.step_count(), twin.step(rows)?);
+    let report = trainer.step(rows)?;
+    trainer.fetch()?;
+    if let Some(Difference { name, index, words }) = trainer.state().difference(&twin.state()) {
+        let [found, wanted] = words.map(|word| word.map_or("nothing".into(), |word| format!("{word:08x}")));
+        bail!("--verify: after step {step}, number {index} of `{name}` is {found}, and {wanted} on the CPU");
+    }
+    if report != expected {
+        bail!("--verify: step {step} reports {report:?}, and on the CPU {expected:?}");
+    }
+    Ok(report)
 }
 
 /// Measures the rows of `target` that belong to the rows of a sample which training keeps: in their own unit, without a limit on

@@ -232,6 +232,14 @@ impl<'a> Rule<'a> {
         }
     }
 
+    /// Returns slopes `e^r` and offsets `b` where the value of a latent is not its pre-activation `u`, but `max(e^r u + b, 0)`.
+    pub(crate) fn magnitudes(&self) -> Option<(Vec<f32>, &[f32])> {
+        match &self.0 {
+            Inner::Gated(kind) => Some(kind.magnitudes()),
+            Inner::Relu(_) | Inner::Topk(_) | Inner::Batchtopk(_) | Inner::Jumprelu(_) => None,
+        }
+    }
+
     /// Appends those of the latents `from`, with pre-activations `u` that have reached the limit of a row, that fire.
     pub fn keep(&self, from: &[u32], u: &[f32], index: &mut Vec<u32>, value: &mut Vec<f32>) {
         let first = index.len();

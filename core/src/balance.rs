@@ -36,6 +36,14 @@ impl Balance {
         }
     }
 
+    /// Returns whether a part of level 2's gradient is removed, row by row.
+    pub(crate) const fn projects(self) -> bool {
+        match self {
+            Self::Pcgrad => true,
+            Self::Sum | Self::Own | Self::Norm | Self::Uncert => false,
+        }
+    }
+
     /// Mixes two parts of a gradient row, `g <- g1 + g2`, as the balance says; `g2` keeps the part that was added.
     ///
     /// `own` drops `g2`; `pcgrad` removes from `g2` its component along `g1` where the two oppose each other. Parameters of

@@ -67,6 +67,11 @@ pub enum Error {
         /// The cargo feature.
         feature: &'static str,
     },
+    /// A device that is missing, that failed, or that does not compute what was asked for.
+    Device {
+        /// What is wrong, and what to do.
+        what: String,
+    },
     /// Memory that could not be allocated.
     Memory {
         /// The use of the memory.
@@ -130,6 +135,7 @@ impl fmt::Display for Error {
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
             Self::NotFinite { what, at } => write!(f, "{what} is not finite {at}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
+            Self::Device { what } => f.write_str(what),
             Self::Memory { what, bytes } => write!(f, "out of memory: {what} needs {bytes} bytes"),
             Self::Range { what, value, limit } => {
                 write!(f, "{what}: expected a number below {limit:e} in magnitude, found {value:e}")

@@ -4,7 +4,7 @@
 //! directions have two levels: **parents** (level 1), which reconstruct the row by themselves, and **children** (level 2),
 //! which refine the parents they belong to. A model whose level 2 is empty is a flat SAE.
 //!
-//! This crate is the mathematics. It is `no_std` with `alloc`, has no `unsafe` code, does no I/O, prints nothing, reads no
+//! This crate is the mathematics. It is `no_std` with `alloc`, has no `unsafe` code but to call a GPU's driver, does no I/O, prints nothing, reads no
 //! environment, and starts no thread. Reading files, memory maps and language models are the business of its hosts: the
 //! command line `strata` and the C library `libstrata`.
 //!
@@ -60,6 +60,7 @@
 //! | feature | default | adds | without it |
 //! |---|---|---|---|
 //! | `std` | yes | [`Isa::detect`] asks the processor for its instruction set | the caller passes an [`Isa`], or gets the one that the target was compiled for |
+//! | `cuda` | no | [`cuda::open`] finds GPUs, by the driver that is there at run time | it says that it is not built |
 //! | `rayon` | no | `Par::Rayon` runs chunks on the current rayon pool | [`Par::Seq`] computes in the caller's thread |
 //!
 //! Neither changes a result.
@@ -108,6 +109,7 @@
 //! | [`metrics`] | streaming, mergeable metrics; scores against a known truth |
 //! | [`format`](mod@format) | parsers and writers of dumps and models, on bytes |
 //! | [`kernel`] | dense and sparse products, selection, reductions, Adam |
+//! | [`device`], [`cuda`] | the same on a GPU, to the bit |
 //! | [`synth`] | synthetic rows with a known tree |
 //! | [`order`], [`rng`] | the stateless order of rows; the seeded generator |
 //! | [`compute`], [`par`] | instruction set and parallel execution policy, passed as one value |
@@ -124,7 +126,9 @@ pub mod balance;
 mod choice;
 pub mod compute;
 pub mod config;
+pub mod cuda;
 pub mod decoder;
+pub mod device;
 pub mod entry;
 pub mod error;
 pub mod format;
@@ -148,6 +152,7 @@ pub mod train;
 
 pub use compute::Compute;
 pub use config::Config;
+pub use device::Device;
 pub use error::{Error, Result};
 pub use gate::ROOT;
 pub use kernel::Isa;

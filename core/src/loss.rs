@@ -96,6 +96,14 @@ impl Consistency {
         }
     }
 
+    /// Returns whether devices compute the loss.
+    pub(crate) const fn is_on_devices(self) -> bool {
+        match self {
+            Self::None | Self::Contain => true,
+            Self::SeedCos | Self::Latent | Self::Struct | Self::OffsetOrthogonal | Self::Sibling => false,
+        }
+    }
+
     /// Returns the number of scratch values that the loss needs per thread, for rows of width `d` and `f1` latents of
     /// level 1.
     pub(crate) const fn scratch_width(self, d: usize, f1: usize) -> usize {

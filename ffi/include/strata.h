@@ -97,8 +97,9 @@ typedef struct {
     // 0 or 1: the caller's thread computes, and no thread is started. More: the context starts that many threads. At most
     // 1024.
     uint32_t n_threads;
-    // 0
-    uint32_t reserved;
+    // 0: rows are encoded on the CPU. N + 1: on CUDA device N, where the library was built with the feature `cuda`; the codes
+    // are the same, to the bit. The model is copied there once, for all contexts of the device.
+    uint32_t device;
 } strata_ctx_params;
 
 // The type of the numbers of rows: STRATA_DTYPE_...

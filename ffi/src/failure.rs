@@ -109,6 +109,7 @@ impl From<Error> for Failure {
             Error::NotFinite { .. } => STRATA_STATUS_NOT_FINITE,
             Error::Capacity { .. } => STRATA_STATUS_CAPACITY,
             Error::Memory { .. } => STRATA_STATUS_MEMORY,
+            Error::Device { .. } | Error::NotBuilt { .. } => STRATA_STATUS_DEVICE,
             _ => STRATA_STATUS_PARAMS,
         };
         Self::because(status, Why::Core(error))

@@ -2,6 +2,7 @@
 
 use crate::boundary::Guarded;
 use crate::codes::{CodesIn, CodesOut};
+use crate::device::Copies;
 use crate::failure::{Failure, Outcome};
 use crate::files::check_memory;
 use crate::message::Message;
@@ -25,6 +26,7 @@ use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
 pub struct strata_model {
     encoder: Arc<Encoder>,
+    copies: Copies,
     max_active: [usize; 2],
     /// The rule of the rows that training left out.
     left_out: RowRule,
@@ -103,7 +105,7 @@ impl strata_model {
         let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), weights);
         let encoder = encoder.map_err(Failure::reading)?;
         let notes = CString::new(notes.replace('\0', " ")).unwrap_or_default();
-        Ok(Self { encoder: Arc::new(encoder), max_active, left_out: origin.left_out, notes })
+        Ok(Self { encoder: Arc::new(encoder), copies: Copies::default(), max_active, left_out: origin.left_out, notes })
     }
 
     pub(crate) fn notes(&self) -> &CStr {
@@ -211,13 +213,12 @@ impl Stats {
 
 impl Ctx {
     pub fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
-        check_reserved(settings.reserved.into())?;
         if settings.n_threads > MOST_THREADS {
             let expected = "params: n_threads: expected at most 1024";
             return Err(Failure::found(STRATA_STATUS_PARAMS, expected, settings.n_threads));
         }
         let n_threads = settings.n_threads.max(1) as usize;
-        let encoder = model.encoder.clone();
+        let encoder = model.copies.get(&model.encoder, settings.device)?;
         let d = encoder.model().arch.d;
         let d_out = encoder.model().arch.d_out();
         let [f1, f2] = encoder.model().arch.latents();

@@ -53,6 +53,7 @@
 #[doc(hidden)]
 pub mod boundary;
 mod codes;
+mod device;
 mod dump;
 #[doc(hidden)]
 pub mod failure;

@@ -150,8 +150,9 @@ pub struct strata_ctx_params {
     /// 0 or 1: the caller's thread computes, and no thread is started. More: the context starts that many threads. At most
     /// 1024.
     pub n_threads: u32,
-    /// 0
-    pub reserved: u32,
+    /// 0: rows are encoded on the CPU. N + 1: on CUDA device N, where the library was built with the feature `cuda`; the codes
+    /// are the same, to the bit. The model is copied there once, for all contexts of the device.
+    pub device: u32,
 }
 
 /// The description of a dump.
@@ -269,7 +270,7 @@ unsafe impl Versioned for strata_model_params {
 
 // SAFETY: see `strata_rows`.
 unsafe impl Versioned for strata_ctx_params {
-    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), n_threads: 0, reserved: 0 };
+    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), n_threads: 0, device: 0 };
 }
 
 // SAFETY: see `strata_rows`.

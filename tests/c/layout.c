@@ -47,7 +47,7 @@ AT(strata_model_params, reserved, 12);
 SIZE(strata_model_params, 16);
 AT(strata_ctx_params, struct_size, 0);
 AT(strata_ctx_params, n_threads, 8);
-AT(strata_ctx_params, reserved, 12);
+AT(strata_ctx_params, device, 12);
 SIZE(strata_ctx_params, 16);
 AT(strata_dump_params, struct_size, 0);
 AT(strata_dump_params, d, 8);

@@ -12,6 +12,9 @@ mod coherence;
 mod condition;
 mod convert;
 mod corpus;
+#[cfg(emulator)]
+mod device;
+mod device_cli;
 mod dump;
 mod dump_bare;
 mod dump_formats;
@@ -52,6 +55,7 @@ mod probe;
 mod probe_cli;
 mod procedure;
 mod prune;
+mod ptx;
 mod quality;
 mod readme;
 mod recovery;

@@ -14,14 +14,16 @@ core: balance -> choice kernel
 core: choice -> setting
 core: compute -> kernel par
 core: config -> activation balance choice decoder error freeze gate loss row_norm setting source
+core: cuda -> device error
 core: decoder -> choice
+core: device -> compute entry error gate kernel rng source
 core: format -> activation compute config decoder error gate kernel model par row_norm row_rule rows source
 core: freeze -> choice
 core: gate -> choice entry kernel
 core: kernel -> compute
 core: loss -> choice entry gate kernel
 core: metrics -> compute error gate kernel model par rng
-core: model -> activation compute config decoder entry error gate kernel par row_norm source
+core: model -> activation compute config decoder device entry error gate kernel par row_norm source
 core: normalise -> config error kernel model row_norm row_rule
 core: order -> rng
 core: row_norm -> choice error
@@ -30,18 +32,19 @@ core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
-core: train -> activation balance compute config entry error freeze gate kernel loss model normalise par rng source
+core: train -> activation balance compute config device entry error freeze gate kernel loss model normalise par rng source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
-cli: args -> settings
+cli: args -> device settings
 cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console convert corpus demo dump encode eval export files inspect lm probe report run settings shell sources synth train
+cli: commands -> ablate args capture console convert corpus demo device dump encode eval export files inspect lm probe report run settings shell sources synth train
 cli: console -> escape files
 cli: contexts -> escape eval
 cli: control -> files run settings
 cli: convert -> args console files run
 cli: corpus -> files
 cli: demo -> args capture console contexts control corpus dump eval files lm report run settings train
+cli: device -> console
 cli: dump -> console escape files nearest texts
 cli: encode -> console dump files run
 cli: eval -> console control dump escape feed files health lm probe row_filter run settings splice texts truth
@@ -66,10 +69,11 @@ cli: train -> checkpoint console control dump feed files health heldout memory r
 cli: truth -> dump files
 ffi: boundary -> failure message params status
 ffi: codes -> failure params status
+ffi: device -> failure
 ffi: dump -> boundary failure params rows status
 ffi: failure -> status
 ffi: files -> failure status
-ffi: handle -> boundary codes failure files message model_files params pool rows status
+ffi: handle -> boundary codes device failure files message model_files params pool rows status
 ffi: message -> failure params
 ffi: model_files -> failure files status
 ffi: params -> failure status

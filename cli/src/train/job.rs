@@ -2,7 +2,7 @@
 
 use crate::dump::Dump;
 use std::path::Path;
-use strata_core::{Config, Isa};
+use strata_core::{Config, Device, Isa};
 
 /// A dump, settings and a run directory.
 pub struct Job<'a> {
@@ -20,6 +20,10 @@ pub struct Job<'a> {
     pub from: Option<&'a Path>,
     /// Instruction set.
     pub isa: Isa,
+    /// The GPU to train on.
+    pub device: Option<&'a Device>,
+    /// Repeat every step of this number on the CPU, and compare; 0: none.
+    pub verify: u64,
 }
 
 /// How a training ended.

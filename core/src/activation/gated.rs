@@ -15,6 +15,7 @@ use super::kind::{Auxiliary, Backward, Candidacy, Kind};
 use crate::entry::EntryRow;
 use crate::kernel::fire::Limit;
 use crate::kernel::{reduce, sparse};
+use alloc::vec::Vec;
 
 /// The activation of this module.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,13 @@ pub(super) struct Gated<'a> {
     pub r_mag: &'a [f32],
     /// `(f)`: offsets.
     pub b_mag: &'a [f32],
+}
+
+impl<'a> Gated<'a> {
+    /// Returns the slopes `e^r` and the offsets.
+    pub fn magnitudes(&self) -> (Vec<f32>, &'a [f32]) {
+        (self.r_mag.iter().map(|r| libm::expf(*r)).collect(), self.b_mag)
+    }
 }
 
 /// `b_enc <- b_enc - s` with `s = by unit`, and `b <- b + e^r s`, so that the magnitudes `e^r u + b` of what fires stay as they

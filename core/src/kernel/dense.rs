@@ -115,7 +115,7 @@ impl<'a, W> Matrix<'a, W> {
 
     /// Returns row `j` of the whole matrix, and its scale.
     #[inline(always)]
-    pub(super) fn of(&self, j: usize) -> (&'a [W], f32) {
+    pub(crate) fn of(&self, j: usize) -> (&'a [W], f32) {
         (&self.values[j * self.d..][..self.d], if self.scales.is_empty() { 1.0 } else { self.scales[j] })
     }
 }

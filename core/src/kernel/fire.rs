@@ -23,6 +23,13 @@ pub enum Limit<'a> {
     Topk(usize),
 }
 
+impl Limit<'_> {
+    /// Returns the limit where all latents have the same; else 0.
+    pub(crate) fn one(&self) -> f32 {
+        if let Self::Above(limit) = self { *limit } else { 0.0 }
+    }
+}
+
 /// A search for the latents of rows whose pre-activation reaches a limit.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a, W = f32> {

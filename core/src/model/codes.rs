@@ -47,6 +47,14 @@ impl Codes {
         self.offsets.push(self.index.len());
     }
 
+    /// Removes the rows from row `n` on.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        let end = self.offsets.get(n).copied().unwrap_or(0);
+        self.offsets.truncate(n + 1);
+        self.index.truncate(end);
+        self.value.truncate(end);
+    }
+
     /// Appends the rows of `other`.
     pub fn append(&mut self, other: &Self) {
         let base = self.index.len();

@@ -1,11 +1,13 @@
 //! Encode and decode at inference, and the ungated pre-activations of level 2, which training computes the same way.
 
 use super::hierarchy::{self, Behind, Hierarchy, Order};
+use super::on_device::{Memory, OnDevice};
 use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, prune, seed};
 use crate::activation::Rule;
 use crate::compute::Compute;
 use crate::config::{GateKind, ModelKind};
+use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::gate::{self, Families, Reads};
 use crate::kernel::aligned::Aligned;
@@ -53,6 +55,8 @@ pub struct Scratch {
     prune: prune::Scratch,
     /// The codes of the block that was encoded last.
     codes: [Codes; 2],
+    /// Working memory of a device.
+    device: Memory,
 }
 
 impl Scratch {
@@ -156,6 +160,8 @@ impl Scratch {
 pub struct Lanes {
     arch: Option<Arch>,
     scratch: Vec<Scratch>,
+    /// Working memory of a device.
+    device: Memory,
 }
 
 /// Weights as the forward passes of training and of inference read them.
@@ -222,6 +228,8 @@ pub struct Encoder {
     minus_bias: Vec<f32>,
     /// Squared norms of the decoder directions of each level that is pruned.
     squares: [Vec<f32>; 2],
+    /// The model on a device, if it encodes there.
+    device: Option<Arc<OnDevice>>,
 }
 
 impl Encoder {
@@ -285,14 +293,38 @@ impl Encoder {
         if model.arch.variant.topk_by == TopkBy::Absolute {
             minus_bias.extend(model.params.level[0].b_enc.iter().map(|b| -b));
         }
-        let mut encoder =
-            Self { isa, stored, screens, order, families, decoder2, minus_bias, squares: Default::default(), model };
+        let mut encoder = Self {
+            isa,
+            stored,
+            screens,
+            order,
+            families,
+            decoder2,
+            minus_bias,
+            squares: Default::default(),
+            device: None,
+            model,
+        };
         encoder.squares = [0, 1].map(|l| {
             let rows = encoder.directions(l).chunks_exact(encoder.model.arch.d_out());
             let is_pruned = encoder.model.arch.variant.prune[l] > 0.0;
             if is_pruned { rows.map(|row| reduce::sum_squares(isa, row)).collect() } else { Vec::new() }
         });
         Ok(encoder)
+    }
+
+    /// Encodes on a device from now on: the weights are copied there. The codes are the same, to the bit.
+    ///
+    /// # Errors
+    /// [`Error::Device`] for a model that is not encoded on devices or does not fit, and whatever the driver reports.
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        self.device = Some(Arc::new(OnDevice::new(device, &self.model, &self.stored, &self.families)?));
+        Ok(self)
+    }
+
+    /// Returns the device that it encodes on; none for the CPU.
+    pub fn device(&self) -> Option<&Device> {
+        self.device.as_ref().map(|on| on.device())
     }
 
     /// Returns the decoder directions of a level, `(f, d_out)`.
@@ -363,6 +395,9 @@ impl Encoder {
     /// nothing is appended then.
     pub fn encode(&self, x: &[f32], scratch: &mut Scratch, codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
         self.check_rows(x)?;
+        if let Some(on) = &self.device {
+            return self.encode_on(on, x, &mut scratch.device, [codes1, codes2], None);
+        }
         let d = self.model.arch.d;
         for block in x.chunks(scratch.rows * d) {
             self.encode_rows(block, scratch, None);
@@ -394,6 +429,9 @@ impl Encoder {
         codes2: &mut Codes,
     ) -> Result<()> {
         self.check_rows(x)?;
+        if let Some(on) = &self.device {
+            return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], None);
+        }
         for [part1, part2, _] in &self.encode_parts(par, x, false, lanes) {
             codes1.append(part1);
             codes2.append(part2);
@@ -424,6 +462,9 @@ impl Encoder {
             return Err(Error::config("model", "expected a model with ungated pre-activations, found the seed"));
         }
         self.check_rows(x)?;
+        if let Some(on) = &self.device {
+            return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], Some(open2));
+        }
         for [part1, part2, open] in &self.encode_parts(par, x, true, lanes) {
             codes1.append(part1);
             codes2.append(part2);
@@ -441,7 +482,7 @@ impl Encoder {
         let blocks = x.len().div_ceil(size);
         let together = (blocks / (4 * par.threads())).max(1);
         if lanes.arch != Some(self.model.arch) {
-            *lanes = Lanes { arch: Some(self.model.arch), scratch: Vec::new() };
+            *lanes = Lanes { arch: Some(self.model.arch), ..Lanes::default() };
         }
         lanes.scratch.resize_with(par.threads(), || Scratch::new(&self.model.arch));
         par.map_in(&mut lanes.scratch, blocks.div_ceil(together), |scratch, c| {
@@ -467,7 +508,46 @@ impl Encoder {
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }
-        self.encode_rows(x, scratch, None);
+        let Some(on) = &self.device else {
+            self.encode_rows(x, scratch, None);
+            return Ok(());
+        };
+        let Scratch { codes: [codes1, codes2], device, .. } = scratch;
+        codes1.clear();
+        codes2.clear();
+        self.encode_on(on, x, device, [codes1, codes2], None)
+    }
+
+    /// Appends the codes of checked rows that a device finds; none if it fails.
+    fn encode_on(
+        &self,
+        on: &OnDevice,
+        x: &[f32],
+        memory: &mut Memory,
+        [codes1, codes2]: [&mut Codes; 2],
+        mut open: Option<&mut Codes>,
+    ) -> Result<()> {
+        let first = [codes1.n(), codes2.n(), open.as_ref().map_or(0, |open| open.n())];
+        let (centred, entries) = (self.model.arch.variant.row_norm != RowNorm::None, codes1.index.len());
+        let mut xt = Vec::new();
+        if centred {
+            xt.resize(x.len(), 0.0);
+            self.centre(x, &mut xt);
+        }
+        let done = on.encode(if centred { &xt } else { x }, memory, [codes1, codes2], open.as_deref_mut());
+        if done.is_err() {
+            for (codes, n) in [codes1, codes2].into_iter().chain(open).zip(first) {
+                codes.truncate(n);
+            }
+            return done;
+        }
+        if self.model.arch.variant.scale {
+            let scale = &self.model.params.level[0].scale;
+            codes1.index[entries..]
+                .iter()
+                .zip(&mut codes1.value[entries..])
+                .for_each(|(&j, z)| *z *= scale[j as usize]);
+        }
         Ok(())
     }
 

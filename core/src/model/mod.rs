@@ -17,6 +17,7 @@ mod codes;
 mod compete;
 mod encode;
 mod hierarchy;
+mod on_device;
 mod params;
 mod prune;
 mod reconstruct;

@@ -8,6 +8,7 @@ use super::batch::BatchRows;
 use super::comm::Solo;
 use super::l0::limits;
 use super::observed::Observed;
+use super::on_device::OnDevice;
 use super::seed_objective::SeedObjective;
 use super::state::{Saved, State};
 use super::step::adam::{Adam, keep_near};
@@ -15,6 +16,7 @@ use super::step::{Objective, StepSettings};
 use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::{Config, ModelKind};
+use crate::device::Device;
 use crate::error::Result;
 use crate::gate::Families;
 use crate::model::{Arch, ParamSpec, Params};
@@ -38,8 +40,11 @@ pub struct LatentRows<'a> {
     pub decoder: &'a [f32],
 }
 
-/// An engine on the CPU.
+/// An engine on the CPU, or on a device where [`Engine::on`] has put it.
 pub struct Engine {
+    config: Config,
+    arch: Arch,
+    device: Option<Box<OnDevice>>,
     specs: Params<ParamSpec>,
     compute: Compute,
     model: Model,
@@ -81,6 +86,9 @@ impl Engine {
             ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, compute))),
         };
         Ok(Self {
+            config: config.clone(),
+            arch,
+            device: None,
             compute,
             model,
             families: Families::all_root(arch.level[0].latents, arch.level[1].latents),
@@ -97,6 +105,45 @@ impl Engine {
         })
     }
 
+    /// Computes on a device from now on, to the same bits: parameters and moments are copied there. The host's copies are as
+    /// before the first step from then on, until [`Engine::fetch`].
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) for settings that are not trained on devices or a model that does not fit, and
+    /// whatever the driver reports.
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        let mut on = OnDevice::new(device, &self.config, &self.arch, &self.params, &self.optimiser)?;
+        on.set_families(&self.families);
+        self.device = Some(Box::new(on));
+        Ok(self)
+    }
+
+    /// Copies parameters and moments from the device, where there is one: before what reads them.
+    ///
+    /// # Errors
+    /// Whatever the driver reports.
+    pub fn fetch(&mut self) -> Result<()> {
+        self.device.as_mut().map_or(Ok(()), |on| on.fetch(&mut self.params, &mut self.optimiser))
+    }
+
+    /// Copies the residuals of the last batch from the device, where there is one: before [`Engine::residual`].
+    ///
+    /// # Errors
+    /// Whatever the driver reports.
+    pub fn fetch_rows(&mut self) -> Result<()> {
+        self.device.as_mut().map_or(Ok(()), |on| on.fetch_rows())
+    }
+
+    /// # Panics
+    /// If the host's parameters and moments are not those of the device.
+    #[track_caller]
+    fn assert_fetched(&self) {
+        assert!(
+            self.device.as_ref().is_none_or(|on| on.is_fetched()),
+            "the parameters are on the device: fetch them first"
+        );
+    }
+
     /// Takes one step on normalised rows, and returns what it observed.
     ///
     /// # Errors
@@ -104,7 +151,13 @@ impl Engine {
     /// weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>, settings: &StepSettings) -> Result<&Observed> {
         let rows = rows.into();
-        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed, transcodes: _ } = self;
+        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed, device, .. } = self;
+        if let (Some(on), Model::Tree(o)) = (device, &mut *model) {
+            let mut floors = o.floors();
+            let done = on.step(rows.x, settings, params, &mut floors, optimiser, observed);
+            o.set_floors(floors);
+            return done.map(|()| &*observed);
+        }
         observed.losses = match model {
             Model::Tree(o) => o.loss_and_gradient(params, families, settings, rows, grads)?,
             Model::Seed(o) => o.loss_and_gradient(params, settings.variance, rows.x, grads)?,
@@ -127,11 +180,18 @@ impl Engine {
 
     /// Replaces the families that the gate reads.
     pub fn set_families(&mut self, families: Families) {
+        if let Some(on) = &mut self.device {
+            on.set_families(&families);
+        }
         self.families = families;
     }
 
     /// Returns the rows of latent `j` of a level (0 or 1).
+    ///
+    /// # Panics
+    /// If it has not been fetched from its device.
     pub fn latent(&self, level: usize, j: usize) -> LatentRows<'_> {
+        self.assert_fetched();
         let (tensors, specs) = (&self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         LatentRows {
@@ -146,6 +206,9 @@ impl Engine {
     /// # Panics
     /// If a row has a wrong width.
     pub fn set_latent(&mut self, level: usize, j: usize, rows: LatentRows<'_>) {
+        if let Some(on) = &mut self.device {
+            on.set_latent(level, j, rows.encoder, rows.bias, rows.decoder);
+        }
         let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         tensors.w_enc[row(specs.w_enc.width)].copy_from_slice(rows.encoder);
@@ -156,13 +219,23 @@ impl Engine {
 
     /// Raises, for all latents of a level (0 or 1) alike, what a pre-activation must reach to fire:
     /// [`Activation::raise`].
-    pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) {
+    ///
+    /// # Errors
+    /// Whatever the driver of a device reports.
+    pub(super) fn raise_limits(&mut self, level: usize, activation: Activation, by: f64, unit: f64) -> Result<()> {
+        if let Some(on) = &mut self.device {
+            return on.raise_limits(level, activation, by, unit);
+        }
         activation.raise(by, unit, limits(&mut self.params.level[level]));
+        Ok(())
     }
 
     /// Returns the residual of a row of the last batch, `(d_out)`: `y - y_hat2`, or `y - y_hat1` for a flat model.
     /// Empty for the seed model.
     pub fn residual(&self, row: usize) -> &[f32] {
+        if let Some(on) = &self.device {
+            return on.residual(row);
+        }
         match &self.model {
             Model::Tree(o) => o.residual(row),
             Model::Seed(_) => &[],
@@ -184,11 +257,19 @@ impl Engine {
 
     /// Replaces the parameters by others of the same architecture, and keeps the moments.
     pub fn upload(&mut self, params: Params) {
+        self.assert_fetched();
         self.params = params;
+        if let Some(on) = &mut self.device {
+            on.replaced();
+        }
     }
 
     /// Returns the parameters.
+    ///
+    /// # Panics
+    /// If they have not been fetched from the device.
     pub fn download(&self) -> Params {
+        self.assert_fetched();
         // Tensors are shared until the next step changes them.
         self.params.clone()
     }
@@ -204,9 +285,13 @@ impl Engine {
 
 impl Saved for Engine {
     fn save(&self, _: &str, state: &mut State) {
+        self.assert_fetched();
         // The next step overwrites gradients and observations; settings come from the configuration, families from the
-        // trainer.
+        // trainer. The device is no part of the state.
         let Self {
+            config: _,
+            arch: _,
+            device: _,
             specs: _,
             compute: _,
             model,
@@ -230,6 +315,7 @@ impl Saved for Engine {
     fn load(&mut self, _: &str, state: &mut State) -> Result<()> {
         self.params.load("params", state)?;
         self.optimiser.load("adam", state)?;
+        assert!(self.device.is_none(), "a state is loaded before the engine goes to a device");
         let floors = state.next_f32("thresholds", 2)?;
         if let Model::Tree(o) = &mut self.model {
             o.set_floors([floors[0], floors[1]].map(|f| (f >= 0.0).then_some(f)));

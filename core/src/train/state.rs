@@ -31,6 +31,38 @@ pub enum Array {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct State(pub BTreeMap<String, Array>);
 
+/// A number of two states that differs: the array, its place, and the words of both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Name of the array.
+    pub name: String,
+    /// Place in it.
+    pub index: usize,
+    /// The words, the shorter ones in the low bits; none where an array has no such place.
+    pub words: [Option<u64>; 2],
+}
+
+impl State {
+    /// Returns the first number, by name and place, whose bits are not those of `other`.
+    pub fn difference(&self, other: &Self) -> Option<Difference> {
+        let words = |state: &Self, name: &str, i: usize| {
+            state.0.get(name).and_then(|array| match array {
+                Array::F32(v) => v.get(i).map(|v| u64::from(v.to_bits())),
+                Array::F64(v) => v.get(i).map(|v| v.to_bits()),
+                Array::U16(v) => v.get(i).map(|v| u64::from(*v)),
+                Array::U32(v) => v.get(i).map(|v| u64::from(*v)),
+                Array::U64(v) => v.get(i).copied(),
+            })
+        };
+        let names = self.0.keys().chain(other.0.keys()).collect::<alloc::collections::BTreeSet<_>>();
+        names.into_iter().find_map(|name| {
+            let both = |i| [words(self, name, i), words(other, name, i)];
+            let index = (0..).find(|i| both(*i)[0] != both(*i)[1] || both(*i) == [None; 2])?;
+            (both(index) != [None; 2]).then(|| Difference { name: name.clone(), index, words: both(index) })
+        })
+    }
+}
+
 macro_rules! arrays {
     ($take:ident, $variant:ident, $t:ty) => {
         impl State {

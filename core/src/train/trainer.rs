@@ -17,6 +17,7 @@ use crate::activation::Selection;
 use crate::balance::BalanceState;
 use crate::compute::Compute;
 use crate::config::{Budget, Config, GateKind, ModelKind, Parents, RowNorm, Source};
+use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::gate::{Families, ROOT};
 use crate::model::{Arch, Model};
@@ -154,6 +155,24 @@ impl Trainer {
         })
     }
 
+    /// Computes steps on a device from now on, to the same bits. Call [`Trainer::fetch`] before what
+    /// reads the weights: [`Trainer::state`], [`Trainer::model`], [`Trainer::model_unfolded`].
+    ///
+    /// # Errors
+    /// As [`Engine::on`].
+    pub fn on(mut self, device: &Device) -> Result<Self> {
+        self.engine = self.engine.on(device)?;
+        Ok(self)
+    }
+
+    /// Copies weights and moments from the device, where there is one.
+    ///
+    /// # Errors
+    /// Whatever the driver reports.
+    pub fn fetch(&mut self) -> Result<()> {
+        self.engine.fetch()
+    }
+
     /// Returns the number of steps taken.
     pub fn step_count(&self) -> u64 {
         self.step
@@ -203,9 +222,9 @@ impl Trainer {
             ..StepReport::default()
         };
         report.losses.total += self.balance.own_loss(self.config.train.balance);
-        self.take_in(done);
+        self.take_in(done)?;
         report.tau = [self.tracker[0].tau, self.tracker[1].tau];
-        report.moved = [assigned, self.revive(done)];
+        report.moved = [assigned, self.revive(done)?];
         self.step += 1;
         Ok(report)
     }
@@ -301,9 +320,9 @@ impl Trainer {
     }
 
     /// Updates controllers and statistics with what the step observed.
-    fn take_in(&mut self, done: f64) {
+    fn take_in(&mut self, done: f64) -> Result<()> {
         if self.config.model == ModelKind::Seed {
-            return;
+            return Ok(());
         }
         let seen = self.engine.observed();
         let losses = &seen.losses;
@@ -348,17 +367,18 @@ impl Trainer {
         }
         for (l, raised) in raised.into_iter().enumerate() {
             if let Some((by, unit)) = raised {
-                self.engine.raise_limits(l, self.arch.level[l].activation, by, unit);
+                self.engine.raise_limits(l, self.arch.level[l].activation, by, unit)?;
             }
         }
+        Ok(())
     }
 
     /// Reseeds dead children, in the steps in which families are re-assigned. Returns how many.
-    fn revive(&mut self, done: f64) -> usize {
+    fn revive(&mut self, done: f64) -> Result<usize> {
         let (gate, revive) = (&self.config.gate, &self.config.revive);
         // A child needs a decoder direction of its own, and an encoder that reads activations.
         let can_point = !self.arch.decoder.is_composed() && self.settings.source.is_activations();
-        let Some(cofire) = self.cofire.as_mut().filter(|_| can_point) else { return 0 };
+        let Some(cofire) = self.cofire.as_mut().filter(|_| can_point) else { return Ok(0) };
         if !revive.reseed
             || !self.config.train.freeze.may_reseed()
             || !self.settings.gate.has_families()
@@ -366,20 +386,21 @@ impl Trainer {
             || !self.step.is_multiple_of(gate.reassign_every)
             || done >= gate.freeze
         {
-            return 0;
+            return Ok(0);
         }
         let mut dead = Vec::new();
         self.silence[1].dead(revive.dead_after, &mut dead);
         if dead.is_empty() {
-            return 0;
+            return Ok(0);
         }
+        self.engine.fetch_rows()?;
         let (parents, rng, isa) = (&mut self.parents, &mut self.rng, self.compute.isa);
         let silence = &mut self.silence[1];
         let set = reseed(&mut self.engine, isa, cofire, silence, parents, &dead, rng);
         if set > 0 {
             self.engine.set_families(families(&self.parents, &self.arch));
         }
-        set
+        Ok(set)
     }
 
     /// Frees the memory that only a step needs; the next step allocates it again.
@@ -400,6 +421,7 @@ impl Trainer {
     /// What [`Encoder::encode`](crate::Encoder::encode) finds.
     pub fn calibrate(&mut self, x: &[f32]) -> Result<()> {
         if self.config.model == ModelKind::Tree {
+            self.engine.fetch()?;
             let mut model = self.model_unfolded();
             calibrate::levels(&self.config, &mut model, x, self.compute)?;
             self.tracker.iter_mut().zip(model.tau).for_each(|(tracker, tau)| tracker.tau = tau);
@@ -411,6 +433,9 @@ impl Trainer {
     /// Returns the model after the steps so far, with the normalisation folded in: it reads raw rows.
     ///
     /// A hard gate that has not started yet is left out of the model.
+    ///
+    /// # Panics
+    /// If the weights have not been fetched from the device.
     pub fn model(&self) -> Model {
         let mut model = self.model_unfolded();
         match &self.target {
@@ -421,6 +446,9 @@ impl Trainer {
     }
 
     /// Returns the model after the steps so far, without the normalisation: it reads normalised rows.
+    ///
+    /// # Panics
+    /// As [`Trainer::model`].
     pub fn model_unfolded(&self) -> Model {
         let mut arch = self.arch;
         let started =
@@ -434,7 +462,10 @@ impl Trainer {
         Model { arch, params: self.engine.download(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
     }
 
-    /// Returns all that is needed to continue the run to the same bits, for [`Trainer::restore`].
+    /// Returns all that is needed to continue the run to the same bits, on any device, for [`Trainer::restore`].
+    ///
+    /// # Panics
+    /// As [`Trainer::model`].
     pub fn state(&self) -> State {
         // The configuration is saved beside the state; the settings of a step are computed before each.
         let Self {

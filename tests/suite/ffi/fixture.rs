@@ -160,7 +160,7 @@ impl Drop for Ctx {
 }
 
 pub fn new_ctx(model: *const strata_model, n_threads: u32) -> *mut strata_ctx {
-    let (mut out, mut params) = (null_mut(), strata_ctx_params { struct_size: 0, n_threads: 9, reserved: 9 });
+    let (mut out, mut params) = (null_mut(), strata_ctx_params { struct_size: 0, n_threads: 9, device: 9 });
     unsafe { strata_ctx_params_init(&mut params) };
     params.n_threads = n_threads;
     assert_eq!(unsafe { strata_ctx_new(model, &params, &mut out, null_mut()) }, STRATA_STATUS_OK, "strata_ctx_new");

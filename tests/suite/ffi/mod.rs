@@ -12,6 +12,7 @@ mod arguments;
 mod buffers;
 mod command_line;
 mod damage;
+mod device;
 mod dump;
 mod encode;
 pub mod fixture;

@@ -111,7 +111,7 @@ fn layouts_are_those_that_c_asserts() {
         strata_edit { level, latent, strength, mode }
         strata_error { struct_size, status, reserved, message }
         strata_model_params { struct_size, weights, reserved }
-        strata_ctx_params { struct_size, n_threads, reserved }
+        strata_ctx_params { struct_size, n_threads, device }
         strata_dump_params { struct_size, d, dtype, context, max_shard_bytes, model, hook, reserved }
         strata_model_info { struct_size, d, f1, f2, max_active1, max_active2, reserved, d_out, needs_rows, reserved2 }
         strata_stats { struct_size, rows, fvu1, fvu2, l0_1, l0_2, dead1, dead2, reserved }

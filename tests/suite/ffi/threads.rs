@@ -147,7 +147,7 @@ fn eight_threads_use_a_model_that_is_freed_under_them() {
 fn no_context_has_more_threads_than_it_may() {
     let ctx = Ctx::new(&model(arch()), 0);
     for n_threads in [1025, 1 << 20, u32::MAX] {
-        let params = strata_ctx_params { struct_size: size_of::<strata_ctx_params>(), n_threads, reserved: 0 };
+        let params = strata_ctx_params { struct_size: size_of::<strata_ctx_params>(), n_threads, device: 0 };
         let (mut out, mut err) = (null_mut(), error());
         assert_eq!(unsafe { strata_ctx_new(ctx.model, &params, &mut out, &mut err) }, STRATA_STATUS_PARAMS);
         assert!(out.is_null() && message(&err).contains("n_threads"), "{}", message(&err));

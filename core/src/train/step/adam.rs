@@ -26,9 +26,15 @@ const BLOCK: usize = 1 << 14;
 
 /// Returns the number of rows of a block of width `width`: a power of two of at most [`GROUP`], so that a group of rows
 /// is a whole number of blocks.
-fn rows_of_block(width: usize) -> usize {
+pub(in crate::train) fn rows_of_block(width: usize) -> usize {
     let rows = (BLOCK / width).clamp(1, GROUP);
     1 << rows.ilog2()
+}
+
+/// Returns the sum of squares of a gradient of rows of width `width`, from the sums of its blocks.
+pub(in crate::train) fn sum_of_blocks(blocks: &[f64], width: usize) -> f64 {
+    let groups = blocks.chunks(GROUP / rows_of_block(width)).map(|group| group.iter().sum::<f64>());
+    groups.collect::<Vec<_>>().iter().sum()
 }
 
 /// Sums of squares of one gradient.
@@ -100,18 +106,23 @@ impl Adam {
         let mut learns = tensors.map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
         learns.iter_mut().zip(frozen(self.train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
         let norm = self.project(compute, comm, &learns, params, grads)?;
+        let step = self.next_step(lr, norm);
+        self.apply(compute, &step, &learns, params, grads);
+        Ok(norm)
+    }
+
+    /// Advances the clock, and returns the numbers of an update at learning rate `lr` with a gradient of this norm.
+    pub(in crate::train) fn next_step(&mut self, lr: f64, norm: f64) -> adam::AdamStep {
         self.t += 1;
         let (train, t) = (&self.train, self.t as f64);
-        let step = adam::AdamStep {
+        adam::AdamStep {
             lr: (lr / (1.0 - libm::pow(train.beta1, t))) as f32,
             beta1: train.beta1 as f32,
             beta2: train.beta2 as f32,
             eps: train.eps as f32,
             correction2: (1.0 / (1.0 - libm::pow(train.beta2, t))) as f32,
             grad_scale: if train.clip > 0.0 && norm > train.clip { (train.clip / norm) as f32 } else { 1.0 },
-        };
-        self.apply(compute, &step, &learns, params, grads);
-        Ok(norm)
+        }
     }
 
     /// Projects the gradients of unit rows, and returns the norm of the whole gradient.

@@ -10,11 +10,14 @@
 
 use super::entries::List;
 use super::inputs::Inputs;
+use super::settings::StepSettings;
 use super::workspace::DeadScratch;
+use crate::config::Config;
 use crate::entry::{CodeRow, EntryRow};
 use crate::kernel::dense::{self, Matrix, Pick};
 use crate::kernel::fire::Search;
 use crate::kernel::{Isa, reduce, select, sparse};
+use crate::model::Arch;
 use alloc::vec::Vec;
 
 /// Rows per product with the encoder rows of the dead latents.
@@ -22,9 +25,9 @@ const DEAD_ROWS: usize = 24;
 
 /// Returns the largest number of dead latents that AuxK selects per row: `revive.k_aux`, or half the width of the
 /// reconstructed rows where that is 0.
-fn k_aux(inputs: &Inputs<'_>) -> usize {
-    let k_aux = inputs.config.revive.k_aux;
-    if k_aux > 0 { k_aux } else { (inputs.arch.d_out() / 2).max(1) }
+pub(in crate::train) fn k_aux(config: &Config, arch: &Arch) -> usize {
+    let k_aux = config.revive.k_aux;
+    if k_aux > 0 { k_aux } else { (arch.d_out() / 2).max(1) }
 }
 
 /// Returns whether AuxK acts at any level.
@@ -35,12 +38,18 @@ pub(super) fn is_on(inputs: &Inputs<'_>) -> bool {
 
 /// Returns `alpha_l`, given the fraction of variance unexplained: 0 where nothing is dead or nothing is left to
 /// explain.
-pub(super) fn weight(inputs: &Inputs<'_>, fvu: f64, level: usize) -> f64 {
-    let dead = inputs.settings.dead[level].len();
-    if dead == 0 || fvu.is_nan() || fvu <= 0.0 || level >= inputs.arch.n_levels() {
+pub(in crate::train) fn aux_weight(
+    config: &Config,
+    arch: &Arch,
+    settings: &StepSettings,
+    fvu: f64,
+    level: usize,
+) -> f64 {
+    let dead = settings.dead[level].len();
+    if dead == 0 || fvu.is_nan() || fvu <= 0.0 || level >= arch.n_levels() {
         return 0.0;
     }
-    inputs.config.loss.aux / fvu * (dead as f64 / k_aux(inputs) as f64).min(1.0)
+    config.loss.aux / fvu * (dead as f64 / k_aux(config, arch) as f64).min(1.0)
 }
 
 /// The selection among the dead latents of both levels.
@@ -58,7 +67,7 @@ impl<'a> Selection<'a> {
         Self {
             isa: inputs.compute.isa,
             dead: [&settings.dead[0], &settings.dead[1]],
-            k_aux: if inputs.config.loss.aux > 0.0 { k_aux(inputs) } else { 0 },
+            k_aux: if inputs.config.loss.aux > 0.0 { k_aux(inputs.config, inputs.arch) } else { 0 },
         }
     }
 

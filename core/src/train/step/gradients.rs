@@ -381,7 +381,7 @@ impl LatentSums<'_> {
 
 /// Returns the norms of the two parts of the gradient of `D1`, each divided by the weight `w` of its reconstruction
 /// unless that is 0.
-fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
+pub(in crate::train) fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
     let mut sums = [0.0f64; STATS];
     for latents in stats.chunks(GROUP * STATS) {
         let mut group = [0.0f64; STATS];

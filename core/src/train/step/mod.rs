@@ -48,6 +48,9 @@ mod terms;
 mod workspace;
 
 pub use adam::Adam;
+pub(super) use auxk::{aux_weight, k_aux};
+pub(super) use gradients::row_norms;
+pub(super) use select::{first_floor, keep_of, lower_floor, next_floor};
 pub use settings::StepSettings;
 
 use super::batch::BatchRows;
@@ -315,25 +318,32 @@ fn forward(
     losses
 }
 
+/// Adds all terms of the loss; `w` are the weights of the reconstructions.
+pub(super) fn add_up(w: [f32; 2], n_levels: usize, losses: &mut Losses) {
+    let mut total = losses.consistency;
+    for l in 0..n_levels {
+        total += f64::from(w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
+    }
+    losses.total = total;
+}
+
 /// Adds the chunks' partial sums in index order, and then all terms; `w` are the weights of the reconstructions.
 fn sum_up(w: [f32; 2], n_levels: usize, chunks: &[Chunk], losses: &mut Losses) {
     for chunk in chunks {
         losses.consistency += chunk.sums.consistency;
     }
-    let mut total = losses.consistency;
     for l in 0..n_levels {
         for chunk in chunks {
             losses.sparsity[l] += chunk.sums.sparsity[l];
             losses.aux[l] += chunk.sums.aux[l];
             losses.gated[l] += chunk.sums.gated[l];
         }
-        total += f64::from(w[l]) * losses.fvu[l] + losses.sparsity[l] + losses.aux[l] + losses.gated[l];
     }
-    losses.total = total;
+    add_up(w, n_levels, losses);
 }
 
 /// Checks that every term of the loss is finite.
-fn check(losses: &Losses) -> Result<()> {
+pub(super) fn check(losses: &Losses) -> Result<()> {
     for (what, value) in [
         ("the reconstruction loss of level 1", losses.fvu[0]),
         ("the reconstruction loss of level 2", losses.fvu[1]),

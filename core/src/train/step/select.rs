@@ -50,9 +50,8 @@ impl Floors {
         for level in levels.clone() {
             values.extend_from_slice(&chunk.candidates[level].u);
         }
-        let rows = inputs.n().min(CHUNK) as f64;
-        let want = libm::ceil(budget(inputs, levels) * rows) as usize;
-        let floor = if values.len() < want { 0.0 } else { NEAR * select::kth_largest(values, want.max(1)) };
+        let rows = inputs.n().min(CHUNK);
+        let floor = first_floor(values, budget(inputs, levels), rows);
         self.floor[levels.clone()].fill(Some(floor));
     }
 
@@ -64,7 +63,7 @@ impl Floors {
         if found >= keep_of(budget(inputs, levels), inputs.n()) || floor <= 0.0 {
             return false;
         }
-        self.floor[levels.clone()].fill(Some(if floor < 1e-6 { 0.0 } else { 0.5 * floor }));
+        self.floor[levels.clone()].fill(Some(lower_floor(floor)));
         true
     }
 
@@ -106,8 +105,7 @@ impl Floors {
             keep_above(list, cut, equal);
         }
         let least = if least.is_finite() { least } else { 0.0 };
-        // If there were too few positive pre-activations, that is likely in the next batch too: it collects them all.
-        let floor = if self.values.len() > keep { NEAR * least } else { 0.0 };
+        let floor = next_floor(self.values.len() > keep, least);
         self.floor[levels.clone()].fill(Some(floor));
         Chosen { selected_min: least, above_tau }
     }
@@ -118,8 +116,26 @@ fn budget(inputs: &Inputs<'_>, levels: &Range<usize>) -> f64 {
     inputs.settings.k[levels.clone()].iter().sum()
 }
 
+/// Returns the floor of the first batch, from the candidates of its first `rows` rows, of which each keeps `k`: a little
+/// below the cut.
+pub(in crate::train) fn first_floor(values: &mut [f32], k: f64, rows: usize) -> f32 {
+    let want = libm::ceil(k * rows as f64) as usize;
+    if values.len() < want { 0.0 } else { NEAR * select::kth_largest(values, want.max(1)) }
+}
+
+/// Returns the floor to try after one that left too few candidates.
+pub(in crate::train) fn lower_floor(floor: f32) -> f32 {
+    if floor < 1e-6 { 0.0 } else { 0.5 * floor }
+}
+
+/// Returns the floor of the next batch, from the smallest pre-activation that was kept. If there were too few positive
+/// pre-activations, that is likely in the next batch too: it collects them all.
+pub(in crate::train) fn next_floor(was_cut: bool, least: f32) -> f32 {
+    if was_cut { NEAR * least } else { 0.0 }
+}
+
 /// Returns how many candidates a selection over `n` rows keeps.
-fn keep_of(k: f64, n: usize) -> usize {
+pub(in crate::train) fn keep_of(k: f64, n: usize) -> usize {
     (libm::round(k * n as f64) as usize).max(1)
 }
 

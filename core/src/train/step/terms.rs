@@ -39,7 +39,7 @@ impl<'a> Terms<'a> {
     pub fn new(inputs: &Inputs<'a>, derived: &'a Derived, seed_cos: &'a SeedCos, fvu: [f64; 2]) -> Self {
         let Inputs { arch, config, settings, params, .. } = *inputs;
         let (n, unit) = (inputs.n() as f64, inputs.unit());
-        let alpha = [0, 1].map(|l| auxk::weight(inputs, fvu[l], l));
+        let alpha = [0, 1].map(|l| auxk::aux_weight(config, arch, settings, fvu[l], l));
         let kept = [0, 1].map(|l| Kept {
             through: l == 0 && inputs.two(),
             ungated: l == 1,

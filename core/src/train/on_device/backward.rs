@@ -1,0 +1,151 @@
+//! Gradients of a step on a device.
+
+use super::super::observed::Losses;
+use super::super::step::{self, StepSettings};
+use super::level::Seen;
+use super::{CHUNK, OnDevice, encoder, ordered, own, weights};
+use crate::device::kernels;
+use crate::device::training::{self, Contain, DecoderJob};
+use crate::error::Result;
+
+impl OnDevice {
+    /// Writes every gradient, and the losses that are known then.
+    pub(super) fn backward(&mut self, n: usize, settings: &StepSettings, losses: &mut Losses) -> Result<()> {
+        let Self { device, config, arch, tensors, levels, rows, source, families, bias, by, .. } = self;
+        let (d, two, latents) = (arch.d, arch.n_levels() == 2, arch.latents());
+        let unit = 1.0 / (n as f64 * f64::from(settings.variance));
+        let recon = [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32);
+        let alpha = [0, 1].map(|l| step::aux_weight(config, arch, settings, losses.fvu[l], l));
+        let aux_weight = alpha.map(|alpha| (2.0 * alpha * unit) as f32);
+        let gated_weight = (2.0 * config.loss.gated_aux * unit) as f32;
+        let own_only = config.train.balance.drops_through();
+        let is_cumulative = arch.decoder.is_cumulative();
+        let contains = two && config.loss.consistency.needs().ungated && families.is_some();
+        let own = [0, 1].map(|l| (l < levels.len()).then(|| own(tensors, l)));
+        let (xt, f1) = (rows.xt.of(n * d), latents[0]);
+
+        // What the auxiliary reconstructions lack, and the losses by row.
+        for l in 0..levels.len() {
+            let (before, level) = levels.split_at_mut(l);
+            let (level, Some(own)) = (&mut level[0], own[l]) else { continue };
+            let by_row = |squares: &[f32], weight: f32, loss: &mut f64| {
+                let value = |s: f32| 0.5 * f64::from(weight) * f64::from(s);
+                squares.chunks(CHUNK).for_each(|chunk| *loss += ordered(chunk, value));
+            };
+            level.aux_rows(device, n, d, own.decoder, aux_weight[l])?;
+            if level.aux.acts(aux_weight[l]) {
+                by_row(&level.aux.lacking.squares.of(n).to_vec()?, aux_weight[l], &mut losses.aux[l]);
+            }
+            let base = before.last().filter(|_| is_cumulative).map_or(xt, |one| one.r.of(n * d));
+            level.gated_rows(device, n, base, own.decoder)?;
+            if level.is_gated() {
+                by_row(&level.gated.squares.of(n).to_vec()?, gated_weight, &mut losses.gated[l]);
+            }
+            level.penalty(device, n, latents[l])?.into_iter().for_each(|sum| losses.sparsity[l] += sum);
+            level.begin_gradients(device, n, two && l == 0, contains && l == 0)?;
+        }
+        let (one, level2) = (&levels[0], levels.get(1));
+        let ([by1, by2], Some(own1)) = (by, own[0]) else { return Ok(()) };
+
+        // Gradients of entries: level 2 first, through which some reach level 1.
+        let (mut ds, mut r2) = (None, None);
+        if let (Some(level2), Some(own2)) = (level2, own[1]) {
+            let alone = Seen { r2: (None, 0.0), ds: None, through: false, own_only, starts: false, d };
+            level2.entry_gradients(n, own2, (recon[1], aux_weight[1], gated_weight), alone)?;
+            if contains {
+                let loss = &config.loss;
+                let by = Contain {
+                    down: loss.contain_down as f32,
+                    up: loss.contain_up as f32,
+                    margin: loss.contain_margin as f32,
+                    scale: loss.consistency_weight as f32 / n as f32,
+                };
+                let du = [one.gradients(n, true).du, level2.gradients(n, false).du];
+                let levels = [(one.entries(n), du[0]), (level2.entries(n), du[1])];
+                let sums = source.contain.room(device, n)?;
+                training::contain(by, level2.open.of(n), levels, sums)?;
+                let add = |sum: f64, row: &f64| sum + row;
+                sums.to_vec()?.chunks(CHUNK).for_each(|rows| losses.consistency += rows.iter().fold(0.0, add));
+            }
+            if arch.source.reaches_decoder1(config.source_detach) {
+                let out = source.ds.room(device, n * d)?;
+                let (lists, du) = (level2.entries(n).lists, level2.gradients(n, false).du);
+                kernels::sum_rows(weights(tensors, 1, d).w, d, lists, du, out)?;
+                ds = Some(out);
+            }
+            r2 = Some(level2.r.of(n * d)).filter(|_| is_cumulative);
+        }
+        let seen = Seen { r2: (r2, recon[1]), ds, through: two, own_only, starts: contains, d };
+        one.entry_gradients(n, own1, (recon[0], aux_weight[0], gated_weight), seen)?;
+
+        // Gradients of the parameters, by latent.
+        let grad = |l: usize, at: usize| tensors[encoder(tensors, l) + at].g.all();
+        let r1 = one.r.of(n * d);
+        if let (Some(level2), Some(own2)) = (level2, own[1]) {
+            let acts = level2.aux.acts(aux_weight[1]);
+            let list = by2.transpose(device, latents[1], level2.entries(n), level2.gradients(n, false), acts)?;
+            let job = DecoderJob {
+                r: level2.r.of(n * d),
+                recon: recon[1],
+                e: acts.then(|| level2.aux.lacking.e.of(n * d)),
+                two: false,
+                r2: None,
+                through: 0.0,
+                ds: None,
+                own_only,
+                shrink: level2.numbers.shrink(own2, latents[1]),
+                d,
+            };
+            training::decoder_gradients(job, list, grad(1, 2), None)?;
+            let reads = if arch.source.is_parallel() { xt } else { r1 };
+            training::encoder_gradients(reads, d, own_only, list, grad(1, 0), grad(1, 1), None)?;
+            for (i, values) in list.own.into_iter().flatten().enumerate() {
+                training::latent_sums(list.offsets, values, grad(1, 3 + i))?;
+            }
+        }
+        let acts = one.aux.acts(aux_weight[0]);
+        let list = by1.transpose(device, f1, one.entries(n), one.gradients(n, two), acts)?;
+        let job = DecoderJob {
+            r: r1,
+            recon: recon[0],
+            e: acts.then(|| one.aux.lacking.e.of(n * d)),
+            two,
+            r2,
+            through: recon[1],
+            ds,
+            own_only,
+            shrink: one.numbers.shrink(own1, f1),
+            d,
+        };
+        let stats = bias.stats.room(device, 3 * f1)?;
+        training::decoder_gradients(job, list, grad(0, 2), Some(stats))?;
+        let through2 = if two { Some(bias.through2.room(device, f1)?) } else { None };
+        training::encoder_gradients(xt, d, own_only, list, grad(0, 0), grad(0, 1), through2)?;
+        for (i, values) in list.own.into_iter().flatten().enumerate() {
+            training::latent_sums(list.offsets, values, grad(0, 3 + i))?;
+        }
+        losses.balance = step::row_norms(&stats.to_vec()?, settings.w, recon);
+
+        // The decoder bias.
+        let columns = bias.columns.room(device, n.div_ceil(CHUNK) * d)?;
+        let groups = latents.map(|f| f.div_ceil(256) * d);
+        let sums = bias.sums.room(device, groups[0].max(groups[1]))?;
+        let (own, b, w1) = (tensors[0].g.all(), grad(0, 1), weights(tensors, 0, d).w);
+        training::chunk_columns(r1, d, columns)?;
+        training::bias_start(columns, recon[0], own)?;
+        training::bias_take_out(b, w1, sums.part(0..groups[0]), own)?;
+        if let (Some(through2), Some(level2)) = (through2, level2) {
+            let through = bias.through.room(device, d)?;
+            training::chunk_columns(level2.r.of(n * d), d, columns)?;
+            training::bias_start(columns, recon[1], through)?;
+            training::bias_take_out(through2, w1, sums.part(0..groups[0]), through)?;
+            training::bias_take_out(grad(1, 1), weights(tensors, 1, d).w, sums.part(0..groups[1]), through)?;
+            training::mix_into(through, own_only, own)?;
+            if !own_only {
+                training::mix_into(through2, false, b)?;
+            }
+        }
+        step::add_up(settings.w, arch.n_levels(), losses);
+        Ok(())
+    }
+}

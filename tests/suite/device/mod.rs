@@ -1,0 +1,5 @@
+//! The device path on the emulator: the bits of the CPU, in several orders of threads and blocks.
+
+mod encode;
+mod kernels;
+mod train;
