@@ -133,7 +133,7 @@ mod emulated {
             train::Job { dump, target: None, run, config, resume, from: None, isa: Isa::detect(), device, verify };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
-        assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done);
+        assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done, "how it ended");
         let mut files = BTreeMap::new();
         let mut folders = vec![run.join("sae"), run.join("checkpoints")];
         while let Some(folder) = folders.pop() {

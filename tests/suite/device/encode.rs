@@ -57,7 +57,7 @@ fn assert_same(arch: Arch, n: usize, seed: u64, roots: u64, weights: WeightType,
     let mut found = [Codes::new(), Codes::new()];
     let [one, two] = &mut found;
     on.encode(&x, &mut Scratch::new(&arch), one, two).expect("finite rows");
-    assert_eq!(found[..], want[..2]);
+    assert_eq!(found[..], want[..2], "codes of `encode`");
 }
 
 fn any_arch(d: impl Strategy<Value = usize>, f: impl Strategy<Value = [usize; 2]>) -> impl Strategy<Value = Arch> {
@@ -133,6 +133,7 @@ fn a_pruned_model_is_refused_in_one_sentence() {
     };
     arch.variant.prune = [0.5, 0.0];
     let cpu = Encoder::new(Arc::new(model(arch, 1, 0)), Compute::new(Isa::detect(), Par::Seq)).expect("a model");
-    let why = cpu.on(&device(0)).err().expect("a pruned model").to_string();
+    let Err(why) = cpu.on(&device(0)) else { panic!("a pruned model is encoded on a device") };
+    let why = why.to_string();
     assert_eq!(why, "a model that is pruned (`level1.prune`, `level2.prune`) is not encoded on a GPU yet: use the CPU");
 }
