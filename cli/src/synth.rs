@@ -27,9 +27,9 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
     // Errors are found before the directions are drawn, which takes time; sizes are checked before anything of their
     // size is allocated.
     expect_free(&args.out)?;
+    let world = World::new(&config)?;
     let bytes = u128::from(args.rows) * config.d as u128 * args.dtype.size_bytes() as u128;
     expect_space(&args.out, bytes, || format!("{} rows of {} numbers take", args.rows, config.d))?;
-    let world = World::new(&config)?;
     let mut writer = DumpWriter::create(&args.out, DumpSpec::new(config.d, args.dtype))?;
     let d = config.d;
     let bar = console.bar("drawing", args.rows, "rows");

@@ -128,11 +128,11 @@ mod emulated {
     ) -> BTreeMap<String, Vec<u8>> {
         let sets: Vec<String> =
             TINY.iter().chain(&["train.checkpoint_every=18"]).map(|set| (*set).to_owned()).collect();
-        let config = train::settings_of(run, resume, None, &sets, None).expect("settings");
+        let config = train::settings_of(run, resume, None, None, &sets, None).expect("settings");
         let job =
             train::Job { dump, target: None, run, config, resume, from: None, isa: Isa::detect(), device, verify };
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false };
+        let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };
         assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done, "how it ended");
         let mut files = BTreeMap::new();
         let mut folders = vec![run.join("sae"), run.join("checkpoints")];
@@ -196,7 +196,7 @@ mod emulated {
             let (weights, isa, device) = (WeightType::F32, Isa::detect(), device.as_ref());
             let job = encode::Job { run: &run, dump: &dump, out: &out, f16: false, weights, isa, device };
             let (mut said, mut err) = (Vec::new(), Vec::new());
-            let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: false };
+            let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: false, watch: None };
             encode::encode(&job, &mut console).expect("codes");
             fs::read(out).expect("the file")
         });

@@ -32,7 +32,7 @@ fn a_signal_ends_an_evaluation_between_its_passes() {
 fn a_signal_ends_the_drawing_of_a_dump() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("dump");
-    let all = args!["synth", "--world", "a", "--rows", "1000000000000", "--out", out];
+    let all = args!["synth", "--world", "a", "--rows", "4000000", "--out", out];
     let mut child = command(&all).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     while fs::read_dir(dir.path()).unwrap().count() == 0 {
         assert!(child.try_wait().unwrap().is_none());
