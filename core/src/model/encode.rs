@@ -293,18 +293,9 @@ impl Encoder {
         if model.arch.variant.topk_by == TopkBy::Absolute {
             minus_bias.extend(model.params.level[0].b_enc.iter().map(|b| -b));
         }
-        let mut encoder = Self {
-            isa,
-            stored,
-            screens,
-            order,
-            families,
-            decoder2,
-            minus_bias,
-            squares: Default::default(),
-            device: None,
-            model,
-        };
+        let squares = Default::default();
+        let mut encoder =
+            Self { isa, stored, screens, order, families, decoder2, minus_bias, squares, device: None, model };
         encoder.squares = [0, 1].map(|l| {
             let rows = encoder.directions(l).chunks_exact(encoder.model.arch.d_out());
             let is_pruned = encoder.model.arch.variant.prune[l] > 0.0;
