@@ -85,3 +85,4 @@ mod training;
 mod transcoder;
 mod units;
 mod verdict;
+mod watch;
