@@ -33,6 +33,7 @@ mod gemm;
 mod golden;
 mod gradient;
 mod gradient_transcoder;
+mod heads;
 mod health;
 mod hierarchy;
 mod inspect;
