@@ -404,6 +404,13 @@ pub struct Probe {
     /// A transcoder: the dump of the rows that it should reconstruct, one for each row of --dump
     #[arg(long, value_name = "DUMP")]
     pub target: Option<PathBuf>,
+    /// Write the probes as heads that an engine scores with strata_probe_load: for each class one on the rows, and one on
+    /// latents of both levels
+    #[arg(long, value_name = "FILE")]
+    pub save_head: Option<PathBuf>,
+    /// Latents per head of --save-head: 1, 2, 5, 10 or 20
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub head_latents: usize,
 }
 
 /// `strata encode`.

@@ -249,9 +249,16 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
         Some(out) => out.clone(),
         None => run.output(None)?.join("probe.json"),
     };
-    refuse_own_input(&[dump.source().paths.as_slice(), std::slice::from_ref(&args.labels)].concat(), &out)?;
+    let read = [dump.source().paths.as_slice(), std::slice::from_ref(&args.labels)].concat();
+    refuse_own_input("--out", &read, &out)?;
+    let save = args.save_head.as_deref().map(|file| probe::heads::Save { file, latents: args.head_latents });
+    if let Some(save) = &save {
+        refuse_own_input("--save-head", &read, save.file)?;
+        ensure!(save.file != out, "--save-head {}: it is the report, --out; choose another name", out.display());
+    }
     let (labels, sample, seed) = (&args.labels, args.sample, args.seed);
-    let job = probe::Job { run: &run, dump: &dump, target: target.as_ref(), labels, sample, seed, out: &out, isa };
+    let job =
+        probe::Job { run: &run, dump: &dump, target: target.as_ref(), labels, sample, seed, out: &out, save, isa };
     let found = probe::probe(&job, console)?;
     if console.json {
         console.json_pretty(&found)?;
@@ -263,7 +270,7 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
 
 fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
     let (run, dump) = sources::open(&args.subject, "encode", console)?;
-    refuse_own_input(&dump.source().paths, &args.out)?;
+    refuse_own_input("--out", &dump.source().paths, &args.out)?;
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
@@ -345,11 +352,11 @@ fn settings_command(args: &args::ListSettings, console: &mut Console<'_>) -> Res
 }
 
 /// Refuses an output that would replace a file of the dump.
-fn refuse_own_input(dump: &[PathBuf], out: &Path) -> Result<()> {
+fn refuse_own_input(flag: &str, dump: &[PathBuf], out: &Path) -> Result<()> {
     let Ok(out) = out.canonicalize() else { return Ok(()) };
     for path in dump.iter().filter_map(|p| p.canonicalize().ok()) {
         if out.starts_with(&path) {
-            bail!("--out {}: it is a part of the dump; choose another name", out.display());
+            bail!("{flag} {}: it is a part of the dump; choose another name", out.display());
         }
     }
     Ok(())

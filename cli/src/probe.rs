@@ -18,6 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use std::io::Write;
 use std::path::Path;
+use strata_core::format::heads as head_file;
 use strata_core::metrics::absorption::{ClassAbsorption, OUTSIDE, Scope, Thresholds, absorption};
 use strata_core::metrics::probe::erase::{self, Examples, ScrReport, ScrTasks, TppReport};
 use strata_core::metrics::probe::logistic::Settings;
@@ -29,8 +30,10 @@ use strata_core::model::{CodesView, TopkBy};
 use strata_core::rng::Philox;
 use strata_core::{Encoder, Isa, Par};
 
+pub mod heads;
 pub mod labels;
 
+use heads::{Fitted, Save};
 use labels::{Labels, Unit};
 
 /// Most examples per label that a probe is fitted on; it is tested on at most a quarter of that.
@@ -64,6 +67,8 @@ pub struct Job<'a> {
     pub seed: u64,
     /// The report to write.
     pub out: &'a Path,
+    /// The heads to save, if any.
+    pub save: Option<Save<'a>>,
     /// Instruction set.
     pub isa: Isa,
 }
@@ -146,6 +151,11 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     let pair = Pair { input: dump, target: job.target };
     ensure!(job.sample > 0, "--sample: expected at least 1, found 0");
     ensure!(!job.out.is_dir(), "writing `{}`: it is a directory", job.out.display());
+    if let Some(save) = &job.save {
+        let k = save.latents;
+        ensure!(KS.contains(&k), "--head-latents: expected 1, 2, 5, 10 or 20, found {k}");
+        ensure!(!save.file.is_dir(), "writing `{}`: it is a directory", save.file.display());
+    }
     let labels = Labels::open(job.labels, dump)?;
     let encoder = run.encoder(isa)?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, isa)?;
@@ -183,9 +193,10 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     });
     let areas = areas.into_iter().collect::<Result<Vec<_>>>()?;
     let bar = console.bar("probing", tasks.len() as u64, "classes");
-    let mut classes = Vec::with_capacity(tasks.len());
+    let (mut classes, mut on_rows) = (Vec::with_capacity(tasks.len()), Vec::new());
     for ((c, task), auc) in tasks.iter().zip(&areas) {
-        let (_, dense) = dense_probe(&sampled.x, pair.reconstructed().d(), task, &settings)?;
+        let (on_row, dense) = dense_probe(&sampled.x, pair.reconstructed().d(), task, &settings)?;
+        on_rows.push(on_row);
         let of = |codes: &CodesView<'_>| sparse_probes(Par::Rayon, codes, task, &KS, &settings);
         classes.push(ClassProbes {
             class: *c,
@@ -202,6 +213,18 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
         check_interrupt()?;
     }
     bar.finish_and_clear();
+    if let Some(save) = &job.save {
+        let fitted = classes.iter().zip(&tasks).zip(&on_rows).map(|((class, (_, task)), on_rows)| {
+            let probe = class.both.iter().find(|probe| probe.k == save.latents);
+            Fitted { name: &class.name, task, on_rows, latents: probe.map_or(&[], |probe| &probe.latents) }
+        });
+        let (heads, loose) = heads::heads(&encoder, &sampled, &fitted.collect::<Vec<_>>(), &settings)?;
+        write_atomic(save.file, &head_file::write(&heads)?)?;
+        console.note(format!("{} heads are in {}", heads.heads.len(), save.file.display()));
+        if !loose.is_empty() {
+            console.note(format!("the fits of these heads did not converge: {}", loose.join(", ")));
+        }
+    }
     let examples = examples(&sampled, &encoder, &decoder)?;
     let only: Vec<Binary> = tasks.iter().map(|(_, t)| t.clone()).collect();
     let tpp = Some(erase::tpp(Par::Rayon, &examples, &only, &erase::NS, &settings)?);

@@ -106,6 +106,7 @@
 //! | [`activation`], [`gate`], [`source`], [`decoder`], [`loss`], [`balance`] | the choices that define a model and its loss: one module per concept, with forward and backward pass side by side |
 //! | [`train`] | one training step, and all state between steps |
 //! | [`normalise`], [`row_norm`], [`row_rule`] | normalisation of rows, and which rows are left out |
+//! | [`heads`] | linear heads on rows or codes, and what of their scores is kept per sequence |
 //! | [`metrics`] | streaming, mergeable metrics; scores against a known truth |
 //! | [`format`](mod@format) | parsers and writers of dumps and models, on bytes |
 //! | [`kernel`] | dense and sparse products, selection, reductions, Adam |
@@ -134,6 +135,7 @@ pub mod error;
 pub mod format;
 pub mod freeze;
 pub mod gate;
+pub mod heads;
 pub mod kernel;
 pub mod loss;
 pub mod metrics;

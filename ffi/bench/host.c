@@ -1,5 +1,6 @@
-/* What a host pays: the start-up of a model of 100 MiB, beside a read of the same file in the same run, and the time of
- * a call of strata_encode with one row. Models have random weights and are written into DIR. usage: host DIR
+/* What a host pays: the start-up of a model of 100 MiB, beside a read of the same file in the same run; the time of a call
+ * of strata_encode with one row; and that of a watch-list of 64 latents beside it, in turn. Models have random weights and are
+ * written into DIR. usage: host DIR
  * ffi/bench/run.sh builds and runs it. */
 #define _POSIX_C_SOURCE 200809L
 #include "model.h"
@@ -108,6 +109,66 @@ static void latency(const char *dir, bench_shape s) {
     strata_model_free(model);
 }
 
+/* Encoding everything, and watch-lists of 64 parents and of 64 children, in turn. */
+static void watching(const char *dir, bench_shape s, size_t n_rows) {
+    enum { KINDS = 3, LISTED = 64, CALLS = 2000 };
+    write_model(dir, s);
+    strata_model *model = load(dir);
+    strata_ctx *ctx = NULL;
+    strata_model_info info = {.struct_size = sizeof info};
+    check(strata_model_get_info(model, &info), "info", NULL);
+    check(strata_ctx_new(model, NULL, &ctx, NULL), "context", NULL);
+    uint32_t lists[2][LISTED];
+    for (uint32_t i = 0; i < LISTED; i++) {
+        lists[0][i] = i * (uint32_t)(s.f1 / LISTED);
+        lists[1][i] = i * (uint32_t)(s.f2 / LISTED);
+    }
+    strata_watch *watches[KINDS] = {NULL};
+    check(strata_watch_new(model, lists[0], LISTED, NULL, 0, &watches[1], NULL), "watch", NULL);
+    check(strata_watch_new(model, NULL, 0, lists[1], LISTED, &watches[2], NULL), "watch", NULL);
+    size_t blocks = n_rows > 1 ? 8 : ROWS;
+    float *data = malloc(blocks * n_rows * s.d * sizeof *data);
+    for (size_t i = 0; i < blocks * n_rows * s.d; i++) data[i] = normal();
+    strata_codes codes[2] = {{.struct_size = sizeof codes[0]}, {.struct_size = sizeof codes[1]}};
+    for (int l = 0; l < 2; l++) {
+        codes[l].offsets_len = n_rows + 1;
+        codes[l].capacity = n_rows * 512;
+        codes[l].offsets = calloc(codes[l].offsets_len, sizeof *codes[l].offsets);
+        codes[l].index = calloc(codes[l].capacity, sizeof *codes[l].index);
+        codes[l].value = calloc(codes[l].capacity, sizeof *codes[l].value);
+    }
+    static double times[KINDS][CALLS];
+    size_t calls = 0, found[KINDS] = {0};
+    double began = now_us();
+    for (size_t i = 0; calls < CALLS && (now_us() - began < 4e6 || calls < 50); i++) {
+        strata_rows x = {.struct_size = sizeof x, .data = data + i % blocks * n_rows * s.d, .n_rows = n_rows, .d = s.d};
+        x.row_stride_bytes = s.d * sizeof *data;
+        for (int kind = 0; kind < KINDS; kind++) {
+            double start = now_us();
+            strata_status status = kind ? strata_encode_watched(ctx, watches[kind], &x, &codes[0], &codes[1])
+                                        : strata_encode(ctx, &x, &codes[0], &codes[1]);
+            double took = now_us() - start;
+            check(status, "encode", NULL);
+            if (i >= 5) times[kind][calls] = took, found[kind] += codes[0].n + codes[1].n;
+        }
+        calls += i >= 5;
+    }
+    static const char *const names[KINDS] = {"all latents", "64 parents", "64 children"};
+    for (int kind = 0; kind < KINDS; kind++) {
+        sort(times[kind], calls);
+        double rows = (double)n_rows;
+        printf("watch, n = %zu, d = %zu, %zu + %zu latents: %s: median %.2f us per row (fastest %.2f), %.2f codes\n", n_rows,
+               s.d, s.f1, s.f2, names[kind], times[kind][calls / 2] / rows, times[kind][0] / rows,
+               (double)found[kind] / ((double)calls * rows));
+    }
+    for (int l = 0; l < 2; l++) free(codes[l].offsets), free(codes[l].index), free(codes[l].value);
+    free(data);
+    strata_watch_free(watches[1]);
+    strata_watch_free(watches[2]);
+    strata_ctx_free(ctx);
+    strata_model_free(model);
+}
+
 int main(int argc, char **argv) {
     if (argc != 2) return fputs("usage: host DIR\n", stderr), 2;
     start_up(argv[1]);
@@ -115,5 +176,8 @@ int main(int argc, char **argv) {
     latency(argv[1], (bench_shape){.d = 384, .f1 = 1024, .f2 = 8192, .k1 = 16, .k2 = 16});
     latency(argv[1], (bench_shape){.d = 768, .f1 = 12288, .k1 = 32});
     latency(argv[1], (bench_shape){.d = 768, .f1 = 1536, .f2 = 24576, .k1 = 16, .k2 = 16});
+    /* The width of SmolLM2-135M; about 16 parents fire. */
+    watching(argv[1], (bench_shape){.d = 576, .f1 = 1024, .f2 = 8192, .k1 = 16, .k2 = 16, .threshold = 2.15}, 1);
+    watching(argv[1], (bench_shape){.d = 576, .f1 = 1024, .f2 = 8192, .k1 = 16, .k2 = 16, .threshold = 2.15}, 512);
     return 0;
 }

@@ -11,6 +11,8 @@
 
 typedef struct {
     size_t d, f1, f2, k1, k2;
+    /* 0: topk. Else relu, with so much taken from pre-activations, which have variance 1 on rows of normal numbers. */
+    double threshold;
 } bench_shape;
 
 static void die(const char *what, const char *why) {
@@ -37,12 +39,13 @@ static FILE *create(const char *dir, const char *name) {
     return file;
 }
 
-/* Rows of norm 1; zeros where a row is one number. */
-static void write_rows(FILE *file, size_t rows, size_t width) {
+/* Rows of norm 1; where a row is one number, that is `single`. */
+static void write_rows(FILE *file, size_t rows, size_t width, float single) {
     float *row = calloc(width, sizeof *row);
     if (!row) die("writing", "no memory");
     for (size_t r = 0; r < rows; r++) {
         double squares = 0.0;
+        if (width == 1) row[0] = single;
         for (size_t c = 0; width > 1 && c < width; c++) {
             row[c] = normal();
             squares += (double)row[c] * (double)row[c];
@@ -53,15 +56,15 @@ static void write_rows(FILE *file, size_t rows, size_t width) {
     free(row);
 }
 
-/* Flat topk where f2 is 0, else topk behind a hard gate, with families of eight. Returns the bytes of the weights. */
+/* Flat where f2 is 0, else behind a hard gate, with families of eight. Returns the bytes of the weights. */
 static size_t write_model(const char *dir, bench_shape s) {
     mkdir(dir, 0777);
     FILE *file = create(dir, "cfg.json");
     fprintf(file,
             "{\"format\":\"strata-sae\",\"version\":1,\"architecture\":{\"model\":\"tree\",\"d\":%zu,\"f1\":%zu,\"f2\":%zu,"
-            "\"activation1\":\"topk\",\"activation2\":\"topk\",\"k1\":%zu,\"k2\":%zu,\"source\":\"x\",\"decoder\":\"cum\","
+            "\"activation1\":\"%s\",\"activation2\":\"%s\",\"k1\":%zu,\"k2\":%zu,\"source\":\"x\",\"decoder\":\"cum\","
             "\"gate\":\"%s\"}}\n",
-            s.d, s.f1, s.f2, s.k1, s.f2 ? s.k2 : 1, s.f2 ? "hard" : "none");
+            s.d, s.f1, s.f2, s.threshold > 0 ? "relu" : "topk", s.threshold > 0 ? "relu" : "topk", s.k1, s.f2 ? s.k2 : 1, s.f2 ? "hard" : "none");
     if (fclose(file)) die("writing", "cfg.json");
 
     static const char *const names[] = {"b_dec",        "level1.w_enc", "level1.b_enc", "level1.w_dec",
@@ -86,7 +89,7 @@ static size_t write_model(const char *dir, bench_shape s) {
     if (fwrite(&header_len, 8, 1, file) != 1 || fwrite(header, 1, len, file) != len) die("writing", dir);
     for (size_t i = 0; i < n_tensors; i++) {
         if (i < 7) {
-            write_rows(file, rows[i], widths[i]);
+            write_rows(file, rows[i], widths[i], i == 2 || i == 5 ? (float)-s.threshold : 0.0f);
             continue;
         }
         for (uint32_t child = 0; child < s.f2; child++) {

@@ -38,7 +38,7 @@ check "$work/c"
 check "$work/c_static"
 check "$work/cpp"
 for style in throwing returning; do
-    LD_LIBRARY_PATH=$tree/lib "$work/$style" "$golden" "$work/dump-$style" || fail "strata.hpp, $style"
+    LD_LIBRARY_PATH=$tree/lib "$work/$style" "$golden" "$work/dump-$style" "$golden/../heads.safetensors" || fail "strata.hpp, $style"
 done
 # The blocks of the README, which are whole programs.
 block() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/p" ../../README.md | sed '/^```/d'; }
@@ -54,7 +54,7 @@ if command -v valgrind >/dev/null; then
     kinds=definite,indirect,possible
     check valgrind "$work/cpp"
     kinds=definite,indirect # the queues of a thread pool have memory that stays the process's, reachable by tagged pointers
-    LD_LIBRARY_PATH=$tree/lib valgrind "$work/throwing" "$golden" "$work/dump-valgrind" || fail "valgrind: strata.hpp"
+    LD_LIBRARY_PATH=$tree/lib valgrind "$work/throwing" "$golden" "$work/dump-valgrind" "$golden/../heads.safetensors" || fail "valgrind: strata.hpp"
 fi
 
 venv=$target/examples

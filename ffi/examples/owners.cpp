@@ -1,5 +1,5 @@
 // Every function of strata.hpp, in the style that it is compiled in: exceptions, or with STRATA_NO_EXCEPTIONS statuses.
-// usage: owners RUN DUMP        prints "owners ok"; DUMP is written
+// usage: owners RUN DUMP HEADS        prints "owners ok"; DUMP is written
 #include <strata.hpp>
 
 #include <cstdio>
@@ -105,12 +105,91 @@ static void the_tree_is_there(const strata::model &model) {
         expect(parent == STRATA_ROOT || parent < info.f1, "a parent is a latent of level 1");
     }
     expect(STATUS(model.parent(static_cast<std::uint32_t>(info.f2), parent)) == STRATA_STATUS_INDEX, "no such child");
+    std::vector<std::uint32_t> parents;
+    OK(model.parents(parents));
+    OK(model.parent(static_cast<std::uint32_t>(info.f2) - 1, parent));
+    expect(parents.size() == info.f2 && parents.back() == parent, "all parents in one call");
+    strata_model_metadata from;
+    OK(model.metadata(from));
+    expect(from.hook && !from.hook[0] && from.layer == STRATA_NO_LAYER, "nothing is known of the origin");
     std::vector<float> row(info.d);
     OK(model.decoder_row(1, 0, row.data(), row.size()));
     expect(STATUS(model.decoder_row(1, 0, row.data(), row.size() - 1)) == STRATA_STATUS_CAPACITY, "too small a row");
     float norm = 0;
     for (float v : row) norm += v * v;
     expect(norm > 0, "a decoder row points somewhere");
+}
+
+static void few_latents_are_watched(strata::ctx &ctx, const strata::model &model) {
+    const strata_model_info info = model.info();
+    strata::watch watch;
+    OK(watch.set(model, {3, 0}, {static_cast<std::uint32_t>(info.f2) - 1, 4}));
+    expect(STATUS(watch.set(model, {3, 3}, {})) == STRATA_STATUS_PARAMS && watch, "a failed list keeps the watch-list");
+    expect(watch.info().max_active1 == 2 && watch.info().computed1 >= 2, "a watch-list says what it computes");
+    const std::size_t n = 37;
+    std::vector<float> x(n * info.d);
+    for (std::size_t i = 0; i < x.size(); i++) x[i] = static_cast<float>(i % 17) - 5.0f;
+    const strata_rows rows = strata::rows(x.data(), n, info.d);
+    strata::codes c1, c2, w1, w2;
+    OK(ctx.encode(rows, c1, c2));
+    OK(ctx.encode(watch, rows, w1, w2));
+    std::size_t found = 0;
+    for (std::size_t i = 0; i < n; i++) {
+        auto at = w1[i].begin();
+        for (auto [latent, value] : c1[i]) {
+            if (latent != 0 && latent != 3) continue;
+            expect(at != w1[i].end() && (*at).latent == latent && (*at).value == value, "the listed codes are those of encode");
+            ++at, found++;
+        }
+        expect(at == w1[i].end(), "no others");
+    }
+    expect(found > 0 && found == w1.size(), "listed latents fire");
+    expect(STATUS(ctx.encode(strata::watch(), rows, w1, w2)) == STRATA_STATUS_NULL, "an empty watch-list");
+}
+
+static void heads_are_scored(strata::ctx &ctx, const strata::model &model, const char *file) {
+    const std::size_t d = model.info().d;
+    strata::probe probe;
+    strata::probe_state state;
+    OK(probe.load(file, model));
+    expect(STATUS(probe.load("/nowhere", model)) == STRATA_STATUS_IO && probe, "a failed load keeps the probe");
+    strata_head_info head;
+    OK(probe.head(0, head));
+    expect(head.name[0] && STATUS(probe.head(probe.heads(), head)) == STRATA_STATUS_INDEX, "heads have names");
+    const std::vector<float> x(2 * d, 1.0f);
+    const strata_rows rows = strata::rows(x.data(), 2, d);
+    const std::uint32_t sequences[2] = {1, 0};
+    std::vector<double> scores, again;
+    OK(ctx.score(probe, rows, scores));
+    expect(STATUS(ctx.score(probe, state, rows, sequences, again)) == STRATA_STATUS_NULL, "an empty state");
+    expect(STATUS(state.start(probe, 2, {1.0})) == (probe.heads() == 1 ? STRATA_STATUS_OK : STRATA_STATUS_SHAPE), "thresholds");
+    OK(state.start(probe, 2));
+    OK(ctx.score(probe, state, rows, sequences, again));
+    expect(scores == again && scores.size() == 2 * probe.heads(), "a state does not change scores");
+    strata_probe_reading reading;
+    OK(state.read(1, 0, reading));
+    expect(reading.rows == 1 && reading.last == scores[0], "the first row is of the second sequence");
+    std::vector<std::uint8_t> alarms;
+    OK(state.alarms(alarms));
+    expect(alarms.size() == scores.size() && alarms[0] == (scores[0] > 0), "an alarm where the score is above 0");
+    OK(state.reset(1));
+    OK(state.read(1, 0, reading));
+    expect(reading.rows == 0, "a sequence is forgotten");
+}
+
+static void contexts_add_up(const strata::model &model) {
+    strata::ctx a, b;
+    OK(a.start(model));
+    OK(b.start(model));
+    const std::vector<float> x(64 * model.info().d, 1.0f);
+    const strata_rows rows = strata::rows(x.data(), 64, model.info().d);
+    OK(a.stats_update(rows));
+    OK(b.stats_update(rows));
+    OK(a.stats_merge(b));
+    strata_stats stats;
+    OK(a.stats_read(stats));
+    expect(stats.rows == 128, "the rows of both");
+    expect(STATUS(a.stats_merge(a)) == STRATA_STATUS_PARAMS, "a context and itself");
 }
 
 static void a_dump_is_written(const char *dir, std::size_t d) {
@@ -138,7 +217,7 @@ static void a_dump_is_written(const char *dir, std::size_t d) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) return std::fputs("usage: owners RUN DUMP\n", stderr), 2;
+    if (argc != 4) return std::fputs("usage: owners RUN DUMP HEADS\n", stderr), 2;
     strata::ctx ctx;
     strata_model_info info;
     {
@@ -150,6 +229,9 @@ int main(int argc, char **argv) {
         the_tree_is_there(model);
         OK(ctx.start(model, 2));
         info = model.info();
+        few_latents_are_watched(ctx, model);
+        heads_are_scored(ctx, model, argv[3]);
+        contexts_add_up(model);
     }
     rows_come_back(ctx, info);
     a_dump_is_written(argv[2], info.d);

@@ -5,8 +5,12 @@
  * A program calls strata_model_load, strata_model_get_info for the sizes, strata_ctx_new in each thread, and
  * strata_encode; see examples/minimal.c.
  *
- * Threads. Many threads may use a const strata_model * at the same time. One thread at a time may use a strata_ctx *
- * (const or not) or a strata_dump *, any thread: another thread gets BUSY meanwhile. The threads of a context with
+ * A host that needs a few latents per token, or linear heads on them, calls strata_watch_new and strata_encode_watched,
+ * or strata_probe_load and strata_probe_score; see examples/watch.c.
+ *
+ * Threads. Many threads may use a const strata_model *, strata_watch * or strata_probe * at the same time. One thread at a
+ * time may use a strata_ctx *, a strata_probe_state * (const or not) or a strata_dump *, any thread: another thread gets
+ * BUSY meanwhile. The threads of a context with
  * n_threads > 1 do not survive a fork: in the child its functions return BUSY, and it can be freed.
  *
  * Status. Functions that can fail return 0 or a STRATA_STATUS_..., and write their outputs only on success unless their
@@ -14,17 +18,17 @@
  * have no such argument: strata_ctx_message returns their sentence. Each function lists its own errors. In addition every
  * function may return NULL for a NULL pointer, and PARAMS for a struct, an array or an output that is not aligned, an
  * invalid struct_size, fields that this version does not know, or a reserved field that is not 0. BUSY means that another
- * thread is using the same context or dump at this moment. PANIC is a bug of the library: it is caught (the Rust runtime
+ * thread is using the same context, state or dump at this moment. PANIC is a bug of the library: it is caught (the Rust runtime
  * prints it on stderr), and the handle can only be freed afterwards.
  *
  * Structs, except strata_edit, begin with struct_size, to be set to sizeof the struct, and only ever grow at the end.
  * Missing fields of a shorter struct have their defaults; a longer struct is accepted if its unknown fields are zero. Zero
- * a struct before setting fields, or use the _init function of the three params structs.
+ * a struct before setting fields, or use the _init function of the four params structs.
  *
  * Memory. Whatever _new, _load and _create make is freed once, by _free, _close or _abandon, in any order: a context keeps
  * its model alive. Everything else belongs to the caller; pointers are used only during the call. strata_encode,
- * strata_decode, strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read and strata_row_flags allocate
- * nothing after the first call, even if they fail; only the queue of a context with n_threads > 1 allocates a small block
+ * strata_encode_watched, strata_decode, strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read,
+ * strata_row_flags and strata_probe_score allocate nothing after the first call, even if they fail; only the queue of a context with n_threads > 1 allocates a small block
  * now and then. Every function needs at most 32 KiB of stack in the calling thread.
  *
  * Floating point. The promise of equal bits holds in the default environment, rounding to nearest: another rounding mode
@@ -43,6 +47,15 @@
 
 // The version of the ABI. It is raised only when a program compiled against an older header would break.
 #define STRATA_ABI_VERSION 1u
+
+// float
+#define STRATA_DTYPE_F32 0u
+
+// IEEE binary16 (ggml: GGML_TYPE_F16)
+#define STRATA_DTYPE_F16 1u
+
+// The upper half of a float (ggml: GGML_TYPE_BF16)
+#define STRATA_DTYPE_BF16 2u
 
 // The encoder's weights in f32, unchanged.
 #define STRATA_WEIGHTS_F32 0u
@@ -64,8 +77,83 @@
 // kept. Encoding x again need not give strength, as other latents respond to the change, too.
 #define STRATA_EDIT_SET 1u
 
+// The layer of a hook point that does not name one.
+#define STRATA_NO_LAYER 4294967295u
+
+// Only the listed latents are computed.
+#define STRATA_WHY_LISTED 0u
+
+// All latents of the level are computed, since top-k compares them.
+#define STRATA_WHY_TOPK 1u
+
+// All latents of the level are computed, since pruning compares those that are active.
+#define STRATA_WHY_PRUNING 2u
+
+// All latents of level 1 are computed, since level 2 reads what level 1 leaves of the row, or its latents.
+#define STRATA_WHY_SOURCE 3u
+
+// The gate of level 2 needs latents that are not listed: the parents or the siblings of listed children, or all latents.
+#define STRATA_WHY_GATE 4u
+
+// The list has more than a fourth of the level, and computing all of it in 8 bits first costs less.
+#define STRATA_WHY_SCREEN 5u
+
+// All latents are computed: the seed model has no other way.
+#define STRATA_WHY_SEED 6u
+
+// A head that reads the row.
+#define STRATA_HEAD_ROW 0u
+
+// A head that reads the activations of some latents.
+#define STRATA_HEAD_LATENTS 1u
+
 // Flag of a row: its norm is over the limit of the rows that the model was trained on.
 #define STRATA_ROW_OVER_LIMIT 1u
+
+// The call succeeded.
+#define STRATA_STATUS_OK 0
+
+// A pointer that must not be NULL is.
+#define STRATA_STATUS_NULL 10
+
+// A size does not fit the other arguments.
+#define STRATA_STATUS_SHAPE 12
+
+// The model does not have this level or latent, or the vocabulary of the dump does not have this token.
+#define STRATA_STATUS_INDEX 14
+
+// A field of a struct has an invalid value; this includes struct_size and reserved fields.
+#define STRATA_STATUS_PARAMS 16
+
+// A buffer of the caller is too small; n of strata_codes says what is needed.
+#define STRATA_STATUS_CAPACITY 18
+
+// The bytes do not follow their format.
+#define STRATA_STATUS_FORMAT 20
+
+// The type of numbers is unknown.
+#define STRATA_STATUS_DTYPE 22
+
+// The file has a version that this library does not read.
+#define STRATA_STATUS_VERSION 24
+
+// A number is NaN or infinite.
+#define STRATA_STATUS_NOT_FINITE 26
+
+// A file cannot be read or written.
+#define STRATA_STATUS_IO 30
+
+// There is not enough memory, or a thread cannot be started.
+#define STRATA_STATUS_MEMORY 32
+
+// Another thread is using the handle at this moment, or its threads did not survive a fork.
+#define STRATA_STATUS_BUSY 34
+
+// A device failed, or is missing.
+#define STRATA_STATUS_DEVICE 40
+
+// The library has a bug. From now on the handle can only be freed.
+#define STRATA_STATUS_PANIC 99
 
 // What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
 typedef struct strata_ctx strata_ctx;
@@ -75,6 +163,15 @@ typedef struct strata_dump strata_dump;
 
 // A model, ready to encode. Immutable: any number of threads may use it at the same time.
 typedef struct strata_model strata_model;
+
+// Linear heads on the rows or codes of a model. Immutable: any number of threads may use it at the same time.
+typedef struct strata_probe strata_probe;
+
+// What is kept of the scores of a probe per sequence. One thread at a time may use it, any thread.
+typedef struct strata_probe_state strata_probe_state;
+
+// The latents of a model whose codes are wanted. Immutable: any number of threads may use it at the same time.
+typedef struct strata_watch strata_watch;
 
 // The result of a function: 0, or what went wrong. Numbers are never changed or reused; callers must be ready for numbers
 // that they do not know. 10 to 19: an argument; 20 to 29: data; 30 to 39: a resource; 40 to 49: a device.
@@ -162,6 +259,20 @@ typedef struct {
     // 0
     uint32_t reserved2;
 } strata_model_info;
+
+// Where a model comes from. The strings belong to the model.
+typedef struct {
+    // sizeof(strata_model_metadata), set by the caller.
+    size_t struct_size;
+    // The language model whose activations it was trained on, in UTF-8; "" if the files do not say it, never NULL.
+    const char *model;
+    // The hook point in it, such as "blocks.6.hook_resid_post"; "" if the files do not say it, never NULL.
+    const char *hook;
+    // The layer that the hook point names, 6 in this example, or STRATA_NO_LAYER.
+    uint32_t layer;
+    // 0
+    uint32_t reserved;
+} strata_model_metadata;
 
 // n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
 // are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1].
@@ -255,59 +366,71 @@ typedef struct {
     uint64_t reserved;
 } strata_stats;
 
-// float
-#define STRATA_DTYPE_F32 0u
+// What a watch-list costs, and the room that its codes need.
+typedef struct {
+    // sizeof(strata_watch_info), set by the caller.
+    size_t struct_size;
+    // The largest number of listed latents of level 1 that can be active on one row.
+    size_t max_active1;
+    // The same for level 2.
+    size_t max_active2;
+    // The latents of level 1 that are computed for a row: f1 if it is computed as a whole.
+    size_t computed1;
+    // The latents of level 2 that are computed for a row. Behind a hard gate only those whose parent is active are.
+    size_t computed2;
+    // Why more latents of level 1 are computed than are listed: STRATA_WHY_...; STRATA_WHY_LISTED if none are.
+    uint32_t why1;
+    // The same for level 2.
+    uint32_t why2;
+} strata_watch_info;
 
-// IEEE binary16 (ggml: GGML_TYPE_F16)
-#define STRATA_DTYPE_F16 1u
+// One head of a probe.
+typedef struct {
+    // sizeof(strata_head_info), set by the caller.
+    size_t struct_size;
+    // Its name in UTF-8, the class that it tells from all others. The string belongs to the probe.
+    const char *name;
+    // The numbers that it reads: d, or its latents.
+    size_t n;
+    // STRATA_HEAD_ROW or STRATA_HEAD_LATENTS
+    uint32_t reads;
+    // 0
+    uint32_t reserved;
+} strata_head_info;
 
-// The upper half of a float (ggml: GGML_TYPE_BF16)
-#define STRATA_DTYPE_BF16 2u
+// What is kept of the scores of a probe.
+typedef struct {
+    // sizeof(strata_probe_state_params)
+    size_t struct_size;
+    // The sequences that are told apart, at least 1, such as the slots of a batch.
+    size_t n_sequences;
+    // For each head the score above which an alarm begins, or NULL for 0, the boundary that the probe was fitted to.
+    const double *on;
+    // For each head the score at or below which an alarm ends, at most that of on; or NULL for the same as on.
+    const double *off;
+} strata_probe_state_params;
 
-// The call succeeded.
-#define STRATA_STATUS_OK 0
-
-// A pointer that must not be NULL is.
-#define STRATA_STATUS_NULL 10
-
-// A size does not fit the other arguments.
-#define STRATA_STATUS_SHAPE 12
-
-// The model does not have this level or latent, or the vocabulary of the dump does not have this token.
-#define STRATA_STATUS_INDEX 14
-
-// A field of a struct has an invalid value; this includes struct_size and reserved fields.
-#define STRATA_STATUS_PARAMS 16
-
-// A buffer of the caller is too small; n of strata_codes says what is needed.
-#define STRATA_STATUS_CAPACITY 18
-
-// The bytes do not follow their format.
-#define STRATA_STATUS_FORMAT 20
-
-// The type of numbers is unknown.
-#define STRATA_STATUS_DTYPE 22
-
-// The file has a version that this library does not read.
-#define STRATA_STATUS_VERSION 24
-
-// A number is NaN or infinite.
-#define STRATA_STATUS_NOT_FINITE 26
-
-// A file cannot be read or written.
-#define STRATA_STATUS_IO 30
-
-// There is not enough memory, or a thread cannot be started.
-#define STRATA_STATUS_MEMORY 32
-
-// Another thread is using the handle at this moment, or its threads did not survive a fork.
-#define STRATA_STATUS_BUSY 34
-
-// A device failed, or is missing.
-#define STRATA_STATUS_DEVICE 40
-
-// The library has a bug. From now on the handle can only be freed.
-#define STRATA_STATUS_PANIC 99
+// What is known of the scores of one head on the rows of one sequence. Without rows max, mean and last are NaN.
+typedef struct {
+    // sizeof(strata_probe_reading), set by the caller.
+    size_t struct_size;
+    // Rows since the sequence began.
+    uint64_t rows;
+    // The score of the last row.
+    double last;
+    // The largest score.
+    double max;
+    // The mean score.
+    double mean;
+    // The row of the largest score, the first of equal ones; rows count from 0.
+    uint64_t max_row;
+    // Alarms that have begun.
+    uint64_t alarms;
+    // 1 if there is an alarm at the last row, else 0.
+    uint32_t is_on;
+    // 0
+    uint32_t reserved;
+} strata_probe_reading;
 
 #ifdef __cplusplus
 extern "C" {
@@ -399,6 +522,17 @@ strata_status strata_model_get_info(const strata_model *model, strata_model_info
 // Errors: INDEX if latent2 is f2 or above. Thread-safe, also for the same model. Cost: none.
 strata_status strata_model_parent(const strata_model *model, uint32_t latent2, uint32_t *parent);
 
+// Writes the parents of all latents of level 2: parents[j] is what strata_model_parent writes for j. parents_len: the
+// capacity of parents, at least f2. parents may be NULL if f2 is 0.
+// Errors: CAPACITY if parents_len is below f2. Thread-safe, also for the same model. Cost: the copy of 4 f2 bytes.
+strata_status strata_model_parents(const strata_model *model, uint32_t *parents, size_t parents_len);
+
+// Writes where a model comes from: the language model, the hook point and its layer. out: struct_size must be set and is
+// kept; of the other fields, those within struct_size are written. The strings belong to the model and must not be freed.
+// Errors: PARAMS if struct_size was not set. Thread-safe, also for the same model. Cost: none.
+strata_status strata_model_get_metadata(const strata_model *model,
+                                        strata_model_metadata *out);
+
 // Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or 2.
 // out_len: the capacity of out in floats, at least d_out.
 // Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
@@ -428,8 +562,8 @@ strata_status strata_ctx_new(const strata_model *model,
 void strata_ctx_free(strata_ctx *ctx);
 
 // Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode,
-// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if
-// the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read, strata_stats_merge (into), strata_row_flags,
+// strata_encode_watched or strata_probe_score with this context, or "" if the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
 // a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
 // thread at a time per context. Cost: none.
 const char *strata_ctx_message(const strata_ctx *ctx);
@@ -525,6 +659,14 @@ strata_status strata_stats_update(strata_ctx *ctx,
 // counters.
 strata_status strata_stats_read(const strata_ctx *ctx, strata_stats *out);
 
+// Adds the statistics of the context from to those of into, so that several threads can each have a context. Those of
+// from stay as they are. If each context saw a multiple of 32 rows per call, the result has the bits that one context
+// would have that saw all rows, in any order.
+// Errors: PARAMS if both are the same context, or not of the same strata_model; BUSY if either is in use. One thread at a
+// time for both contexts. Cost: one pass over f1 + f2 counters. Allocates if into has no statistics yet.
+strata_status strata_stats_merge(strata_ctx *into,
+                                 const strata_ctx *from);
+
 // Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
 // the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
 // it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean little, and its
@@ -591,6 +733,141 @@ strata_status strata_dump_close(strata_dump *dump, strata_error *err);
 // strata_dump_close. Does nothing if dump is NULL. Cannot fail; what cannot be deleted stays in the hidden directory.
 // No other thread may be using the dump. Cost: the deletion.
 void strata_dump_abandon(strata_dump *dump);
+
+// Makes a watch-list: the latents whose codes are wanted, of both levels, in any order. strata_encode_watched computes
+// no more than their values depend on, which strata_watch_get_info says. It keeps its model alive.
+//
+// latents1: n1 latents of level 1; latents2: n2 latents of level 2. Either may be NULL if its number is 0. The lists are
+// copied. out: receives the watch-list, which is freed with strata_watch_free. err: may be NULL.
+// Errors: INDEX for a latent that the level does not have; PARAMS for a latent that is listed twice; MEMORY. Thread-safe,
+// also for the same model. Cost: sorts the lists; behind a hard gate one pass over the parents of all latents of level 2.
+strata_status strata_watch_new(const strata_model *model,
+                               const uint32_t *latents1,
+                               size_t n1,
+                               const uint32_t *latents2,
+                               size_t n2,
+                               strata_watch **out,
+                               strata_error *err);
+
+// Frees a watch-list, once. Does nothing if watch is NULL. No other thread may be using it. Cannot fail. Cost: returns
+// the memory.
+void strata_watch_free(strata_watch *watch);
+
+// Writes how many latents a watch-list has to compute, and why, and how many codes one row can give. Where activations
+// have thresholds (relu, batchtopk, jumprelu, gated) the listed latents are computed alone, and behind a hard gate the
+// parents of listed children too; top-k, pruning and soft gates need a whole level, and so does level 1 where level 2
+// reads the residual or the latents of level 1. out: struct_size must be set and is kept; of the other fields, those
+// within struct_size are written.
+// Errors: PARAMS if struct_size was not set. Thread-safe, also for the same watch-list. Cost: none.
+strata_status strata_watch_get_info(const strata_watch *watch, strata_watch_info *out);
+
+// Encodes rows as strata_encode does, and writes only the codes of the listed latents: the entries that strata_encode
+// writes for them, to the bit. Latents keep their numbers.
+//
+// x, level1, level2: as for strata_encode; n_rows * max_active entries of strata_watch_info are always enough. level2 may
+// be NULL for a model of one level.
+// Errors: those of strata_encode; PARAMS for a watch-list of another strata_model. One thread at a time per context, any
+// number of threads per watch-list.
+// Cost: at n_rows = 1, the time to read 4 d (computed1 + computed2) bytes of encoder weights. A context on a device
+// computes all latents. No allocation after the first call.
+strata_status strata_encode_watched(strata_ctx *ctx,
+                                    const strata_watch *watch,
+                                    const strata_rows *x,
+                                    strata_codes *level1,
+                                    strata_codes *level2);
+
+// Loads a probe: linear heads that `strata probe --save-head` has fitted on the rows and codes of a model. Each head gives
+// one number per row, its score, which is above 0 where the class of the head is more likely than the others. It keeps its
+// model alive.
+//
+// path: the file, as for strata_model_load. out: receives the probe, which is freed with strata_probe_free. err: may be
+// NULL. The file is read and is not needed afterwards; it is treated as data.
+// Errors: IO if the file cannot be read; FORMAT if it is damaged or has no heads; VERSION for a file of a newer library;
+// SHAPE for heads of a model of other sizes; PARAMS for heads on the latents of another model; MEMORY. Thread-safe, also
+// for the same model. Cost: reads the file.
+strata_status strata_probe_load(const char *path,
+                                const strata_model *model,
+                                strata_probe **out,
+                                strata_error *err);
+
+// Frees a probe, once. Does nothing if probe is NULL. States made from it go on working. No other thread may be using
+// the probe pointer itself. Cannot fail. Cost: returns the memory.
+void strata_probe_free(strata_probe *probe);
+
+// Returns the number of heads of a probe; 0 if probe is NULL. Cannot fail. Thread-safe, also for the same probe. Cost:
+// none.
+size_t strata_probe_heads(const strata_probe *probe);
+
+// Writes the name of a head and what it reads. out: struct_size must be set and is kept; of the other fields, those
+// within struct_size are written.
+// Errors: INDEX if head is not below strata_probe_heads; PARAMS if struct_size was not set. Thread-safe, also for the same
+// probe. Cost: none.
+strata_status strata_probe_get_head(const strata_probe *probe,
+                                    size_t head,
+                                    strata_head_info *out);
+
+// Initialises the struct with its size and the defaults (one sequence, thresholds of 0). Does nothing if params is NULL.
+// Cannot fail. Thread-safe. Cost: none.
+void strata_probe_state_params_init(strata_probe_state_params *params);
+
+// Makes a state: what strata_probe_score keeps of the scores of each sequence, their number, maximum, mean, and an alarm with
+// two thresholds per head. It keeps its probe alive.
+//
+// params: may be NULL for the defaults; on and off have one number per head and are copied. out: receives the state, which
+// is freed with strata_probe_state_free. err: may be NULL.
+// Errors: PARAMS if n_sequences is 0, or for thresholds that are NaN or an off above its on; MEMORY. Thread-safe, also for
+// the same probe. Cost: 64 bytes per sequence and head.
+strata_status strata_probe_state_new(const strata_probe *probe,
+                                     const strata_probe_state_params *params,
+                                     strata_probe_state **out,
+                                     strata_error *err);
+
+// Frees a state, once. Does nothing if state is NULL. No other thread may be using it. Cannot fail. Cost: returns the
+// memory.
+void strata_probe_state_free(strata_probe_state *state);
+
+// Forgets the rows of a sequence, whose number is then free for another one.
+// Errors: INDEX if sequence is not below n_sequences; BUSY. One thread at a time per state. Cost: none.
+strata_status strata_probe_state_reset(strata_probe_state *state, uint32_t sequence);
+
+// Writes what is known of the scores of one head on the rows of one sequence. out: struct_size must be set and is kept; of
+// the other fields, those within struct_size are written.
+// Errors: INDEX if sequence is not below n_sequences, or head not below strata_probe_heads; PARAMS if struct_size was not
+// set; BUSY. One thread at a time per state. Cost: none.
+strata_status strata_probe_state_read(const strata_probe_state *state,
+                                      uint32_t sequence,
+                                      size_t head,
+                                      strata_probe_reading *out);
+
+// Writes which alarms are on, of all sequences in one call: alarms[sequence * heads + head] becomes 1 or 0. alarms_len: the
+// capacity of alarms, at least n_sequences * heads.
+// Errors: CAPACITY if alarms_len is too small; BUSY. One thread at a time per state. Cost: none.
+strata_status strata_probe_state_alarms(const strata_probe_state *state,
+                                        uint8_t *alarms,
+                                        size_t alarms_len);
+
+// Scores rows with all heads of a probe, and adds the scores to the running values of their sequences. One call per decode
+// step is enough: its rows may be of any sequences, those of one sequence in their order.
+//
+// state: may be NULL, if only scores are wanted. x: as for strata_encode. sequences: the sequence of each row, x->n_rows
+// numbers below n_sequences of the state, or NULL for sequence 0. scores: scores[row * heads + head], or NULL if they are
+// not wanted; scores_len: its capacity, at least x->n_rows * heads.
+// A score has the bits of the probe that the command line has fitted, if x is f32 or has the type of the dump.
+//
+// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; INDEX for a sequence that the state does not have;
+// CAPACITY if scores_len is too small; PARAMS for a probe of another model, a state of another probe, sequences without a
+// state, or scores that overlap x or sequences; BUSY for the context or the state. Nothing is added then. NOT_FINITE for a
+// score that is not finite, as a code is not; rows before it were added. One thread at a time per context and per state, any
+// number of threads per probe.
+// Cost: that of strata_encode_watched for the latents of all heads, none if all heads read rows; in addition 8 bytes per
+// weight of the heads. No allocation after the first call with a probe.
+strata_status strata_probe_score(strata_ctx *ctx,
+                                 const strata_probe *probe,
+                                 strata_probe_state *state,
+                                 const strata_rows *x,
+                                 const uint32_t *sequences,
+                                 double *scores,
+                                 size_t scores_len);
 
 #ifdef __cplusplus
 }  // extern "C"

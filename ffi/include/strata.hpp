@@ -106,6 +106,15 @@ struct free_ctx {
 struct free_dump {
     void operator()(strata_dump *p) const noexcept { strata_dump_abandon(p); }
 };
+struct free_watch {
+    void operator()(strata_watch *p) const noexcept { strata_watch_free(p); }
+};
+struct free_probe {
+    void operator()(strata_probe *p) const noexcept { strata_probe_free(p); }
+};
+struct free_probe_state {
+    void operator()(strata_probe_state *p) const noexcept { strata_probe_state_free(p); }
+};
 }  // namespace detail
 
 // n rows of d numbers to read, stride_bytes apart; 0: one after the other. Borrowed.
@@ -178,6 +187,17 @@ class model {
         (void)strata_model_get_info(get(), &out);
         return out;
     }
+    // Where it comes from; the strings belong to the model.
+    result metadata(strata_model_metadata &out) const {
+        out = strata_model_metadata{};
+        out.struct_size = sizeof out;
+        return detail::named(strata_model_get_metadata(get(), &out), "strata_model_get_metadata");
+    }
+    // The parents of all latents of level 2.
+    result parents(std::vector<std::uint32_t> &out) const {
+        out.resize(info().f2);
+        return detail::named(strata_model_parents(get(), out.data(), out.size()), "strata_model_parents");
+    }
     result parent(std::uint32_t latent2, std::uint32_t &out) const {
         return detail::named(strata_model_parent(get(), latent2, &out), "strata_model_parent");
     }
@@ -207,6 +227,122 @@ class model {
         return detail::done(status, err.message);
     }
     std::unique_ptr<strata_model, detail::free_model> handle_;
+};
+
+// The latents of a model whose codes are wanted. Share it between threads by reference; it keeps its model alive.
+class watch {
+  public:
+    watch() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    watch(const model &m, const std::vector<std::uint32_t> &latents1, const std::vector<std::uint32_t> &latents2) {
+        set(m, latents1, latents2);
+    }
+#endif
+
+    // Watch other latents; what was held is kept if this fails.
+    result set(const model &m, const std::vector<std::uint32_t> &latents1, const std::vector<std::uint32_t> &latents2) {
+        strata_error err = detail::no_error();
+        strata_watch *out = nullptr;
+        const strata_status status = strata_watch_new(m.get(), latents1.data(), latents1.size(), latents2.data(),
+                                                      latents2.size(), &out, &err);
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        return detail::done(status, err.message);
+    }
+    // What it computes, and why; all 0 of an empty one.
+    strata_watch_info info() const noexcept {
+        strata_watch_info out{};
+        out.struct_size = sizeof out;
+        (void)strata_watch_get_info(get(), &out);
+        return out;
+    }
+
+    const strata_watch *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    std::unique_ptr<strata_watch, detail::free_watch> handle_;
+};
+
+// Linear heads on rows and codes, from a file of the command line. Share it between threads by reference.
+class probe {
+  public:
+    probe() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    probe(const std::string &path, const model &m) { load(path, m); }
+#endif
+
+    // Load other heads; what was held is kept if this fails.
+    result load(const std::string &path, const model &m) {
+        strata_error err = detail::no_error();
+        strata_probe *out = nullptr;
+        const strata_status status = strata_probe_load(path.c_str(), m.get(), &out, &err);
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        return detail::done(status, err.message);
+    }
+    std::size_t heads() const noexcept { return strata_probe_heads(get()); }
+    // The name belongs to the probe.
+    result head(std::size_t number, strata_head_info &out) const {
+        out = strata_head_info{};
+        out.struct_size = sizeof out;
+        return detail::named(strata_probe_get_head(get(), number, &out), "strata_probe_get_head");
+    }
+
+    const strata_probe *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    std::unique_ptr<strata_probe, detail::free_probe> handle_;
+};
+
+// What is kept of the scores of a probe per sequence. One thread at a time; it keeps its probe alive.
+class probe_state {
+  public:
+    probe_state() = default;
+#ifndef STRATA_NO_EXCEPTIONS
+    explicit probe_state(const probe &p, std::size_t n_sequences = 1, const std::vector<double> &on = {},
+                         const std::vector<double> &off = {}) {
+        start(p, n_sequences, on, off);
+    }
+#endif
+
+    // Forget everything, and tell so many sequences apart. on, off: one threshold per head, or none for the defaults;
+    // another number is an error.
+    result start(const probe &p, std::size_t n_sequences = 1, const std::vector<double> &on = {},
+                 const std::vector<double> &off = {}) {
+        strata_error err = detail::no_error();
+        strata_probe_state_params params;
+        strata_probe_state_params_init(&params);
+        params.n_sequences = n_sequences;
+        const auto fits = [&](const std::vector<double> &all) { return all.empty() || all.size() == p.heads(); };
+        if (p && !(fits(on) && fits(off))) return detail::done(STRATA_STATUS_SHAPE, "expected one threshold per head");
+        params.on = on.empty() ? nullptr : on.data();
+        params.off = off.empty() ? nullptr : off.data();
+        strata_probe_state *out = nullptr;
+        const strata_status status = strata_probe_state_new(p.get(), &params, &out, &err);
+        if (status == STRATA_STATUS_OK) handle_.reset(out);
+        if (status == STRATA_STATUS_OK) flags_ = p.heads() * n_sequences;
+        return detail::done(status, err.message);
+    }
+    result reset(std::uint32_t sequence) {
+        return detail::named(strata_probe_state_reset(get(), sequence), "strata_probe_state_reset");
+    }
+    result read(std::uint32_t sequence, std::size_t head, strata_probe_reading &out) const {
+        out = strata_probe_reading{};
+        out.struct_size = sizeof out;
+        return detail::named(strata_probe_state_read(handle_.get(), sequence, head, &out), "strata_probe_state_read");
+    }
+    // out[sequence * heads + head]: 1 where there is an alarm.
+    result alarms(std::vector<std::uint8_t> &out) const {
+        out.resize(flags_);
+        return detail::named(strata_probe_state_alarms(handle_.get(), out.data(), out.size()), "strata_probe_state_alarms");
+    }
+
+    strata_probe_state *get() const noexcept { return handle_.get(); }
+    explicit operator bool() const noexcept { return handle_ != nullptr; }
+
+  private:
+    std::size_t flags_ = 0;
+    std::unique_ptr<strata_probe_state, detail::free_probe_state> handle_;
 };
 
 // Which latents fire on each row, in memory of its own, which encode grows and reuses.
@@ -312,17 +448,27 @@ class ctx {
     // of rows may allocate, and later ones do not unless more latents fire than ever before. Codes are unspecified if it
     // fails.
     result encode(const strata_rows &x, codes &level1, codes &level2) {
-        level1.resize(x.n_rows, x.n_rows * first_guess);
-        level2.resize(x.n_rows, x.n_rows * first_guess);
-        strata_codes c1 = level1.raw(), c2 = level2.raw();
-        strata_status status = strata_encode(get(), &x, &c1, &c2);
-        if (status == STRATA_STATUS_CAPACITY) {
-            level1.resize(x.n_rows, c1.n);
-            level2.resize(x.n_rows, c2.n);
-            c1 = level1.raw(), c2 = level2.raw();
-            status = strata_encode(get(), &x, &c1, &c2);
-        }
-        return detail::said(status, get());
+        return grow(x.n_rows, first_guess, first_guess, level1, level2,
+                    [&](strata_codes *c1, strata_codes *c2) { return strata_encode(get(), &x, c1, c2); });
+    }
+    // Only the latents of a watch-list.
+    result encode(const watch &w, const strata_rows &x, codes &level1, codes &level2) {
+        const strata_watch_info most = w.info();
+        return grow(x.n_rows, most.max_active1, most.max_active2, level1, level2,
+                    [&](strata_codes *c1, strata_codes *c2) { return strata_encode_watched(get(), w.get(), &x, c1, c2); });
+    }
+    // scores[row * heads + head]. The second form adds them to the running values of the sequence of each row; sequences may
+    // be null for sequence 0.
+    result score(const probe &p, const strata_rows &x, std::vector<double> &scores) {
+        scores.resize(x.n_rows * p.heads());
+        return detail::said(strata_probe_score(get(), p.get(), nullptr, &x, nullptr, scores.data(), scores.size()), get());
+    }
+    result score(const probe &p, probe_state &state, const strata_rows &x, const std::uint32_t *sequences,
+                 std::vector<double> &scores) {
+        scores.resize(x.n_rows * p.heads());
+        // Without a state the scores would be added to nothing.
+        if (!state) return detail::done(STRATA_STATUS_NULL, "state: the pointer is NULL");
+        return detail::said(strata_probe_score(get(), p.get(), state.get(), &x, sequences, scores.data(), scores.size()), get());
     }
     // Of x_hat.n_rows rows.
     result decode(const codes &level1, const codes &level2, strata_rows_mut x_hat) {
@@ -348,6 +494,8 @@ class ctx {
         return detail::said(strata_row_flags(get(), &x, flags.data(), flags.size()), get());
     }
 
+    // Add the statistics of another context of the same model.
+    result stats_merge(const ctx &from) { return detail::said(strata_stats_merge(get(), from.get()), get()); }
     result stats_update(const strata_rows &x) { return detail::said(strata_stats_update(get(), &x), get()); }
     result stats_read(strata_stats &out) const {
         out = strata_stats{};
@@ -368,6 +516,21 @@ class ctx {
   private:
     // Entries per row, before their number is known.
     static constexpr std::size_t first_guess = 32;
+
+    template <typename Encode>
+    result grow(std::size_t n_rows, std::size_t guess1, std::size_t guess2, codes &level1, codes &level2, Encode encode) {
+        level1.resize(n_rows, n_rows * guess1);
+        level2.resize(n_rows, n_rows * guess2);
+        strata_codes c1 = level1.raw(), c2 = level2.raw();
+        strata_status status = encode(&c1, &c2);
+        if (status == STRATA_STATUS_CAPACITY) {
+            level1.resize(n_rows, c1.n);
+            level2.resize(n_rows, c2.n);
+            c1 = level1.raw(), c2 = level2.raw();
+            status = encode(&c1, &c2);
+        }
+        return detail::said(status, get());
+    }
     std::unique_ptr<strata_ctx, detail::free_ctx> handle_;
 };
 

@@ -25,10 +25,15 @@ fn open(path: &Path) -> Outcome<File> {
 
 /// Reads the bytes of a small file.
 pub(crate) fn read(path: &Path) -> Outcome<Vec<u8>> {
+    read_up_to(path, MOST_BYTES)
+}
+
+/// Reads the bytes of a file that has at most `most`.
+pub(crate) fn read_up_to(path: &Path, most: u64) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
-    open(path)?.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        let why = format!("`{}`: expected at most {MOST_BYTES} bytes, found more", path.display());
+    open(path)?.take(most + 1).read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
+    if bytes.len() as u64 > most {
+        let why = format!("`{}`: expected at most {most} bytes, found more", path.display());
         return Err(Failure::new(STRATA_STATUS_FORMAT, why));
     }
     Ok(bytes)

@@ -8,6 +8,7 @@ use crate::files::check_memory;
 use crate::message::Message;
 use crate::model_files::Directory;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, STRATA_ROW_OVER_LIMIT, check_reserved, params};
+use crate::params::{STRATA_NO_LAYER, strata_model_metadata};
 use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
 use crate::pool::Pool;
@@ -18,9 +19,11 @@ use std::path::Path;
 use std::sync::Arc;
 use strata_core::config::ModelKind;
 use strata_core::format::formats::{self, Choices};
-use strata_core::format::weights::{self, Origin};
+use strata_core::format::weights::{self, Origin, layer_of};
+use strata_core::heads::Heads;
+use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
-use strata_core::model::{Arch, CodeRow, Codes, Edit, Scratch, TopkBy, WeightType};
+use strata_core::model::{Arch, CodeRow, Codes, Edit, Scratch, TopkBy, Watch, WeightType};
 use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
 
 /// A model, ready to encode. Immutable: any number of threads may use it at the same time.
@@ -32,6 +35,9 @@ pub struct strata_model {
     left_out: RowRule,
     /// What was assumed in loading, a sentence per line.
     notes: CString,
+    /// The language model and the hook point, empty where they are unknown.
+    name: CString,
+    hook: CString,
 }
 
 /// What computing needs besides a model: memory, threads, statistics. One thread at a time may use it, any thread.
@@ -40,6 +46,11 @@ pub struct strata_ctx(Guarded<Ctx>);
 impl strata_ctx {
     pub(crate) fn new(model: &strata_model, settings: &strata_ctx_params) -> Outcome<Self> {
         Ok(Self(Guarded::new(Ctx::new(model, settings)?)))
+    }
+
+    /// Calls `f` with the state, and keeps the message of the last call.
+    pub(crate) fn look<R>(&self, f: impl FnOnce(&Ctx) -> Outcome<R>) -> Outcome<R> {
+        self.0.with(|ctx| f(ctx))
     }
 
     /// Runs a call, and keeps its message.
@@ -104,8 +115,36 @@ impl strata_model {
         let max_active = [model.max_active(0), model.max_active(1)];
         let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), weights);
         let encoder = encoder.map_err(Failure::reading)?;
-        let notes = CString::new(notes.replace('\0', " ")).unwrap_or_default();
-        Ok(Self { encoder: Arc::new(encoder), copies: Copies::default(), max_active, left_out: origin.left_out, notes })
+        let string = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
+        Ok(Self {
+            encoder: Arc::new(encoder),
+            copies: Copies::default(),
+            max_active,
+            notes: string(&notes),
+            name: string(origin.model.as_deref().unwrap_or_default()),
+            hook: string(origin.hook.as_deref().unwrap_or_default()),
+            left_out: origin.left_out,
+        })
+    }
+
+    pub(crate) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    pub(crate) fn metadata(&self) -> strata_model_metadata {
+        let layer = layer_of(self.hook.to_str().ok()).and_then(|layer| u32::try_from(layer).ok());
+        strata_model_metadata {
+            struct_size: 0,
+            model: self.name.as_ptr(),
+            hook: self.hook.as_ptr(),
+            layer: layer.unwrap_or(STRATA_NO_LAYER),
+            reserved: 0,
+        }
+    }
+
+    /// Returns the parent of every child.
+    pub(crate) fn parents(&self) -> &[u32] {
+        self.encoder.families().parents()
     }
 
     pub(crate) fn notes(&self) -> &CStr {
@@ -174,6 +213,9 @@ pub(crate) struct Ctx {
     bytes: Vec<u8>,
     /// `(f1 + f2)`: edits of each latent; zeros between calls.
     n_edits: Vec<u8>,
+    /// What a head reads, and the scores of a row.
+    features: Vec<f32>,
+    scores: Vec<f64>,
     /// On the heap: accumulators have several kilobytes, and contexts are also made on small stacks.
     stats: Option<Box<Stats>>,
     left_out: RowRule,
@@ -237,16 +279,21 @@ impl Ctx {
         let lanes = (0..n_threads).map(lane).collect();
         let (decoded, bytes, n_edits) = (vec![0.0; 2 * d_out], Vec::with_capacity(4 * d.max(d_out)), vec![0; f1 + f2]);
         let (engine, message) = (Engine { encoder, pool, lanes }, Message::new());
-        Ok(Self { engine, decoded, bytes, n_edits, stats: None, left_out: model.left_out.clone(), message })
+        let (features, scores, left_out) = (Vec::new(), Vec::new(), model.left_out.clone());
+        Ok(Self { engine, decoded, bytes, n_edits, features, scores, stats: None, left_out, message })
     }
 
     pub fn arch(&self) -> Arch {
         self.engine.encoder.model().arch
     }
 
-    pub fn encode(&mut self, x: &RowsIn, mut out: [Option<CodesOut>; 2]) -> Outcome {
+    /// Encodes all latents, or those of a watch-list.
+    pub fn encode(&mut self, x: &RowsIn, watch: Option<&Watch>, mut out: [Option<CodesOut>; 2]) -> Outcome {
         x.check_finite().map_err(Failure::of("x"))?;
-        self.engine.blocks(x, |_, _, lane| {
+        if watch.is_some_and(|watch| !watch.is_of(&self.engine.encoder)) {
+            return Err(params("watch: expected a watch-list of the model of the context"));
+        }
+        self.engine.blocks(x, watch, |_, _, lane| {
             for (out, codes) in out.iter_mut().zip(lane.scratch.codes()) {
                 if let Some(out) = out {
                     out.append(codes);
@@ -287,7 +334,7 @@ impl Ctx {
             out.store(i, hat2, bytes);
         };
         let Some([level1, level2]) = codes else {
-            return engine.blocks(x, |encoder, first, lane| {
+            return engine.blocks(x, None, |encoder, first, lane| {
                 let [codes1, codes2] = lane.scratch.codes();
                 for (i, row) in lane.x.chunks_exact(d).enumerate().take(lane.n) {
                     finish(encoder, first + i, row, [codes1.row(i), codes2.row(i)]);
@@ -321,7 +368,7 @@ impl Ctx {
             Ok(())
         };
         if edits.iter().any(|edit| edit.mode == STRATA_EDIT_SET) {
-            return engine.blocks(&rows, |encoder, first, lane| {
+            return engine.blocks(&rows, None, |encoder, first, lane| {
                 (0..lane.n).try_for_each(|i| store(first + i, lane, Some(i), encoder))
             });
         }
@@ -366,7 +413,7 @@ impl Ctx {
         decoded.resize(2 * TOGETHER * d, 0.0);
         let (hats1, hats2) = decoded.split_at_mut(TOGETHER * d);
         let stats = stats.get_or_insert_with(|| Stats::new(d, [f1, f2]));
-        engine.blocks(x, |encoder, _, lane| {
+        engine.blocks(x, None, |encoder, _, lane| {
             let [codes1, codes2] = lane.scratch.codes();
             for start in (0..lane.n).step_by(TOGETHER) {
                 let rows = start..lane.n.min(start + TOGETHER);
@@ -383,6 +430,60 @@ impl Ctx {
                 count_fires(fires, codes, may_be_negative);
             }
             Ok(())
+        })
+    }
+
+    /// Adds the statistics of another context of the same model.
+    pub fn merge_stats(&mut self, from: &Self) -> Outcome {
+        if !self.engine.encoder.has_model_of(&from.engine.encoder) {
+            return Err(params("from: expected a context of the same model"));
+        }
+        let Some(from) = &from.stats else { return Ok(()) };
+        let arch = self.arch();
+        let stats = self.stats.get_or_insert_with(|| Stats::new(arch.d, arch.latents()));
+        stats.fidelity.merge(&from.fidelity);
+        stats.rows += from.rows;
+        for (fires, others) in stats.fires.iter_mut().zip(&from.fires) {
+            fires.iter_mut().zip(others).for_each(|(n, others)| *n += others);
+        }
+        Ok(())
+    }
+
+    /// Calls `each(row, scores)` with the scores of all heads on each row, in order.
+    pub fn score(
+        &mut self,
+        heads: &Heads,
+        watch: Option<&Watch>,
+        x: &RowsIn,
+        mut each: impl FnMut(usize, &[f64]),
+    ) -> Outcome {
+        x.check_finite().map_err(Failure::of("x"))?;
+        let Self { engine, features, scores, .. } = self;
+        let d = engine.encoder.model().arch.d;
+        scores.resize(heads.heads.len(), 0.0);
+        let mut one = |encoder: &Encoder, i: usize, row: &[f32], codes: [CodeRow<'_>; 2]| -> Outcome {
+            heads.score(encoder.isa(), row, codes, features, scores);
+            if let Some(h) = scores.iter().position(|score| !score.is_finite()) {
+                return Err(Failure::not_finite("the score of head", h));
+            }
+            each(i, scores);
+            Ok(())
+        };
+        let Some(watch) = watch else {
+            const NONE: CodeRow<'static> = CodeRow { index: &[], value: &[] };
+            let row = &mut engine.lanes[0].x[..d];
+            return (0..x.n).try_for_each(|i| {
+                x.widen(i, row);
+                one(&engine.encoder, i, row, [NONE; 2])
+            });
+        };
+        if !watch.is_of(&engine.encoder) {
+            return Err(params("probe: expected a probe of the model of the context"));
+        }
+        engine.blocks(x, Some(watch), |encoder, first, lane| {
+            let [codes1, codes2] = lane.scratch.codes();
+            let rows = lane.x.chunks_exact(d).enumerate().take(lane.n);
+            rows.into_iter().try_for_each(|(i, row)| one(encoder, first + i, row, [codes1.row(i), codes2.row(i)]))
         })
     }
 
@@ -433,8 +534,13 @@ fn count_fires(fires: &mut [u64], codes: &Codes, may_be_negative: bool) {
 
 impl Engine {
     /// Encodes the rows, a block of a multiple of [`TOGETHER`] rows on each lane at a time, and passes them on in
-    /// order: `each(encoder, its first row, its lane)`.
-    fn blocks(&mut self, x: &RowsIn, mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome) -> Outcome {
+    /// order: `each(encoder, its first row, its lane)`. With a watch-list, the codes are those of its latents.
+    fn blocks(
+        &mut self,
+        x: &RowsIn,
+        watch: Option<&Watch>,
+        mut each: impl FnMut(&Encoder, usize, &mut Lane) -> Outcome,
+    ) -> Outcome {
         let Self { encoder, pool, lanes } = self;
         let (d, encoder) = (encoder.model().arch.d, &**encoder);
         let mut first = 0;
@@ -450,7 +556,11 @@ impl Engine {
                 let values = &mut values[..*n * d];
                 x.widen(start, values);
                 // They were finite when they were checked; a host may have written to them since.
-                *failed = encoder.encode_block(values, scratch).err();
+                *failed = match watch {
+                    None => encoder.encode_block(values, scratch),
+                    Some(watch) => encoder.encode_watched_block(watch, values, scratch),
+                }
+                .err();
             };
             match pool {
                 None => Par::Seq.for_chunks(lanes, 1, encode),

@@ -31,10 +31,11 @@
 //!
 //! | file | purpose |
 //! |---|---|
-//! | `lib.rs` | the exported functions, in the order of the header |
+//! | `lib.rs`, `calls_dump.rs`, `calls_watch.rs` | the exported functions, in the order of the header |
 //! | `params.rs` | the structs of the header; how structs of other versions are read and written |
 //! | `status.rs`, `failure.rs`, `boundary.rs`, `message.rs` | status codes; failures with their sentence; the boundary that no panic crosses; sentences without allocation |
 //! | `handle.rs`, `pool.rs` | models and contexts; the threads of a context |
+//! | `watch.rs`, `probe.rs` | watch-lists; probes, and what is kept of their scores |
 //! | `pointers.rs`, `rows.rs`, `codes.rs` | the caller's handles and outputs; views of the caller's rows and codes |
 //! | `model_files.rs`, `files.rs`, `dump.rs` | files of models, mapped; files; dumps that a host writes |
 //!
@@ -52,6 +53,8 @@
 
 #[doc(hidden)]
 pub mod boundary;
+mod calls_dump;
+mod calls_watch;
 mod codes;
 mod device;
 mod dump;
@@ -64,12 +67,13 @@ mod model_files;
 mod params;
 mod pointers;
 mod pool;
+mod probe;
 mod rows;
 mod status;
+mod watch;
 
-use boundary::{Guarded, boundary, boundary_with};
+use boundary::{boundary, boundary_with};
 use codes::{CodesIn, CodesOut};
-use dump::Dump;
 use failure::Failure;
 use pointers::{free, get, make, put, with_ctx, writable};
 use rows::{RowsIn, RowsOut};
@@ -77,16 +81,20 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 use strata_core::Error;
 
+pub use calls_dump::*;
+pub use calls_watch::*;
 pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
-use params::{check_apart, items, slice_extent};
+use params::{check_apart, slice_extent};
+pub use probe::{strata_probe, strata_probe_state};
 pub use status::{
     STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
     STRATA_STATUS_INDEX, STRATA_STATUS_IO, STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL,
     STRATA_STATUS_OK, STRATA_STATUS_PANIC, STRATA_STATUS_PARAMS, STRATA_STATUS_SHAPE, STRATA_STATUS_VERSION,
     strata_status,
 };
+pub use watch::strata_watch;
 
 /// The version of the ABI. It is raised only when a program compiled against an older header would break.
 pub const STRATA_ABI_VERSION: u32 = 1_u32;
@@ -255,6 +263,47 @@ pub unsafe extern "C" fn strata_model_parent(
     })
 }
 
+/// Writes the parents of all latents of level 2: parents[j] is what strata_model_parent writes for j. parents_len: the
+/// capacity of parents, at least f2. parents may be NULL if f2 is 0.
+/// Errors: CAPACITY if parents_len is below f2. Thread-safe, also for the same model. Cost: the copy of 4 f2 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_model_parents(
+    model: *const strata_model,
+    parents: *mut u32,
+    parents_len: usize,
+) -> strata_status {
+    boundary(|| {
+        // SAFETY: see the crate.
+        let found = unsafe { get(model) }.map_err(Failure::of("model"))?.parents();
+        if found.is_empty() {
+            return Ok(());
+        }
+        writable(parents).map_err(Failure::of("parents"))?;
+        if parents_len < found.len() {
+            return Err(Error::Capacity { what: "parents", needed: found.len(), got: parents_len }.into());
+        }
+        // SAFETY: `parents` has as many places.
+        unsafe { ptr::copy_nonoverlapping(found.as_ptr(), parents, found.len()) };
+        Ok(())
+    })
+}
+
+/// Writes where a model comes from: the language model, the hook point and its layer. out: struct_size must be set and is
+/// kept; of the other fields, those within struct_size are written. The strings belong to the model and must not be freed.
+/// Errors: PARAMS if struct_size was not set. Thread-safe, also for the same model. Cost: none.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_model_get_metadata(
+    model: *const strata_model,
+    out: *mut strata_model_metadata,
+) -> strata_status {
+    boundary(|| {
+        // SAFETY: see the crate.
+        let model = unsafe { get(model) }?;
+        // SAFETY: see the crate.
+        unsafe { write(out, model.metadata()) }
+    })
+}
+
 /// Copies the decoder direction of a latent, which it adds to the reconstruction, into out: d_out floats. level: 1 or 2.
 /// out_len: the capacity of out in floats, at least d_out.
 /// Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
@@ -315,8 +364,8 @@ pub unsafe extern "C" fn strata_ctx_free(ctx: *mut strata_ctx) {
 }
 
 /// Returns one sentence in UTF-8 about what went wrong in the last call of strata_encode, strata_decode,
-/// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read or strata_row_flags with this context, or "" if
-/// the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
+/// strata_reconstruct, strata_steer, strata_stats_update, strata_stats_read, strata_stats_merge (into), strata_row_flags,
+/// strata_encode_watched or strata_probe_score with this context, or "" if the call succeeded. Never NULL. The string belongs to the context, is valid until the next call with it, and must not be freed. A NULL context,
 /// a context in use by another thread, and a context after PANIC each have a sentence of their own. Cannot fail. One
 /// thread at a time per context. Cost: none.
 #[unsafe(no_mangle)]
@@ -362,7 +411,7 @@ pub unsafe extern "C" fn strata_encode(
         for (i, own) in written.iter().flatten().enumerate() {
             check_apart(own, written.iter().flatten().skip(i + 1).cloned().chain([x.extent()]))?;
         }
-        ctx.encode(&x, [level1, level2])
+        ctx.encode(&x, None, [level1, level2])
     })
 }
 
@@ -504,6 +553,22 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
     })
 }
 
+/// Adds the statistics of the context from to those of into, so that several threads can each have a context. Those of
+/// from stay as they are. If each context saw a multiple of 32 rows per call, the result has the bits that one context
+/// would have that saw all rows, in any order.
+/// Errors: PARAMS if both are the same context, or not of the same strata_model; BUSY if either is in use. One thread at a
+/// time for both contexts. Cost: one pass over f1 + f2 counters. Allocates if into has no statistics yet.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn strata_stats_merge(into: *mut strata_ctx, from: *const strata_ctx) -> strata_status {
+    with_ctx(into, |ctx| {
+        if ptr::eq(into.cast_const(), from) {
+            return Err(params("from: expected another context than into"));
+        }
+        // SAFETY: see the crate.
+        unsafe { get(from) }.map_err(Failure::of("from"))?.look(|from| ctx.merge_stats(from))
+    })
+}
+
 /// Flags rows that training left out: flags[i] becomes STRATA_ROW_OVER_LIMIT for a row whose norm is over the limit that
 /// the model was saved with, else 0. The first token of a sequence often has such a row. The model has learned nothing of
 /// it: strata_encode, strata_decode and strata_reconstruct compute it like any other row, but its codes mean little, and its
@@ -537,139 +602,4 @@ pub unsafe extern "C" fn strata_row_flags(
             unsafe { place.write(flag) };
         })
     })
-}
-
-/// Starts a dump of activations, on which the command line program can train. dir is the path that the dump will have,
-/// as for strata_model_load: it must not exist, and its parent must. Until strata_dump_close everything lies in a
-/// hidden directory beside it.
-///
-/// params: must be given, with d set; its strings are copied. out: receives the dump, which is ended with
-/// strata_dump_close or strata_dump_abandon. err: may be NULL.
-/// Errors: SHAPE if d is 0 or a row is above 1 GiB; DTYPE for an unknown dtype; PARAMS for a model or hook that is not
-/// UTF-8; IO if dir exists or cannot be made; MEMORY. Thread-safe. Cost: a directory, and buffers of 3 MiB and three
-/// rows.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_create(
-    dir: *const c_char,
-    params: *const strata_dump_params,
-    out: *mut *mut strata_dump,
-    err: *mut strata_error,
-) -> strata_status {
-    let body = || {
-        // SAFETY: see the crate.
-        let path = unsafe { dump::path(dir) }.map_err(Failure::of("dir"))?;
-        // SAFETY: see the crate.
-        let create = |params: &_| unsafe { Dump::create(path, params) };
-        // SAFETY: see the crate.
-        unsafe { make(out, params, |params| Ok(strata_dump(Guarded::new(create(params)?)))) }
-    };
-    // SAFETY: see the crate.
-    unsafe { boundary_with(err, body) }
-}
-
-/// Stores the text of each token in a dump, for reports to show: texts[i] for token i, NULL for a token without text.
-/// May be called once, before the first rows. n_texts: at least 1. A token is often a part of a character: bytes that
-/// are not UTF-8 are stored as \xE2, and reports put the character together. The texts are copied. err: may be NULL.
-///
-/// Errors: SHAPE if n_texts is 0; PARAMS if there are rows or texts already; IO if the file cannot be written, after
-/// which strata_dump_close fails; BUSY. One thread at a time per dump. Cost: a file of the texts.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_set_vocab(
-    dump: *mut strata_dump,
-    texts: *const *const c_char,
-    n_texts: usize,
-    err: *mut strata_error,
-) -> strata_status {
-    let body = || {
-        // SAFETY: see the crate.
-        let dump = unsafe { get(dump) }.map_err(Failure::of("dump"))?;
-        // SAFETY: see the crate.
-        let texts = unsafe { dump::texts(texts, n_texts) }.map_err(Failure::of("texts"))?;
-        dump.0.with(|dump| dump.set_vocab(&texts))
-    };
-    // SAFETY: see the crate.
-    unsafe { boundary_with(err, body) }
-}
-
-/// Declares tokens special: beginnings, ends and padding, whose rows training and evaluation leave out where
-/// data.skip_special is set. May be called at any time before strata_dump_close; ids add up. err: may be NULL.
-///
-/// Errors: NULL; BUSY. One thread at a time per dump. Cost: memory for the ids.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_mark_special(
-    dump: *mut strata_dump,
-    ids: *const u32,
-    n_ids: usize,
-    err: *mut strata_error,
-) -> strata_status {
-    let body = || {
-        // SAFETY: see the crate.
-        let dump = unsafe { get(dump) }.map_err(Failure::of("dump"))?;
-        // SAFETY: see the crate.
-        let ids = unsafe { items(ids, n_ids) }.map_err(Failure::of("ids"))?;
-        dump.0.with(|dump| {
-            dump.mark_special(ids);
-            Ok(())
-        })
-    };
-    // SAFETY: see the crate.
-    unsafe { boundary_with(err, body) }
-}
-
-/// Appends rows, which are stored in the type of the dump whatever their own type is. tokens: the token id of each row,
-/// n_rows of them, or NULL; either all rows of a dump have tokens or none has. err: may be NULL.
-///
-/// Errors that leave the dump as it was: SHAPE and DTYPE for x as for strata_encode, with the d of the dump; NOT_FINITE
-/// for a number of x that is NaN or infinite; PARAMS for tokens if earlier rows had none, or no tokens if they had;
-/// INDEX for a token beyond the vocabulary; BUSY. Errors after which nothing more can be appended and strata_dump_close
-/// fails: IO if a file cannot be written; NOT_FINITE for a number beyond the range of the dump's type. One thread at a
-/// time per dump.
-/// Cost: the bytes of the rows, written 1 MiB at a time; a full file is synced to the disk.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_append(
-    dump: *mut strata_dump,
-    x: *const strata_rows,
-    tokens: *const u32,
-    err: *mut strata_error,
-) -> strata_status {
-    let body = || {
-        // SAFETY: see the crate.
-        unsafe { get(dump) }.map_err(Failure::of("dump"))?.0.with(|dump| {
-            // SAFETY: see the crate.
-            let x = unsafe { RowsIn::new(x, dump.d()) }.map_err(Failure::of("x"))?;
-            // SAFETY: see the crate.
-            unsafe { dump.append(&x, tokens) }
-        })
-    };
-    // SAFETY: see the crate.
-    unsafe { boundary_with(err, body) }
-}
-
-/// Ends a dump: either it appears under its name, complete, or nothing appears and err says why. Frees dump in both
-/// cases. Does nothing if dump is NULL. err: may be NULL.
-/// Errors: SHAPE if no rows were appended; IO if a file cannot be written, dir exists by now, or an append has failed.
-/// There is one case in which IO is returned and the dump is there, complete: its name could not be synced to the disk,
-/// so that it may be missing after a loss of power; the sentence in err says so. No other thread may be using the dump.
-/// Cost: the last file is synced to the disk.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_close(dump: *mut strata_dump, err: *mut strata_error) -> strata_status {
-    let body = || {
-        if dump.is_null() {
-            return Ok(());
-        }
-        // SAFETY: it comes from `make`, and is freed once.
-        let dump = unsafe { Box::from_raw(dump) };
-        dump.0.with(Dump::finish)
-    };
-    // SAFETY: see the crate.
-    unsafe { boundary_with(err, body) }
-}
-
-/// Ends a dump that is not wanted: what was written is deleted, and nothing appears. Frees dump, in place of
-/// strata_dump_close. Does nothing if dump is NULL. Cannot fail; what cannot be deleted stays in the hidden directory.
-/// No other thread may be using the dump. Cost: the deletion.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn strata_dump_abandon(dump: *mut strata_dump) {
-    // SAFETY: see the crate.
-    unsafe { free(dump) }
 }

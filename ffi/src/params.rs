@@ -10,11 +10,11 @@ use std::{ptr, slice};
 pub type strata_dtype = u32;
 
 /// float
-pub const STRATA_DTYPE_F32: strata_dtype = 0_u32;
+pub const STRATA_DTYPE_F32: u32 = 0_u32;
 /// IEEE binary16 (ggml: GGML_TYPE_F16)
-pub const STRATA_DTYPE_F16: strata_dtype = 1_u32;
+pub const STRATA_DTYPE_F16: u32 = 1_u32;
 /// The upper half of a float (ggml: GGML_TYPE_BF16)
-pub const STRATA_DTYPE_BF16: strata_dtype = 2_u32;
+pub const STRATA_DTYPE_BF16: u32 = 2_u32;
 
 /// The encoder's weights in f32, unchanged.
 pub const STRATA_WEIGHTS_F32: u32 = 0_u32;
@@ -32,6 +32,29 @@ pub const STRATA_EDIT_ADD: u32 = 0_u32;
 /// Mode of an edit: the activation of the latent is set to strength in the reconstruction, and the error of the SAE is
 /// kept. Encoding x again need not give strength, as other latents respond to the change, too.
 pub const STRATA_EDIT_SET: u32 = 1_u32;
+
+/// The layer of a hook point that does not name one.
+pub const STRATA_NO_LAYER: u32 = 0xFFFF_FFFF_u32;
+
+/// Only the listed latents are computed.
+pub const STRATA_WHY_LISTED: u32 = 0_u32;
+/// All latents of the level are computed, since top-k compares them.
+pub const STRATA_WHY_TOPK: u32 = 1_u32;
+/// All latents of the level are computed, since pruning compares those that are active.
+pub const STRATA_WHY_PRUNING: u32 = 2_u32;
+/// All latents of level 1 are computed, since level 2 reads what level 1 leaves of the row, or its latents.
+pub const STRATA_WHY_SOURCE: u32 = 3_u32;
+/// The gate of level 2 needs latents that are not listed: the parents or the siblings of listed children, or all latents.
+pub const STRATA_WHY_GATE: u32 = 4_u32;
+/// The list has more than a fourth of the level, and computing all of it in 8 bits first costs less.
+pub const STRATA_WHY_SCREEN: u32 = 5_u32;
+/// All latents are computed: the seed model has no other way.
+pub const STRATA_WHY_SEED: u32 = 6_u32;
+
+/// A head that reads the row.
+pub const STRATA_HEAD_ROW: u32 = 0_u32;
+/// A head that reads the activations of some latents.
+pub const STRATA_HEAD_LATENTS: u32 = 1_u32;
 
 /// Flag of a row: its norm is over the limit of the rows that the model was trained on.
 pub const STRATA_ROW_OVER_LIMIT: u32 = 1_u32;
@@ -228,6 +251,96 @@ pub struct strata_stats {
     pub reserved: u64,
 }
 
+/// Where a model comes from. The strings belong to the model.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_model_metadata {
+    /// sizeof(strata_model_metadata), set by the caller.
+    pub struct_size: usize,
+    /// The language model whose activations it was trained on, in UTF-8; "" if the files do not say it, never NULL.
+    pub model: *const c_char,
+    /// The hook point in it, such as "blocks.6.hook_resid_post"; "" if the files do not say it, never NULL.
+    pub hook: *const c_char,
+    /// The layer that the hook point names, 6 in this example, or STRATA_NO_LAYER.
+    pub layer: u32,
+    /// 0
+    pub reserved: u32,
+}
+
+/// What a watch-list costs, and the room that its codes need.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_watch_info {
+    /// sizeof(strata_watch_info), set by the caller.
+    pub struct_size: usize,
+    /// The largest number of listed latents of level 1 that can be active on one row.
+    pub max_active1: usize,
+    /// The same for level 2.
+    pub max_active2: usize,
+    /// The latents of level 1 that are computed for a row: f1 if it is computed as a whole.
+    pub computed1: usize,
+    /// The latents of level 2 that are computed for a row. Behind a hard gate only those whose parent is active are.
+    pub computed2: usize,
+    /// Why more latents of level 1 are computed than are listed: STRATA_WHY_...; STRATA_WHY_LISTED if none are.
+    pub why1: u32,
+    /// The same for level 2.
+    pub why2: u32,
+}
+
+/// One head of a probe.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_head_info {
+    /// sizeof(strata_head_info), set by the caller.
+    pub struct_size: usize,
+    /// Its name in UTF-8, the class that it tells from all others. The string belongs to the probe.
+    pub name: *const c_char,
+    /// The numbers that it reads: d, or its latents.
+    pub n: usize,
+    /// STRATA_HEAD_ROW or STRATA_HEAD_LATENTS
+    pub reads: u32,
+    /// 0
+    pub reserved: u32,
+}
+
+/// What is kept of the scores of a probe.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_probe_state_params {
+    /// sizeof(strata_probe_state_params)
+    pub struct_size: usize,
+    /// The sequences that are told apart, at least 1, such as the slots of a batch.
+    pub n_sequences: usize,
+    /// For each head the score above which an alarm begins, or NULL for 0, the boundary that the probe was fitted to.
+    pub on: *const f64,
+    /// For each head the score at or below which an alarm ends, at most that of on; or NULL for the same as on.
+    pub off: *const f64,
+}
+
+/// What is known of the scores of one head on the rows of one sequence. Without rows max, mean and last are NaN.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct strata_probe_reading {
+    /// sizeof(strata_probe_reading), set by the caller.
+    pub struct_size: usize,
+    /// Rows since the sequence began.
+    pub rows: u64,
+    /// The score of the last row.
+    pub last: f64,
+    /// The largest score.
+    pub max: f64,
+    /// The mean score.
+    pub mean: f64,
+    /// The row of the largest score, the first of equal ones; rows count from 0.
+    pub max_row: u64,
+    /// Alarms that have begun.
+    pub alarms: u64,
+    /// 1 if there is an alarm at the last row, else 0.
+    pub is_on: u32,
+    /// 0
+    pub reserved: u32,
+}
+
 /// A struct that begins with its size and may grow at its end.
 ///
 /// # Safety
@@ -314,6 +427,56 @@ unsafe impl Versioned for strata_stats {
         l0_2: f64::NAN,
         dead1: 0,
         dead2: 0,
+        reserved: 0,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_model_metadata {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        model: ptr::null(),
+        hook: ptr::null(),
+        layer: STRATA_NO_LAYER,
+        reserved: 0,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_watch_info {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        max_active1: 0,
+        max_active2: 0,
+        computed1: 0,
+        computed2: 0,
+        why1: STRATA_WHY_LISTED,
+        why2: STRATA_WHY_LISTED,
+    };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_head_info {
+    const DEFAULT: Self =
+        Self { struct_size: size_of::<Self>(), name: ptr::null(), n: 0, reads: STRATA_HEAD_ROW, reserved: 0 };
+}
+
+// SAFETY: see `strata_rows`.
+unsafe impl Versioned for strata_probe_state_params {
+    const DEFAULT: Self = Self { struct_size: size_of::<Self>(), n_sequences: 1, on: ptr::null(), off: ptr::null() };
+}
+
+// SAFETY: see `strata_rows`; every bit pattern is an `f64` too.
+unsafe impl Versioned for strata_probe_reading {
+    const DEFAULT: Self = Self {
+        struct_size: size_of::<Self>(),
+        rows: 0,
+        last: f64::NAN,
+        max: f64::NAN,
+        mean: f64::NAN,
+        max_row: 0,
+        alarms: 0,
+        is_on: 0,
         reserved: 0,
     };
 }

@@ -23,10 +23,22 @@ pub(crate) unsafe fn make<T, P: Versioned>(
     params: *const P,
     make: impl FnOnce(&P) -> Outcome<T>,
 ) -> Outcome {
-    writable(out).map_err(Failure::of("out"))?;
+    let made = || {
+        // SAFETY: see the crate.
+        let params = unsafe { read_or_default(params) }.map_err(Failure::of("params"))?;
+        make(&params)
+    };
     // SAFETY: see the crate.
-    let params = unsafe { read_or_default(params) }.map_err(Failure::of("params"))?;
-    let handle = Box::new(make(&params)?);
+    unsafe { make_plain(out, made) }
+}
+
+/// Makes a handle that has no params, and writes it to `out`.
+///
+/// # Safety
+/// See the crate.
+pub(crate) unsafe fn make_plain<T>(out: *mut *mut T, make: impl FnOnce() -> Outcome<T>) -> Outcome {
+    writable(out).map_err(Failure::of("out"))?;
+    let handle = Box::new(make()?);
     // SAFETY: see the crate.
     unsafe { put(out, Box::into_raw(handle)) }
 }

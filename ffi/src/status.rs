@@ -7,35 +7,35 @@ use std::ffi::CStr;
 pub type strata_status = i32;
 
 /// The call succeeded.
-pub const STRATA_STATUS_OK: strata_status = 0;
+pub const STRATA_STATUS_OK: i32 = 0;
 /// A pointer that must not be NULL is.
-pub const STRATA_STATUS_NULL: strata_status = 10;
+pub const STRATA_STATUS_NULL: i32 = 10;
 /// A size does not fit the other arguments.
-pub const STRATA_STATUS_SHAPE: strata_status = 12;
+pub const STRATA_STATUS_SHAPE: i32 = 12;
 /// The model does not have this level or latent, or the vocabulary of the dump does not have this token.
-pub const STRATA_STATUS_INDEX: strata_status = 14;
+pub const STRATA_STATUS_INDEX: i32 = 14;
 /// A field of a struct has an invalid value; this includes struct_size and reserved fields.
-pub const STRATA_STATUS_PARAMS: strata_status = 16;
+pub const STRATA_STATUS_PARAMS: i32 = 16;
 /// A buffer of the caller is too small; n of strata_codes says what is needed.
-pub const STRATA_STATUS_CAPACITY: strata_status = 18;
+pub const STRATA_STATUS_CAPACITY: i32 = 18;
 /// The bytes do not follow their format.
-pub const STRATA_STATUS_FORMAT: strata_status = 20;
+pub const STRATA_STATUS_FORMAT: i32 = 20;
 /// The type of numbers is unknown.
-pub const STRATA_STATUS_DTYPE: strata_status = 22;
+pub const STRATA_STATUS_DTYPE: i32 = 22;
 /// The file has a version that this library does not read.
-pub const STRATA_STATUS_VERSION: strata_status = 24;
+pub const STRATA_STATUS_VERSION: i32 = 24;
 /// A number is NaN or infinite.
-pub const STRATA_STATUS_NOT_FINITE: strata_status = 26;
+pub const STRATA_STATUS_NOT_FINITE: i32 = 26;
 /// A file cannot be read or written.
-pub const STRATA_STATUS_IO: strata_status = 30;
+pub const STRATA_STATUS_IO: i32 = 30;
 /// There is not enough memory, or a thread cannot be started.
-pub const STRATA_STATUS_MEMORY: strata_status = 32;
+pub const STRATA_STATUS_MEMORY: i32 = 32;
 /// Another thread is using the handle at this moment, or its threads did not survive a fork.
-pub const STRATA_STATUS_BUSY: strata_status = 34;
+pub const STRATA_STATUS_BUSY: i32 = 34;
 /// A device failed, or is missing.
-pub const STRATA_STATUS_DEVICE: strata_status = 40;
+pub const STRATA_STATUS_DEVICE: i32 = 40;
 /// The library has a bug. From now on the handle can only be freed.
-pub const STRATA_STATUS_PANIC: strata_status = 99;
+pub const STRATA_STATUS_PANIC: i32 = 99;
 
 /// The name of a status, `"STRATA_STATUS_..."`.
 pub(crate) fn name(status: strata_status) -> &'static CStr {

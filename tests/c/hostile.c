@@ -1,5 +1,5 @@
 /* Calls that no program should make: each gives the status that the manual says, and nothing else happens. Buffers are
- * of exactly the size that is needed, so that a memory checker sees a step beyond. usage: hostile SAE_DIR */
+ * of exactly the size that is needed, so that a memory checker sees a step beyond. usage: hostile SAE_DIR HEADS.safetensors */
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <stdio.h>
@@ -197,6 +197,14 @@ static void nothing_where_something_is_needed(strata_model *model, strata_ctx *c
     EXPECT(strata_stats_update(ctx, NULL), STRATA_STATUS_NULL);
     EXPECT(strata_stats_read(NULL, &stats), STRATA_STATUS_NULL);
     EXPECT(strata_stats_read(ctx, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_stats_merge(NULL, ctx), STRATA_STATUS_NULL);
+    EXPECT(strata_stats_merge(ctx, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_stats_merge(ctx, ctx), STRATA_STATUS_PARAMS);
+    EXPECT(strata_model_parents(NULL, &parent, 1), STRATA_STATUS_NULL);
+    EXPECT(strata_model_parents(model, NULL, 64), STRATA_STATUS_NULL);
+    EXPECT(strata_model_parents(model, &parent, 1), STRATA_STATUS_CAPACITY);
+    EXPECT(strata_model_get_metadata(NULL, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_model_get_metadata(model, NULL), STRATA_STATUS_NULL);
     EXPECT(strata_dump_create(NULL, NULL, &dump, NULL), STRATA_STATUS_NULL);
     EXPECT(strata_dump_create("x", NULL, NULL, NULL), STRATA_STATUS_NULL);
     EXPECT(strata_dump_create("x", NULL, &dump, NULL), STRATA_STATUS_SHAPE);
@@ -309,6 +317,127 @@ static void rows_and_buffers(strata_ctx *ctx, strata_model_info info) {
     free(data);
 }
 
+/* Lists, states and numbers of sequences that are wrong, and arrays of exactly as many elements as are needed. */
+static void watches(strata_model *model, strata_ctx *ctx, strata_model_info info) {
+    strata_watch *watch = NULL;
+    uint32_t *one = malloc(2 * sizeof *one), *two = malloc(sizeof *two);
+    one[0] = 3, one[1] = 0, two[0] = (uint32_t)info.f2 - 1;
+    EXPECT(strata_watch_new(NULL, one, 2, two, 1, &watch, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_watch_new(model, NULL, 2, two, 1, &watch, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_watch_new(model, one, 2, NULL, 1, &watch, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_watch_new(model, one, 2, two, 1, NULL, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_watch_new(model, one, SIZE_MAX / 2, two, 1, &watch, NULL), STRATA_STATUS_PARAMS);
+    two[0]++;
+    EXPECT(strata_watch_new(model, one, 2, two, 1, &watch, NULL), STRATA_STATUS_INDEX);
+    two[0]--, one[1] = 3;
+    EXPECT(strata_watch_new(model, one, 2, two, 1, &watch, NULL), STRATA_STATUS_PARAMS);
+    CHECK(!watch);
+    one[1] = 0;
+    EXPECT(strata_watch_new(model, one, 2, two, 1, &watch, NULL), STRATA_STATUS_OK);
+    free(one), free(two);
+    EXPECT(strata_watch_get_info(watch, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_watch_get_info(NULL, NULL), STRATA_STATUS_NULL);
+
+    size_t n = 67, d = info.d;
+    float *data = malloc(n * d * sizeof *data);
+    for (size_t i = 0; i < n * d; i++) data[i] = (float)((i * 7919) % 23) - 11.0f;
+    strata_rows x = rows(data, n, d);
+    strata_codes a = codes_new(n, n * 2), b = codes_new(n, n);
+    EXPECT(strata_encode_watched(ctx, NULL, &x, &a, &b), STRATA_STATUS_NULL);
+    EXPECT(strata_encode_watched(NULL, watch, &x, &a, &b), STRATA_STATUS_NULL);
+    EXPECT(strata_encode_watched(ctx, watch, NULL, &a, &b), STRATA_STATUS_NULL);
+    EXPECT(strata_encode_watched(ctx, watch, &x, NULL, &b), STRATA_STATUS_NULL);
+    EXPECT(strata_encode_watched(ctx, watch, &x, &a, &b), STRATA_STATUS_OK);
+    CHECK(a.n > 0 && a.n <= 2 * n);
+    strata_codes small = codes_new(n, a.n - 1);
+    EXPECT(strata_encode_watched(ctx, watch, &x, &small, &b), STRATA_STATUS_CAPACITY);
+    CHECK(small.n == a.n);
+    codes_free(&small), codes_free(&a), codes_free(&b);
+    free(data);
+    strata_watch_free(watch);
+    strata_watch_free(NULL);
+}
+
+static void probes(strata_model *model, strata_ctx *ctx, size_t d, const char *file) {
+    strata_probe *probe = NULL;
+    strata_probe_state *state = NULL;
+    EXPECT(strata_probe_load(NULL, model, &probe, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_load(file, NULL, &probe, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_load(file, model, NULL, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_load("/nonexistent", model, &probe, NULL), STRATA_STATUS_IO);
+    CHECK(!probe && strata_probe_heads(NULL) == 0);
+    EXPECT(strata_probe_load(file, model, &probe, NULL), STRATA_STATUS_OK);
+    size_t heads = strata_probe_heads(probe), n = 5, sequences = 3;
+    strata_head_info head = {sizeof head, NULL, 0, 0, 0};
+    EXPECT(strata_probe_get_head(probe, heads, &head), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_get_head(probe, SIZE_MAX, &head), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_get_head(probe, 0, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_get_head(NULL, 0, &head), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_get_head(probe, 0, &head), STRATA_STATUS_OK);
+    CHECK(head.name[0] && head.n > 0);
+
+    double *on = calloc(heads, sizeof *on), *off = calloc(heads, sizeof *off);
+    strata_probe_state_params params;
+    strata_probe_state_params_init(&params);
+    strata_probe_state_params_init(NULL);
+    params.n_sequences = 0;
+    EXPECT(strata_probe_state_new(probe, &params, &state, NULL), STRATA_STATUS_PARAMS);
+    params.n_sequences = SIZE_MAX;
+    EXPECT(strata_probe_state_new(probe, &params, &state, NULL), STRATA_STATUS_MEMORY);
+    params.n_sequences = sequences, params.on = on, params.off = off;
+    off[heads - 1] = 1;
+    EXPECT(strata_probe_state_new(probe, &params, &state, NULL), STRATA_STATUS_PARAMS);
+    off[heads - 1] = NAN;
+    EXPECT(strata_probe_state_new(probe, &params, &state, NULL), STRATA_STATUS_PARAMS);
+    off[heads - 1] = -1;
+    EXPECT(strata_probe_state_new(NULL, &params, &state, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_new(probe, &params, NULL, NULL), STRATA_STATUS_NULL);
+    CHECK(!state);
+    EXPECT(strata_probe_state_new(probe, &params, &state, NULL), STRATA_STATUS_OK);
+    free(on), free(off);
+
+    float *data = calloc(n * d, sizeof *data);
+    uint32_t *of_row = calloc(n, sizeof *of_row);
+    double *scores = calloc(n * heads, sizeof *scores);
+    uint8_t *alarms = calloc(sequences * heads, 1);
+    strata_rows x = rows(data, n, d);
+    of_row[n - 1] = (uint32_t)sequences;
+    EXPECT(strata_probe_score(ctx, probe, state, &x, of_row, scores, n * heads), STRATA_STATUS_INDEX);
+    of_row[n - 1] = (uint32_t)sequences - 1;
+    EXPECT(strata_probe_score(ctx, probe, state, &x, of_row, scores, n * heads - 1), STRATA_STATUS_CAPACITY);
+    EXPECT(strata_probe_score(ctx, probe, NULL, &x, of_row, scores, n * heads), STRATA_STATUS_PARAMS);
+    EXPECT(strata_probe_score(ctx, NULL, state, &x, of_row, scores, n * heads), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_score(NULL, probe, state, &x, of_row, scores, n * heads), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_score(ctx, probe, state, NULL, of_row, scores, n * heads), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_score(ctx, probe, state, &x, of_row, scores, n * heads), STRATA_STATUS_OK);
+    EXPECT(strata_probe_score(ctx, probe, state, &x, NULL, NULL, 0), STRATA_STATUS_OK);
+    EXPECT(strata_probe_score(ctx, probe, NULL, &x, NULL, scores, n * heads), STRATA_STATUS_OK);
+    strata_probe_reading reading = {sizeof reading, 0, 0, 0, 0, 0, 0, 0, 0};
+    EXPECT(strata_probe_state_read(state, 0, 0, &reading), STRATA_STATUS_OK);
+    CHECK(reading.rows == n - 1 + n);
+    EXPECT(strata_probe_state_read(state, (uint32_t)sequences, 0, &reading), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_state_read(state, UINT32_MAX, SIZE_MAX, &reading), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_state_read(state, 0, heads, &reading), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_state_read(state, 0, 0, NULL), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_read(NULL, 0, 0, &reading), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_alarms(state, alarms, sequences * heads - 1), STRATA_STATUS_CAPACITY);
+    EXPECT(strata_probe_state_alarms(state, NULL, sequences * heads), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_alarms(NULL, alarms, 1), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_alarms(state, alarms, sequences * heads), STRATA_STATUS_OK);
+    EXPECT(strata_probe_state_reset(state, (uint32_t)sequences), STRATA_STATUS_INDEX);
+    EXPECT(strata_probe_state_reset(NULL, 0), STRATA_STATUS_NULL);
+    EXPECT(strata_probe_state_reset(state, 0), STRATA_STATUS_OK);
+    data[d] = INFINITY;
+    EXPECT(strata_probe_score(ctx, probe, state, &x, of_row, scores, n * heads), STRATA_STATUS_NOT_FINITE);
+    strata_probe_free(probe); /* before its state */
+    EXPECT(strata_probe_state_read(state, 0, 0, &reading), STRATA_STATUS_OK);
+    CHECK(reading.rows == 0 && isnan(reading.max));
+    strata_probe_state_free(state);
+    strata_probe_state_free(NULL);
+    strata_probe_free(NULL);
+    free(data), free(of_row), free(scores), free(alarms);
+}
+
 /* Structs of exactly as many bytes as they say. */
 static void structs_of_other_sizes(strata_model *model, strata_ctx *ctx, size_t d) {
     float *data = calloc(d, sizeof *data);
@@ -356,7 +485,7 @@ static void structs_of_other_sizes(strata_model *model, strata_ctx *ctx, size_t 
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) return fputs("usage: hostile SAE_DIR\n", stderr), 2;
+    if (argc != 3) return fputs("usage: hostile SAE_DIR HEADS.safetensors\n", stderr), 2;
     strata_model *model = NULL;
     strata_ctx *ctx = NULL;
     strata_model_info info = {sizeof info, 0, 0, 0, 0, 0, 0, 0, 0, 0};
@@ -366,6 +495,8 @@ int main(int argc, char **argv) {
     if (failures) return 1;
     nothing_where_something_is_needed(model, ctx, info.d);
     rows_and_buffers(ctx, info);
+    watches(model, ctx, info);
+    probes(model, ctx, info.d, argv[2]);
     structs_of_other_sizes(model, ctx, info.d);
     dumps(info.d);
     strata_model_free(model); /* before its context */

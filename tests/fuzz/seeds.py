@@ -64,5 +64,6 @@ manifest = {"format": "strata-dump", "version": 1, "d": 4, "rows": 5, "dtype": "
             "tokens": "t.safetensors", "vocab": "v.json", "model": "gpt", "hook": "h", "context": 4,
             "stats": {"mean_norm": 1.5, "mean": "m.safetensors"}}
 put("parsers", "manifest", b"\1" + json.dumps(manifest, separators=(",", ":")).encode())
+put("parsers", "heads", b"\4" + (here.parent / "golden" / "heads.safetensors").read_bytes())
 table = [("activations", "F32", [2, 3], floats(6)), ("tokens", "U32", [2], b"\0" * 8), ("mean", "F32", [3], floats(3))]
 put("parsers", "table", b"\2" + tensors(table))

@@ -17,9 +17,10 @@ core: config -> activation balance choice decoder error freeze gate loss row_nor
 core: cuda -> device error
 core: decoder -> choice
 core: device -> compute entry error gate kernel rng source
-core: format -> activation compute config decoder error gate kernel model par row_norm row_rule rows source
+core: format -> activation compute config decoder error gate heads kernel model par row_norm row_rule rows source
 core: freeze -> choice
 core: gate -> choice entry kernel
+core: heads -> error kernel model
 core: kernel -> compute
 core: loss -> choice entry gate kernel
 core: metrics -> compute error gate kernel model par rng
@@ -68,6 +69,8 @@ cli: texts -> files
 cli: train -> checkpoint console control dump feed files health heldout memory row_filter run settings sources usage
 cli: truth -> dump files
 ffi: boundary -> failure message params status
+ffi: calls_dump -> boundary dump failure params pointers rows status
+ffi: calls_watch -> boundary codes dump failure handle params pointers probe rows status watch
 ffi: codes -> failure params status
 ffi: device -> failure
 ffi: dump -> boundary failure params rows status
@@ -79,7 +82,9 @@ ffi: model_files -> failure files status
 ffi: params -> failure status
 ffi: pointers -> boundary failure handle params status
 ffi: pool -> failure status
+ffi: probe -> boundary failure files handle params status
 ffi: rows -> failure params status
+ffi: watch -> failure files handle params
 ffi/python: command -> failure pool
 ffi/python: dump -> arrays failure
 ffi/python: model -> arrays failure pool

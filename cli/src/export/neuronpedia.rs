@@ -50,6 +50,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
+use strata_core::format::weights::layer_of;
 use strata_core::{Codes, Encoder};
 
 /// Latents per file, as in SAEDashboard.
@@ -208,18 +209,6 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &mut Console<'_>
     bar.finish_and_clear();
     let entries = levels.map(|l| l.strongest.latents.iter().map(|seen| seen.fires).sum());
     Ok(Exported { format: "neuronpedia", rows, left_out: dump.n_rows() - rows, entries, directories })
-}
-
-/// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`,
-/// or behind a word for a layer, as in `resid_post_layer3`.
-fn layer_of(hook: Option<&str>) -> Option<u64> {
-    let parts = || hook.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric());
-    let behind_a_word = |part: &str| {
-        let words = ["layers", "layer", "blocks", "block", "h", "l"];
-        let part = part.to_ascii_lowercase();
-        words.iter().find_map(|word| part.strip_prefix(word)?.parse().ok())
-    };
-    parts().find_map(|part| part.parse().ok()).or_else(|| parts().find_map(behind_a_word))
 }
 
 /// Reads the rows that `filter` keeps twice, and returns their number: first for the strongest contexts, the range of the bars and the correlations, then for the

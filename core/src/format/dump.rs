@@ -258,6 +258,11 @@ impl TensorTable {
         self.data_start + info.data_offsets.0..self.data_start + info.data_offsets.1
     }
 
+    /// Returns what the file's own metadata has under `key`.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
     /// Returns the names of all tensors, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.metadata.tensors().into_keys().collect();

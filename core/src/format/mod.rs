@@ -12,6 +12,7 @@ pub mod flat;
 pub mod formats;
 mod gemma_scope;
 mod goodfire;
+pub mod heads;
 mod hook_z;
 pub mod json;
 mod llama_scope;

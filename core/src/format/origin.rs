@@ -29,3 +29,15 @@ pub struct Origin {
     #[serde(skip_serializing_if = "RowRule::keeps_all")]
     pub left_out: RowRule,
 }
+
+/// Returns the layer of a hook point: the number between its points or underscores, as in `blocks.3.hook_resid_post`,
+/// or behind a word for a layer, as in `resid_post_layer3`.
+pub fn layer_of(hook: Option<&str>) -> Option<u64> {
+    let parts = || hook.unwrap_or_default().split(|c: char| !c.is_ascii_alphanumeric());
+    let behind_a_word = |part: &str| {
+        let words = ["layers", "layer", "blocks", "block", "h", "l"];
+        let part = part.to_ascii_lowercase();
+        words.iter().find_map(|word| part.strip_prefix(word)?.parse().ok())
+    };
+    parts().find_map(|part| part.parse().ok()).or_else(|| parts().find_map(behind_a_word))
+}

@@ -24,7 +24,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::{Deserialize, Serialize};
 
-pub use super::origin::Origin;
+pub use super::origin::{Origin, layer_of};
 
 /// The value of `format` in `cfg.json`.
 const FORMAT: &str = "strata-sae";

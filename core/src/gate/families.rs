@@ -21,19 +21,31 @@ impl Families {
     /// # Panics
     /// If a parent is neither.
     pub fn new(parent: Vec<u32>, f1: usize) -> Self {
-        let mut offsets = vec![0u32; f1 + 2];
         for &p in &parent {
             assert!(p == ROOT || (p as usize) < f1, "parent {p} of {f1}");
-            offsets[group(p, f1) + 1] += 1;
+        }
+        let children = 0..parent.len() as u32;
+        Self::with_children(parent, f1, children)
+    }
+
+    /// Returns the families with only the children `kept`, ascending; the others are in no family, not even in that of ROOT.
+    pub(crate) fn only(&self, kept: &[u32]) -> Self {
+        Self::with_children(self.parent.clone(), self.f1, kept.iter().copied())
+    }
+
+    fn with_children(parent: Vec<u32>, f1: usize, children: impl ExactSizeIterator<Item = u32> + Clone) -> Self {
+        let mut offsets = vec![0u32; f1 + 2];
+        for j in children.clone() {
+            offsets[group(parent[j as usize], f1) + 1] += 1;
         }
         for g in 0..=f1 {
             offsets[g + 1] += offsets[g];
         }
         let mut next = offsets.clone();
-        let mut child = vec![0u32; parent.len()];
-        for (j, &p) in parent.iter().enumerate() {
-            let at = &mut next[group(p, f1)];
-            child[*at as usize] = j as u32;
+        let mut child = vec![0u32; children.len()];
+        for j in children {
+            let at = &mut next[group(parent[j as usize], f1)];
+            child[*at as usize] = j;
             *at += 1;
         }
         Self { parent, offsets, child, f1 }

@@ -55,6 +55,22 @@ impl Codes {
         self.value.truncate(end);
     }
 
+    /// Removes, from row `first` on, the entries of all latents but `latents`, which ascend.
+    pub(crate) fn keep_only(&mut self, first: usize, latents: &[u32]) {
+        let (mut from, mut to) = (self.offsets[first], self.offsets[first]);
+        for end in &mut self.offsets[first + 1..] {
+            for at in from..*end {
+                if latents.binary_search(&self.index[at]).is_ok() {
+                    (self.index[to], self.value[to]) = (self.index[at], self.value[at]);
+                    to += 1;
+                }
+            }
+            (from, *end) = (*end, to);
+        }
+        self.index.truncate(to);
+        self.value.truncate(to);
+    }
+
     /// Appends the rows of `other`.
     pub fn append(&mut self, other: &Self) {
         let base = self.index.len();

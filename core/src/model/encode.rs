@@ -1,7 +1,9 @@
 //! Encode and decode at inference, and the ungated pre-activations of level 2, which training computes the same way.
 
-use super::hierarchy::{self, Behind, Hierarchy, Order};
+use super::hierarchy::{Behind, Hierarchy, Order};
 use super::on_device::{Memory, OnDevice};
+use super::plan::{EVERYTHING, Plan};
+use super::scratch::{BLOCK, CHUNK, Lanes, Scratch};
 use super::stored::{Stored, WeightType, with_weights};
 use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, prune, seed};
 use crate::activation::Rule;
@@ -10,9 +12,8 @@ use crate::config::{GateKind, ModelKind};
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::gate::{self, Families, Reads};
-use crate::kernel::aligned::Aligned;
 use crate::kernel::dense::{self, Matrix, Pick};
-use crate::kernel::fire::{self, Limit, RowLists, Search, fire};
+use crate::kernel::fire::{Limit, RowLists, Search, fire};
 use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, Screen, reduce};
 use crate::par::Par;
@@ -21,148 +22,6 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
-
-/// Number of rows of one dense product.
-pub(crate) const CHUNK: usize = 64;
-/// Number of rows that are encoded together: with more rows, a weight that was read is used more often.
-const BLOCK: usize = 16 * CHUNK;
-
-/// Working memory for one block of rows; reused from block to block.
-#[derive(Clone, Debug, Default)]
-pub struct Scratch {
-    /// Most rows of a block.
-    rows: usize,
-    /// `(rows, d)`: centred rows.
-    pub(crate) xt: Aligned,
-    /// `(rows, source width)`: what level 2 reads.
-    pub(crate) s: Aligned,
-    /// `(f1)`: latents of level 1 of the seed model.
-    h1: Vec<f32>,
-    /// `(CHUNK, f2)`: ungated pre-activations of level 2, where its gate reads all of them.
-    pub(crate) a2: Vec<f32>,
-    /// `(f2)`: gate of one row.
-    pub(crate) g2: Vec<f32>,
-    /// `(f2)`: gated pre-activations of one row.
-    pub(crate) u2: Vec<f32>,
-    /// Working memory of the fused encoder, and the latents that it found.
-    pub(crate) fire: fire::Scratch,
-    pub(crate) lists: RowLists,
-    /// Negated rows and lists, where latents compete by absolute value.
-    minus: Aligned,
-    below: RowLists,
-    /// Working memory of a hard gate.
-    pub(crate) hierarchy: hierarchy::Scratch,
-    prune: prune::Scratch,
-    /// The codes of the block that was encoded last.
-    codes: [Codes; 2],
-    /// Working memory of a device.
-    device: Memory,
-}
-
-impl Scratch {
-    /// Makes working memory for models of this architecture, in blocks of 1,024 rows.
-    pub fn new(arch: &Arch) -> Self {
-        Self::for_rows(arch, BLOCK)
-    }
-
-    /// Makes working memory for blocks of `rows` rows: smaller blocks need less memory, and read the weights more often.
-    ///
-    /// # Panics
-    /// If `rows` is 0.
-    pub fn for_rows(arch: &Arch, rows: usize) -> Self {
-        assert!(rows > 0, "blocks of no rows");
-        Self::with_ungated(arch, rows, if arch.gate.has_weights() { arch.level[1].latents } else { 0 })
-    }
-
-    /// Makes working memory for one chunk of the forward pass of training.
-    pub(crate) fn of_chunk(arch: &Arch) -> Self {
-        let dense = arch.gate.is_dense_in_training();
-        Self::with_ungated(arch, CHUNK, if dense { arch.level[1].latents } else { 0 })
-    }
-
-    fn with_ungated(arch: &Arch, rows: usize, f2: usize) -> Self {
-        let source = if arch.level[1].latents > 0 { rows * arch.source_width() } else { 0 };
-        Self {
-            rows,
-            xt: Aligned::zeros(rows * arch.d),
-            minus: Aligned::zeros(if arch.variant.topk_by == TopkBy::Absolute { rows * arch.d } else { 0 }),
-            s: Aligned::zeros(source),
-            h1: vec![0.0; if arch.model == ModelKind::Seed { arch.level[0].latents } else { 0 }],
-            a2: vec![0.0; CHUNK * f2],
-            g2: vec![0.0; f2],
-            u2: vec![0.0; f2],
-            ..Self::default()
-        }
-    }
-
-    /// Reserves capacity for the most codes that a block of rows can have: encoding with `encoder` then never
-    /// allocates. The operating system provides only the pages that are used.
-    #[must_use]
-    pub fn reserved(mut self, encoder: &Encoder) -> Self {
-        let (model, rows) = (encoder.model(), self.rows);
-        let Arch { d, .. } = model.arch;
-        let [f1, f2] = model.arch.latents();
-        let width = model.arch.source_width();
-        let (rule1, rule2) = (model.rule(0), model.rule(1));
-        let limit1 = model.limit1(&rule1);
-        if model.arch.variant.prune != [0.0; 2] {
-            self.prune.reserve(d, model.max_active(0).max(model.max_active(1)).max(f2));
-        }
-        self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), limit1);
-        self.lists.reserve(rows, f1, limit1);
-        if model.arch.variant.topk_by == TopkBy::Absolute {
-            self.below.reserve(rows, f1, limit1);
-        }
-        if model.arch.gate.has_families() {
-            let (active1, active2) = (model.max_active(0), model.max_open());
-            encoder.hierarchy(Matrix::all(&model.params.level[1].w_enc, width)).reserve(
-                &mut self.fire,
-                &mut self.hierarchy,
-                rows,
-                active1,
-                active2,
-                rule2.limit(),
-            );
-        } else if f2 > 0 {
-            self.fire.reserve(rows, f2, width, encoder.screens[1].as_ref(), rule2.limit());
-            self.lists.reserve(rows, f2, rule2.limit());
-        }
-        for (level, codes) in self.codes.iter_mut().enumerate() {
-            let f = model.arch.level[level].latents;
-            // Selecting the k largest uses the ends of the lists as working memory.
-            let spare = if let Limit::Topk(k) = model.rule(level).limit() {
-                2 * f.min(k.saturating_mul(2).saturating_add(128))
-            } else {
-                0
-            };
-            let room = rows * model.max_active(level) + spare;
-            codes.offsets.reserve(rows + 1);
-            codes.index.reserve(room);
-            codes.value.reserve(room);
-        }
-        self
-    }
-
-    /// Returns the number of pairs of a row and a latent that encoding has computed so far. The pairs of a soft gate,
-    /// which reads every ungated pre-activation, are not counted.
-    pub fn work(&self) -> fire::Work {
-        self.fire.work
-    }
-
-    /// Returns the codes of both levels of the block that was encoded last.
-    pub fn codes(&self) -> &[Codes; 2] {
-        &self.codes
-    }
-}
-
-/// Working memory for each thread that encodes ([`Encoder::encode_par_in`]).
-#[derive(Clone, Debug, Default)]
-pub struct Lanes {
-    arch: Option<Arch>,
-    scratch: Vec<Scratch>,
-    /// Working memory of a device.
-    device: Memory,
-}
 
 /// Weights as the forward passes of training and of inference read them.
 #[derive(Clone, Copy)]
@@ -216,20 +75,20 @@ impl Weights<'_> {
 /// all ([`crate::kernel::screen`]).
 #[derive(Clone, Debug)]
 pub struct Encoder {
-    model: Arc<Model>,
+    pub(super) model: Arc<Model>,
     isa: Isa,
     stored: Stored,
     /// The encoders of both levels in 8 bits; level 2 behind a hard gate is in the order of `order`.
-    screens: [Option<Screen>; 2],
+    pub(super) screens: [Option<Screen>; 2],
     order: Order,
-    families: Families,
+    pub(super) families: Families,
     decoder2: Vec<f32>,
     /// `-b_enc` of level 1, where latents compete by absolute value.
     minus_bias: Vec<f32>,
     /// Squared norms of the decoder directions of each level that is pruned.
     squares: [Vec<f32>; 2],
     /// The model on a device, if it encodes there.
-    device: Option<Arc<OnDevice>>,
+    pub(super) device: Option<Arc<OnDevice>>,
 }
 
 impl Encoder {
@@ -293,18 +152,9 @@ impl Encoder {
         if model.arch.variant.topk_by == TopkBy::Absolute {
             minus_bias.extend(model.params.level[0].b_enc.iter().map(|b| -b));
         }
-        let mut encoder = Self {
-            isa,
-            stored,
-            screens,
-            order,
-            families,
-            decoder2,
-            minus_bias,
-            squares: Default::default(),
-            device: None,
-            model,
-        };
+        let squares = Default::default();
+        let mut encoder =
+            Self { isa, stored, screens, order, families, decoder2, minus_bias, squares, device: None, model };
         encoder.squares = [0, 1].map(|l| {
             let rows = encoder.directions(l).chunks_exact(encoder.model.arch.d_out());
             let is_pruned = encoder.model.arch.variant.prune[l] > 0.0;
@@ -394,13 +244,27 @@ impl Encoder {
     /// [`Error::Shape`] if `x` is no whole number of rows, [`Error::NotFinite`] naming the first row that is not finite;
     /// nothing is appended then.
     pub fn encode(&self, x: &[f32], scratch: &mut Scratch, codes1: &mut Codes, codes2: &mut Codes) -> Result<()> {
+        self.encode_planned(&EVERYTHING, x, scratch, [codes1, codes2])
+    }
+
+    /// Appends the codes of `x` that `plan` keeps.
+    pub(super) fn encode_planned(
+        &self,
+        plan: &Plan,
+        x: &[f32],
+        scratch: &mut Scratch,
+        [codes1, codes2]: [&mut Codes; 2],
+    ) -> Result<()> {
         self.check_rows(x)?;
         if let Some(on) = &self.device {
-            return self.encode_on(on, x, &mut scratch.device, [codes1, codes2], None);
+            let first = [codes1.n(), codes2.n()];
+            self.encode_on(on, x, &mut scratch.device, [codes1, codes2], None)?;
+            plan.keep([codes1, codes2], first);
+            return Ok(());
         }
         let d = self.model.arch.d;
         for block in x.chunks(scratch.rows * d) {
-            self.encode_rows(block, scratch, None);
+            self.encode_rows(plan, block, scratch, None);
             codes1.append(&scratch.codes[0]);
             codes2.append(&scratch.codes[1]);
         }
@@ -489,7 +353,7 @@ impl Encoder {
             let [mut codes1, mut codes2, mut open2] = [Codes::new(), Codes::new(), Codes::new()];
             let from = c * together * size;
             for block in x[from..x.len().min(from + together * size)].chunks(size) {
-                self.encode_rows(block, scratch, open.then_some(&mut open2));
+                self.encode_rows(&EVERYTHING, block, scratch, open.then_some(&mut open2));
                 codes1.append(&scratch.codes[0]);
                 codes2.append(&scratch.codes[1]);
             }
@@ -503,19 +367,26 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::encode`], and [`Error::Shape`] for more rows.
     pub fn encode_block(&self, x: &[f32], scratch: &mut Scratch) -> Result<()> {
+        self.encode_block_planned(&EVERYTHING, x, scratch)
+    }
+
+    /// Encodes up to a block of rows and leaves the codes that `plan` keeps in the scratch.
+    pub(super) fn encode_block_planned(&self, plan: &Plan, x: &[f32], scratch: &mut Scratch) -> Result<()> {
         self.check_rows(x)?;
         let most = scratch.rows * self.model.arch.d;
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }
         let Some(on) = &self.device else {
-            self.encode_rows(x, scratch, None);
+            self.encode_rows(plan, x, scratch, None);
             return Ok(());
         };
         let Scratch { codes: [codes1, codes2], device, .. } = scratch;
         codes1.clear();
         codes2.clear();
-        self.encode_on(on, x, device, [codes1, codes2], None)
+        self.encode_on(on, x, device, [codes1, codes2], None)?;
+        plan.keep([codes1, codes2], [0, 0]);
+        Ok(())
     }
 
     /// Appends the codes of checked rows that a device finds; none if it fails.
@@ -568,15 +439,17 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes up to a block of rows; `open` receives the codes that level 2 would have without its gate.
-    fn encode_rows(&self, x: &[f32], t: &mut Scratch, open: Option<&mut Codes>) {
-        with_weights!(&self.stored, self.model, |w1, w2| self.encode_with(w1, w2, x, t, open));
+    /// Encodes up to a block of rows; `open` receives the codes that level 2 would have without its gate, which a plan that
+    /// computes level 2 in part does not have.
+    fn encode_rows(&self, plan: &Plan, x: &[f32], t: &mut Scratch, open: Option<&mut Codes>) {
+        with_weights!(&self.stored, self.model, |w1, w2| self.encode_with([w1, w2], plan, x, t, open));
+        plan.keep(t.codes.each_mut(), [0, 0]);
     }
 
     fn encode_with<W: Weight>(
         &self,
-        w1: Matrix<'_, W>,
-        w2: Matrix<'_, W>,
+        [w1, w2]: [Matrix<'_, W>; 2],
+        plan: &Plan,
         x: &[f32],
         t: &mut Scratch,
         mut open: Option<&mut Codes>,
@@ -597,7 +470,8 @@ impl Encoder {
         let weights = Weights { arch: &model.arch, params, families: &self.families, gate: model.arch.gate };
         self.centre(x, &mut t.xt);
         let xt = &t.xt[..n * d];
-        let (rule, screen) = (model.rule(0), self.screens[0].as_ref());
+        let rule = model.rule(0);
+        let (w1, screen) = plan.level(0, w1, self.screens[0].as_ref());
         let limit = model.limit1(&rule);
         let search = Search { x: xt, w: w1, bias: &params.level[0].b_enc, limit };
         fire(self.isa, search, screen, &mut t.fire, &mut t.lists);
@@ -619,7 +493,7 @@ impl Encoder {
         }
         let mut pruning = core::mem::take(&mut t.prune);
         self.prune(0, xt, None, &mut codes1, &mut pruning);
-        if f2 == 0 {
+        if f2 == 0 || plan.is_empty(1) {
             t.prune = pruning;
             for codes in [&mut codes2].into_iter().chain(open) {
                 (0..n).for_each(|_| codes.end_row());
@@ -629,6 +503,7 @@ impl Encoder {
         }
         weights.source(self.isa, n, |i| codes1.row(i), t);
         let (rule, width) = (model.rule(1), model.arch.source_width());
+        let (w2, screen) = plan.level(1, w2, self.screens[1].as_ref());
         let b2 = &params.level[1].b_enc;
         if model.arch.gate.has_weights() {
             for rows in (0..n).step_by(CHUNK).map(|start| start..n.min(start + CHUNK)) {
@@ -648,18 +523,20 @@ impl Encoder {
             let s = &t.s[..n * width];
             let active = |i: usize| codes1.row(i).active();
             let behind = Behind { s, limit: rule.limit(), active, rounded: model.arch.source.is_parallel() };
-            self.hierarchy(w2).run(self.isa, behind, &mut t.fire, &mut t.hierarchy, |_, children, u| {
+            let whole = self.hierarchy(w2);
+            let part = plan.families.as_ref().map(|families| Hierarchy { families, screen: None, ..whole });
+            part.unwrap_or(whole).run(self.isa, behind, &mut t.fire, &mut t.hierarchy, |_, children, u| {
                 rule.keep(children, u, &mut codes2.index, &mut codes2.value);
                 codes2.end_row();
             });
             if let Some(open) = open.as_deref_mut() {
                 let search = Search { x: s, w: w2, bias: b2, limit: rule.limit() };
-                fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
+                fire(self.isa, search, screen, &mut t.fire, &mut t.lists);
                 append(&rule, &t.lists, open);
             }
         } else {
             let search = Search { x: &t.s[..n * width], w: w2, bias: b2, limit: rule.limit() };
-            fire(self.isa, search, self.screens[1].as_ref(), &mut t.fire, &mut t.lists);
+            fire(self.isa, search, screen, &mut t.fire, &mut t.lists);
             append(&rule, &t.lists, &mut codes2);
             if let Some(open) = open.as_deref_mut() {
                 append(&rule, &t.lists, open);
@@ -690,6 +567,56 @@ impl Encoder {
                 xt.iter_mut().zip(&self.model.params.b_dec).for_each(|(x, b)| *x -= b);
             }
         }
+    }
+}
+
+impl Scratch {
+    /// Reserves capacity for the most codes that a block of rows can have: encoding with `encoder` then never
+    /// allocates. The operating system provides only the pages that are used.
+    #[must_use]
+    pub fn reserved(mut self, encoder: &Encoder) -> Self {
+        let (model, rows) = (encoder.model(), self.rows);
+        let Arch { d, .. } = model.arch;
+        let [f1, f2] = model.arch.latents();
+        let width = model.arch.source_width();
+        let (rule1, rule2) = (model.rule(0), model.rule(1));
+        let limit1 = model.limit1(&rule1);
+        if model.arch.variant.prune != [0.0; 2] {
+            self.prune.reserve(d, model.max_active(0).max(model.max_active(1)).max(f2));
+        }
+        self.fire.reserve(rows, f1, d, encoder.screens[0].as_ref(), limit1);
+        self.lists.reserve(rows, f1, limit1);
+        if model.arch.variant.topk_by == TopkBy::Absolute {
+            self.below.reserve(rows, f1, limit1);
+        }
+        if model.arch.gate.has_families() {
+            let (active1, active2) = (model.max_active(0), model.max_open());
+            encoder.hierarchy(Matrix::all(&model.params.level[1].w_enc, width)).reserve(
+                &mut self.fire,
+                &mut self.hierarchy,
+                rows,
+                active1,
+                active2,
+                rule2.limit(),
+            );
+        } else if f2 > 0 {
+            self.fire.reserve(rows, f2, width, encoder.screens[1].as_ref(), rule2.limit());
+            self.lists.reserve(rows, f2, rule2.limit());
+        }
+        for (level, codes) in self.codes.iter_mut().enumerate() {
+            let f = model.arch.level[level].latents;
+            // Selecting the k largest uses the ends of the lists as working memory.
+            let spare = if let Limit::Topk(k) = model.rule(level).limit() {
+                2 * f.min(k.saturating_mul(2).saturating_add(128))
+            } else {
+                0
+            };
+            let room = rows * model.max_active(level) + spare;
+            codes.offsets.reserve(rows + 1);
+            codes.index.reserve(room);
+            codes.value.reserve(room);
+        }
+        self
     }
 }
 

@@ -34,6 +34,34 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
+/// A watch-list of the first and the last latents gives at most their codes.
+///
+/// # Safety
+/// All are valid, and `ctx` is of `model`.
+unsafe fn watch(model: *const strata_model, ctx: *mut strata_ctx, x: *const strata_rows, info: strata_model_info) {
+    let ends = |f: usize| if f > 1 { vec![f as u32 - 1, 0] } else { vec![0; f] };
+    let (one, two) = (ends(info.f1), ends(info.f2));
+    let (mut watch, mut offsets, mut index, mut value) = (null_mut(), [[0; 2]; 2], [[0; 2]; 2], [[0.0; 2]; 2]);
+    let mut codes = [0, 1].map(|l| strata_codes {
+        struct_size: size_of::<strata_codes>(),
+        offsets: offsets[l].as_mut_ptr(),
+        offsets_len: 2,
+        index: index[l].as_mut_ptr(),
+        value: value[l].as_mut_ptr(),
+        capacity: 2,
+        n: 0,
+    });
+    let [codes1, codes2] = &mut codes;
+    // SAFETY: every buffer is as long as its struct says, and the lists as long as is said.
+    unsafe {
+        let (n1, n2) = (one.len(), two.len());
+        let made = strata_watch_new(model, one.as_ptr(), n1, two.as_ptr(), n2, &mut watch, null_mut());
+        assert_eq!(made, STRATA_STATUS_OK);
+        assert_eq!(strata_encode_watched(ctx, watch, x, codes1, codes2), STRATA_STATUS_OK);
+        strata_watch_free(watch);
+    }
+}
+
 /// # Safety
 /// `model` is a valid model.
 unsafe fn use_model(model: *const strata_model) {
@@ -45,6 +73,9 @@ unsafe fn use_model(model: *const strata_model) {
         max_active1: 0,
         max_active2: 0,
         reserved: 0,
+        d_out: 0,
+        needs_rows: 0,
+        reserved2: 0,
     };
     assert_eq!(unsafe { strata_model_get_info(model, &mut info) }, STRATA_STATUS_OK);
     if info.f1.max(info.f2) > MOST_LATENTS {
@@ -81,6 +112,7 @@ unsafe fn use_model(model: *const strata_model) {
         let read = (&raw const x).cast();
         assert_eq!(strata_encode(ctx, read, codes1, codes2), STRATA_STATUS_OK);
         let finite = value.iter().flatten().all(|v| v.is_finite());
+        watch(model, ctx, read, info);
         let decoded = strata_decode(ctx, codes1, codes2, &mut x);
         assert_eq!(decoded, if finite { STRATA_STATUS_OK } else { STRATA_STATUS_NOT_FINITE });
         let steered = strata_steer(ctx, &mut x, &edit, 1);

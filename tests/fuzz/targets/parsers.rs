@@ -8,6 +8,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::sync::Arc;
 use strata_core::format::dump::{MEAN, Manifest, TOKENS, TensorTable};
+use strata_core::format::heads::{read, write};
 use strata_core::format::npy::NpyHeader;
 use strata_core::format::weights::{read_model, read_model_shared, write_cfg, write_weights};
 use strata_core::model::SharedBytes;
@@ -15,11 +16,12 @@ use strata_core::{Error, Rows};
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, file)) = data.split_first() else { return };
-    match which % 4 {
+    match which % 5 {
         0 => npy(file),
         1 => manifest(file),
         2 => table(file),
-        _ => model(file),
+        3 => model(file),
+        _ => heads(file),
     }
 });
 
@@ -80,6 +82,16 @@ fn table(file: &[u8]) {
                     Err(error) => explained(error),
                 }
             }
+        }
+        Err(error) => explained(error),
+    }
+}
+
+fn heads(file: &[u8]) {
+    match read(file) {
+        Ok(heads) => {
+            let bytes = write(&heads).expect("heads that were read");
+            assert_eq!(read(&bytes).expect("what was written"), heads);
         }
         Err(error) => explained(error),
     }

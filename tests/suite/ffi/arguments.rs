@@ -49,6 +49,7 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
     let (mut hat, none) = (f32_rows(&[0.0; D]), Buffers::of(vec![0; 2], vec![], vec![]));
     let edit = strata_edit { level: 1, latent: 0, strength: 1.0, mode: STRATA_EDIT_ADD };
     let (mut model, mut ctx2, mut dump) = (null_mut(), null_mut(), null_mut());
+    let (mut watch, mut probe, mut state) = (null_mut(), null_mut(), null_mut());
     let dir = CString::new("/nonexistent/dump").unwrap();
     let mut holes = x.rows();
     holes.data = null();
@@ -83,10 +84,33 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
             strata_dump_append(null_mut(), &x.rows(), null(), null_mut()),
             strata_dump_set_vocab(null_mut(), &null(), 1, null_mut()),
             strata_dump_mark_special(null_mut(), &0, 1, null_mut()),
+            strata_model_get_metadata(null(), null_mut()),
+            strata_model_get_metadata(ctx.model, null_mut()),
+            strata_model_parents(null(), &mut 0, 1),
+            strata_model_parents(ctx.model, null_mut(), F2),
+            strata_stats_merge(null_mut(), ctx.ctx),
+            strata_stats_merge(ctx.ctx, null()),
+            strata_watch_new(null(), null(), 0, null(), 0, &mut watch, null_mut()),
+            strata_watch_new(ctx.model, null(), 1, null(), 0, &mut watch, null_mut()),
+            strata_watch_new(ctx.model, null(), 0, null(), 1, &mut watch, null_mut()),
+            strata_watch_new(ctx.model, null(), 0, null(), 0, null_mut(), null_mut()),
+            strata_watch_get_info(null(), null_mut()),
+            strata_encode_watched(ctx.ctx, null(), &x.rows(), &mut level1.c, &mut level2.c),
+            strata_probe_load(null(), ctx.model, &mut probe, null_mut()),
+            strata_probe_load(dir.as_ptr(), null(), &mut probe, null_mut()),
+            strata_probe_load(dir.as_ptr(), ctx.model, null_mut(), null_mut()),
+            strata_probe_get_head(null(), 0, null_mut()),
+            strata_probe_state_new(null(), null(), &mut state, null_mut()),
+            strata_probe_state_reset(null_mut(), 0),
+            strata_probe_state_read(null(), 0, 0, null_mut()),
+            strata_probe_state_alarms(null(), &mut 0, 1),
+            strata_probe_score(null_mut(), null(), null_mut(), &x.rows(), null(), null_mut(), 0),
+            strata_probe_score(ctx.ctx, null(), null_mut(), &x.rows(), null(), null_mut(), 0),
         ]
     };
-    assert_eq!(statuses, [STRATA_STATUS_NULL; 29]);
+    assert_eq!(statuses, [STRATA_STATUS_NULL; 51]);
     assert!(model.is_null() && ctx2.is_null() && dump.is_null());
+    assert!(watch.is_null() && probe.is_null() && state.is_null());
     unsafe {
         strata_model_free(null_mut());
         strata_ctx_free(null_mut());
@@ -94,6 +118,11 @@ fn null_is_an_error_everywhere_and_nothing_to_free() {
         strata_ctx_params_init(null_mut());
         strata_dump_params_init(null_mut());
         strata_dump_abandon(null_mut());
+        strata_watch_free(null_mut());
+        strata_probe_free(null_mut());
+        strata_probe_state_free(null_mut());
+        strata_probe_state_params_init(null_mut());
+        assert_eq!(strata_probe_heads(null()), 0);
         assert_eq!(strata_dump_close(null_mut(), null_mut()), STRATA_STATUS_OK);
     }
 }

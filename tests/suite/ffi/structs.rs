@@ -115,6 +115,11 @@ fn layouts_are_those_that_c_asserts() {
         strata_dump_params { struct_size, d, dtype, context, max_shard_bytes, model, hook, reserved }
         strata_model_info { struct_size, d, f1, f2, max_active1, max_active2, reserved, d_out, needs_rows, reserved2 }
         strata_stats { struct_size, rows, fvu1, fvu2, l0_1, l0_2, dead1, dead2, reserved }
+        strata_model_metadata { struct_size, model, hook, layer, reserved }
+        strata_watch_info { struct_size, max_active1, max_active2, computed1, computed2, why1, why2 }
+        strata_head_info { struct_size, name, n, reads, reserved }
+        strata_probe_state_params { struct_size, n_sequences, on, off }
+        strata_probe_reading { struct_size, rows, last, max, mean, max_row, alarms, is_on, reserved }
     };
     let asserted = include_str!("../../c/layout.c").lines().filter(|l| l.starts_with("AT(") || l.starts_with("SIZE("));
     assert_eq!(lines, asserted.collect::<Vec<_>>());

@@ -95,13 +95,27 @@ pub fn on_latents(
         let positive = 2 * task.train.positives() >= task.train.len();
         return Ok((Answers::of(task.test.label.iter().map(|l| (*l, positive))), true));
     }
+    let probe = fit_latents(codes, latents, &task.train, settings)?;
     let columns = Columns::new(codes.latents(), latents)?;
-    let (x, on, times) = columns.gather(codes, &task.train)?;
-    let probe = logistic::fit_times(&x, latents.len(), &on, times, settings)?;
     let (x, on, times) = columns.gather(codes, &task.test)?;
     let called = x.chunks_exact(latents.len()).map(|x| probe.margin(x) > 0.0);
     let answers = on.label.iter().zip(called).zip(&times).flat_map(|((l, c), n)| repeat_n((*l, c), *n as usize));
     Ok((Answers::of(answers), probe.converged))
+}
+
+/// Fits the probe of [`on_latents`], whose weights are in the order of `latents`.
+///
+/// # Errors
+/// As [`logistic::fit`]; [`Error::Shape`] without latents.
+pub fn fit_latents(
+    codes: &CodesView<'_>,
+    latents: &[u32],
+    train: &Labelled,
+    settings: &Settings,
+) -> Result<logistic::Logistic> {
+    check_rows(train, codes.tokens())?;
+    let (x, on, times) = Columns::new(codes.latents(), latents)?.gather(codes, train)?;
+    logistic::fit_times(&x, latents.len(), &on, times, settings)
 }
 
 /// Fits and tests a probe on all columns of `x`, `[n, d]`.
