@@ -21,7 +21,6 @@ use strata_core::config::ModelKind;
 use strata_core::format::formats::{self, Choices};
 use strata_core::format::weights::{self, Origin, layer_of};
 use strata_core::heads::Heads;
-use strata_core::kernel::reduce;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Arch, CodeRow, Codes, Edit, Scratch, TopkBy, Watch, WeightType};
 use strata_core::{Compute, Encoder, Error, Isa, Model, Par, RowRule};
