@@ -1,10 +1,11 @@
 //! Settings that were found to suit a kind of rows.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
 use strata_core::Config;
 
 /// A named set of settings, between the defaults and what the user sets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Preset {
     /// The residual stream of a language model, from a dump that lists its special tokens: level1.k = 20, level2.k = 12,
     /// gate.root_below = 0.3, loss.consistency = "contain", data.skip_special = true
@@ -16,6 +17,21 @@ impl Preset {
     pub fn name(self) -> &'static str {
         match self {
             Self::Language => "language",
+        }
+    }
+
+    /// Returns the preset of this name.
+    ///
+    /// # Errors
+    /// For a name of none, with those that there are.
+    pub fn named(name: &str) -> Result<Self> {
+        let all = Self::value_variants();
+        match all.iter().find(|preset| preset.name() == name) {
+            Some(preset) => Ok(*preset),
+            None => {
+                let names: Vec<&str> = all.iter().map(|preset| preset.name()).collect();
+                bail!("preset: expected {}, found {name}", names.join(", "))
+            }
         }
     }
 

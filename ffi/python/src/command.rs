@@ -13,8 +13,8 @@ use std::thread;
 use std::time::Duration;
 use strata_cli::console::{self, Console, Watch};
 use strata_cli::settings::list;
+use strata_cli::settings::preset::{self, Preset};
 use strata_cli::texts;
-use strata_core::Config;
 
 /// The time between two looks at signals and progress.
 const TICK: Duration = Duration::from_millis(50);
@@ -103,12 +103,17 @@ pub(crate) fn settings(keys: Vec<String>) -> PyResult<String> {
     Ok(serde_json::json!(list::json(&sections)).to_string())
 }
 
-/// Checks the settings of a training on rows of width `d`: those of a file, and `key=value` each.
+/// Checks the settings of a training on rows of width `d`: those of a preset, of a file, and `key=value` each.
 #[pyfunction]
-pub(crate) fn check_settings(config: Option<PathBuf>, sets: Vec<String>, d: usize) -> PyResult<()> {
-    let config =
-        strata_cli::settings::load(Config::default(), config.as_deref(), &sets, None).map_err(|e| failure::of(&e))?;
-    config.validate(d).map_err(failure::of_core)
+pub(crate) fn check_settings(
+    preset: Option<&str>,
+    config: Option<PathBuf>,
+    sets: Vec<String>,
+    d: usize,
+) -> PyResult<()> {
+    let preset = preset.map(Preset::named).transpose().map_err(|e| failure::of(&e))?;
+    let config = preset::base(preset).and_then(|base| strata_cli::settings::load(base, config.as_deref(), &sets, None));
+    config.map_err(|e| failure::of(&e))?.validate(d).map_err(failure::of_core)
 }
 
 /// Returns the readable text of each token id, from a `tokenizer.json`, `vocab.json` or `vocab.txt`.

@@ -82,6 +82,8 @@ def test_settings_are_checked_by_the_table_of_the_command(world, rows, tmp_path)
         train(rows, tmp_path / "run", level1={"latents": 0})
     with pytest.raises(TypeError, match="rows: expected an array, the path of a dump, or an iterable of arrays, found int"):
         train(3, tmp_path / "run")
+    with pytest.raises(strata_sae.Error, match="preset: expected language, found speech"):
+        train(rows, tmp_path / "run", preset="speech")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there").mkdir()
     with pytest.raises(strata_sae.Error, match="exists already"):
@@ -91,6 +93,14 @@ def test_settings_are_checked_by_the_table_of_the_command(world, rows, tmp_path)
     assert all(s["key"].startswith("gate.") for s in strata_sae.settings("gate"))
     with pytest.raises(strata_sae.Error, match="did you mean `gate`"):
         strata_sae.settings("gat")
+
+
+def test_a_preset_comes_before_the_settings(rows, tmp_path):
+    settings = merged(FEW, {"data": {"skip_special": False}, "gate": {"root_below": 0.2}})
+    with quiet():
+        run = train(rows, tmp_path / "run", preset="language", progress=False, **settings)
+    text = (run.path / "config.toml").read_text()
+    assert 'consistency = "contain"' in text and "root_below = 0.2" in text
 
 
 def test_progress_is_shown(world, tmp_path):

@@ -102,6 +102,7 @@ def train(
     model_name: str | None = None,
     hook_name: str | None = None,
     control: bool = False,
+    preset: str | None = None,
     config: PathLike | None = None,
     progress: Progress = True,
     **settings: Any,
@@ -128,6 +129,7 @@ def train(
         model_name, hook_name: of arrays, where they come from, as in `"gpt2"` and `"blocks.6.hook_resid_post"`: the run, its model
             card and SAELens name them.
         control: also train the control run, with which `eval` compares.
+        preset: settings for a kind of rows in place of the defaults, as `"language"`; `config` and `settings` come after them.
         config: a file of settings.
         progress: a bar by tqdm where it is installed; or a function `(what, done, total, unit, message)`.
         **settings: as `strata settings` lists them, in sections: `level1={"latents": 512, "k": 16}, train={"steps": 2000}`,
@@ -156,11 +158,11 @@ def train(
         path = Path(dump) if dump is not None else out.with_name(f"{out.name}-rows")
         about = {"model": model_name, "hook": hook_name}
         # A wrong setting is found before anything is written.
-        check = lambda d: _native.check_settings(config, sets, d)
+        check = lambda d: _native.check_settings(preset, config, sets, d)
         _write(rows, path, tokens, vocab, context, dump_dtype, max_bytes, about, check)
         source = ["--dump", str(path)]
     args = ["train", *source, "--out", str(out), *_flag("target", target), *_flag("control", control)]
-    args += [*_flag("config", config), *_set_flags(sets)]
+    args += [*_flag("preset", preset), *_flag("config", config), *_set_flags(sets)]
     return _trained(out, args, progress)
 
 
