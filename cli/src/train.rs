@@ -411,8 +411,12 @@ fn leaves_out(filter: &RowFilter<'_>, config: &Config, left_out: u64, of: u64) -
         which.push(format!("one of the first {} positions of a sequence", config.data.skip_first));
     }
     if !filter.rule().skip_tokens.is_empty() {
-        let key = if config.data.skip_special { "data.skip_special" } else { "data.skip_tokens" };
-        which.push(format!("a token of `{key}`"));
+        let by_name = !config.data.skip_tokens.is_empty();
+        which.push(match (config.data.skip_special, by_name) {
+            (true, true) => "a token of `data.skip_special` or `data.skip_tokens`".into(),
+            (true, false) => "a token of `data.skip_special`".into(),
+            (false, _) => "a token of `data.skip_tokens`".into(),
+        });
     }
     let share = 100.0 * left_out as f64 / of as f64;
     format!("leaving out about {share:.2} % of the rows: those with {}", which.join(", or with "))
