@@ -93,7 +93,7 @@ impl Scratch {
     }
 }
 
-/// Working memory for each thread that encodes ([`Encoder::encode_par_in`]).
+/// Working memory for each thread that encodes ([`Encoder::encode_par_in`](super::Encoder::encode_par_in)).
 #[derive(Clone, Debug, Default)]
 pub struct Lanes {
     pub(super) arch: Option<Arch>,
