@@ -57,6 +57,7 @@ mod procedure;
 mod prune;
 mod ptx;
 mod quality;
+mod ranks;
 mod readme;
 mod recovery;
 mod report;
