@@ -11,12 +11,14 @@ use crate::lm::{self, EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
-    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources,
-    synth, train,
+    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, ranks, report, shell,
+    sources, synth, train,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::path::{Path, PathBuf};
-use strata_core::Isa;
+use std::sync::Arc;
+use strata_core::train::Comm;
+use strata_core::{Error, Isa};
 
 /// A bound on `--threads` that no machine reaches.
 const MOST_THREADS: usize = 1024;
@@ -146,6 +148,25 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
 }
 
 fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+    let comm = ranks::connect()?;
+    if comm.rank() == 0 {
+        return train_rank(args, isa, comm, console).map_err(|error| match error.downcast_ref() {
+            Some(Error::Rank { what }) => anyhow!("{what}: continue from the last checkpoint with --resume"),
+            _ => error,
+        });
+    }
+    // The first rank speaks for all, but for what only another one knows.
+    let (mut out, mut err) = (std::io::sink(), std::io::sink());
+    let mut silent = Console { out: &mut out, err: &mut err, quiet: true, json: false };
+    let rank = comm.rank();
+    match train_rank(args, isa, comm, &mut silent) {
+        Err(error) if matches!(error.downcast_ref(), Some(Error::Rank { .. })) => Ok(1),
+        Err(error) => Err(error.context(format!("rank {rank}"))),
+        Ok(code) => Ok(code),
+    }
+}
+
+fn train_rank(args: &args::Train, isa: Isa, comm: Arc<dyn Comm>, console: &mut Console<'_>) -> Result<u8> {
     let dump = open(&args.dump, &args.source)?;
     let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.source)).transpose()?;
     let s = &args.settings;
@@ -153,7 +174,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let (target, resume) = (target.as_ref(), args.resume);
     let device = device::open(args.device.device, console)?;
     let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
-    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify };
+    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify, comm };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,

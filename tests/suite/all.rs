@@ -58,6 +58,7 @@ mod prune;
 mod ptx;
 mod quality;
 mod ranks;
+mod ranks_cli;
 mod readme;
 mod recovery;
 mod report;
