@@ -116,7 +116,8 @@ pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
     file.finish()?;
     bar.finish_and_clear();
     let l0 = entries.map(|e| e as f64 / n.max(1) as f64);
-    let of = if run.origin.left_out.keeps_all() { "" } else { ", rows like those that the training left out among them" };
+    let of =
+        if run.origin.left_out.keeps_all() { "" } else { ", rows like those that the training left out among them" };
     console.note(format!(
         "encoded {n} rows into {}: {:.2} latents per row at level 1, {:.2} at level 2{of}",
         out.display(),
