@@ -102,7 +102,7 @@ with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             return tokens(out).tolist()
         (folder / "read").mkdir(exist_ok=True)
         want = ids_of("documents.jsonl")
-        assert len(want) == 2048, len(want)
+        assert 2000 < len(want) <= 2048, len(want)
         for compression in ("none", "snappy", "gzip", "zstd", "lz4"):
             assert ids_of(f"{compression}.parquet") == want, (compression, more)
     print(f"{path.name}: documents in Parquet are those in JSON lines")
