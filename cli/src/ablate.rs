@@ -29,8 +29,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Instant;
+use strata_core::train::Solo;
 use strata_core::{Config, Device, Isa};
 
 /// Most seeds of a row.
@@ -246,7 +247,8 @@ fn train_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     let console = &mut Console { out: &mut io::sink(), err: &mut io::sink(), quiet: true, json: false, watch: None };
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
     let (Place { isa, device }, config, run) = (place, job.config.clone(), &job.dir);
-    let train = train::Job { dump, target: None, run, config, resume: true, from: None, isa, device, verify: 0 };
+    let comm = Arc::new(Solo);
+    let train = train::Job { dump, target: None, run, config, resume: true, from: None, isa, device, verify: 0, comm };
     // This is the last file that a training writes.
     if !job.dir.join("final_info.json").exists()
         && let End::Interrupted(step) = train::train(&train, console)?

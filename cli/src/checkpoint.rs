@@ -3,15 +3,24 @@
 //! `checkpoints/step-000123/state.safetensors` holds the arrays of [`State`]; `state.sha256` is its SHA-256 in hex. A
 //! checkpoint is written into a hidden directory and renamed, so that it appears whole or not at all; the last two are
 //! kept.
+//!
+//! A training over several ranks writes a file of each rank, `state-0-of-3.safetensors` and so on: the rows of its latents,
+//! and in that of the first rank all other arrays. `manifest.json` says whose rows are where, with the checksums. A
+//! checkpoint of either kind is read by one process or by any number of ranks; each reads the rows that it needs.
 
-use crate::files::{self, io_error, read as input};
+mod shards;
+
+pub use shards::{Loaded, Part, load_newest, load_part, save_over};
+
+use crate::files::{self, PendingFile, io_error, read as input};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use strata_core::train::{Array, State};
@@ -53,9 +62,7 @@ pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
         }
         fs::create_dir_all(&hidden)?;
         let sum = write(&hidden.join(STATE), state)?;
-        let mut file = File::create_new(hidden.join(SUM))?;
-        file.write_all(format!("{sum}\n").as_bytes())?;
-        file.sync_all()?;
+        write_text(&hidden.join(SUM), &format!("{sum}\n"))?;
         if path.exists() {
             retire(dir, &path)?;
         }
@@ -67,6 +74,13 @@ pub fn save(dir: &Path, step: u64, state: &State) -> Result<()> {
     })?;
     files::sync_directory(dir)?;
     prune(dir)
+}
+
+/// Writes a small file and makes it last.
+fn write_text(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::create_new(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 /// Removes all checkpoints but the last two.
@@ -123,34 +137,6 @@ pub fn list(dir: &Path) -> Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
-/// A checkpoint in memory.
-pub struct Loaded {
-    /// Number of steps taken.
-    pub step: u64,
-    /// The arrays.
-    pub state: State,
-    /// Damaged newer checkpoints, with the fault of each.
-    pub damaged: Vec<(PathBuf, String)>,
-}
-
-/// Reads the newest checkpoint in `dir` that is whole; `None` if there are none.
-///
-/// # Errors
-/// If all are damaged, one sentence about the newest; if one cannot be read, for instance without permission.
-pub fn load_newest(dir: &Path) -> Result<Option<Loaded>> {
-    let mut damaged = Vec::new();
-    for (step, path) in list(dir)?.into_iter().rev() {
-        match load(&path)? {
-            Ok(state) => return Ok(Some(Loaded { step, state, damaged })),
-            Err(what) => damaged.push((path, what)),
-        }
-    }
-    match &damaged[..] {
-        [] => Ok(None),
-        [(_, what), ..] => bail!("{what}; no older checkpoint is whole: remove {} to start over", dir.display()),
-    }
-}
-
 /// Removes checkpoints that are damaged.
 ///
 /// # Errors
@@ -159,32 +145,6 @@ pub fn discard(dir: &Path, damaged: &[(PathBuf, String)]) -> Result<()> {
     damaged
         .iter()
         .try_for_each(|(path, _)| retire(dir, path).map_err(|e| io_error("removing the damaged checkpoint", path, &e)))
-}
-
-/// Returns the state of one checkpoint, or the fault of a damaged one.
-///
-/// # Errors
-/// If the operating system does not let it be read, which says nothing about its content.
-fn load(path: &Path) -> Result<Result<State, String>> {
-    let (file, sum_file) = (path.join(STATE), path.join(SUM));
-    for file in [&file, &sum_file] {
-        match fs::metadata(file) {
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                return Ok(Err(format!("{} is missing", file.display())));
-            }
-            Err(e) => return Err(io_error("reading", file, &e)),
-            Ok(_) => {}
-        }
-    }
-    let expected = input::bytes(&sum_file, SUM_BYTES)?;
-    let Some(expected) = std::str::from_utf8(&expected).ok().map(str::trim).filter(|sum| is_sum(sum)) else {
-        return Ok(Err(format!("{} is damaged: expected a SHA-256 in hex, found something else", sum_file.display())));
-    };
-    let found = sha256_of_file(&file)?;
-    if expected != found {
-        return Ok(Err(format!("{} is damaged: expected the SHA-256 {expected}, found {found}", file.display())));
-    }
-    Ok(read(&file).map_err(|e| format!("{} is damaged: {}", file.display(), files::words::sentence(&e))))
 }
 
 fn is_sum(text: &str) -> bool {
@@ -214,6 +174,19 @@ impl<W: Write> Write for Hashing<W> {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
+}
+
+/// Writes a file piece by piece, which appears when it is whole, and returns its SHA-256.
+///
+/// # Errors
+/// Those of `write`, and one sentence with the path if it cannot be written.
+pub(crate) fn write_hashed(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<String> {
+    let pending = BufWriter::with_capacity(1 << 20, PendingFile::create(path)?);
+    let mut out = Hashing { out: pending, hash: Sha256::new() };
+    write(&mut out)?;
+    let pending = out.out.into_inner().map_err(|e| io_error("writing", path, &e.into_error()))?;
+    pending.finish()?;
+    Ok(hex(out.hash.finalize().as_slice()))
 }
 
 /// Writes the arrays one after the other, without a copy of them in memory, and makes them last; returns the SHA-256 of
@@ -247,23 +220,48 @@ fn parts(array: &Array) -> (Dtype, usize, &[u8]) {
     }
 }
 
-/// Reads a checkpoint array by array: the memory for it is that of the arrays.
-fn read(path: &Path) -> Result<State> {
-    let mut file = input::open(path)?;
-    let [n_header] = numbers::<u64>(&mut file, 1)?[..] else { bail!("it ends before its header") };
-    let n_header = usize::try_from(n_header).ok().filter(|n| *n <= HEADER_BYTES).context("its header has no end")?;
-    let header: Metadata = serde_json::from_slice(&numbers::<u8>(&mut file, n_header)?)?;
-    let mut state = State::default();
-    // In the order in which they lie in the file, which has no gaps.
-    for name in header.offset_keys() {
-        let info = header.info(&name).with_context(|| format!("tensor `{name}`"))?;
-        let n = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
-        let array = match info.dtype {
-            Dtype::F32 => Array::F32(numbers::<f32>(&mut file, n)?.into()),
-            Dtype::F64 => Array::F64(numbers(&mut file, n)?),
-            Dtype::U16 => Array::U16(Arc::new(numbers(&mut file, n)?)),
-            Dtype::U32 => Array::U32(numbers(&mut file, n)?),
-            Dtype::U64 => Array::U64(numbers(&mut file, n)?),
+/// The arrays of a file, which are read one by one: the memory for them is that of what is read.
+struct Arrays {
+    file: File,
+    header: Metadata,
+    /// The position of the first array.
+    start: u64,
+}
+
+impl Arrays {
+    fn open(path: &Path) -> Result<Self> {
+        let mut file = input::open(path)?;
+        let [n_header] = numbers::<u64>(&mut file, 1)?[..] else { bail!("it ends before its header") };
+        let n_header =
+            usize::try_from(n_header).ok().filter(|n| *n <= HEADER_BYTES).context("its header has no end")?;
+        let header: Metadata = serde_json::from_slice(&numbers::<u8>(&mut file, n_header)?)?;
+        Ok(Self { file, header, start: 8 + n_header as u64 })
+    }
+
+    /// Returns the names of the arrays, in the order in which they lie in the file.
+    fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Reads an array, or the numbers `range` of it.
+    fn read(&mut self, name: &str, range: Option<Range<usize>>) -> Result<Array> {
+        let info = self.header.info(name).with_context(|| format!("tensor `{name}`"))?;
+        let len = info.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).unwrap_or(usize::MAX);
+        let range = range.unwrap_or(0..len);
+        ensure!(range.end <= len, "tensor `{name}`: expected {} numbers, found {len}", range.end);
+        let (n, from) = (range.len(), info.data_offsets.0 as u64);
+        let size = info.dtype.bitsize() as u64 / 8;
+        let dtype = info.dtype;
+        let file = &mut self.file;
+        file.seek(SeekFrom::Start(
+            self.start.saturating_add(from).saturating_add((range.start as u64).saturating_mul(size)),
+        ))?;
+        let array = match dtype {
+            Dtype::F32 => Array::F32(numbers::<f32>(file, n)?.into()),
+            Dtype::F64 => Array::F64(numbers(file, n)?),
+            Dtype::U16 => Array::U16(Arc::new(numbers(file, n)?)),
+            Dtype::U32 => Array::U32(numbers(file, n)?),
+            Dtype::U64 => Array::U64(numbers(file, n)?),
             other => bail!("tensor `{name}` has the type {other:?}, which no checkpoint holds"),
         };
         // Training stops before any other number could get here that is not finite; one would never be moved again.
@@ -272,10 +270,9 @@ fn read(path: &Path) -> Result<State> {
             Array::F64(v) => v.iter().all(|v| v.is_finite()),
             _ => true,
         };
-        ensure!(is_finite || UNLIMITED.contains(&&*name), "tensor `{name}`: expected finite numbers, found another");
-        state.put(name, array);
+        ensure!(is_finite || UNLIMITED.contains(&name), "tensor `{name}`: expected finite numbers, found another");
+        Ok(array)
     }
-    Ok(state)
 }
 
 fn numbers<T: bytemuck::Pod>(file: &mut File, n: usize) -> Result<Vec<T>> {

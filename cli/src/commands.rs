@@ -11,12 +11,14 @@ use crate::lm::{self, EMBEDDED_TEXT, Lm};
 use crate::run::Run;
 use crate::settings::list;
 use crate::{
-    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, report, shell, sources,
-    synth, train,
+    INTERRUPTED, ablate, console, convert, demo, device, encode, eval, export, inspect, probe, ranks, report, shell,
+    sources, synth, train,
 };
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use strata_core::Isa;
+use strata_core::train::Comm;
 
 /// A bound on `--threads` that no machine reaches.
 const MOST_THREADS: usize = 1024;
@@ -154,6 +156,11 @@ fn inspect_command(args: &args::DumpArgs, console: &mut Console<'_>) -> Result<u
 }
 
 fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+    let hint = "the last checkpoint stands: continue with --resume";
+    ranks::run(console, hint, |comm, console| train_rank(args, isa, comm, console))
+}
+
+fn train_rank(args: &args::Train, isa: Isa, comm: Arc<dyn Comm>, console: &mut Console<'_>) -> Result<u8> {
     let dump = open(&args.dump, &args.source)?;
     let target = args.target.as_ref().map(|path| open(std::slice::from_ref(path), &args.source)).transpose()?;
     let s = &args.settings;
@@ -161,7 +168,7 @@ fn train_command(args: &args::Train, isa: Isa, console: &mut Console<'_>) -> Res
     let (target, resume) = (target.as_ref(), args.resume);
     let device = device::open(args.device.device, console)?;
     let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
-    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify };
+    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify, comm };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,

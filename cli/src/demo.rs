@@ -21,8 +21,10 @@ use crate::train::{self, End};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use std::io::IsTerminal;
+use std::sync::Arc;
 use std::time::Instant;
 use strata_core::config::Consistency;
+use strata_core::train::Solo;
 use strata_core::{Config, Device, Dtype, Isa};
 
 /// The block whose residual stream the demo captures.
@@ -132,6 +134,7 @@ pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut 
         isa,
         device,
         verify: 0,
+        comm: Arc::new(Solo),
     };
     let end = match train::train(&job, console)? {
         End::Done if control::is_cheap(&job.config) => {

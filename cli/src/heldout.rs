@@ -5,10 +5,9 @@ use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use anyhow::Result;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 use strata_core::train::Trainer;
-use strata_core::{Codes, Compute, Encoder, Isa, Par};
+use strata_core::{Codes, Isa, Par};
 
 /// Rows per call of the encoder.
 const BLOCK: usize = 4096;
@@ -84,17 +83,16 @@ impl HeldOut {
     /// Scores a trainer on the rows that `filter` keeps, and on all of them. `target` is what a transcoder should reconstruct.
     ///
     /// # Errors
-    /// If a row cannot be read or is not finite.
+    /// If a row cannot be read or is not finite, or another rank has ended; all ranks call this together.
     pub fn watch(
         &self,
         dump: &Dump,
         target: Option<&Dump>,
         trainer: &Trainer,
         filter: &RowFilter<'_>,
-        isa: Isa,
     ) -> Result<Watched> {
         // On normalised rows, so that the encoder shares the weights of the trainer and copies nothing.
-        let encoder = Encoder::new(Arc::new(trainer.model_unfolded()), Compute::new(isa, Par::Rayon))?;
+        let model = trainer.inference()?;
         let (d_in, d) = (dump.d(), target.unwrap_or(dump).d());
         let mut x = vec![0.0; self.n.min(PART) * d_in];
         let mut y = vec![0.0; if target.is_some() { self.n.min(PART) * d } else { 0 }];
@@ -131,8 +129,7 @@ impl HeldOut {
             let n = sums.rows as f64;
             sums.mean.iter_mut().for_each(|m| *m /= n);
         }
-        let arch = encoder.model().arch;
-        let mut fires = [vec![0u64; arch.level[0].latents], vec![0u64; arch.level[1].latents]];
+        let mut fires = model.latents().map(|f| vec![0u64; f]);
         let size = self.n.min(PART) * d;
         let (mut hat1, mut hat2) = (vec![0.0; size], vec![0.0; size]);
         for (part, (first, n)) in self.parts().enumerate() {
@@ -140,11 +137,9 @@ impl HeldOut {
             dump.read_range(first, n, x)?;
             trainer.normalisation().apply(x);
             wanted(first, n, &mut y)?;
-            let mut codes = [Codes::new(), Codes::new()];
-            let [codes1, codes2] = &mut codes;
-            encoder.encode_par(Par::Rayon, x, codes1, codes2)?;
+            let codes = model.encode(x)?;
             let (hat1, hat2) = (&mut hat1[..n * d], &mut hat2[..n * d]);
-            encoder.decode_of(x, codes1, codes2, hat1, hat2)?;
+            model.decode(x, &codes, hat1, hat2)?;
             let rows = if target.is_some() { &y[..n * d] } else { &*x };
             for i in 0..n {
                 let row = i * d..(i + 1) * d;

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The mathematics, the notation and the promise of equal bits are those of [`strata_core`]; its feature `rayon` is on here,
-//! and this crate has no features of its own. `unsafe` is allowed in `dump/map.rs` (memory maps) and `memory.rs` (the
+//! and with its feature `mpi` a training runs over the ranks of MPI. `unsafe` is allowed in `dump/map.rs` (memory maps) and `memory.rs` (the
 //! allocator that reports missing memory as a sentence).
 //!
 //! # Modules
@@ -22,7 +22,7 @@
 //! | [`files`], [`checkpoint`], [`memory`] | files that appear whole or not at all; checkpoints; out of memory as a sentence |
 //! | [`dump`], [`inspect`], [`health`] | dumps in every format, mapped; their summary; what is wrong with a run |
 //! | [`feed`], [`row_filter`], [`sources`], [`heldout`] | reading ahead; rows left out; which files a run was trained on; held-out loss |
-//! | [`train`], [`control`], [`mod@run`], [`settings`] | training runs, control runs, models of any tool, settings |
+//! | [`train`], [`ranks`], [`control`], [`mod@run`], [`settings`] | training runs, over several processes, control runs, models of any tool, settings |
 //! | [`eval`], [`probe`], [`splice`], [`truth`], [`contexts`] | metrics and the verdict; linear probes; cross-entropy; known truth; tokens in their context |
 //! | [`encode`], [`export`], [`convert`], [`pickle`] | codes, features and weights in the formats of other tools |
 //! | [`ablate`], [`ablation`] | sweeps; what they wrote |
@@ -59,6 +59,7 @@ pub mod nearest;
 mod panics;
 pub mod pickle;
 pub mod probe;
+pub mod ranks;
 pub mod report;
 pub mod row_filter;
 pub mod run;

@@ -28,7 +28,16 @@ const SUMS: &str = "SHA256SUMS";
 /// # Errors
 /// If the file cannot be written.
 pub(crate) fn write_sums(sae: &Path, files: &[(&str, Vec<u8>)]) -> Result<()> {
-    let lines: String = files.iter().map(|(name, bytes)| format!("{}  {name}\n", sha256(bytes))).collect();
+    let sums: Vec<(&str, String)> = files.iter().map(|(name, bytes)| (*name, sha256(bytes))).collect();
+    write_known_sums(sae, &sums)
+}
+
+/// [`write_sums`] of files whose checksums are known.
+///
+/// # Errors
+/// If the file cannot be written.
+pub(crate) fn write_known_sums(sae: &Path, files: &[(&str, String)]) -> Result<()> {
+    let lines: String = files.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
     write_atomic(&sae.join(SUMS), lines.as_bytes())
 }
 

@@ -1,6 +1,7 @@
 //! `strata train`: trains on a dump and writes a run directory.
 
 mod job;
+mod model;
 mod start;
 
 pub use job::{End, Job};
@@ -14,21 +15,22 @@ use crate::files::{io_error, read, write_atomic};
 use crate::health::{self, Asked};
 use crate::heldout::{self, HeldOut, Watched};
 use crate::memory;
+use crate::ranks;
 use crate::row_filter::RowFilter;
-use crate::run;
 use crate::settings;
 use crate::settings::preset::{self, Preset};
 use crate::sources;
 use crate::usage::Usage;
 use anyhow::{Context, Result, bail, ensure};
+use model::{write_model, write_model_over};
 use serde_json::{Value, json};
-use start::{exists_already, start};
+use start::{Start, exists_already};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use strata_core::config::{DataConfig, LevelConfig};
-use strata_core::format::weights::{self, Origin};
+use strata_core::format::weights::Origin;
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Array, BatchRows, Difference, State, StepReport, Trainer};
 use strata_core::{Compute, Config, Isa, Par};
@@ -84,10 +86,16 @@ pub fn settings_of(
 /// One sentence for anything in the settings, the dump or the run directory that does not fit, a full disk, or a loss
 /// that is not finite. Existing files of the run are kept.
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
-    let Job { dump, target, run, config, resume, isa, device, verify, .. } = job;
+    let Job { dump, target, run, config, resume, isa, device, verify, comm, .. } = job;
+    let (is_first, solo) = (job.is_first(), comm.is_solo());
     let d_out = target.map(Dump::d);
     config.validate_rows(dump.d(), d_out)?;
-    check_memory(config, dump.d(), d_out)?;
+    check_memory(config, dump.d(), d_out, comm.size())?;
+    if let Some(flag) = if device.is_some() { Some("--device") } else { (*verify > 0).then_some("--verify") }
+        && !solo
+    {
+        bail!("{flag}: expected one process, found {} ranks, which train on the CPU", comm.size());
+    }
     if let Some(target) = target.filter(|target| target.n_rows() != dump.n_rows()) {
         let (name, n, other, found) = (dump.name(), dump.n_rows(), target.name(), target.n_rows());
         bail!("--target: expected a row for each of the {n} rows of {name}, found {found} rows in {other}");
@@ -99,14 +107,15 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     if !resume && run.is_file() {
         return Err(exists_already(run));
     }
-    let Some(mut start) = start(job, n_train, console)? else { return Ok(End::Done) };
+    let part = &checkpoint::Part::new(config, dump.d(), d_out, &**comm);
+    let Some(mut start) = Start::together(job, n_train, part, console)? else { return Ok(End::Done) };
     let mut cursor = 0;
     let mut filter = RowFilter::of_settings(dump, &config.data, *isa)?;
     let mut drawn = None;
     let mut trainer = match start.saved.take() {
         Some(mut state) => {
             cursor = state.take_u64("cursor", 1)?[0];
-            Trainer::restore(config, dump.d(), &mut state, Compute::new(*isa, Par::Rayon))
+            Trainer::restore_over(config, dump.d(), &mut state, Compute::new(*isa, Par::Rayon), comm.clone())
                 .with_context(|| format!("resuming {}", run.display()))?
         }
         None => {
@@ -125,8 +134,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 target.map(|target| measure_target(target, &found, &normalisation, config, *isa)).transpose()?;
             drop(found);
             normalisation.apply(&mut sample);
-            let trainer =
-                Trainer::with_target(config, normalisation, of_target, &sample, Compute::new(*isa, Par::Rayon))?;
+            let compute = Compute::new(*isa, Par::Rayon);
+            let trainer = Trainer::over(config, normalisation, of_target, &sample, compute, comm.clone())?;
             spinner.finish_and_clear();
             trainer
         }
@@ -142,10 +151,12 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     }
 
     start.commit(run, config)?;
-    sources::remember(run, dump.source(), target.map(Dump::source))?;
+    if is_first {
+        sources::remember(run, dump.source(), target.map(Dump::source))?;
+    }
     let checkpoints = run.join("checkpoints");
     let first_step = trainer.step_count();
-    let mut log = Log::open(run, first_step, health::asked_in_all(config))?;
+    let mut log = Log::open(is_first.then_some(run), first_step, health::asked_in_all(config))?;
     let held_out = HeldOut::watched(n_train, n_rows, WATCHED_ROWS);
     let mut watched = None;
 
@@ -185,7 +196,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         while trainer.step_count() < steps {
             // The checkpoint from which a control starts.
             if trainer.gate_starts() && !config.gate.shuffle {
-                checkpoint::save(&gate_checkpoint(run), trainer.step_count(), &state_of(&mut trainer, feed)?)?;
+                let state = state_of(&mut trainer, feed)?;
+                checkpoint::save_over(&gate_checkpoint(run), trainer.step_count(), &state, part, &**comm)?;
             }
             let rows = feed.next_batch()?;
             let report = if *verify > 0 && trainer.step_count().is_multiple_of(*verify) {
@@ -221,7 +233,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 let mut found = None;
                 if watch {
                     trainer.fetch()?;
-                    found = Some(held_out.watch(dump, *target, &trainer, &filter, *isa)?);
+                    found = Some(held_out.watch(dump, *target, &trainer, &filter)?);
                 }
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
                 log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
@@ -230,10 +242,10 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 mark = (Instant::now(), taken);
             }
             let due = config.train.checkpoint_every > 0 && taken.is_multiple_of(config.train.checkpoint_every);
-            let stop = !last && console::interrupted();
+            let stop = !last && ranks::any(&**comm, console::interrupted())?;
             if due || stop || last {
                 let state = unfinished.map_or_else(|| state_of(&mut trainer, feed), Ok)?;
-                checkpoint::save(&checkpoints, taken, &state)?;
+                checkpoint::save_over(&checkpoints, taken, &state, part, &**comm)?;
             }
             if stop {
                 return Ok(End::Interrupted(taken));
@@ -251,7 +263,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // A run that is resumed after its last step has no held-out loss yet.
     let watched = match watched {
         Some(found) => found,
-        None => held_out.watch(dump, *target, &trainer, &filter, *isa)?,
+        None => held_out.watch(dump, *target, &trainer, &filter)?,
     };
     let seconds = started.elapsed().as_secs_f64();
     let passes = cursor as f64 / n_train as f64;
@@ -269,12 +281,17 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // The optimiser's memory is freed before the model is written.
     let model = trainer.model();
     drop(trainer);
-    write_model(run, &model, &origin)?;
+    if solo {
+        write_model(run, &model, &origin)?;
+    } else {
+        write_model_over(run, &model, &origin, &**comm)?;
+    }
     drop(model);
-    if start.model_alone {
+    if start.model_alone || !is_first {
         return Ok(End::Done);
     }
-    let speed = heldout::encode_speed(dump, n_train, n_rows, run, *isa)?;
+    // The model of several ranks may be larger than what one of them can hold.
+    let speed = if solo { Some(heldout::encode_speed(dump, n_train, n_rows, run, *isa)?) } else { None };
     let mut means = json!({
         "final_train_loss_mean": log.last["loss"],
         "best_val_loss_mean": log.best_held_out,
@@ -358,9 +375,9 @@ pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             from.display()
         );
     }
-    let &Job { dump, target, isa, device, verify, .. } = job;
-    let from = begins.then_some(&*from);
-    train(&Job { dump, target, run: &run, config, resume: true, from, isa, device, verify }, console)
+    let &Job { dump, target, isa, device, verify, ref comm, .. } = job;
+    let (from, comm) = (begins.then_some(&*from), comm.clone());
+    train(&Job { dump, target, run: &run, config, resume: true, from, isa, device, verify, comm }, console)
 }
 
 /// Takes a step, and the same one on the CPU from the same state.
@@ -452,22 +469,14 @@ fn calibration_rows(dump: &Dump, n_train: u64, trainer: &Trainer, filter: &RowFi
     Ok(rows)
 }
 
-/// Writes `RUN/sae`.
-fn write_model(run: &Path, model: &strata_core::Model, origin: &Origin) -> Result<()> {
-    let dir = run.join("sae");
-    fs::create_dir_all(&dir).map_err(|e| io_error("making", &dir, &e))?;
-    let files = [(run::WEIGHTS, weights::write_weights(model)?), (run::CFG, weights::write_cfg(&model.arch, origin))];
-    files.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))?;
-    run::write_sums(&dir, &files)
-}
-
 /// Refuses sizes that do not fit into memory, before anything large is allocated.
-fn check_memory(config: &Config, d: usize, target: Option<usize>) -> Result<()> {
+fn check_memory(config: &Config, d: usize, target: Option<usize>, ranks: usize) -> Result<()> {
     let (f1, f2, batch) = (config.level1.latents as u128, config.level2.latents as u128, config.train.batch as u128);
     let (both, skip) = (d + target.unwrap_or(d), if config.skip { d * target.unwrap_or(0) } else { 0 });
     // Weights, gradients and two moments of the encoders, decoders and the skip connection; co-activation counts; the rows
     // of a step.
-    let bytes = 4 * (4 * (both as u128 * (f1 + f2) + skip as u128) + batch * d as u128) + 2 * f1 * f2;
+    let of_latents = 16 * both as u128 * (f1 + f2) + 2 * f1 * f2;
+    let bytes = of_latents / ranks as u128 + 4 * (4 * skip as u128 + batch * d as u128);
     memory::check(bytes, || {
         format!(
             "`level1.latents`, `level2.latents`, `train.batch`: {f1}, {f2} and {batch}, for rows of width {d}, need"
@@ -477,7 +486,8 @@ fn check_memory(config: &Config, d: usize, target: Option<usize>) -> Result<()> 
 
 /// `metrics.jsonl`, and the values of it that the summary needs.
 struct Log {
-    path: PathBuf,
+    /// None for a rank that writes no files.
+    path: Option<PathBuf>,
     /// The newest line.
     last: Value,
     best_held_out: Option<f64>,
@@ -496,8 +506,10 @@ struct Log {
 
 impl Log {
     /// Keeps the lines of the steps that a resumed run has taken.
-    fn open(run: &Path, first_step: u64, asked_l0: f64) -> Result<Self> {
-        let path = run.join("metrics.jsonl");
+    ///
+    /// Without a run the lines are kept in memory only: one rank of a training writes them.
+    fn open(run: Option<&Path>, first_step: u64, asked_l0: f64) -> Result<Self> {
+        let path = run.map(|run| run.join("metrics.jsonl"));
         let mut log = Self {
             path,
             last: Value::Null,
@@ -510,8 +522,9 @@ impl Log {
             cpu_seconds_at_start: Usage::now().cpu_s.unwrap_or(0.0),
         };
         let mut kept = String::new();
-        if first_step > 0 && log.path.exists() {
-            let text = read::bytes(&log.path, read::LARGE)?;
+        let Some(path) = log.path.clone() else { return Ok(log) };
+        if first_step > 0 && path.exists() {
+            let text = read::bytes(&path, read::LARGE)?;
             for line in String::from_utf8_lossy(&text).lines() {
                 // A line that was cut short when the process ended belongs to a step that is taken again.
                 let Ok(value) = serde_json::from_str::<Value>(line) else { continue };
@@ -524,7 +537,7 @@ impl Log {
         }
         log.seconds_before = log.seconds;
         log.cpu_seconds_before = log.last["cpu_seconds"].as_f64().unwrap_or(0.0);
-        write_atomic(&log.path, kept.as_bytes())?;
+        write_atomic(&path, kept.as_bytes())?;
         Ok(log)
     }
 
@@ -569,14 +582,15 @@ impl Log {
         let text = format!("{line}\n");
         // The number is read back as a resumed run reads it: the parser may be off by the last bit.
         self.take_in(serde_json::from_str(&text)?);
+        let Some(path) = &self.path else { return Ok(()) };
         let append = || {
-            let mut file = fs::OpenOptions::new().append(true).create(true).open(&self.path)?;
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(path)?;
             let before = file.metadata()?.len();
             file.write_all(text.as_bytes()).inspect_err(|_| {
                 // No half of a line remains.
                 let _ = file.set_len(before);
             })
         };
-        append().map_err(|e| io_error("writing", &self.path, &e))
+        append().map_err(|e| io_error("writing", path, &e))
     }
 }

@@ -101,6 +101,14 @@ impl Activation {
         }
     }
 
+    /// Returns whether the level has an auxiliary reconstruction, which trains its gate.
+    pub(crate) const fn has_auxiliary(self) -> bool {
+        match self {
+            Self::Gated => true,
+            Self::Relu | Self::Topk | Self::Batchtopk | Self::Jumprelu => false,
+        }
+    }
+
     /// Returns whether a penalty, and not a count, makes the level sparse.
     pub const fn is_penalised(self) -> bool {
         matches!(self.selection(), Selection::Each)
@@ -290,11 +298,11 @@ impl<'a> Rule<'a> {
         each!(self, kind => kind.backward(by, row));
     }
 
-    /// Adds the sparsity penalty of a row to `sum`, and its gradient to the entries:
+    /// Calls `add` with the terms of a row's sparsity penalty, and adds its gradient to the entries:
     /// `lambda/n sum z |D_j|` (relu, topk, batchtopk), `lambda/n sum 1[z > 0]` (jumprelu), `lambda/n sum relu(u)` (gated).
-    pub(crate) fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+    pub(crate) fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, add: impl FnMut(f64)) {
         if penalty != 0.0 {
-            each!(self, kind => kind.penalise(penalty, norms, row, sum));
+            each!(self, kind => kind.penalise(penalty, norms, row, add));
         }
     }
 

@@ -72,6 +72,11 @@ pub enum Error {
         /// What is wrong, and what to do.
         what: String,
     },
+    /// Another process of a training over several that has ended, or with which nothing can be exchanged.
+    Rank {
+        /// Which one, and what is wrong.
+        what: String,
+    },
     /// Memory that could not be allocated.
     Memory {
         /// The use of the memory.
@@ -135,7 +140,7 @@ impl fmt::Display for Error {
             Self::Config { key, why } => write!(f, "setting `{key}`: {why}"),
             Self::NotFinite { what, at } => write!(f, "{what} is not finite {at}"),
             Self::NotBuilt { feature } => write!(f, "this build leaves out the feature `{feature}`"),
-            Self::Device { what } => f.write_str(what),
+            Self::Device { what } | Self::Rank { what } => f.write_str(what),
             Self::Memory { what, bytes } => write!(f, "out of memory: {what} needs {bytes} bytes"),
             Self::Range { what, value, limit } => {
                 write!(f, "{what}: expected a number below {limit:e} in magnitude, found {value:e}")

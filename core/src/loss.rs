@@ -18,7 +18,7 @@ mod measured;
 pub(crate) mod seed_cos;
 mod structural;
 
-pub(crate) use inputs::{Inputs, Scratch, Weights};
+pub(crate) use inputs::{Inputs, Scratch, Ungated, Weights};
 
 use crate::choice::choices;
 use crate::entry::{CodeRow, EntryRow};
@@ -98,6 +98,15 @@ impl Consistency {
 
     /// Returns whether devices compute the loss.
     pub(crate) const fn is_on_devices(self) -> bool {
+        match self {
+            Self::None | Self::Contain => true,
+            Self::SeedCos | Self::Latent | Self::Struct | Self::OffsetOrthogonal | Self::Sibling => false,
+        }
+    }
+
+    /// Returns whether the loss is computed over the shards of a dictionary, each of which has the decoder rows of its own
+    /// latents only.
+    pub(crate) const fn is_over_shards(self) -> bool {
         match self {
             Self::None | Self::Contain => true,
             Self::SeedCos | Self::Latent | Self::Struct | Self::OffsetOrthogonal | Self::Sibling => false,
@@ -190,7 +199,7 @@ impl Term<'_> {
     /// Adds to `dL/da` of level 2 and to `dL/du` of level 1 what depends on ungated pre-activations, `ungated`: latents
     /// of level 2 with values above their threshold. Returns the row's part of the loss. Comes after the backward pass
     /// of level 2's activation and gate.
-    pub fn add_ungated(&self, ungated: CodeRow<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+    pub fn add_ungated(&self, ungated: Ungated<'_>, rows: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         match self {
             Self::Contain(term) => term.add_row(ungated, rows, scratch),
             Self::None

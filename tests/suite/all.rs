@@ -58,6 +58,8 @@ mod procedure;
 mod prune;
 mod ptx;
 mod quality;
+mod ranks;
+mod ranks_cli;
 mod readme;
 mod recovery;
 mod report;

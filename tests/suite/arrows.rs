@@ -38,7 +38,7 @@ cli: ablate -> ablation args checkpoint console control dump eval files report r
 cli: args -> device settings
 cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
-cli: commands -> ablate args capture console convert corpus demo device dump encode eval export files inspect lm probe report run settings shell sources synth train
+cli: commands -> ablate args capture console convert corpus demo device dump encode eval export files inspect lm probe ranks report run settings shell sources synth train
 cli: console -> escape files
 cli: contexts -> escape eval
 cli: control -> files run settings
@@ -57,6 +57,7 @@ cli: inspect -> dump escape health report
 cli: lm -> console dump files memory panics texts
 cli: memory -> files
 cli: probe -> console dump escape eval files row_filter run
+cli: ranks -> checkpoint console escape files
 cli: report -> ablation eval files settings
 cli: row_filter -> dump
 cli: run -> checkpoint dump files pickle
@@ -66,7 +67,7 @@ cli: sources -> args console dump files run
 cli: splice -> dump lm
 cli: synth -> args console dump files truth
 cli: texts -> files
-cli: train -> checkpoint console control dump feed files health heldout memory row_filter run settings sources usage
+cli: train -> checkpoint console control dump feed files health heldout memory ranks row_filter run settings sources usage
 cli: truth -> dump files
 ffi: boundary -> failure message params status
 ffi: calls_dump -> boundary dump failure params pointers rows status

@@ -105,10 +105,12 @@ mod emulated {
     use super::*;
     use std::collections::BTreeMap;
     use std::fs;
+    use std::sync::Arc;
     use strata_cli::console::Console;
     use strata_cli::dump::{Dump, Source};
     use strata_cli::{encode, run::Run, train};
     use strata_core::model::WeightType;
+    use strata_core::train::Solo;
     use strata_core::{Device, Isa};
     use strata_tests::emulator::device;
 
@@ -129,8 +131,8 @@ mod emulated {
         let sets: Vec<String> =
             TINY.iter().chain(&["train.checkpoint_every=18"]).map(|set| (*set).to_owned()).collect();
         let config = train::settings_of(run, resume, None, None, &sets, None).expect("settings");
-        let job =
-            train::Job { dump, target: None, run, config, resume, from: None, isa: Isa::detect(), device, verify };
+        let (isa, comm) = (Isa::detect(), Arc::new(Solo));
+        let job = train::Job { dump, target: None, run, config, resume, from: None, isa, device, verify, comm };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };
         assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done, "how it ended");

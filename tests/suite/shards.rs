@@ -1,33 +1,10 @@
 //! A dictionary that is split over shards is trained to the same bits as one in a single shard.
 
-use std::sync::{Arc, Barrier, Mutex};
 use strata_core::config::TrainConfig;
 use strata_core::model::{Arch, Params};
-use strata_core::train::comm::GROUP;
+use strata_core::train::comm::{GROUP, Threads, owned};
 use strata_core::train::{Adam, Comm, Solo};
-use strata_core::{Compute, Config, Isa, Par, Philox, Result};
-
-/// Shards that are threads of one process.
-struct Threads {
-    rank: usize,
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    numbers: Mutex<Vec<Vec<f64>>>,
-    barrier: Barrier,
-}
-
-impl Comm for Threads {
-    fn all_gather(&self, numbers: &mut Vec<f64>) -> Result<()> {
-        let Shared { numbers: all, barrier } = &*self.shared;
-        all.lock().expect("no shard has panicked")[self.rank] = numbers.clone();
-        barrier.wait();
-        *numbers = all.lock().expect("no shard has panicked").concat();
-        barrier.wait();
-        Ok(())
-    }
-}
+use strata_core::{Compute, Config, Isa, Par, Philox};
 
 /// Numbers of latents of the levels: one is a multiple of the group size, the other is not.
 const LATENTS: [usize; 2] = [3 * GROUP, 4 * GROUP + 31];
@@ -47,19 +24,12 @@ fn drawn(arch: &Arch, rng: &mut Philox) -> Params {
     params
 }
 
-/// Returns the latents of a level that shard `rank` of `n` owns, a whole number of groups.
-fn owned(level: usize, rank: usize, n: usize) -> std::ops::Range<usize> {
-    let groups = LATENTS[level].div_ceil(GROUP);
-    let at = |rank: usize| (groups * rank / n * GROUP).min(LATENTS[level]);
-    at(rank)..at(rank + 1)
-}
-
 /// The part of `whole` that a shard has.
 fn part(whole: &Params, arch: &Arch, rank: usize, n: usize) -> Params {
     let mut part = whole.clone();
     for ((_, spec), (_, tensor)) in arch.specs().tensors().into_iter().zip(part.tensors_mut()) {
         if let Some(level) = spec.level.filter(|_| spec.per_latent) {
-            let own = owned(level, rank, n);
+            let own = owned(LATENTS[level], rank, n);
             *tensor = tensor[own.start * spec.width..own.end * spec.width].to_vec().into();
         }
     }
@@ -100,20 +70,16 @@ fn adam_over_shards_has_the_bits_of_one() {
     };
     let (whole, norms) = run(&Solo, &arch, &start, &grads);
     for n in 1..=3 {
-        let shared = Arc::new(Shared { numbers: Mutex::new(vec![Vec::new(); n]), barrier: Barrier::new(n) });
         let over = |rank: usize, comm: &dyn Comm| {
             let (whole_arch, mut arch) = (arch, arch);
-            (0..2).for_each(|level| arch.level[level].latents = owned(level, rank, n).len());
+            (0..2).for_each(|level| arch.level[level].latents = owned(LATENTS[level], rank, n).len());
             let part = |params: &Params| part(params, &whole_arch, rank, n);
             run(comm, &arch, &part(&start), &grads.iter().map(part).collect::<Vec<_>>())
         };
         let shards: Vec<(Params, Vec<u64>)> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..n)
-                .map(|rank| {
-                    let (over, shared) = (&over, shared.clone());
-                    scope.spawn(move || over(rank, &Threads { rank, shared }))
-                })
-                .collect();
+            let over = &over;
+            let threads: Vec<_> =
+                Threads::new(n).into_iter().map(|comm| scope.spawn(move || over(comm.rank(), &comm))).collect();
             threads.into_iter().map(|thread| thread.join().expect("a shard")).collect()
         });
         for (rank, (_, found)) in shards.iter().enumerate() {

@@ -2,6 +2,8 @@
 
 use crate::dump::Dump;
 use std::path::Path;
+use std::sync::Arc;
+use strata_core::train::Comm;
 use strata_core::{Config, Device, Isa};
 
 /// A dump, settings and a run directory.
@@ -24,6 +26,15 @@ pub struct Job<'a> {
     pub device: Option<&'a Device>,
     /// Repeat every step of this number on the CPU, and compare; 0: none.
     pub verify: u64,
+    /// The ranks of the training: all call [`train`](super::train) with the same job, and each trains a part of the latents.
+    pub comm: Arc<dyn Comm>,
+}
+
+impl Job<'_> {
+    /// Returns whether this process is the one that writes the files of the run.
+    pub fn is_first(&self) -> bool {
+        self.comm.rank() == 0
+    }
 }
 
 /// How a training ended.

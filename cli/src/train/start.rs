@@ -1,11 +1,12 @@
 //! The start of a training: locks the run directory, and finds the state to continue from.
 
 use super::job::Job;
-use crate::checkpoint::{self, Loaded};
+use crate::checkpoint::{self, Loaded, Part};
 use crate::console::Console;
 use crate::files::{Claim, io_error, read, remove_leftovers, words, write_atomic};
+use crate::ranks;
 use crate::settings;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use strata_core::Config;
@@ -19,7 +20,10 @@ pub(super) struct Start {
     pub(super) model_alone: bool,
     /// Identification of the run in its checkpoints.
     pub(super) origin: Origin,
-    claim: Claim,
+    /// The lock of the run; none for a rank that writes no files of its own.
+    claim: Option<Claim>,
+    /// The directory and the step of the checkpoint.
+    checkpoint: Option<(bool, u64)>,
     damaged: Vec<(PathBuf, String)>,
     checkpoints: PathBuf,
 }
@@ -37,7 +41,7 @@ fn steps_of_model(run: &Path) -> Option<u64> {
 ///
 /// # Errors
 /// One sentence if another process uses the run, it exists already, or it belongs to other settings or rows.
-pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> Result<Option<Start>> {
+fn start(job: &Job<'_>, n_train: u64, part: &Part, console: &mut Console<'_>) -> Result<Option<Start>> {
     let run = job.run;
     let claim = Claim::new(run)?;
     let checkpoints = run.join("checkpoints");
@@ -45,13 +49,21 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
         return Err(exists_already(run));
     }
     let origin = origin_of(job, n_train)?;
-    let mut start = Start { saved: None, model_alone: false, origin, claim, damaged: Vec::new(), checkpoints };
+    let mut start = Start {
+        saved: None,
+        model_alone: false,
+        origin,
+        claim: Some(claim),
+        checkpoint: None,
+        damaged: Vec::new(),
+        checkpoints,
+    };
     if !job.resume {
         return Ok(Some(start));
     }
     let has_info = run.join("final_info.json").exists();
     let has_model = ["cfg.json", "sae_weights.safetensors"].iter().all(|n| run.join("sae").join(n).exists());
-    let loaded = match checkpoint::load_newest(&start.checkpoints) {
+    let loaded = match checkpoint::load_newest(&start.checkpoints, part) {
         // A finished run is complete.
         Err(error) if has_info && has_model => {
             console.note(words::sentence(&error));
@@ -80,7 +92,8 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
             );
         }
         if let Some(from) = job.from {
-            start.saved = Some(begun(from, job, &start.origin)?);
+            let (step, state) = begun(from, job, part, &start.origin)?;
+            (start.saved, start.checkpoint) = (Some(state), Some((true, step)));
         } else {
             console.note(format!("{} has no checkpoint: starting at the first step", run.display()));
         }
@@ -104,18 +117,65 @@ pub(super) fn start(job: &Job<'_>, n_train: u64, console: &mut Console<'_>) -> R
     if before.train.steps != steps {
         console.note(longer(&before, &job.config, step));
     }
-    (start.saved, start.damaged) = (Some(state), damaged);
+    (start.saved, start.damaged, start.checkpoint) = (Some(state), damaged, Some((false, step)));
     Ok(Some(start))
 }
 
 impl Start {
+    /// Decides how the training starts, for all ranks: the first one locks the run and reads its directory, and tells the
+    /// others; `None` if the run is finished. `part` is what this rank reads of a checkpoint.
+    ///
+    /// # Errors
+    /// As [`start`]; if ranks differ in their program, settings or rows, or one has ended.
+    pub(super) fn together(
+        job: &Job<'_>,
+        n_train: u64,
+        part: &Part,
+        console: &mut Console<'_>,
+    ) -> Result<Option<Self>> {
+        let comm = &*job.comm;
+        if comm.is_solo() {
+            return start(job, n_train, part, console);
+        }
+        let origin = origin_of(job, n_train)?;
+        let what: Vec<&str> = origin.iter().map(|(_, text)| &**text).collect();
+        ranks::check_alike(comm, &what.join("\n"))?;
+        let mut decision = Vec::new();
+        if job.is_first() {
+            let found = start(job, n_train, part, console)?;
+            if let Some(Self { checkpoint, model_alone, .. }) = &found {
+                let (is_begun, step) = checkpoint.unwrap_or_default();
+                decision = vec![u8::from(*model_alone), u8::from(checkpoint.is_some()), u8::from(is_begun)];
+                decision.extend(step.to_le_bytes());
+            }
+            comm.broadcast(&mut decision)?;
+            return Ok(found);
+        }
+        comm.broadcast(&mut decision)?;
+        let Some((flags, step)) = decision.split_at_checked(3) else { return Ok(None) };
+        let checkpoints = job.run.join("checkpoints");
+        let mut saved = None;
+        if flags[1] > 0 {
+            let step = u64::from_le_bytes(step.try_into().unwrap_or_default());
+            let from = job.from.filter(|_| flags[2] > 0).unwrap_or(&checkpoints);
+            let mut state = checkpoint::load_part(from, step, part)?;
+            // The first rank has compared them.
+            origin.iter().for_each(|(name, _)| drop(state.0.remove(*name)));
+            ensure!(!state.0.is_empty(), "the checkpoint of step {step} is empty");
+            saved = Some(state);
+        }
+        let model_alone = flags[0] > 0;
+        Ok(Some(Self { saved, model_alone, origin, claim: None, checkpoint: None, damaged: Vec::new(), checkpoints }))
+    }
+
     /// Prepares the directory once it is certain that training will start: a training that is refused leaves a run
     /// unchanged, and no new run behind.
     ///
     /// # Errors
     /// One sentence with the file that cannot be written or removed.
     pub(super) fn commit(&mut self, run: &Path, config: &Config) -> Result<()> {
-        self.claim.keep();
+        let Some(claim) = &mut self.claim else { return Ok(()) };
+        claim.keep();
         [run, self.checkpoints.as_path(), &run.join("sae")].into_iter().try_for_each(remove_leftovers)?;
         checkpoint::discard(&self.checkpoints, &self.damaged)?;
         checkpoint::prune(&self.checkpoints)?;
@@ -135,16 +195,16 @@ impl Start {
     }
 }
 
-/// Returns the newest checkpoint in `from`, of a run whose settings may differ from those of the job.
-fn begun(from: &Path, job: &Job<'_>, origin: &Origin) -> Result<State> {
-    let Some(Loaded { mut state, .. }) = checkpoint::load_newest(from)? else {
+/// Returns the newest checkpoint in `from` and its step, of a run whose settings may differ from those of the job.
+fn begun(from: &Path, job: &Job<'_>, part: &Part, origin: &Origin) -> Result<(u64, State)> {
+    let Some(Loaded { step, mut state, .. }) = checkpoint::load_newest(from, part)? else {
         bail!("{} holds no checkpoint to begin with", from.display());
     };
     for (name, text) in origin.iter().filter(|(name, _)| *name == "config") {
         state.put(*name, Array::U64(text.bytes().map(u64::from).collect()));
     }
     check_origin(&mut state, job, origin)?;
-    Ok(state)
+    Ok((step, state))
 }
 
 /// Returns whether `run` contains only leftovers.

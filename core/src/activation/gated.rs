@@ -74,22 +74,24 @@ impl Kind for Gated<'_> {
         }
     }
 
-    fn penalise(&self, penalty: f32, _: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+    fn penalise(&self, penalty: f32, _: &[f32], row: &mut EntryRow<'_>, mut add: impl FnMut(f64)) {
         for at in 0..row.u.len() {
             if row.u[at] > 0.0 {
-                *sum += f64::from(penalty) * f64::from(row.u[at]);
+                add(f64::from(penalty) * f64::from(row.u[at]));
                 row.grad_u[0][at] += penalty;
             }
         }
     }
 
     fn auxiliary(&self, by: Auxiliary<'_>, row: &mut EntryRow<'_>) -> f64 {
-        let Auxiliary { isa, weight, base, decoder, vector, row: dots, magnitude } = by;
+        let Auxiliary { isa, weight, base, decoder, vector, is_summed, row: dots, magnitude } = by;
         let d = base.len();
-        magnitude.clear();
-        magnitude.extend(row.u.iter().map(|u| u.max(0.0)));
-        vector.fill(0.0);
-        sparse::accumulate_rows(isa, row.index, magnitude, decoder, d, vector);
+        if !is_summed {
+            magnitude.clear();
+            magnitude.extend(row.u.iter().map(|u| u.max(0.0)));
+            vector.fill(0.0);
+            sparse::accumulate_rows(isa, row.index, magnitude, decoder, d, vector);
+        }
         for (v, b) in vector.iter_mut().zip(base) {
             *v -= b;
         }

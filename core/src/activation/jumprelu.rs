@@ -71,10 +71,8 @@ impl Kind for Jumprelu<'_> {
         }
     }
 
-    fn penalise(&self, penalty: f32, _: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
-        for z in row.z {
-            *sum += if *z > 0.0 { f64::from(penalty) } else { 0.0 };
-        }
+    fn penalise(&self, penalty: f32, _: &[f32], row: &mut EntryRow<'_>, mut add: impl FnMut(f64)) {
+        row.z.iter().filter(|z| **z > 0.0).for_each(|_| add(f64::from(penalty)));
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct Auxiliary<'a> {
     pub decoder: &'a [f32],
     /// `(d)` scratch.
     pub vector: &'a mut [f32],
+    /// Whether `vector` holds the reconstruction already, as where it is a sum over the shards of a dictionary.
+    pub is_summed: bool,
     /// Scratch of one number per entry.
     pub row: &'a mut Vec<f32>,
     /// Scratch of one number per entry.
@@ -64,10 +66,10 @@ pub(super) trait Kind {
         pass_through(row);
     }
 
-    /// Adds the sparsity penalty, `penalty = lambda / n`, to `sum` and its gradient to the entries. `norms` are those
-    /// of the decoder rows.
-    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
-        penalise_l1(penalty, norms, row, sum);
+    /// Calls `add` with the terms of the sparsity penalty, `penalty = lambda / n`, in the order of the entries, and adds
+    /// its gradient to the entries. `norms` are those of the decoder rows.
+    fn penalise(&self, penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, add: impl FnMut(f64)) {
+        penalise_l1(penalty, norms, row, add);
     }
 
     /// Adds the gradient of the auxiliary reconstruction to the entries, and returns its value; 0 for an activation
@@ -89,11 +91,11 @@ pub(super) fn pass_through(row: &mut EntryRow<'_>) {
 }
 
 /// Adds `lambda/n sum z |D_j|`: the L1 norm of the latents, each in the unit of its contribution to the reconstruction.
-fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, sum: &mut f64) {
+fn penalise_l1(penalty: f32, norms: &[f32], row: &mut EntryRow<'_>, mut add: impl FnMut(f64)) {
     for at in 0..row.z.len() {
         let norm = norms[row.index[at] as usize];
         if row.z[at] > 0.0 {
-            *sum += f64::from(penalty) * f64::from(row.z[at] * norm);
+            add(f64::from(penalty) * f64::from(row.z[at] * norm));
             row.grad_z[0][at] += penalty * norm;
         }
     }

@@ -67,15 +67,78 @@ pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
     }
     if !model.parents.is_empty() {
         let shape = vec![model.parents.len()];
-        tensors.push(("parent", view(safetensors::Dtype::U32, shape, bytemuck::cast_slice(&model.parents))?));
+        tensors.push((PARENT, view(safetensors::Dtype::U32, shape, bytemuck::cast_slice(&model.parents))?));
     }
-    for (l, name) in ["level1.tau", "level2.tau"].into_iter().enumerate() {
+    for (l, name) in TAU.into_iter().enumerate() {
         if has_tau(&model.arch, l) {
             tensors.push((name, view(safetensors::Dtype::F32, vec![1], bytemuck::bytes_of(&model.tau[l]))?));
         }
     }
     safetensors::serialize(tensors, None).map_err(|e| Error::format(0, format!("weights: {e}")))
 }
+
+/// The layout of `sae_weights.safetensors`, for a writer that does not have the whole model: the file is the header, and then
+/// the bytes of each tensor ([`tensor_bytes`]) in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Everything before the first tensor.
+    pub header: Vec<u8>,
+    /// The tensors in their order, and whether they have one row for each latent of a level: where a dictionary is sharded, such
+    /// a tensor is the rows of all shards one after the other.
+    pub tensors: Vec<(&'static str, bool)>,
+}
+
+impl Layout {
+    /// Returns the layout of the file of a model of this architecture.
+    pub fn new(arch: &Arch) -> Self {
+        let mut tensors: Vec<(&'static str, &str, Vec<usize>, bool)> = Vec::new();
+        for (name, spec) in arch.specs().tensors().into_iter().filter(|(_, spec)| !spec.is_empty()) {
+            let shape = if spec.width == 1 { vec![spec.rows] } else { vec![spec.rows, spec.width] };
+            tensors.push((name, "F32", shape, spec.per_latent));
+        }
+        for (_, name) in TAU.into_iter().enumerate().filter(|(l, _)| has_tau(arch, *l)) {
+            tensors.push((name, "F32", vec![1], false));
+        }
+        // As safetensors orders them: by type, then by name.
+        tensors.sort_by_key(|(name, ..)| *name);
+        if arch.gate.has_families() && arch.level[1].latents > 0 {
+            tensors.push((PARENT, "U32", vec![arch.level[1].latents], false));
+        }
+        let mut end = 0;
+        let mut entries = Vec::new();
+        for (name, dtype, shape, _) in &tensors {
+            let start = end;
+            end += 4 * shape.iter().product::<usize>();
+            entries.push(format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{end}]}}"#));
+        }
+        let mut text = format!("{{{}}}", entries.join(",")).replace(", ", ",");
+        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+        let mut header = (text.len() as u64).to_le_bytes().to_vec();
+        header.extend_from_slice(text.as_bytes());
+        Self { header, tensors: tensors.into_iter().map(|(name, _, _, sharded)| (name, sharded)).collect() }
+    }
+}
+
+/// Returns the bytes of a tensor of [`Layout`] in a model, or in a shard of one.
+///
+/// # Panics
+/// If no model has such a tensor.
+pub fn tensor_bytes<'m>(model: &'m Model, name: &str) -> &'m [u8] {
+    if name == PARENT {
+        return bytemuck::cast_slice(&model.parents);
+    }
+    if let Some(l) = TAU.iter().position(|tau| *tau == name) {
+        return bytemuck::bytes_of(&model.tau[l]);
+    }
+    let tensors = model.params.tensors();
+    let found = tensors.into_iter().find(|(tensor, _)| *tensor == name);
+    let Some((_, tensor)) = found else { panic!("no model has the tensor {name}") };
+    bytemuck::cast_slice(tensor)
+}
+
+/// Names of what is no parameter.
+const PARENT: &str = "parent";
+const TAU: [&str; 2] = ["level1.tau", "level2.tau"];
 
 fn has_tau(arch: &Arch, level: usize) -> bool {
     arch.level[level].activation.has_tau() && arch.level[level].latents > 0

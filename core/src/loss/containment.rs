@@ -11,8 +11,8 @@
 //! parent. `down` trains the child's encoder to fire only where the parent does; `up` trains the parent to fire
 //! wherever the child does, against absorption. Children of ROOT are not penalised.
 
-use super::inputs::{Inputs, Scratch, Weights};
-use crate::entry::{CodeRow, EntryRow};
+use super::inputs::{Inputs, Scratch, Ungated, Weights};
+use crate::entry::EntryRow;
 use crate::gate::{Families, ROOT};
 
 /// The containment loss with the numbers of one step.
@@ -32,9 +32,9 @@ impl<'a> Containment<'a> {
         Self { families: inputs.families, down, up, margin, scale: weight as f32 / inputs.n as f32 }
     }
 
-    /// Adds the gradient of a row, and returns the row's part of the loss. Every latent of `ungated` must have an entry
-    /// at level 2, and its parent one at level 1.
-    pub fn add_row(&self, ungated: CodeRow<'_>, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
+    /// Adds the gradient of a row, and returns the row's part of the loss. Every latent of `ungated` that is of this shard
+    /// must have an entry at level 2, and every such parent one at level 1.
+    pub fn add_row(&self, ungated: Ungated<'_>, [one, two]: [&mut EntryRow<'_>; 2], scratch: Scratch<'_>) -> f64 {
         let [slots1, slots2] = scratch.slots;
         for (at, &i) in one.index.iter().enumerate() {
             slots1[i as usize] = at as u32;
@@ -44,16 +44,21 @@ impl<'a> Containment<'a> {
         }
         let scale = self.scale;
         let mut value = 0.0;
-        for (&j, &v) in ungated.index.iter().zip(ungated.value) {
+        let Ungated { code, parents, own: [own1, own2] } = ungated;
+        for (k, (&j, &v)) in code.index.iter().zip(code.value).enumerate() {
             let p = self.families.parents()[j as usize];
             if p == ROOT {
                 continue;
             }
-            let (at1, at2) = (slots1[p as usize] as usize, slots2[j as usize] as usize);
-            let psi = (self.margin - one.u[at1]).max(0.0) / self.margin;
+            let at1 = own1.contains(&p).then(|| slots1[(p - own1.start) as usize] as usize);
+            let at2 = own2.contains(&j).then(|| slots2[(j - own2.start) as usize] as usize);
+            let Some(u) = parents.get(k).copied().or_else(|| at1.map(|at1| one.u[at1])) else { continue };
+            let psi = (self.margin - u).max(0.0) / self.margin;
             value += f64::from((self.down + self.up) * v * psi);
-            two.grad_a[at2] += scale * self.down * psi;
-            if one.u[at1] < self.margin {
+            if let Some(at2) = at2 {
+                two.grad_a[at2] += scale * self.down * psi;
+            }
+            if let Some(at1) = at1.filter(|_| u < self.margin) {
                 one.grad_u[0][at1] -= scale * self.up * v / self.margin;
             }
         }

@@ -1,9 +1,11 @@
 //! Input and scratch of the losses.
 
 use super::seed_cos::SeedCos;
+use crate::entry::CodeRow;
 use crate::gate::Families;
 use crate::kernel::Isa;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Weights of a consistency loss, from the settings.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +37,18 @@ pub(crate) struct Inputs<'a> {
     pub families: &'a Families,
     /// Sums over the batch, for `seed-cos`.
     pub seed_cos: &'a SeedCos,
+}
+
+/// The ungated pre-activations of a row that the containment loss reads: of all shards of a dictionary, with latents as
+/// the whole dictionary counts them.
+#[derive(Clone)]
+pub(crate) struct Ungated<'a> {
+    /// Latents of level 2, with their ungated pre-activations.
+    pub code: CodeRow<'a>,
+    /// The pre-activations of their parents; empty where the parents are all of this shard, which has entries for them.
+    pub parents: &'a [f32],
+    /// The latents of this shard, per level.
+    pub own: [Range<u32>; 2],
 }
 
 /// Scratch of one row.

@@ -1,11 +1,12 @@
 //! What decides how often the levels fire, set anew at the end of a training.
 
+use super::inference::Inference;
 use super::l0;
+use super::shard::Shard;
 use crate::compute::Compute;
 use crate::config::{Budget, Config};
 use crate::error::Result;
-use crate::model::{Codes, Encoder, Model};
-use alloc::sync::Arc;
+use crate::model::Model;
 use alloc::vec::Vec;
 
 /// Rows whose codes are held at a time.
@@ -19,15 +20,15 @@ const ROWS: usize = 2048;
 /// over `x`, dense, or a few times where thresholds or biases have to move.
 ///
 /// # Errors
-/// What [`Encoder::encode`] finds.
-pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Compute) -> Result<()> {
+/// What [`Encoder::encode`](crate::Encoder::encode) and the exchange with other shards find.
+pub(super) fn levels(config: &Config, shard: &Shard, model: &mut Model, x: &[f32], compute: Compute) -> Result<()> {
     let d = model.arch.d;
     let n = x.len() / d;
     let shared = config.budget == Budget::Shared;
     let k = [config.level1.k, config.level2.k];
     for level in 0..model.arch.n_levels() {
         if n > 0 && model.arch.level[level].activation.is_penalised() && config.level(level).control {
-            l0::set_limits(model, level, x, compute)?;
+            l0::set_limits(shard, model, level, x, compute)?;
         }
         let tracked = model.tau;
         if n == 0 || !model.arch.level[level].activation.has_tau() || tracked[level] <= 0.0 {
@@ -41,12 +42,10 @@ pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Com
             model.tau[levels.clone()].fill(share * tracked[level]);
             let mut whole = model.clone();
             whole.arch.variant.prune[levels.clone()].fill(0.0);
-            let encoder = Encoder::new(Arc::new(whole), compute)?;
             above.clear();
+            let inference = Inference::new(shard, whole, levels.clone(), compute)?;
             for x in x.chunks(ROWS * d) {
-                let mut codes = [Codes::new(), Codes::new()];
-                let [codes1, codes2] = &mut codes;
-                encoder.encode_par(compute.par, x, codes1, codes2)?;
+                let codes = inference.encode(x)?;
                 codes[levels.clone()].iter().for_each(|codes| above.extend_from_slice(&codes.value));
             }
             if above.len() > wanted {
@@ -62,7 +61,7 @@ pub(super) fn levels(config: &Config, model: &mut Model, x: &[f32], compute: Com
         model.tau[levels.clone()].fill(tau);
         // That is where the search for the threshold of a pruned level starts: it lies lower.
         if model.arch.variant.prune[levels.clone()].iter().any(|share| *share > 0.0) {
-            l0::set_thresholds(model, levels, wanted as f64, x, compute)?;
+            l0::set_thresholds(shard, model, levels, wanted as f64, x, compute)?;
         }
         if shared {
             break;

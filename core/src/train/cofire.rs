@@ -9,6 +9,7 @@
 //! parent(j) = argmax_i score, or ROOT if P(parent|j) < root_below or N_j < min_count
 //! ```
 
+use super::comm::Comm;
 use super::counts::Counts;
 use super::observed::Observed;
 use super::state::{Array, Saved, State};
@@ -21,10 +22,14 @@ use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
+use core::ops::Range;
 
 /// Number of parents that a child asks, best first, before it gives up: families are capped, and its best ones may be
 /// full.
 const CHOICES: usize = 64;
+
+/// Number of them that the shards of a dictionary tell each other at first.
+const FIRST_CHOICES: usize = 8;
 
 /// A child's request to join the family of a parent.
 #[derive(Clone, Copy)]
@@ -55,8 +60,9 @@ pub struct Cofire {
     pub(crate) parent: Vec<f64>,
     /// `N_j`, likewise.
     pub(crate) child: Vec<f64>,
-    /// `N_ij / N_j`, from sampled counts.
+    /// `N_ij / N_j`, from sampled counts: of the children of this shard.
     pub(crate) both: Counts,
+    own: Range<usize>,
     /// Sum of `|x - x_hat2|^2` over the tokens on which a parent fires.
     pub(crate) energy: Vec<f64>,
     /// `N`; the weight of the next token; and minus the number of half-lives since `both` was halved.
@@ -66,12 +72,18 @@ pub struct Cofire {
 impl Cofire {
     /// Returns counts of zero.
     pub fn new(f1: usize, f2: usize) -> Self {
+        Self::of_shard(f1, f2, 0..f2)
+    }
+
+    /// Returns counts of zero of a shard, which has the counts of pairs of its own children.
+    pub(super) fn of_shard(f1: usize, f2: usize, own: Range<usize>) -> Self {
         Self {
             f1,
             f2,
             parent: vec![0.0; f1],
             child: vec![0.0; f2],
-            both: Counts::new(f1, f2),
+            both: Counts::new(f1, own.len()),
+            own,
             energy: vec![0.0; f1],
             tokens: [0.0, 1.0, 0.0],
         }
@@ -97,14 +109,16 @@ impl Cofire {
             }
         }
         self.age(par, decay, steps);
+        let first = self.own.start as u32;
         self.both.update(par, |block| {
             let children = block.children();
+            let children = children.start + first..children.end + first;
             for b in 0..seen.n() {
                 let own = &ungated.index[ungated.row(b)];
                 let own = &own[own.partition_point(|j| *j < children.start)..];
                 let own = &own[..own.partition_point(|j| *j < children.end)];
                 for &j in own {
-                    block.token(j, steps as u32, fires.index[fires.row(b)].iter().copied());
+                    block.token(j - first, steps as u32, fires.index[fires.row(b)].iter().copied());
                 }
             }
         });
@@ -137,11 +151,14 @@ impl Cofire {
     }
 
     /// Returns `P(i|j)`; 0 for a child that was never counted, and for ROOT.
+    ///
+    /// # Panics
+    /// If the child is of another shard.
     pub fn containment(&self, j: usize, parent: u32) -> f64 {
         if parent == ROOT || self.child[j] <= 0.0 {
             return 0.0;
         }
-        self.both.share(j, parent as usize)
+        self.both.share(j - self.own.start, parent as usize)
     }
 
     /// Returns the decayed number of tokens on which child `j` fired, in units of tokens.
@@ -158,6 +175,63 @@ impl Cofire {
     /// each other by the same scores, the result is that of taking all pairs from the best one down, without a sorted
     /// list of `f1 f2` pairs.
     pub fn assign(&self, gate: &GateConfig, rng: &mut Philox) -> Vec<u32> {
+        self.assign_by(gate, rng, |child, last, rank| Some(self.best(child, gate.root_below, last, rank)))
+            .unwrap_or_default()
+    }
+
+    /// [`Cofire::assign`] over shards, each of which has the same result.
+    ///
+    /// Each shard knows the choices of its own children. They tell each other the first few of each, and more where the
+    /// families are so full that a child asks for more.
+    ///
+    /// # Errors
+    /// What the exchange finds.
+    pub(super) fn assign_over(&self, comm: &dyn Comm, gate: &GateConfig, rng: &mut Philox) -> Result<Vec<u32>> {
+        if comm.is_solo() {
+            return Ok(self.assign(gate, rng));
+        }
+        let mut known = FIRST_CHOICES;
+        loop {
+            let (mut counts, mut parents, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+            for child in self.own.clone() {
+                let mut offers = self.offers(child as u32, gate.root_below);
+                offers.sort_unstable_by(Offer::order);
+                offers.truncate(known);
+                counts.push(offers.len() as u32);
+                parents.extend(offers.iter().map(|offer| offer.parent));
+                scores.extend(offers.iter().map(|offer| offer.score));
+            }
+            comm.all_gather(&mut counts)?;
+            comm.all_gather(&mut parents)?;
+            comm.all_gather(&mut scores)?;
+            let mut first = vec![0usize];
+            counts.iter().for_each(|n| first.push(first[first.len() - 1] + *n as usize));
+            // None where the choice is not known: there may be more of them than were told.
+            let choice = |child: u32, _: Option<Offer>, rank: usize| {
+                let (from, n) = (first[child as usize], counts[child as usize] as usize);
+                if rank > n {
+                    return if n == known { None } else { Some(None) };
+                }
+                let at = from + rank - 1;
+                Some(Some(Offer { score: scores[at], child, parent: parents[at], rank }))
+            };
+            let mut drawn = rng.clone();
+            if let Some(assigned) = self.assign_by(gate, &mut drawn, choice) {
+                *rng = drawn;
+                return Ok(assigned);
+            }
+            known = (2 * known).min(CHOICES);
+        }
+    }
+
+    /// Assigns children by their choices: `choice(child, last, rank)` is choice number `rank` of a child, which comes after
+    /// `last`; none where it has no more. Returns none where a choice is not known.
+    fn assign_by(
+        &self,
+        gate: &GateConfig,
+        rng: &mut Philox,
+        choice: impl Fn(u32, Option<Offer>, usize) -> Option<Option<Offer>>,
+    ) -> Option<Vec<u32>> {
         let cap = ((gate.family_cap * self.f2 as f64 / self.f1 as f64) as usize).max(1);
         let rootless = gate.root_below == 0.0;
         let mut families: Vec<Vec<Offer>> = vec![Vec::new(); self.f1];
@@ -170,7 +244,7 @@ impl Cofire {
                 if rank > CHOICES {
                     break;
                 }
-                let Some(offer) = self.best(child, gate.root_below, last, rank) else { break };
+                let Some(offer) = choice(child, last, rank)? else { break };
                 let family = &mut families[offer.parent as usize];
                 family.push(offer);
                 if family.len() > cap {
@@ -189,7 +263,23 @@ impl Cofire {
                 *p = rng.below(self.f1 as u64) as u32;
             }
         }
-        parents
+        Some(parents)
+    }
+
+    /// Returns the offers of a child of this shard to all parents, in any order.
+    fn offers(&self, child: u32, root_below: f64) -> Vec<Offer> {
+        if self.child[child as usize] <= 0.0 {
+            return Vec::new();
+        }
+        let shares = self.both.shares(child as usize - self.own.start).enumerate();
+        let of = shares.filter(|(_, contained)| *contained > 0.0 && *contained >= root_below);
+        of.map(|(i, contained)| self.offer(child, i, contained, 1)).collect()
+    }
+
+    /// Returns the offer of a child to parent `i`, in whose tokens a share `contained` of its own lies.
+    fn offer(&self, child: u32, i: usize, contained: f64, rank: usize) -> Offer {
+        let base = (self.parent[i] / self.tokens[0]).max(1e-12);
+        Offer { score: contained * libm::log(contained / base), child, parent: i as u32, rank }
     }
 
     /// Returns the best parent of a child among those that come after `last` in its order, as its choice number `rank`.
@@ -198,11 +288,9 @@ impl Cofire {
         if self.child[child as usize] <= 0.0 {
             return None;
         }
-        for (i, contained) in self.both.shares(child as usize).enumerate() {
+        for (i, contained) in self.both.shares(child as usize - self.own.start).enumerate() {
             if contained > 0.0 && contained >= root_below {
-                let base = (self.parent[i] / self.tokens[0]).max(1e-12);
-                let score = contained * libm::log(contained / base);
-                let offer = Offer { score, child, parent: i as u32, rank };
+                let offer = self.offer(child, i, contained, rank);
                 let not_asked_yet = last.is_none_or(|last| offer.order(&last).is_gt());
                 if not_asked_yet && best.is_none_or(|best| offer.order(&best).is_lt()) {
                     best = Some(offer);
@@ -215,18 +303,32 @@ impl Cofire {
     /// Assigns parents anew, and moves a child only if its new parent contains it by `hysteresis` more than the present
     /// one; ROOT counts as containing `root_below` of a child. A child of ROOT moves for a margin of .05 already.
     /// Returns how many moved.
-    pub fn reassign(&self, gate: &GateConfig, parents: &mut [u32], rng: &mut Philox) -> usize {
-        let fresh = self.assign(gate, rng);
-        let mut moved = 0;
-        for (j, (now, &new)) in parents.iter_mut().zip(&fresh).enumerate() {
+    ///
+    /// # Errors
+    /// What the exchange with other shards finds.
+    pub(super) fn reassign_over(
+        &self,
+        comm: &dyn Comm,
+        gate: &GateConfig,
+        parents: &mut [u32],
+        rng: &mut Philox,
+    ) -> Result<usize> {
+        let fresh = self.assign_over(comm, gate, rng)?;
+        // Each shard decides about its own children.
+        let moves = self.own.clone().map(|j| {
+            let (now, new) = (parents[j], fresh[j]);
             let value = |p: u32| if p == ROOT { gate.root_below } else { self.containment(j, p) };
-            let margin = if *now == ROOT { 0.05 } else { gate.hysteresis };
-            if new != *now && self.seen(j) >= gate.min_count && value(new) > value(*now) + margin {
-                *now = new;
-                moved += 1;
-            }
+            let margin = if now == ROOT { 0.05 } else { gate.hysteresis };
+            u8::from(new != now && self.seen(j) >= gate.min_count && value(new) > value(now) + margin)
+        });
+        let mut moves: Vec<u8> = moves.collect();
+        comm.all_gather(&mut moves)?;
+        let mut moved = 0;
+        for ((now, &new), _) in parents.iter_mut().zip(&fresh).zip(moves).filter(|(_, moves)| *moves > 0) {
+            *now = new;
+            moved += 1;
         }
-        moved
+        Ok(moved)
     }
 
     /// Returns the parent with the most error per child, `argmax_i R_i / (n_i + 1)`: `R_i` is the error summed over the
@@ -245,13 +347,15 @@ impl Cofire {
     /// Sets the counts of a child to zero, since it is reseeded.
     pub(crate) fn forget(&mut self, j: usize) {
         self.child[j] = 0.0;
-        self.both.forget(j);
+        if self.own.contains(&j) {
+            self.both.forget(j - self.own.start);
+        }
     }
 }
 
 impl Saved for Cofire {
     fn save(&self, name: &str, state: &mut State) {
-        let Self { f1: _, f2: _, parent, child, both, energy, tokens } = self;
+        let Self { f1: _, f2: _, own: _, parent, child, both, energy, tokens } = self;
         state.put(format!("{name}.parent"), Array::F64(parent.clone()));
         state.put(format!("{name}.child"), Array::F64(child.clone()));
         state.put(format!("{name}.both"), Array::U16(both.numbers().clone()));

@@ -29,6 +29,11 @@ const ROUNDING: u16 = 1 << 15;
 /// Number of children per block; a block is counted by one thread.
 const CHILDREN: usize = 256;
 
+/// Returns the number of words of a child's row, for `f1` parents.
+pub(super) const fn row_width(f1: usize) -> usize {
+    HEAD + f1
+}
+
 /// Counts of `f2` children with `f1` parents. A clone shares the memory until one of the two is written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counts {

@@ -5,11 +5,12 @@
 //! [`StepSettings`], so that it does not depend on where the arithmetic is done.
 
 use super::batch::BatchRows;
-use super::comm::Solo;
+use super::comm::{Comm, Solo};
 use super::l0::limits;
 use super::observed::Observed;
 use super::on_device::OnDevice;
 use super::seed_objective::SeedObjective;
+use super::shard::Shard;
 use super::state::{Saved, State};
 use super::step::adam::{Adam, keep_near};
 use super::step::{Objective, StepSettings};
@@ -17,10 +18,11 @@ use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::{Config, ModelKind};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gate::Families;
 use crate::model::{Arch, ParamSpec, Params};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// The loss of a model and its gradient.
@@ -41,9 +43,12 @@ pub struct LatentRows<'a> {
 }
 
 /// An engine on the CPU, or on a device where [`Engine::on`] has put it.
+///
+/// It may own a shard of the latents only; latents are numbered as in the whole dictionary all the same.
 pub struct Engine {
     config: Config,
     arch: Arch,
+    shard: Shard,
     device: Option<Box<OnDevice>>,
     specs: Params<ParamSpec>,
     compute: Compute,
@@ -80,20 +85,39 @@ impl Engine {
         params: Params,
         compute: Compute,
     ) -> Result<Self> {
+        Self::over(config, d, target, params, compute, Arc::new(Solo))
+    }
+
+    /// [`Engine::with_target`] for one shard of a dictionary; `params` are those of the shard.
+    ///
+    /// # Errors
+    /// What [`Config::validate_rows`] finds; [`Error::Config`](crate::Error::Config) for settings that are not trained over
+    /// several shards.
+    pub(super) fn over(
+        config: &Config,
+        d: usize,
+        target: Option<usize>,
+        params: Params,
+        compute: Compute,
+        comm: Arc<dyn Comm>,
+    ) -> Result<Self> {
         let arch = Arch::with_target(config, d, target);
+        let shard = Shard::new(comm, config, &arch)?;
+        let specs = shard.specs(&arch);
         let model = match config.model {
-            ModelKind::Tree => Model::Tree(Box::new(Objective::with_target(config, d, target, compute)?)),
+            ModelKind::Tree => Model::Tree(Box::new(Objective::sharded(config, d, target, compute, shard.clone())?)),
             ModelKind::Seed => Model::Seed(Box::new(SeedObjective::new(config, d, compute))),
         };
-        Ok(Self {
+        let mut engine = Self {
             config: config.clone(),
             arch,
+            shard,
             device: None,
             compute,
             model,
-            families: Families::all_root(arch.level[0].latents, arch.level[1].latents),
+            families: Families::default(),
             grads: params.zeros_like(),
-            optimiser: Adam::new(&arch, &config.train, &params),
+            optimiser: Adam::of_shapes(specs.clone(), &config.train, &params),
             anchor: params
                 .level
                 .each_ref()
@@ -101,8 +125,15 @@ impl Engine {
             params,
             observed: Observed::default(),
             transcodes: target.is_some(),
-            specs: arch.specs(),
-        })
+            specs,
+        };
+        engine.set_families(Families::all_root(arch.level[0].latents, arch.level[1].latents));
+        Ok(engine)
+    }
+
+    /// Returns the shard of this engine.
+    pub(super) fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// Computes on a device from now on, to the same bits: parameters and moments are copied there. The host's copies are as
@@ -112,6 +143,10 @@ impl Engine {
     /// [`Error::Device`](crate::Error::Device) for settings that are not trained on devices or a model that does not fit, and
     /// whatever the driver reports.
     pub fn on(mut self, device: &Device) -> Result<Self> {
+        if !self.shard.is_solo() {
+            let what = "a GPU trains a whole dictionary: expected one rank, found several; use --device cpu";
+            return Err(Error::Device { what: what.into() });
+        }
         let mut on = OnDevice::new(device, &self.config, &self.arch, &self.params, &self.optimiser)?;
         on.set_families(&self.families);
         self.device = Some(Box::new(on));
@@ -151,7 +186,8 @@ impl Engine {
     /// weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>, settings: &StepSettings) -> Result<&Observed> {
         let rows = rows.into();
-        let Self { specs, compute, model, families, params, grads, optimiser, anchor, observed, device, .. } = self;
+        let Self { specs, shard, compute, model, families, params, grads, optimiser, anchor, observed, device, .. } =
+            self;
         if let (Some(on), Model::Tree(o)) = (device, &mut *model) {
             let mut floors = o.floors();
             let done = on.step(rows.x, settings, params, &mut floors, optimiser, observed);
@@ -162,7 +198,8 @@ impl Engine {
             Model::Tree(o) => o.loss_and_gradient(params, families, settings, rows, grads)?,
             Model::Seed(o) => o.loss_and_gradient(params, settings.variance, rows.x, grads)?,
         };
-        observed.grad_norm = optimiser.update(*compute, &Solo, settings.lr, settings.fixed_level, params, grads)?;
+        observed.grad_norm =
+            optimiser.update(*compute, &*shard.comm, settings.lr, settings.fixed_level, params, grads)?;
         let levels = params.level.iter_mut().zip(&specs.level);
         for ((level, spec), start) in levels.zip(anchor).filter(|(_, start)| !start.is_empty()) {
             keep_near(*compute, start, spec.w_dec.width, &mut level.w_dec);
@@ -183,15 +220,20 @@ impl Engine {
         if let Some(on) = &mut self.device {
             on.set_families(&families);
         }
+        if let Model::Tree(o) = &mut self.model {
+            o.set_families(&families);
+        }
         self.families = families;
     }
 
     /// Returns the rows of latent `j` of a level (0 or 1).
     ///
     /// # Panics
-    /// If it has not been fetched from its device.
+    /// If it has not been fetched from its device, or is of another shard.
     pub fn latent(&self, level: usize, j: usize) -> LatentRows<'_> {
         self.assert_fetched();
+        assert!(self.shard.own(level).contains(&j), "latent {j} is of another shard");
+        let j = j - self.shard.own(level).start;
         let (tensors, specs) = (&self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         LatentRows {
@@ -201,7 +243,8 @@ impl Engine {
         }
     }
 
-    /// Replaces the rows of latent `j` of a level (0 or 1), and sets their moments to zero.
+    /// Replaces the rows of latent `j` of a level (0 or 1), and sets their moments to zero; does nothing for a latent of
+    /// another shard.
     ///
     /// # Panics
     /// If a row has a wrong width.
@@ -209,6 +252,10 @@ impl Engine {
         if let Some(on) = &mut self.device {
             on.set_latent(level, j, rows.encoder, rows.bias, rows.decoder);
         }
+        if !self.shard.own(level).contains(&j) {
+            return;
+        }
+        let j = j - self.shard.own(level).start;
         let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         tensors.w_enc[row(specs.w_enc.width)].copy_from_slice(rows.encoder);
@@ -264,7 +311,7 @@ impl Engine {
         }
     }
 
-    /// Returns the parameters.
+    /// Returns the parameters, of this shard.
     ///
     /// # Panics
     /// If they have not been fetched from the device.
@@ -291,6 +338,7 @@ impl Saved for Engine {
         let Self {
             config: _,
             arch: _,
+            shard: _,
             device: _,
             specs: _,
             compute: _,

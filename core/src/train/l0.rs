@@ -17,13 +17,14 @@
 //! loss towards a target L0 put the error of L0 into the gradient instead, and there it competes with the reconstruction:
 //! the balance of the two lies beside the target.
 
+use super::inference::Inference;
+use super::shard::Shard;
 use super::state::{Saved, State};
 use crate::activation::Limits;
 use crate::compute::Compute;
 use crate::error::Result;
 use crate::gate::GateKind;
-use crate::model::{Codes, Encoder, GateParams, LevelParams, Model, Tensor};
-use alloc::sync::Arc;
+use crate::model::{GateParams, LevelParams, Model, Tensor};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -107,8 +108,8 @@ impl Saved for L0Control {
 /// Time: one pass over `x` with the levels up to this one where training has held L0, else some 3 to 8.
 ///
 /// # Errors
-/// What [`Encoder::encode`] finds.
-pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Compute) -> Result<()> {
+/// What [`Inference::encode`] finds.
+pub(super) fn set_limits(shard: &Shard, model: &mut Model, level: usize, x: &[f32], compute: Compute) -> Result<()> {
     let (d, activation) = (model.arch.d, model.arch.level[level].activation);
     let wanted = libm::round(model.arch.level[level].k * (x.len() / d) as f64);
     let mut probe = if level == 0 { level_1_alone(model) } else { model.clone() };
@@ -116,7 +117,7 @@ pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Co
     let mut fires = |by: f64, unit: f64| -> Result<(f64, f64)> {
         probe.params.level[level] = model.params.level[level].clone();
         activation.raise(by, unit, limits(&mut probe.params.level[level]));
-        count(&probe, level..level + 1, x, compute)
+        count(shard, &probe, level..level + 1, x, compute)
     };
     let (n, sum) = fires(0.0, 1.0)?;
     let unit = if sum > 0.0 { sum / n } else { 1.0 };
@@ -130,8 +131,9 @@ pub(super) fn set_limits(model: &mut Model, level: usize, x: &[f32], compute: Co
 /// `levels`, which are one or share a budget, so that together they fire `wanted` times on `x`, as [`set_limits`] does.
 ///
 /// # Errors
-/// What [`Encoder::encode`] finds.
+/// What [`Inference::encode`] finds.
 pub(super) fn set_thresholds(
+    shard: &Shard,
     model: &mut Model,
     levels: Range<usize>,
     wanted: f64,
@@ -143,7 +145,7 @@ pub(super) fn set_thresholds(
     let raised = |by: f64| tau.map(|tau| (f64::from(tau) * libm::exp(by)) as f32);
     let mut fires = |by: f64| -> Result<f64> {
         probe.tau[levels.clone()].copy_from_slice(&raised(by)[levels.clone()]);
-        Ok(count(&probe, levels.clone(), x, compute)?.0)
+        Ok(count(shard, &probe, levels.clone(), x, compute)?.0)
     };
     let now = fires(0.0)?;
     let by = search(now, wanted, CLOSE[1], fires)?;
@@ -152,14 +154,11 @@ pub(super) fn set_thresholds(
 }
 
 /// Returns how often the latents of `levels` fire on `x`, and the sum of their values.
-fn count(model: &Model, levels: Range<usize>, x: &[f32], compute: Compute) -> Result<(f64, f64)> {
-    let encoder = Encoder::new(Arc::new(model.clone()), compute)?;
+fn count(shard: &Shard, model: &Model, levels: Range<usize>, x: &[f32], compute: Compute) -> Result<(f64, f64)> {
     let (mut n, mut sum) = (0usize, 0.0);
+    let inference = Inference::new(shard, model.clone(), levels.clone(), compute)?;
     for x in x.chunks(ROWS * model.arch.d) {
-        let mut codes = [Codes::new(), Codes::new()];
-        let [codes1, codes2] = &mut codes;
-        encoder.encode_par(compute.par, x, codes1, codes2)?;
-        for codes in &codes[levels.clone()] {
+        for codes in &inference.encode(x)?[levels.clone()] {
             n += codes.value.len();
             sum += codes.value.iter().map(|z| f64::from(*z)).sum::<f64>();
         }

@@ -4,13 +4,16 @@
 use super::batch::BatchRows;
 use super::calibrate;
 use super::cofire::Cofire;
+use super::comm::{Comm, Solo};
 use super::controller::ThresholdTracker;
 use super::engine::Engine;
+use super::inference::Inference;
 use super::init;
 use super::l0::L0Control;
 use super::observed::Losses;
 use super::revive::{Silence, reseed};
 use super::schedule::{annealed_k, annealed_w1, learning_rate};
+use super::shard::Shard;
 use super::state::{Array, Saved, State};
 use super::step::StepSettings;
 use crate::activation::Selection;
@@ -24,6 +27,7 @@ use crate::model::{Arch, Model};
 use crate::normalise::Normalisation;
 use crate::rng::Philox;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -109,25 +113,43 @@ impl Trainer {
         sample: &[f32],
         compute: Compute,
     ) -> Result<Self> {
+        Self::over(config, normalisation, target, sample, compute, Arc::new(Solo))
+    }
+
+    /// [`Trainer::with_target`] over several ranks, each of which trains a shard of the dictionary ([`comm`](super::comm)) on
+    /// the same rows: the run has the bits of one process.
+    ///
+    /// # Errors
+    /// As [`Trainer::with_target`]; [`Error::Config`] for settings that are not trained over ranks; [`Error::Rank`] where
+    /// another rank cannot be reached.
+    pub fn over(
+        config: &Config,
+        normalisation: Normalisation,
+        target: Option<Normalisation>,
+        sample: &[f32],
+        compute: Compute,
+        comm: Arc<dyn Comm>,
+    ) -> Result<Self> {
         let d = normalisation.mean.len();
         let d_out = target.as_ref().map(|target| target.mean.len());
         config.validate_rows(d, d_out)?;
         let arch = Arch::with_target(config, d, d_out);
         let reconstructed = target.as_ref().unwrap_or(&normalisation);
         let variance = reconstructed.variance;
-        let params = init::initial(config, &arch, compute, &reconstructed.centre, sample);
+        let shard = Shard::new(comm.clone(), config, &arch)?;
+        let params = init::initial(config, &arch, &shard, compute, &reconstructed.centre, sample)?;
         let hard = arch.gate.has_families() && arch.level[1].latents > 0;
         let mut rng = Philox::new(config.seed, STREAM);
         let mut parents = vec![ROOT; if hard { arch.level[1].latents } else { 0 }];
         if config.gate.parents == Parents::Random {
             parents.iter_mut().for_each(|p| *p = rng.below(arch.level[0].latents as u64) as u32);
         }
-        let mut engine = Engine::with_target(config, d, d_out, params, compute)?;
+        let mut engine = Engine::over(config, d, d_out, params, compute, comm)?;
         engine.set_families(families(&parents, &arch));
         Ok(Self {
             engine,
             parents,
-            cofire: hard.then(|| Cofire::new(arch.level[0].latents, arch.level[1].latents)),
+            cofire: hard.then(|| Cofire::of_shard(arch.level[0].latents, arch.level[1].latents, shard.own(1))),
             silence: [Silence::new(arch.level[0].latents), Silence::new(arch.level[1].latents)],
             control: [L0Control::new(config.level1.lambda), L0Control::new(config.level2.lambda)],
             tracker: [ThresholdTracker::default(); 2],
@@ -297,6 +319,7 @@ impl Trainer {
     fn update_families(&mut self, done: f64) -> Result<usize> {
         let gate = &self.config.gate;
         let Some(cofire) = &self.cofire else { return Ok(0) };
+        let comm = &*self.engine.shard().comm;
         if !self.settings.gate.has_families() {
             return Ok(0);
         }
@@ -304,14 +327,14 @@ impl Trainer {
         let again = gate.reassign_every > 0 && self.step.is_multiple_of(gate.reassign_every) && done < gate.freeze;
         let moved = if first && (gate.parents == Parents::Cofire || gate.shuffle) {
             if gate.parents == Parents::Cofire {
-                self.parents = cofire.assign(gate, &mut self.rng);
+                self.parents = cofire.assign_over(comm, gate, &mut self.rng)?;
             }
             if gate.shuffle {
                 shuffle(&mut self.parents, &mut self.rng);
             }
             self.parents.len()
         } else if again && gate.parents == Parents::Cofire && !gate.shuffle {
-            cofire.reassign(gate, &mut self.parents, &mut self.rng)
+            cofire.reassign_over(comm, gate, &mut self.parents, &mut self.rng)?
         } else {
             return Ok(0);
         };
@@ -423,14 +446,15 @@ impl Trainer {
         if self.config.model == ModelKind::Tree {
             self.engine.fetch()?;
             let mut model = self.model_unfolded();
-            calibrate::levels(&self.config, &mut model, x, self.compute)?;
+            calibrate::levels(&self.config, self.engine.shard(), &mut model, x, self.compute)?;
             self.tracker.iter_mut().zip(model.tau).for_each(|(tracker, tau)| tracker.tau = tau);
             self.engine.upload(model.params);
         }
         Ok(())
     }
 
-    /// Returns the model after the steps so far, with the normalisation folded in: it reads raw rows.
+    /// Returns the model after the steps so far, with the normalisation folded in: it reads raw rows. Over several ranks it has
+    /// this rank's rows of the tensors that are per latent; the rows of all ranks, in their order, are the model.
     ///
     /// A hard gate that has not started yet is left out of the model.
     ///
@@ -460,6 +484,19 @@ impl Trainer {
         arch.source = self.source_at(self.step.saturating_sub(1) as f64 / self.config.train.steps as f64);
         let parents = if arch.gate.has_families() { self.parents.clone() } else { Vec::new() };
         Model { arch, params: self.engine.download(), parents, tau: [self.tracker[0].tau, self.tracker[1].tau] }
+    }
+
+    /// Returns the model after the steps so far, without the normalisation, made ready to encode over all ranks.
+    ///
+    /// # Errors
+    /// What [`Encoder::new`](crate::Encoder::new) finds.
+    ///
+    /// # Panics
+    /// As [`Trainer::model`].
+    pub fn inference(&self) -> Result<Inference> {
+        let model = self.model_unfolded();
+        let levels = 0..model.arch.n_levels();
+        Inference::new(self.engine.shard(), model, levels, self.compute)
     }
 
     /// Returns all that is needed to continue the run to the same bits, on any device, for [`Trainer::restore`].
@@ -513,6 +550,21 @@ impl Trainer {
     /// What [`Config::validate`] finds; [`Error::Format`] for an array that is missing or of the wrong size, as in the
     /// state of another configuration; [`Error::Index`] for a parent that does not exist.
     pub fn restore(config: &Config, d: usize, state: &mut State, compute: Compute) -> Result<Self> {
+        Self::restore_over(config, d, state, compute, Arc::new(Solo))
+    }
+
+    /// [`Trainer::restore`] over several ranks. `state` has the rows of this rank of the arrays that
+    /// [`sharded_arrays`](super::sharded_arrays) names, whatever number of ranks has saved them, and all of the others.
+    ///
+    /// # Errors
+    /// As [`Trainer::restore`] and [`Trainer::over`].
+    pub fn restore_over(
+        config: &Config,
+        d: usize,
+        state: &mut State,
+        compute: Compute,
+        comm: Arc<dyn Comm>,
+    ) -> Result<Self> {
         let mut normalisation = Normalisation::identity(d, config.data.row_norm);
         normalisation.load("normalisation", state)?;
         // Only the state of a transcoder has a target; its length is the width of the rows to reconstruct.
@@ -523,7 +575,7 @@ impl Trainer {
         if let Some(target) = &mut target {
             target.load("target", state)?;
         }
-        let mut t = Self::with_target(config, normalisation, target, &[], compute)?;
+        let mut t = Self::over(config, normalisation, target, &[], compute, comm)?;
         t.step = state.next_u64("clock", 1)?[0];
         t.parents = state.take_u32("parents", t.parents.len())?;
         let n_parents = t.arch.level[0].latents;

@@ -1,5 +1,6 @@
 //! Gradients of a step on a device.
 
+use super::super::comm::Solo;
 use super::super::observed::Losses;
 use super::super::step::{self, StepSettings};
 use super::level::Seen;
@@ -124,7 +125,7 @@ impl OnDevice {
         for (i, values) in list.own.into_iter().flatten().enumerate() {
             training::latent_sums(list.offsets, values, grad(0, 3 + i))?;
         }
-        losses.balance = step::row_norms(&stats.to_vec()?, settings.w, recon);
+        losses.balance = step::row_norms(&Solo, &stats.to_vec()?, settings.w, recon)?;
 
         // The decoder bias.
         let columns = bias.columns.room(device, n.div_ceil(CHUNK) * d)?;

@@ -67,12 +67,17 @@ pub struct Adam {
 impl Adam {
     /// Returns moments of zero, for parameters of this architecture.
     pub fn new(arch: &Arch, train: &TrainConfig, params: &Params) -> Self {
-        let norms = arch.specs().level.map(|level| {
+        Self::of_shapes(arch.specs(), train, params)
+    }
+
+    /// Returns moments of zero, for parameters of these shapes: those of a shard.
+    pub(in crate::train) fn of_shapes(specs: Params<ParamSpec>, train: &TrainConfig, params: &Params) -> Self {
+        let norms = specs.level.each_ref().map(|level| {
             let is_free = level.w_dec.unit_rows && train.row_norm > 0.0;
             vec![train.row_norm as f32; if is_free { level.w_dec.rows } else { 0 }]
         });
         Self {
-            specs: arch.specs(),
+            specs,
             train: train.clone(),
             m: params.zeros_like(),
             v: params.zeros_like(),
@@ -103,7 +108,9 @@ impl Adam {
         grads: &mut Params,
     ) -> Result<f64> {
         let tensors = self.specs.tensors();
-        let mut learns = tensors.map(|(_, spec)| !spec.is_empty() && (fixed.is_none() || spec.level != fixed));
+        // A shard may have no rows of a tensor that others have.
+        let exists = |spec: &ParamSpec| spec.width > 0;
+        let mut learns = tensors.map(|(_, spec)| exists(spec) && (fixed.is_none() || spec.level != fixed));
         learns.iter_mut().zip(frozen(self.train.freeze).tensors()).for_each(|(learns, (_, frozen))| *learns &= !frozen);
         let norm = self.project(compute, comm, &learns, params, grads)?;
         let step = self.next_step(lr, norm);

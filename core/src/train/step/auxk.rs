@@ -32,7 +32,7 @@ pub(in crate::train) fn k_aux(config: &Config, arch: &Arch) -> usize {
 
 /// Returns whether AuxK acts at any level.
 pub(super) fn is_on(inputs: &Inputs<'_>) -> bool {
-    let dead = &inputs.settings.dead[..inputs.arch.n_levels()];
+    let dead = &inputs.settings.dead[..inputs.n_levels()];
     inputs.config.loss.aux > 0.0 && dead.iter().any(|dead| !dead.is_empty())
 }
 
@@ -55,7 +55,10 @@ pub(in crate::train) fn aux_weight(
 /// The selection among the dead latents of both levels.
 pub(super) struct Selection<'a> {
     isa: Isa,
+    /// The dead latents of this shard.
     dead: [&'a [u32]; 2],
+    /// Whether any shard has dead latents.
+    any: [bool; 2],
     /// 0 without AuxK.
     k_aux: usize,
 }
@@ -66,14 +69,20 @@ impl<'a> Selection<'a> {
         let settings = inputs.settings;
         Self {
             isa: inputs.compute.isa,
-            dead: [&settings.dead[0], &settings.dead[1]],
+            dead: inputs.dead,
+            any: settings.dead.each_ref().map(|dead| !dead.is_empty()),
             k_aux: if inputs.config.loss.aux > 0.0 { k_aux(inputs.config, inputs.arch) } else { 0 },
         }
     }
 
     /// Returns whether AuxK acts at a level, and the level has dead latents.
     pub fn acts(&self, level: usize) -> bool {
-        self.k_aux > 0 && !self.dead[level].is_empty()
+        self.k_aux > 0 && self.any[level]
+    }
+
+    /// Returns the largest number of latents that are selected per row.
+    pub fn k_aux(&self) -> usize {
+        self.k_aux
     }
 
     /// Appends to `list` one row for each row of a search: the latents that AuxK selects among the dead ones for which
@@ -91,6 +100,11 @@ impl<'a> Selection<'a> {
         }
         let dead = self.dead[level];
         let Search { x, w, bias, .. } = search;
+        if dead.is_empty() {
+            // Those of other shards.
+            (0..x.len() / w.d).for_each(|_| list.end_row(None));
+            return;
+        }
         let DeadScratch { u: u_dead, picked } = scratch;
         for (b, x) in x.chunks(DEAD_ROWS * w.d).enumerate() {
             let n = x.len() / w.d;
@@ -134,6 +148,8 @@ pub(super) struct Backward<'a> {
     pub weight: f32,
     /// Decoder rows of the level, `(f, d)`.
     pub decoder: &'a [f32],
+    /// Whether `out` holds the sum `v D` already: that of all shards.
+    pub is_summed: bool,
 }
 
 impl Backward<'_> {
@@ -150,9 +166,11 @@ impl Backward<'_> {
         out: &mut [f32],
         dots: &mut Vec<f32>,
     ) -> f64 {
-        let Self { isa, weight, decoder } = *self;
-        out.fill(0.0);
-        sparse::accumulate_rows(isa, picks.index, picks.value, decoder, out.len(), out);
+        let Self { isa, weight, decoder, is_summed } = *self;
+        if !is_summed {
+            out.fill(0.0);
+            sparse::accumulate_rows(isa, picks.index, picks.value, decoder, out.len(), out);
+        }
         for (o, r) in out.iter_mut().zip(r) {
             *o -= r;
         }

@@ -13,9 +13,10 @@ use super::inputs::Inputs;
 use super::terms::Terms;
 use super::workspace::Chunk;
 use crate::compute::Compute;
+use crate::error::Result;
 use crate::kernel::{reduce, sparse};
 use crate::model::Params;
-use crate::train::comm::GROUP;
+use crate::train::comm::{Comm, GROUP};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -54,6 +55,9 @@ pub(super) struct Sources<'a> {
 
 /// Writes the gradient of the decoder bias, and then adds the two parts of the gradient of level 1's encoder biases,
 /// which are needed apart until then.
+///
+/// # Errors
+/// What the exchange with other shards finds.
 pub(super) fn run(
     inputs: &Inputs<'_>,
     terms: &Terms<'_>,
@@ -61,8 +65,9 @@ pub(super) fn run(
     sources: Sources<'_>,
     scratch: &mut Scratch,
     grads: &mut Params,
-) {
-    let Inputs { compute, arch, config, params, .. } = *inputs;
+) -> Result<()> {
+    let Inputs { compute, arch, config, params, shard, .. } = *inputs;
+    let comm = &*shard.comm;
     let Scratch { parts, groups } = scratch;
     let Sources { all, through2 } = sources;
     for (l, part) in parts.iter_mut().enumerate() {
@@ -74,11 +79,11 @@ pub(super) fn run(
     }
     let [own, through] = parts;
     if !arch.variant.raw_input {
-        groups.subtract(compute, all, &grads.level[0].b_enc, &params.level[0].w_enc, own);
+        groups.subtract(compute, comm, all, &grads.level[0].b_enc, &params.level[0].w_enc, own)?;
         if inputs.two() {
-            groups.subtract(compute, all, through2, &params.level[0].w_enc, through);
+            groups.subtract(compute, comm, all, through2, &params.level[0].w_enc, through)?;
             if arch.source.is_activations() {
-                groups.subtract(compute, all, &grads.level[1].b_enc, &params.level[1].w_enc, through);
+                groups.subtract(compute, comm, all, &grads.level[1].b_enc, &params.level[1].w_enc, through)?;
             }
         }
     }
@@ -91,12 +96,21 @@ pub(super) fn run(
             *b += b2;
         }
     }
+    Ok(())
 }
 
 impl Groups {
     /// Computes `out -= sum_j grad_j w_j`, with `grad`, `(f)`, the gradients of the encoder biases of a level, and `w`,
     /// `(f, d)`, its encoder rows.
-    fn subtract(&mut self, compute: Compute, all: &[u32], grad: &[f32], w: &[f32], out: &mut [f32]) {
+    fn subtract(
+        &mut self,
+        compute: Compute,
+        comm: &dyn Comm,
+        all: &[u32],
+        grad: &[f32],
+        w: &[f32],
+        out: &mut [f32],
+    ) -> Result<()> {
         let (Self { minus, sums }, Compute { isa, par }, d) = (self, compute, out.len());
         minus.clear();
         minus.extend(grad.iter().map(|b| -b));
@@ -108,6 +122,8 @@ impl Groups {
             let latents = group * GROUP..((group + 1) * GROUP).min(minus.len());
             sparse::accumulate_rows(isa, &all[latents.clone()], &minus[latents], w, d, sum);
         });
+        comm.all_gather(sums)?;
         sums.chunks(d).for_each(|sum| reduce::axpy(isa, 1.0, sum, out));
+        Ok(())
     }
 }

@@ -3,11 +3,15 @@
 use super::auxk;
 use super::derived::Derived;
 use super::entries::List;
+use super::exchange;
 use super::inputs::Inputs;
 use super::select::Settle;
-use super::workspace::{Batch, CHUNK, Chunk, Lane};
+use super::workspace::{Batch, CHUNK, Chunk, Lane, Shared};
 use crate::activation::{self, Candidacy, Rule};
-use crate::gate::ROOT;
+use crate::config::Budget;
+use crate::entry::CodeRow;
+use crate::error::Result;
+use crate::gate::{ROOT, Reads};
 use crate::kernel::dense::Matrix;
 use crate::kernel::fire::{Limit, RowLists, Search, fire};
 use crate::kernel::{Isa, Screen, reduce};
@@ -17,6 +21,9 @@ use crate::model::{Behind, Hierarchy, Order, Scratch, Weights};
 /// level 2 the ungated pre-activations. Level 1 first writes the rows that it reads; level 2 first turns the candidates
 /// of level 1 into entries, which its gate and its source read. `floors` is what a candidate of a selection over the
 /// batch must exceed.
+///
+/// # Errors
+/// What the exchange with other shards finds.
 pub(super) fn run(
     inputs: &Inputs<'_>,
     derived: &Derived,
@@ -25,9 +32,10 @@ pub(super) fn run(
     n_chunks: usize,
     batch: &mut Batch,
     lanes: &mut [Lane],
-) {
-    let Inputs { compute, arch, params, families, settings, x, .. } = *inputs;
+) -> Result<()> {
+    let Inputs { compute, arch, params, families, settings, shard, x, .. } = *inputs;
     let (d, stride, isa) = (arch.d, batch.layout.stride, compute.isa);
+    let solo = shard.is_solo();
     let scan = Scan {
         isa,
         weights: Weights { arch, params, families, gate: settings.gate },
@@ -39,12 +47,26 @@ pub(super) fn run(
         dead: auxk::Selection::new(inputs),
         ungated: inputs.rule(1).ungated(settings.tau[1]),
         with_ungated: inputs.needs_ungated(),
+        solo,
     };
     let level1 = Settle { rule: scan.rules[0], level: 0, is_soft: false, with_ungated: false };
     let used = batch.chunks.len().min(n_chunks);
     let width = CHUNK * stride;
     let end = batch.rows.len().min(used * width);
     let (chunks, rows) = (&mut batch.chunks[..used], &mut batch.rows[..end]);
+    if level == 1 && !solo {
+        compute.par.for_items(lanes, chunks, &mut [], 0, |lane, _, chunk, _| level1.run(chunk, lane));
+        // With a shared budget these are all candidates, and level 2 does not read level 1.
+        if inputs.config.budget != Budget::Shared {
+            exchange::firing(shard, 0, chunks)?;
+        }
+        if scan.ranks_families() {
+            compute.par.for_items(lanes, chunks, rows, width, |lane, _, chunk, buffer| {
+                scan.rank_families(stride, chunk, lane, buffer);
+            });
+            exchange::families(shard, chunks)?;
+        }
+    }
     compute.par.for_items(lanes, chunks, rows, width, |lane, c, chunk, buffer| {
         let n = buffer.len() / stride;
         if level == 0 {
@@ -68,7 +90,9 @@ pub(super) fn run(
             return;
         }
         chunk.ungated.clear();
-        level1.run(chunk, lane);
+        if solo {
+            level1.run(chunk, lane);
+        }
         let entries = &chunk.level[0];
         scan.weights.source(isa, n, |i| entries.code(i), &mut lane.forward);
         if settings.gate.is_dense_in_training() {
@@ -77,6 +101,23 @@ pub(super) fn run(
             scan.level2(n, chunk, lane);
         }
     });
+    if solo {
+        return Ok(());
+    }
+    if let Limit::Topk(k) = scan.candidates(level) {
+        exchange::keep_largest(shard, k, chunks, |chunk| &mut chunk.candidates[level])?;
+    }
+    if scan.dead.acts(level) {
+        exchange::keep_largest(shard, scan.dead.k_aux(), chunks, |chunk| &mut chunk.aux[level])?;
+    }
+    if level == 1 && scan.with_ungated {
+        let own = |chunk: &Chunk, i: usize, push: &mut dyn FnMut(u32, f32)| {
+            let CodeRow { index, value } = chunk.ungated.code(i);
+            index.iter().zip(value).for_each(|(j, u)| push(*j, *u));
+        };
+        exchange::codes(shard, 1, chunks, own, |chunk| &mut chunk.shared.ungated)?;
+    }
+    Ok(())
 }
 
 /// What the encoding of every chunk reads.
@@ -94,12 +135,41 @@ struct Scan<'a> {
     ungated: Rule<'a>,
     /// Whether the ungated pre-activations of level 2 are asked for.
     with_ungated: bool,
+    /// Whether there is one shard.
+    solo: bool,
 }
 
 impl Scan<'_> {
     /// Returns what a pre-activation of a level (0 or 1) must reach to become a candidate.
     fn candidates(&self, level: usize) -> Limit<'_> {
         self.rules[level].candidates(&Candidacy { floor: self.floors[level], band: self.bands[level] })
+    }
+
+    /// Returns whether only the largest child of a family can fire.
+    fn ranks_families(&self) -> bool {
+        matches!(self.weights.gate.reads(), Reads::ActiveParents { largest_only: true })
+    }
+
+    /// Writes the largest pre-activation of this shard's children of each active parent.
+    fn rank_families(&self, stride: usize, chunk: &mut Chunk, lane: &mut Lane, buffer: &[f32]) {
+        let Weights { arch, families, .. } = self.weights;
+        let (d, f) = (arch.d, arch.level[1].latents);
+        let n = chunk.n_rows;
+        for (i, row) in buffer.chunks(stride).enumerate() {
+            lane.forward.s[i * d..(i + 1) * d].copy_from_slice(&row[..d]);
+        }
+        self.weights.ungated2(self.isa, 0..n, &mut lane.forward);
+        let Shared { codes: [codes, _], families: (largest, _), .. } = &mut chunk.shared;
+        largest.clear();
+        for i in 0..n {
+            let a = &lane.forward.a2[i * f..(i + 1) * f];
+            largest.extend(
+                codes
+                    .code(i)
+                    .active()
+                    .map(|p| families.children(p).iter().map(|j| a[*j as usize]).fold(f32::NEG_INFINITY, f32::max)),
+            );
+        }
     }
 
     /// Writes candidates and AuxK's selection of level 1.
@@ -120,6 +190,10 @@ impl Scan<'_> {
     /// Writes candidates, AuxK's selection and ungated pre-activations of level 2 without a gate, or behind a hard one.
     fn level2(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
         let Weights { arch, params, families, gate } = self.weights;
+        if arch.level[1].latents == 0 {
+            self.no_children(n, chunk);
+            return;
+        }
         let width = arch.source_width();
         let Scratch { s, fire: t, lists, hierarchy, .. } = &mut lane.forward;
         let search = Search {
@@ -128,8 +202,9 @@ impl Scan<'_> {
             bias: &params.level[1].b_enc,
             limit: self.candidates(1),
         };
-        let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], ungated, .. } = chunk;
-        let active = |i: usize| entries.code(i).active();
+        let Chunk { level: [entries, _], candidates: [_, candidates], aux: [_, aux], ungated, shared, .. } = chunk;
+        // The parents of a shard's children may be latents of another one.
+        let active = |i: usize| if self.solo { entries.code(i) } else { shared.codes[0].code(i) }.active();
         let slots = &mut lane.slots[0];
         // Whether the hard gate is open for a child of a row whose active parents are marked in `slots`.
         let open = |slots: &[u32], j: u32| {
@@ -217,9 +292,26 @@ impl Scan<'_> {
         slots.fill(u32::MAX);
     }
 
+    /// Writes empty rows for a shard that owns no latents of level 2.
+    fn no_children(&self, n: usize, chunk: &mut Chunk) {
+        for _ in 0..n {
+            chunk.candidates[1].end_row(None);
+            if self.with_ungated {
+                chunk.ungated.end_row(None);
+            }
+            if self.dead.acts(1) {
+                chunk.aux[1].end_row(None);
+            }
+        }
+    }
+
     /// Writes what [`Scan::level2`] writes, for a gate that reads every ungated pre-activation of a row.
     fn level2_dense(&self, n: usize, chunk: &mut Chunk, lane: &mut Lane) {
         let f = self.weights.arch.level[1].latents;
+        if f == 0 {
+            self.no_children(n, chunk);
+            return;
+        }
         let soft = self.weights.gate.has_weights();
         self.weights.ungated2(self.isa, 0..n, &mut lane.forward);
         for i in 0..n {
@@ -231,8 +323,18 @@ impl Scan<'_> {
                 self.ungated.drop_silent(first, &mut ungated.index, &mut ungated.u);
                 ungated.end_row(None);
             }
-            self.weights.gate_row(self.isa, i, chunk.level[0].code(i), forward);
-            let u = &forward.u2;
+            let code = if self.solo { chunk.level[0].code(i) } else { chunk.shared.codes[0].code(i) };
+            self.weights.gate_row(self.isa, i, code, forward);
+            if !self.solo {
+                // The largest child of another shard keeps those of this one from firing.
+                let won = &chunk.shared.families.1[chunk.shared.codes[0].row(i)];
+                for (p, _) in code.active().zip(won).filter(|(_, won)| !**won) {
+                    let children = self.weights.families.children(p);
+                    children.iter().for_each(|j| forward.u2[*j as usize] = f32::NEG_INFINITY);
+                }
+            }
+            // The scratch is as wide as the whole level.
+            let u = &forward.u2[..f];
             let a_and_g = || (&forward.a2[i * f..(i + 1) * f], &forward.g2[..]);
             let list = &mut chunk.candidates[1];
             activation::select_row(self.isa, self.candidates(1), u, &mut list.index, &mut list.u);

@@ -49,7 +49,7 @@ impl Derived {
 
     /// Computes the derived weights of a step.
     pub fn update(&mut self, inputs: &Inputs<'_>) {
-        let Inputs { compute, arch, params, settings, .. } = *inputs;
+        let Inputs { compute, arch, whole, params, settings, .. } = *inputs;
         let behind_gate = settings.gate.has_families() && !inputs.needs_ungated();
         let sizes = [(arch.level[0].latents, arch.d), (arch.level[1].latents, arch.source_width())];
         for (screen, (f, d)) in self.screens.iter_mut().zip(sizes) {
@@ -76,8 +76,8 @@ impl Derived {
         if !self.composed.is_empty() {
             compose(compute, arch, params, &mut self.composed);
         }
-        let specs = arch.specs();
-        for (l, norms) in self.norms.iter_mut().enumerate().take(arch.n_levels()) {
+        let specs = whole.specs();
+        for (l, norms) in self.norms.iter_mut().enumerate().take(inputs.n_levels()) {
             let rows = params.level[l].w_dec.chunks(specs.level[l].w_dec.width);
             norms.clear();
             norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(compute.isa, row))));

@@ -227,6 +227,11 @@ impl List {
         self.offsets[i] as usize..self.offsets[i + 1] as usize
     }
 
+    /// Returns the number of rows; 0 before the first step.
+    pub fn n_rows(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
     /// Returns row `i` as latents with their pre-activations.
     pub(crate) fn code(&self, i: usize) -> CodeRow<'_> {
         let row = self.row(i);

@@ -20,10 +20,11 @@ use crate::activation::{Activation, Parameter};
 use crate::balance::RowNorms;
 use crate::config::Config;
 use crate::entry::CodeRow;
+use crate::error::Result;
 use crate::kernel::{Isa, dense, reduce, sparse};
 use crate::model::{Arch, LevelParams, Params};
 use crate::source;
-use crate::train::comm::GROUP;
+use crate::train::comm::{Comm, GROUP};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -59,19 +60,20 @@ pub(super) struct Workspace {
 }
 
 impl Workspace {
-    /// Allocates the scratch for a model of these settings and `n_threads` threads.
-    pub fn new(arch: &Arch, config: &Config, n_threads: usize) -> Self {
+    /// Allocates the scratch for a shard of these settings and `n_threads` threads; `whole` is the architecture of all
+    /// shards.
+    pub fn new(arch: &Arch, whole: &Arch, config: &Config, n_threads: usize) -> Self {
         let [f1, f2] = arch.latents();
         let comp = arch.n_levels() == 2 && arch.decoder.is_composed();
         Self {
             by_latent: Default::default(),
-            parts: vec![Part::new(arch, config); PARTS * n_threads],
+            parts: vec![Part::new(whole, config); PARTS * n_threads],
             composed: vec![0.0; if comp { f2 * arch.d_out() } else { 0 }],
             through2: vec![0.0; f1],
             stats: Vec::new(),
             all: (0..f1.max(f2) as u32).collect(),
             bias: bias::Scratch::new(arch.d_out()),
-            skip: skip::Scratch::new(arch, n_threads),
+            skip: skip::Scratch::new(whole, n_threads),
         }
     }
 
@@ -110,16 +112,19 @@ impl Part {
 }
 
 /// Writes every gradient, and returns the norms of the two parts on `D1`.
+///
+/// # Errors
+/// What the exchange with other shards finds.
 pub(super) fn run(
     inputs: &Inputs<'_>,
     terms: &Terms<'_>,
     batch: &Batch,
     workspace: &mut Workspace,
     grads: &mut Params,
-) -> RowNorms {
+) -> Result<RowNorms> {
     let Workspace { by_latent, parts, composed, through2, stats, all, bias, skip } = workspace;
     let two = inputs.two();
-    for (l, list) in by_latent.iter_mut().enumerate().take(inputs.arch.n_levels()) {
+    for (l, list) in by_latent.iter_mut().enumerate().take(inputs.n_levels()) {
         let entries = batch.chunks.iter().map(|c| &c.level[l]);
         list.fill(inputs.arch.level[l].latents, CHUNK, terms.kept[l], entries);
     }
@@ -136,8 +141,8 @@ pub(super) fn run(
     if !grads.w_skip.is_empty() {
         skip::gradient(inputs, terms, batch, skip, &mut grads.w_skip);
     }
-    bias::run(inputs, terms, &batch.chunks, bias::Sources { all, through2 }, bias, grads);
-    row_norms(stats, inputs.settings.w, terms.recon)
+    bias::run(inputs, terms, &batch.chunks, bias::Sources { all, through2 }, bias, grads)?;
+    row_norms(&*inputs.shard.comm, stats, inputs.settings.w, terms.recon)
 }
 
 /// What level 1's gradients read and write beside the parameters.
@@ -380,18 +385,24 @@ impl LatentSums<'_> {
 }
 
 /// Returns the norms of the two parts of the gradient of `D1`, each divided by the weight `w` of its reconstruction
-/// unless that is 0.
-pub(in crate::train) fn row_norms(stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> RowNorms {
-    let mut sums = [0.0f64; STATS];
-    for latents in stats.chunks(GROUP * STATS) {
+/// unless that is 0. `stats` are those of this shard.
+pub(in crate::train) fn row_norms(comm: &dyn Comm, stats: &[f32], w: [f32; 2], recon: [f32; 2]) -> Result<RowNorms> {
+    let groups = stats.chunks(GROUP * STATS).map(|latents| {
         let mut group = [0.0f64; STATS];
         for row in latents.chunks(STATS) {
             group.iter_mut().zip(row).for_each(|(s, v)| *s += f64::from(*v));
         }
-        sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
+        group
+    });
+    let mut sums = [0.0f64; STATS];
+    let mut add = |group: [f64; STATS]| sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
+    if comm.is_solo() {
+        groups.for_each(&mut add);
+    } else {
+        comm.gather(&groups.collect::<Vec<_>>())?.into_iter().flatten().for_each(&mut add);
     }
     let weight = |l: usize| if recon[l] > 0.0 { f64::from(w[l]) } else { 1.0 };
     let (own, through) = (libm::sqrt(sums[0]), libm::sqrt(sums[1]));
     let cosine = if own > 0.0 && through > 0.0 { sums[2] / (own * through) } else { 0.0 };
-    RowNorms { own: own / weight(0), through: through / weight(1), cosine }
+    Ok(RowNorms { own: own / weight(0), through: through / weight(1), cosine })
 }

@@ -6,17 +6,26 @@ use crate::compute::Compute;
 use crate::config::Config;
 use crate::gate::Families;
 use crate::model::{Arch, Params};
+use crate::train::shard::Shard;
 
 /// The inputs of a step.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub compute: Compute,
-    /// The architecture; its source is that of this step.
+    /// The architecture of this shard; its source is that of this step.
     pub arch: &'a Arch,
+    /// The architecture of all shards.
+    pub whole: &'a Arch,
+    pub shard: &'a Shard,
     pub config: &'a Config,
     pub settings: &'a StepSettings,
     pub params: &'a Params,
+    /// The families of this shard's children.
     pub families: &'a Families,
+    /// The families of all children.
+    pub all_families: &'a Families,
+    /// The dead latents of this shard, per level.
+    pub dead: [&'a [u32]; 2],
     /// `(n, d)`: normalised rows.
     pub x: &'a [f32],
     /// `(n, d_out)`: normalised rows that a transcoder should reconstruct; empty for an autoencoder.
@@ -31,7 +40,12 @@ impl<'a> Inputs<'a> {
 
     /// Returns whether there are two levels.
     pub fn two(&self) -> bool {
-        self.arch.n_levels() == 2
+        self.n_levels() == 2
+    }
+
+    /// Returns the number of levels.
+    pub fn n_levels(&self) -> usize {
+        self.whole.n_levels()
     }
 
     /// Returns `1 / (n nu)`: losses are in units of the fraction of variance unexplained.

@@ -53,6 +53,11 @@ impl Layout {
         self.y..self.y + self.d_out
     }
 
+    /// Returns where the residuals lie, of both levels if there are two.
+    pub fn sums(&self, two: bool) -> Range<usize> {
+        self.r1..if two { self.r2 + self.d_out } else { self.r1 + self.d_out }
+    }
+
     /// Returns whether `y` has memory of its own, which it has in a transcoder.
     pub fn has_y(&self) -> bool {
         self.y > 0

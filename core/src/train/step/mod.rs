@@ -37,6 +37,7 @@ mod bias;
 mod collect;
 mod derived;
 mod entries;
+mod exchange;
 mod gradients;
 mod inputs;
 mod layout;
@@ -49,12 +50,14 @@ mod workspace;
 
 pub use adam::Adam;
 pub(super) use auxk::{aux_weight, k_aux};
+pub(super) use exchange::over_shards;
 pub(super) use gradients::row_norms;
 pub(super) use select::{first_floor, keep_of, lower_floor, next_floor};
 pub use settings::StepSettings;
 
 use super::batch::BatchRows;
 use super::observed::{Losses, Observed};
+use super::shard::Shard;
 use crate::activation::Selection;
 use crate::compute::Compute;
 use crate::config::{Budget, Config};
@@ -75,7 +78,14 @@ use workspace::{Batch, CHUNK, Chunk, Lane};
 /// steps and then reused.
 #[derive(Clone, Debug)]
 pub struct Objective {
+    /// The architecture of this shard, and of all.
     arch: Arch,
+    whole: Arch,
+    shard: Shard,
+    /// The families of this shard's children, where there are several shards.
+    families: Families,
+    /// The dead latents of this shard, likewise.
+    dead: [Vec<u32>; 2],
     config: Config,
     compute: Compute,
     derived: Derived,
@@ -101,25 +111,51 @@ impl Objective {
     /// # Errors
     /// Returns what [`Config::validate_rows`] finds.
     pub fn with_target(config: &Config, d: usize, target: Option<usize>, compute: Compute) -> Result<Self> {
+        let shard = Shard::solo(&Arch::with_target(config, d, target));
+        Self::sharded(config, d, target, compute, shard)
+    }
+
+    /// [`Objective::with_target`] for a shard of a dictionary.
+    pub(super) fn sharded(
+        config: &Config,
+        d: usize,
+        target: Option<usize>,
+        compute: Compute,
+        shard: Shard,
+    ) -> Result<Self> {
         config.validate_rows(d, target)?;
-        let arch = Arch::with_target(config, d, target);
+        let whole = Arch::with_target(config, d, target);
+        let arch = shard.arch(&whole);
         Ok(Self {
             derived: Derived::new(&arch),
-            batch: Batch::new(&arch),
-            lanes: vec![Lane::new(&arch, config); compute.par.threads()],
+            batch: Batch::new(&whole),
+            lanes: vec![Lane::new(&whole, config); compute.par.threads()],
             floors: Floors::default(),
             seed_cos: SeedCos::default(),
-            gradients: gradients::Workspace::new(&arch, config, compute.par.threads()),
+            gradients: gradients::Workspace::new(&arch, &whole, config, compute.par.threads()),
             config: config.clone(),
+            families: Families::default(),
+            dead: Default::default(),
             arch,
+            whole,
+            shard,
             compute,
         })
+    }
+
+    /// Replaces the families of all children that a shard reads; one process that has the whole dictionary reads those that
+    /// each step is given.
+    pub(super) fn set_families(&mut self, families: &Families) {
+        if !self.shard.is_solo() {
+            self.families = self.shard.families(families);
+        }
     }
 
     /// Computes loss and gradient on the rows of a batch: `grads` is written, never read.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] naming the term of the loss that is not finite.
+    /// [`Error::NotFinite`] naming the term of the loss that is not finite; [`Error::Rank`] where another shard cannot be
+    /// reached.
     ///
     /// # Panics
     /// If `x` is empty or not a whole number of rows, or if a transcoder's `y` does not have one row for each row of
@@ -133,7 +169,21 @@ impl Objective {
         grads: &mut Params,
     ) -> Result<Losses> {
         let BatchRows { x, y } = rows.into();
-        let Self { arch, config, compute, derived, batch, lanes, floors, seed_cos, gradients } = self;
+        let Self {
+            arch,
+            whole,
+            shard,
+            families: own_families,
+            dead,
+            config,
+            compute,
+            derived,
+            batch,
+            lanes,
+            floors,
+            seed_cos,
+            gradients,
+        } = self;
         assert!(
             !x.is_empty() && x.len().is_multiple_of(arch.d),
             "expected a whole number of rows of width {1}, found {0} numbers",
@@ -142,20 +192,40 @@ impl Objective {
         );
         let wanted = arch.variant.target.map_or(0, |d_out| x.len() / arch.d * d_out);
         assert_eq!(y.len(), wanted, "numbers of the rows that are to be reconstructed");
-        arch.source = settings.source;
-        let inputs = &Inputs { compute: *compute, arch, config, settings, params, families, x, y };
+        (arch.source, whole.source) = (settings.source, settings.source);
+        let mut own_dead = settings.dead.each_ref().map(|dead| &dead[..]);
+        if !shard.is_solo() {
+            for (l, dead) in dead.iter_mut().enumerate() {
+                shard.own_of(l, &settings.dead[l], dead);
+            }
+            own_dead = dead.each_ref().map(|dead| &dead[..]);
+        }
+        let inputs = &Inputs {
+            compute: *compute,
+            arch,
+            whole,
+            shard,
+            config,
+            settings,
+            params,
+            families: if shard.is_solo() { families } else { own_families },
+            all_families: families,
+            dead: own_dead,
+            x,
+            y,
+        };
         batch.begin(inputs.n(), stride(inputs, &batch.layout));
         derived.update(inputs);
-        let mut losses = forward(inputs, derived, floors, batch, lanes);
+        let mut losses = forward(inputs, derived, floors, batch, lanes)?;
         let loss = &config.loss;
         let codes = [0, 1].map(|l| batch.chunks.iter().flat_map(move |chunk| chunk.level[l].codes()));
         losses.consistency =
             loss.consistency.measure(loss.consistency_weight, seed_cos, inputs.n(), arch.latents(), codes);
         let terms = &Terms::new(inputs, derived, seed_cos, losses.fvu);
-        backward::run(inputs, terms, batch, lanes);
+        backward::run(inputs, terms, batch, lanes)?;
         losses.consistency += terms.consistency.value();
-        losses.balance = gradients::run(inputs, terms, batch, gradients, grads);
-        sum_up(settings.w, arch.n_levels(), &batch.chunks, &mut losses);
+        losses.balance = gradients::run(inputs, terms, batch, gradients, grads)?;
+        sum_up(settings.w, inputs.n_levels(), &batch.chunks, &mut losses);
         check(&losses)?;
         Ok(losses)
     }
@@ -166,7 +236,7 @@ impl Objective {
         self.gradients.rest();
         self.floors.rest();
         self.derived.rest();
-        self.lanes.iter_mut().for_each(|lane| lane.rest(&self.arch));
+        self.lanes.iter_mut().for_each(|lane| lane.rest(&self.whole));
     }
 
     /// Returns the lower bounds of the candidates of a selection over the batch, per level; none before the first step.
@@ -180,7 +250,7 @@ impl Objective {
         self.floors.floor = floors;
     }
 
-    /// Returns every entry of a level (0 or 1) as `(row, latent, pre-activation, value, AuxK value)`.
+    /// Returns every entry of a level (0 or 1) of this shard as `(row, latent, pre-activation, value, AuxK value)`.
     pub fn entries(&self, level: usize) -> impl Iterator<Item = (usize, usize, f32, f32, f32)> + '_ {
         self.batch.chunks.iter().enumerate().flat_map(move |(c, chunk)| {
             let e = &chunk.level[level];
@@ -193,7 +263,7 @@ impl Objective {
     /// Returns the residual of a row of the last batch, `(d_out)`: `r2 = y - y_hat2`, or `r1` for a flat model.
     pub fn residual(&self, row: usize) -> &[f32] {
         let layout = &self.batch.layout;
-        let first = if self.arch.n_levels() == 2 { layout.r2 } else { layout.r1 };
+        let first = if self.whole.n_levels() == 2 { layout.r2 } else { layout.r1 };
         self.batch.vector(row, first, layout.d_out)
     }
 
@@ -209,6 +279,15 @@ impl Objective {
         chunks.iter().for_each(|chunk| out.energy.extend_from_slice(&chunk.energy));
         for (l, codes) in out.codes.iter_mut().enumerate() {
             codes.clear();
+            if !self.shard.is_solo() {
+                for list in chunks.iter().map(|chunk| &chunk.shared.codes[l]) {
+                    for i in 0..list.n_rows() {
+                        list.row(i).for_each(|at| codes.push(list.index[at], list.u[at]));
+                        codes.end_row();
+                    }
+                }
+                continue;
+            }
             for e in chunks.iter().map(|chunk| &chunk.level[l]) {
                 for i in 0..e.n_rows() {
                     e.row(i).filter(|at| e.z[*at] > 0.0).for_each(|at| codes.push(e.index[at], e.z[at]));
@@ -218,10 +297,11 @@ impl Objective {
         }
         out.ungated.clear();
         for chunk in chunks {
+            let ungated = if self.shard.is_solo() { &chunk.ungated } else { &chunk.shared.ungated };
             for i in 0..chunk.energy.len() {
                 // A step that was not asked for ungated pre-activations has no rows of them.
                 if chunk.ungated.offsets.len() > 1 {
-                    chunk.ungated.row(i).for_each(|at| out.ungated.push(chunk.ungated.index[at], chunk.ungated.u[at]));
+                    ungated.row(i).for_each(|at| out.ungated.push(ungated.index[at], ungated.u[at]));
                 }
                 out.ungated.end_row();
             }
@@ -276,37 +356,37 @@ fn forward(
     floors: &mut Floors,
     batch: &mut Batch,
     lanes: &mut [Lane],
-) -> Losses {
+) -> Result<Losses> {
     let Inputs { arch, config, settings, .. } = *inputs;
     let mut losses = Losses::default();
     let shared = config.budget == Budget::Shared;
     let mut first = 0;
-    while first < arch.n_levels() {
+    while first < inputs.n_levels() {
         // Levels that share a budget are selected from together, which is possible because `Config::validate` makes
         // sure that level 2 does not read level 1.
         let levels = &(first..if shared { 2 } else { first + 1 });
         let over_batch = arch.level[first].activation.selection() == Selection::Batch;
         if over_batch && floors.floor[first].is_none() {
             for level in levels.clone() {
-                collect::run(inputs, derived, floors.limits(settings.tau), level, 1, batch, lanes);
+                collect::run(inputs, derived, floors.limits(settings.tau), level, 1, batch, lanes)?;
             }
-            floors.set_first(inputs, levels, &batch.chunks[0]);
+            floors.set_first(inputs, levels, &batch.chunks[0])?;
         }
         loop {
             for level in levels.clone() {
-                collect::run(inputs, derived, floors.limits(settings.tau), level, usize::MAX, batch, lanes);
+                collect::run(inputs, derived, floors.limits(settings.tau), level, usize::MAX, batch, lanes)?;
             }
-            if !over_batch || !floors.lower(inputs, levels, &batch.chunks) {
+            if !over_batch || !floors.lower(inputs, levels, &batch.chunks)? {
                 break;
             }
         }
-        let chosen = floors.choose(inputs, levels, &mut batch.chunks);
+        let chosen = floors.choose(inputs, levels, &mut batch.chunks)?;
         losses.selected_min[levels.clone()].fill(chosen.selected_min);
         losses.above_tau[levels.clone()].fill(chosen.above_tau);
         first = levels.end;
     }
-    reconstruction::forward(inputs, derived, shared, batch, lanes);
-    for level in 0..arch.n_levels() {
+    reconstruction::forward(inputs, derived, shared, batch, lanes)?;
+    for level in 0..inputs.n_levels() {
         let squares: f64 = batch.chunks.iter().map(|c| c.sums.squares[level]).sum();
         losses.fvu[level] = squares / (batch.n as f64 * f64::from(settings.variance));
         let fired: u64 = batch.chunks.iter().map(|c| c.sums.fired[level]).sum();
@@ -315,7 +395,7 @@ fn forward(
     if !inputs.two() {
         losses.fvu[1] = losses.fvu[0];
     }
-    losses
+    Ok(losses)
 }
 
 /// Adds all terms of the loss; `w` are the weights of the reconstructions.

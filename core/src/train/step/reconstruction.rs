@@ -10,21 +10,35 @@
 
 use super::derived::Derived;
 use super::entries::Entries;
+use super::exchange;
 use super::inputs::Inputs;
+use super::layout::Layout;
 use super::select::Settle;
 use super::skip;
-use super::workspace::{Batch, CHUNK, Lane};
+use super::workspace::{Batch, CHUNK, Chunk, Lane};
 use crate::entry::CodeRow;
+use crate::error::Result;
 use crate::kernel::{Isa, reduce, sparse};
 use alloc::vec::Vec;
 
 /// Turns the candidates of the last level (of both, if `shared`) into entries, and writes the residuals `r1` and `r2`
 /// of every row, their sums of squares, and their column sums per chunk.
-pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batch: &mut Batch, lanes: &mut [Lane]) {
-    let Inputs { compute, arch, settings, params, y, .. } = *inputs;
+///
+/// # Errors
+/// What the exchange with other shards finds.
+pub(super) fn forward(
+    inputs: &Inputs<'_>,
+    derived: &Derived,
+    shared: bool,
+    batch: &mut Batch,
+    lanes: &mut [Lane],
+) -> Result<()> {
+    let Inputs { compute, settings, shard, params, y, .. } = *inputs;
     let (layout, isa, two) = (batch.layout, compute.isa, inputs.two());
     let d = layout.d_out;
     let decoder2 = derived.decoder2(params);
+    let decoders = [&params.level[0].w_dec[..], decoder2];
+    let solo = shard.is_solo();
     let level1 = Settle { rule: inputs.rule(0), level: 0, is_soft: false, with_ungated: false };
     let level2 = Settle {
         rule: inputs.rule(1),
@@ -51,32 +65,73 @@ pub(super) fn forward(inputs: &Inputs<'_>, derived: &Derived, shared: bool, batc
             if two {
                 level2.run(chunk, lane);
             }
-            chunk.sums.squares = [0.0; 2];
-            chunk.energy.clear();
-            for column in &mut chunk.columns {
-                column.clear();
-                column.resize(d, 0.0);
-            }
-            for (i, row) in buffer.chunks_mut(layout.stride).enumerate() {
-                let (head, rest) = row.split_at_mut(layout.r1);
-                let (r1, rest) = rest.split_at_mut(d);
-                let y = &head[layout.y()];
-                residual(isa, y, firing(&chunk.level[0], i, lane), &params.level[0].w_dec, r1);
-                let mut square = reduce::sum_squares(isa, r1);
-                chunk.sums.squares[0] += f64::from(square);
-                reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
-                if two {
-                    let from = if arch.decoder.is_cumulative() { r1 } else { y };
-                    let r2 = &mut rest[..d];
-                    residual(isa, from, firing(&chunk.level[1], i, lane), decoder2, r2);
-                    square = reduce::sum_squares(isa, r2);
-                    chunk.sums.squares[1] += f64::from(square);
-                    reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
-                }
-                chunk.energy.push(square);
+            if solo {
+                buffer.chunks_mut(layout.stride).for_each(|row| row[layout.sums(two)].fill(0.0));
+                add_codes(isa, &layout, decoders, chunk, lane, buffer);
+                residuals(inputs, &layout, chunk, buffer);
             }
         },
     );
+    if solo {
+        return Ok(());
+    }
+    // Otherwise level 2 has needed the codes of level 1 already.
+    let first = usize::from(two && !shared);
+    for level in first..inputs.n_levels() {
+        exchange::firing(shard, level, &mut batch.chunks)?;
+    }
+    let Batch { rows, chunks, .. } = batch;
+    let sums = layout.sums(two);
+    exchange::running_sum(inputs, chunks, rows, layout.stride, sums, lanes, |chunk, lane, buffer| {
+        add_codes(isa, &layout, decoders, chunk, lane, buffer);
+    })?;
+    compute.par.for_items(lanes, chunks, rows, CHUNK * layout.stride, |_, _, chunk, buffer| {
+        residuals(inputs, &layout, chunk, buffer);
+    });
+    Ok(())
+}
+
+/// Adds the codes of a chunk, decoded, to the vectors that become its residuals: `z1 D1` to `r1`, and `z2 D2` to `r2`.
+fn add_codes(isa: Isa, layout: &Layout, decoders: [&[f32]; 2], chunk: &Chunk, lane: &mut Lane, buffer: &mut [f32]) {
+    let d = layout.d_out;
+    for (i, row) in buffer.chunks_mut(layout.stride).enumerate() {
+        for ((entries, decoder), out) in chunk.level.iter().zip(decoders).zip([layout.r1, layout.r2]) {
+            if entries.n_rows() > 0 {
+                let CodeRow { index, value } = firing(entries, i, lane);
+                sparse::accumulate_rows(isa, index, value, decoder, d, &mut row[out..out + d]);
+            }
+        }
+    }
+}
+
+/// Computes the residuals of a chunk from its decoded codes, which stand in their place: `r1 = y - z1 D1`, and `r2` from
+/// `r1` or `y` alike. Writes their sums of squares and their column sums.
+fn residuals(inputs: &Inputs<'_>, layout: &Layout, chunk: &mut Chunk, buffer: &mut [f32]) {
+    let (isa, d) = (inputs.compute.isa, layout.d_out);
+    chunk.sums.squares = [0.0; 2];
+    chunk.energy.clear();
+    for column in &mut chunk.columns {
+        column.clear();
+        column.resize(d, 0.0);
+    }
+    for row in buffer.chunks_mut(layout.stride) {
+        let (head, rest) = row.split_at_mut(layout.r1);
+        let (r1, rest) = rest.split_at_mut(d);
+        let y = &head[layout.y()];
+        subtract_from(y, r1);
+        let mut square = reduce::sum_squares(isa, r1);
+        chunk.sums.squares[0] += f64::from(square);
+        reduce::axpy(isa, 1.0, r1, &mut chunk.columns[0]);
+        if inputs.two() {
+            let from = if inputs.arch.decoder.is_cumulative() { r1 } else { y };
+            let r2 = &mut rest[..d];
+            subtract_from(from, r2);
+            square = reduce::sum_squares(isa, r2);
+            chunk.sums.squares[1] += f64::from(square);
+            reduce::axpy(isa, 1.0, r2, &mut chunk.columns[1]);
+        }
+        chunk.energy.push(square);
+    }
 }
 
 /// Computes `dz_j -= c (r . D_j)` for the entries of a row: the gradient of a reconstruction with the residual `r`.
@@ -115,10 +170,8 @@ fn firing<'a>(entries: &'a Entries, i: usize, lane: &'a mut Lane) -> CodeRow<'a>
     CodeRow { index, value }
 }
 
-/// Computes `out = from - z D`.
-fn residual(isa: Isa, from: &[f32], code: CodeRow<'_>, decoder: &[f32], out: &mut [f32]) {
-    out.fill(0.0);
-    sparse::accumulate_rows(isa, code.index, code.value, decoder, out.len(), out);
+/// Computes `out = from - out`.
+fn subtract_from(from: &[f32], out: &mut [f32]) {
     for (o, &x) in out.iter_mut().zip(from) {
         *o = x - *o;
     }

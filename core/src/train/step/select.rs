@@ -1,9 +1,11 @@
 //! Selection: which candidates of a batch are kept, and the entries that they become.
 
 use super::entries::List;
+use super::exchange;
 use super::inputs::Inputs;
 use super::workspace::{CHUNK, Chunk, Lane};
 use crate::activation::{Rule, Selection};
+use crate::error::Result;
 use crate::kernel::select;
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -44,52 +46,66 @@ impl Floors {
 
     /// Sets the floor of the first batch from the candidates of its first chunk: a little below the smallest one that a
     /// selection over that chunk alone would keep.
-    pub fn set_first(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunk: &Chunk) {
+    ///
+    /// # Errors
+    /// What the exchange with other shards finds, as of [`Floors::lower`] and [`Floors::choose`].
+    pub fn set_first(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunk: &Chunk) -> Result<()> {
         let values = &mut self.values;
         values.clear();
         for level in levels.clone() {
             values.extend_from_slice(&chunk.candidates[level].u);
         }
+        inputs.shard.comm.all_gather(values)?;
         let rows = inputs.n().min(CHUNK);
         let floor = first_floor(values, budget(inputs, levels), rows);
         self.floor[levels.clone()].fill(Some(floor));
+        Ok(())
     }
 
     /// Lowers the floor if fewer candidates lie above it than are to be kept while there may be more below, and returns
     /// whether it did: candidates must then be collected again.
-    pub fn lower(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &[Chunk]) -> bool {
+    pub fn lower(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &[Chunk]) -> Result<bool> {
         let found: usize = chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
+        let found = match inputs.shard.is_solo() {
+            true => found,
+            false => inputs.shard.comm.gather(&[found as u64])?.iter().flatten().sum::<u64>() as usize,
+        };
         let floor = self.floor[levels.start].unwrap_or(0.0);
         if found >= keep_of(budget(inputs, levels), inputs.n()) || floor <= 0.0 {
-            return false;
+            return Ok(false);
         }
         self.floor[levels.clone()].fill(Some(lower_floor(floor)));
-        true
+        Ok(true)
     }
 
     /// Decides which candidates of the levels are kept, drops the others, and sets the floor of the next batch.
     ///
     /// Only a selection over the batch drops any; other activations decided for each row or each pre-activation while
     /// candidates were collected. Ties go to the lower chunk, then to the lower level, row and latent.
-    pub fn choose(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Chosen {
+    pub fn choose(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Result<Chosen> {
         let first = levels.start;
         match inputs.arch.level[first].activation.selection() {
             Selection::Batch => self.choose_of_batch(inputs, levels, chunks),
             Selection::Row => {
                 let all = chunks.iter().flat_map(|c| c.candidates[first].u.iter().copied());
-                let least = all.fold(f32::INFINITY, f32::min);
-                Chosen { selected_min: if least.is_finite() { least } else { 0.0 }, above_tau: 0 }
+                let mut least = all.fold(f32::INFINITY, f32::min);
+                if !inputs.shard.is_solo() {
+                    let all = inputs.shard.comm.gather(&[least])?;
+                    least = all.into_iter().flatten().fold(f32::INFINITY, f32::min);
+                }
+                Ok(Chosen { selected_min: if least.is_finite() { least } else { 0.0 }, above_tau: 0 })
             }
-            Selection::Each => Chosen::default(),
+            Selection::Each => Ok(Chosen::default()),
         }
     }
 
-    fn choose_of_batch(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Chosen {
+    fn choose_of_batch(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Result<Chosen> {
         let values = &mut self.values;
         values.clear();
         for list in chunks.iter().flat_map(|c| &c.candidates[levels.clone()]) {
             values.extend_from_slice(&list.u);
         }
+        inputs.shard.comm.all_gather(values)?;
         let above_tau = values.iter().filter(|v| **v > inputs.settings.tau[levels.start]).count();
         let keep = keep_of(budget(inputs, levels), inputs.n());
         let mut cut = f32::NEG_INFINITY;
@@ -99,15 +115,22 @@ impl Floors {
             ties = keep - values.iter().filter(|v| **v > cut).count();
         }
         let least = if values.len() > keep { cut } else { values.iter().copied().fold(f32::INFINITY, f32::min) };
-        for list in chunks.iter_mut().flat_map(|c| &mut c.candidates[levels.clone()]) {
-            let equal = list.u.iter().filter(|v| **v == cut).count().min(ties);
-            ties -= equal;
+        let lists = || chunks.iter().flat_map(|c| &c.candidates[levels.clone()]);
+        // With several shards the ties of each list that are kept are decided together.
+        let shared =
+            if inputs.shard.is_solo() { None } else { Some(exchange::ties(inputs.shard, cut, ties, lists())?) };
+        for (at, list) in chunks.iter_mut().flat_map(|c| &mut c.candidates[levels.clone()]).enumerate() {
+            let equal = match &shared {
+                Some(kept) => kept[at],
+                None => list.u.iter().filter(|v| **v == cut).count().min(ties),
+            };
+            ties = ties.saturating_sub(equal);
             keep_above(list, cut, equal);
         }
         let least = if least.is_finite() { least } else { 0.0 };
         let floor = next_floor(self.values.len() > keep, least);
         self.floor[levels.clone()].fill(Some(floor));
-        Chosen { selected_min: least, above_tau }
+        Ok(Chosen { selected_min: least, above_tau })
     }
 }
 

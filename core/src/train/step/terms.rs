@@ -37,9 +37,9 @@ pub(super) struct Terms<'a> {
 impl<'a> Terms<'a> {
     /// Computes the factors of a step, from the fractions of variance unexplained that the forward pass has found.
     pub fn new(inputs: &Inputs<'a>, derived: &'a Derived, seed_cos: &'a SeedCos, fvu: [f64; 2]) -> Self {
-        let Inputs { arch, config, settings, params, .. } = *inputs;
+        let Inputs { arch, whole, config, settings, params, .. } = *inputs;
         let (n, unit) = (inputs.n() as f64, inputs.unit());
-        let alpha = [0, 1].map(|l| auxk::aux_weight(config, arch, settings, fvu[l], l));
+        let alpha = [0, 1].map(|l| auxk::aux_weight(config, whole, settings, fvu[l], l));
         let kept = [0, 1].map(|l| Kept {
             through: l == 0 && inputs.two(),
             ungated: l == 1,
@@ -64,7 +64,7 @@ impl<'a> Terms<'a> {
 
 /// Returns the consistency loss with the numbers of the step.
 fn consistency<'a>(inputs: &Inputs<'a>, seed_cos: &'a SeedCos) -> Term<'a> {
-    let Inputs { compute, config, settings, params, families, .. } = *inputs;
+    let Inputs { compute, config, settings, params, all_families: families, .. } = *inputs;
     let loss = &config.loss;
     let weights = loss::Weights {
         weight: loss.consistency_weight,

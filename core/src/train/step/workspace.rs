@@ -40,6 +40,9 @@ impl Batch {
         assert!(n <= u32::MAX as usize, "expected a batch of less than 2^32 rows, found {n}");
         self.rows.resize(n * self.layout.stride, 0.0);
         self.chunks.resize_with(n.div_ceil(CHUNK), Chunk::default);
+        for (c, chunk) in self.chunks.iter_mut().enumerate() {
+            chunk.n_rows = (n - c * CHUNK).min(CHUNK);
+        }
     }
 
     /// Frees the rows and the chunks.
@@ -56,6 +59,8 @@ impl Batch {
 /// One chunk of rows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunk {
+    /// Number of rows.
+    pub n_rows: usize,
     /// The entries of each level: written by [`select`](super::select), their gradients by
     /// [`backward`](super::backward).
     pub level: [Entries; 2],
@@ -71,6 +76,48 @@ pub(super) struct Chunk {
     pub columns: [Vec<f32>; 2],
     /// Sum of squares of the residual of each row after the last level.
     pub energy: Vec<f32>,
+    /// What the shards of a dictionary know of each other; empty where there is one.
+    pub shared: Shared,
+}
+
+/// What a chunk has of all shards. Latents are counted from the first one of the dictionary.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shared {
+    /// The latents that fire with their values, per level.
+    pub codes: [List; 2],
+    /// The ungated pre-activations of level 2 that count as firing, as in [`Chunk::ungated`].
+    pub ungated: List,
+    /// The pre-activation of the parent of each of [`Shared::ungated`], for the containment loss; 0 for ROOT.
+    pub parents: Vec<f32>,
+    /// Where only the largest child of a family can fire: the largest pre-activation of this shard's children of each active
+    /// parent, row by row in the order of [`Shared::codes`], then whether it is the largest of all shards.
+    pub families: (Vec<f32>, Vec<bool>),
+    /// This shard's terms of the sparsity penalty, per level.
+    pub penalty: [Addends; 2],
+    /// `(n_rows, d_out)`: the sums of the auxiliary reconstructions of gated levels.
+    pub gated: [Vec<f32>; 2],
+}
+
+/// Terms of a sum, by row.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Addends {
+    /// Number of terms of each row.
+    pub counts: Vec<u32>,
+    /// The terms.
+    pub values: Vec<f64>,
+}
+
+impl Addends {
+    /// Removes all terms, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.counts.clear();
+        self.values.clear();
+    }
+
+    /// Ends a row.
+    pub fn end_row(&mut self, before: usize) {
+        self.counts.push((self.values.len() - before) as u32);
+    }
 }
 
 /// Partial sums of one chunk, in f64.
@@ -122,7 +169,10 @@ pub(super) struct DeadScratch {
 
 impl Lane {
     /// Makes the scratch space for models of these settings.
-    pub fn new(arch: &Arch, config: &Config) -> Self {
+    ///
+    /// `whole` is the architecture of all shards: the parents of a shard's children may be of others.
+    pub fn new(whole: &Arch, config: &Config) -> Self {
+        let arch = whole;
         let [f1, f2] = arch.latents();
         Self {
             forward: Scratch::of_chunk(arch),
