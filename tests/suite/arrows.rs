@@ -86,10 +86,13 @@ ffi: pool -> failure status
 ffi: probe -> boundary failure files handle params status
 ffi: rows -> failure params status
 ffi: watch -> failure files handle params
+ffi/python: codes -> failure
 ffi/python: command -> failure pool
 ffi/python: dump -> arrays failure
-ffi/python: model -> arrays failure pool
+ffi/python: model -> arrays codes failure pool
 ffi/python: pool -> failure
+ffi/python: probe -> arrays failure model pool
+ffi/python: watch -> codes failure model
 ";
 
 /// What each file of a crate uses of it: module path to module paths. The crate's root is the empty path.

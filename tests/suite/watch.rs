@@ -5,7 +5,9 @@ use super::hierarchy::model;
 use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
-use strata_core::model::{Arch, Codes, Encoder, LevelArch, Model, Scratch, TopkBy, Variant, Watch, WeightType, Why};
+use strata_core::model::{
+    Arch, Codes, Encoder, Lanes, LevelArch, Model, Scratch, TopkBy, Variant, Watch, WeightType, Why,
+};
 use strata_core::row_norm::RowNorm;
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
 use strata_tests::emulator;
@@ -104,13 +106,51 @@ fn check(encoder: &Encoder, watch: &Watch, x: &[f32], all: &[Codes; 2]) -> Resul
     let mut scratch = Scratch::for_rows(&arch, 16);
     let [mut one, mut two] = [Codes::new(), Codes::new()];
     encoder.encode_watched(watch, x, &mut scratch, &mut one, &mut two).expect("finite rows");
-    for (level, found) in [one, two].iter().enumerate() {
+    for (level, found) in [&one, &two].into_iter().enumerate() {
         let want = filtered(&all[level], watch.latents(level));
         prop_assert_eq!(bits(found), bits(&want), "level {} of {:?}", level + 1, arch);
         let most = (0..found.n()).map(|i| found.row(i).index.len()).max().unwrap_or(0);
         prop_assert!(most <= watch.max_active(level), "a row has {} codes of level {}", most, level + 1);
     }
+    // In lanes, whose memory had the codes of more rows before.
+    let mut lanes = Lanes::default();
+    encoder.encode_in(Par::Rayon, &[x, x].concat(), &mut lanes).expect("finite rows");
+    prop_assert_eq!(joined(&lanes).each_ref().map(Codes::n), [2 * all[0].n(); 2], "rows in the lanes");
+    encoder.encode_in(Par::Rayon, x, &mut lanes).expect("finite rows");
+    prop_assert_eq!(joined(&lanes).each_ref().map(bits), all.each_ref().map(bits), "in lanes, of {:?}", arch);
+    encoder.encode_watched_in(watch, Par::Rayon, x, &mut lanes).expect("finite rows");
+    prop_assert_eq!(joined(&lanes).each_ref().map(bits), [&one, &two].map(bits), "watched in lanes, of {:?}", arch);
     Ok(scratch.work().exact + scratch.work().screened)
+}
+
+/// The codes of all parts of lanes.
+fn joined(lanes: &Lanes) -> [Codes; 2] {
+    let mut all = [Codes::new(), Codes::new()];
+    for part in lanes.parts() {
+        all.iter_mut().zip(part).for_each(|(all, part)| all.append(part));
+    }
+    all
+}
+
+#[test]
+fn lanes_have_no_codes_after_an_error() {
+    let arch = base(4);
+    let [mine, other] = [encoder(arch), encoder(arch)];
+    let mut lanes = Lanes::default();
+    let mut x = rows(20, 4, 1);
+    let watch = other.watch([&[1], &[]]).expect("a list");
+    for wrong in ["a row", "a watch-list"] {
+        mine.encode_in(Par::Seq, &rows(20, 4, 1), &mut lanes).expect("finite rows");
+        assert_eq!(joined(&lanes)[0].n(), 20, "rows in the lanes");
+        if wrong == "a row" {
+            x[77] = f32::NAN;
+            assert!(mine.encode_in(Par::Seq, &x, &mut lanes).is_err(), "a row that is not finite");
+        } else {
+            let found = mine.encode_watched_in(&watch, Par::Seq, &rows(20, 4, 1), &mut lanes);
+            assert!(found.is_err(), "a watch-list of another model");
+        }
+        assert_eq!(joined(&lanes)[0].n(), 0, "rows in the lanes after {wrong}");
+    }
 }
 
 proptest! {

@@ -71,6 +71,13 @@ impl Codes {
         self.value.truncate(to);
     }
 
+    /// Reserves capacity for so many more rows and entries.
+    pub fn reserve(&mut self, rows: usize, entries: usize) {
+        self.offsets.reserve(rows);
+        self.index.reserve(entries);
+        self.value.reserve(entries);
+    }
+
     /// Appends the rows of `other`.
     pub fn append(&mut self, other: &Self) {
         let base = self.index.len();

@@ -296,10 +296,37 @@ impl Encoder {
         if let Some(on) = &self.device {
             return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], None);
         }
-        for [part1, part2, _] in &self.encode_parts(par, x, false, lanes) {
-            codes1.append(part1);
-            codes2.append(part2);
+        self.encode_parts(&EVERYTHING, par, x, false, lanes);
+        lanes.append_to([codes1, codes2]);
+        Ok(())
+    }
+
+    /// Encodes `x` as [`Encoder::encode_par`] does, and leaves the codes in `lanes`, where [`Lanes::parts`] has them: the memory
+    /// for them is kept from call to call too.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; `lanes` has no codes then.
+    pub fn encode_in(&self, par: Par, x: &[f32], lanes: &mut Lanes) -> Result<()> {
+        self.encode_planned_in(&EVERYTHING, par, x, lanes)
+    }
+
+    /// Leaves the codes of `x` that `plan` keeps in `lanes`.
+    pub(super) fn encode_planned_in(&self, plan: &Plan, par: Par, x: &[f32], lanes: &mut Lanes) -> Result<()> {
+        lanes.used = 0;
+        self.check_rows(x)?;
+        let Some(on) = &self.device else {
+            self.encode_parts(plan, par, x, false, lanes);
+            return Ok(());
+        };
+        if lanes.parts.is_empty() {
+            lanes.parts.push(Default::default());
         }
+        let [codes1, codes2, _] = &mut lanes.parts[0];
+        codes1.clear();
+        codes2.clear();
+        self.encode_on(on, x, &mut lanes.device, [codes1, codes2], None)?;
+        plan.keep([codes1, codes2], [0, 0]);
+        lanes.used = 1;
         Ok(())
     }
 
@@ -329,16 +356,15 @@ impl Encoder {
         if let Some(on) = &self.device {
             return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], Some(open2));
         }
-        for [part1, part2, open] in &self.encode_parts(par, x, true, lanes) {
-            codes1.append(part1);
-            codes2.append(part2);
-            open2.append(open);
-        }
+        self.encode_parts(&EVERYTHING, par, x, true, lanes);
+        lanes.append_to([codes1, codes2]);
+        lanes.parts[..lanes.used].iter().for_each(|[_, _, open]| open2.append(open));
         Ok(())
     }
 
-    /// Returns the codes of both levels and, with `open`, those of level 2 without its gate, for consecutive parts of `x`.
-    fn encode_parts(&self, par: Par, x: &[f32], open: bool, lanes: &mut Lanes) -> Vec<[Codes; 3]> {
+    /// Leaves the codes of both levels and, with `open`, those of level 2 without its gate, in the parts of `lanes`: those of
+    /// consecutive rows of `x` each.
+    fn encode_parts(&self, plan: &Plan, par: Par, x: &[f32], open: bool, lanes: &mut Lanes) {
         // Small inputs are cut into smaller blocks, so that every thread has some. Blocks share working memory, which does
         // not influence the codes.
         let n = x.len() / self.model.arch.d;
@@ -349,16 +375,21 @@ impl Encoder {
             *lanes = Lanes { arch: Some(self.model.arch), ..Lanes::default() };
         }
         lanes.scratch.resize_with(par.threads(), || Scratch::new(&self.model.arch));
-        par.map_in(&mut lanes.scratch, blocks.div_ceil(together), |scratch, c| {
-            let [mut codes1, mut codes2, mut open2] = [Codes::new(), Codes::new(), Codes::new()];
+        lanes.used = blocks.div_ceil(together);
+        if lanes.parts.len() < lanes.used {
+            lanes.parts.resize_with(lanes.used, Default::default);
+        }
+        let parts = &mut lanes.parts[..lanes.used];
+        par.for_items(&mut lanes.scratch, parts, &mut [], 0, |scratch, c, part, _| {
+            part.iter_mut().for_each(Codes::clear);
+            let [codes1, codes2, open2] = part;
             let from = c * together * size;
             for block in x[from..x.len().min(from + together * size)].chunks(size) {
-                self.encode_rows(&EVERYTHING, block, scratch, open.then_some(&mut open2));
+                self.encode_rows(plan, block, scratch, open.then_some(&mut *open2));
                 codes1.append(&scratch.codes[0]);
                 codes2.append(&scratch.codes[1]);
             }
-            [codes1, codes2, open2]
-        })
+        });
     }
 
     /// Encodes up to a block of rows and leaves their codes in the scratch: the bits of [`Encoder::encode`].

@@ -98,6 +98,26 @@ impl Scratch {
 pub struct Lanes {
     pub(super) arch: Option<Arch>,
     pub(super) scratch: Vec<Scratch>,
+    /// The codes of both levels, and of level 2 without its gate where they were asked for, of consecutive rows each. Those from
+    /// `used` on are left from a call with more rows.
+    pub(super) parts: Vec<[Codes; 3]>,
+    pub(super) used: usize,
     /// Working memory of a device.
     pub(super) device: Memory,
+}
+
+impl Lanes {
+    /// Returns the codes of both levels that [`Encoder::encode_in`](super::Encoder::encode_in) has left, of consecutive rows each.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = [&Codes; 2]> {
+        self.parts[..self.used].iter().map(|[codes1, codes2, _]| [codes1, codes2])
+    }
+
+    /// Appends the codes of all parts.
+    pub(super) fn append_to(&self, codes: [&mut Codes; 2]) {
+        for (level, codes) in codes.into_iter().enumerate() {
+            let parts = || self.parts().map(|part| part[level]);
+            codes.reserve(parts().map(Codes::n).sum(), parts().map(|part| part.index.len()).sum());
+            parts().for_each(|part| codes.append(part));
+        }
+    }
 }

@@ -14,11 +14,12 @@
 //! [`Watch::computed`] says how many latents that makes, and why. A level of which no latent is needed costs nothing.
 
 use super::plan::Plan;
-use super::{Arch, Codes, Encoder, Model, Scratch};
+use super::{Arch, Codes, Encoder, Lanes, Model, Scratch};
 use crate::activation::Selection;
 use crate::config::ModelKind;
 use crate::error::{Error, Result};
 use crate::gate::{ROOT, Reads};
+use crate::par::Par;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -214,6 +215,16 @@ impl Encoder {
     /// As [`Encoder::encode_watched`], and [`Error::Shape`] for more rows.
     pub fn encode_watched_block(&self, watch: &Watch, x: &[f32], scratch: &mut Scratch) -> Result<()> {
         self.encode_block_planned(self.plan_of(watch)?, x, scratch)
+    }
+
+    /// Encodes `x` as [`Encoder::encode_watched`] does, with blocks of rows spread over the threads of `par`, and leaves the codes
+    /// in `lanes`, as [`Encoder::encode_in`] does.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode_watched`]; `lanes` has no codes then.
+    pub fn encode_watched_in(&self, watch: &Watch, par: Par, x: &[f32], lanes: &mut Lanes) -> Result<()> {
+        lanes.used = 0;
+        self.encode_planned_in(self.plan_of(watch)?, par, x, lanes)
     }
 
     fn plan_of<'w>(&self, watch: &'w Watch) -> Result<&'w Plan> {

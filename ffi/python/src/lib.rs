@@ -5,11 +5,14 @@
 //! documentation for users.
 
 mod arrays;
+mod codes;
 mod command;
 mod dump;
 mod failure;
 mod model;
 mod pool;
+mod probe;
+mod watch;
 
 use pyo3::prelude::*;
 
@@ -30,6 +33,10 @@ mod _native {
     use super::model::Model;
     #[pymodule_export]
     use super::pool::set_threads;
+    #[pymodule_export]
+    use super::probe::{Probe, ProbeState};
+    #[pymodule_export]
+    use super::watch::Watch;
 
     /// The version of the package.
     #[pymodule_export]

@@ -1,33 +1,29 @@
 //! Models that are ready to encode.
 
 use crate::arrays::{Array, Rows};
+use crate::codes::{Csr, CsrIn, Gathered, Given, Shelf};
 use crate::failure::{self, Error};
 use crate::pool;
 use numpy::ndarray::ArrayView2;
-use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
+use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use pyo3::exceptions::{PyIndexError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use strata_cli::run::Run;
 use strata_core::error::At;
 use strata_core::format::formats::{Choices, Format};
 use strata_core::format::weights;
-use strata_core::model::{CodeRow, CodesView, Edit, Lanes, Scratch, WeightType};
+use strata_core::model::{CodeRow, CodesView, Edit, Lanes, Scratch, Watch, WeightType};
 use strata_core::row_norm::RowNorm;
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Up to this many rows are encoded in the calling thread: to wake others takes longer.
-const FEW: usize = 8;
-/// Rows that one thread decodes at a time.
-const TOGETHER: usize = 64;
-
-/// The codes of a level: offsets, latents, values.
-type Csr<'py> = (Bound<'py, PyArray1<i64>>, Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<f32>>);
-/// The same as an argument.
-type CsrIn<'py> = (PyReadonlyArray1<'py, i64>, PyReadonlyArray1<'py, u32>, PyReadonlyArray1<'py, f32>);
+pub(crate) const FEW: usize = 8;
+/// Rows that one thread decodes or scores at a time.
+pub(crate) const TOGETHER: usize = 64;
 
 /// A model. Immutable: any number of threads may use it at the same time.
 #[pyclass(frozen, module = "strata_sae._native")]
@@ -37,6 +33,8 @@ pub(crate) struct Model {
     cfg: Vec<u8>,
     /// Working memory that no call uses at the moment.
     spare: Mutex<Vec<Spare>>,
+    /// That of codes.
+    shelf: Arc<Shelf>,
 }
 
 /// Working memory of one call.
@@ -78,7 +76,13 @@ impl Model {
                 "weights": weights.name(), "sha256": run.hash, "format": run.format.title, "notes": run.notes,
                 "directory": run.dir, "origin": run.origin,
             });
-            Ok(Self { encoder, info, cfg: weights::write_cfg(arch, &run.origin), spare: Mutex::default() })
+            Ok(Self {
+                encoder,
+                info,
+                cfg: weights::write_cfg(arch, &run.origin),
+                spare: Mutex::default(),
+                shelf: Arc::default(),
+            })
         })
     }
 
@@ -95,22 +99,7 @@ impl Model {
 
     /// Returns the codes of both levels.
     fn encode<'py>(&self, py: Python<'py>, x: &Bound<'py, PyAny>) -> PyResult<(Csr<'py>, Csr<'py>)> {
-        let array = Array::of(x, self.d())?;
-        let rows = array.rows();
-        let [one, two] = py.detach(|| {
-            let mut codes = [Codes::new(), Codes::new()];
-            self.each_block(&rows, |_, _, some| {
-                if codes[0].n() == 0 {
-                    // The first block, most often the only one, is not copied.
-                    std::mem::swap(&mut codes, some);
-                } else {
-                    codes.iter_mut().zip(some.iter()).for_each(|(codes, some)| codes.append(some));
-                }
-                Ok(())
-            })?;
-            Ok::<_, PyErr>(codes)
-        })?;
-        Ok((csr(py, one), csr(py, two)))
+        self.encode_all(py, x, None)
     }
 
     /// Returns the reconstruction `(n, d_out)` by level 1 alone, or by both.
@@ -125,11 +114,12 @@ impl Model {
         let (d, d_out, [f1, f2]) = (self.d(), self.encoder.model().arch.d_out(), self.latents());
         let mut out = vec![0.0; rows.n() * d_out];
         py.detach(|| {
-            self.each_block(&rows, |first, block, codes| {
-                let out = &mut out[first * d_out..][..block.len() / d * d_out];
-                let [one, two] = &*codes;
-                let views = [one.view(f1).map_err(failure::of_core)?, two.view(f2).map_err(failure::of_core)?];
-                self.decode_block(Some(block), views, level, out)
+            self.each_block(&rows, None, |first, block, parts| {
+                each_part(first, block, d, parts, |first, some, [one, two]| {
+                    let out = &mut out[first * d_out..][..some.len() / d * d_out];
+                    let views = [one.view(f1).map_err(failure::of_core)?, two.view(f2).map_err(failure::of_core)?];
+                    self.decode_block(Some(some), views, level, out)
+                })
             })
         })?;
         PyArray1::from_vec(py, out).reshape([rows.n(), d_out])
@@ -145,15 +135,9 @@ impl Model {
         level: usize,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let array = x.map(|x| Array::of(x, self.d())).transpose()?;
-        let (offsets1, offsets2) = (offsets(&one.0)?, offsets(&two.0)?);
-        let [f1, f2] = self.latents();
-        let codes1 = CodesView::new(&offsets1, one.1.as_slice()?, one.2.as_slice()?, f1).map_err(failure::of_core)?;
-        let codes2 = CodesView::new(&offsets2, two.1.as_slice()?, two.2.as_slice()?, f2).map_err(failure::of_core)?;
-        let (n, d_out) = (codes1.tokens(), self.encoder.model().arch.d_out());
-        if codes2.tokens() != n {
-            let found = codes2.tokens();
-            return Err(PyValueError::new_err(format!("codes of level 2: expected {n} rows, found {found}")));
-        }
+        let given = Given::new(&one, &two)?;
+        let codes = given.views(self.latents())?;
+        let (n, d_out) = (codes[0].tokens(), self.encoder.model().arch.d_out());
         let rows = array.as_ref().map(Array::rows);
         match &rows {
             None if self.encoder.model().arch.variant.needs_input() => {
@@ -170,14 +154,14 @@ impl Model {
         }
         let mut out = vec![0.0; n * d_out];
         py.detach(|| match &rows {
-            None => self.decode_block(None, [codes1, codes2], level, &mut out),
+            None => self.decode_block(None, codes, level, &mut out),
             Some(rows) => {
                 let mut all = Vec::with_capacity(n * self.d());
                 rows.blocks(|_, block| {
                     all.extend_from_slice(block);
                     Ok(())
                 })?;
-                self.decode_block(Some(&all), [codes1, codes2], level, &mut out)
+                self.decode_block(Some(&all), codes, level, &mut out)
             }
         })?;
         PyArray1::from_vec(py, out).reshape([n, d_out])
@@ -205,11 +189,13 @@ impl Model {
                 self.encoder.steer_row(edits.iter().copied(), codes, row).map_err(failure::of_core)
             };
             if edits.iter().any(|edit| edit.set) {
-                return self.each_block(&rows, |first, block, codes| {
-                    let out = &mut out[first * d..][..block.len()];
-                    out.copy_from_slice(block);
-                    let mut rows = out.chunks_mut(d).enumerate();
-                    rows.try_for_each(|(i, row)| steer(row, Some(codes.each_ref().map(|codes| codes.row(i)))))
+                return self.each_block(&rows, None, |first, block, parts| {
+                    each_part(first, block, d, parts, |first, some, codes| {
+                        let out = &mut out[first * d..][..some.len()];
+                        out.copy_from_slice(some);
+                        let mut rows = out.chunks_mut(d).enumerate();
+                        rows.try_for_each(|(i, row)| steer(row, Some(codes.map(|codes| codes.row(i)))))
+                    })
                 });
             }
             rows.blocks(|first, block| {
@@ -255,41 +241,77 @@ impl Model {
         self.encoder.model().arch.latents()
     }
 
-    /// Encodes rows block by block: `f(its first row, the block, its codes)`. Between blocks it looks at signals.
-    fn each_block(
+    /// Returns the encoder.
+    pub(crate) fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// Returns the codes of both levels, of all latents or of those of a watch-list.
+    pub(crate) fn encode_all<'py>(
+        &self,
+        py: Python<'py>,
+        x: &Bound<'py, PyAny>,
+        watch: Option<&Watch>,
+    ) -> PyResult<(Csr<'py>, Csr<'py>)> {
+        let array = Array::of(x, self.d())?;
+        let rows = array.rows();
+        let (n, d) = (rows.n(), self.d());
+        let [one, two] = py.detach(|| {
+            let mut gathered: Option<[Gathered; 2]> = None;
+            self.each_block(&rows, watch, |_, block, parts| {
+                let [one, two] = gathered.get_or_insert_with(|| {
+                    // The first block is most often the only one; the others will have about as many.
+                    let blocks = n.div_ceil(block.len() / d);
+                    [0, 1].map(|l| {
+                        let entries: usize = parts.iter().map(|part| part[l].index.len()).sum();
+                        Gathered::new(&self.shelf, n, entries.saturating_mul(blocks))
+                    })
+                });
+                for part in parts {
+                    one.append(part[0]);
+                    two.append(part[1]);
+                }
+                Ok(())
+            })?;
+            Ok::<_, PyErr>(gathered.unwrap_or_else(|| [0, 1].map(|_| Gathered::new(&self.shelf, 0, 0))))
+        })?;
+        Ok((one.into_csr(py)?, two.into_csr(py)?))
+    }
+
+    /// Encodes rows block by block, all latents or those of a watch-list: `f(its first row, the block, the codes of both levels of
+    /// consecutive rows of it)`. Between blocks it looks at signals.
+    pub(crate) fn each_block(
         &self,
         rows: &Rows<'_>,
-        mut f: impl FnMut(usize, &[f32], &mut [Codes; 2]) -> PyResult<()>,
+        watch: Option<&Watch>,
+        mut f: impl FnMut(usize, &[f32], &[[&Codes; 2]]) -> PyResult<()>,
     ) -> PyResult<()> {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let mut codes = [Codes::new(), Codes::new()];
         rows.blocks(|first, block| {
             if first > 0 {
                 Python::attach(|py| py.check_signals())?;
             }
-            codes.iter_mut().for_each(Codes::clear);
-            self.encode_block(first, block, &mut spare, &mut codes)?;
-            f(first, block, &mut codes)
+            let Spare { lanes, few } = &mut spare;
+            if block.len() <= FEW * self.d() {
+                let make = || Box::new(Scratch::for_rows(&self.encoder.model().arch, FEW));
+                let scratch = few.get_or_insert_with(make);
+                let encoded = match watch {
+                    None => self.encoder.encode_block(block, scratch),
+                    Some(watch) => self.encoder.encode_watched_block(watch, block, scratch),
+                };
+                encoded.map_err(|error| within(first, error))?;
+                return f(first, block, &[scratch.codes().each_ref()]);
+            }
+            let mut encode = |par| match watch {
+                None => self.encoder.encode_in(par, block, lanes),
+                Some(watch) => self.encoder.encode_watched_in(watch, par, block, lanes),
+            };
+            pool::run(|par| encode(par).map_err(|error| within(first, error)))?;
+            let parts: Vec<_> = lanes.parts().collect();
+            f(first, block, &parts)
         })?;
         self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(spare);
         Ok(())
-    }
-
-    /// Appends the codes of the block whose first row is row `first`.
-    fn encode_block(&self, first: usize, x: &[f32], spare: &mut Spare, codes: &mut [Codes; 2]) -> PyResult<()> {
-        let ([one, two], Spare { lanes, few }) = (codes, spare);
-        let encoded = if x.len() <= FEW * self.d() {
-            let make = || Box::new(Scratch::for_rows(&self.encoder.model().arch, FEW));
-            self.encoder.encode(x, few.get_or_insert_with(make), one, two)
-        } else {
-            pool::current()?.install(|| self.encoder.encode_par_in(Par::Rayon, x, lanes, one, two))
-        };
-        encoded.map_err(|error| match error {
-            strata_core::Error::NotFinite { what, at: At::Row(i) } => {
-                failure::of_core(strata_core::Error::NotFinite { what, at: At::Row(first as u64 + i) })
-            }
-            error => failure::of_core(error),
-        })
     }
 
     /// Writes the reconstruction by level 1 alone, or by both, `(n, d_out)`.
@@ -318,7 +340,10 @@ impl Model {
         if codes[0].tokens() <= FEW {
             some(0, out);
         } else {
-            pool::current()?.install(|| Par::Rayon.for_chunks(out, TOGETHER * d_out, some));
+            pool::run(|par| {
+                par.for_chunks(out, TOGETHER * d_out, some);
+                Ok(())
+            })?;
         }
         Ok(())
     }
@@ -338,13 +363,28 @@ impl Model {
     }
 }
 
-fn csr(py: Python<'_>, codes: Codes) -> Csr<'_> {
-    // Offsets of entries in memory are below 2^63.
-    let offsets: Vec<i64> = codes.offsets.into_iter().map(|o| o as i64).collect();
-    (PyArray1::from_vec(py, offsets), PyArray1::from_vec(py, codes.index), PyArray1::from_vec(py, codes.value))
+/// Calls `f(its first row, the part, its codes)` for every part of a block that begins at row `first`.
+pub(crate) fn each_part(
+    first: usize,
+    block: &[f32],
+    d: usize,
+    parts: &[[&Codes; 2]],
+    mut f: impl FnMut(usize, &[f32], [&Codes; 2]) -> PyResult<()>,
+) -> PyResult<()> {
+    let mut at = 0;
+    parts.iter().try_for_each(|codes| {
+        let rows = at..at + codes[0].n();
+        at = rows.end;
+        f(first + rows.start, &block[rows.start * d..rows.end * d], *codes)
+    })
 }
 
-fn offsets(given: &PyReadonlyArray1<'_, i64>) -> PyResult<Vec<usize>> {
-    let one = |o: &i64| usize::try_from(*o).map_err(|_| PyValueError::new_err("codes: an offset is negative"));
-    given.as_slice()?.iter().map(one).collect()
+/// Returns the exception of an error in a block that begins at row `first`.
+fn within(first: usize, error: strata_core::Error) -> PyErr {
+    match error {
+        strata_core::Error::NotFinite { what, at: At::Row(i) } => {
+            failure::of_core(strata_core::Error::NotFinite { what, at: At::Row(first as u64 + i) })
+        }
+        error => failure::of_core(error),
+    }
 }

@@ -5,6 +5,7 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::{Arc, Mutex, PoisonError};
+use strata_core::Par;
 
 /// A bound on the number of threads that no machine reaches.
 const MOST_THREADS: usize = 1024;
@@ -52,6 +53,15 @@ pub(crate) fn current() -> PyResult<Arc<ThreadPool>> {
     let pool = Arc::new(pool);
     state.pool = Some((std::process::id(), pool.clone()));
     Ok(pool)
+}
+
+/// Runs `f` on the pool of this process, or in the calling thread where the pool has one thread: to wake it takes longer.
+///
+/// # Errors
+/// Those of [`current`] and of `f`.
+pub(crate) fn run<T: Send>(f: impl FnOnce(Par) -> PyResult<T> + Send) -> PyResult<T> {
+    let pool = current()?;
+    if pool.current_num_threads() == 1 { f(Par::Seq) } else { pool.install(|| f(Par::Rayon)) }
 }
 
 /// A process that was forked (by `multiprocessing`, or for the workers of a data loader) has the pool of its parent without

@@ -43,3 +43,24 @@ def test_children_follow_parents(level):
     assert Codes(level, two, (1, 3)).dense().shape == (1, 3, 6)
     with pytest.raises(IndexError):
         codes[0]
+
+
+def test_memory_is_used_again_once_nobody_has_it(sae, rows):
+    kept = sae.encode(rows[:500])
+    expected = kept.copy()
+    places = set()
+    for i in range(8):
+        codes = sae.encode(rows[500 * i : 500 * (i + 1)])
+        codes.level1.values[:] = -1                       # it belongs to its user until then
+        places.add(codes.level1.values.ctypes.data)
+    assert len(places) < 8
+    again = sae.encode(rows[:500])
+    part = again.level2.indices[:10]
+    first = part.copy()
+    del again
+    for i in range(4):
+        sae.encode(rows[500 * i : 500 * (i + 1)])
+    np.testing.assert_array_equal(part, first)            # a view keeps what it shows
+    for level in (1, 2):
+        for name in ("indptr", "indices", "values"):
+            np.testing.assert_array_equal(getattr(kept[level], name), getattr(expected[level], name))

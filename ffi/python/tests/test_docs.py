@@ -70,7 +70,7 @@ def test_the_stub_has_what_the_compiled_part_has():
             named[node.name] = {n.name for n in getattr(node, "body", []) if isinstance(n, ast.FunctionDef)}
     public = {name for name in dir(native) if not name.startswith("_")}
     assert public - {"VERSION"} == named.keys()
-    for name in ("Model", "Writer"):
+    for name in ("Model", "Probe", "ProbeState", "Watch", "Writer"):
         methods = {m for m in vars(getattr(native, name)) if not m.startswith("_")}
         assert methods == named[name] - {"__init__"}
 

@@ -14,10 +14,11 @@ from ._native import VERSION as __version__
 from ._native import Error, set_threads
 from ._run import Report, Run, command, settings, train
 from ._sae import Edit, Sae
+from ._watch import Computed, Head, Probe, ProbeState, Readings, Watch
 
 __all__ = [
-    "Codes", "DumpWriter", "Edit", "Error", "Level", "Report", "Run", "Sae", "command", "register_saelens", "set_threads",
-    "settings", "train", "vocabulary",
+    "Codes", "Computed", "DumpWriter", "Edit", "Error", "Head", "Level", "Probe", "ProbeState", "Readings", "Report", "Run", "Sae",
+    "Watch", "command", "register_saelens", "set_threads", "settings", "train", "vocabulary",
 ]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _native
 from ._arrays import native, rows_of
 from ._codes import Codes, Level
+from ._watch import Probe, Watch
 
 PathLike = str | os.PathLike[str]
 _ROOT = 2**32 - 1
@@ -117,6 +118,24 @@ class Sae:
         one, two = self._model.encode(x)
         return Codes(Level(*one, self._f1), Level(*two, self._f2), x.shape[:-1])
 
+    def watch(self, level1: Iterable[int] = (), level2: Iterable[int] = ()) -> Watch:
+        """A watch-list of latents, in any order: its `encode` gives their codes, and computes no others than it must.
+
+        Raises:
+            IndexError: no such latent.
+            ValueError: a latent that is listed twice.
+        """
+        one, two = (_listed(latents, f, level) for level, (latents, f) in enumerate(((level1, self._f1), (level2, self._f2)), 1))
+        return Watch(_native.Watch(self._model, one, two), (self._f1, self._f2))
+
+    def probe(self, path: PathLike) -> Probe:
+        """The linear heads of a file that `strata probe RUN --save-head FILE` has written for this model.
+
+        Raises:
+            Error: a file that is missing or damaged, or heads of another model.
+        """
+        return Probe(_native.Probe(self._model, path))
+
     def decode(self, codes: Codes, rows: Any = None, *, level: int = 2) -> NDArray[np.float32]:
         """The reconstruction of codes, `[*codes.shape, d_out]` in float32.
 
@@ -206,6 +225,17 @@ def absent(directory: PathLike) -> Path:
     if directory.exists():
         raise _native.Error(f"{directory} exists already: choose another directory, or remove it")
     return directory
+
+
+def _listed(latents: Iterable[int], f: int, level: int) -> list[int]:
+    listed = [int(j) for j in latents]
+    for j in listed:
+        if not 0 <= j < f:
+            raise IndexError(f"latents of level {level}: expected 0 to {f - 1}, found {j}")
+    if len(set(listed)) < len(listed):
+        twice = next(j for j in sorted(listed) if listed.count(j) > 1)
+        raise ValueError(f"latents of level {level}: expected each latent once, found {twice} twice")
+    return listed
 
 
 def _csr(level: Level) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
