@@ -265,7 +265,7 @@ fn eval_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     let against = job.other.as_deref().map(Run::open).transpose()?;
     let against = against.as_ref();
     let (Place { isa, device }, target, lm, out) = (place, None, None, None);
-    let job = eval::Job { run: &run, dump, target, all: false, lm, splice: false, against, out, isa, device };
+    let job = eval::Job { run: &run, dump, target, all: false, lm, splice: None, against, out, isa, device };
     eval::eval(&job, console)?;
     Ok(End::Done)
 }

@@ -4,6 +4,7 @@ use crate::device::Choice;
 use crate::settings::preset::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use strata_core::Dtype;
 use strata_core::format::formats::{Choices, Format};
@@ -297,6 +298,9 @@ pub struct Synth {
     /// Type of the numbers that are written
     #[arg(long, value_name = "TYPE", default_value = "f32")]
     pub dtype: Dtype,
+    /// Write no rows: each is drawn whenever it is read, so that a training can see more rows than a disk holds
+    #[arg(long)]
+    pub streamed: bool,
     /// The dump to write
     #[arg(long, value_name = "DUMP")]
     pub out: PathBuf,
@@ -362,6 +366,9 @@ pub struct Eval {
     /// Splice the reconstructions into the language model and measure its cross-entropy
     #[arg(long)]
     pub splice: bool,
+    /// With --splice: splice at most N tokens, in whole sequences spread evenly over the rows [default: all]
+    #[arg(long, value_name = "N", requires = "splice", default_value_t = NonZeroU64::MAX, hide_default_value = true)]
+    pub splice_tokens: NonZeroU64,
     /// The language model that the rows come from, as for `strata capture`, for --splice and for the effects of latents on its
     /// logits [default: the embedded one, if the dump came from it]
     #[arg(long, value_name = "MODEL")]

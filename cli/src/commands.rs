@@ -208,7 +208,7 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         target: target.as_ref(),
         all: args.all,
         lm: lm.as_ref(),
-        splice: args.splice,
+        splice: args.splice.then_some(args.splice_tokens),
         against: against.as_ref(),
         out: args.out.as_deref(),
         isa,

@@ -21,6 +21,7 @@ use crate::train::{self, End};
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
 use std::io::IsTerminal;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Instant;
 use strata_core::config::Consistency;
@@ -44,6 +45,8 @@ pub fn config() -> Config {
     config
 }
 
+/// Most tokens of another model that are spliced, which takes some eight passes over them.
+const SPLICED: NonZeroU64 = NonZeroU64::new(20_000).unwrap();
 /// Tokens per window of another model.
 const CONTEXT: usize = 256;
 
@@ -159,7 +162,7 @@ pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut 
         target: None,
         all: false,
         lm: Some(&lm),
-        splice: true,
+        splice: Some(if args.model.is_some() { SPLICED } else { NonZeroU64::MAX }),
         against: None,
         out: None,
         isa,

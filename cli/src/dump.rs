@@ -1,4 +1,4 @@
-//! Activation dumps on disk: mapped for reading, streamed for writing.
+//! Activation dumps on disk: mapped for reading, streamed for writing; and synthetic worlds, whose rows are drawn when they are read.
 //!
 //! [`Source`] says what to open and how; a table of formats turns it into shards, tokens and sequences, and [`Dump`]
 //! reads rows from them.
@@ -22,12 +22,13 @@ mod saev;
 mod shard;
 mod source;
 mod vllm;
+pub(crate) mod world;
 mod writer;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 use strata_core::{Dtype, Rows};
 
@@ -36,6 +37,7 @@ use numbers::Numbers;
 use parts::Parts;
 use shard::{Shard, Trail};
 pub use source::{RawSpec, Source};
+use world::Drawn;
 pub use writer::{DumpSpec, DumpSummary, DumpWriter};
 
 /// Rows of activations in one or more mapped files. Shared by threads; memory does not grow with the rows.
@@ -81,15 +83,15 @@ impl Dump {
 
     /// Returns the width of a row, at least 1.
     pub fn d(&self) -> usize {
-        self.parts.shards[0].layout.d
+        self.parts.drawn.as_ref().map_or_else(|| self.parts.shards[0].layout.d, Drawn::d)
     }
 
     /// Returns the type of the stored numbers.
     pub fn dtype(&self) -> Dtype {
-        self.parts.shards[0].layout.dtype
+        self.parts.shards.first().map_or(Dtype::F32, |shard| shard.layout.dtype)
     }
 
-    /// Returns the number of files with rows.
+    /// Returns the number of files with rows: none where the rows of a synthetic world are drawn when they are read.
     pub fn n_shards(&self) -> usize {
         self.parts.shards.len()
     }
@@ -161,6 +163,13 @@ impl Dump {
     pub fn read_rows(&self, rows: &[u64], out: &mut [f32]) -> Result<()> {
         let d = self.d();
         assert!(out.len() == rows.len() * d, "[{}, {d}] into a buffer of {}", rows.len(), out.len());
+        if let Some(row) = rows.iter().find(|row| **row >= self.n_rows) {
+            bail!("`{}`: row {row} of {} rows", self.name(), self.n_rows);
+        }
+        if let Some(drawn) = &self.parts.drawn {
+            rows.iter().zip(out.chunks_mut(d)).for_each(|(row, out)| drawn.rows(*row, 1, out));
+            return Ok(());
+        }
         // Rows are read in the order of the files, so that each page is read once, and released where it was mapped.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_unstable_by_key(|&k| rows[k]);
@@ -168,7 +177,6 @@ impl Dump {
         let mut bytes = vec![0; d * self.dtype().size_bytes()];
         for k in order {
             let row = rows[k];
-            ensure!(row < self.n_rows, "`{}`: row {row} of {} rows", self.name(), self.n_rows);
             let shard = self.shard_of(row);
             let i = (row - shard.first_row) as usize;
             let out = &mut out[k * d..(k + 1) * d];
@@ -194,6 +202,11 @@ impl Dump {
     pub fn read_range(&self, start: u64, n: usize, out: &mut [f32]) -> Result<()> {
         let d = self.d();
         assert!(out.len() == n * d, "[{n}, {d}] into a buffer of {}", out.len());
+        let end = self.end_of(start, n)?;
+        if let Some(drawn) = &self.parts.drawn {
+            drawn.rows(start, (end - start) as usize, out);
+            return Ok(());
+        }
         let mut rest = out;
         self.for_pieces(start, n, |shard, first, rows| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(rows.n() * d);
@@ -217,9 +230,7 @@ impl Dump {
         n: usize,
         mut f: impl FnMut(&Shard, Range<usize>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
-        let end = start.checked_add(n as u64).filter(|&end| end <= self.n_rows);
-        let end =
-            end.with_context(|| format!("`{}`: {n} rows from row {start} of {} rows", self.name(), self.n_rows))?;
+        let end = self.end_of(start, n)?;
         let (mut at, mut trail) = (start, Trail::default());
         let mut pieces = Vec::new();
         while at < end {
@@ -236,6 +247,12 @@ impl Dump {
         Ok(())
     }
 
+    /// Returns `start + n`, if there are so many rows.
+    fn end_of(&self, start: u64, n: usize) -> Result<u64> {
+        let end = start.checked_add(n as u64).filter(|&end| end <= self.n_rows);
+        end.with_context(|| format!("`{}`: {n} rows from row {start} of {} rows", self.name(), self.n_rows))
+    }
+
     /// Returns the shard that contains `row`, which must exist.
     fn shard_of(&self, row: u64) -> &Shard {
         let shards = &self.parts.shards;
@@ -245,6 +262,13 @@ impl Dump {
     /// Calls `f` with the views that make up rows `start..start + n`, in order, and the position of each. Numbers are
     /// not checked to be finite.
     pub(crate) fn for_views(&self, start: u64, n: usize, mut f: impl FnMut(Rows<'_>, Place<'_>)) -> Result<()> {
+        if let Some(drawn) = &self.parts.drawn {
+            self.end_of(start, n)?;
+            return drawn.pieces(start, n, |first, rows| {
+                f(Rows::from_f32(rows, drawn.d())?, Place { path: &drawn.path, first: first as usize });
+                Ok(())
+            });
+        }
         self.for_pieces(start, n, |shard, first, rows| {
             f(rows, Place { path: &shard.path, first });
             Ok(())
@@ -256,7 +280,7 @@ impl Dump {
         self.parts.shards.iter().map(|s| (s.path.as_path(), s.first_row..s.first_row + s.n() as u64))
     }
 
-    /// Returns the size of all rows in bytes.
+    /// Returns the size of all rows in bytes, stored or not.
     pub fn n_bytes(&self) -> u64 {
         self.n_rows * (self.d() * self.dtype().size_bytes()) as u64
     }
@@ -282,6 +306,9 @@ impl Dump {
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("strata-dump-fingerprint-1 {} {} {}\n", self.n_rows, self.d(), self.dtype()));
+        if let Some(drawn) = &self.parts.drawn {
+            hash.update(format!("{:?}\n", drawn.config()));
+        }
         for shard in &self.parts.shards {
             hash.update(format!("{} {}\n", shard.n(), shard.start()));
             hash.update(shard.head(1 << 16));

@@ -15,6 +15,7 @@ use crate::splice::{self, SpliceReport, splice};
 use crate::truth;
 use anyhow::{Result, anyhow, bail, ensure};
 use serde::Serialize;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::path::Path;
 use strata_core::metrics::absorption::SAMPLE;
@@ -81,8 +82,8 @@ pub struct Job<'a> {
     pub all: bool,
     /// The language model that the rows come from, for the effects of latents on its logits.
     pub lm: Option<&'a Lm>,
-    /// Splice the reconstructions into the language model.
-    pub splice: bool,
+    /// Splice the reconstructions into the language model, in at most so many tokens.
+    pub splice: Option<NonZeroU64>,
     /// Another run to compare with, for instance with another seed.
     pub against: Option<&'a Run>,
     /// The directory for the files, made if it does not exist; by default that of the run.
@@ -244,7 +245,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         console.note("latents of this model may be below 0: metrics of activity use their absolute value");
     }
     ensure!(
-        !job.splice || run.model.arch.variant.target.is_none(),
+        job.splice.is_none() || run.model.arch.variant.target.is_none(),
         "--splice replaces a row by its reconstruction, and a transcoder reconstructs another row than it reads"
     );
     let read = pair.reconstructed();
@@ -288,8 +289,11 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
         .as_ref()
         .map(|c| control::measure(c, &control::Rows { pair, rows: &rows, own: &seen, filter: &filter }, *isa, console))
         .transpose()?;
-    let splice =
-        job.lm.filter(|_| job.splice).map(|lm| splice_rows(job, &encoder, lm, &filter, &rows, console)).transpose()?;
+    let splice = job
+        .lm
+        .zip(job.splice)
+        .map(|(lm, most)| splice_rows(job, &encoder, lm, most, &filter, &rows, console))
+        .transpose()?;
     let spinner = console.spinner("comparing families, neighbours and nulls");
     // Only directions of the width of the residual stream have effects on logits.
     let streams = job.lm.filter(|lm| lm.config().d == read.d());
@@ -436,11 +440,30 @@ fn rows_of(job: &Job<'_>) -> Result<(Range<u64>, bool, Option<Config>)> {
     Ok(if start < end && !job.all { (start..end, true, Some(config)) } else { (0..n, false, Some(config)) })
 }
 
-/// Splices the reconstructions of the rows into the language model that they come from.
+/// Returns the windows at even distances that together have at most `most` rows, or the first of them alone.
+fn spread(windows: Vec<Range<u64>>, most: u64) -> Vec<Range<u64>> {
+    let rows = |of: &[Range<u64>]| of.iter().map(|w| w.end - w.start).sum::<u64>();
+    let evenly = |n: usize| -> Vec<Range<u64>> { (0..n).map(|i| windows[i * windows.len() / n].clone()).collect() };
+    // Lengths differ, so the number that fits is found by trial, from the one that fits on average downwards.
+    let mut n = windows.len();
+    while n > 1 {
+        let chosen = evenly(n);
+        let found = rows(&chosen);
+        if found <= most {
+            return chosen;
+        }
+        n = (n - 1).min(((n as u64).saturating_mul(most) / found) as usize).max(1);
+    }
+    evenly(n.min(windows.len()))
+}
+
+/// Splices the reconstructions of the rows into the language model that they come from: of whole sequences, as many as
+/// hold no more than `most` tokens (but one at least), spread evenly over `rows`.
 fn splice_rows(
     job: &Job<'_>,
     encoder: &Encoder,
     lm: &Lm,
+    most: NonZeroU64,
     filter: &RowFilter<'_>,
     rows: &Range<u64>,
     console: &mut Console<'_>,
@@ -456,6 +479,7 @@ fn splice_rows(
     let ends = starts.iter().skip(1).copied().chain([dump.n_rows()]);
     let whole = starts.iter().copied().zip(ends).filter(|(from, to)| *from >= rows.start && *to <= rows.end);
     let windows: Vec<Range<u64>> = whole.map(|(from, to)| from..to).filter(|w| w.end - w.start > 1).collect();
+    let windows = spread(windows, most.get());
     let Some(first) = windows.first() else {
         bail!("the rows that are evaluated hold no whole sequence of two tokens or more");
     };

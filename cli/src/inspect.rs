@@ -478,7 +478,11 @@ pub fn print(i: &Inspection, out: &mut impl Write) -> io::Result<()> {
         _ => format!("{:.1} GB", bytes / 1e9),
     };
     line("dump", i.name.clone())?;
-    line("rows x width", format!("{} x {} {}, {size} in {} file(s)", i.n_rows, i.d, i.dtype, i.n_shards))?;
+    let stored = match i.n_shards {
+        0 => "drawn when they are read".into(),
+        n => format!("{size} in {n} file(s)"),
+    };
+    line("rows x width", format!("{} x {} {}, {stored}", i.n_rows, i.d, i.dtype))?;
     if let Some(model) = &i.model {
         line("from", format!("{model}{}", i.hook.as_ref().map_or(String::new(), |h| format!(", {h}"))))?;
     }

@@ -1,13 +1,14 @@
-//! `strata synth`: a dump of a synthetic world, with its truth beside it.
+//! `strata synth`: a dump of a synthetic world, with its truth beside it; or the world alone, whose rows are drawn when
+//! they are read.
 
 use crate::args;
 use crate::console::{Console, check_interrupt};
 use crate::dump::{DumpSpec, DumpSummary, DumpWriter};
-use crate::files::{expect_free, expect_space};
+use crate::files::{PendingDirectory, expect_free, expect_space, write_atomic};
 use crate::truth;
 use anyhow::{Context, Result, bail};
-use strata_core::Par;
 use strata_core::synth::{World, WorldConfig};
+use strata_core::{Dtype, Par};
 use toml::Value;
 
 /// Rows that one thread makes at a time.
@@ -28,6 +29,9 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
     // size is allocated.
     expect_free(&args.out)?;
     let world = World::new(&config)?;
+    if args.streamed {
+        return streamed(args, &world, console);
+    }
     let bytes = u128::from(args.rows) * config.d as u128 * args.dtype.size_bytes() as u128;
     expect_space(&args.out, bytes, || format!("{} rows of {} numbers take", args.rows, config.d))?;
     let mut writer = DumpWriter::create(&args.out, DumpSpec::new(config.d, args.dtype))?;
@@ -48,7 +52,7 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
             bar.inc((piece.len() / d) as u64);
         }
     }
-    truth::write(&mut writer, &world, args.rows)?;
+    truth::write(&world, args.rows, |name, bytes| writer.attach(name, bytes))?;
     let summary = writer.finish()?;
     bar.finish_and_clear();
     console.note(format!(
@@ -59,6 +63,25 @@ pub fn synth(args: &args::Synth, console: &mut Console<'_>) -> Result<DumpSummar
         args.out.display()
     ));
     Ok(summary)
+}
+
+/// Writes the world alone, whose rows are drawn when they are read.
+fn streamed(args: &args::Synth, world: &World, console: &mut Console<'_>) -> Result<DumpSummary> {
+    if args.dtype != Dtype::F32 {
+        bail!("--streamed: rows that are drawn are f32, and --dtype asks for {}: leave one of them out", args.dtype);
+    }
+    let directory = PendingDirectory::create(&args.out)?;
+    truth::write(world, args.rows, |name, bytes| write_atomic(&directory.hidden().join(name), bytes))?;
+    directory.finish()?;
+    console.note(format!(
+        "{} is a world of {} features, mean L0 {:.2}, whose {} rows of width {} are drawn whenever they are read",
+        args.out.display(),
+        world.n_features(),
+        world.expected_l0(),
+        args.rows,
+        world.config().d
+    ));
+    Ok(DumpSummary { path: args.out.clone(), n_rows: args.rows, n_shards: 0, n_bytes: 0, mean_norm: None })
 }
 
 /// Returns the preset with the seed and the constants that were given.

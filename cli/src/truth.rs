@@ -5,19 +5,16 @@
 //! `truth.safetensors` holds, for readers without the generator, `directions` (f32, features x d), `parents` (u32,
 //! 4294967295 for none), and the magnitudes of the last rows in CSR form: `indptr` (u64), `index` (u32), `value` (f32).
 
-use crate::dump::{Dump, DumpWriter};
-use crate::files::read;
-use anyhow::{Context, Result, bail, ensure};
+use crate::dump::Dump;
+use crate::dump::world::{DESCRIPTION, Description};
+use anyhow::{Context, Result, bail};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serde::{Deserialize, Serialize};
 use strata_core::metrics::recovery::{Recovery, Truth, recovery};
 
-use strata_core::synth::{World, WorldConfig};
+use strata_core::synth::World;
 use strata_core::{Codes, Encoder};
 
-/// The description.
-const DESCRIPTION: &str = "truth.json";
 /// The arrays.
 const ARRAYS: &str = "truth.safetensors";
 /// Most rows whose magnitudes are stored, which are also no more than the tenth that a run holds out by default.
@@ -28,25 +25,11 @@ const SCORED: u64 = 20_000;
 const MAGNITUDES: u64 = 1 << 27;
 const LEAST: u64 = 1024;
 
-/// `truth.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Description {
-    format: String,
-    version: u32,
-    /// Rows of the dump.
-    pub rows: u64,
-    /// First row whose magnitudes are stored, and their number.
-    pub stored: [u64; 2],
-    /// The world.
-    pub world: WorldConfig,
-}
-
-/// Writes the truth of `rows` tokens of `world` into a dump that is being written.
+/// Writes the truth of `rows` tokens of `world`, by `write(name, bytes)` for each file.
 ///
 /// # Errors
-/// If a file cannot be written.
-pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
+/// Those of `write`.
+pub fn write(world: &World, rows: u64, mut write: impl FnMut(&str, &[u8]) -> Result<()>) -> Result<()> {
     let n = (rows / 10).clamp(1, STORED);
     let (first, d, features) = (rows - n, world.config().d, world.n_features());
     let (mut x, mut a) = (vec![0.0; d], vec![0.0; features]);
@@ -68,15 +51,9 @@ pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
     ];
     let views = arrays.into_iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)));
     let views: Vec<_> = views.collect::<Result<_>>().context(ARRAYS)?;
-    writer.attach(ARRAYS, &safetensors::serialize(views, None).context(ARRAYS)?)?;
-    let description = Description {
-        format: "strata-truth".into(),
-        version: 1,
-        rows,
-        stored: [first, n],
-        world: world.config().clone(),
-    };
-    writer.attach(DESCRIPTION, format!("{}\n", serde_json::to_string_pretty(&description)?).as_bytes())
+    write(ARRAYS, &safetensors::serialize(views, None).context(ARRAYS)?)?;
+    let description = Description::new(world, rows, first..rows);
+    write(DESCRIPTION, format!("{}\n", serde_json::to_string_pretty(&description)?).as_bytes())
 }
 
 /// Returns the world of a dump that has a truth; `None` for any other dump.
@@ -85,14 +62,7 @@ pub fn write(writer: &mut DumpWriter, world: &World, rows: u64) -> Result<()> {
 /// One sentence if `truth.json` is damaged or belongs to another dump.
 pub fn open(dump: &Dump) -> Result<Option<World>> {
     let Some(path) = dump.directory().map(|d| d.join(DESCRIPTION)).filter(|p| p.exists()) else { return Ok(None) };
-    let found: Description = read::json(&path, read::SMALL)?;
-    ensure!(
-        found.format == "strata-truth" && found.version == 1,
-        "{}: expected strata-truth of version 1, found {} of version {}",
-        path.display(),
-        found.format,
-        found.version
-    );
+    let found = Description::read(&path)?;
     if (found.rows, found.world.d) != (dump.n_rows(), dump.d()) {
         bail!(
             "{} is the truth of {} rows of width {}, and {} has {} of width {}",

@@ -186,20 +186,21 @@ impl World {
     ///
     /// Root `r` is on with `p_r` and magnitude `a_r = 1 + .2 |N|`; then child `c` with its share of `q` and magnitude
     /// `max(0, child_scale a_r (1 + .1 N))`; a flat feature like a root. Token `t` is a function of the constants, the
-    /// seed and `t` alone (Philox stream `t`), so that ranges may be drawn in any order, by any thread.
+    /// seed and `first + t` alone (Philox stream `first + t`), so that ranges may be drawn in any order, by any thread.
     ///
     /// # Panics
-    /// If `x` or `truth` does not have its shape, or `start + n` overflows.
+    /// If `x` or `truth` does not have its shape, or `first + start + n` overflows.
     pub fn sample(&self, start: u64, n: usize, x: &mut [f32], mut truth: Option<&mut [f32]>) {
         let (d, features) = (self.config.d, self.n_features());
         assert_eq!(Some(x.len()), n.checked_mul(d), "x must have n * d entries");
         if let Some(truth) = &truth {
             assert_eq!(Some(truth.len()), n.checked_mul(features), "truth must have n * n_features entries");
         }
-        assert!(start.checked_add(n as u64).is_some(), "token numbers must fit in 64 bits");
+        let last = start.checked_add(n as u64).and_then(|end| end.checked_add(self.config.first));
+        assert!(last.is_some(), "token numbers must fit in 64 bits");
         for (i, row) in x.chunks_exact_mut(d).enumerate() {
             let a = truth.as_deref_mut().map(|a| &mut a[i * features..(i + 1) * features]);
-            self.token(start + i as u64, row, a);
+            self.token(self.config.first + start + i as u64, row, a);
         }
     }
 

@@ -80,7 +80,35 @@ def scores(V, tpar, A, D1, D2, Z1, Z2, pi, R, C):
              edge_precision=ok / (~isr & real[m1:] & real[pp]).sum(),
              uniqueness=len(set(Cs[real].argmax(1))) / real.sum(),
              false_parent_rate=np.mean([match[f] >= m1 and cos[f] > .7 and not isr[match[f] - m1] for f in flat]))
+    s.update(detection(Cs, fires, gt), **edges(Cs, real, par, isr, pp, m1, tpar))
     return {k: np.array(float(v)) for k, v in s.items()}, post
+
+
+def detection(Cs, fires, gt):
+    """ClassificationMetricsCalculator and feature_uniqueness of SAELens 6.54, by their definitions."""
+    near = Cs.argmax(1)
+    tp, nf, on = (fires & gt[:, near]).sum(0), fires.sum(0), gt[:, near].sum(0)
+    p = np.where(nf > 0, tp / np.maximum(nf, 1), 0)
+    r = np.where(on > 0, tp / np.maximum(on, 1), 0)
+    f = np.where(p + r > 0, 2 * p * r / np.maximum(p + r, 1e-12), 0)
+    return {'detection.precision': p.mean(), 'detection.recall': r.mean(), 'detection.f1': f.mean(),
+            'detection.uniqueness': len(set(near)) / len(near)}
+
+
+def edges(Cs, real, par, isr, pp, m1, tpar):
+    near = Cs.argmax(1)
+    own = np.nonzero(~isr & real[m1:] & real[pp])[0]
+    ends = [(near[m1 + j], near[par[j]]) for j in own]
+
+    def above(f):
+        while tpar[f] >= 0:
+            f = tpar[f]
+            yield f
+
+    chance = np.mean([b in above(a) for a, _ in ends for _, b in ends])
+    return {'edges.edges': len(ends), 'edges.to_parent': np.mean([tpar[a] == b for a, b in ends]),
+            'edges.to_ancestor': np.mean([b in above(a) for a, b in ends]), 'edges.to_ancestor_chance': chance,
+            'edges.to_itself': np.mean([a == b for a, b in ends])}
 
 
 def csr(Z):

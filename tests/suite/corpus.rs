@@ -237,7 +237,7 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
             strata(&eval).ok()
         } else {
             strata(&eval).fails(&["was captured from `llama`", "--model", "STRATA_MODELS"]);
-            let ran = strata(&[eval, args!["--model", model()]].concat()).ok();
+            let ran = strata(&[eval.clone(), args!["--model", model()]].concat()).ok();
             // From now on it is found by its name.
             fs::create_dir(&beside).expect("a directory");
             for file in ["config.json", "model.safetensors", "meta.json"] {
@@ -251,6 +251,12 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
         assert!(of("kl1") > 0.0 && of("kl2") > 0.0, "{}", found["splice"]);
         let predicted = stream.n_rows() - starts.len() as u64;
         assert_eq!(found["splice"]["n_tokens"].as_u64(), Some(predicted), "every token but the first of a sequence");
+        let limited = strata(&[eval, args!["--splice-tokens", "70"]].concat()).ok();
+        let limited: Value = serde_json::from_str(&limited.out).expect("JSON");
+        let lengths = starts.iter().zip(starts.iter().skip(1).chain([&stream.n_rows()])).map(|(a, b)| b - a);
+        let longest = lengths.max().expect("a sequence");
+        let found = limited["splice"]["n_tokens"].as_u64().expect("a number");
+        assert!(found < 70 && found + 2 * longest > 70, "{found} of at most 70, in sequences of at most {longest}");
     }
 }
 

@@ -63,7 +63,7 @@ impl OwnedCodes {
     }
 }
 
-fn fields(r: &Recovery) -> [(&'static str, f64); 19] {
+fn fields(r: &Recovery) -> [(&'static str, f64); 28] {
     [
         ("mcc", r.mcc),
         ("mcc_firing", r.mcc_firing),
@@ -84,6 +84,15 @@ fn fields(r: &Recovery) -> [(&'static str, f64); 19] {
         ("median_lift", r.median_lift),
         ("uniqueness", r.uniqueness),
         ("false_parent_rate", r.false_parent_rate),
+        ("detection.precision", r.detection.precision),
+        ("detection.recall", r.detection.recall),
+        ("detection.f1", r.detection.f1),
+        ("detection.uniqueness", r.detection.uniqueness),
+        ("edges.edges", r.edges.edges as f64),
+        ("edges.to_parent", r.edges.to_parent),
+        ("edges.to_ancestor", r.edges.to_ancestor),
+        ("edges.to_ancestor_chance", r.edges.to_ancestor_chance),
+        ("edges.to_itself", r.edges.to_itself),
     ]
 }
 
@@ -163,7 +172,10 @@ fn the_oracle_scores_perfectly() {
     for (field, got) in fields(&r) {
         let expected = match field {
             "n_firing" => 24.0,
-            "dead" | "n_unmatched" | "absorption" | "false_parent_rate" => 0.0,
+            "dead" | "n_unmatched" | "absorption" | "false_parent_rate" | "edges.to_itself" => 0.0,
+            "edges.edges" => 15.0,
+            // Five parents with as many children each.
+            "edges.to_ancestor_chance" => 0.2,
             "median_lift" => continue,
             _ => 1.0,
         };

@@ -248,6 +248,7 @@ fn constants_out_of_range_are_refused_by_name() {
         (WorldConfig { noise: -0.1, ..a() }, "noise"),
         (WorldConfig { child_scale: f64::INFINITY, ..a() }, "child_scale"),
         (WorldConfig { rho: 1.0, ..a() }, "rho"),
+        (WorldConfig { first: u64::MAX, ..a() }, "first"),
     ] {
         let err = World::new(&config).unwrap_err();
         assert!(matches!(&err, Error::Config { key, .. } if key == name), "{name}: {err}");
@@ -273,6 +274,10 @@ proptest! {
         // Rows that are drawn without the truth are the same.
         let mut alone = vec![0.0; 10 * d];
         world.sample(start, 10, &mut alone, None);
+        prop_assert_eq!(&alone, &x);
+        // Or from another first token.
+        let later = World::new(&WorldConfig { first: start, ..config }).unwrap();
+        later.sample(0, 10, &mut alone, None);
         prop_assert_eq!(alone, x);
         prop_assert_eq!(a.len(), 10 * n);
     }

@@ -103,6 +103,76 @@ fn an_evaluation_on_a_synthetic_dump_scores_what_was_found_and_on_others_does_no
 }
 
 #[test]
+fn a_streamed_world_has_the_rows_of_the_stored_one_and_every_command_reads_them() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // The same name, which models record.
+    let place = |of: &str| {
+        let parent = dir.path().join(of);
+        fs::create_dir(&parent).expect("a directory");
+        parent.join("world")
+    };
+    let (stored, streamed) = (place("stored"), place("streamed"));
+    let at = |p: &Path| p.to_str().expect("UTF-8").to_owned();
+    small_dump(&stored, "3000");
+    let made =
+        [&["synth", "--world", "a", "--rows", "3000", "--seed", "7", "--streamed", "--out"][..], &[&at(&streamed)]];
+    let (code, _, err) = strata(&[&made.concat()[..], &SMALL].concat());
+    assert!(code == 0 && err.contains("drawn whenever they are read"), "{err}");
+    let names = fs::read_dir(&streamed).expect("a directory").map(|f| f.expect("a file").file_name());
+    let mut names: Vec<OsString> = names.collect();
+    names.sort();
+    assert_eq!(names, ["truth.json", "truth.safetensors"], "no rows");
+    for file in ["truth.json", "truth.safetensors"] {
+        assert_eq!(
+            fs::read(stored.join(file)).expect("a file"),
+            fs::read(streamed.join(file)).expect("a file"),
+            "{file}"
+        );
+    }
+
+    let [a, b] = [&stored, &streamed].map(|p| Dump::open(std::slice::from_ref(p), None).expect("a dump"));
+    assert_eq!((a.n_rows(), a.d(), a.dtype(), a.name()), (b.n_rows(), b.d(), b.dtype(), b.name()));
+    let (mut x, mut y) = (vec![0.0; 700 * 8], vec![1.0; 700 * 8]);
+    a.read_range(1900, 700, &mut x).expect("rows");
+    b.read_range(1900, 700, &mut y).expect("rows");
+    assert_eq!(x, y);
+    let ids = [2999, 0, 17, 17];
+    a.read_rows(&ids, &mut x[..32]).expect("rows");
+    b.read_rows(&ids, &mut y[..32]).expect("rows");
+    assert_eq!(x, y);
+    for read in [b.read_rows(&[3000], &mut y[..8]), b.read_range(2999, 2, &mut y[..16])] {
+        assert!(read.expect_err("no such row").to_string().contains("of 3000 rows"));
+    }
+    assert_eq!(a.content().expect("a hash"), b.content().expect("a hash"), "the content is the same");
+
+    let sets =
+        "level1.latents=6 level1.k=1.5 level2.latents=12 level2.k=1.5 train.steps=40 train.batch=64 data.outlier=0.0";
+    let results = [("stored", &stored), ("streamed", &streamed)].map(|(name, dump)| {
+        let run = dir.path().join(format!("run-{name}"));
+        let (dump, run_, codes) = (at(dump), at(&run), at(&dir.path().join(format!("{name}.safetensors"))));
+        let mut line = vec!["train", "--dump", &dump, "--out", &run_, "--quiet"];
+        sets.split_whitespace().for_each(|s| line.extend(["--set", s]));
+        for line in [&line[..], &["eval", &run_], &["encode", &run_, "--out", &codes], &["inspect", &dump]] {
+            let (code, out, err) = strata(line);
+            assert_eq!(code, 0, "{line:?}: {err}");
+            assert_eq!(out.contains("drawn when they are read"), line[0] == "inspect" && name == "streamed", "{out}");
+        }
+        let found = read_json(&run.join("eval.json"));
+        assert!(found["recovery"]["mcc"].is_number());
+        let file = |path: &Path| fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        (file(&run.join("sae/sae_weights.safetensors")), file(Path::new(&codes)), found)
+    });
+    let [stored, streamed] = results;
+    assert!(stored.0 == streamed.0, "the same weights");
+    assert!(stored.1 == streamed.1, "the same codes");
+    assert_eq!(stored.2, streamed.2, "the same evaluation");
+
+    let (code, _, err) =
+        strata(&[&made.concat()[..9], &["--dtype", "f16", "--out", &at(&dir.path().join("c"))]].concat());
+    assert!(code == 1 && err.contains("--streamed") && err.lines().count() == 1, "{err}");
+}
+
+#[test]
 fn worlds_that_cannot_be_are_refused_in_one_sentence_and_leave_nothing_behind() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("dump");

@@ -31,6 +31,13 @@ impl Dump {
         for start in starts {
             check_interrupt()?;
             let n = rows.min(self.n_rows - start) as usize;
+            if let Some(drawn) = &self.parts.drawn {
+                drawn.pieces(start, n, |_, rows| {
+                    hash.update(bytemuck::cast_slice(rows));
+                    Ok(())
+                })?;
+                continue;
+            }
             self.for_spans(start, n, |shard, rows, bytes| {
                 shard.stored(rows, bytes, |bytes| hash.update(bytes));
                 Ok(())

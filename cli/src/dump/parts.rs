@@ -1,11 +1,13 @@
 //! The parts of a dump as the reader of a format finds them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::names::directory_name;
 use super::numbers::Numbers;
 use super::shard::Shard;
+use super::world::Drawn;
 use crate::escape::escaped;
 
 /// The parts of a dump.
@@ -13,8 +15,10 @@ use crate::escape::escaped;
 pub(super) struct Parts {
     /// The name of the directory or file.
     pub(super) name: String,
-    /// At least one shard, in order, all of one width and type.
+    /// In order, all of one width and type: at least one, or none where the rows are drawn.
     pub(super) shards: Vec<Shard>,
+    /// A world whose rows are drawn when they are read.
+    pub(super) drawn: Option<Drawn>,
     pub(super) tokens: Option<Numbers<u32>>,
     pub(super) sequence_starts: Option<Numbers<u64>>,
     /// Rows per sequence, where all sequences have the same number.
@@ -36,6 +40,7 @@ impl Parts {
         Self {
             name,
             shards,
+            drawn: None,
             tokens: None,
             sequence_starts: None,
             context: None,
@@ -49,11 +54,20 @@ impl Parts {
         }
     }
 
+    /// Makes the parts of the world in `directory`.
+    pub(super) fn of_world(directory: &Path, drawn: Drawn) -> Self {
+        let parts = Self::new(directory_name(directory), Vec::new());
+        Self { drawn: Some(drawn), directory: Some(directory.to_owned()), ..parts }
+    }
+
     /// Sets the first row of every shard, and returns the number of rows of all.
     pub(super) fn place(&mut self) -> Result<u64> {
         let mut n_rows = 0_u64;
         // The name is shown on terminals and written into files.
         self.name = escaped(&self.name);
+        if let Some(drawn) = &self.drawn {
+            return Ok(drawn.n_rows);
+        }
         let (first, rest) = self.shards.split_first_mut().context("a dump: expected at least one file, found none")?;
         n_rows += first.n() as u64;
         for shard in rest {

@@ -24,8 +24,8 @@ pub struct DumpSummary {
     pub n_shards: usize,
     /// Bytes of all rows.
     pub n_bytes: u64,
-    /// `mean_i ||x_i||` of the rows as stored.
-    pub mean_norm: f64,
+    /// `mean_i ||x_i||` of the rows as stored; none where no rows are.
+    pub mean_norm: Option<f64>,
 }
 
 /// Writes a dump. Until [`DumpWriter::finish`] everything is in a hidden directory beside `path`; dropping the writer
@@ -159,7 +159,7 @@ impl DumpWriter {
             n_rows: manifest.rows,
             n_shards: manifest.shards.len(),
             n_bytes: manifest.rows * (manifest.d * manifest.dtype.size_bytes()) as u64,
-            mean_norm: manifest.stats.as_ref().map_or(0.0, |stats| stats.mean_norm),
+            mean_norm: manifest.stats.as_ref().map(|stats| stats.mean_norm),
         })
     }
 }

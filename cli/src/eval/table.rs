@@ -148,8 +148,11 @@ pub fn print(e: &Evaluation, out: &mut dyn Write) -> std::io::Result<()> {
         for (name, value) in [
             ("true features: cosine (MCC)", r.mcc),
             ("true features: firing F1", r.f1),
+            ("latents as detectors: F1", r.detection.f1),
             ("true edges found", r.edge_recall),
             ("edges that are true", r.edge_precision),
+            ("edges to an ancestor", r.edges.to_ancestor),
+            ("  by chance", r.edges.to_ancestor_chance),
             ("families as they are (ARI)", r.family_ari),
             ("true roots in level 1", r.root_in_level1),
             ("true children in level 2", r.leaf_in_level2),

@@ -5,8 +5,12 @@
 //! **firing** if it fires on at least [`FIRING_SHARE`] of the tokens; `sigma(f)` is the firing latent that feature `f`
 //! is matched with. A root is a feature with children, a leaf one with a parent, a flat feature has neither.
 
+mod detection;
+
 use alloc::vec;
 use alloc::vec::Vec;
+
+pub use detection::{Detection, Edges};
 
 use super::coherence::agreement::adjusted_rand;
 use super::composition::pairs;
@@ -93,6 +97,10 @@ pub struct Recovery {
     /// Share of the flat features with `sigma(f)` in level 2, cosine over [`FOUND_COSINE`] and a learned parent that
     /// is not [`ROOT`]. 0 to 1, lower is better. Post-hoc parents never are `ROOT`.
     pub false_parent_rate: f64,
+    /// Every latent as a detector of its nearest feature, as SynthSAEBench scores it.
+    pub detection: Detection,
+    /// What the learned edges connect, by nearest features.
+    pub edges: Edges,
 }
 
 /// Scores a two-level model against a known structure.
@@ -218,6 +226,7 @@ pub fn recovery(
     for j in (0..latents).filter(|&j| firing[j] && features > 0) {
         followed[argmax(&cosine[j * features..(j + 1) * features])] = true;
     }
+    let near = detection::nearest(&cosine, features);
     let n_firing = firing.iter().filter(|f| **f).count();
     Ok(Recovery {
         mcc,
@@ -240,6 +249,8 @@ pub fn recovery(
         median_lift,
         uniqueness: ratio(followed.iter().filter(|f| **f).count(), n_firing),
         false_parent_rate: mean(&flats, |f| f64::from(found_in_level2(f).is_some_and(|j| parent[j] != ROOT))),
+        detection: detection::detection(&near, &counts),
+        edges: detection::edges(&near, &firing, f1, parent, truth.parent),
     })
 }
 

@@ -78,13 +78,21 @@ pub(super) struct Bench {
     cut: Vec<f32>,
     /// `[n, rank]` loadings, and `1 / sqrt(1 - |l|^2)`.
     loading: Vec<f32>,
+    /// `[rank, free]`, the loadings of the features of `free` in that order: these are tried on every token.
+    loading_of_free: Vec<f32>,
     sharpness: Vec<f32>,
     mean: Vec<f32>,
     deviation: Vec<f32>,
     /// The vector that is added to every token.
     pub bias: Vec<f32>,
     free: [Range<usize>; 2],
+    /// Upper bounds of `Phi` on the pieces of [`BOUNDS`].
+    bounds: Vec<f64>,
 }
+
+/// The pieces on which `Phi` is bounded: `BOUNDS` to the unit, from `-REACH` to `REACH`.
+const BOUNDS: usize = 8;
+const REACH: usize = 8;
 
 impl Bench {
     pub fn new(config: &WorldConfig, options: &BenchOptions, parents: &[u32]) -> Self {
@@ -123,12 +131,20 @@ impl Bench {
         let deviation = (0..n).map(|_| (options.magnitude_spread * (1.0 + rng.normal_f64())).abs() as f32).collect();
         let mut bias: Vec<f64> = (0..config.d).map(|_| rng.normal_f64()).collect();
         unit(&mut bias);
+        let free = [0..config.roots, tree..n];
+        let rank = if options.correlation > 0.0 { options.rank } else { 0 };
+        let of_free = |r: usize| free.iter().cloned().flatten().map(move |f| f * options.rank + r);
+        let loading_of_free = (0..rank).flat_map(of_free).map(|at| loading[at]).collect();
+        // The margin is far above the error of `erfc`, so that no feature is passed over that fires.
+        let bound = |i: usize| normal_below((i + 1) as f64 / BOUNDS as f64 - REACH as f64) * (1.0 + 1e-9);
         Self {
             cut: given.iter().map(|p| quantile(*p) as f32).collect(),
             probability,
             given,
             exclusive: options.exclusive,
-            rank: if options.correlation > 0.0 { options.rank } else { 0 },
+            rank,
+            loading_of_free,
+            bounds: (0..2 * REACH * BOUNDS).map(bound).collect(),
             child_scale: config.child_scale as f32,
             first_child,
             children: config.children,
@@ -137,7 +153,7 @@ impl Bench {
             mean,
             deviation,
             bias: bias.iter().map(|b| (options.bias * b) as f32).collect(),
-            free: [0..config.roots, tree..n],
+            free,
         }
     }
 
@@ -152,20 +168,34 @@ impl Bench {
             &mut more[..]
         };
         g.iter_mut().for_each(|g| *g = rng.normal_f32());
-        for f in self.free.iter().cloned().flatten() {
-            if self.fires(f, g, rng) {
+        // For all features at once, each in the order of `fires`.
+        let n_free = self.free.iter().map(Range::len).sum();
+        let mut along = vec![0.0f32; n_free];
+        for (g, loading) in g.iter().zip(self.loading_of_free.chunks_exact(n_free.max(1))) {
+            along.iter_mut().zip(loading).for_each(|(a, l)| *a += l * g);
+        }
+        for (f, along) in self.free.iter().cloned().flatten().zip(along) {
+            if self.exceeds(f, along, rng) {
                 self.switch_on(f, 1.0, g, rng, add);
             }
         }
     }
 
     fn fires(&self, f: usize, g: &[f32], rng: &mut Philox) -> bool {
+        let own = self.loading.get(f * self.rank..(f + 1) * self.rank).unwrap_or_default();
+        self.exceeds(f, own.iter().zip(g).fold(0.0, |along, (l, g)| along + l * g), rng)
+    }
+
+    /// Draws whether `f` fires, given the sum of its loadings times the factors of the token.
+    fn exceeds(&self, f: usize, along: f32, rng: &mut Philox) -> bool {
         let u = rng.uniform_f64();
-        if g.is_empty() {
+        if self.rank == 0 {
             return u < self.given[f];
         }
-        let along: f32 = self.loading[f * self.rank..(f + 1) * self.rank].iter().zip(g).map(|(l, g)| l * g).sum();
-        u < normal_below(f64::from((self.cut[f] - along) * self.sharpness[f]))
+        let x = f64::from((self.cut[f] - along) * self.sharpness[f]);
+        // Most features do not fire, which a bound shows without `erfc`. Below the first piece its bound holds too.
+        let piece = ((x + REACH as f64) * BOUNDS as f64).max(0.0) as usize;
+        self.bounds.get(piece).is_none_or(|bound| u < *bound) && u < normal_below(x)
     }
 
     fn switch_on(&self, f: usize, scale: f32, g: &[f32], rng: &mut Philox, add: &mut dyn FnMut(usize, f32)) {

@@ -33,6 +33,9 @@ pub struct WorldConfig {
     pub rho: f64,
     /// Two worlds with equal constants and seed are equal, directions and tokens.
     pub seed: u64,
+    /// The number of the first token: row `t` is token `first + t`. Rows to test on begin where those of the training end.
+    #[serde(default)]
+    pub first: u64,
     /// Deeper trees, correlations and the rest of SynthSAEBench; none in worlds A, B and C. With it, `p_min` is the
     /// least probability of any feature before its parent's, and `child_probability` the most that the children of a
     /// feature (each child, where they are not exclusive) have, given their parent.
@@ -55,6 +58,7 @@ impl WorldConfig {
             child_scale: 0.8,
             rho: 0.3,
             seed: 0,
+            first: 0,
             bench: None,
         }
     }
@@ -87,6 +91,10 @@ impl WorldConfig {
         }
         if !(self.rho > -1.0 && self.rho < 1.0) {
             return Err(Error::config("rho", format!("expected a cosine between -1 and 1, found {}", self.rho)));
+        }
+        // The streams from there on draw the constants.
+        if self.first > 1 << 62 {
+            return Err(Error::config("first", format!("expected at most 2^62, found {}", self.first)));
         }
         if self.d < 2 {
             return Err(Error::config("d", format!("expected at least 2 dimensions, found {}", self.d)));
@@ -162,6 +170,7 @@ impl WorldConfig {
             child_scale: 1.0,
             rho: 0.0,
             seed: 0,
+            first: 0,
             bench: Some(BenchOptions {
                 depth: 3,
                 exclusive: true,

