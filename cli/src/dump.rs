@@ -7,6 +7,7 @@ mod arrow;
 mod bare;
 mod content;
 mod convert;
+mod drawn;
 mod formats;
 mod ids;
 pub(crate) mod integers;

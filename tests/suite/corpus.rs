@@ -253,7 +253,8 @@ fn several_hook_points_are_captured_and_spliced_from_one_pass() {
         assert_eq!(found["splice"]["n_tokens"].as_u64(), Some(predicted), "every token but the first of a sequence");
         let limited = strata(&[eval, args!["--splice-tokens", "70"]].concat()).ok();
         let limited: Value = serde_json::from_str(&limited.out).expect("JSON");
-        let lengths = starts.iter().zip(starts.iter().skip(1).chain([&stream.n_rows()])).map(|(a, b)| b - a);
+        let ends = starts.iter().skip(1).copied().chain([stream.n_rows()]);
+        let lengths = starts.iter().zip(ends).map(|(a, b)| b - a);
         let longest = lengths.max().expect("a sequence");
         let found = limited["splice"]["n_tokens"].as_u64().expect("a number");
         assert!(found < 70 && found + 2 * longest > 70, "{found} of at most 70, in sequences of at most {longest}");

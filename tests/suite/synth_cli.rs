@@ -168,7 +168,7 @@ fn a_streamed_world_has_the_rows_of_the_stored_one_and_every_command_reads_them(
     assert_eq!(stored.2, streamed.2, "the same evaluation");
 
     let (code, _, err) =
-        strata(&[&made.concat()[..9], &["--dtype", "f16", "--out", &at(&dir.path().join("c"))]].concat());
+        strata(&[&made.concat()[..8], &["--dtype", "f16", "--out", &at(&dir.path().join("c"))]].concat());
     assert!(code == 1 && err.contains("--streamed") && err.lines().count() == 1, "{err}");
 }
 

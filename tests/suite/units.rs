@@ -31,7 +31,7 @@ fn dump(path: &Path, config: &WorldConfig, tokens: bool, k: i32) -> PathBuf {
     let mut writer = DumpWriter::create(path, spec).unwrap();
     writer.append(&x, tokens.then_some(&ids[..])).unwrap();
     if !tokens {
-        truth::write(&mut writer, &world, N as u64).unwrap();
+        truth::write(&world, N as u64, |name, bytes| writer.attach(name, bytes)).unwrap();
     }
     writer.finish().unwrap();
     path.to_owned()

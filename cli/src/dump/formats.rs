@@ -8,7 +8,7 @@ use super::ids::{Tokens, open_starts, open_tokens};
 use super::numbers::Numbers;
 use super::parts::Parts;
 use super::source::Source;
-use super::{arrow, bare, convert, llamascopium, manifest, memmap, saev, vllm, world};
+use super::{arrow, bare, convert, drawn, llamascopium, manifest, memmap, saev, vllm};
 use crate::texts;
 
 /// A format of directories.
@@ -27,7 +27,7 @@ struct Format {
 const FORMATS: &[Format] = &[
     Format { name: "strata-dump", detect: manifest::detect, open: manifest::open, has_layers: false },
     // A stored dump of a world has both files, and its rows are read.
-    Format { name: "a world that is drawn", detect: world::detect, open: world::open, has_layers: false },
+    Format { name: "a world that is drawn", detect: drawn::detect, open: drawn::open, has_layers: false },
     Format { name: "SAELens' cache in Arrow", detect: arrow::detect, open: arrow::open, has_layers: false },
     Format { name: "memmap shards", detect: memmap::detect, open: memmap::open, has_layers: false },
     Format { name: "saev shards", detect: saev::detect, open: saev::open, has_layers: true },

@@ -1,5 +1,4 @@
-//! A directory that holds a synthetic world and no rows: `truth.json` without a `dump.json`. Row `t` is token `t` of the
-//! world, drawn whenever it is read, so that a training can see any number of rows without a disk that holds them.
+//! The description of a synthetic world beside its rows, and rows that are drawn from it whenever they are read.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -8,8 +7,6 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use strata_core::synth::{World, WorldConfig};
 
-use super::parts::Parts;
-use super::source::Source;
 use crate::files::read;
 
 /// The description of a world beside its rows.
@@ -69,6 +66,17 @@ pub(super) struct Drawn {
 }
 
 impl Drawn {
+    /// Opens the world that the file at `path` describes.
+    ///
+    /// # Errors
+    /// As [`Description::read`]; for constants that make no world; if it has no rows.
+    pub(super) fn open(path: PathBuf) -> Result<Self> {
+        let found = Description::read(&path)?;
+        let world = World::new(&found.world).with_context(|| path.display().to_string())?;
+        ensure!(found.rows > 0, "`{}`: rows: expected at least 1, found 0", path.display());
+        Ok(Self { world, n_rows: found.rows, path })
+    }
+
     /// Returns the width of a row.
     pub(super) fn d(&self) -> usize {
         self.world.config().d
@@ -95,16 +103,4 @@ impl Drawn {
         }
         Ok(())
     }
-}
-
-pub(super) fn detect(directory: &Path) -> bool {
-    directory.join(DESCRIPTION).exists()
-}
-
-pub(super) fn open(directory: &Path, _: &Source) -> Result<Parts> {
-    let path = directory.join(DESCRIPTION);
-    let found = Description::read(&path)?;
-    let world = World::new(&found.world).with_context(|| path.display().to_string())?;
-    ensure!(found.rows > 0, "`{}`: rows: expected at least 1, found 0", path.display());
-    Ok(Parts::of_world(directory, Drawn { world, n_rows: found.rows, path }))
 }

@@ -5,11 +5,13 @@
 //! **firing** if it fires on at least [`FIRING_SHARE`] of the tokens; `sigma(f)` is the firing latent that feature `f`
 //! is matched with. A root is a feature with children, a leaf one with a parent, a flat feature has neither.
 
+mod counts;
 mod detection;
 
 use alloc::vec;
 use alloc::vec::Vec;
 
+use counts::{Counts, argmax, ratio};
 pub use detection::{Detection, Edges};
 
 use super::coherence::agreement::adjusted_rand;
@@ -303,16 +305,6 @@ impl Firing<'_> {
     }
 }
 
-/// Counts of tokens.
-struct Counts {
-    /// `[latents]`: tokens on which the latent fires.
-    fires: Vec<u64>,
-    /// `[features]`: tokens on which the feature is on.
-    on: Vec<u64>,
-    /// `[latents, features]`: tokens on which both are.
-    both: Vec<u32>,
-}
-
 /// Counts the tokens on which latents fire, on which features are on, and on which both do.
 fn count(firing: &Firing<'_>, truth: &Truth<'_>, latents: usize) -> Counts {
     let features = truth.parent.len();
@@ -426,13 +418,4 @@ fn matched_mean(matrix: &[f64], column: &[Option<usize>], cols: usize) -> f64 {
 
 fn mean(of: &[usize], value: impl Fn(usize) -> f64) -> f64 {
     of.iter().map(|&f| value(f)).sum::<f64>() / of.len() as f64
-}
-
-fn ratio(part: usize, whole: usize) -> f64 {
-    part as f64 / whole as f64
-}
-
-/// Returns the lowest index of the largest value.
-fn argmax(values: &[f64]) -> usize {
-    values.iter().enumerate().fold(0, |best, (i, v)| if *v > values[best] { i } else { best })
 }

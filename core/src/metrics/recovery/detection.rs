@@ -9,7 +9,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::{Counts, argmax, ratio};
+use super::counts::{Counts, argmax, ratio};
 use crate::gate::ROOT;
 
 /// Means over **all** latents, unlike the scores of [`super::Recovery`], which are means over features. NaN without latents.
@@ -77,10 +77,8 @@ pub(super) fn edges(near: &[usize], firing: &[bool], f1: usize, parent: &[u32], 
         learned.filter(|_| !near.is_empty()).map(|(j, p)| (near[f1 + j], near[*p as usize])).collect();
     // A tree has no circles, but a caller may pass one: no chain is longer than the features.
     let ancestors = |f: usize| {
-        core::iter::successors(Some(truth[f]), |p| Some(truth[*p as usize]))
-            .take_while(|p| *p != ROOT)
-            .take(truth.len())
-            .map(|p| p as usize)
+        let above = |f: usize| Some(truth[f]).filter(|p| *p != ROOT).map(|p| p as usize);
+        core::iter::successors(above(f), move |p| above(*p)).take(truth.len())
     };
     let mut above = vec![0usize; truth.len()];
     ends.iter().for_each(|(_, p)| above[*p] += 1);
