@@ -98,6 +98,8 @@ impl Scratch {
 pub struct Lanes {
     pub(super) arch: Option<Arch>,
     pub(super) scratch: Vec<Scratch>,
+    /// Rows that were widened.
+    pub(super) wide: Vec<f32>,
     /// Working memory of a device.
     pub(super) device: Memory,
 }
