@@ -4,7 +4,7 @@ use crate::console::Console;
 use anyhow::{Context, Result, anyhow, bail};
 use serde::Serialize;
 use std::str::FromStr;
-use strata_core::config::{Activation, Config, Consistency, GateKind, Source};
+use strata_core::config::{Activation, Budget, Config, Consistency, GateKind, Source};
 use strata_core::device::check::{BOUNDARY, FULL, run};
 use strata_core::normalise::Normalisation;
 use strata_core::train::{Difference, Trainer};
@@ -145,24 +145,46 @@ pub fn device(check: bool, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
     Ok(u8::from(check && !good))
 }
 
-/// Width, rows of a batch, and steps of the trainings that are compared: width and rows are no whole numbers of tiles.
-const TRAINING: (usize, usize, u64) = (100, 66, 8);
+/// The size of a training that is compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Training {
+    /// Rows of a batch.
+    pub n: usize,
+    /// Width.
+    pub d: usize,
+    /// Latents of both levels.
+    pub latents: [usize; 2],
+    /// Steps.
+    pub steps: u64,
+}
 
-/// Latents of both levels in these trainings: so many that both levels are screened in 8 bits.
-const LATENTS: [usize; 2] = [520, 600];
+/// Sizes around those that the kernels work in: levels that are screened in 8 bits and levels that are not, rows and widths that are no
+/// whole numbers of tiles.
+pub const SMALL_TRAININGS: [Training; 3] = [
+    Training { n: 66, d: 100, latents: [520, 600], steps: 8 },
+    Training { n: 50, d: 33, latents: [20, 60], steps: 8 },
+    Training { n: 129, d: 257, latents: [65, 513], steps: 6 },
+];
 
-/// Trains small models of several settings, with `latents` of both levels, on a device and on the CPU, and compares every bit of their states after each step, so
-/// that the kernels of training are compared too. Returns the number of trainings.
+/// Sizes of real models.
+pub const FULL_TRAININGS: [Training; 2] = [
+    Training { n: 4096, d: 768, latents: [1536, 24_576], steps: 4 },
+    Training { n: 1024, d: 2304, latents: [2048, 32_768], steps: 3 },
+];
+
+/// Trains models of several settings and of one size on a device and on the CPU, and compares every bit of their states after each
+/// step, so that the kernels of training are compared too. Returns the number of trainings.
 ///
 /// # Errors
 /// At the first bit that differs, naming settings, step, tensor and place; and whatever the driver reports.
-pub fn check_trainings(device: &Device, isa: Isa, latents: [usize; 2]) -> Result<usize> {
+pub fn check_trainings(device: &Device, isa: Isa, of: Training) -> Result<usize> {
     use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
-    let (d, n, steps) = TRAINING;
+    let Training { n, d, latents, steps } = of;
     let all = [
         (Batchtopk, Topk, Source::X, GateKind::Hard),
         (Jumprelu, Gated, Source::Res, GateKind::Hard),
         (Gated, Relu, Source::X, GateKind::GroupTop1),
+        (Batchtopk, Batchtopk, Source::X, GateKind::None),
     ];
     for (one, two, source, gate) in all {
         let mut config = Config { source, ..Config::default() };
@@ -174,6 +196,9 @@ pub fn check_trainings(device: &Device, isa: Isa, latents: [usize; 2]) -> Result
         (config.gate.kind, config.gate.start, config.gate.root_below) = (gate, 0.25, 0.0);
         (config.gate.reassign_every, config.revive.dead_after) = (2, 2 * n as u64);
         (config.loss.consistency, config.loss.contain_margin) = (Consistency::Contain, 2.0);
+        if gate == GateKind::None {
+            (config.budget, config.loss.consistency) = (Budget::Shared, Consistency::None);
+        }
         let mut rng = Philox::new(5, 5);
         let mut rows = || -> Vec<f32> { (0..n * d).map(|_| rng.normal_f32() * rng.normal_f32()).collect() };
         let sample = rows();
@@ -187,7 +212,9 @@ pub fn check_trainings(device: &Device, isa: Isa, latents: [usize; 2]) -> Result
             normalisation.apply(&mut x);
             let (wanted, found) = (cpu.step(&x)?, gpu.step(&x)?);
             gpu.fetch()?;
-            let named = format!("level1 {one}, level2 {two}, source {source}, gate {gate}, step {step}");
+            let named = format!(
+                "level1 {one}, level2 {two}, source {source}, gate {gate}, n {n} d {d} latents {latents:?}, step {step}"
+            );
             if let Some(Difference { name, index, words }) = gpu.state().difference(&cpu.state()) {
                 let [found, wanted] = words.map(|word| word.map_or("nothing".into(), |word| format!("{word:08x}")));
                 bail!("a training, {named}: number {index} of `{name}` is {found} on the device, {wanted} on the CPU");
@@ -213,8 +240,12 @@ fn look(ordinal: usize, check: bool, isa: Isa, console: &mut Console<'_>) -> Gpu
                 console.note(format!("cuda:{ordinal}: rows {}, latents {}, width {}", shape.n, shape.f, shape.d));
                 run(&device, Compute::new(isa, Par::Rayon), shape, |_| n += 1)?;
             }
-            console.note(format!("cuda:{ordinal}: trainings of small models"));
-            gpu.checked = Some(n + check_trainings(&device, isa, LATENTS)?);
+            for of in SMALL_TRAININGS.into_iter().chain(FULL_TRAININGS) {
+                let Training { n: rows, d, latents: [f1, f2], .. } = of;
+                console.note(format!("cuda:{ordinal}: trainings, rows {rows}, latents {f1} and {f2}, width {d}"));
+                n += check_trainings(&device, isa, of)?;
+            }
+            gpu.checked = Some(n);
         }
         Ok(())
     });

@@ -162,7 +162,20 @@ impl Dump {
     /// # Panics
     /// If `out` has another size.
     pub fn read_rows(&self, rows: &[u64], out: &mut [f32]) -> Result<()> {
+        self.read_rows_with(rows, out, &mut [])
+    }
+
+    /// [`Dump::read_rows`], with the bytes of the rows as they lie, one row behind the other, to `stored`, unless it is empty.
+    ///
+    /// # Errors
+    /// As [`Dump::read_rows`].
+    ///
+    /// # Panics
+    /// If `out` or `stored` has another size.
+    pub fn read_rows_with(&self, rows: &[u64], out: &mut [f32], stored: &mut [u8]) -> Result<()> {
         let d = self.d();
+        let row_bytes = d * self.dtype().size_bytes();
+        assert!(stored.is_empty() || stored.len() == rows.len() * row_bytes, "bytes of {} rows", rows.len());
         assert!(out.len() == rows.len() * d, "[{}, {d}] into a buffer of {}", rows.len(), out.len());
         if let Some(row) = rows.iter().find(|row| **row >= self.n_rows) {
             bail!("`{}`: row {row} of {} rows", self.name(), self.n_rows);
@@ -175,7 +188,7 @@ impl Dump {
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_unstable_by_key(|&k| rows[k]);
         let mut trail = Trail::default();
-        let mut bytes = vec![0; d * self.dtype().size_bytes()];
+        let mut bytes = vec![0; row_bytes];
         for k in order {
             let row = rows[k];
             let shard = self.shard_of(row);
@@ -185,7 +198,13 @@ impl Dump {
                 let mut span = 0..0;
                 shard.for_runs(i..i + 1, |_, bytes| span = bytes);
                 trail.pass(shard, span.clone());
-                shard.view(i..i + 1, span)?.widen_row(0, out);
+                shard.view(i..i + 1, span.clone())?.widen_row(0, out);
+                if !stored.is_empty() {
+                    shard.stored(i..i + 1, span, |own| bytes.copy_from_slice(own));
+                }
+            }
+            if !stored.is_empty() {
+                stored[k * row_bytes..(k + 1) * row_bytes].copy_from_slice(&bytes);
             }
             shard.check_finite(i, d, out)?;
         }
@@ -214,6 +233,18 @@ impl Dump {
             rest = after;
             rows.widen(0..rows.n(), part);
             shard.check_finite(first, d, part)
+        })
+    }
+
+    /// Reads consecutive rows as they lie, one behind the other. Numbers are not checked to be finite.
+    ///
+    /// # Errors
+    /// A row that does not exist.
+    pub fn read_range_stored(&self, start: u64, n: usize, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        self.for_spans(start, n, |shard, rows, bytes| {
+            shard.stored(rows, bytes, |own| out.extend_from_slice(own));
+            Ok(())
         })
     }
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::Path;
 use strata_core::model::{Lanes, WeightType};
+use strata_core::rows::Rows;
 use strata_core::{Codes, Compute, Device, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
@@ -133,16 +134,27 @@ pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
 /// If a row is not finite; whatever `f` returns.
 pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
     let d = dump.d();
-    let (mut x, mut lanes) = (Vec::new(), Lanes::default());
+    let (mut x, mut stored, mut lanes) = (Vec::new(), Vec::new(), Lanes::default());
     let mut codes = [Codes::new(), Codes::new()];
     let mut start = 0;
     while start < dump.n_rows() {
         let n = (dump.n_rows() - start).min(BLOCK) as usize;
-        x.resize(n * d, 0.0);
-        dump.read_range(start, n, &mut x)?;
         codes.iter_mut().for_each(Codes::clear);
         let [codes1, codes2] = &mut codes;
-        encoder.encode_par_in(Par::Rayon, &x, &mut lanes, codes1, codes2)?;
+        if encoder.reads_stored() {
+            dump.read_range_stored(start, n, &mut stored)?;
+            let rows = Rows::new(&stored, n, d, d * dump.dtype().size_bytes(), dump.dtype())?;
+            if let Err(why) = encoder.encode_stored_in(Par::Rayon, rows, &mut lanes, codes1, codes2) {
+                // The dump names the file and the place of a number that is not finite.
+                x.resize(n * d, 0.0);
+                dump.read_range(start, n, &mut x)?;
+                return Err(why.into());
+            }
+        } else {
+            x.resize(n * d, 0.0);
+            dump.read_range(start, n, &mut x)?;
+            encoder.encode_par_in(Par::Rayon, &x, &mut lanes, codes1, codes2)?;
+        }
         f(&codes)?;
         check_interrupt()?;
         start += n as u64;

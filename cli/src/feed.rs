@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
-use strata_core::train::BatchRows;
+use strata_core::rows::{Dtype, Rows};
+use strata_core::train::{BatchRows, StepReport, Trainer};
 use strata_core::{Config, RowOrder};
 
 /// Returns the number of rows to train on, and of all rows. The last rows are held out: whole sequences of them where
@@ -42,6 +43,8 @@ pub struct Reader<'a> {
     cursor: u64,
     ids: Vec<u64>,
     kept: Vec<u64>,
+    /// Whether rows are given as they lie.
+    raw: bool,
     threads: rayon::ThreadPool,
 }
 
@@ -64,7 +67,7 @@ impl<'a> Reader<'a> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
         let (ids, kept) = (Vec::new(), Vec::new());
-        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, threads })
+        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, raw: false, threads })
     }
 
     /// Reads the same rows of `target` too, which has as many, normalised in their own way. Which rows are left out depends on
@@ -72,6 +75,13 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn with_target(mut self, target: &'a Dump, normalisation: Normalisation) -> Self {
         self.target = Some((target, normalisation));
+        self
+    }
+
+    /// Gives the rows as they lie, without their normalisation, where there is no target: for a device, which reads fewer bytes then.
+    #[must_use]
+    pub fn raw(mut self, raw: bool) -> Self {
+        self.raw = raw;
         self
     }
 
@@ -92,18 +102,23 @@ impl<'a> Reader<'a> {
         let (full, batches) = channel();
         let stop = AtomicBool::new(false);
         for _ in 0..2 {
-            let _ = give_back.send([Vec::new(), Vec::new()]);
+            let _ = give_back.send(Batch::default());
         }
         let cursor = self.cursor;
         let (reader, stop) = (&mut self, &stop);
         thread::scope(|scope| {
             // Both ends of the channels move into the thread: each side sees that the other one has ended.
             let read = move || {
-                for [mut x, mut y] in free.into_iter().take(usize::try_from(n_batches).unwrap_or(usize::MAX)) {
-                    x.resize(batch * reader.dump.d(), 0.0);
-                    y.resize(reader.target.as_ref().map_or(0, |(target, _)| batch * target.d()), 0.0);
-                    let read = reader.fill(&mut x, &mut y, stop);
-                    let read = read.map(|()| Batch { x, y, cursor: reader.cursor });
+                for mut next in free.into_iter().take(usize::try_from(n_batches).unwrap_or(usize::MAX)) {
+                    let (d, dtype, of_target) = (reader.dump.d(), reader.dump.dtype(), reader.target.as_ref());
+                    let is_raw = reader.raw && of_target.is_none();
+                    next.x.resize(batch * d, 0.0);
+                    next.y.resize(of_target.map_or(0, |(target, _)| batch * target.d()), 0.0);
+                    next.stored.resize(if is_raw { batch * d * dtype.size_bytes() } else { 0 }, 0);
+                    (next.d, next.dtype) = (d, dtype);
+                    let read = reader.fill(&mut next, stop);
+                    next.cursor = reader.cursor;
+                    let read = read.map(|()| next);
                     let failed = read.is_err();
                     // The receiver is gone where the training has ended early.
                     if full.send(read).is_err() || failed {
@@ -112,19 +127,22 @@ impl<'a> Reader<'a> {
                 }
             };
             thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
-            let batch = Batch { x: Vec::new(), y: Vec::new(), cursor };
+            let batch = Batch { cursor, ..Batch::default() };
             let mut feed = Feed { give_back, batches, batch, stop };
             train(&mut feed)
         })
     }
 
-    /// Fills `out`, `(n, d)`, with the next rows that the filter keeps, normalised, and `targets`, `(n, d_out)`, with the same
-    /// rows of the target. Once `stop` is set the content is arbitrary.
+    /// Fills a batch with the next rows that the filter keeps, normalised unless they are given as they lie, and with the same rows
+    /// of the target. Once `stop` is set the content is arbitrary.
     ///
     /// No more rows are read than are needed, so that the cursor counts rows that were used or left out.
-    fn fill(&mut self, out: &mut [f32], targets: &mut [f32], stop: &AtomicBool) -> Result<()> {
-        let Self { dump, target, filter, order, normalisation, cursor, ids, kept, threads } = self;
+    fn fill(&mut self, next: &mut Batch, stop: &AtomicBool) -> Result<()> {
+        let Self { dump, target, filter, order, normalisation, cursor, ids, kept, threads, .. } = self;
+        let Batch { x: out, y: targets, stored, .. } = next;
         let d = dump.d();
+        // Bytes of a row as it lies, or 0.
+        let width = if stored.is_empty() { 0 } else { d * dump.dtype().size_bytes() };
         kept.clear();
         let mut filled = 0;
         let mut skipped = 0;
@@ -132,12 +150,13 @@ impl<'a> Reader<'a> {
             let missing = &mut out[filled * d..];
             ids.resize(missing.len() / d, 0);
             order.fill(*cursor, ids);
-            read(threads, dump, ids, missing)?;
+            read(threads, dump, ids, missing, &mut stored[filled * width..])?;
             *cursor += ids.len() as u64;
             let first = filled;
             for i in first..out.len() / d {
                 if filter.keeps(ids[i - first], &out[i * d..(i + 1) * d]) {
                     out.copy_within(i * d..(i + 1) * d, filled * d);
+                    stored.copy_within(i * width..(i + 1) * width, filled * width);
                     kept.push(ids[i - first]);
                     filled += 1;
                     skipped = 0;
@@ -153,40 +172,78 @@ impl<'a> Reader<'a> {
                 }
             }
         }
-        normalisation.apply(out);
+        if width == 0 {
+            normalisation.apply(out);
+        }
         if let Some((target, normalisation)) = target {
             // Fewer rows than asked for where the reading was stopped.
             let targets = &mut targets[..kept.len() * target.d()];
-            read(threads, target, kept, targets)?;
+            read(threads, target, kept, targets, &mut [])?;
             normalisation.apply(targets);
         }
         Ok(())
     }
 }
 
-/// Reads rows of `dump` by their numbers, several parts of them at a time.
-fn read(threads: &rayon::ThreadPool, dump: &Dump, ids: &[u64], rows: &mut [f32]) -> Result<()> {
+/// Reads rows of `dump` by their numbers, several parts of them at a time, and their bytes unless `stored` is empty.
+fn read(threads: &rayon::ThreadPool, dump: &Dump, ids: &[u64], rows: &mut [f32], stored: &mut [u8]) -> Result<()> {
     let parts: Vec<Result<()>> = threads.install(|| {
         let parts = ids.par_chunks(PART).zip(rows.par_chunks_mut(PART * dump.d()));
-        parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect()
+        if stored.is_empty() {
+            return parts.map(|(ids, rows)| dump.read_rows(ids, rows)).collect();
+        }
+        let parts = parts.zip(stored.par_chunks_mut(PART * dump.d() * dump.dtype().size_bytes()));
+        parts.map(|((ids, rows), stored)| dump.read_rows_with(ids, rows, stored)).collect()
     });
     // In order, so that the first row that cannot be read is the one that is named.
     parts.into_iter().collect()
 }
 
-/// Normalised rows of one step.
+/// The rows of one step.
 struct Batch {
-    /// `(n, d)`.
+    /// `(n, d)`: normalised, unless there are `stored` ones.
     x: Vec<f32>,
     /// `(n, d_out)`; empty without a target.
     y: Vec<f32>,
+    /// The bytes of the rows as they lie; empty unless they are given so.
+    stored: Vec<u8>,
+    dtype: Dtype,
+    d: usize,
     /// The cursor of the reader after them.
     cursor: u64,
 }
 
-/// Batches of normalised rows that are read before they are needed: see [`Reader::ahead`].
+impl Default for Batch {
+    fn default() -> Self {
+        Self { x: Vec::new(), y: Vec::new(), stored: Vec::new(), dtype: Dtype::F32, d: 0, cursor: 0 }
+    }
+}
+
+/// The rows of a step, for a trainer to take.
+#[derive(Clone, Copy, Debug)]
+pub enum Given<'a> {
+    /// Normalised.
+    Normalised(BatchRows<'a>),
+    /// As they lie.
+    Raw(Rows<'a>),
+}
+
+impl Given<'_> {
+    /// Takes a step on them.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`].
+    pub fn step(&self, trainer: &mut Trainer) -> strata_core::Result<StepReport> {
+        match *self {
+            Self::Normalised(rows) => trainer.step(rows),
+            Self::Raw(rows) => trainer.step_raw(rows),
+        }
+    }
+}
+
+/// Batches of rows that are read before they are needed: see [`Reader::ahead`].
 pub struct Feed<'s> {
-    give_back: Sender<[Vec<f32>; 2]>,
+    give_back: Sender<Batch>,
     batches: Receiver<Result<Batch>>,
     batch: Batch,
     stop: &'s AtomicBool,
@@ -199,10 +256,30 @@ impl Feed<'_> {
     /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
     /// last batch.
     pub fn next_batch(&mut self) -> Result<BatchRows<'_>> {
-        // After the last batch the buffers are no longer received.
-        let _ = self.give_back.send([mem::take(&mut self.batch.x), mem::take(&mut self.batch.y)]);
-        self.batch = self.batches.recv().context("the rows of the training have ended")??;
+        self.receive()?;
         Ok(BatchRows { x: &self.batch.x, y: &self.batch.y })
+    }
+
+    /// Returns the next batch as the reader gives it: [`Reader::raw`].
+    ///
+    /// # Errors
+    /// As [`Feed::next_batch`].
+    pub fn next_given(&mut self) -> Result<Given<'_>> {
+        self.receive()?;
+        let Batch { x, y, stored, dtype, d, .. } = &self.batch;
+        if stored.is_empty() {
+            return Ok(Given::Normalised(BatchRows { x, y }));
+        }
+        Ok(Given::Raw(Rows::new(stored, x.len() / d, *d, d * dtype.size_bytes(), *dtype)?))
+    }
+
+    fn receive(&mut self) -> Result<()> {
+        // After the last batch the buffers are no longer received.
+        let cursor = self.batch.cursor;
+        let _ = self.give_back.send(mem::take(&mut self.batch));
+        self.batch.cursor = cursor;
+        self.batch = self.batches.recv().context("the rows of the training have ended")??;
+        Ok(())
     }
 
     /// The positions of the order that the batches returned so far have used: the whole state of the feed. What has been
@@ -213,7 +290,7 @@ impl Feed<'_> {
 
     /// Frees the memory of the batch at hand.
     pub fn release(&mut self) {
-        (self.batch.x, self.batch.y) = (Vec::new(), Vec::new());
+        (self.batch.x, self.batch.y, self.batch.stored) = Default::default();
     }
 }
 

@@ -10,7 +10,7 @@ use crate::checkpoint;
 use crate::console::{self, Console, Orderly};
 use crate::control;
 use crate::dump::Dump;
-use crate::feed::{self, Feed, Reader};
+use crate::feed::{self, Feed, Given, Reader};
 use crate::files::{io_error, read, write_atomic};
 use crate::health::{self, Asked};
 use crate::heldout::{self, HeldOut, Watched};
@@ -32,7 +32,7 @@ use std::time::Instant;
 use strata_core::config::{DataConfig, LevelConfig};
 use strata_core::format::weights::Origin;
 use strata_core::normalise::Normalisation;
-use strata_core::train::{Array, BatchRows, Difference, State, StepReport, Trainer};
+use strata_core::train::{Array, Difference, State, StepReport, Trainer};
 use strata_core::{Compute, Config, Isa, Par};
 
 /// Rows on which the held-out loss is measured during training.
@@ -167,7 +167,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // Before the last step an interrupt ends the training with a checkpoint, and the process waits for it.
     let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
-    let mut reader = Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?;
+    let mut reader =
+        Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?.raw(trainer.reads_raw());
     if let (Some(target), Some(normalisation)) = (target, trainer.target()) {
         reader = reader.with_target(target, normalisation.clone());
     }
@@ -199,11 +200,11 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 let state = state_of(&mut trainer, feed)?;
                 checkpoint::save_over(&gate_checkpoint(run), trainer.step_count(), &state, part, &**comm)?;
             }
-            let rows = feed.next_batch()?;
+            let rows = feed.next_given()?;
             let report = if *verify > 0 && trainer.step_count().is_multiple_of(*verify) {
                 verified_step(&mut trainer, config, rows, *isa)?
             } else {
-                trainer.step(rows)?
+                rows.step(&mut trainer)?
             };
             cursor = feed.cursor();
             let taken = trainer.step_count();
@@ -384,12 +385,12 @@ pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
 ///
 /// # Errors
 /// If a bit of the two states differs, naming the first.
-fn verified_step(trainer: &mut Trainer, config: &Config, rows: BatchRows<'_>, isa: Isa) -> Result<StepReport> {
+fn verified_step(trainer: &mut Trainer, config: &Config, rows: Given<'_>, isa: Isa) -> Result<StepReport> {
     trainer.fetch()?;
     let d = trainer.normalisation().mean.len();
     let mut twin = Trainer::restore(config, d, &mut trainer.state(), Compute::new(isa, Par::Rayon))?;
-    let (step, expected) = (trainer.step_count(), twin.step(rows)?);
-    let report = trainer.step(rows)?;
+    let (step, expected) = (trainer.step_count(), rows.step(&mut twin)?);
+    let report = rows.step(trainer)?;
     trainer.fetch()?;
     if let Some(Difference { name, index, words }) = trainer.state().difference(&twin.state()) {
         let [found, wanted] = words.map(|word| word.map_or("nothing".into(), |word| format!("{word:08x}")));

@@ -163,6 +163,20 @@ impl<'a> Rows<'a> {
         self.dtype
     }
 
+    /// Returns the bytes from the start of a row to that of the next.
+    #[must_use]
+    pub fn stride_bytes(&self) -> usize {
+        self.stride_bytes
+    }
+
+    /// Returns the bytes of all rows where they follow each other without gaps, as little-endian numbers; else none.
+    #[must_use]
+    pub fn contiguous(&self) -> Option<&'a [u8]> {
+        let bytes = self.n * self.d * self.dtype.size_bytes();
+        let is_plain = !self.native || cfg!(target_endian = "little");
+        (self.stride_bytes == self.d * self.dtype.size_bytes() && is_plain).then(|| &self.data[..bytes])
+    }
+
     /// Returns the rows `range` of this view, as a view.
     ///
     /// # Panics

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strata_core::device::{Device, Driver, Launch, MemoryInfo, Place};
 use strata_core::{Error, Result};
@@ -37,10 +37,29 @@ const ALL: usize = 1 << 34;
 #[repr(align(256))]
 struct Block([u8; 256]);
 
+/// An error of a device that is planted for a test: after a launch of a kernel one bit of a buffer changes.
+#[derive(Clone, Copy, Debug)]
+pub struct Flaw {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// How many launches of it are right before, of those that count: the word that this argument is the address of is not 0.
+    pub after: usize,
+    /// See above.
+    pub counts: usize,
+    /// Which of its arguments is the address of the buffer.
+    pub arg: usize,
+    /// The 32-bit number whose last bit changes.
+    pub index: usize,
+}
+
 struct Emulator {
     order: u32,
     total: usize,
     used: AtomicUsize,
+    /// Whether something was started that the host has not waited for, and how often it has waited.
+    started: AtomicBool,
+    waits: Arc<AtomicUsize>,
+    flaw: Option<(Flaw, AtomicUsize)>,
     /// The allocations by their addresses.
     memory: Mutex<BTreeMap<u64, Vec<Block>>>,
 }
@@ -52,10 +71,61 @@ pub fn device(order: u32) -> Device {
 
 /// [`device`] with `total` bytes of memory.
 pub fn limited(order: u32, total: usize) -> Device {
-    Device::new(Arc::new(Emulator { order, total, used: AtomicUsize::new(0), memory: Mutex::default() }))
+    Device::new(Arc::new(Emulator::new(order, total)))
+}
+
+/// [`device`] with a number that counts how often the host has waited for it: an operation that a GPU orders behind what was started
+/// before it, and that the host sees the end of.
+pub fn counted(order: u32) -> (Device, Arc<AtomicUsize>) {
+    let emulator = Emulator::new(order, ALL);
+    let waits = emulator.waits.clone();
+    (Device::new(Arc::new(emulator)), waits)
+}
+
+/// [`device`] with an error.
+pub fn flawed(flaw: Flaw) -> Device {
+    let flaw = Some((flaw, AtomicUsize::new(0)));
+    Device::new(Arc::new(Emulator { flaw, ..Emulator::new(0, ALL) }))
 }
 
 impl Emulator {
+    fn new(order: u32, total: usize) -> Self {
+        Self {
+            order,
+            total,
+            used: AtomicUsize::new(0),
+            started: AtomicBool::new(false),
+            waits: Arc::default(),
+            flaw: None,
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Waits for what was started.
+    fn wait(&self) {
+        if self.started.swap(false, Ordering::Relaxed) {
+            self.waits.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Changes a bit where a test has planted an error.
+    fn spoil(&self, launch: &Launch<'_>) {
+        let Some((flaw, launches)) = self.flaw.as_ref().filter(|(flaw, _)| flaw.kernel == launch.name()) else {
+            return;
+        };
+        let address = |arg: usize| u64::from_le_bytes(launch.args()[arg].bytes().try_into().expect("an address"));
+        let mut memory = self.memory();
+        let mut byte_of = |address: u64, change: u8| {
+            let (base, blocks) = memory.range_mut(..=address).next_back().expect("an allocation");
+            let byte = &mut blocks_mut(blocks)[GUARD + (address - base) as usize];
+            *byte ^= change;
+            *byte
+        };
+        if byte_of(address(flaw.counts), 0) != 0 && launches.fetch_add(1, Ordering::Relaxed) == flaw.after {
+            byte_of(address(flaw.arg) + 4 * flaw.index as u64, 1);
+        }
+    }
+
     fn memory(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<Block>>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -75,7 +145,8 @@ impl Emulator {
         for blocks in self.memory().values_mut() {
             let bytes = blocks_mut(blocks);
             let end = bytes.len() - GUARD;
-            if bytes[..GUARD].iter().chain(&bytes[end..]).any(|b| *b != UNTOUCHED) {
+            // Of whole slices, since it is done after each launch.
+            if bytes[..GUARD] != [UNTOUCHED; GUARD] || bytes[end..] != [UNTOUCHED; GUARD] {
                 return Err(Error::Device {
                     what: format!("kernel {name} has written beside a buffer of {} bytes", end - GUARD),
                 });
@@ -120,21 +191,25 @@ impl Driver for Emulator {
     }
 
     fn put(&self, place: Place, bytes: &[u8]) -> Result<()> {
+        self.wait();
         self.with(place, |to| to.copy_from_slice(bytes));
         Ok(())
     }
 
     fn get(&self, place: Place, bytes: &mut [u8]) -> Result<()> {
+        self.wait();
         self.with(place, |from| bytes.copy_from_slice(from));
         Ok(())
     }
 
     fn zero(&self, place: Place) -> Result<()> {
+        self.started.store(true, Ordering::Relaxed);
         self.with(place, |bytes| bytes.fill(0));
         Ok(())
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<()> {
+        self.started.store(true, Ordering::Relaxed);
         let ([x, y], mut why) = (launch.grid(), [0u8; 256]);
         let args: Vec<*const c_void> = launch.args().iter().map(|arg| arg.bytes().as_ptr().cast()).collect();
         let name = CString::new(launch.name()).expect("a name without zeros");
@@ -156,10 +231,12 @@ impl Driver for Emulator {
             let why = CStr::from_bytes_until_nul(&why).map(|why| why.to_string_lossy().into_owned());
             return Err(Error::Device { what: why.unwrap_or_default() });
         }
+        self.spoil(launch);
         self.check_guards(launch.name())
     }
 
     fn sync(&self) -> Result<()> {
+        self.wait();
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ core: compute -> kernel par
 core: config -> activation balance choice decoder error freeze gate loss row_norm setting source
 core: cuda -> device error
 core: decoder -> choice
-core: device -> compute entry error gate kernel rng source
+core: device -> compute entry error gate kernel rng rows source
 core: format -> activation compute config decoder error gate heads kernel model par row_norm row_rule rows source
 core: freeze -> choice
 core: gate -> choice entry kernel
@@ -24,7 +24,7 @@ core: heads -> error kernel model
 core: kernel -> compute
 core: loss -> choice entry gate kernel
 core: metrics -> compute error gate kernel model par rng
-core: model -> activation compute config decoder device entry error gate kernel par row_norm source
+core: model -> activation compute config cuda decoder device entry error gate kernel par row_norm rows source
 core: normalise -> config error kernel model row_norm row_rule
 core: order -> rng
 core: row_norm -> choice error
@@ -33,7 +33,7 @@ core: rows -> error
 core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
-core: train -> activation balance compute config device entry error freeze gate kernel loss model normalise par rng source
+core: train -> activation balance compute config cuda device entry error freeze gate kernel loss model normalise par rng rows source
 cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
 cli: args -> device settings
 cli: capture -> console corpus dump files lm

@@ -106,13 +106,15 @@ mod emulated {
     use std::collections::BTreeMap;
     use std::fs;
     use std::sync::Arc;
+    use strata_cli::args::{Demo, DeviceFlag, Settings};
     use strata_cli::console::Console;
+    use strata_cli::device::{SMALL_TRAININGS, Training, check_trainings};
     use strata_cli::dump::{Dump, Source};
     use strata_cli::{encode, run::Run, train};
     use strata_core::model::WeightType;
     use strata_core::train::Solo;
     use strata_core::{Device, Isa};
-    use strata_tests::emulator::device;
+    use strata_tests::emulator::{Flaw, device, flawed};
 
     /// A dump of a small world.
     fn world(folder: &Path) -> Dump {
@@ -208,6 +210,80 @@ mod emulated {
 
     #[test]
     fn trainings_that_the_command_compares_are_those_of_the_cpu() {
-        assert_eq!(strata_cli::device::check_trainings(&device(1), Isa::detect(), [20, 60]).expect("the same bits"), 3);
+        let of = Training { steps: 4, ..SMALL_TRAININGS[1] };
+        assert_eq!(check_trainings(&device(1), Isa::detect(), of).expect("the same bits"), 4);
+    }
+
+    #[test]
+    fn what_the_command_compares_names_the_first_bit_that_differs() {
+        let flaw = Flaw { kernel: "adam_rows", after: 7, counts: 2, arg: 8, index: 5 };
+        let why = check_trainings(&flawed(flaw), Isa::detect(), SMALL_TRAININGS[1]).expect_err("a bit that differs");
+        let why = why.to_string();
+        assert!(why.contains("step 1: number 5 of `params.b_dec` is "), "{why}");
+    }
+
+    /// Arguments of a `train::Job` that is verified at every step.
+    fn verified(dump: &Dump, run: &Path, device: &Device) -> String {
+        let sets: Vec<String> = TINY.iter().map(|set| (*set).to_owned()).collect();
+        let config = train::settings_of(run, false, None, None, &sets, None).expect("settings");
+        let device = Some(device);
+        let job = train::Job {
+            dump,
+            target: None,
+            run,
+            config,
+            resume: false,
+            from: None,
+            isa: Isa::detect(),
+            device,
+            verify: 1,
+        };
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };
+        train::train(&job, &mut console).expect_err("a bit that differs").to_string()
+    }
+
+    #[test]
+    fn verify_stops_at_the_first_bit_that_differs_and_names_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let dump = world(dir.path());
+        // Seven tensors are updated in each step: the decoder of level 1 in the fifth, the encoder of level 2 in the second.
+        for (after, tensor, step, index) in [(4 * 7 + 3, "level1.w_dec", 4, 17), (7 + 4, "level2.w_enc", 1, 0)] {
+            let flaw = Flaw { kernel: "adam_rows", after, counts: 2, arg: 8, index };
+            let why = verified(&dump, &dir.path().join(format!("run-{step}")), &flawed(flaw));
+            let named = format!("--verify: after step {step}, number {index} of `params.{tensor}` is ");
+            assert!(why.starts_with(&named) && why.ends_with(" on the CPU"), "{why}");
+        }
+    }
+
+    #[test]
+    fn the_demo_on_a_device_writes_the_model_of_the_cpu() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let demo = |name: &str, device: Option<&Device>| {
+            let out = dir.path().join(name);
+            let sets = TINY.iter().chain(&["train.steps=12", "train.batch=64", "gate.start=0.5"]);
+            let sets = sets.map(|set| (*set).to_owned()).collect();
+            let settings = Settings { preset: None, config: None, sets, seed: None };
+            let device_flag = DeviceFlag { device: None };
+            let args = Demo {
+                out: out.clone(),
+                model: None,
+                text: None,
+                hook: None,
+                max_tokens: 1,
+                settings,
+                device: device_flag,
+            };
+            let (mut said, mut err) = (Vec::new(), Vec::new());
+            let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: true, watch: None };
+            let code = strata_cli::demo::demo(&args, Isa::detect(), device, &mut console).expect("a demo");
+            assert_eq!(code, 0, "{}", String::from_utf8_lossy(&err));
+            let read = |file: &str| fs::read(out.join("run").join(file)).expect("a file of the run");
+            (read("sae/sae_weights.safetensors"), read("eval.json"))
+        };
+        let (weights, eval) = demo("cpu", None);
+        let (on_weights, on_eval) = demo("device", Some(&device(0)));
+        assert!(weights == on_weights, "the weights differ");
+        assert!(eval == on_eval, "the evaluations differ");
     }
 }

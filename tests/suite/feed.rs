@@ -3,7 +3,7 @@
 use crate::dump::{open, write};
 use std::path::Path;
 use strata_cli::dump::{Dump, DumpSpec};
-use strata_cli::feed::Reader;
+use strata_cli::feed::{Feed, Given, Reader};
 use strata_cli::row_filter::RowFilter;
 use strata_core::normalise::Normalisation;
 use strata_core::{Config, Dtype, Isa, Philox, RowOrder};
@@ -60,6 +60,33 @@ fn normalisation() -> Normalisation {
         norm_limit: 20.0,
         row_norm: Default::default(),
     }
+}
+
+#[test]
+fn rows_as_they_lie_are_those_that_are_widened() {
+    let folder = TempDir::new().unwrap();
+    let dump = dump(folder.path(), None);
+    let read = |raw: bool| {
+        let take = |feed: &mut Feed<'_>| {
+            let mut all = Vec::new();
+            for _ in 0..9 {
+                let rows = match feed.next_given()? {
+                    Given::Normalised(rows) => (false, rows.x.to_vec()),
+                    Given::Raw(rows) => {
+                        let mut x = vec![0.0; rows.n() * D];
+                        rows.widen(0..rows.n(), &mut x);
+                        normalisation().apply(&mut x);
+                        (true, x)
+                    }
+                };
+                assert_eq!(rows.0, raw, "how rows are given");
+                all.push((rows.1, feed.cursor()));
+            }
+            Ok(all)
+        };
+        reader(&dump, 1500, 0).raw(raw).ahead(100, 9, take).unwrap()
+    };
+    assert_eq!(read(true), read(false));
 }
 
 /// Returns the batches, each with the cursor after it, read row by row.

@@ -17,7 +17,7 @@ fn the_ptx_is_that_of_the_sources() {
         fs::read_dir(folder()).expect("the kernels").map(|e| e.expect("a file").path()).collect();
     sources.retain(is_source);
     sources.sort();
-    assert_eq!(sources.len(), 6, "files of kernels: {sources:?}");
+    assert_eq!(sources.len(), 8, "files of kernels: {sources:?}");
     let bytes: Vec<u8> = sources.iter().flat_map(|path| fs::read(path).expect("a file of kernels")).collect();
     let first = PTX.lines().next().expect("a first line");
     let expected = format!("// sha256 of the sources: {}", strata_cli::checkpoint::sha256(&bytes));

@@ -1,6 +1,9 @@
 use crate::device::Device;
 use crate::error::{Error, Result};
 
+/// Whether this build can compute on devices. Without it the code for that is left out.
+pub const BUILT: bool = false;
+
 /// Returns the number of GPUs.
 ///
 /// # Errors

@@ -13,6 +13,9 @@ use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUfunction
 use cudarc::driver::{CudaContext, CudaFunction, CudaStream};
 use cudarc::nvrtc::Ptx;
 
+/// Whether this build can compute on devices. Without it the code for that is left out.
+pub const BUILT: bool = true;
+
 /// The oldest compute capability that the kernels run on.
 const OLDEST: (i32, i32) = (8, 0);
 

@@ -7,4 +7,4 @@ mod gpu;
 #[path = "disabled.rs"]
 mod gpu;
 
-pub use gpu::{count, open};
+pub use gpu::{BUILT, count, open};

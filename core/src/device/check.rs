@@ -13,6 +13,7 @@ use crate::gate::{self, Families, ROOT};
 use crate::kernel::dense::{Matrix, affine};
 use crate::kernel::{Screen, fire, screen, select};
 use crate::rng::Philox;
+use crate::rows::{Dtype, Rows};
 use crate::source::Source;
 use alloc::format;
 use alloc::string::String;
@@ -202,13 +203,29 @@ impl Case {
 
     fn centred(&self) -> Result<()> {
         let (d, xt) = (self.shape.d, self.device.alloc(self.x.len())?);
-        let b_dec = &self.x[..d];
+        let (b_dec, bytes) = (&self.x[..d], self.x_on.all().bytes());
         let on = self.device.upload(b_dec)?;
-        kernels::rows_in(self.x_on.all(), Some(on.all()), d, xt.all())?;
+        kernels::rows_in((bytes, Dtype::F32), None, Some(on.all()), d, xt.all())?;
         let wanted: Vec<f32> = self.x.iter().enumerate().map(|(at, x)| x - b_dec[at % d]).collect();
         self.same("rows_in", &xt.all().to_vec()?, &wanted)?;
-        kernels::rows_in(self.x_on.all(), None, d, xt.all())?;
-        self.same("rows_in", &xt.all().to_vec()?, &self.x)
+        kernels::rows_in((bytes, Dtype::F32), None, None, d, xt.all())?;
+        self.same("rows_in", &xt.all().to_vec()?, &self.x)?;
+        // Rows as they lie in files, normalised.
+        let (scale, mean) = (1.7f32, &self.w[..d]);
+        let mean_on = self.device.upload(mean)?;
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            let mut narrow = Vec::new();
+            dtype.narrow(&self.x, &mut narrow);
+            let mut wanted = vec![0.0; self.x.len()];
+            Rows::new(&narrow, self.shape.n, d, d * dtype.size_bytes(), dtype)?.widen(0..self.shape.n, &mut wanted);
+            let raw = self.device.upload(&narrow)?;
+            kernels::rows_in((raw.all(), dtype), None, None, d, xt.all())?;
+            self.same("rows_in", &xt.all().to_vec()?, &wanted)?;
+            wanted.iter_mut().enumerate().for_each(|(at, x)| *x = (*x - mean[at % d]) * scale - b_dec[at % d]);
+            kernels::rows_in((raw.all(), dtype), Some((mean_on.all(), scale)), Some(on.all()), d, xt.all())?;
+            self.same("rows_in", &xt.all().to_vec()?, &wanted)?;
+        }
+        Ok(())
     }
 
     /// Limits of latents, some below 0.

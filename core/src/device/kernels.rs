@@ -3,10 +3,11 @@
 use super::lists::{FamiliesOn, Gate, Lists};
 use super::{Arg, Launch, Part};
 use crate::error::Result;
+use crate::rows::Dtype;
 use bytemuck::{Pod, Zeroable};
 
 /// The names of all kernels.
-pub const NAMES: [&str; 47] = [
+pub const NAMES: [&str; 56] = [
     "product_above",
     "round_rows",
     "screen",
@@ -54,6 +55,15 @@ pub const NAMES: [&str; 47] = [
     "bias_add",
     "mix_into",
     "adam_rows",
+    "most_found",
+    "poor_rows",
+    "start_cut",
+    "ordered_sum",
+    "aux_weight",
+    "verdict",
+    "count_parents",
+    "count_children",
+    "scale_sums",
 ];
 
 /// Bytes of a row in 8 bits: a multiple of what the screen takes at once.
@@ -190,12 +200,14 @@ pub(super) fn start<T: Pod>(
     on.device.driver.launch(&Launch { name, grid, block, shared: shared as u32, args })
 }
 
-/// Appends to each row of `out`, in any order, what exceeds the bar where the gate is open; counts may pass the room.
+/// Appends to each row of `out`, in any order, what exceeds the bar where the gate is open; counts may pass the room. Where `there` is
+/// given, only as many rows are computed as its number says, less the rows before these.
 pub(crate) fn product_above(
     x: Part<'_, f32>,
     weights: Weights<'_>,
     bar: Bar<'_>,
     gate: Option<Gate<'_>>,
+    there: Option<(Part<'_, u32>, usize)>,
     out: Lists<'_>,
 ) -> Result<()> {
     let (Weights { w, bias, d }, n, f) = (weights, out.n(), weights.f());
@@ -214,6 +226,8 @@ pub(crate) fn product_above(
         num(n),
         num(f),
         num(d),
+        or_null(there.map(|(there, _)| there)),
+        num(there.map_or(0, |(_, first)| first)),
         num(out.room),
         at(out.count),
         at(out.index),
@@ -463,11 +477,58 @@ pub(crate) fn mark_active(lists: Lists<'_>, words: usize, active: Part<'_, u32>)
     start(active, "mark_active", [n, 1], 128, 0, &args)
 }
 
-/// Writes the sums of the counts before each, and of all; `next` receives them but for the last.
-pub(crate) fn scan(counts: Part<'_, u32>, offsets: Part<'_, u32>, next: Option<Part<'_, u32>>) -> Result<()> {
+/// How many entries there are places for, where the host does not look: the sum goes to `total`, and `bad` says if it is larger.
+#[derive(Clone, Copy)]
+pub(crate) struct Most<'a> {
+    pub most: usize,
+    pub total: Part<'a, u32>,
+    pub bad: Part<'a, u32>,
+}
+
+/// Writes the sums of the counts before each, and of all; `next` receives them but for the last. All are 0 where they pass `most`.
+pub(crate) fn scan(
+    counts: Part<'_, u32>,
+    offsets: Part<'_, u32>,
+    next: Option<Part<'_, u32>>,
+    most: Option<Most<'_>>,
+) -> Result<()> {
     let n = counts.len();
     assert!(offsets.len() == n + 1 && next.is_none_or(|next| next.len() == n), "scan: no room for {n} sums");
-    start(counts, "scan", [1, 1], 1024, 0, &[num(n), at(counts), at(offsets), or_null(next)])
+    assert!(most.is_none_or(|m| m.total.len() == 1 && m.bad.len() == 1), "scan: one number");
+    let (total, bad) = (most.map(|m| m.total), most.map(|m| m.bad));
+    let limit = num(most.map_or(0, |m| m.most));
+    start(
+        counts,
+        "scan",
+        [1, 1],
+        1024,
+        0,
+        &[num(n), at(counts), at(offsets), or_null(next), limit, or_null(total), or_null(bad)],
+    )
+}
+
+/// Writes the largest of some counts to `most`, one number that was 0, and says in `bad` if it passes `room`.
+pub(crate) fn most_found(found: Part<'_, u32>, room: usize, most: Part<'_, u32>, bad: Part<'_, u32>) -> Result<()> {
+    let n = found.len();
+    assert!(most.len() == 1 && bad.len() == 1, "most_found: one number");
+    let args = [num(n), at(found), num(room), at(most), at(bad)];
+    start(found, "most_found", [n.div_ceil(256).min(64), 1], 256, 0, &args)
+}
+
+/// Lists the rows with fewer than `k` entries whose bar was above 0; the rest of `which` is no row. `poor` receives how many there are,
+/// and `bad` says if that is more than `which` has places.
+pub(crate) fn poor_rows(
+    k: usize,
+    count: Part<'_, u32>,
+    bar: Part<'_, f32>,
+    which: Part<'_, u32>,
+    poor: Part<'_, u32>,
+    bad: Part<'_, u32>,
+) -> Result<()> {
+    let n = count.len();
+    assert!(bar.len() == n && poor.len() == 1 && bad.len() == 1, "poor_rows: other rows");
+    let args = [num(n), num(k), at(count), at(bar), num(which.len()), at(which), at(poor), at(bad)];
+    start(count, "poor_rows", [1, 1], 1024, 0, &args)
 }
 
 /// Copies lists one behind the other.
@@ -515,11 +576,27 @@ pub(crate) fn scatter_lists(which: Part<'_, u32>, from: Lists<'_>, out: Lists<'_
     start(from.count, "scatter_lists", [which.len(), 1], 128, 0, &args)
 }
 
-/// `xt = x - b_dec`, or `x` without one.
-pub(crate) fn rows_in(x: Part<'_, f32>, b_dec: Option<Part<'_, f32>>, d: usize, xt: Part<'_, f32>) -> Result<()> {
-    assert!(x.len() == xt.len() && b_dec.is_none_or(|b| b.len() == d), "rows_in: not (n, d)");
-    let blocks = x.len().div_ceil(256).min(1 << 16);
-    start(x, "rows_in", [blocks, 1], 256, 0, &[at(x), or_null(b_dec), num(d), Arg::of(x.len() as u64), at(xt)])
+/// `xt = (x - mean) scale - b_dec`, of what there is: `x` are the bytes of numbers of a type.
+pub(crate) fn rows_in(
+    (x, dtype): (Part<'_, u8>, Dtype),
+    affine: Option<(Part<'_, f32>, f32)>,
+    b_dec: Option<Part<'_, f32>>,
+    d: usize,
+    xt: Part<'_, f32>,
+) -> Result<()> {
+    let numbers = xt.len();
+    let of_width = |part: Option<Part<'_, f32>>| part.is_none_or(|part| part.len() == d);
+    assert!(x.len() == numbers * dtype.size_bytes(), "rows_in: not (n, d)");
+    assert!(of_width(affine.map(|(mean, _)| mean)) && of_width(b_dec), "rows_in: not (n, d)");
+    let of = match dtype {
+        Dtype::F32 => 0u32,
+        Dtype::F16 => 1,
+        Dtype::Bf16 => 2,
+    };
+    let (mean, scale) = (affine.map(|(mean, _)| mean), affine.map_or(1.0, |(_, scale)| scale));
+    let args =
+        [at(x), Arg::of(of), or_null(mean), Arg::of(scale), or_null(b_dec), num(d), Arg::of(numbers as u64), at(xt)];
+    start(x, "rows_in", [numbers.div_ceil(256).min(1 << 16), 1], 256, 0, &args)
 }
 
 /// `out = x - z D`.

@@ -15,11 +15,14 @@
 //! check every length, and what a driver does with both is its own concern.
 
 pub mod check;
+pub(crate) mod cofire;
 pub(crate) mod kernels;
 pub(crate) mod lists;
 pub(crate) mod packing;
 pub(crate) mod search;
+pub(crate) mod selection;
 pub(crate) mod training;
+pub(crate) mod verdict;
 
 pub use kernels::NAMES;
 
@@ -317,6 +320,11 @@ impl<'a, T: Pod> Part<'a, T> {
     /// Returns how many numbers there are.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Returns the same memory as bytes.
+    pub fn bytes(self) -> Part<'a, u8> {
+        Part { device: self.device, address: self.address, len: self.len * size_of::<T>(), of: PhantomData }
     }
 
     /// Returns the device that they lie on.

@@ -30,7 +30,7 @@ impl Packing {
     pub fn download(&mut self, lists: Lists<'_>, out: &mut Packed) -> Result<()> {
         let (device, n) = (lists.count.device(), lists.n());
         let offsets = self.offsets.room(device, n + 1)?;
-        kernels::scan(lists.count, offsets, None)?;
+        kernels::scan(lists.count, offsets, None, None)?;
         out.offsets.resize(n + 1, 0);
         offsets.get(&mut out.offsets)?;
         let total = out.offsets[n] as usize;

@@ -3,7 +3,8 @@
 //!
 //! What the screen leaves is computed exactly. For the `k` largest the bars start from a guess, a multiple of the norm of the row,
 //! and rise to what the `k` strongest hits most probably exceed; `k` exact values above the bar prove that none is missing. Rows
-//! without the proof are computed in full. Lists have room for a guess too: where a row needs more, all is launched again.
+//! without the proof are computed in full. Lists have room for a guess too: where a row needs more, all is launched again. Both are
+//! found on the device, so that a search can be queued ([`Search::queue`]) and the host looks later at what it has lacked.
 
 use super::kernels::{self, Bar, Bytes, Hits, Weights};
 use super::lists::{FamiliesOn, Gate, ListSlots, Lists};
@@ -15,6 +16,19 @@ use alloc::vec::Vec;
 const FULL: usize = 1 << 24;
 /// Rows that the first guess of a bar is made from.
 const FIRST: usize = 32;
+/// Most rows that a guess is learnt from.
+const LEARN: usize = 1024;
+/// Numbers of [`Needs::found`].
+pub(crate) const NEEDS: usize = 2;
+
+/// Where a search that was queued says what it has found and what it lacked.
+#[derive(Clone, Copy)]
+pub(crate) struct Needs<'a> {
+    /// One number, which is not 0 where lists are not complete.
+    pub bad: Part<'a, u32>,
+    /// `(NEEDS)`, zeros before: the most entries of a row, and the rows that were computed in full for lack of a proof.
+    pub found: Part<'a, u32>,
+}
 
 /// What a pre-activation must reach.
 #[derive(Clone, Copy)]
@@ -57,6 +71,10 @@ pub(crate) struct Guess {
     room: usize,
     /// The `k`-th largest pre-activation over the norm of the row, of nearly all rows.
     ratio: f32,
+    /// Rows that can be computed in full for lack of a proof.
+    poor: usize,
+    /// Whether there is a ratio, which is 0 where rows have too few pre-activations above 0.
+    is_made: bool,
 }
 
 /// Working memory.
@@ -68,6 +86,7 @@ pub(crate) struct Work {
     raw: ListSlots,
     sorted: ListSlots,
     again: Again,
+    words: Slot<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -113,8 +132,60 @@ impl Search<'_> {
         self.weights.f()
     }
 
-    /// Writes the lists of all rows to `out`, latents ascending, and returns their room.
+    /// Writes the lists of all rows to `out`, latents ascending, and returns their room. The host waits for the device to know whether
+    /// there was room.
     pub fn run(&self, guess: &mut Guess, work: &mut Work, out: &mut ListSlots) -> Result<usize> {
+        let (n, device) = (self.n(), self.x.device());
+        self.prepare(guess, work)?;
+        let (mut words, mut least) = (core::mem::take(&mut work.words), core::mem::take(&mut work.least));
+        let all = words.room(device, 1 + NEEDS)?;
+        let smallest = least.room(device, n)?;
+        let room = loop {
+            all.zero()?;
+            let needs = Needs { bad: all.part(0..1), found: all.part(1..1 + NEEDS) };
+            let room = self.queue(guess, work, out, needs, smallest)?;
+            let read = all.to_vec()?;
+            if !guess.lacks([read[1], read[2]], n, self.f()) {
+                break room;
+            }
+        };
+        if let Some([rows, _]) = self.screen.filter(|_| self.is_guessed()) {
+            guess.learn_from(rows.known, smallest)?;
+        }
+        (work.words, work.least) = (words, least);
+        Ok(room)
+    }
+
+    /// Returns whether the `k` largest are found from a guess.
+    fn is_guessed(&self) -> bool {
+        matches!(self.limit, Limit::Topk(k) if k > 0) && self.largest_of.is_none() && self.screen.is_some()
+    }
+
+    /// Makes the first guess of a level, for which the host waits for the device.
+    pub fn prepare(&self, guess: &mut Guess, work: &mut Work) -> Result<()> {
+        let (Limit::Topk(k), Some([rows, _])) = (self.limit, self.screen) else { return Ok(()) };
+        if guess.is_made || !self.is_guessed() {
+            return Ok(());
+        }
+        let first = self.n().min(FIRST);
+        let (mut kept, device) = (ListSlots::default(), self.x.device());
+        let least = device.alloc(first)?;
+        let few = kept.room(device, first, k.min(self.f()))?;
+        self.only(0, first).full(k.min(self.f()), &mut work.raw, &mut work.sorted, least.all(), few, None)?;
+        guess.learn_from(rows.known, least.all())
+    }
+
+    /// Starts to write the lists of all rows to `out`, latents ascending, and returns their room, without waiting for the device. They
+    /// are complete unless `needs.bad` says otherwise: [`Guess::lacks`] then gives what was missing. `least` receives the smallest of
+    /// the `k` largest of each row, for [`Guess::learn_from`].
+    pub fn queue(
+        &self,
+        guess: &mut Guess,
+        work: &mut Work,
+        out: &mut ListSlots,
+        needs: Needs<'_>,
+        least: Part<'_, f32>,
+    ) -> Result<usize> {
         let (n, device) = (self.n(), self.x.device());
         if guess.room == 0 {
             let k = if let Limit::Topk(k) = self.limit { k } else { 0 };
@@ -123,7 +194,7 @@ impl Search<'_> {
         let k = match self.limit {
             Limit::Topk(k) => k.min(self.f()),
             Limit::Above(_) | Limit::Each(_) => {
-                self.above(guess, work)?;
+                self.above(guess.room, work, needs)?;
                 core::mem::swap(&mut work.sorted, out);
                 return Ok(guess.room);
             }
@@ -132,60 +203,51 @@ impl Search<'_> {
         if k == 0 {
             kept.count.zero()?;
         } else if self.largest_of.is_some() {
-            self.above(guess, work)?;
-            let least = work.least.room(device, n)?;
+            self.above(guess.room, work, needs)?;
             kernels::keep_largest(k, work.sorted.of(n, guess.room), least, kept)?;
         } else if self.screen.is_some() {
-            self.largest(k, guess, work, kept)?;
+            self.largest(k, guess, work, kept, needs, least)?;
         } else {
-            let Work { raw, sorted, least, .. } = work;
-            self.full(k, raw, sorted, least.room(device, n)?, kept)?;
+            self.full(k, &mut work.raw, &mut work.sorted, least, kept, None)?;
         }
         Ok(k)
     }
 
     /// Writes to `work.sorted` what exceeds a limit that is known before; a selection of the largest has the limit 0.
-    fn above(&self, guess: &mut Guess, work: &mut Work) -> Result<()> {
+    fn above(&self, room: usize, work: &mut Work, needs: Needs<'_>) -> Result<()> {
         let (n, f, device) = (self.n(), self.f(), self.x.device());
         let bar = match self.limit {
             Limit::Above(limit) => Bar::One(limit),
             Limit::Each(limits) => Bar::Each(limits),
             Limit::Topk(_) => Bar::One(0.0),
         };
-        loop {
-            let room = guess.room;
-            let lists = work.raw.room(device, n, room)?;
-            lists.count.zero()?;
-            // What is compared with the room.
-            let mut needed = lists.count;
-            match (self.largest_of, self.screen) {
-                (Some((families, parents)), _) => {
-                    kernels::largest_children(self.x, self.weights, bar, families, parents, lists)?;
-                }
-                (None, Some([rows, latents])) => {
-                    let hits = work.hits.room(device, n, room)?;
-                    let (start, limits) = match bar {
-                        Bar::One(limit) => (limit, None),
-                        Bar::Each(limits) => (0.0, Some(limits)),
-                    };
-                    let bar = work.bar.room(device, n)?;
-                    kernels::start_bars(rows.known, 0.0, start, bar)?;
-                    kernels::screen(rows, latents, self.weights.d, bar, 0.0, self.gate, hits)?;
-                    kernels::exact_above(self.x, self.weights, bar, limits, (hits.found, hits.index), lists)?;
-                    needed = hits.found;
-                }
-                (None, None) => kernels::product_above(self.x, self.weights, bar, self.gate, lists)?,
+        let lists = work.raw.room(device, n, room)?;
+        lists.count.zero()?;
+        // What is compared with the room.
+        let mut needed = lists.count;
+        match (self.largest_of, self.screen) {
+            (Some((families, parents)), _) => {
+                kernels::largest_children(self.x, self.weights, bar, families, parents, lists)?;
             }
-            let most = needed.to_vec()?.into_iter().max().unwrap_or(0) as usize;
-            if most <= room {
-                let lists = work.raw.of(n, room);
-                return kernels::rows_in_order(f, lists, work.sorted.room(device, n, room)?);
+            (None, Some([rows, latents])) => {
+                let hits = work.hits.room(device, n, room)?;
+                let (start, limits) = match bar {
+                    Bar::One(limit) => (limit, None),
+                    Bar::Each(limits) => (0.0, Some(limits)),
+                };
+                let bar = work.bar.room(device, n)?;
+                kernels::start_bars(rows.known, 0.0, start, bar)?;
+                kernels::screen(rows, latents, self.weights.d, bar, 0.0, self.gate, hits)?;
+                kernels::exact_above(self.x, self.weights, bar, limits, (hits.found, hits.index), lists)?;
+                needed = hits.found;
             }
-            guess.room = most.next_power_of_two().min(f);
+            (None, None) => kernels::product_above(self.x, self.weights, bar, self.gate, None, lists)?,
         }
+        kernels::most_found(needed, room, needs.found.part(0..1), needs.bad)?;
+        kernels::rows_in_order(f, lists, work.sorted.room(device, n, room)?)
     }
 
-    /// Writes the `k` largest of each row to `kept`, with every pre-activation computed.
+    /// Writes the `k` largest of each row to `kept`, with every pre-activation computed; of as many rows as `there` says.
     fn full(
         &self,
         k: usize,
@@ -193,6 +255,7 @@ impl Search<'_> {
         sorted: &mut ListSlots,
         least: Part<'_, f32>,
         kept: Lists<'_>,
+        there: Option<Part<'_, u32>>,
     ) -> Result<()> {
         let (n, f, d, device) = (self.n(), self.f(), self.weights.d, self.x.device());
         let together = (FULL / f).max(32).min(n);
@@ -202,7 +265,8 @@ impl Search<'_> {
             let gate = self.gate.map(|gate| gate.rows(first, rows));
             let lists = raw.room(device, rows, f)?;
             lists.count.zero()?;
-            kernels::product_above(x, self.weights, Bar::One(0.0), gate, lists)?;
+            let there = there.map(|there| (there, first));
+            kernels::product_above(x, self.weights, Bar::One(0.0), gate, there, lists)?;
             let sorted = sorted.room(device, rows, f)?;
             kernels::rows_in_order(f, lists, sorted)?;
             kernels::keep_largest(k, sorted, least.part(first..first + rows), kept.rows(first, rows))?;
@@ -211,45 +275,41 @@ impl Search<'_> {
     }
 
     /// Writes the `k` largest of each row to `kept`, through the screen.
-    fn largest(&self, k: usize, guess: &mut Guess, work: &mut Work, kept: Lists<'_>) -> Result<()> {
+    fn largest(
+        &self,
+        k: usize,
+        guess: &mut Guess,
+        work: &mut Work,
+        kept: Lists<'_>,
+        needs: Needs<'_>,
+        least: Part<'_, f32>,
+    ) -> Result<()> {
         let (n, f, d, device) = (self.n(), self.f(), self.weights.d, self.x.device());
         let Some([rows, latents]) = self.screen else { return Ok(()) };
-        let Work { bar, least, hits: slots, raw, sorted, again } = work;
-        let least = least.room(device, n)?;
-        let norms: Vec<f32> = rows.known.to_vec()?.chunks(kernels::ROUNDED).map(|row| row[1]).collect();
-        if guess.ratio == 0.0 {
-            let first = n.min(FIRST);
-            let few = self.only(0, first);
-            few.full(k, raw, sorted, least.part(0..first), kept.rows(0, first))?;
-            guess.learn(&least.part(0..first).to_vec()?, &norms);
-        }
+        let Work { bar, hits: slots, raw, sorted, again, .. } = work;
         let bar = bar.room(device, n)?;
         // As in `kernel::screen`: five times the size of a sum of `d` independent errors.
         let share = (3.0 / libm::sqrtf(d as f32)).min(1.0);
-        loop {
-            let room = guess.room.max(k);
-            kernels::start_bars(rows.known, guess.ratio, 0.0, bar)?;
-            let hits = slots.room(device, n, room)?;
-            kernels::screen(rows, latents, d, bar, share, self.gate, hits)?;
-            let left = (slots.left.of(n), slots.left_index.of(n * room));
-            kernels::raise_bars(k, slots.of(n, room), bar, left)?;
-            let lists = raw.room(device, n, room)?;
-            lists.count.zero()?;
-            kernels::exact_above(self.x, self.weights, bar, None, left, lists)?;
-            let sorted = sorted.room(device, n, room)?;
-            kernels::rows_in_order(f, lists, sorted)?;
-            kernels::keep_largest(k, sorted, least, kept)?;
-            let most = slots.found.of(n).to_vec()?.into_iter().max().unwrap_or(0) as usize;
-            if most <= room {
-                break;
-            }
-            guess.room = most.next_power_of_two().min(f);
-        }
-        let (count, bars, least) = (kept.count.to_vec()?, bar.to_vec()?, least.to_vec()?);
-        let poor: Vec<u32> =
-            (0..n as u32).filter(|i| (count[*i as usize] as usize) < k && bars[*i as usize] > 0.0).collect();
-        guess.learn(&least, &norms);
-        if !poor.is_empty() { again.run(self, k, &poor, raw, sorted, kept) } else { Ok(()) }
+        guess.room = guess.room.max(k);
+        guess.poor = guess.poor.max(FIRST);
+        let room = guess.room;
+        kernels::start_bars(rows.known, guess.ratio, 0.0, bar)?;
+        let hits = slots.room(device, n, room)?;
+        kernels::screen(rows, latents, d, bar, share, self.gate, hits)?;
+        let left = (slots.left.of(n), slots.left_index.of(n * room));
+        kernels::raise_bars(k, slots.of(n, room), bar, left)?;
+        let lists = raw.room(device, n, room)?;
+        lists.count.zero()?;
+        kernels::exact_above(self.x, self.weights, bar, None, left, lists)?;
+        let sorted_lists = sorted.room(device, n, room)?;
+        kernels::rows_in_order(f, lists, sorted_lists)?;
+        kernels::keep_largest(k, sorted_lists, least, kept)?;
+        let [most, poor] = [needs.found.part(0..1), needs.found.part(1..2)];
+        kernels::most_found(slots.found.of(n), room, most, needs.bad)?;
+        // `k` exact values above the bar prove that none is missing; without them the row is computed in full.
+        let which = again.which.room(device, guess.poor.min(n))?;
+        kernels::poor_rows(k, kept.count, bar, which, poor, needs.bad)?;
+        again.queue(self, k, guess.poor.min(n), poor, [raw, sorted], kept)
     }
 
     /// Returns the search of `n` rows from row `first` on, without a screen.
@@ -270,19 +330,17 @@ impl HitSlots {
 }
 
 impl Again {
-    /// Computes the rows `which` in full.
-    fn run(
+    /// Computes the rows of `which` in full: as many as `there` says, at most `n`.
+    fn queue(
         &mut self,
         search: &Search<'_>,
         k: usize,
-        which: &[u32],
-        raw: &mut ListSlots,
-        sorted: &mut ListSlots,
+        n: usize,
+        there: Part<'_, u32>,
+        [raw, sorted]: [&mut ListSlots; 2],
         kept: Lists<'_>,
     ) -> Result<()> {
-        let (n, d, device) = (which.len(), search.weights.d, search.x.device());
-        let rows = self.which.room(device, n)?;
-        rows.put(which)?;
+        let (d, device, rows) = (search.weights.d, search.x.device(), self.which.of(n));
         let x = self.x.room(device, n * d)?;
         kernels::gather_rows(rows, search.x, d, x)?;
         let mut gate = search.gate;
@@ -293,7 +351,7 @@ impl Again {
         }
         let lists = self.kept.room(device, n, k)?;
         let again = Search { x, gate, screen: None, ..*search };
-        again.full(k, raw, sorted, self.least.room(device, n)?, lists)?;
+        again.full(k, raw, sorted, self.least.room(device, n)?, lists, Some(there))?;
         kernels::scatter_lists(rows, lists, kept)
     }
 }
@@ -301,17 +359,45 @@ impl Again {
 impl Guess {
     /// Returns the guess that bars start at so many norms.
     pub fn starting_at(ratio: f32) -> Self {
-        Self { room: 0, ratio }
+        Self { ratio, is_made: true, ..Self::default() }
     }
 
-    /// Takes in the `k`-th largest pre-activations of some rows, 0 where there are fewer, and the norms of these rows: the guess
-    /// is slightly below that of most of them.
-    fn learn(&mut self, least: &[f32], norms: &[f32]) {
-        let mut ratios: Vec<f32> = least.iter().zip(norms).map(|(least, norm)| least / norm).collect();
-        ratios.iter_mut().filter(|r| !r.is_finite()).for_each(|r| *r = 0.0);
-        if !ratios.is_empty() {
-            let at = ratios.len() / 16;
-            self.ratio = 0.97 * *ratios.select_nth_unstable_by(at, f32::total_cmp).1;
+    /// Takes in what a search of `n` rows has found in its [`Needs::found`]: the most entries of a row, and the rows without proof.
+    /// Returns whether it lacked room, so that it must be queued again; there is then more.
+    pub fn lacks(&mut self, [most, poor]: [u32; NEEDS], n: usize, f: usize) -> bool {
+        if most as usize > self.room {
+            self.room = (most as usize).next_power_of_two().min(f);
+            return true;
         }
+        let lacks = poor as usize > self.poor.min(n);
+        if lacks {
+            self.poor = (poor as usize).next_power_of_two();
+        }
+        lacks
+    }
+
+    /// Learns from the `k`-th largest pre-activations `least` of some rows, 0 where too few exceeded the bar, and from what is known of
+    /// these rows, `(n, ROUNDED)`.
+    pub fn learn_from(&mut self, known: Part<'_, f32>, least: Part<'_, f32>) -> Result<()> {
+        let n = least.len().min(LEARN);
+        let known = known.part(0..n * kernels::ROUNDED).to_vec()?;
+        let norms: Vec<f32> = known.chunks(kernels::ROUNDED).map(|row| row[1]).collect();
+        self.learn(&least.part(0..n).to_vec()?, &norms);
+        Ok(())
+    }
+
+    /// The guess is slightly below what most rows had that had enough; where many had not, it falls.
+    fn learn(&mut self, least: &[f32], norms: &[f32]) {
+        self.is_made = true;
+        let ratios = least.iter().zip(norms).map(|(least, norm)| least / norm);
+        let mut ratios: Vec<f32> = ratios.filter(|r| r.is_finite() && *r > 0.0).collect();
+        let poor = least.len() - ratios.len();
+        if ratios.is_empty() {
+            self.ratio = 0.0;
+            return;
+        }
+        let at = ratios.len() / 16;
+        let fall = if poor > least.len() / 8 { 0.8 } else { 1.0 };
+        self.ratio = 0.97 * fall * *ratios.select_nth_unstable_by(at, f32::total_cmp).1;
     }
 }

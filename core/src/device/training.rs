@@ -5,63 +5,12 @@ use super::lists::Lists;
 use super::{Arg, Part};
 use crate::error::Result;
 use crate::kernel::adam::AdamStep;
+use alloc::vec::Vec;
 use bytemuck::{Pod, Zeroable};
-
-/// The state of a selection over a batch: the words of `Cut` in `cu/train.cuh`.
-pub(crate) const CUT: usize = 5;
-/// Its start, for so many that are wanted.
-pub(crate) fn cut_start(wanted: usize) -> [u32; CUT] {
-    [0, wanted as u32, 0, 0, u32::MAX]
-}
 
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct AdamArg([f32; 6]);
-
-/// Counts candidates by eight bits of their values, and finds the bin of the last one that is wanted. Four times, from the
-/// highest bits on.
-pub(crate) fn cut_pass(tau: f32, lists: Lists<'_>, shift: u32, cut: Part<'_, u32>, bins: Part<'_, u32>) -> Result<()> {
-    check_lists(&lists, lists.n());
-    assert!(cut.len() == CUT && bins.len() == 256, "cut: no state");
-    let args = [Arg::of(tau), num(lists.room), at(lists.count), at(lists.value), Arg::of(shift), at(cut), at(bins)];
-    start(cut, "cut_count", [lists.n(), 1], 256, 0, &args)?;
-    start(cut, "cut_pick", [1, 1], 32, 0, &[Arg::of(shift), at(cut), at(bins)])
-}
-
-/// Counts in each row the candidates that equal the cut; `ties` are zeros before.
-pub(crate) fn count_ties(lists: Lists<'_>, cut: Part<'_, u32>, ties: Part<'_, u32>) -> Result<()> {
-    assert!(ties.len() == lists.n() && cut.len() == CUT, "count_ties: other rows");
-    let args = [num(lists.room), at(lists.count), at(lists.value), at(cut), at(ties)];
-    start(cut, "count_ties", [lists.n(), 1], 128, 0, &args)
-}
-
-/// Keeps what lies above the cut, and the first of what equals it; `before` are the sums of the ties of the rows before.
-pub(crate) fn keep_cut(lists: Lists<'_>, cut: Part<'_, u32>, before: Part<'_, u32>, out: Lists<'_>) -> Result<()> {
-    let n = lists.n();
-    check_lists(&lists, n);
-    check_lists(&out, n);
-    assert!(before.len() == n + 1 && cut.len() == CUT && out.room == lists.room, "keep_cut: other rows");
-    let args = [
-        num(lists.room),
-        at(lists.count),
-        at(lists.index),
-        at(lists.value),
-        at(cut),
-        at(before),
-        at(out.count),
-        at(out.index),
-        at(out.value),
-    ];
-    start(cut, "keep_cut", [n, 1], 128, 0, &args)
-}
-
-/// Lowers `least`, one number, to the bits of the smallest value of all lists.
-pub(crate) fn list_least(lists: Lists<'_>, least: Part<'_, u32>) -> Result<()> {
-    check_lists(&lists, lists.n());
-    assert_eq!(least.len(), 1, "list_least: one number");
-    let args = [num(lists.room), at(lists.count), at(lists.value), at(least)];
-    start(least, "list_least", [lists.n(), 1], 128, 0, &args)
-}
+struct AdamArg([f32; 5]);
 
 /// The entries of each row: runs of ascending latents, of which the first are the candidates of the level.
 #[derive(Clone, Copy)]
@@ -286,11 +235,11 @@ pub(crate) fn row_squares(r: Part<'_, f32>, d: usize, root: bool, squares: Part<
     start(r, "row_squares", [n.div_ceil(8), 1], 256, 0, &args)
 }
 
-/// Writes `e = weight (v D - r)` and `|v D - r|^2` of each row, of the entries with `v` above 0.
+/// Writes `e = weight (v D - r)` and `|v D - r|^2` of each row, of the entries with `v` above 0; without a weight it is 1.
 pub(crate) fn aux_rows(
     r: Part<'_, f32>,
     decoder: Part<'_, f32>,
-    weight: f32,
+    weight: Option<Part<'_, f32>>,
     d: usize,
     picks: Lists<'_>,
     e: Part<'_, f32>,
@@ -302,7 +251,7 @@ pub(crate) fn aux_rows(
     let args = [
         at(r),
         at(decoder),
-        Arg::of(weight),
+        or_null(weight),
         num(d),
         num(picks.room),
         at(picks.count),
@@ -345,8 +294,8 @@ pub(crate) struct EntryJob<'a> {
     pub r2: (Option<Part<'a, f32>>, f32),
     /// `(n, d)`: the gradient of what level 2 reads, where that depends on level 1.
     pub ds: Option<Part<'a, f32>>,
-    /// `(n, d)`: AuxK's `e`.
-    pub e: Option<Part<'a, f32>>,
+    /// `(n, d)`: AuxK's `e`, and its weight.
+    pub e: Option<(Part<'a, f32>, Part<'a, f32>)>,
     /// `(n, d)`: what the auxiliary reconstruction of a gated level lacks, and its weight.
     pub gated: (Option<Part<'a, f32>>, f32),
     /// `(f, d)`.
@@ -374,6 +323,7 @@ pub(crate) fn entry_gradients(job: EntryJob<'_>, entries: Entries<'_>, out: Entr
     let EntryJob { r: (r, factor), r2: (r2, factor2), ds, e, gated: (a, weight), decoder, activation, .. } = job;
     let (n, d) = (lists.n(), job.d);
     check_lists(&lists, n);
+    let (e, aux) = (e.map(|(e, _)| e), e.map(|(_, aux)| aux));
     let rows = |x: &Option<Part<'_, f32>>| x.is_none_or(|x| x.len() == n * d);
     assert!(r.len() == n * d && [r2, ds, e, a].iter().all(rows), "entry_gradients: not (n, d)");
     let all = |x: &Option<Part<'_, f32>>| x.is_none_or(|x| x.len() == n * lists.room);
@@ -401,6 +351,7 @@ pub(crate) fn entry_gradients(job: EntryJob<'_>, entries: Entries<'_>, out: Entr
         Arg::of(factor2),
         or_null(ds),
         or_null(e),
+        or_null(aux),
         or_null(a),
         Arg::of(weight),
         at(decoder),
@@ -457,7 +408,8 @@ pub(crate) fn place_entries(
 ) -> Result<()> {
     check_lists(&lists, lists.n());
     assert_eq!(row_at.len(), entry_at.len(), "place_entries: other entries");
-    let args = [num(lists.room), at(lists.count), at(lists.index), at(next), at(row_at), at(entry_at)];
+    let most = num(row_at.len());
+    let args = [num(lists.room), at(lists.count), at(lists.index), most, at(next), at(row_at), at(entry_at)];
     start(next, "place_entries", [lists.n(), 1], 128, 0, &args)
 }
 
@@ -505,14 +457,31 @@ pub(crate) fn order_entries(
     start(out.offsets, "order_entries", [out.offsets.len() - 1, 1], 128, spans * 9 * 4, &args)
 }
 
+/// Puts the rows of the entries of each latent in order.
+pub(crate) fn order_rows(
+    lists: Lists<'_>,
+    offsets: Part<'_, u32>,
+    placed: (Part<'_, u32>, Part<'_, u32>),
+    rows: Part<'_, u32>,
+) -> Result<()> {
+    let (n, (row_at, entry_at), none) = (lists.n(), placed, Arg::of(0u64));
+    check_lists(&lists, n);
+    assert!(row_at.len() == rows.len() && entry_at.len() == rows.len(), "order_rows: no room");
+    let (from, to) = ([none; 6], [none; 6]);
+    let first = [num(n), num(lists.room), at(offsets), at(row_at), at(entry_at)];
+    let args: Vec<Arg> = first.into_iter().chain(from).chain([at(rows)]).chain(to).collect();
+    let spans = n.div_ceil(32).div_ceil(8);
+    start(offsets, "order_entries", [offsets.len() - 1, 1], 128, spans * 9 * 4, &args)
+}
+
 /// What the gradients of decoder rows are made from.
 #[derive(Clone, Copy)]
 pub(crate) struct DecoderJob<'a> {
     /// `(n, d)`: the residual of the level, and its factor.
     pub r: Part<'a, f32>,
     pub recon: f32,
-    /// `(n, d)`: AuxK's `e`.
-    pub e: Option<Part<'a, f32>>,
+    /// `(n, d)`: AuxK's `e`, and its weight.
+    pub e: Option<(Part<'a, f32>, Part<'a, f32>)>,
     /// Whether level 2 takes part, with its residual where it adds to level 1's reconstruction, and its factor.
     pub two: bool,
     pub r2: Option<Part<'a, f32>>,
@@ -545,7 +514,8 @@ pub(crate) fn decoder_gradients(
     let args = [
         at(r),
         Arg::of(recon),
-        or_null(e),
+        or_null(e.map(|(e, _)| e)),
+        or_null(e.map(|(_, aux)| aux)),
         or_null(r2),
         Arg::of(through),
         or_null(ds),
@@ -651,9 +621,10 @@ pub(crate) fn mix_into(other: Part<'_, f32>, own_only: bool, g: Part<'_, f32>) -
 }
 
 /// One step of Adam of rows of `width` numbers, which have norm 1 afterwards where `unit`, or no number below 0 where `positive`;
-/// `p`, `m` and `v` are updated.
+/// `p`, `m` and `v` are updated, with the factor of the verdict on the gradient, and not at all where it is against it.
 pub(crate) fn adam_rows(
     step: &AdamStep,
+    (scale, ok): (Part<'_, f32>, Part<'_, u32>),
     width: usize,
     [unit, positive]: [bool; 2],
     grad: Part<'_, f32>,
@@ -662,9 +633,11 @@ pub(crate) fn adam_rows(
     let len = grad.len();
     assert!(p.len() == len && m.len() == len && v.len() == len, "adam_rows: the lengths differ");
     assert!(!unit || len.is_multiple_of(width), "adam_rows: no whole number of rows");
-    let AdamStep { lr, beta1, beta2, eps, correction2, grad_scale } = *step;
-    let step = Arg::of(AdamArg([lr, beta1, beta2, eps, correction2, grad_scale]));
+    assert!(scale.len() == 1 && ok.len() == 1, "adam_rows: one number");
+    let AdamStep { lr, beta1, beta2, eps, correction2, grad_scale: _ } = *step;
+    let step = Arg::of(AdamArg([lr, beta1, beta2, eps, correction2]));
     let (unit, positive) = (Arg::of(u32::from(unit)), Arg::of(u32::from(positive)));
-    let args = [step, num(width), Arg::of(len as u64), unit, positive, at(grad), at(p), at(m), at(v)];
+    let args =
+        [step, at(scale), at(ok), num(width), Arg::of(len as u64), unit, positive, at(grad), at(p), at(m), at(v)];
     start(p, "adam_rows", [len.div_ceil(width), 1], 256, width * 4, &args)
 }

@@ -9,6 +9,7 @@ use super::{Arch, CodeRow, Codes, Model, Params, TopkBy, compete, compose, prune
 use crate::activation::Rule;
 use crate::compute::Compute;
 use crate::config::{GateKind, ModelKind};
+use crate::cuda;
 use crate::device::Device;
 use crate::error::{At, Error, Result};
 use crate::gate::{self, Families, Reads};
@@ -18,6 +19,7 @@ use crate::kernel::weight::Weight;
 use crate::kernel::{Isa, Screen, reduce};
 use crate::par::Par;
 use crate::row_norm::RowNorm;
+use crate::rows::{Dtype, Rows};
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -166,15 +168,24 @@ impl Encoder {
     /// Encodes on a device from now on: the weights are copied there. The codes are the same, to the bit.
     ///
     /// # Errors
-    /// [`Error::Device`] for a model that is not encoded on devices or does not fit, and whatever the driver reports.
+    /// [`Error::Device`] for a model that is not encoded on devices or does not fit, and whatever the driver reports;
+    /// [`Error::NotBuilt`] in a build without the feature `cuda`.
     pub fn on(mut self, device: &Device) -> Result<Self> {
+        if !cuda::BUILT {
+            return Err(Error::NotBuilt { feature: "cuda" });
+        }
         self.device = Some(Arc::new(OnDevice::new(device, &self.model, &self.stored, &self.families)?));
         Ok(self)
     }
 
     /// Returns the device that it encodes on; none for the CPU.
     pub fn device(&self) -> Option<&Device> {
-        self.device.as_ref().map(|on| on.device())
+        self.on_device().map(OnDevice::device)
+    }
+
+    /// Returns the model on a device, if it encodes there. A build without devices has no code for them.
+    fn on_device(&self) -> Option<&OnDevice> {
+        if cuda::BUILT { self.device.as_deref() } else { None }
     }
 
     /// Returns the decoder directions of a level, `(f, d_out)`.
@@ -256,9 +267,9 @@ impl Encoder {
         [codes1, codes2]: [&mut Codes; 2],
     ) -> Result<()> {
         self.check_rows(x)?;
-        if let Some(on) = &self.device {
+        if let Some(on) = self.on_device() {
             let first = [codes1.n(), codes2.n()];
-            self.encode_on(on, x, &mut scratch.device, [codes1, codes2], None)?;
+            self.encode_on(on, x, None, &mut scratch.device, [codes1, codes2], None)?;
             plan.keep([codes1, codes2], first);
             return Ok(());
         }
@@ -293,8 +304,8 @@ impl Encoder {
         codes2: &mut Codes,
     ) -> Result<()> {
         self.check_rows(x)?;
-        if let Some(on) = &self.device {
-            return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], None);
+        if let Some(on) = self.on_device() {
+            return self.encode_on(on, x, None, &mut lanes.device, [codes1, codes2], None);
         }
         self.encode_parts(&EVERYTHING, par, x, false, lanes);
         lanes.append_to([codes1, codes2]);
@@ -330,6 +341,41 @@ impl Encoder {
         Ok(())
     }
 
+    /// Returns whether a device reads rows as they lie, so that fewer bytes cross the bus: [`Encoder::encode_stored_in`].
+    pub fn reads_stored(&self) -> bool {
+        self.on_device().is_some() && self.model.arch.variant.row_norm == RowNorm::None
+    }
+
+    /// Appends the codes of rows as they lie in memory or in a file, as [`Encoder::encode_par_in`] does of widened ones.
+    ///
+    /// # Errors
+    /// As [`Encoder::encode`]; [`Error::Shape`] for rows of another width.
+    pub fn encode_stored_in(
+        &self,
+        par: Par,
+        rows: Rows<'_>,
+        lanes: &mut Lanes,
+        codes1: &mut Codes,
+        codes2: &mut Codes,
+    ) -> Result<()> {
+        let d = self.model.arch.d;
+        if rows.d() != d {
+            return Err(Error::Shape { what: "numbers in a row", expected: d, got: rows.d() });
+        }
+        let mut x = core::mem::take(&mut lanes.wide);
+        x.resize(rows.n() * d, 0.0);
+        rows.widen(0..rows.n(), &mut x);
+        let done = match (self.on_device(), rows.contiguous()) {
+            (Some(on), Some(bytes)) if self.reads_stored() => self.check_rows(&x).and_then(|()| {
+                let stored = Some((bytes, rows.dtype()));
+                self.encode_on(on, &x, stored, &mut lanes.device, [codes1, codes2], None)
+            }),
+            _ => self.encode_par_in(par, &x, lanes, codes1, codes2),
+        };
+        lanes.wide = x;
+        done
+    }
+
     /// Appends the codes of `x` as [`Encoder::encode_par`] does, and to `open2` those that level 2 would have without its gate:
     /// the same rule with the same thresholds, on `a2` in place of `u2`. With topk children then compete with all others, not
     /// only with those of active parents. Without a gate `open2` equals `codes2`.
@@ -353,8 +399,8 @@ impl Encoder {
             return Err(Error::config("model", "expected a model with ungated pre-activations, found the seed"));
         }
         self.check_rows(x)?;
-        if let Some(on) = &self.device {
-            return self.encode_on(on, x, &mut lanes.device, [codes1, codes2], Some(open2));
+        if let Some(on) = self.on_device() {
+            return self.encode_on(on, x, None, &mut lanes.device, [codes1, codes2], Some(open2));
         }
         self.encode_parts(&EVERYTHING, par, x, true, lanes);
         lanes.append_to([codes1, codes2]);
@@ -408,23 +454,25 @@ impl Encoder {
         if x.len() > most {
             return Err(Error::Shape { what: "numbers in a block of rows", expected: most, got: x.len() });
         }
-        let Some(on) = &self.device else {
+        let Some(on) = self.on_device() else {
             self.encode_rows(plan, x, scratch, None);
             return Ok(());
         };
         let Scratch { codes: [codes1, codes2], device, .. } = scratch;
         codes1.clear();
         codes2.clear();
-        self.encode_on(on, x, device, [codes1, codes2], None)?;
+        self.encode_on(on, x, None, device, [codes1, codes2], None)?;
         plan.keep([codes1, codes2], [0, 0]);
         Ok(())
     }
 
-    /// Appends the codes of checked rows that a device finds; none if it fails.
+    /// Appends the codes of checked rows that a device finds, which reads them as they are stored where that is given; none if it
+    /// fails.
     fn encode_on(
         &self,
         on: &OnDevice,
         x: &[f32],
+        stored: Option<(&[u8], Dtype)>,
         memory: &mut Memory,
         [codes1, codes2]: [&mut Codes; 2],
         mut open: Option<&mut Codes>,
@@ -436,7 +484,8 @@ impl Encoder {
             xt.resize(x.len(), 0.0);
             self.centre(x, &mut xt);
         }
-        let done = on.encode(if centred { &xt } else { x }, memory, [codes1, codes2], open.as_deref_mut());
+        let wide = (bytemuck::cast_slice(if centred { &xt } else { x }), Dtype::F32);
+        let done = on.encode(stored.unwrap_or(wide), memory, [codes1, codes2], open.as_deref_mut());
         if done.is_err() {
             for (codes, n) in [codes1, codes2].into_iter().chain(open).zip(first) {
                 codes.truncate(n);

@@ -15,6 +15,7 @@ use crate::kernel::dense::Matrix;
 use crate::kernel::fire;
 use crate::kernel::weight::Weight;
 use crate::row_norm::RowNorm;
+use crate::rows::Dtype;
 use alloc::format;
 use alloc::vec::Vec;
 
@@ -58,7 +59,7 @@ enum Rule {
 /// Working memory on a device; a clone has none.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    rows: Slot<f32>,
+    rows: Slot<u8>,
     xt: Slot<f32>,
     rest: Slot<f32>,
     bytes: Slot<i8>,
@@ -208,29 +209,29 @@ impl OnDevice {
         &self.device
     }
 
-    /// Appends the codes of rows, `(n, d)`, and to `open` those that level 2 would have without its gate.
+    /// Appends the codes of the bytes of rows, `(n, d)`, and to `open` those that level 2 would have without its gate.
     pub fn encode(
         &self,
-        x: &[f32],
+        (x, dtype): (&[u8], Dtype),
         memory: &mut Memory,
         [codes1, codes2]: [&mut Codes; 2],
         mut open: Option<&mut Codes>,
     ) -> Result<()> {
-        for block in x.chunks(BLOCK * self.arch.d) {
-            self.encode_block(block, memory, [codes1, codes2], open.as_deref_mut())?;
+        for block in x.chunks(BLOCK * self.arch.d * dtype.size_bytes()) {
+            self.encode_block((block, dtype), memory, [codes1, codes2], open.as_deref_mut())?;
         }
         Ok(())
     }
 
     fn encode_block(
         &self,
-        x: &[f32],
+        (x, dtype): (&[u8], Dtype),
         memory: &mut Memory,
         [codes1, codes2]: [&mut Codes; 2],
         open: Option<&mut Codes>,
     ) -> Result<()> {
         let (device, d) = (&self.device, self.arch.d);
-        let n = x.len() / d;
+        let n = x.len() / (d * dtype.size_bytes());
         let Memory { rows, xt, rest, bytes, rounded, active, kept: [one, two], gated, open: lists, .. } = memory;
         let Memory { packing, packed, guesses: [guess1, guess2, guess3], work, .. } = memory;
         let mut download = |lists: &ListSlots, room: usize, codes: &mut Codes| {
@@ -241,10 +242,10 @@ impl OnDevice {
             codes.offsets.extend(packed.offsets[1..].iter().map(|o| base + *o as usize));
             Ok::<(), Error>(())
         };
-        let rows = rows.room(device, n * d)?;
+        let rows = rows.room(device, x.len())?;
         rows.put(x)?;
         let xt = xt.room(device, n * d)?;
-        kernels::rows_in(rows, self.b_dec.as_ref().map(Buffer::all), d, xt)?;
+        kernels::rows_in((rows, dtype), None, self.b_dec.as_ref().map(Buffer::all), d, xt)?;
         let mut round = |x: Part<'_, f32>| {
             bytes.room(device, n * width(d))?;
             rounded.room(device, n * ROUNDED)?;

@@ -102,6 +102,8 @@ pub struct Lanes {
     /// `used` on are left from a call with more rows.
     pub(super) parts: Vec<[Codes; 3]>,
     pub(super) used: usize,
+    /// Rows that were widened.
+    pub(super) wide: Vec<f32>,
     /// Working memory of a device.
     pub(super) device: Memory,
 }

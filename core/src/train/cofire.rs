@@ -19,6 +19,7 @@ use crate::gate::ROOT;
 use crate::par::Par;
 use crate::rng::Philox;
 use alloc::format;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
@@ -46,6 +47,14 @@ impl Offer {
     fn order(&self, other: &Self) -> Ordering {
         other.score.total_cmp(&self.score).then(self.child.cmp(&other.child)).then(self.parent.cmp(&other.parent))
     }
+}
+
+/// The numbers of [`Cofire`] that grow with the numbers of latents.
+pub(crate) struct Sums<'a> {
+    pub parent: &'a [f64],
+    pub child: &'a [f64],
+    pub energy: &'a [f64],
+    pub both: &'a [u16],
 }
 
 /// Decayed counts of which parents and children fire together.
@@ -95,9 +104,7 @@ impl Cofire {
     /// Each thread counts for a block of children, and finds these among the ungated pre-activations of every row: so
     /// the tokens of a child are counted in the order of the rows on any number of threads.
     pub fn update(&mut self, par: Par, seen: &Observed, decay: f64, steps: u64) {
-        self.tokens[1] /= libm::pow(decay, steps as f64);
-        let w = self.tokens[1] * steps as f64;
-        self.tokens[0] += w * seen.n() as f64;
+        let (w, fades) = self.weigh(seen.n(), decay, steps);
         let Observed { codes: [fires, _], ungated, energy, .. } = seen;
         for (b, &energy) in energy.iter().enumerate() {
             for &i in &fires.index[fires.row(b)] {
@@ -108,7 +115,7 @@ impl Cofire {
                 self.child[j as usize] += w;
             }
         }
-        self.age(par, decay, steps);
+        (0..fades).for_each(|_| self.both.fade(par));
         let first = self.own.start as u32;
         self.both.update(par, |block| {
             let children = block.children();
@@ -122,27 +129,46 @@ impl Cofire {
                 }
             }
         });
-        if self.tokens[1] > 1e6 {
-            self.rescale(1.0 / self.tokens[1]);
+        if let Some(by) = self.rescaling() {
+            self.parent.iter_mut().chain(&mut self.child).chain(&mut self.energy).for_each(|v| *v *= by);
         }
     }
 
-    /// Halves the counts of pairs once for every half-life that has passed.
-    fn age(&mut self, par: Par, decay: f64, steps: u64) {
-        if decay >= 1.0 {
-            return;
+    /// Moves the clock on by a step of `n` rows that stands for `steps` steps. Returns the weight of a row in the sums, and how often
+    /// the counts of pairs are halved before it: once for every half-life that has passed.
+    pub(crate) fn weigh(&mut self, n: usize, decay: f64, steps: u64) -> (f64, u32) {
+        self.tokens[1] /= libm::pow(decay, steps as f64);
+        let w = self.tokens[1] * steps as f64;
+        self.tokens[0] += w * n as f64;
+        let mut fades = 0;
+        if decay < 1.0 {
+            self.tokens[2] += steps as f64 * libm::log2(decay);
+            while self.tokens[2] <= -1.0 {
+                self.tokens[2] += 1.0;
+                fades += 1;
+            }
         }
-        self.tokens[2] += steps as f64 * libm::log2(decay);
-        while self.tokens[2] <= -1.0 {
-            self.tokens[2] += 1.0;
-            self.both.fade(par);
-        }
+        (w, fades)
     }
 
-    fn rescale(&mut self, by: f64) {
-        for v in self.parent.iter_mut().chain(&mut self.child).chain(&mut self.energy).chain(&mut self.tokens[..2]) {
-            *v *= by;
-        }
+    /// Returns by what all sums are multiplied after a step, where the weight of a row has become large.
+    pub(crate) fn rescaling(&mut self) -> Option<f64> {
+        let by = 1.0 / self.tokens[1];
+        (self.tokens[1] > 1e6).then(|| {
+            self.tokens[..2].iter_mut().for_each(|v| *v *= by);
+            by
+        })
+    }
+
+    /// Returns the numbers that a device counts.
+    pub(crate) fn sums(&self) -> Sums<'_> {
+        Sums { parent: &self.parent, child: &self.child, energy: &self.energy, both: self.both.numbers() }
+    }
+
+    /// Replaces them.
+    pub(crate) fn set_sums(&mut self, parent: Vec<f64>, child: Vec<f64>, energy: Vec<f64>, both: Vec<u16>) {
+        (self.parent, self.child, self.energy) = (parent, child, energy);
+        self.both.set_numbers(Arc::new(both));
     }
 
     /// Returns the number of parents.

@@ -5,10 +5,11 @@
 //! [`StepSettings`], so that it does not depend on where the arithmetic is done.
 
 use super::batch::BatchRows;
+use super::cofire::Cofire;
 use super::comm::{Comm, Solo};
 use super::l0::limits;
 use super::observed::Observed;
-use super::on_device::OnDevice;
+use super::on_device::{Given, OnDevice};
 use super::seed_objective::SeedObjective;
 use super::shard::Shard;
 use super::state::{Saved, State};
@@ -17,10 +18,13 @@ use super::step::{Objective, StepSettings};
 use crate::activation::Activation;
 use crate::compute::Compute;
 use crate::config::{Config, ModelKind};
+use crate::cuda;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gate::Families;
 use crate::model::{Arch, ParamSpec, Params};
+use crate::normalise::Normalisation;
+use crate::rows::Rows;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -136,19 +140,23 @@ impl Engine {
         &self.shard
     }
 
-    /// Computes on a device from now on, to the same bits: parameters and moments are copied there. The host's copies are as
+    /// Computes on a device from now on, to the same bits, also from raw rows ([`Engine::step_raw`]): parameters and moments are copied there. The host's copies are as
     /// before the first step from then on, until [`Engine::fetch`].
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) for settings that are not trained on devices or a model that does not fit, and
-    /// whatever the driver reports.
-    pub fn on(mut self, device: &Device) -> Result<Self> {
+    /// [`Error::Device`] for settings that are not trained on devices or a model that does not fit, and whatever the driver
+    /// reports; [`Error::NotBuilt`] in a build without the feature `cuda`.
+    pub fn on(mut self, device: &Device, normalisation: &Normalisation) -> Result<Self> {
+        if !cuda::BUILT {
+            return Err(Error::NotBuilt { feature: "cuda" });
+        }
         if !self.shard.is_solo() {
             let what = "a GPU trains a whole dictionary: expected one rank, found several; use --device cpu";
             return Err(Error::Device { what: what.into() });
         }
         let mut on = OnDevice::new(device, &self.config, &self.arch, &self.params, &self.optimiser)?;
         on.set_families(&self.families);
+        on.set_normalisation(normalisation)?;
         self.device = Some(Box::new(on));
         Ok(self)
     }
@@ -186,14 +194,10 @@ impl Engine {
     /// weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>, settings: &StepSettings) -> Result<&Observed> {
         let rows = rows.into();
-        let Self { specs, shard, compute, model, families, params, grads, optimiser, anchor, observed, device, .. } =
-            self;
-        if let (Some(on), Model::Tree(o)) = (device, &mut *model) {
-            let mut floors = o.floors();
-            let done = on.step(rows.x, settings, params, &mut floors, optimiser, observed);
-            o.set_floors(floors);
-            return done.map(|()| &*observed);
+        if self.is_on_device() {
+            return self.step_on_device(Given::Normalised(rows.x), settings);
         }
+        let Self { specs, shard, compute, model, families, params, grads, optimiser, anchor, observed, .. } = self;
         observed.losses = match model {
             Model::Tree(o) => o.loss_and_gradient(params, families, settings, rows, grads)?,
             Model::Seed(o) => o.loss_and_gradient(params, settings.variance, rows.x, grads)?,
@@ -208,6 +212,56 @@ impl Engine {
             o.observe(observed);
         }
         Ok(observed)
+    }
+
+    /// Returns whether steps are computed on a device. A build without devices has no code for them.
+    pub(super) fn is_on_device(&self) -> bool {
+        cuda::BUILT && self.device.is_some()
+    }
+
+    /// [`Engine::step`] on raw rows one behind the other, for an engine on a device: it normalises them.
+    pub(super) fn step_raw(&mut self, rows: Rows<'_>, settings: &StepSettings) -> Result<&Observed> {
+        let bytes = rows.contiguous().ok_or(Error::Shape {
+            what: "bytes from row to row",
+            expected: rows.d() * rows.dtype().size_bytes(),
+            got: rows.stride_bytes(),
+        })?;
+        self.step_on_device(Given::Raw(bytes, rows.dtype()), settings)
+    }
+
+    fn step_on_device(&mut self, rows: Given<'_>, settings: &StepSettings) -> Result<&Observed> {
+        let Self { model, params, optimiser, observed, device, .. } = self;
+        if let (Some(on), Model::Tree(o)) = (device.as_mut().filter(|_| cuda::BUILT), model) {
+            let mut floors = o.floors();
+            let done = on.step(rows, settings, params, &mut floors, optimiser, observed);
+            o.set_floors(floors);
+            done?;
+        }
+        Ok(&*observed)
+    }
+
+    /// Counts in `cofire` which latents fired together in the last step: [`Cofire::update`]. On a device the counts stay there until
+    /// [`Engine::fetch_counts`].
+    pub(super) fn count(&mut self, cofire: &mut Cofire, decay: f64, steps: u64) -> Result<()> {
+        match &mut self.device {
+            Some(on) => on.count(cofire, decay, steps),
+            None => {
+                cofire.update(self.compute.par, &self.observed, decay, steps);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies the counts of which latents fire together from the device, where there is one: before what reads them.
+    pub(super) fn fetch_counts(&mut self, cofire: &mut Cofire) -> Result<()> {
+        self.device.as_mut().map_or(Ok(()), |on| on.fetch_counts(cofire))
+    }
+
+    /// Says that the counts were changed, after [`Engine::fetch_counts`].
+    pub(super) fn counts_changed(&mut self) {
+        if let Some(on) = &mut self.device {
+            on.counts_changed();
+        }
     }
 
     /// Returns what the last step observed.
@@ -333,6 +387,8 @@ impl Engine {
 impl Saved for Engine {
     fn save(&self, _: &str, state: &mut State) {
         self.assert_fetched();
+        let has_counts = self.device.as_ref().is_none_or(|on| on.has_fetched_counts());
+        assert!(has_counts, "the counts are on the device: fetch them first");
         // The next step overwrites gradients and observations; settings come from the configuration, families from the
         // trainer. The device is no part of the state.
         let Self {

@@ -26,6 +26,7 @@ use crate::gate::{Families, ROOT};
 use crate::model::{Arch, Model};
 use crate::normalise::Normalisation;
 use crate::rng::Philox;
+use crate::rows::Rows;
 use alloc::format;
 use alloc::sync::Arc;
 use alloc::vec;
@@ -183,16 +184,24 @@ impl Trainer {
     /// # Errors
     /// As [`Engine::on`].
     pub fn on(mut self, device: &Device) -> Result<Self> {
-        self.engine = self.engine.on(device)?;
+        self.engine = self.engine.on(device, &self.normalisation)?;
         Ok(self)
     }
 
-    /// Copies weights and moments from the device, where there is one.
+    /// Copies weights, moments and counts from the device, where there is one.
     ///
     /// # Errors
     /// Whatever the driver reports.
     pub fn fetch(&mut self) -> Result<()> {
+        if let Some(cofire) = &mut self.cofire {
+            self.engine.fetch_counts(cofire)?;
+        }
         self.engine.fetch()
+    }
+
+    /// Returns whether raw rows cross to a device as they lie: [`Trainer::step_raw`] then reads them there.
+    pub fn reads_raw(&self) -> bool {
+        self.engine.is_on_device() && self.normalisation.row_norm == RowNorm::None
     }
 
     /// Returns the number of steps taken.
@@ -223,10 +232,34 @@ impl Trainer {
     /// # Errors
     /// [`Error::NotFinite`] naming the step and the loss term or the tensor; the weights are then unchanged.
     pub fn step<'b>(&mut self, rows: impl Into<BatchRows<'b>>) -> Result<StepReport> {
+        let rows = rows.into();
+        self.step_with(|engine, settings| engine.step(rows, settings).map(|_| ()))
+    }
+
+    /// [`Trainer::step`] of an autoencoder on raw rows: they are normalised on the device where there is one ([`Trainer::reads_raw`]),
+    /// and else here.
+    ///
+    /// # Errors
+    /// As [`Trainer::step`]; [`Error::Shape`] for rows that do not follow each other without gaps, on a device.
+    ///
+    /// # Panics
+    /// If they have another width.
+    pub fn step_raw(&mut self, rows: Rows<'_>) -> Result<StepReport> {
+        assert_eq!(rows.d(), self.arch.d, "the width of the rows");
+        if self.reads_raw() {
+            return self.step_with(|engine, settings| engine.step_raw(rows, settings).map(|_| ()));
+        }
+        let mut x = vec![0.0; rows.n() * rows.d()];
+        rows.widen(0..rows.n(), &mut x);
+        self.normalisation.apply(&mut x);
+        self.step(&x)
+    }
+
+    fn step_with(&mut self, take: impl FnOnce(&mut Engine, &StepSettings) -> Result<()>) -> Result<StepReport> {
         let done = self.step as f64 / self.config.train.steps as f64;
         self.set_up_step(done);
         let assigned = self.update_families(done)?;
-        self.engine.step(rows, &self.settings).map_err(|e| match e {
+        take(&mut self.engine, &self.settings).map_err(|e| match e {
             Error::NotFinite { what, .. } => Error::NotFinite { what, at: At::Step(self.step) },
             other => other,
         })?;
@@ -317,24 +350,26 @@ impl Trainer {
     /// Assigns families in the step in which a hard gate starts, and re-assigns them every `gate.reassign_every` steps.
     /// Returns the number of children that were assigned or moved.
     fn update_families(&mut self, done: f64) -> Result<usize> {
-        let gate = &self.config.gate;
-        let Some(cofire) = &self.cofire else { return Ok(0) };
-        let comm = &*self.engine.shard().comm;
+        let (gate, first) = (&self.config.gate, self.gate_starts_at(self.step));
+        let comm = self.engine.shard().comm.clone();
+        let Some(cofire) = &mut self.cofire else { return Ok(0) };
         if !self.settings.gate.has_families() {
             return Ok(0);
         }
-        let first = self.gate_starts_at(self.step);
         let again = gate.reassign_every > 0 && self.step.is_multiple_of(gate.reassign_every) && done < gate.freeze;
+        if (first || again) && gate.parents == Parents::Cofire {
+            self.engine.fetch_counts(cofire)?;
+        }
         let moved = if first && (gate.parents == Parents::Cofire || gate.shuffle) {
             if gate.parents == Parents::Cofire {
-                self.parents = cofire.assign_over(comm, gate, &mut self.rng)?;
+                self.parents = cofire.assign_over(&*comm, gate, &mut self.rng)?;
             }
             if gate.shuffle {
                 shuffle(&mut self.parents, &mut self.rng);
             }
             self.parents.len()
         } else if again && gate.parents == Parents::Cofire && !gate.shuffle {
-            cofire.reassign_over(comm, gate, &mut self.parents, &mut self.rng)?
+            cofire.reassign_over(&*comm, gate, &mut self.parents, &mut self.rng)?
         } else {
             return Ok(0);
         };
@@ -386,7 +421,7 @@ impl Trainer {
         if self.settings.observe_ungated
             && let Some(cofire) = &mut self.cofire
         {
-            cofire.update(self.compute.par, seen, self.config.gate.decay, every);
+            self.engine.count(cofire, self.config.gate.decay, every)?;
         }
         for (l, raised) in raised.into_iter().enumerate() {
             if let Some((by, unit)) = raised {
@@ -417,10 +452,12 @@ impl Trainer {
             return Ok(0);
         }
         self.engine.fetch_rows()?;
+        self.engine.fetch_counts(cofire)?;
         let (parents, rng, isa) = (&mut self.parents, &mut self.rng, self.compute.isa);
         let silence = &mut self.silence[1];
         let set = reseed(&mut self.engine, isa, cofire, silence, parents, &dead, rng);
         if set > 0 {
+            self.engine.counts_changed();
             self.engine.set_families(families(&self.parents, &self.arch));
         }
         Ok(set)

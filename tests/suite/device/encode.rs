@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::model::{Arch, Codes, Lanes, LevelArch, Scratch, WeightType};
+use strata_core::rows::{Dtype, Rows};
 use strata_core::{Compute, Encoder, Isa, Par, Philox};
 use strata_tests::emulator::{ORDERS, device};
 
@@ -37,7 +38,7 @@ fn assert_same(arch: Arch, n: usize, seed: u64, roots: u64, weights: WeightType,
     let mut want = [Codes::new(), Codes::new(), Codes::new()];
     let [one, two, open] = &mut want;
     cpu.encode_open_par(Par::Seq, &x, &mut Lanes::default(), one, two, open).expect("finite rows");
-    let on = cpu.on(&device(order)).expect("a model for devices");
+    let on = cpu.clone().on(&device(order)).expect("a model for devices");
     let mut lanes = Lanes::default();
     // The second time bars start from a guess.
     for time in 0..2 {
@@ -58,6 +59,19 @@ fn assert_same(arch: Arch, n: usize, seed: u64, roots: u64, weights: WeightType,
     let [one, two] = &mut found;
     on.encode(&x, &mut Scratch::new(&arch), one, two).expect("finite rows");
     assert_eq!(found[..], want[..2], "codes of `encode`");
+    // Rows as they lie.
+    for dtype in [Dtype::F16, Dtype::Bf16] {
+        let (mut bytes, mut wide) = (Vec::new(), vec![0.0; x.len()]);
+        dtype.narrow(&x, &mut bytes);
+        let stored = Rows::new(&bytes, n, arch.d, arch.d * dtype.size_bytes(), dtype).expect("whole rows");
+        stored.widen(0..n, &mut wide);
+        let (mut want, mut found) = ([Codes::new(), Codes::new()], [Codes::new(), Codes::new()]);
+        let [one, two] = &mut want;
+        cpu.encode_par(Par::Seq, &wide, one, two).expect("finite rows");
+        let [one, two] = &mut found;
+        on.encode_stored_in(Par::Seq, stored, &mut lanes, one, two).expect("finite rows");
+        assert!(on.reads_stored() && found == want, "codes of rows of {dtype}");
+    }
 }
 
 fn any_arch(d: impl Strategy<Value = usize>, f: impl Strategy<Value = [usize; 2]>) -> impl Strategy<Value = Arch> {

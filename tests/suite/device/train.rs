@@ -1,10 +1,12 @@
 //! Training on a device: the state of the CPU, bit for bit, after every step.
 
+use std::sync::atomic::Ordering;
 use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, Source};
 use strata_core::normalise::Normalisation;
+use strata_core::rows::{Dtype, Rows};
 use strata_core::train::{Array, State, Trainer};
 use strata_core::{Compute, Device, Error, Isa, Par, Philox};
-use strata_tests::emulator::{ORDERS, device, limited};
+use strata_tests::emulator::{Flaw, ORDERS, counted, device, flawed, limited};
 
 /// Rows with structure: a few directions each, and noise. Some are there three times, so that cuts fall between equal values.
 pub struct World {
@@ -315,12 +317,6 @@ fn what_is_not_trained_on_devices_is_one_sentence() {
         &|c| c.loss.consistency = Consistency::Sibling,
         "`loss.consistency = \"sibling\"` is not trained on a GPU yet: use the CPU",
     );
-    refused(
-        &|c| {
-            (c.budget, c.gate.kind, c.loss.consistency) = (Budget::Shared, GateKind::None, Consistency::None);
-        },
-        "`budget = \"shared\"` is not trained on a GPU yet: use the CPU",
-    );
     refused(&|c| c.decoder = Decoder::Comp, "`decoder = \"comp\"` is not trained on a GPU yet: use the CPU");
     refused(
         &|c| (c.gate.kind, c.loss.consistency) = (GateKind::Mul, Consistency::None),
@@ -335,4 +331,164 @@ fn what_is_not_trained_on_devices_is_one_sentence() {
     let found = trainer(&config, &mut World::new(48, 20)).on(&limited(0, 10_000)).err();
     let Some(Error::Device { what }) = found else { panic!("it does not fit: {found:?}") };
     assert!(what.starts_with("the GPU has 0.0 GiB free, this training needs"), "{what}");
+}
+
+#[test]
+fn levels_that_share_a_budget_have_the_state_of_the_cpu() {
+    // Several chunks of rows, which come before the levels in the order of ties.
+    for (order, latents, n, d) in [(0, [24, 60], 150, 20), (1, [30, 90], 64, 33), (77, [520, 530], 66, 100)] {
+        let mut config = demo(latents, [3.0, 4.0], 10);
+        (config.budget, config.gate.kind, config.loss.consistency) =
+            (Budget::Shared, GateKind::None, Consistency::None);
+        (config.level1.activation, config.level2.activation) = (Activation::Batchtopk, Activation::Batchtopk);
+        config.revive.dead_after = 150;
+        let steps = if latents[0] > 500 { 4 } else { 10 };
+        let met = compare(&config, n, d, steps, &device(order));
+        assert!(steps < 10 || met.aux[0] + met.aux[1] > 0.0, "AuxK has acted: {met:?}");
+    }
+}
+
+#[test]
+fn thresholds_stay_at_0_or_above() {
+    let mut config = demo([24, 0], [3.0, 1.0], 12);
+    config.level1.activation = Activation::Jumprelu;
+    (config.level1.control, config.level1.bandwidth) = (false, 2.0);
+    (config.gate.kind, config.loss.consistency) = (GateKind::None, Consistency::None);
+    // So large a step that some thresholds would fall below 0.
+    (config.train.lr, config.train.warmup) = (0.5, 0.0);
+    compare(&config, 50, 20, 12, &device(0));
+    let mut cpu = trainer(&config, &mut World::new(50, 20));
+    let mut world = World::new(50, 20);
+    let mut at_zero = 0;
+    for _ in 0..12 {
+        let mut x = world.batch();
+        cpu.normalisation().apply(&mut x);
+        cpu.step(&x).expect("finite rows");
+        at_zero += cpu.model_unfolded().params.level[0].threshold.iter().filter(|t| **t == 0.0).count();
+    }
+    assert!(at_zero > 0, "a threshold was held at 0");
+}
+
+#[test]
+fn raw_rows_are_normalised_on_the_device() {
+    let (n, d) = (50, 20);
+    let config = demo([24, 60], [3.0, 4.0], 8);
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let mut cpu = trainer(&config, &mut World::new(n, d));
+        let mut gpu = trainer(&config, &mut World::new(n, d)).on(&device(1)).expect("settings for devices");
+        assert!(gpu.reads_raw() && !cpu.reads_raw(), "only a device reads raw rows");
+        let mut world = World::new(n, d);
+        for step in 0..8 {
+            let mut bytes = Vec::new();
+            dtype.narrow(&world.batch(), &mut bytes);
+            let rows = Rows::new(&bytes, n, d, d * dtype.size_bytes(), dtype).expect("whole rows");
+            let want = cpu.step_raw(rows).expect("finite rows");
+            assert_eq!(gpu.step_raw(rows).expect("finite rows"), want, "{dtype}, step {step}");
+            let mut x = vec![0.0; n * d];
+            rows.widen(0..n, &mut x);
+        }
+        gpu.fetch().expect("weights");
+        assert_same(&format!("rows of {dtype}"), &gpu.state(), &cpu.state());
+    }
+}
+
+#[test]
+fn the_host_waits_for_the_device_once_per_step() {
+    use Activation::{Batchtopk, Gated, Jumprelu, Relu, Topk};
+    for (one, two, latents, d) in [
+        (Batchtopk, Batchtopk, [24, 60], 20),
+        (Topk, Topk, [24, 60], 20),
+        (Topk, Batchtopk, [514, 530], 100),
+        (Relu, Jumprelu, [24, 60], 20),
+        (Gated, Relu, [24, 60], 20),
+    ] {
+        let n_steps = if d == 100 { 12 } else { 40 };
+        let mut config = demo(latents, [3.0, 4.0], n_steps as u64);
+        (config.level1.activation, config.level2.activation) = (one, two);
+        // Families are assigned when the gate starts, and then stay.
+        (config.gate.start, config.gate.reassign_every) = (0.25, 0);
+        let (device, waits) = counted(0);
+        let mut t = trainer(&config, &mut World::new(60, d)).on(&device).expect("settings for devices");
+        let mut world = World::new(60, d);
+        let mut steps = Vec::new();
+        for _ in 0..n_steps {
+            let mut x = world.batch();
+            t.normalisation().apply(&mut x);
+            waits.store(0, Ordering::Relaxed);
+            t.step(&x).expect("finite rows");
+            steps.push(waits.load(Ordering::Relaxed));
+        }
+        // Room for lists is made in the first steps, and where the gate or AuxK starts.
+        let once = steps.iter().filter(|waits| **waits == 1).count();
+        let late = &steps[n_steps * 3 / 4..];
+        assert!(once > n_steps / 2 && late.iter().all(|waits| *waits <= 2), "{one} {two}: {steps:?}");
+        assert!(late.contains(&1), "{one} {two}: {steps:?}");
+    }
+}
+
+#[test]
+fn a_planted_difference_is_found_where_it_is() {
+    let (config, mut world) = (demo([24, 60], [3.0, 4.0], 8), World::new(50, 20));
+    // The seven tensors are updated one after the other: in the third step, the encoder of level 2.
+    let flaw = Flaw { kernel: "adam_rows", after: 2 * 7 + 4, counts: 2, arg: 8, index: 13 };
+    let mut cpu = trainer(&config, &mut World::new(50, 20));
+    let mut gpu = trainer(&config, &mut World::new(50, 20)).on(&flawed(flaw)).expect("settings for devices");
+    for step in 0..3 {
+        let mut x = world.batch();
+        cpu.normalisation().apply(&mut x);
+        assert_eq!(gpu.step(&x).expect("finite rows"), cpu.step(&x).expect("finite rows"), "step {step}");
+        gpu.fetch().expect("weights");
+        let found = gpu.state().difference(&cpu.state());
+        assert_eq!(found.is_some(), step == 2, "step {step}: {found:?}");
+        if let Some(found) = found {
+            assert_eq!((found.name.as_str(), found.index), ("params.level2.w_enc", 13));
+            let [a, b] = found.words.map(|word| word.expect("a number"));
+            assert_eq!(a ^ b, 1, "the bit that was changed");
+        }
+    }
+}
+
+#[test]
+fn counts_that_are_full_or_fade_are_those_of_the_cpu() {
+    let mut config = demo([24, 40], [3.0, 4.0], 60);
+    (config.gate.decay, config.gate.start, config.gate.reassign_every) = (0.8, 0.5, 4);
+    let (n, d) = (70, 20);
+    let compute = Compute::new(Isa::detect(), Par::Seq);
+    let mut start = trainer(&config, &mut World::new(n, d));
+    let mut world = World::new(n, d);
+    let mut next = |t: &Trainer| {
+        let mut x = world.batch();
+        t.normalisation().apply(&mut x);
+        x
+    };
+    for _ in 0..2 {
+        start.step(&next(&start)).expect("finite rows");
+    }
+    // Samples that are full or nearly so, of every shift and rounding, with tokens before the next one.
+    let mut state = start.state();
+    let Some(Array::U16(both)) = state.0.get("cofire.both") else { panic!("no counts: {:?}", state.0.keys()) };
+    let mut both = both.to_vec();
+    let mut rng = Philox::new(3, 3);
+    for (j, row) in both.chunks_mut(4 + 24).enumerate() {
+        let shift = (j % 5) as u16;
+        (row[0], row[1], row[2]) = (65_535 - 20 * (j % 3) as u16, shift | ((j % 2) as u16) << 15, (1 << shift) - 1);
+        row[4..].iter_mut().for_each(|count| *count = rng.below(60_000) as u16);
+    }
+    state.0.insert("cofire.both".into(), Array::U16(std::sync::Arc::new(both)));
+    // Weights of the sums that are soon large, so that all sums are scaled.
+    if let Some(Array::F64(tokens)) = state.0.get_mut("cofire.tokens") {
+        tokens[1] = 9e5;
+    }
+    let mut cpu = Trainer::restore(&config, d, &mut state.clone(), compute).expect("its own state");
+    let gpu = Trainer::restore(&config, d, &mut state, compute).expect("its own state");
+    let mut gpu = gpu.on(&device(77)).expect("settings for devices");
+    for step in 0..40 {
+        let x = next(&cpu);
+        let want = cpu.step(&x).expect("finite rows");
+        assert_eq!(gpu.step(&x).expect("finite rows"), want, "the report of step {step}");
+        if step % 3 == 0 || step > 30 {
+            gpu.fetch().expect("weights");
+            assert_same(&format!("after step {step}"), &gpu.state(), &cpu.state());
+        }
+    }
 }

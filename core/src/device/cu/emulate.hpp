@@ -148,10 +148,12 @@ inline unsigned ballot(bool v) {
 }
 inline unsigned atomicAdd(unsigned *p, unsigned v) { unsigned was = *p; *p += v; return was; }
 inline unsigned atomicMin(unsigned *p, unsigned v) { unsigned was = *p; if (v < was) *p = v; return was; }
+inline unsigned atomicMax(unsigned *p, unsigned v) { unsigned was = *p; if (v > was) *p = v; return was; }
 inline unsigned atomicOr(unsigned *p, unsigned v) { unsigned was = *p; *p |= v; return was; }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __fsqrt_rn(float a) { return std::sqrt(a); }
+inline double __dsqrt_rn(double a) { return std::sqrt(a); }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline int __float_as_int(float a) { int b; memcpy(&b, &a, 4); return b; }
 inline float __int_as_float(int a) { float b; memcpy(&b, &a, 4); return b; }

@@ -1,5 +1,5 @@
 // The kernels of the device path: one translation unit, for NVRTC and for the emulator.
-#include "train.cuh"
+#include "cofire.cuh"
 
 #ifdef STRATA_EMULATED
 #define ROW(name) {#name, emulate::Thunk<&name>::run}
@@ -11,7 +11,9 @@ static const struct { const char *name; void (*run)(void **); } KERNELS[] = {
     ROW(add_children), ROW(add_parents), ROW(contain), ROW(penalties), ROW(row_squares), ROW(aux_rows), ROW(entry_gradients),
     ROW(count_latents), ROW(place_entries), ROW(order_entries), ROW(decoder_gradients), ROW(latent_sums),
     ROW(encoder_gradients), ROW(project_rows),
-    ROW(square_sums), ROW(chunk_columns), ROW(bias_start), ROW(bias_groups), ROW(bias_add), ROW(mix_into), ROW(adam_rows)};
+    ROW(square_sums), ROW(chunk_columns), ROW(bias_start), ROW(bias_groups), ROW(bias_add), ROW(mix_into), ROW(adam_rows),
+    ROW(most_found), ROW(poor_rows), ROW(start_cut), ROW(ordered_sum), ROW(aux_weight), ROW(verdict), ROW(count_parents),
+    ROW(count_children), ROW(scale_sums)};
 // The shape of cuLaunchKernel. Writes what went wrong to `why`; returns 0 if nothing did.
 extern "C" int strata_emulate(const char *name, const unsigned *grid, const unsigned *block, unsigned shared, unsigned order, void **args, char *why, size_t room) {
     for (auto &k : KERNELS)

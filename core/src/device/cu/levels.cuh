@@ -2,10 +2,26 @@
 #pragma once
 #include "lists.cuh"
 
-// xt = x - b_dec, or x where there is no b_dec.
-KERNEL(256) rows_in(const float *x, const float *b_dec, u32 d, u64 numbers, float *xt) {
-    for (u64 at = (u64)blockIdx.x * 256 + threadIdx.x; at < numbers; at += (u64)gridDim.x * 256)
-        xt[at] = b_dec ? x[at] - b_dec[at % d] : x[at];
+// A number of f16, widened exactly.
+__device__ __forceinline__ float widen16(u32 bits) {
+    u32 sign = (bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 1023;
+    // Subnormal numbers are multiples of 2^-24.
+    if (exponent == 0) return __int_as_float((int)(sign | (u32)__float_as_int(__int2float_rn((int)fraction) * 5.9604644775390625e-8f)));
+    return __int_as_float((int)(sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13));
+}
+
+// xt = (x - mean) scale - b_dec, where there is a mean and a b_dec; x are numbers of f32, f16 or bf16 as `type` says: 0, 1, 2.
+KERNEL(256) rows_in(const void *x, u32 type, const float *mean, float scale, const float *b_dec, u32 d, u64 numbers, float *xt) {
+    for (u64 at = (u64)blockIdx.x * 256 + threadIdx.x; at < numbers; at += (u64)gridDim.x * 256) {
+        float v;
+        if (type == 0) v = ((const float *)x)[at];
+        else {
+            u32 bits = ((const u16 *)x)[at];
+            v = type == 1 ? widen16(bits) : __int_as_float((int)(bits << 16));
+        }
+        if (mean) v = (v - mean[at % d]) * scale;
+        xt[at] = b_dec ? v - b_dec[at % d] : v;
+    }
 }
 
 // out = x - z D: what level 1 leaves over of each row. Each column is one chain over the entries of the list.

@@ -5,6 +5,11 @@
 #pragma once
 #include "products.cuh"
 
+constexpr u32 NONE = ~0u;
+// What a step that was queued as a whole may lack, as bits of one word: the host then gives it and queues the step again, and until
+// then nothing that is learnt changes.
+constexpr u32 NO_ROOM = 1, FLOOR_TOO_HIGH = 2;
+
 // Words of 32 latents for which one sum of those before is kept.
 constexpr u32 SPAN = 8;
 
@@ -71,6 +76,37 @@ KERNEL(128) raise_bars(u32 k, u32 room, const u32 *found, const u32 *index, cons
     for (u32 e = threadIdx.x; e < m; e += 128)
         if (!(upper[row + e] <= limit)) index_out[row + atomicAdd(&left[blockIdx.x], 1)] = index[row + e];
     if (threadIdx.x == 0) bar[blockIdx.x] = limit;
+}
+
+// The largest of some counts goes to `most`; where it passes `room`, so that lists are not complete, `bad` says so.
+KERNEL(256) most_found(u32 n, const u32 *found, u32 room, u32 *most, u32 *bad) {
+    u32 own = 0;
+    for (u32 i = blockIdx.x * 256 + threadIdx.x; i < n; i += gridDim.x * 256) own = found[i] > own ? found[i] : own;
+    for (u32 m = 16; m > 0; m /= 2) {
+        u32 other = shuffle_xor(own, m);
+        own = other > own ? other : own;
+    }
+    if (threadIdx.x % 32 > 0 || own == 0) return;
+    atomicMax(most, own);
+    if (own > room) atomicOr(bad, NO_ROOM);
+}
+
+// Lists the rows with fewer than k entries whose bar was above 0, so that there may be more below it; `which` has `room` places, of
+// which the rest are NONE. `poor` is how many such rows there are. One block.
+KERNEL(1024) poor_rows(u32 n, u32 k, const u32 *count, const float *bar, u32 room, u32 *which, u32 *poor, u32 *bad) {
+    SHARED u32 found;
+    if (threadIdx.x == 0) found = 0;
+    for (u32 e = threadIdx.x; e < room; e += 1024) which[e] = NONE;
+    __syncthreads();
+    for (u32 i = threadIdx.x; i < n; i += 1024)
+        if (count[i] < k && bar[i] > 0.0f) {
+            u32 at = atomicAdd(&found, 1);
+            if (at < room) which[at] = i;
+        }
+    __syncthreads();
+    if (threadIdx.x > 0) return;
+    *poor = found;
+    if (found > room) atomicOr(bad, NO_ROOM);
 }
 
 // Puts the list of each row in ascending order of the latent. Shared memory has a bit per latent, and how many latents lie before
@@ -149,7 +185,6 @@ KERNEL(128) activate(const float *slope, const float *offset, const float *thres
 }
 
 // Where latent j is among index[low..high), which ascends; NONE where it is not.
-constexpr u32 NONE = ~0u;
 __device__ __forceinline__ u32 place_of(const u32 *index, u32 low, u32 high, u32 j) {
     u32 end = high;
     while (low < high) {
@@ -185,8 +220,9 @@ KERNEL(128) mark_active(u32 room, const u32 *count, const u32 *index, const floa
         if (value[row + e] > 0.0f) atomicOr(&own[index[row + e] / 32], 1u << index[row + e] % 32);
 }
 
-// offsets[j] = sum of counts[..j], by one block: 1024 sums, then each thread its own part. `next` is a copy of all but the last.
-KERNEL(1024) scan(u32 n, const u32 *counts, u32 *offsets, u32 *next) {
+// offsets[j] = sum of counts[..j], by one block: 1024 sums, then each thread its own part. `next` is a copy of all but the last. Where
+// there are `bad` and more than `most` in all, `bad` says so, and all offsets are 0; `total` receives the sum in any case.
+KERNEL(1024) scan(u32 n, const u32 *counts, u32 *offsets, u32 *next, u32 most, u32 *total, u32 *bad) {
     SHARED u32 sums[1024];
     u32 part = (n + 1023) / 1024, from = threadIdx.x * part, to = from + part < n ? from + part : n, sum = 0;
     for (u32 j = from; j < to; j++) sum += counts[j];
@@ -199,12 +235,16 @@ KERNEL(1024) scan(u32 n, const u32 *counts, u32 *offsets, u32 *next) {
         __syncthreads();
     }
     u32 at = threadIdx.x > 0 ? sums[threadIdx.x - 1] : 0;
+    bool fits = !bad || sums[1023] <= most;
     for (u32 j = from; j < to; j++) {
-        offsets[j] = at;
+        offsets[j] = fits ? at : 0;
         if (next) next[j] = at;
         at += counts[j];
     }
-    if (threadIdx.x == 1023) offsets[n] = sums[1023];
+    if (threadIdx.x < 1023) return;
+    offsets[n] = fits ? sums[1023] : 0;
+    if (total) *total = sums[1023];
+    if (!fits) atomicOr(bad, NO_ROOM);
 }
 
 // Copies the lists of all rows one behind the other.
@@ -214,16 +254,19 @@ KERNEL(128) pack_rows(u32 room, const u32 *offsets, const u32 *index, const floa
     for (u32 e = threadIdx.x; e < m; e += 128) index_out[from + e] = index[row + e], value_out[from + e] = value[row + e];
 }
 
-// Copies the rows `which`, one block each.
+// Copies the rows `which`, one block each; NONE is no row.
 KERNEL(128) gather_rows(const u32 *which, const float *x, u32 d, float *out) {
+    if (which[blockIdx.x] == NONE) return;
     for (u32 c = threadIdx.x; c < d; c += 128) out[(u64)blockIdx.x * d + c] = x[(u64)which[blockIdx.x] * d + c];
 }
 KERNEL(128) gather_words(const u32 *which, const u32 *active, u32 words, u32 *out) {
+    if (which[blockIdx.x] == NONE) return;
     for (u32 w = threadIdx.x; w < words; w += 128) out[(u64)blockIdx.x * words + w] = active[(u64)which[blockIdx.x] * words + w];
 }
 // Puts the lists of some rows in the places of the rows `which` of lists with other room.
 KERNEL(128) scatter_lists(const u32 *which, u32 room, const u32 *count, const u32 *index, const float *value, u32 room_out,
                           u32 *count_out, u32 *index_out, float *value_out) {
+    if (which[blockIdx.x] == NONE) return;
     u64 from = (u64)blockIdx.x * room, to = (u64)which[blockIdx.x] * room_out;
     u32 m = count[blockIdx.x];
     for (u32 e = threadIdx.x; e < m; e += 128) index_out[to + e] = index[from + e], value_out[to + e] = value[from + e];

@@ -78,12 +78,18 @@ template <u32 N> __device__ __forceinline__ void fold(float (&v)[16], u32 l, u32
 }
 
 // Appends (j, u_ij) to the list of row i where u_ij > limit, or > limits[j] where there are limits, and the gate is open; in no
-// order: `rows_in_order` comes next. count[i] may pass `room`; the host then makes more room and launches again.
+// order: `rows_in_order` comes next. count[i] may pass `room`; the host then makes more room and launches again. Where `there` is not
+// null only as many rows are computed as it says, less the `first` ones before these.
 KERNEL(256) product_above(const float *x, const float *w, const float *bias, float limit, const float *limits, Gate gate, u32 n, u32 f, u32 d,
-                           u32 room, u32 *count, u32 *index, float *value) {
+                           const u32 *there, u32 first, u32 room, u32 *count, u32 *index, float *value) {
     float *stages = (float *)dynamic_shared();
     u32 half = threadIdx.x / 16, l = threadIdx.x % 16;
     u32 i0 = blockIdx.y * TILE_ROWS, j0 = blockIdx.x * TILE_LATENTS;
+    if (there) {
+        u32 have = *there > first ? *there - first : 0;
+        n = have < n ? have : n;
+        if (i0 >= n) return;
+    }
     u32 row0 = half / 4 * ROWS, latent0 = half % 4 * LATENTS;
     float acc[ROWS][LATENTS];
 #pragma unroll

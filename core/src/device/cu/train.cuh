@@ -8,6 +8,10 @@
 // as integers are. Afterwards `bits` is the smallest value that is kept, and `wanted` is how many of those equal to it are: the
 // first ones, in the order of rows and then of latents. If no more were found than are wanted, both are 0, and all are kept.
 struct Cut { u32 bits, wanted, above_tau, found, least; };
+KERNEL(256) start_cut(u32 wanted, Cut *cut, u32 *bins) {
+    if (threadIdx.x == 0) *cut = Cut{0, wanted, 0, 0, ~0u};
+    bins[threadIdx.x] = 0;
+}
 KERNEL(256) cut_count(float tau, u32 room, const u32 *count, const float *value, u32 shift, Cut *cut, u32 *bins) {
     SHARED u32 own[256];
     own[threadIdx.x] = 0;
@@ -28,9 +32,11 @@ KERNEL(256) cut_count(float tau, u32 room, const u32 *count, const float *value,
         if (threadIdx.x == 0 && m > 0) atomicAdd(&cut->found, m);
     }
 }
-// One thread looks from the top for the bin that the last wanted value lies in, and empties the bins.
-KERNEL(32) cut_pick(u32 shift, Cut *cut, u32 *bins) {
+// One thread looks from the top for the bin that the last wanted value lies in, and empties the bins. Where `above` says that there
+// may be candidates that were not collected, and fewer were found than are wanted, `bad` says so.
+KERNEL(32) cut_pick(u32 shift, u32 above, Cut *cut, u32 *bins, u32 *bad) {
     if (threadIdx.x > 0) return;
+    if (shift == 24 && above && cut->found < cut->wanted) atomicOr(bad, FLOOR_TOO_HIGH);
     if (shift == 24 && cut->found <= cut->wanted) cut->wanted = 0;
     if (cut->wanted > 0) {
         u32 bin = 255;
@@ -39,16 +45,21 @@ KERNEL(32) cut_pick(u32 shift, Cut *cut, u32 *bins) {
     }
     for (u32 b = 0; b < 256; b++) bins[b] = 0;
 }
-KERNEL(128) count_ties(u32 room, const u32 *count, const float *value, const Cut *cut, u32 *ties) {
+// Where row i of a level stands in the order of ties: chunks of 64 rows, of each the levels, of these the rows.
+__device__ __forceinline__ u32 place_of_ties(u32 i, u32 n, u32 level, u32 levels) {
+    u32 first = i / 64 * 64, rows = n - first < 64 ? n - first : 64;
+    return first * levels + level * rows + i % 64;
+}
+KERNEL(128) count_ties(u32 level, u32 levels, u32 room, const u32 *count, const float *value, const Cut *cut, u32 *ties) {
     u32 equal = 0;
     for (u32 e = threadIdx.x; e < count[blockIdx.x]; e += 128) equal += (u32)__float_as_int(value[(u64)blockIdx.x * room + e]) == cut->bits;
-    if (equal > 0) atomicAdd(&ties[blockIdx.x], equal);
+    if (equal > 0) atomicAdd(&ties[place_of_ties(blockIdx.x, gridDim.x, level, levels)], equal);
 }
-// `before` are the sums of the ties of the rows before: `scan` of them.
-KERNEL(128) keep_cut(u32 room, const u32 *count, const u32 *index, const float *value, const Cut *cut, const u32 *before,
+// `before` are the sums of the ties before each: `scan` of them.
+KERNEL(128) keep_cut(u32 level, u32 levels, u32 room, const u32 *count, const u32 *index, const float *value, const Cut *cut, const u32 *before,
                      u32 *count_out, u32 *index_out, float *value_out) {
     u64 row = (u64)blockIdx.x * room;
-    u32 m = count[blockIdx.x], limit = cut->bits, rows_before = before[blockIdx.x];
+    u32 m = count[blockIdx.x], limit = cut->bits, rows_before = before[place_of_ties(blockIdx.x, gridDim.x, level, levels)];
     u32 left = cut->wanted > rows_before ? cut->wanted - rows_before : 0;
     u32 part = (m + 127) / 128, from = threadIdx.x * part, to = from + part < m ? from + part : m, above = 0, equal = 0, total, ties;
     for (u32 e = from; e < to; e++) {
@@ -221,9 +232,10 @@ KERNEL(256) row_squares(const float *r, u32 n, u32 d, u32 root, float *squares) 
     if (threadIdx.x % 32 == 0) squares[i] = root ? __fsqrt_rn(s) : s;
 }
 
-// The auxiliary reconstruction of each row: e = weight (v D - r), and |v D - r|^2, of the entries with v above 0. Their order is that
+// The auxiliary reconstruction of each row: e = weight (v D - r), and |v D - r|^2, of the entries with v above 0; the weight is *aux
+// where that is not null. Their order is that
 // of the sum: AuxK's picks ascend, and a gated level has all of its entries, with their pre-activations as v.
-KERNEL(256) aux_rows(const float *r, const float *decoder, float weight, u32 d, u32 room, const u32 *count, const u32 *index,
+KERNEL(256) aux_rows(const float *r, const float *decoder, const float *aux, u32 d, u32 room, const u32 *count, const u32 *index,
                      const float *v, float *e, float *squares) {
     float *own = (float *)dynamic_shared();
     u32 i = blockIdx.x, m = count[i];
@@ -237,7 +249,7 @@ KERNEL(256) aux_rows(const float *r, const float *decoder, float weight, u32 d, 
         float s = warp_dot(own, own, d);
         if (threadIdx.x == 0) squares[i] = s;
     }
-    for (u32 c = threadIdx.x; c < d; c += 256) e[(u64)i * d + c] = own[c] * weight;
+    for (u32 c = threadIdx.x; c < d; c += 256) e[(u64)i * d + c] = own[c] * (aux ? *aux : 1.0f);
 }
 
 // What an activation adds to the gradient of its entries. A gated one has slopes e^r, a jumprelu one thresholds, and others neither;
@@ -249,10 +261,12 @@ struct Activation { const float *slope, *threshold, *norms; float penalty, bandw
 // penalty on z. `through` receives what comes through level 2, from its residual r2 and from what its encoder reads, ds; p0 and p1 the
 // gradients of the activation's parameters. What a level does not have is null. One block per row, whose vectors stay in shared
 // memory; a warp per entry.
-KERNEL(256) entry_gradients(const float *r, float factor, const float *r2, float factor2, const float *ds, const float *e, const float *a,
-                            float weight, const float *decoder, u32 d, Activation by, u32 own_only, u32 starts, u32 room,
+KERNEL(256) entry_gradients(const float *r, float factor, const float *r2, float factor2, const float *ds, const float *e,
+                            const float *aux, const float *a, float weight, const float *decoder, u32 d, Activation by, u32 own_only, u32 starts, u32 room,
                             const u32 *count, const u32 *index, const float *u, const float *z, const float *v, float *du,
                             float *through, float *p0, float *p1) {
+    // AuxK has no part where its weight is 0.
+    if (e && !(*aux > 0.0f)) e = nullptr;
     float *rs = (float *)dynamic_shared(), *r2s = rs + d, *dss = r2s + (r2 ? d : 0), *es = dss + (ds ? d : 0), *as = es + (e ? d : 0);
     u32 i = blockIdx.x, m = count[i];
     for (u32 c = threadIdx.x; c < d; c += 256) {
@@ -301,15 +315,15 @@ KERNEL(256) entry_gradients(const float *r, float factor, const float *r2, float
 KERNEL(128) count_latents(u32 room, const u32 *count, const u32 *index, u32 *per_latent) {
     for (u32 e = threadIdx.x; e < count[blockIdx.x]; e += 128) atomicAdd(&per_latent[index[(u64)blockIdx.x * room + e]], 1);
 }
-// Where each entry goes, in any order within its latent.
-KERNEL(128) place_entries(u32 room, const u32 *count, const u32 *index, u32 *next, u32 *row_at, u32 *entry_at) {
+// Where each entry goes, in any order within its latent; there are `most` places.
+KERNEL(128) place_entries(u32 room, const u32 *count, const u32 *index, u32 most, u32 *next, u32 *row_at, u32 *entry_at) {
     for (u32 e = threadIdx.x; e < count[blockIdx.x]; e += 128) {
         u32 to = atomicAdd(&next[index[(u64)blockIdx.x * room + e]], 1);
-        row_at[to] = blockIdx.x, entry_at[to] = e;
+        if (to < most) row_at[to] = blockIdx.x, entry_at[to] = e;
     }
 }
-// Puts the entries of each latent in the order of rows, with their values: z, and AuxK's v, the second gradient and those of the
-// activation's parameters where there are any. One block per latent; shared memory has a bit per row, and how many lie before every SPAN words of them.
+// Puts the entries of each latent in the order of rows, with those of their values that are not null: z, AuxK's v, both gradients and
+// those of the activation's parameters. One block per latent; shared memory has a bit per row, and how many lie before every SPAN words of them.
 KERNEL(128) order_entries(u32 n, u32 room, const u32 *offsets, const u32 *row_at, const u32 *entry_at, const float *z, const float *v,
                           const float *g0, const float *g1, const float *p0, const float *p1, u32 *rows, float *z_out, float *v_out,
                           float *g0_out, float *g1_out, float *p0_out, float *p1_out) {
@@ -334,7 +348,9 @@ KERNEL(128) order_entries(u32 n, u32 room, const u32 *offsets, const u32 *row_at
         for (u32 w = i / 32 / SPAN * SPAN; w < i / 32; w++) place += __popc(set[w]);
         place += __popc(set[i / 32] & ((1u << i % 32) - 1));
         u64 entry = (u64)i * room + entry_at[from + e];
-        rows[place] = i, z_out[place] = z[entry], g0_out[place] = g0[entry];
+        rows[place] = i;
+        if (z) z_out[place] = z[entry];
+        if (g0) g0_out[place] = g0[entry];
         if (v) v_out[place] = v[entry];
         if (g1) g1_out[place] = g1[entry];
         if (p0) p0_out[place] = p0[entry];
@@ -364,12 +380,13 @@ __device__ __forceinline__ float column(const float *x, u32 d, u32 c, const u32 
 
 // dD_j = -recon sum z r + sum v e + the penalty on its norm, and for level 1 of two levels mixed with -through sum z r2 - sum z ds.
 // `stats` receives the squares of both parts before ds, AuxK and the penalty, and their product. One block per latent.
-KERNEL(256) decoder_gradients(const float *r, float recon, const float *e, const float *r2, float through, const float *ds, u32 two,
+KERNEL(256) decoder_gradients(const float *r, float recon, const float *e, const float *aux, const float *r2, float through, const float *ds, u32 two,
                               u32 own_only, u32 d, float penalty, const float *norms, const float *decoder, const u32 *offsets,
                               const u32 *rows, const float *z, const float *v, float *grad, float *stats) {
     float *own = (float *)dynamic_shared(), *other = own + d;
     SHARED float shrink;
     u32 j = blockIdx.x, from = offsets[j], to = offsets[j + 1];
+    if (e && !(*aux > 0.0f)) e = nullptr;
     for (u32 c = threadIdx.x; c < d; c += 256) {
         own[c] = column(r, d, c, rows, z, from, to, 0.0f) * -recon;
         if (two) other[c] = r2 ? column(r2, d, c, rows, z, from, to, 0.0f) * -through : 0.0f;
@@ -498,17 +515,18 @@ KERNEL(256) mix_into(const float *other, u32 own_only, u32 len, float *g) {
 
 // ---- Adam, and unit rows ----------------------------------------------------------------------------------------------------
 
-struct AdamStep { float lr, beta1, beta2, eps, correction2, grad_scale; };
+struct AdamStep { float lr, beta1, beta2, eps, correction2; };
 
-// One block per row of `width` numbers, which has norm 1 afterwards where `unit` says so, or no number below 0 where `positive` does.
-KERNEL(256) adam_rows(AdamStep step, u32 width, u64 numbers, u32 unit, u32 positive, const float *grad, float *p, float *m, float *v) {
+// The gradient times *scale; nothing where *ok is 0. One block per row of `width` numbers, which has norm 1 afterwards where `unit` says so, or no number below 0 where `positive` does.
+KERNEL(256) adam_rows(AdamStep step, const float *scale, const u32 *ok, u32 width, u64 numbers, u32 unit, u32 positive, const float *grad, float *p, float *m, float *v) {
     float *row = (float *)dynamic_shared();
     SHARED float norm;
+    if (*ok == 0) return;
     u64 at = (u64)blockIdx.x * width;
     u32 len = numbers - at < width ? (u32)(numbers - at) : width;
     float rest1 = 1.0f - step.beta1, rest2 = 1.0f - step.beta2;
     for (u32 c = threadIdx.x; c < len; c += 256) {
-        float g = grad[at + c] * step.grad_scale;
+        float g = grad[at + c] * *scale;
         float m1 = fma1(step.beta1, m[at + c], rest1 * g);
         float v1 = fma1(step.beta2, v[at + c], rest2 * g * g);
         m[at + c] = m1, v[at + c] = v1;

@@ -1,23 +1,21 @@
 //! Gradients of a step on a device.
 
-use super::super::comm::Solo;
-use super::super::observed::Losses;
-use super::super::step::{self, StepSettings};
+use super::super::step::StepSettings;
+use super::collect::FEW;
 use super::level::Seen;
-use super::{CHUNK, OnDevice, encoder, ordered, own, weights};
+use super::{CHUNK, OnDevice, encoder, own, weights};
 use crate::device::kernels;
 use crate::device::training::{self, Contain, DecoderJob};
+use crate::device::verdict::{AUX, CONSISTENCY, GATED, SPARSITY, Terms};
 use crate::error::Result;
 
 impl OnDevice {
-    /// Writes every gradient, and the losses that are known then.
-    pub(super) fn backward(&mut self, n: usize, settings: &StepSettings, losses: &mut Losses) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, rows, source, families, bias, by, .. } = self;
+    /// Queues every gradient, and the losses that are known then.
+    pub(super) fn backward(&mut self, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, config, arch, tensors, levels, rows, source, families, bias, by, out, .. } = self;
         let (d, two, latents) = (arch.d, arch.n_levels() == 2, arch.latents());
         let unit = 1.0 / (n as f64 * f64::from(settings.variance));
         let recon = [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32);
-        let alpha = [0, 1].map(|l| step::aux_weight(config, arch, settings, losses.fvu[l], l));
-        let aux_weight = alpha.map(|alpha| (2.0 * alpha * unit) as f32);
         let gated_weight = (2.0 * config.loss.gated_aux * unit) as f32;
         let own_only = config.train.balance.drops_through();
         let is_cumulative = arch.decoder.is_cumulative();
@@ -29,20 +27,22 @@ impl OnDevice {
         for l in 0..levels.len() {
             let (before, level) = levels.split_at_mut(l);
             let (level, Some(own)) = (&mut level[0], own[l]) else { continue };
-            let by_row = |squares: &[f32], weight: f32, loss: &mut f64| {
-                let value = |s: f32| 0.5 * f64::from(weight) * f64::from(s);
-                squares.chunks(CHUNK).for_each(|chunk| *loss += ordered(chunk, value));
-            };
-            level.aux_rows(device, n, d, own.decoder, aux_weight[l])?;
-            if level.aux.acts(aux_weight[l]) {
-                by_row(&level.aux.lacking.squares.of(n).to_vec()?, aux_weight[l], &mut losses.aux[l]);
+            if level.aux.room.is_some() {
+                level.aux_rows(device, n, d, own.decoder, out.weight(l))?;
+                let squares = level.aux.lacking.squares.of(n);
+                // The weight is the number that the kernel before has written.
+                out.weighed(device, squares, l, CHUNK, AUX + l)?;
             }
             let base = before.last().filter(|_| is_cumulative).map_or(xt, |one| one.r.of(n * d));
             level.gated_rows(device, n, base, own.decoder)?;
             if level.is_gated() {
-                by_row(&level.gated.squares.of(n).to_vec()?, gated_weight, &mut losses.gated[l]);
+                let terms = Terms::Times(level.gated.squares.of(n), 0.5 * f64::from(gated_weight));
+                out.sum(device, terms, CHUNK, 1.0, GATED + l)?;
             }
-            level.penalty(device, n, latents[l])?.into_iter().for_each(|sum| losses.sparsity[l] += sum);
+            if let Some(sums) = level.penalty(device, n, latents[l])? {
+                out.sum(device, Terms::Wide(sums), 1, 1.0, SPARSITY + l)?;
+            }
+            level.most = level.most.max(n * FEW);
             level.begin_gradients(device, n, two && l == 0, contains && l == 0)?;
         }
         let (one, level2) = (&levels[0], levels.get(1));
@@ -52,7 +52,7 @@ impl OnDevice {
         let (mut ds, mut r2) = (None, None);
         if let (Some(level2), Some(own2)) = (level2, own[1]) {
             let alone = Seen { r2: (None, 0.0), ds: None, through: false, own_only, starts: false, d };
-            level2.entry_gradients(n, own2, (recon[1], aux_weight[1], gated_weight), alone)?;
+            level2.entry_gradients(n, own2, (recon[1], out.weight(1), gated_weight), alone)?;
             if contains {
                 let loss = &config.loss;
                 let by = Contain {
@@ -65,8 +65,7 @@ impl OnDevice {
                 let levels = [(one.entries(n), du[0]), (level2.entries(n), du[1])];
                 let sums = source.contain.room(device, n)?;
                 training::contain(by, level2.open.of(n), levels, sums)?;
-                let add = |sum: f64, row: &f64| sum + row;
-                sums.to_vec()?.chunks(CHUNK).for_each(|rows| losses.consistency += rows.iter().fold(0.0, add));
+                out.sum(device, Terms::Wide(sums), CHUNK, 1.0, CONSISTENCY)?;
             }
             if arch.source.reaches_decoder1(config.source_detach) {
                 let out = source.ds.room(device, n * d)?;
@@ -77,18 +76,18 @@ impl OnDevice {
             r2 = Some(level2.r.of(n * d)).filter(|_| is_cumulative);
         }
         let seen = Seen { r2: (r2, recon[1]), ds, through: two, own_only, starts: contains, d };
-        one.entry_gradients(n, own1, (recon[0], aux_weight[0], gated_weight), seen)?;
+        one.entry_gradients(n, own1, (recon[0], out.weight(0), gated_weight), seen)?;
 
         // Gradients of the parameters, by latent.
         let grad = |l: usize, at: usize| tensors[encoder(tensors, l) + at].g.all();
         let r1 = one.r.of(n * d);
         if let (Some(level2), Some(own2)) = (level2, own[1]) {
-            let acts = level2.aux.acts(aux_weight[1]);
-            let list = by2.transpose(device, latents[1], level2.entries(n), level2.gradients(n, false), acts)?;
+            let most = out.entries(1, level2.most);
+            let list = by2.transpose(device, latents[1], level2.entries(n), level2.gradients(n, false), most)?;
             let job = DecoderJob {
                 r: level2.r.of(n * d),
                 recon: recon[1],
-                e: acts.then(|| level2.aux.lacking.e.of(n * d)),
+                e: level2.lit(n * d, out.weight(1)),
                 two: false,
                 r2: None,
                 through: 0.0,
@@ -104,12 +103,12 @@ impl OnDevice {
                 training::latent_sums(list.offsets, values, grad(1, 3 + i))?;
             }
         }
-        let acts = one.aux.acts(aux_weight[0]);
-        let list = by1.transpose(device, f1, one.entries(n), one.gradients(n, two), acts)?;
+        let most = out.entries(0, one.most);
+        let list = by1.transpose(device, f1, one.entries(n), one.gradients(n, two), most)?;
         let job = DecoderJob {
             r: r1,
             recon: recon[0],
-            e: acts.then(|| one.aux.lacking.e.of(n * d)),
+            e: one.lit(n * d, out.weight(0)),
             two,
             r2,
             through: recon[1],
@@ -125,7 +124,6 @@ impl OnDevice {
         for (i, values) in list.own.into_iter().flatten().enumerate() {
             training::latent_sums(list.offsets, values, grad(0, 3 + i))?;
         }
-        losses.balance = step::row_norms(&Solo, &stats.to_vec()?, settings.w, recon)?;
 
         // The decoder bias.
         let columns = bias.columns.room(device, n.div_ceil(CHUNK) * d)?;
@@ -146,7 +144,6 @@ impl OnDevice {
                 training::mix_into(through2, false, b)?;
             }
         }
-        step::add_up(settings.w, arch.n_levels(), losses);
         Ok(())
     }
 }

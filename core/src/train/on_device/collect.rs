@@ -1,17 +1,24 @@
-//! Which latents fire, on a device: candidates, the selection over the batch, AuxK's picks, and ungated pre-activations.
+//! Which latents fire, on a device: candidates, AuxK's picks, ungated pre-activations, codes and residuals.
 
-use super::super::observed::{Losses, Observed};
 use super::super::step::{self, StepSettings};
-use super::{CHUNK, OnDevice, encoder, ordered, own, weights};
+use super::level::Level;
+use super::out::{CHILDREN, OPEN};
+use super::{CHUNK, Learned, OnDevice, RowSlots, SourceSlots, encoder, own, weights};
 use crate::activation::{Candidacy, Rule, Selection};
+use crate::config::Config;
 use crate::device::Part;
 use crate::device::kernels::{self, Bytes, ROUNDED, Weights, width};
-use crate::device::lists::{Gate, ListSlots};
-use crate::device::search::{Guess, Limit, Search};
+use crate::device::lists::{FamiliesOn, Gate, ListSlots};
+use crate::device::search::{Limit, Search};
+use crate::device::selection::list_least;
 use crate::device::training;
+use crate::device::verdict::{FVU, Terms};
 use crate::error::Result;
 use crate::gate::Reads;
 use crate::kernel::fire;
+use crate::model::Arch;
+use alloc::vec::Vec;
+use core::ops::Range;
 
 /// Returns a limit of the CPU as one of a device; `each` are the limits of the latents, where each has its own.
 fn on_device<'a>(limit: fire::Limit<'_>, each: Option<Part<'a, f32>>) -> Limit<'a> {
@@ -22,18 +29,77 @@ fn on_device<'a>(limit: fire::Limit<'_>, each: Option<Part<'a, f32>>) -> Limit<'
     }
 }
 
+/// What a level reads.
+struct Sight<'a> {
+    arch: &'a Arch,
+    tensors: &'a [Learned],
+    rows: &'a RowSlots,
+    source: &'a SourceSlots,
+    families: Option<&'a FamiliesOn>,
+    /// Level 1, for level 2.
+    one: Option<&'a Level>,
+    settings: &'a StepSettings,
+    n: usize,
+}
+
+impl<'a> Sight<'a> {
+    /// Returns the search of a level, whose encoder is `bytes` in 8 bits, for everything above 0.
+    fn search(
+        &self,
+        l: usize,
+        bytes: Option<&'a (crate::device::Buffer<i8>, crate::device::Buffer<f32>)>,
+    ) -> Search<'a> {
+        let Self { arch, tensors, rows, source, families, one, settings, n } = *self;
+        let d = arch.d;
+        let (x, own, known) = match one.filter(|_| !arch.source.is_parallel()) {
+            Some(one) => (one.r.of(n * d), &source.bytes, &source.rounded),
+            None => (rows.xt.of(n * d), &rows.bytes, &rows.rounded),
+        };
+        let screen = bytes.map(|(weights, of_weights)| {
+            let own = Bytes { bytes: own.of(n * width(d)), known: known.of(n * ROUNDED) };
+            [own, Bytes { bytes: weights.all(), known: of_weights.all() }]
+        });
+        let (mut gate, mut largest_of) = (None, None);
+        if let (Some(families), Some(one)) = (families, one) {
+            match settings.gate.reads() {
+                Reads::ActiveParents { largest_only: true } => {
+                    largest_of = Some((families, one.kept.of(n, one.room)));
+                }
+                Reads::ActiveParents { largest_only: false } => {
+                    let words = arch.level[0].latents.div_ceil(32);
+                    gate = Some(Gate { parents: families.parents.all(), active: rows.active.of(n * words), words });
+                }
+                Reads::Nothing | Reads::AllPreActivations => {}
+            }
+        }
+        Search { x, weights: weights(tensors, l, d), screen, limit: Limit::Above(0.0), gate, largest_of }
+    }
+}
+
+/// Returns the rule of a level in a step.
+fn rule(arch: &Arch, settings: &StepSettings, l: usize) -> Rule<'static> {
+    Rule::new(arch.level[l].activation, settings.k[l], settings.tau[l], Default::default())
+}
+
 impl OnDevice {
-    /// Rounds what a level reads and its encoder to 8 bits, where it is screened.
-    pub(super) fn round(&mut self, l: usize, n: usize) -> Result<()> {
-        let Self { device, arch, tensors, levels, rows, source, .. } = self;
+    /// Rounds what a level reads and its encoder to 8 bits, where it is screened, and marks the parents that a gate reads.
+    fn round(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, arch, tensors, levels, rows, source, families, .. } = self;
         let d = arch.d;
         let (before, level) = levels.split_at(l);
+        let one = before.last();
+        if let (Some(one), Some(_), Reads::ActiveParents { largest_only: false }) =
+            (one, families, settings.gate.reads())
+        {
+            let words = arch.level[0].latents.div_ceil(32);
+            kernels::mark_active(one.kept.of(n, one.room), words, rows.active.room(device, n * words)?)?;
+        }
         let Some((bytes, known)) = &level[0].bytes else { return Ok(()) };
         let band = own(tensors, l).first.filter(|_| level[0].numbers.has_thresholds());
         let band = band.map(|thresholds| level[0].numbers.band.of(thresholds.len()));
         kernels::round_weights(weights(tensors, l, d), band, Bytes { bytes: bytes.all(), known: known.all() })?;
         let (bytes, known) = (n * width(d), n * ROUNDED);
-        match before.last().filter(|_| !arch.source.is_parallel()) {
+        match one.filter(|_| !arch.source.is_parallel()) {
             Some(one) => {
                 let rounded =
                     Bytes { bytes: source.bytes.room(device, bytes)?, known: source.rounded.room(device, known)? };
@@ -47,176 +113,169 @@ impl OnDevice {
         }
     }
 
-    /// Finds what fires at a level, the picks of AuxK, and ungated pre-activations; returns the smallest selected
-    /// pre-activation and how many lie above the tracked threshold.
-    pub(super) fn collect(
+    /// Queues all that finds what fires at some levels, which are selected from together, and their residuals. `floor` is the lower
+    /// bound of candidates for a selection over the batch.
+    pub(super) fn forward(
         &mut self,
-        l: usize,
+        group: &Range<usize>,
         n: usize,
         settings: &StepSettings,
         floor: &mut Option<f32>,
-        observed: &mut Observed,
-    ) -> Result<(f32, usize)> {
-        let Self { device, config, arch, tensors, levels, families, rows, source, selection, work, .. } = self;
-        let (packing, packed) = (&mut self.packing, &mut self.packed);
-        let (d, f) = (arch.d, arch.level[l].latents);
-        let (before, level) = levels.split_at_mut(l);
-        let level = &mut level[0];
-        let one = before.last();
-        let (x, bytes, rounded) = match one.filter(|_| !arch.source.is_parallel()) {
-            Some(one) => (one.r.of(n * d), &source.bytes, &source.rounded),
-            None => (rows.xt.of(n * d), &rows.bytes, &rows.rounded),
-        };
-        let screen = level.bytes.as_ref().map(|(weights, known)| {
-            let own = Bytes { bytes: bytes.of(n * width(d)), known: rounded.of(n * ROUNDED) };
-            [own, Bytes { bytes: weights.all(), known: known.all() }]
-        });
-        let (mut gate, mut largest_of) = (None, None);
-        if let (Some(families), Some(one)) = (families.as_ref(), one) {
-            match settings.gate.reads() {
-                Reads::ActiveParents { largest_only: true } => {
-                    largest_of = Some((families, one.kept.of(n, one.room)));
-                }
-                Reads::ActiveParents { largest_only: false } => {
-                    let words = arch.level[0].latents.div_ceil(32);
-                    let active = rows.active.room(device, n * words)?;
-                    kernels::mark_active(one.kept.of(n, one.room), words, active)?;
-                    gate = Some(Gate { parents: families.parents.all(), active, words });
-                }
-                Reads::Nothing | Reads::AllPreActivations => {}
-            }
+    ) -> Result<()> {
+        for l in group.clone() {
+            self.round(l, n, settings)?;
         }
-        let search = |limit| Search { x, weights: weights(tensors, l, d), screen, limit, gate, largest_of };
-        let (k, tau, own) = (settings.k[l], settings.tau[l], own(tensors, l));
-        let [guess, first_guess, open_guess] = &mut level.guesses;
-        let rule = Rule::new(arch.level[l].activation, k, tau, Default::default());
-        let candidates = |floor| rule.candidates(&Candidacy { floor, band: &[] });
-        let values = level.numbers.values(own);
-        let chosen = match arch.level[l].activation.selection() {
-            Selection::Each => {
-                let band = level.numbers.has_thresholds().then(|| level.numbers.band.of(f));
-                let limit = on_device(candidates(None), band);
-                let to = if values.is_some() { &mut level.candidates } else { &mut level.kept };
-                level.room = search(limit).run(guess, work, to)?;
-                if let Some(values) = values {
-                    let z = level.z.room(device, n * level.room)?;
-                    let kept = level.kept.room(device, n, level.room)?;
-                    kernels::activate(values, false, level.candidates.of(n, level.room), Some(z), kept)?;
-                }
-                (0.0, 0)
-            }
-            Selection::Row => {
-                level.room = search(on_device(rule.limit(), None)).run(guess, work, &mut level.kept)?;
-                let least = selection.least.room(device, 1)?;
-                least.put(&[u32::MAX])?;
-                training::list_least(level.kept.of(n, level.room), least)?;
-                let least = least.to_vec()?[0];
-                (if least < u32::MAX { f32::from_bits(least) } else { 0.0 }, 0)
-            }
-            Selection::Batch => {
-                if floor.is_none() {
-                    let few = n.min(CHUNK);
-                    let mut values = ListSlots::default();
-                    let limit = on_device(candidates(None), None);
-                    let room = search(limit).only(0, few).run(first_guess, work, &mut values)?;
-                    packing.download(values.of(few, room), packed)?;
-                    *floor = Some(step::first_floor(&mut packed.value, k, few));
-                }
-                let keep = step::keep_of(k, n);
-                loop {
-                    let now = floor.unwrap_or(0.0);
-                    let bar = candidates(Some(if tau > 0.0 { now.min(tau) } else { now })).one();
-                    level.room = search(Limit::Above(bar)).run(guess, work, &mut level.candidates)?;
-                    let found: u64 =
-                        level.candidates.of(n, level.room).count.to_vec()?.into_iter().map(u64::from).sum();
-                    if found >= keep as u64 || now <= 0.0 {
-                        break;
-                    }
-                    *floor = Some(step::lower_floor(now));
-                }
-                let found = level.candidates.of(n, level.room);
-                let kept = level.kept.room(device, n, level.room)?;
-                let [bits, _, above, n_found, least] = selection.run(device, found, tau, keep, kept)?;
-                let cut = n_found as usize > keep;
-                let least = if cut {
-                    f32::from_bits(bits)
-                } else if n_found > 0 {
-                    f32::from_bits(least)
-                } else {
-                    0.0
-                };
-                *floor = Some(step::next_floor(cut, least));
-                (least, above as usize)
-            }
-        };
-        level.aux.room = None;
-        let dead = &settings.dead[l];
-        if config.loss.aux > 0.0 && !dead.is_empty() {
-            let aux = &mut level.aux;
-            aux.n_dead = dead.len();
-            let places = aux.dead.room(device, dead.len())?;
-            places.put(dead)?;
-            let k = step::k_aux(config, arch);
-            if largest_of.is_some() {
-                // Dead latents compete with the other children of their parents before they compete with each other.
-                let all = Search { screen: None, ..search(Limit::Above(0.0)) };
-                let room = all.run(&mut Guess::default(), work, &mut aux.found)?;
-                let few = level.open.raw.room(device, n, room)?;
-                kernels::keep_dead(places, aux.found.of(n, room), few)?;
-                let k = k.min(dead.len());
-                let (least, picks) = (aux.least.room(device, n)?, aux.picks.room(device, n, k)?);
-                kernels::keep_largest(k, few, least, picks)?;
-                aux.room = Some(picks.room);
-            } else {
-                let all = weights(tensors, l, d);
-                let w = aux.w.room(device, dead.len() * d)?;
-                kernels::gather_rows(places, all.w, d, w)?;
-                let bias = aux.bias.room(device, dead.len())?;
-                kernels::gather_rows(places, all.bias, 1, bias)?;
-                let mut gate = gate;
-                if let Some(gate) = &mut gate {
-                    let parents = aux.parents.room(device, dead.len())?;
-                    kernels::gather_words(places, gate.parents, 1, parents)?;
-                    gate.parents = parents;
-                }
-                let (limit, weights) = (Limit::Topk(k), Weights { w, bias, d });
-                let search = Search { x, weights, screen: None, limit, gate, largest_of: None };
-                aux.room = Some(search.run(&mut Guess::default(), work, &mut aux.picks)?);
-            }
+        let is_batch = self.arch.level[group.start].activation.selection() == Selection::Batch;
+        if is_batch && floor.is_none() {
+            *floor = Some(self.first_floor(group, n, settings)?);
         }
-        let contains = config.loss.consistency.needs().ungated;
-        if l == 1 && (settings.observe_ungated || contains) {
-            let limit = on_device(rule.ungated(tau).limit(), own.first);
-            let open = Search { gate: None, largest_of: None, ..search(limit) };
-            let slots = &mut level.open;
-            if let Some(values) = values {
-                // Some of what reaches the limit may still not fire.
-                slots.room = open.run(open_guess, work, &mut slots.raw)?;
-                let out = slots.lists.room(device, n, slots.room)?;
-                kernels::activate(values, true, slots.raw.of(n, slots.room), None, out)?;
-            } else {
-                slots.room = open.run(open_guess, work, &mut slots.lists)?;
-            }
-            if settings.observe_ungated {
-                packing.download(slots.lists.of(n, slots.room), packed)?;
-                observed.ungated.offsets.clone_from(&packed.offsets);
-                observed.ungated.index.clone_from(&packed.index);
-                observed.ungated.value.clone_from(&packed.value);
-            }
+        let now = floor.unwrap_or(0.0);
+        for l in group.clone() {
+            self.candidates(l, n, settings, now)?;
         }
-        Ok(chosen)
+        if is_batch {
+            self.select(group, n, settings.tau[group.start], keep(group, n, settings), now > 0.0)?;
+        }
+        for l in group.clone() {
+            self.picks(l, n, settings)?;
+            if l == 1 {
+                self.ungated(n, settings)?;
+            }
+            self.decode(l, n, settings)?;
+        }
+        Ok(())
     }
 
-    /// Writes the residual of a level, and takes what the host sees of the codes and of it.
-    pub(super) fn decode(
-        &mut self,
-        l: usize,
-        n: usize,
-        settings: &StepSettings,
-        observed: &mut Observed,
-        losses: &mut Losses,
-    ) -> Result<()> {
-        let Self { device, arch, tensors, levels, rows, packing, packed, .. } = self;
+    /// Returns the floor of the first batch, from its first rows, for which the host waits for the device.
+    fn first_floor(&mut self, group: &Range<usize>, n: usize, settings: &StepSettings) -> Result<f32> {
+        let Self { arch, tensors, levels, families, rows, source, work, packing, packed, .. } = self;
+        let (few, mut values) = (n.min(CHUNK), Vec::new());
+        for l in group.clone() {
+            let (before, level) = levels.split_at_mut(l);
+            let Level { bytes, guesses, .. } = &mut level[0];
+            let one = before.last();
+            let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
+            let limit = on_device(rule(arch, settings, l).candidates(&Candidacy { floor: None, band: &[] }), None);
+            let search = Search { limit, ..sight.search(l, bytes.as_ref()) }.only(0, few);
+            let mut lists = ListSlots::default();
+            let room = search.run(&mut guesses[1], work, &mut lists)?;
+            packing.download(lists.of(few, room), packed)?;
+            values.append(&mut packed.value);
+        }
+        Ok(step::first_floor(&mut values, settings.k[group.clone()].iter().sum(), few))
+    }
+
+    /// Queues the search for the candidates of a level; without a selection over the batch these are what fires.
+    fn candidates(&mut self, l: usize, n: usize, settings: &StepSettings, floor: f32) -> Result<()> {
+        let Self { device, arch, tensors, levels, families, rows, source, selection, work, out, .. } = self;
+        let (before, level) = levels.split_at_mut(l);
+        let Level { bytes, guesses, numbers, candidates, kept, room, z, least, .. } = &mut level[0];
+        let one = before.last();
+        let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
+        let search = sight.search(l, bytes.as_ref());
+        let (guess, least, needs) = (&mut guesses[0], least.room(device, n)?, out.needs(l));
+        let (rule, tau) = (rule(arch, settings, l), settings.tau[l]);
+        match arch.level[l].activation.selection() {
+            Selection::Each => {
+                let band = numbers.has_thresholds().then(|| numbers.band.of(arch.level[l].latents));
+                let limit = on_device(rule.candidates(&Candidacy { floor: None, band: &[] }), band);
+                let values = numbers.values(own(tensors, l));
+                let to = if values.is_some() { &mut *candidates } else { &mut *kept };
+                *room = Search { limit, ..search }.queue(guess, work, to, needs, least)?;
+                if let Some(values) = values {
+                    let (z, kept) = (z.room(device, n * *room)?, kept.room(device, n, *room)?);
+                    kernels::activate(values, false, candidates.of(n, *room), Some(z), kept)?;
+                }
+            }
+            Selection::Row => {
+                let search = Search { limit: on_device(rule.limit(), None), ..search };
+                search.prepare(guess, work)?;
+                *room = search.queue(guess, work, kept, needs, least)?;
+                let cut = out.cut(l);
+                selection.start(device, 0, cut)?;
+                list_least(kept.of(n, *room), cut.part(4..5))?;
+            }
+            Selection::Batch => {
+                let floor = Some(if tau > 0.0 { floor.min(tau) } else { floor });
+                let bar = rule.candidates(&Candidacy { floor, band: &[] }).one();
+                *room = Search { limit: Limit::Above(bar), ..search }.queue(guess, work, candidates, needs, least)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the search for AuxK's picks at a level.
+    fn picks(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, config, arch, tensors, levels, families, rows, source, work, out, .. } = self;
+        let (d, dead) = (arch.d, settings.dead[l].len());
+        let (before, level) = levels.split_at_mut(l);
+        let Level { bytes, aux, open, .. } = &mut level[0];
+        aux.room = None;
+        if !acts(config, settings, l) {
+            return Ok(());
+        }
+        let one = before.last();
+        let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
+        let search = Search { screen: None, ..sight.search(l, bytes.as_ref()) };
+        let (k, places, needs) = (step::k_aux(config, arch), aux.dead.of(dead), out.needs(CHILDREN));
+        let least = aux.least.room(device, n)?;
+        if search.largest_of.is_some() {
+            // Dead latents compete with the other children of their parents before they compete with each other.
+            let room = search.queue(&mut aux.guess, work, &mut aux.found, needs, least)?;
+            let few = open.raw.room(device, n, room)?;
+            kernels::keep_dead(places, aux.found.of(n, room), few)?;
+            let picks = aux.picks.room(device, n, k.min(dead))?;
+            kernels::keep_largest(k.min(dead), few, least, picks)?;
+            aux.room = Some(picks.room);
+            return Ok(());
+        }
+        let all = search.weights;
+        let w = aux.w.room(device, dead * d)?;
+        kernels::gather_rows(places, all.w, d, w)?;
+        let bias = aux.bias.room(device, dead)?;
+        kernels::gather_rows(places, all.bias, 1, bias)?;
+        let mut gate = search.gate;
+        if let Some(gate) = &mut gate {
+            let parents = aux.parents.room(device, dead)?;
+            kernels::gather_words(places, gate.parents, 1, parents)?;
+            gate.parents = parents;
+        }
+        let search = Search { weights: Weights { w, bias, d }, limit: Limit::Topk(k), gate, ..search };
+        aux.room = Some(search.queue(&mut aux.guess, work, &mut aux.picks, needs, least)?);
+        Ok(())
+    }
+
+    /// Queues the search for the ungated pre-activations of level 2, where something reads them.
+    fn ungated(&mut self, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, config, arch, tensors, levels, rows, source, work, out, .. } = self;
+        if !settings.observe_ungated && !config.loss.consistency.needs().ungated {
+            return Ok(());
+        }
+        let [one, two] = &mut levels[..] else { return Ok(()) };
+        let Level { bytes, guesses, numbers, least, open, .. } = two;
+        let (own, one) = (own(tensors, 1), Some(&*one));
+        let sight = Sight { arch, tensors, rows, source, families: None, one, settings, n };
+        let limit = on_device(rule(arch, settings, 1).ungated(settings.tau[1]).limit(), own.first);
+        let search = Search { limit, ..sight.search(1, bytes.as_ref()) };
+        let (guess, needs, least) = (&mut guesses[2], out.needs(OPEN), least.of(n));
+        if let Some(values) = numbers.values(own) {
+            // Some of what reaches the limit may still not fire.
+            open.room = search.queue(guess, work, &mut open.raw, needs, least)?;
+            let lists = open.lists.room(device, n, open.room)?;
+            kernels::activate(values, true, open.raw.of(n, open.room), None, lists)?;
+        } else {
+            open.room = search.queue(guess, work, &mut open.lists, needs, least)?;
+        }
+        if settings.observe_ungated {
+            let offsets = open.offsets.room(device, n + 1)?;
+            kernels::scan(open.lists.of(n, open.room).count, offsets, None, Some(out.ungated()))?;
+        }
+        Ok(())
+    }
+
+    /// Queues the residual of a level, what follows from it, and its codes one row behind the other.
+    fn decode(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, config, arch, tensors, levels, rows, out, .. } = self;
         let d = arch.d;
         let (before, level) = levels.split_at_mut(l);
         let (level, decoder) = (&mut level[0], tensors[encoder(tensors, l) + 2].p.all());
@@ -224,18 +283,21 @@ impl OnDevice {
         let kept = level.kept.of(n, level.room);
         let r = level.r.room(device, n * d)?;
         kernels::leave_over(from.unwrap_or(rows.xt.of(n * d)), decoder, d, kept, r)?;
-        training::row_squares(r, d, false, level.squares.room(device, n)?)?;
-        packing.download(kept, packed)?;
-        let codes = &mut observed.codes[l];
-        codes.offsets.clone_from(&packed.offsets);
-        codes.index.clone_from(&packed.index);
-        codes.value.clone_from(&packed.value);
-        observed.energy.resize(n, 0.0);
-        level.squares.of(n).get(&mut observed.energy)?;
-        let squares: f64 = observed.energy.chunks(CHUNK).map(|chunk| ordered(chunk, f64::from)).sum();
-        losses.fvu[l] = squares / (n as f64 * f64::from(settings.variance));
-        losses.l0[l] = codes.index.len() as f64 / n as f64;
-        Ok(())
+        let squares = level.squares.room(device, n)?;
+        training::row_squares(r, d, false, squares)?;
+        let variance = n as f64 * f64::from(settings.variance);
+        out.sum(device, Terms::Times(squares, 1.0), CHUNK, variance, FVU + l)?;
+        if level.aux.room.is_some() {
+            let share = (settings.dead[l].len() as f64 / step::k_aux(config, arch) as f64).min(1.0);
+            let by = [config.loss.aux, share, 1.0 / variance];
+            crate::device::verdict::aux_weight(out.number(FVU + l), by, out.weight(l))?;
+        }
+        let codes = &mut level.codes;
+        codes.most = codes.most.max(n * FEW);
+        let offsets = codes.offsets.room(device, n + 1)?;
+        kernels::scan(kept.count, offsets, None, Some(out.codes(l, codes.most)))?;
+        let (index, value) = (codes.index.room(device, codes.most)?, codes.value.room(device, codes.most)?);
+        kernels::pack_rows(kept, offsets, index, value)
     }
 
     /// Makes the entries of the rows: what may have a gradient.
@@ -259,4 +321,17 @@ impl OnDevice {
         }
         Ok(())
     }
+}
+
+/// Codes and entries per row that there is room for at first.
+pub(super) const FEW: usize = 16;
+
+/// Returns how many candidates of the levels a selection over the batch keeps.
+pub(super) fn keep(group: &Range<usize>, n: usize, settings: &StepSettings) -> usize {
+    step::keep_of(settings.k[group.clone()].iter().sum(), n)
+}
+
+/// Returns whether AuxK acts at a level in a step.
+pub(super) fn acts(config: &Config, settings: &StepSettings, l: usize) -> bool {
+    config.loss.aux > 0.0 && !settings.dead[l].is_empty()
 }

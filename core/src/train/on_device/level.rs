@@ -3,7 +3,7 @@
 use super::super::step::StepSettings;
 use crate::activation::{Parameter, Parameters, Rule};
 use crate::config::Config;
-use crate::device::kernels::{self, Values};
+use crate::device::kernels::{self, Most, Values};
 use crate::device::lists::{ListSlots, Lists};
 use crate::device::search::Guess;
 use crate::device::training::{self, Activation, ByLatent, Entries, EntryGradients, EntryJob, Open, Penalised, Picks};
@@ -26,6 +26,11 @@ pub(super) struct Level {
     /// What fires, with as many places.
     pub kept: ListSlots,
     pub room: usize,
+    /// The smallest of the `k` largest of each row.
+    pub least: Slot<f32>,
+    pub codes: CodeSlots,
+    /// Most entries of a batch that there are places for by latent.
+    pub most: usize,
     pub open: OpenSlots,
     pub aux: Aux,
     settled: ListSlots,
@@ -55,8 +60,19 @@ pub(super) struct Numbers {
     is_gated: bool,
     has_thresholds: bool,
     has_norms: bool,
+    latents: usize,
     penalty: f32,
     bandwidth: f32,
+}
+
+/// The codes of a batch, one row behind the other.
+#[derive(Debug, Default)]
+pub(super) struct CodeSlots {
+    pub offsets: Slot<u32>,
+    pub index: Slot<u32>,
+    pub value: Slot<f32>,
+    /// Most entries that there are places for.
+    pub most: usize,
 }
 
 /// Ungated pre-activations above their threshold, and where the entries of these latents and of their parents are.
@@ -65,6 +81,9 @@ pub(super) struct OpenSlots {
     pub raw: ListSlots,
     pub lists: ListSlots,
     pub room: usize,
+    pub offsets: Slot<u32>,
+    /// How many there are in all, where they are counted.
+    pub total: usize,
     pub child_at: Slot<u32>,
     pub parent_at: Slot<u32>,
 }
@@ -87,6 +106,7 @@ pub(super) struct Aux {
     pub bias: Slot<f32>,
     pub parents: Slot<u32>,
     pub found: ListSlots,
+    pub guess: Guess,
     pub least: Slot<f32>,
     pub picks: ListSlots,
     pub picked: Slot<u32>,
@@ -120,13 +140,6 @@ pub(super) struct Own<'a> {
     pub decoder: Part<'a, f32>,
 }
 
-impl Aux {
-    /// Returns whether it has picked latents, and with a weight.
-    pub fn acts(&self, weight: f32) -> bool {
-        self.room.is_some() && weight > 0.0
-    }
-}
-
 impl OpenSlots {
     pub fn of(&self, n: usize) -> Open<'_> {
         let all = n * self.room;
@@ -135,7 +148,7 @@ impl OpenSlots {
 }
 
 impl Numbers {
-    /// Computes the numbers of a step of `n` rows.
+    /// Brings the numbers of a step of `n` rows to the device.
     pub fn update(
         &mut self,
         device: &Device,
@@ -165,9 +178,15 @@ impl Numbers {
             }
         }
         self.has_norms = self.penalty != 0.0 && level.activation.penalises_decoder_norms();
+        self.latents = level.latents;
+        Ok(())
+    }
+
+    /// Starts to compute the norms of decoder rows where the penalty needs them.
+    pub fn measure(&mut self, device: &Device, own: Own<'_>) -> Result<()> {
         if self.has_norms {
-            let norms = self.norms.room(device, level.latents)?;
-            training::row_squares(own.decoder, own.decoder.len() / level.latents, true, norms)?;
+            let norms = self.norms.room(device, self.latents)?;
+            training::row_squares(own.decoder, own.decoder.len() / self.latents, true, norms)?;
         }
         Ok(())
     }
@@ -258,10 +277,10 @@ impl Level {
         self.source(n).0.count
     }
 
-    /// Returns the penalty on sparsity of each chunk of rows; none without one.
-    pub fn penalty(&mut self, device: &Device, n: usize, f: usize) -> Result<Vec<f64>> {
+    /// Writes the penalty on sparsity of each chunk of rows; none without one.
+    pub fn penalty(&mut self, device: &Device, n: usize, f: usize) -> Result<Option<Part<'_, f64>>> {
         if self.numbers.penalty == 0.0 {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         self.penalties.room(device, n.div_ceil(64))?;
         let Numbers { is_gated, has_norms, penalty, ref norms, .. } = self.numbers;
@@ -272,18 +291,25 @@ impl Level {
         };
         let sums = self.penalties.of(n.div_ceil(64));
         training::penalties(penalty, of, self.entries(n), sums)?;
-        sums.to_vec()
+        Ok(Some(sums))
     }
 
-    /// Writes what AuxK lacks where it acts.
-    pub fn aux_rows(&mut self, device: &Device, n: usize, d: usize, decoder: Part<'_, f32>, weight: f32) -> Result<()> {
+    /// Writes what AuxK lacks where it has picked latents, with its weight.
+    pub fn aux_rows(
+        &mut self,
+        device: &Device,
+        n: usize,
+        d: usize,
+        decoder: Part<'_, f32>,
+        weight: Part<'_, f32>,
+    ) -> Result<()> {
         let Self { aux, r, .. } = self;
-        if let Some(room) = aux.room.filter(|_| weight > 0.0) {
+        if let Some(room) = aux.room {
             aux.lacking.e.room(device, n * d)?;
             aux.lacking.squares.room(device, n)?;
             let picks = Lists { index: aux.picked.of(n * room), ..aux.picks.of(n, room) };
             let (e, squares) = (aux.lacking.e.of(n * d), aux.lacking.squares.of(n));
-            training::aux_rows(r.of(n * d), decoder, weight, d, picks, e, squares)?;
+            training::aux_rows(r.of(n * d), decoder, Some(weight), d, picks, e, squares)?;
         }
         Ok(())
     }
@@ -296,9 +322,14 @@ impl Level {
             self.gated.squares.room(device, n)?;
             let Entries { lists, u, .. } = self.entries(n);
             let (e, squares) = (self.gated.e.of(n * d), self.gated.squares.of(n));
-            training::aux_rows(base, decoder, 1.0, d, Lists { value: u, ..lists }, e, squares)?;
+            training::aux_rows(base, decoder, None, d, Lists { value: u, ..lists }, e, squares)?;
         }
         Ok(())
+    }
+
+    /// Returns what AuxK lacks, `len` numbers, with its weight, where it has picked latents.
+    pub fn lit<'a>(&'a self, len: usize, weight: Part<'a, f32>) -> Option<(Part<'a, f32>, Part<'a, f32>)> {
+        self.aux.room.map(|_| (self.aux.lacking.e.of(len), weight))
     }
 
     /// Returns whether the level is gated.
@@ -339,7 +370,7 @@ impl Level {
         &self,
         n: usize,
         own: Own<'_>,
-        (recon, aux_weight, gated_weight): (f32, f32, f32),
+        (recon, aux_weight, gated_weight): (f32, Part<'_, f32>, f32),
         job: Seen<'_>,
     ) -> Result<()> {
         let Seen { r2, ds, through, own_only, starts, d } = job;
@@ -348,7 +379,7 @@ impl Level {
             r: (self.r.of(n * d), recon),
             r2,
             ds,
-            e: self.aux.acts(aux_weight).then(|| self.aux.lacking.e.of(n * d)),
+            e: self.lit(n * d, aux_weight),
             gated: (self.numbers.is_gated.then(|| self.gated.e.of(n * d)), gated_weight),
             decoder: own.decoder,
             activation: self.numbers.activation(own, f),
@@ -377,21 +408,21 @@ pub(super) struct Seen<'a> {
 }
 
 impl BySlots {
-    /// Transposes the entries of a level of `f` latents with their gradients, and with the values of AuxK where it acts.
+    /// Transposes the entries of a level of `f` latents with their gradients, and with the values of AuxK where it has picked latents.
     pub fn transpose(
         &mut self,
         device: &Device,
         f: usize,
         entries: Entries<'_>,
         by_row: EntryGradients<'_>,
-        with_aux: bool,
+        most: Most<'_>,
     ) -> Result<ByLatent<'_>> {
+        let (m, with_aux) = (most.most, entries.v.is_some());
         let counts = self.counts.room(device, f)?;
         counts.zero()?;
         training::count_latents(entries.lists, counts)?;
         let (offsets, next) = (self.offsets.room(device, f + 1)?, self.next.room(device, f)?);
-        kernels::scan(counts, offsets, Some(next))?;
-        let m = offsets.part(f..f + 1).to_vec()?[0] as usize;
+        kernels::scan(counts, offsets, Some(next), Some(most))?;
         let placed = (self.row_at.room(device, m)?, self.entry_at.room(device, m)?);
         training::place_entries(entries.lists, next, placed.0, placed.1)?;
         let v = if with_aux { Some(self.v.room(device, m)?) } else { None };
@@ -403,5 +434,24 @@ impl BySlots {
         let list = ByLatent { offsets, rows, z, v, g0, g1, own: [p0, p1] };
         training::order_entries(entries, placed, by_row, list)?;
         Ok(list)
+    }
+
+    /// Transposes lists of `f` latents: returns where the rows of each begin, and the rows. There are `m` entries.
+    pub fn rows(&mut self, device: &Device, f: usize, lists: Lists<'_>, m: usize) -> Result<[Part<'_, u32>; 2]> {
+        let counts = self.counts.room(device, f)?;
+        counts.zero()?;
+        training::count_latents(lists, counts)?;
+        let (offsets, next) = (self.offsets.room(device, f + 1)?, self.next.room(device, f)?);
+        kernels::scan(counts, offsets, Some(next), None)?;
+        let placed = (self.row_at.room(device, m)?, self.entry_at.room(device, m)?);
+        training::place_entries(lists, next, placed.0, placed.1)?;
+        let rows = self.rows.room(device, m)?;
+        training::order_rows(lists, offsets, placed, rows)?;
+        Ok([offsets, rows])
+    }
+
+    /// Returns the rows of each of `f` latents that were transposed last, with room for `m` entries, and their values.
+    pub fn last(&self, f: usize, m: usize) -> ([Part<'_, u32>; 2], Part<'_, f32>) {
+        ([self.offsets.of(f + 1), self.rows.of(m)], self.z.of(m))
     }
 }

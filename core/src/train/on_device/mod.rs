@@ -1,32 +1,37 @@
 //! A training step on a device, with the bits of [`Objective`](super::step::Objective) and [`Adam`].
 //!
-//! Parameters, gradients and moments lie there, and so do all lists of a step; the host reads how many candidates there are, sums
-//! of squares per row, the codes, and the statistics of gradients, and adds these in f64 in the order of the CPU. It has a copy of
-//! parameters and moments only after [`OnDevice::fetch`].
+//! Parameters, gradients and moments lie there, and so do all lists of a step, its sums, and the counts of which latents fire together.
+//! A step is queued as a whole ([`run`]): the host waits for it once, at its end, and reads what it has come to, and the codes. It has a
+//! copy of parameters and moments only after [`OnDevice::fetch`].
 
 mod backward;
 mod collect;
+mod count;
 mod level;
+mod out;
 mod refused;
+mod run;
 mod select;
 
+pub(super) use run::Given;
+
 use super::l0::limits;
-use super::observed::{Losses, Observed};
-use super::step::{self, Adam, StepSettings};
+use super::step::{self, Adam};
 use crate::activation::Activation;
 use crate::config::Config;
-use crate::device::kernels::{self, WEIGHED, Weights, width};
+use crate::device::kernels::{WEIGHED, Weights, width};
 use crate::device::lists::FamiliesOn;
 use crate::device::packing::{Packed, Packing};
 use crate::device::search::{Work, is_screened};
-use crate::device::training;
 use crate::device::{Buffer, Device, Slot};
-use crate::error::{At, Error, Result};
+use crate::error::Result;
 use crate::gate::Families;
 use crate::model::{Arch, LevelParams, ParamSpec, Params, Tensor};
-use alloc::format;
+use crate::normalise::Normalisation;
 use alloc::vec::Vec;
+use count::Counts;
 use level::{BySlots, Level, Own};
+use out::Out;
 use select::SelectionSlots;
 
 /// Rows whose sums of squares are added first, as on the CPU.
@@ -65,12 +70,16 @@ pub(super) struct OnDevice {
     /// The rows that level 2 reads, where these are not those of level 1, in 8 bits; and the gradient of these rows.
     source: SourceSlots,
     selection: SelectionSlots,
+    out: Out,
+    counts: Option<Counts>,
     bias: BiasSlots,
     /// The entries of each level by latent.
     by: [BySlots; 2],
     work: Work,
     packing: Packing,
     packed: Packed,
+    /// Rows of the last batch.
+    n: usize,
     /// `(n, d)`: what the last level left over of the last batch, if it was asked for.
     left: Vec<f32>,
 }
@@ -89,7 +98,9 @@ struct Learned {
 
 #[derive(Debug, Default)]
 struct RowSlots {
-    raw: Slot<f32>,
+    raw: Slot<u8>,
+    /// What is taken from raw rows, and their factor; without it there were none yet.
+    affine: Option<(Buffer<f32>, f32)>,
     xt: Slot<f32>,
     bytes: Slot<i8>,
     rounded: Slot<f32>,
@@ -122,7 +133,8 @@ impl OnDevice {
     /// Copies parameters and moments to a device.
     pub fn new(device: &Device, config: &Config, arch: &Arch, params: &Params, adam: &Adam) -> Result<Self> {
         refused::check(config, arch)?;
-        device.check_memory("this training", BYTES * params.len() + bytes_of_rows(config, arch))?;
+        let needed = BYTES * params.len() + bytes_of_rows(config, arch) + count::bytes(arch);
+        device.check_memory("this training", needed)?;
         let mut tensors = Vec::new();
         let all = arch.specs().tensors().map(|(name, spec)| (name, *spec));
         let moments = adam.m.tensors().into_iter().zip(adam.v.tensors());
@@ -156,11 +168,14 @@ impl OnDevice {
             rows: RowSlots::default(),
             source: SourceSlots::default(),
             selection: SelectionSlots::default(),
+            out: Out::new(device)?,
+            counts: None,
             bias: BiasSlots::default(),
             by: Default::default(),
             work: Work::default(),
             packing: Packing::default(),
             packed: Packed::default(),
+            n: 0,
             left: Vec::new(),
         })
     }
@@ -209,6 +224,12 @@ impl OnDevice {
         self.newest != Newest::Device
     }
 
+    /// Says how raw rows are normalised, which may come from then on.
+    pub fn set_normalisation(&mut self, by: &Normalisation) -> Result<()> {
+        self.rows.affine = Some((self.device.upload(&by.mean)?, by.scale));
+        Ok(())
+    }
+
     /// Copies parameters and moments to the host.
     pub fn fetch(&mut self, params: &mut Params, adam: &mut Adam) -> Result<()> {
         self.start_anew()?;
@@ -231,8 +252,7 @@ impl OnDevice {
     /// Copies what the last level left over of the last batch to the host.
     pub fn fetch_rows(&mut self) -> Result<()> {
         if let Some(level) = self.levels.last() {
-            let n = self.packed.offsets.len().saturating_sub(1);
-            self.left.resize(n * self.arch.d, 0.0);
+            self.left.resize(self.n * self.arch.d, 0.0);
             level.r.of(self.left.len()).get(&mut self.left)?;
         }
         Ok(())
@@ -245,111 +265,28 @@ impl OnDevice {
     }
 
     fn start_anew(&mut self) -> Result<()> {
-        for (level, j, rows) in self.anew.drain(..) {
-            for (at, new) in [&rows.w_enc, &rows.b_enc, &rows.w_dec].into_iter().enumerate() {
-                let Learned { p, m, v, .. } = &self.tensors[encoder(&self.tensors, level) + at];
-                let row = j * new.len()..(j + 1) * new.len();
-                p.part(row.clone()).put(new)?;
-                m.part(row.clone()).zero()?;
-                v.part(row).zero()?;
+        // Copies first: they would wait for what is started.
+        for copies in [true, false] {
+            for (level, j, rows) in &self.anew {
+                for (at, new) in [&rows.w_enc, &rows.b_enc, &rows.w_dec].into_iter().enumerate() {
+                    let Learned { p, m, v, .. } = &self.tensors[encoder(&self.tensors, *level) + at];
+                    let row = j * new.len()..(j + 1) * new.len();
+                    if copies {
+                        p.part(row).put(new)?;
+                    } else {
+                        m.part(row.clone()).zero()?;
+                        v.part(row).zero()?;
+                    }
+                }
             }
         }
-        Ok(())
-    }
-
-    /// Takes one step on normalised rows, and writes what it has seen. `params` are read only where the host has newer ones.
-    pub fn step(
-        &mut self,
-        x: &[f32],
-        settings: &StepSettings,
-        params: &Params,
-        floors: &mut [Option<f32>; 2],
-        adam: &mut Adam,
-        observed: &mut Observed,
-    ) -> Result<()> {
-        let (n, d) = (x.len() / self.arch.d, self.arch.d);
-        assert!(n > 0 && x.len() == n * d, "{} numbers are no whole number of rows of {d}", x.len());
-        // What level 2 reads changes in the course of a training.
-        self.arch.source = settings.source;
-        self.begin(settings, params, n)?;
-        let Self { device, rows, tensors, .. } = self;
-        let raw = rows.raw.room(device, n * d)?;
-        raw.put(x)?;
-        kernels::rows_in(raw, Some(tensors[0].p.all()), d, rows.xt.room(device, n * d)?)?;
-        let mut losses = Losses::default();
-        observed.ungated.clear();
-        observed.codes[1].clear();
-        for l in 0..self.arch.n_levels() {
-            self.round(l, n)?;
-            (losses.selected_min[l], losses.above_tau[l]) = self.collect(l, n, settings, &mut floors[l], observed)?;
-            self.decode(l, n, settings, observed, &mut losses)?;
-        }
-        if self.arch.n_levels() == 1 {
-            losses.fvu[1] = losses.fvu[0];
-        }
-        if !settings.observe_ungated || self.arch.n_levels() < 2 {
-            (0..n).for_each(|_| observed.ungated.end_row());
-        }
-        self.settle(n)?;
-        self.backward(n, settings, &mut losses)?;
-        step::check(&losses)?;
-        let norm = self.project(adam, settings.fixed_level)?;
-        let update = adam.next_step(settings.lr, norm);
-        for Learned { spec, p, g, m, v, .. } in self.learning(settings.fixed_level) {
-            let width = if spec.width > 1 { spec.width } else { VECTOR };
-            let kept = [spec.unit_rows, spec.nonnegative];
-            training::adam_rows(&update, width, kept, g.all(), [p.all(), m.all(), v.all()])?;
-        }
-        self.newest = Newest::Device;
-        (observed.losses, observed.grad_norm) = (losses, norm);
+        self.anew.clear();
         Ok(())
     }
 
     /// Returns the tensors that learn.
     fn learning(&self, fixed: Option<usize>) -> impl Iterator<Item = &Learned> {
         self.tensors.iter().filter(move |tensor| fixed.is_none() || tensor.spec.level != fixed)
-    }
-
-    /// Brings what the host has changed to the device.
-    fn begin(&mut self, settings: &StepSettings, params: &Params, n: usize) -> Result<()> {
-        if self.newest == Newest::Host {
-            let specs = self.arch.specs().tensors().map(|(_, spec)| spec.is_empty());
-            let there = specs.into_iter().zip(params.tensors()).filter(|(empty, _)| !empty);
-            for (tensor, (_, (_, p))) in self.tensors.iter().zip(there) {
-                tensor.p.all().put(p)?;
-            }
-        }
-        self.start_anew()?;
-        let reads_families = settings.gate.has_families() || self.config.loss.consistency.needs().families;
-        if let Some(families) = self.changed.take_if(|_| reads_families && self.levels.len() > 1) {
-            self.families = Some(FamiliesOn::new(&self.device, &families)?);
-        }
-        let Self { device, config, arch, tensors, levels, .. } = self;
-        for (l, level) in levels.iter_mut().enumerate() {
-            level.numbers.update(device, config, (l, arch.level[l]), settings, own(tensors, l), n)?;
-        }
-        self.left.clear();
-        Ok(())
-    }
-
-    /// Takes from the gradients of unit rows their part along the row, and returns the norm of the whole gradient.
-    fn project(&self, adam: &Adam, fixed: Option<usize>) -> Result<f64> {
-        for Learned { spec, p, g, squares, .. } in self.learning(fixed) {
-            if spec.unit_rows {
-                training::project_rows(p.all(), spec.width, g.all())?;
-            }
-            let block = step::adam::rows_of_block(spec.width) * spec.width;
-            training::square_sums(g.all(), block, spec.width.max(64), squares.all())?;
-        }
-        let mut all = 0.0f64;
-        for Learned { name, spec, squares, .. } in self.learning(fixed) {
-            let sum = step::adam::sum_of_blocks(&squares.all().to_vec()?, spec.width);
-            if !sum.is_finite() {
-                return Err(Error::NotFinite { what: format!("the gradient of {name}"), at: At::Step(adam.t) });
-            }
-            all += sum;
-        }
-        Ok(libm::sqrt(all))
     }
 }
 
@@ -372,11 +309,4 @@ fn bytes_of_rows(config: &Config, arch: &Arch) -> usize {
     let (rows, levels) = (config.train.batch, arch.n_levels());
     let kept: usize = (0..levels).map(|l| 4 * libm::ceil(arch.level[l].k) as usize + 256).sum();
     rows * (4 * arch.d * (3 + 2 * levels) + 60 * kept)
-}
-
-/// Adds numbers in f64, in order.
-fn ordered(numbers: &[f32], value: impl Fn(f32) -> f64) -> f64 {
-    let mut sum = 0.0;
-    numbers.iter().for_each(|v| sum += value(*v));
-    sum
 }

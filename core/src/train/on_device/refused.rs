@@ -1,6 +1,6 @@
 //! What is not trained on devices yet.
 
-use crate::config::{Budget, Config, ModelKind};
+use crate::config::{Config, ModelKind};
 use crate::error::{Error, Result};
 use crate::model::Arch;
 use alloc::format;
@@ -27,9 +27,6 @@ pub(super) fn check(config: &Config, arch: &Arch) -> Result<()> {
     }
     if two && arch.gate.has_weights() {
         return Err(refused("gate.kind", &format!("\"{}\"", arch.gate)));
-    }
-    if two && config.budget == Budget::Shared {
-        return Err(refused("budget", &format!("\"{}\"", config.budget)));
     }
     let loss = config.loss.consistency;
     if two && !loss.is_on_devices() {

@@ -15,7 +15,8 @@ use crate::error::{At, Error, Result};
 use crate::freeze::{Freeze, SOFT_COSINE};
 use crate::kernel::{adam, reduce};
 use crate::model::{Arch, ParamSpec, Params};
-use crate::train::comm::{Comm, GROUP};
+use crate::train::comm::Comm;
+pub(in crate::train) use crate::train::comm::GROUP;
 use crate::train::state::{Array, Saved, State};
 use alloc::format;
 use alloc::vec;
@@ -29,12 +30,6 @@ const BLOCK: usize = 1 << 14;
 pub(in crate::train) fn rows_of_block(width: usize) -> usize {
     let rows = (BLOCK / width).clamp(1, GROUP);
     1 << rows.ilog2()
-}
-
-/// Returns the sum of squares of a gradient of rows of width `width`, from the sums of its blocks.
-pub(in crate::train) fn sum_of_blocks(blocks: &[f64], width: usize) -> f64 {
-    let groups = blocks.chunks(GROUP / rows_of_block(width)).map(|group| group.iter().sum::<f64>());
-    groups.collect::<Vec<_>>().iter().sum()
 }
 
 /// Sums of squares of one gradient.

@@ -38,13 +38,7 @@ pub(super) fn is_on(inputs: &Inputs<'_>) -> bool {
 
 /// Returns `alpha_l`, given the fraction of variance unexplained: 0 where nothing is dead or nothing is left to
 /// explain.
-pub(in crate::train) fn aux_weight(
-    config: &Config,
-    arch: &Arch,
-    settings: &StepSettings,
-    fvu: f64,
-    level: usize,
-) -> f64 {
+pub(super) fn aux_weight(config: &Config, arch: &Arch, settings: &StepSettings, fvu: f64, level: usize) -> f64 {
     let dead = settings.dead[level].len();
     if dead == 0 || fvu.is_nan() || fvu <= 0.0 || level >= arch.n_levels() {
         return 0.0;

@@ -49,7 +49,7 @@ mod terms;
 mod workspace;
 
 pub use adam::Adam;
-pub(super) use auxk::{aux_weight, k_aux};
+pub(super) use auxk::k_aux;
 pub(super) use exchange::over_shards;
 pub(super) use gradients::row_norms;
 pub(super) use select::{first_floor, keep_of, lower_floor, next_floor};
