@@ -237,6 +237,7 @@ mod emulated {
             isa: Isa::detect(),
             device,
             verify: 1,
+            comm: Arc::new(Solo),
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };

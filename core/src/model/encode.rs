@@ -325,7 +325,7 @@ impl Encoder {
     pub(super) fn encode_planned_in(&self, plan: &Plan, par: Par, x: &[f32], lanes: &mut Lanes) -> Result<()> {
         lanes.used = 0;
         self.check_rows(x)?;
-        let Some(on) = &self.device else {
+        let Some(on) = self.on_device() else {
             self.encode_parts(plan, par, x, false, lanes);
             return Ok(());
         };
@@ -335,7 +335,7 @@ impl Encoder {
         let [codes1, codes2, _] = &mut lanes.parts[0];
         codes1.clear();
         codes2.clear();
-        self.encode_on(on, x, &mut lanes.device, [codes1, codes2], None)?;
+        self.encode_on(on, x, None, &mut lanes.device, [codes1, codes2], None)?;
         plan.keep([codes1, codes2], [0, 0]);
         lanes.used = 1;
         Ok(())
