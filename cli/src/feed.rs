@@ -3,15 +3,16 @@
 
 use crate::dump::Dump;
 use crate::row_filter::{LeftOut, RowFilter};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
-use strata_core::train::BatchRows;
+use strata_core::train::{BatchRows, Comm};
 use strata_core::{Config, RowOrder};
 
 /// Returns the number of rows to train on, and of all rows. The last rows are held out: whole sequences of them where
@@ -43,6 +44,8 @@ pub struct Reader<'a> {
     ids: Vec<u64>,
     kept: Vec<u64>,
     threads: rayon::ThreadPool,
+    /// The ranks to which the first one sends every batch; none where this process reads for itself.
+    to_others: Option<Arc<dyn Comm>>,
 }
 
 impl<'a> Reader<'a> {
@@ -64,7 +67,13 @@ impl<'a> Reader<'a> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
         let (ids, kept) = (Vec::new(), Vec::new());
-        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, threads })
+        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, threads, to_others: None })
+    }
+
+    /// Only the first rank reads, and sends every batch to the others.
+    #[must_use]
+    pub fn sent_to_others(self, comm: Arc<dyn Comm>) -> Self {
+        Self { to_others: Some(comm), ..self }
     }
 
     /// Reads the same rows of `target` too, which has as many, normalised in their own way. Which rows are left out depends on
@@ -95,6 +104,9 @@ impl<'a> Reader<'a> {
             let _ = give_back.send([Vec::new(), Vec::new()]);
         }
         let cursor = self.cursor;
+        let to_others = self.to_others.clone();
+        let reads = to_others.as_ref().is_none_or(|comm| comm.rank() == 0);
+        let lens = [batch * self.dump.d(), self.target.as_ref().map_or(0, |(target, _)| batch * target.d())];
         let (reader, stop) = (&mut self, &stop);
         thread::scope(|scope| {
             // Both ends of the channels move into the thread: each side sees that the other one has ended.
@@ -111,9 +123,11 @@ impl<'a> Reader<'a> {
                     }
                 }
             };
-            thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
+            if reads {
+                thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
+            }
             let batch = Batch { x: Vec::new(), y: Vec::new(), cursor };
-            let mut feed = Feed { give_back, batches, batch, stop };
+            let mut feed = Feed { give_back, batches, batch, stop, to_others, lens };
             train(&mut feed)
         })
     }
@@ -123,7 +137,7 @@ impl<'a> Reader<'a> {
     ///
     /// No more rows are read than are needed, so that the cursor counts rows that were used or left out.
     fn fill(&mut self, out: &mut [f32], targets: &mut [f32], stop: &AtomicBool) -> Result<()> {
-        let Self { dump, target, filter, order, normalisation, cursor, ids, kept, threads } = self;
+        let Self { dump, target, filter, order, normalisation, cursor, ids, kept, threads, to_others: _ } = self;
         let d = dump.d();
         kept.clear();
         let mut filled = 0;
@@ -190,19 +204,54 @@ pub struct Feed<'s> {
     batches: Receiver<Result<Batch>>,
     batch: Batch,
     stop: &'s AtomicBool,
+    to_others: Option<Arc<dyn Comm>>,
+    /// Numbers of a batch: of its rows and of their targets.
+    lens: [usize; 2],
 }
 
 impl Feed<'_> {
     /// Returns the next batch, `(n, d)` and the same rows of the target, and waits for it where it has not been read yet.
     ///
     /// # Errors
-    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
-    /// last batch.
+    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; after the last
+    /// batch; and if another rank has ended.
     pub fn next_batch(&mut self) -> Result<BatchRows<'_>> {
-        // After the last batch the buffers are no longer received.
-        let _ = self.give_back.send([mem::take(&mut self.batch.x), mem::take(&mut self.batch.y)]);
-        self.batch = self.batches.recv().context("the rows of the training have ended")??;
+        match self.to_others.clone() {
+            Some(comm) if comm.rank() > 0 => self.receive(&*comm)?,
+            comm => {
+                // After the last batch the buffers are no longer received.
+                let _ = self.give_back.send([mem::take(&mut self.batch.x), mem::take(&mut self.batch.y)]);
+                self.batch = self.batches.recv().context("the rows of the training have ended")??;
+                comm.map_or(Ok(()), |comm| self.send(&*comm))?;
+            }
+        }
         Ok(BatchRows { x: &self.batch.x, y: &self.batch.y })
+    }
+
+    /// Sends the batch to all other ranks.
+    fn send(&self, comm: &dyn Comm) -> Result<()> {
+        let Batch { x, y, cursor } = &self.batch;
+        let mut bytes = cursor.to_ne_bytes().to_vec();
+        [x, y].into_iter().for_each(|rows| bytes.extend_from_slice(bytemuck::cast_slice(rows)));
+        comm.stage("rows");
+        Ok(comm.broadcast(&mut bytes)?)
+    }
+
+    /// Replaces the batch by that of the first rank.
+    fn receive(&mut self, comm: &dyn Comm) -> Result<()> {
+        let mut bytes = Vec::new();
+        comm.stage("rows");
+        comm.broadcast(&mut bytes)?;
+        let expected = 8 + 4 * self.lens.iter().sum::<usize>();
+        ensure!(bytes.len() == expected, "rank 0 sent {} bytes of rows, expected {expected}", bytes.len());
+        let (cursor, rows) = bytes.split_at(8);
+        let (x, y) = rows.split_at(4 * self.lens[0]);
+        self.batch.cursor = bytemuck::pod_read_unaligned(cursor);
+        for (to, from) in [(&mut self.batch.x, x), (&mut self.batch.y, y)] {
+            to.resize(from.len() / 4, 0.0);
+            bytemuck::cast_slice_mut(to).copy_from_slice(from);
+        }
+        Ok(())
     }
 
     /// The positions of the order that the batches returned so far have used: the whole state of the feed. What has been

@@ -21,7 +21,10 @@ pub use tcp::Tcp;
 use crate::checkpoint::sha256;
 use crate::console::Console;
 use crate::files::words::sentence;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
 use strata_core::Error;
@@ -106,6 +109,59 @@ pub fn connect() -> Result<Arc<dyn Comm>> {
     if started > 1 { mpi::connect(started) } else { Ok(Arc::new(Solo)) }
 }
 
+/// How the ranks of a training get the rows: the first one reads them and sends them to the others, or each reads them.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    comm: Arc<dyn Comm>,
+    all: bool,
+}
+
+impl Reading {
+    /// Returns a way to read for the ranks of `comm`; with `all` each rank reads for itself.
+    pub fn new(comm: Arc<dyn Comm>, all: bool) -> Self {
+        Self { all: all || comm.is_solo(), comm }
+    }
+
+    /// Returns whether this rank reads.
+    pub fn reads(&self) -> bool {
+        self.all || self.comm.rank() == 0
+    }
+
+    /// Fills `numbers` with what `read` writes to them on the rank that reads. All ranks call this together.
+    ///
+    /// # Errors
+    /// Those of `read`; if another rank has ended.
+    pub fn fill<T: Pod>(&self, numbers: &mut [T], read: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+        if self.reads() {
+            read(numbers)?;
+        }
+        if !self.all {
+            let mut bytes = bytemuck::cast_slice(numbers).to_vec();
+            self.comm.broadcast(&mut bytes)?;
+            ensure!(bytes.len() == size_of_val(numbers), "rank 0 has read other rows than were expected");
+            bytemuck::cast_slice_mut(numbers).copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
+    /// Returns what `read` returns on the rank that reads. All ranks call this together.
+    ///
+    /// # Errors
+    /// As [`Reading::fill`].
+    pub fn value<T: Serialize + DeserializeOwned>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut bytes = Vec::new();
+        if self.reads() {
+            let value = read()?;
+            if self.all {
+                return Ok(value);
+            }
+            bytes = postcard::to_stdvec(&value)?;
+        }
+        self.comm.broadcast(&mut bytes)?;
+        postcard::from_bytes(&bytes).context("rank 0 sent what this build cannot read")
+    }
+}
+
 /// Checks that all ranks run the same program with the same input: `what` is compared, by its hash, beside the program itself.
 ///
 /// # Errors
@@ -127,6 +183,22 @@ pub fn check_alike(comm: &dyn Comm, what: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns, on the first rank, what each other rank has, in the order of ranks; on the others, which have `own`, nothing.
+///
+/// # Errors
+/// If another rank has ended, or is of another build.
+pub fn to_first<S: Serialize, T: DeserializeOwned>(comm: &dyn Comm, own: &S) -> Result<Vec<T>> {
+    if comm.rank() > 0 {
+        comm.send(0, &postcard::to_stdvec(own)?)?;
+        return Ok(Vec::new());
+    }
+    let of = |rank| {
+        postcard::from_bytes(&comm.receive(rank)?)
+            .with_context(|| format!("rank {rank} sent what this build cannot read"))
+    };
+    (1..comm.size()).map(of).collect()
 }
 
 /// Returns whether any rank has set its flag: all get the same answer.
