@@ -33,6 +33,9 @@ use strata_core::train::{Comm, Solo};
 /// Variables in which launchers of MPI say how many processes they have started.
 const MPI_SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"];
 
+/// Variables in which launchers of MPI number the processes.
+const MPI_RANKS: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"];
+
 /// Most ranks.
 const MOST: usize = 1 << 16;
 
@@ -49,7 +52,11 @@ pub fn run(
     hint: &str,
     command: impl FnOnce(Arc<dyn Comm>, &mut Console<'_>) -> Result<u8>,
 ) -> Result<u8> {
-    let comm = connect()?;
+    let comm = match connect() {
+        // The first process says it for all.
+        Err(_) if is_another_of_mpi() => return Ok(1),
+        connected => connected?,
+    };
     if comm.is_solo() {
         return command(comm, console);
     }
@@ -71,6 +78,12 @@ pub fn run(
         return Ok(1);
     }
     Err(if hint.is_empty() { anyhow!("{why}") } else { anyhow!("{why}; {hint}") })
+}
+
+/// Returns whether a launcher of MPI has started this process as another one than its first.
+fn is_another_of_mpi() -> bool {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    std::env::var_os("RANK").is_none() && MPI_RANKS.iter().find_map(|name| number(name)).is_some_and(|rank| rank > 0)
 }
 
 /// Returns the exchange with the other processes of this command: [`Solo`] where there are none.

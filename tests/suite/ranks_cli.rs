@@ -172,7 +172,10 @@ fn ranks_that_differ_and_launchers_that_do_not_fit_are_refused_with_a_sentence()
         command.envs(variables.iter().copied());
         finish(command)
     };
-    with(&[("OMPI_COMM_WORLD_SIZE", "4")]).fails(&["4 processes were started", "feature `mpi`"]);
+    with(&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "0")])
+        .fails(&["4 processes were started", "feature `mpi`"]);
+    let other = with(&[("OMPI_COMM_WORLD_SIZE", "4"), ("OMPI_COMM_WORLD_RANK", "3")]);
+    assert_eq!((other.code, &*other.out, &*other.err), (1, "", ""), "the first process says it for all");
     with(&[("RANK", "3"), ("WORLD_SIZE", "2")]).fails(&["RANK", "below WORLD_SIZE"]);
     with(&[("RANK", "0"), ("WORLD_SIZE", "2")]).fails(&["MASTER_ADDR"]);
     with(&[("RANK", "0"), ("WORLD_SIZE", "two")]).fails(&["WORLD_SIZE", "two"]);
