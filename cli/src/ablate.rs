@@ -4,12 +4,15 @@
 //! `DIR/runs/HASH/seed-S` (`DIR/run_I` for the suite `experiment`). HASH is a hash of settings and dump, so that rows
 //! with equal settings share their runs, and finished runs are not repeated. `DIR/ablation.json` and `DIR/ablation.csv`
 //! have every metric of every run; the former also has means and paired differences. `DIR/report.html` shows them.
+//!
+//! Over several ranks each makes some of the runs, and the first compares them.
 
 mod compare;
 mod plan;
 mod suites;
 mod sweep;
 
+use crate::INTERRUPTED;
 use crate::args;
 use crate::checkpoint::sha256;
 use crate::console::Console;
@@ -17,6 +20,7 @@ use crate::control;
 use crate::dump::Dump;
 use crate::eval;
 use crate::files::{read, write_atomic};
+use crate::ranks;
 use crate::report;
 use crate::run::Run;
 use crate::settings;
@@ -31,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Instant;
-use strata_core::train::Solo;
+use strata_core::train::{Comm, Solo};
 use strata_core::{Config, Device, Isa};
 
 /// Most seeds of a row.
@@ -59,7 +63,13 @@ struct Job {
 ///
 /// # Errors
 /// One sentence for settings that cannot be run, or the error of the first run that failed. Finished runs are kept.
-pub fn ablate(args: &args::Ablate, dump: &Dump, place: Place<'_>, console: &mut Console<'_>) -> Result<u8> {
+pub fn ablate(
+    args: &args::Ablate,
+    dump: &Dump,
+    place: Place<'_>,
+    comm: &dyn Comm,
+    console: &mut Console<'_>,
+) -> Result<u8> {
     let experiment = args.suite.contains(&args::SuiteName::Experiment);
     let seeds = args.seeds.unwrap_or(if experiment { 1 } else { 3 });
     if !(1..=MOST_SEEDS).contains(&seeds) {
@@ -111,21 +121,30 @@ pub fn ablate(args: &args::Ablate, dump: &Dump, place: Place<'_>, console: &mut 
             }
         }
     }
-    let mut pending = Vec::new();
-    for job in &jobs {
-        if !is_finished(job, dump)? {
-            pending.push(job);
-        }
+    let planned: Vec<String> = jobs.iter().map(|job| job.dir.display().to_string()).collect();
+    ranks::check_alike(comm, &planned.join("\n"))?;
+    // The first rank says which runs are missing, since another one may find some that have been made meanwhile.
+    let mut missing = Vec::new();
+    if comm.rank() == 0 {
+        missing = jobs.iter().map(|job| Ok(u8::from(!is_finished(job, dump)?))).collect::<Result<_>>()?;
     }
+    comm.broadcast(&mut missing)?;
+    let pending: Vec<&Job> = jobs.iter().zip(missing).filter(|(_, missing)| *missing > 0).map(|(job, _)| job).collect();
+    let own: Vec<&Job> = pending.iter().copied().skip(comm.rank()).step_by(comm.size()).collect();
     let there = jobs.len() - pending.len();
     if there > 0 {
         console.note(format!("{there} of {} runs are there already", jobs.len()));
     }
     // Runs are compared with those of other seeds, so all are trained before any is evaluated.
     for (what, task) in [("training", train_one as Task), ("evaluating", eval_one)] {
-        if let Some(code) = run_all(&pending, what, |job| task(job, dump, place), console)? {
-            return Ok(code);
+        let interrupted = run_all(&own, what, |job| task(job, dump, place), console)?;
+        if ranks::any(comm, interrupted)? {
+            writeln!(console.err, "interrupted: the same command continues where it stopped")?;
+            return Ok(INTERRUPTED);
         }
+    }
+    if comm.rank() > 0 {
+        return Ok(0);
     }
     if experiment {
         summarise(&args.out, &jobs)?;
@@ -157,7 +176,7 @@ fn seeds_of(row: &Row, n: u64) -> impl Iterator<Item = u64> + use<> {
 /// Trains or evaluates one run.
 type Task = fn(&Job, &Dump, Place<'_>) -> Result<End>;
 
-/// Runs `task` for every job; returns the exit code if it was interrupted.
+/// Runs `task` for every job; returns whether it was interrupted.
 ///
 /// Jobs are distributed over as many workers as there are threads, each with a thread pool of its own; with more jobs
 /// than threads every pool has one thread. No result depends on that.
@@ -166,9 +185,9 @@ fn run_all(
     what: &str,
     task: impl Fn(&Job) -> Result<End> + Sync,
     console: &mut Console<'_>,
-) -> Result<Option<u8>> {
+) -> Result<bool> {
     if pending.is_empty() {
-        return Ok(None);
+        return Ok(false);
     }
     let threads = rayon::current_num_threads();
     let workers = threads.min(pending.len());
@@ -216,11 +235,7 @@ fn run_all(
     if let Some(error) = failed {
         return Err(error);
     }
-    if interrupted {
-        writeln!(console.err, "interrupted: the same command continues where it stopped")?;
-        return Ok(Some(130));
-    }
-    Ok(None)
+    Ok(interrupted)
 }
 
 /// Returns whether a run was trained and evaluated on this dump, with these settings, and against another seed where
@@ -248,7 +263,19 @@ fn train_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     fs::create_dir_all(&job.dir).with_context(|| format!("making {}", job.dir.display()))?;
     let (Place { isa, device }, config, run) = (place, job.config.clone(), &job.dir);
     let comm = Arc::new(Solo);
-    let train = train::Job { dump, target: None, run, config, resume: true, from: None, isa, device, verify: 0, comm };
+    let train = train::Job {
+        dump,
+        target: None,
+        run,
+        config,
+        resume: true,
+        from: None,
+        isa,
+        device,
+        verify: 0,
+        comm,
+        read_all: true,
+    };
     // This is the last file that a training writes.
     if !job.dir.join("final_info.json").exists()
         && let End::Interrupted(step) = train::train(&train, console)?
@@ -265,7 +292,8 @@ fn eval_one(job: &Job, dump: &Dump, place: Place<'_>) -> Result<End> {
     let against = job.other.as_deref().map(Run::open).transpose()?;
     let against = against.as_ref();
     let (Place { isa, device }, target, lm, out) = (place, None, None, None);
-    let job = eval::Job { run: &run, dump, target, all: false, lm, splice: None, against, out, isa, device };
+    let comm = &Solo;
+    let job = eval::Job { run: &run, dump, target, all: false, lm, splice: None, against, out, isa, device, comm };
     eval::eval(&job, console)?;
     Ok(End::Done)
 }

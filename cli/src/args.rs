@@ -319,6 +319,15 @@ pub enum WorldName {
     SaeBench,
 }
 
+/// Which ranks of a training read the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Read {
+    /// The first one, which sends them to the others
+    First,
+    /// All, each for itself: where the file system gives every rank the rows sooner than the first rank sends them
+    All,
+}
+
 /// `strata train`.
 #[derive(Debug, Args)]
 pub struct Train {
@@ -343,6 +352,9 @@ pub struct Train {
     /// Repeat every N-th step on the CPU, and stop at the first bit that differs: with --device, a proof of that step
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub verify: Option<u64>,
+    /// Over several ranks: which of them read the rows [default: first]
+    #[arg(long, value_name = "RANKS", hide_default_value = true, default_value = "first")]
+    pub read: Read,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceFlag,

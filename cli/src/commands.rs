@@ -63,15 +63,16 @@ pub fn dispatch(command: Command, console: &mut Console<'_>) -> Result<u8> {
         Command::Synth(args) => synth_command(&args, console).map(|()| 0),
         Command::Inspect(args) => inspect_command(&args, console),
         Command::Train(args) => train_command(&args, isa, console),
-        Command::Eval(args) => eval_command(&args, isa, console),
+        Command::Eval(args) => ranks::run(console, "", |comm, console| eval_command(&args, isa, &*comm, console)),
         Command::Probe(args) => probe_command(&args, isa, console).map(|()| 0),
-        Command::Encode(args) => encode_command(&args, isa, console).map(|()| 0),
+        Command::Encode(args) => ranks::run(console, "", |comm, console| encode_command(&args, isa, &*comm, console)),
         Command::Export(args) => export_command(&args, isa, console).map(|()| 0),
         Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.source)?;
             let device = device::open(args.device.device, console)?;
-            ablate::ablate(&args, &dump, ablate::Place { isa, device: device.as_ref() }, console)
+            let place = ablate::Place { isa, device: device.as_ref() };
+            ranks::run(console, "", |comm, console| ablate::ablate(&args, &dump, place, &*comm, console))
         }
         Command::Device(args) => device::device(args.check, isa, console),
         Command::Report(args) => report_command(&args, console).map(|()| 0),
@@ -168,7 +169,8 @@ fn train_rank(args: &args::Train, isa: Isa, comm: Arc<dyn Comm>, console: &mut C
     let (target, resume) = (target.as_ref(), args.resume);
     let device = device::open(args.device.device, console)?;
     let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
-    let job = train::Job { dump: &dump, target, run: &args.out, config, resume, from: None, isa, device, verify, comm };
+    let (run, from, read_all) = (&*args.out, None, args.read == args::Read::All);
+    let job = train::Job { dump: &dump, target, run, config, resume, from, isa, device, verify, comm, read_all };
     let end = match train::train(&job, console)? {
         train::End::Done if args.control => train::train_control(&job, console)?,
         end => end,
@@ -193,7 +195,7 @@ fn train_rank(args: &args::Train, isa: Isa, comm: Arc<dyn Comm>, console: &mut C
     }
 }
 
-fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Result<u8> {
+fn eval_command(args: &args::Eval, isa: Isa, comm: &dyn Comm, console: &mut Console<'_>) -> Result<u8> {
     let (run, dump, target) = sources::open_pair(&args.subject, args.target.as_ref(), "eval", console)?;
     let lm = match (&args.model, args.splice) {
         (Some(dir), _) => Some(Lm::open(dir)?),
@@ -213,9 +215,10 @@ fn eval_command(args: &args::Eval, isa: Isa, console: &mut Console<'_>) -> Resul
         out: args.out.as_deref(),
         isa,
         device: device.as_ref(),
+        comm,
     };
     // The result is printed even if it cannot be written, since computing it took long.
-    let (found, written) = eval::find_and_write(&job, console)?;
+    let Some((found, written)) = eval::find_and_write(&job, console)? else { return Ok(0) };
     if console.json {
         console.json_pretty(&found.evaluation)?;
     } else {
@@ -275,7 +278,7 @@ fn probe_command(args: &args::Probe, isa: Isa, console: &mut Console<'_>) -> Res
     Ok(())
 }
 
-fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> Result<()> {
+fn encode_command(args: &args::Encode, isa: Isa, comm: &dyn Comm, console: &mut Console<'_>) -> Result<u8> {
     let (run, dump) = sources::open(&args.subject, "encode", console)?;
     refuse_own_input("--out", &dump.source().paths, &args.out)?;
     if args.out.is_file() && !args.force {
@@ -283,12 +286,12 @@ fn encode_command(args: &args::Encode, isa: Isa, console: &mut Console<'_>) -> R
     }
     let device = device::open(args.device.device, console)?;
     let (f16, weights, device) = (args.f16, args.weights, device.as_ref());
-    let job = encode::Job { run: &run, dump: &dump, out: &args.out, f16, weights, isa, device };
+    let job = encode::Job { run: &run, dump: &dump, out: &args.out, f16, weights, isa, device, comm };
     let report = encode::encode(&job, console)?;
     if console.json {
         console.json(&report)?;
     }
-    Ok(())
+    Ok(0)
 }
 
 fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {

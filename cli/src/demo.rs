@@ -138,6 +138,7 @@ pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut 
         device,
         verify: 0,
         comm: Arc::new(Solo),
+        read_all: true,
     };
     let end = match train::train(&job, console)? {
         End::Done if control::is_cheap(&job.config) => {
@@ -167,8 +168,9 @@ pub fn demo(args: &args::Demo, isa: Isa, device: Option<&Device>, console: &mut 
         out: None,
         isa,
         device,
+        comm: &Solo,
     };
-    let Found { evaluation: found, latents, .. } = eval::eval(&job, console)?;
+    let Some(Found { evaluation: found, latents, .. }) = eval::eval(&job, console)? else { return Ok(0) };
     let shown = contexts::most_telling(&latents);
     let page = report::report(&report::Job { from: std::slice::from_ref(&run_path), ..report::Job::default() })?.report;
     let seconds = started.elapsed().as_secs_f64();

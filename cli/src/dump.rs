@@ -182,6 +182,9 @@ impl Dump {
         }
         if let Some(drawn) = &self.parts.drawn {
             rows.iter().zip(out.chunks_mut(d)).for_each(|(row, out)| drawn.rows(*row, 1, out));
+            if !stored.is_empty() {
+                stored.copy_from_slice(bytemuck::cast_slice(out));
+            }
             return Ok(());
         }
         // Rows are read in the order of the files, so that each page is read once, and released where it was mapped.
@@ -242,6 +245,13 @@ impl Dump {
     /// A row that does not exist.
     pub fn read_range_stored(&self, start: u64, n: usize, out: &mut Vec<u8>) -> Result<()> {
         out.clear();
+        if let Some(drawn) = &self.parts.drawn {
+            self.end_of(start, n)?;
+            return drawn.pieces(start, n, |_, rows| {
+                out.extend_from_slice(bytemuck::cast_slice(rows));
+                Ok(())
+            });
+        }
         self.for_spans(start, n, |shard, rows, bytes| {
             shard.stored(rows, bytes, |own| out.extend_from_slice(own));
             Ok(())

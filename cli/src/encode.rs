@@ -2,19 +2,24 @@
 //! form.
 //!
 //! `z1.indptr [N+1] u64`, `z1.indices [nnz] u32`, `z1.values [nnz] f32` (or f16), likewise `z2`; the metadata names the
-//! run by the SHA-256 of its weights. Rows are encoded twice, first only to count, so that memory does not grow with N.
+//! run by the SHA-256 of its weights. Rows are encoded twice, first only to count, so that memory does not grow with N. Over
+//! several ranks each encodes a contiguous part of the rows and writes their codes to their place in the file.
 
 use crate::console::{Console, check_interrupt};
 use crate::dump::Dump;
 use crate::files::{PendingFile, io_error};
+use crate::ranks;
 use crate::run::Run;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 use strata_core::model::{Lanes, WeightType};
 use strata_core::rows::Rows;
+use strata_core::train::Comm;
 use strata_core::{Codes, Compute, Device, Encoder, Isa, Par};
 
 /// Rows that are encoded together.
@@ -49,53 +54,75 @@ pub struct Job<'a> {
     pub isa: Isa,
     /// The GPU to encode on.
     pub device: Option<&'a Device>,
+    /// The ranks, each of which encodes some of the rows.
+    pub comm: &'a dyn Comm,
 }
 
 /// Encodes every row into a file, which appears whole or not at all.
 ///
 /// # Errors
-/// If the widths differ, a row is not finite, the device does not encode such a model, or the file cannot be written.
+/// If the widths differ, a row is not finite, the device does not encode such a model, the file cannot be written, or another
+/// rank has ended or differs.
 pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
-    let Job { run, dump, out, f16, weights, isa, device } = *job;
+    let Job { run, dump, out, f16, weights, isa, device, comm } = *job;
     run.check_width(dump)?;
+    ranks::check_alike(comm, &format!("{} {} {f16} {weights:?}", run.hash, dump.fingerprint()))?;
     let mut encoder = Encoder::with_weights(run.model.clone(), Compute::new(isa, Par::Rayon), weights)?;
     if let Some(device) = device {
         encoder = encoder.on(device)?;
     }
     let n = dump.n_rows();
-    let mut file = PendingFile::create(out)?;
-    let bar = console.bar("encoding", 2 * n, "tokens");
-    let mut entries = [0u64; 2];
-    each_block(&encoder, dump, |codes| {
-        for (total, codes) in entries.iter_mut().zip(codes) {
+    let (rank, size) = (comm.rank() as u64, comm.size() as u64);
+    let part = |rank: u64| (u128::from(n) * u128::from(rank) / u128::from(size)) as u64;
+    let rows = part(rank)..part(rank + 1);
+    // The others write into the file of the first rank, which gives it its name.
+    let pending = if rank == 0 { Some(PendingFile::create(out)?) } else { None };
+    let bar = console.bar("encoding", 2 * (rows.end - rows.start), "tokens");
+    let mut own = [0u64; 2];
+    each_block(&encoder, dump, rows.clone(), |codes| {
+        for (total, codes) in own.iter_mut().zip(codes) {
             *total += codes.index.len() as u64;
         }
         bar.inc(codes[0].n() as u64);
         Ok(())
     })?;
+    let all = comm.gather(&[own])?.concat();
+    let sum = |of: &[[u64; 2]]| of.iter().fold([0; 2], |sum: [u64; 2], own| [sum[0] + own[0], sum[1] + own[1]]);
+    let (entries, before) = (sum(&all), sum(&all[..comm.rank()]));
 
     let layout = Layout::new(n, entries, f16);
     let header = layout.header(&run.hash);
     let failed = |e: io::Error| io_error("writing", out, &e);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
-    file.write_all(header.as_bytes()).map_err(failed)?;
     let base = 8 + header.len() as u64;
-    file.set_len(base + layout.end).map_err(failed)?;
+    let mut hidden = pending.as_ref().map_or(Vec::new(), |file| file.hidden().as_os_str().as_encoded_bytes().to_vec());
+    if let Some(mut file) = pending.as_ref().map(PendingFile::file) {
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
+        file.write_all(header.as_bytes()).map_err(failed)?;
+        file.set_len(base + layout.end).map_err(failed)?;
+    }
+    comm.broadcast(&mut hidden)?;
+    let shared = if pending.is_some() { None } else { Some(open_hidden(&hidden).map_err(failed)?) };
+    let Some(mut file) = pending.as_ref().map(PendingFile::file).or(shared.as_ref()) else {
+        bail!("no rank has started {}", out.display())
+    };
     // Where the next bytes of each tensor are written: indptr, indices, values of both levels.
-    let mut at: Vec<u64> = layout.tensors.iter().map(|t| base + t.start).collect();
+    let sizes = [8, 4, layout.dtype.size_bytes() as u64];
+    let written = |l: usize| [if rank > 0 { rows.start + 1 } else { 0 }, before[l], before[l]];
+    let tensors = layout.tensors.iter().enumerate();
+    let mut at: Vec<u64> = tensors.map(|(i, t)| base + t.start + written(i / 3)[i % 3] * sizes[i % 3]).collect();
     let mut put = |i: usize, bytes: &[u8]| -> Result<()> {
         file.seek(SeekFrom::Start(at[i])).map_err(failed)?;
         file.write_all(bytes).map_err(failed)?;
         at[i] += bytes.len() as u64;
         Ok(())
     };
-    let mut so_far = [0u64; 2];
-    for l in 0..2 {
+    let mut so_far = before;
+    for l in (0..2).filter(|_| rank == 0) {
         put(3 * l, &0u64.to_le_bytes())?;
     }
     let mut bytes = Vec::new();
     let most = if f16 { F16_MAX } else { f32::INFINITY };
-    each_block(&encoder, dump, |codes| {
+    each_block(&encoder, dump, rows, |codes| {
         for (l, codes) in codes.iter().enumerate() {
             bytes.clear();
             bytes.extend(codes.offsets[1..].iter().flat_map(|o| (so_far[l] + *o as u64).to_le_bytes()));
@@ -114,7 +141,13 @@ pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
         bar.inc(codes[0].n() as u64);
         Ok(())
     })?;
-    file.finish()?;
+    // The file gets its name when all ranks have written their part, and no rank ends before.
+    if let Some(file) = &shared {
+        file.sync_all().map_err(failed)?;
+    }
+    comm.gather(&[0u8])?;
+    pending.map(PendingFile::finish).transpose()?;
+    comm.broadcast(&mut Vec::new())?;
     bar.finish_and_clear();
     let l0 = entries.map(|e| e as f64 / n.max(1) as f64);
     let of =
@@ -128,17 +161,28 @@ pub fn encode(job: &Job<'_>, console: &mut Console<'_>) -> Result<Encoded> {
     Ok(Encoded { rows: n, entries, l0 })
 }
 
-/// Encodes all rows, and gives their codes to `f` in order, one block at a time.
+/// Opens the hidden file of another rank for writing.
+fn open_hidden(path: &[u8]) -> io::Result<File> {
+    let path = std::str::from_utf8(path).map_err(io::Error::other)?;
+    File::options().write(true).open(path)
+}
+
+/// Encodes the rows `rows`, and gives their codes to `f` in order, one block at a time.
 ///
 /// # Errors
 /// If a row is not finite; whatever `f` returns.
-pub(crate) fn each_block(encoder: &Encoder, dump: &Dump, mut f: impl FnMut(&[Codes; 2]) -> Result<()>) -> Result<()> {
+pub(crate) fn each_block(
+    encoder: &Encoder,
+    dump: &Dump,
+    rows: Range<u64>,
+    mut f: impl FnMut(&[Codes; 2]) -> Result<()>,
+) -> Result<()> {
     let d = dump.d();
     let (mut x, mut stored, mut lanes) = (Vec::new(), Vec::new(), Lanes::default());
     let mut codes = [Codes::new(), Codes::new()];
-    let mut start = 0;
-    while start < dump.n_rows() {
-        let n = (dump.n_rows() - start).min(BLOCK) as usize;
+    let Range { mut start, end } = rows;
+    while start < end {
+        let n = (end - start).min(BLOCK) as usize;
         codes.iter_mut().for_each(Codes::clear);
         let [codes1, codes2] = &mut codes;
         if encoder.reads_stored() {

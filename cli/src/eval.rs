@@ -8,6 +8,7 @@ use crate::files::{MadeDirectories, check_writable, directory_name, read, write_
 use crate::health::{self, Asked, Evaluated};
 use crate::lm::Lm;
 use crate::probe::{NamedAbsorption, character_absorption, description_length};
+use crate::ranks;
 use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use crate::settings;
@@ -33,6 +34,7 @@ use strata_core::metrics::sparsity::SparsityReport;
 use strata_core::metrics::stability::StabilityReport;
 use strata_core::metrics::structure::StructureReport;
 use strata_core::model::TopkBy;
+use strata_core::train::Comm;
 use strata_core::{Codes, Config, Device, Encoder, Isa, Par};
 
 pub mod bars;
@@ -92,6 +94,8 @@ pub struct Job<'a> {
     pub isa: Isa,
     /// The GPU to encode on.
     pub device: Option<&'a Device>,
+    /// The ranks, each of which measures some of the rows; the first one has the result.
+    pub comm: &'a dyn Comm,
 }
 
 /// `eval.json`. NaN is written as null: see each metric for when it is undefined.
@@ -200,33 +204,38 @@ pub struct Found {
     pub is_meaningless: bool,
 }
 
-/// Evaluates, and writes `eval.json` and `latents.jsonl` into the directory of the job or of the run.
+/// Evaluates, and writes `eval.json` and `latents.jsonl` into the directory of the job or of the run. The result is that of the
+/// first rank; none on the others.
 ///
 /// # Errors
 /// As [`find_and_write`]; or if a file cannot be written.
-pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
-    let (found, written) = find_and_write(job, console)?;
-    written.map(|()| found)
+pub fn eval(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<Found>> {
+    let Some((found, written)) = find_and_write(job, console)? else { return Ok(None) };
+    written.map(|()| Some(found))
 }
 
 /// Evaluates, and returns the result together with the error of writing it, if there was one. Before anything is
-/// measured it checks that files can be made in the directory.
+/// measured it checks that files can be made in the directory. Of several ranks only the first has a result and writes it.
 ///
 /// # Errors
 /// If the directory is not one or cannot be written into, the widths differ, a row is not finite, or the dump lacks
 /// what splicing needs.
-pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<(Found, Result<()>)> {
+pub fn find_and_write(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<(Found, Result<()>)>> {
+    if job.comm.rank() > 0 {
+        find(job, console)?;
+        return Ok(None);
+    }
     let dir = job.run.output(job.out)?;
     let mut made = MadeDirectories::all(dir)?;
     let writable = check_writable(dir);
     writable.map_err(|e| if job.out.is_none() { anyhow!("{e}; name another directory with --out") } else { e })?;
-    let found = find(job, console)?;
+    let Some(found) = find(job, console)? else { return Ok(None) };
     let written = write(&found, dir);
     if written.is_ok() {
         made.keep();
         console.note(format!("every metric is in {}", dir.join("eval.json").display()));
     }
-    Ok((found, written))
+    Ok(Some((found, written)))
 }
 
 fn write(found: &Found, dir: &Path) -> Result<()> {
@@ -235,9 +244,9 @@ fn write(found: &Found, dir: &Path) -> Result<()> {
     write_atomic(&dir.join("eval.json"), format!("{text}\n").as_bytes())
 }
 
-/// Evaluates without writing.
-fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
-    let Job { run, dump, isa, device, .. } = job;
+/// Evaluates without writing. None on all ranks but the first.
+fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<Found>> {
+    let Job { run, dump, isa, device, comm, .. } = job;
     run.check_width(dump)?;
     run.check_target(dump, job.target)?;
     let pair = Pair { input: dump, target: job.target };
@@ -264,6 +273,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let other = other.transpose()?;
     let control = crate::control::of(run)?;
     let (rows, held_out, config) = rows_of(job)?;
+    ranks::check_alike(*comm, &format!("{} {} {rows:?} {}", run.hash, dump.fingerprint(), control.is_some()))?;
     let filter = RowFilter::of_model(dump, &run.origin.left_out, *isa)?;
     let encoder = run.encoder_on(*isa, *device)?;
     let (f1, f2) = (encoder.model().arch.level[0].latents, encoder.model().arch.level[1].latents);
@@ -278,17 +288,20 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     let unit = seen.unit;
     let bar = console.bar("measuring", rows.end - rows.start, "tokens");
     let mut jobs = seen.jobs();
-    batches::each_group(&encoder, pair, &filter, unit, (rows.start, rows.end), |some| {
-        collect::take_in(&mut jobs, some)?;
+    batches::each_group(&encoder, pair, &filter, unit, (rows.start, rows.end), *comm, |some| {
+        jobs.take_in(*comm, some)?;
         bar.inc(some.iter().map(|b| b.n() as u64 + b.left_out.total()).sum());
         Ok(())
     })?;
     drop(jobs);
     bar.finish_and_clear();
-    let control = control
-        .as_ref()
-        .map(|c| control::measure(c, &control::Rows { pair, rows: &rows, own: &seen, filter: &filter }, *isa, console))
-        .transpose()?;
+    seen.merge(*comm)?;
+    let of_control = control::Rows { pair, rows: &rows, own: &seen, filter: &filter, comm: *comm };
+    let control = control.as_ref().map(|c| control::measure(c, &of_control, *isa, console)).transpose()?.flatten();
+    // What follows reads weights and sums, and a sample of the rows.
+    if comm.rank() > 0 {
+        return Ok(None);
+    }
     let splice = job
         .lm
         .zip(job.splice)
@@ -423,7 +436,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Found> {
     debug_assert_eq!(latents.len(), f1 + f2, "one record per latent of both levels");
     check_interrupt()?;
     evaluation.warnings.iter().for_each(|warning| console.warn(warning));
-    Ok(Found { evaluation, latents, is_meaningless })
+    Ok(Some(Found { evaluation, latents, is_meaningless }))
 }
 
 /// Returns the rows that training held out by the settings of the run, whether it held out any, and those settings;

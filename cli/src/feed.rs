@@ -3,16 +3,17 @@
 
 use crate::dump::Dump;
 use crate::row_filter::{LeftOut, RowFilter};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use strata_core::metrics::absorption::sample as stratified;
 use strata_core::normalise::Normalisation;
 use strata_core::rows::{Dtype, Rows};
-use strata_core::train::{BatchRows, StepReport, Trainer};
+use strata_core::train::{BatchRows, Comm, StepReport, Trainer};
 use strata_core::{Config, RowOrder};
 
 /// Returns the number of rows to train on, and of all rows. The last rows are held out: whole sequences of them where
@@ -46,6 +47,8 @@ pub struct Reader<'a> {
     /// Whether rows are given as they lie.
     raw: bool,
     threads: rayon::ThreadPool,
+    /// The ranks to which the first one sends every batch; none where this process reads for itself.
+    to_others: Option<Arc<dyn Comm>>,
 }
 
 impl<'a> Reader<'a> {
@@ -67,7 +70,13 @@ impl<'a> Reader<'a> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
         let (ids, kept) = (Vec::new(), Vec::new());
-        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, raw: false, threads })
+        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, raw: false, threads, to_others: None })
+    }
+
+    /// Only the first rank reads, and sends every batch to the others.
+    #[must_use]
+    pub fn sent_to_others(self, comm: Arc<dyn Comm>) -> Self {
+        Self { to_others: Some(comm), ..self }
     }
 
     /// Reads the same rows of `target` too, which has as many, normalised in their own way. Which rows are left out depends on
@@ -105,6 +114,9 @@ impl<'a> Reader<'a> {
             let _ = give_back.send(Batch::default());
         }
         let cursor = self.cursor;
+        let to_others = self.to_others.clone();
+        let reads = to_others.as_ref().is_none_or(|comm| comm.rank() == 0);
+        let lens = [batch * self.dump.d(), self.target.as_ref().map_or(0, |(target, _)| batch * target.d())];
         let (reader, stop) = (&mut self, &stop);
         thread::scope(|scope| {
             // Both ends of the channels move into the thread: each side sees that the other one has ended.
@@ -126,9 +138,11 @@ impl<'a> Reader<'a> {
                     }
                 }
             };
-            thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
+            if reads {
+                thread::Builder::new().name("feed".into()).spawn_scoped(scope, read).context("starting a thread")?;
+            }
             let batch = Batch { cursor, ..Batch::default() };
-            let mut feed = Feed { give_back, batches, batch, stop };
+            let mut feed = Feed { give_back, batches, batch, stop, to_others, lens };
             train(&mut feed)
         })
     }
@@ -247,14 +261,17 @@ pub struct Feed<'s> {
     batches: Receiver<Result<Batch>>,
     batch: Batch,
     stop: &'s AtomicBool,
+    to_others: Option<Arc<dyn Comm>>,
+    /// Numbers of a batch: of its rows and of their targets.
+    lens: [usize; 2],
 }
 
 impl Feed<'_> {
     /// Returns the next batch, `(n, d)` and the same rows of the target, and waits for it where it has not been read yet.
     ///
     /// # Errors
-    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; and after the
-    /// last batch.
+    /// If a row of this batch cannot be read or is not finite, or if a whole epoch holds no row that is kept; after the last
+    /// batch; and if another rank has ended.
     pub fn next_batch(&mut self) -> Result<BatchRows<'_>> {
         self.receive()?;
         Ok(BatchRows { x: &self.batch.x, y: &self.batch.y })
@@ -273,12 +290,44 @@ impl Feed<'_> {
         Ok(Given::Raw(Rows::new(stored, x.len() / d, *d, d * dtype.size_bytes(), *dtype)?))
     }
 
+    /// Takes the next batch: from the reader, or from the first rank.
     fn receive(&mut self) -> Result<()> {
-        // After the last batch the buffers are no longer received.
-        let cursor = self.batch.cursor;
-        let _ = self.give_back.send(mem::take(&mut self.batch));
-        self.batch.cursor = cursor;
-        self.batch = self.batches.recv().context("the rows of the training have ended")??;
+        match self.to_others.clone() {
+            Some(comm) if comm.rank() > 0 => self.receive_from_first(&*comm),
+            comm => {
+                // After the last batch the buffers are no longer received.
+                let cursor = self.batch.cursor;
+                let _ = self.give_back.send(mem::take(&mut self.batch));
+                self.batch.cursor = cursor;
+                self.batch = self.batches.recv().context("the rows of the training have ended")??;
+                comm.map_or(Ok(()), |comm| self.send(&*comm))
+            }
+        }
+    }
+
+    /// Sends the batch to all other ranks.
+    fn send(&self, comm: &dyn Comm) -> Result<()> {
+        let Batch { x, y, cursor, .. } = &self.batch;
+        let mut bytes = cursor.to_ne_bytes().to_vec();
+        [x, y].into_iter().for_each(|rows| bytes.extend_from_slice(bytemuck::cast_slice(rows)));
+        comm.stage("rows");
+        Ok(comm.broadcast(&mut bytes)?)
+    }
+
+    /// Replaces the batch by that of the first rank.
+    fn receive_from_first(&mut self, comm: &dyn Comm) -> Result<()> {
+        let mut bytes = Vec::new();
+        comm.stage("rows");
+        comm.broadcast(&mut bytes)?;
+        let expected = 8 + 4 * self.lens.iter().sum::<usize>();
+        ensure!(bytes.len() == expected, "rank 0 sent {} bytes of rows, expected {expected}", bytes.len());
+        let (cursor, rows) = bytes.split_at(8);
+        let (x, y) = rows.split_at(4 * self.lens[0]);
+        self.batch.cursor = bytemuck::pod_read_unaligned(cursor);
+        for (to, from) in [(&mut self.batch.x, x), (&mut self.batch.y, y)] {
+            to.resize(from.len() / 4, 0.0);
+            bytemuck::cast_slice_mut(to).copy_from_slice(from);
+        }
         Ok(())
     }
 

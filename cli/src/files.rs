@@ -125,6 +125,16 @@ impl PendingFile {
         self.file.set_len(len)
     }
 
+    /// Returns the file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Returns the hidden path that the file has until it is finished, for other processes that write parts of it.
+    pub(crate) fn hidden(&self) -> &Path {
+        self.temporary.path()
+    }
+
     /// Gives the file its name.
     ///
     /// # Errors

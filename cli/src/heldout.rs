@@ -1,6 +1,7 @@
 //! Held-out rows during and right after training: FVU, L0 and dead latents, and the speed of encoding.
 
 use crate::dump::Dump;
+use crate::ranks::Reading;
 use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
 use anyhow::Result;
@@ -90,6 +91,7 @@ impl HeldOut {
         target: Option<&Dump>,
         trainer: &Trainer,
         filter: &RowFilter<'_>,
+        reading: &Reading,
     ) -> Result<Watched> {
         // On normalised rows, so that the encoder shares the weights of the trainer and copies nothing.
         let model = trainer.inference()?;
@@ -99,7 +101,7 @@ impl HeldOut {
         // Normalised rows that should be reconstructed; of an autoencoder those that it reads.
         let wanted = |first: u64, n: usize, y: &mut [f32]| -> Result<()> {
             let (Some(target), Some(normalisation)) = (target, trainer.target()) else { return Ok(()) };
-            target.read_range(first, n, &mut y[..n * d])?;
+            reading.fill(&mut y[..n * d], |y| target.read_range(first, n, y))?;
             normalisation.apply(&mut y[..n * d]);
             Ok(())
         };
@@ -109,7 +111,7 @@ impl HeldOut {
         let mut keeps = Vec::with_capacity(self.n);
         for (first, n) in self.parts() {
             let x = &mut x[..n * d_in];
-            dump.read_range(first, n, x)?;
+            reading.fill(x, |x| dump.read_range(first, n, x))?;
             for (i, row) in x.chunks(d_in).enumerate() {
                 let reason = filter.reason(first + i as u64, row);
                 reason.into_iter().for_each(|r| left_out.count(r));
@@ -134,7 +136,7 @@ impl HeldOut {
         let (mut hat1, mut hat2) = (vec![0.0; size], vec![0.0; size]);
         for (part, (first, n)) in self.parts().enumerate() {
             let x = &mut x[..n * d_in];
-            dump.read_range(first, n, x)?;
+            reading.fill(x, |x| dump.read_range(first, n, x))?;
             trainer.normalisation().apply(x);
             wanted(first, n, &mut y)?;
             let codes = model.encode(x)?;

@@ -21,7 +21,10 @@ pub use tcp::Tcp;
 use crate::checkpoint::sha256;
 use crate::console::Console;
 use crate::files::words::sentence;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytemuck::Pod;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::sync::Arc;
 use strata_core::Error;
@@ -29,6 +32,9 @@ use strata_core::train::{Comm, Solo};
 
 /// Variables in which launchers of MPI say how many processes they have started.
 const MPI_SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_LOCALNRANKS"];
+
+/// Variables in which launchers of MPI number the processes.
+const MPI_RANKS: [&str; 3] = ["OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID"];
 
 /// Most ranks.
 const MOST: usize = 1 << 16;
@@ -46,7 +52,11 @@ pub fn run(
     hint: &str,
     command: impl FnOnce(Arc<dyn Comm>, &mut Console<'_>) -> Result<u8>,
 ) -> Result<u8> {
-    let comm = connect()?;
+    let comm = match connect() {
+        // The first process says it for all.
+        Err(_) if is_another_of_mpi() => return Ok(1),
+        connected => connected?,
+    };
     if comm.is_solo() {
         return command(comm, console);
     }
@@ -68,6 +78,12 @@ pub fn run(
         return Ok(1);
     }
     Err(if hint.is_empty() { anyhow!("{why}") } else { anyhow!("{why}; {hint}") })
+}
+
+/// Returns whether a launcher of MPI has started this process as another one than its first.
+fn is_another_of_mpi() -> bool {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+    std::env::var_os("RANK").is_none() && MPI_RANKS.iter().find_map(|name| number(name)).is_some_and(|rank| rank > 0)
 }
 
 /// Returns the exchange with the other processes of this command: [`Solo`] where there are none.
@@ -106,6 +122,59 @@ pub fn connect() -> Result<Arc<dyn Comm>> {
     if started > 1 { mpi::connect(started) } else { Ok(Arc::new(Solo)) }
 }
 
+/// How the ranks of a training get the rows: the first one reads them and sends them to the others, or each reads them.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    comm: Arc<dyn Comm>,
+    all: bool,
+}
+
+impl Reading {
+    /// Returns a way to read for the ranks of `comm`; with `all` each rank reads for itself.
+    pub fn new(comm: Arc<dyn Comm>, all: bool) -> Self {
+        Self { all: all || comm.is_solo(), comm }
+    }
+
+    /// Returns whether this rank reads.
+    pub fn reads(&self) -> bool {
+        self.all || self.comm.rank() == 0
+    }
+
+    /// Fills `numbers` with what `read` writes to them on the rank that reads. All ranks call this together.
+    ///
+    /// # Errors
+    /// Those of `read`; if another rank has ended.
+    pub fn fill<T: Pod>(&self, numbers: &mut [T], read: impl FnOnce(&mut [T]) -> Result<()>) -> Result<()> {
+        if self.reads() {
+            read(numbers)?;
+        }
+        if !self.all {
+            let mut bytes = bytemuck::cast_slice(numbers).to_vec();
+            self.comm.broadcast(&mut bytes)?;
+            ensure!(bytes.len() == size_of_val(numbers), "rank 0 has read other rows than were expected");
+            bytemuck::cast_slice_mut(numbers).copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
+    /// Returns what `read` returns on the rank that reads. All ranks call this together.
+    ///
+    /// # Errors
+    /// As [`Reading::fill`].
+    pub fn value<T: Serialize + DeserializeOwned>(&self, read: impl FnOnce() -> Result<T>) -> Result<T> {
+        let mut bytes = Vec::new();
+        if self.reads() {
+            let value = read()?;
+            if self.all {
+                return Ok(value);
+            }
+            bytes = postcard::to_stdvec(&value)?;
+        }
+        self.comm.broadcast(&mut bytes)?;
+        postcard::from_bytes(&bytes).context("rank 0 sent what this build cannot read")
+    }
+}
+
 /// Checks that all ranks run the same program with the same input: `what` is compared, by its hash, beside the program itself.
 ///
 /// # Errors
@@ -127,6 +196,22 @@ pub fn check_alike(comm: &dyn Comm, what: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns, on the first rank, what each other rank has, in the order of ranks; on the others, which have `own`, nothing.
+///
+/// # Errors
+/// If another rank has ended, or is of another build.
+pub fn to_first<S: Serialize, T: DeserializeOwned>(comm: &dyn Comm, own: &S) -> Result<Vec<T>> {
+    if comm.rank() > 0 {
+        comm.send(0, &postcard::to_stdvec(own)?)?;
+        return Ok(Vec::new());
+    }
+    let of = |rank| {
+        postcard::from_bytes(&comm.receive(rank)?)
+            .with_context(|| format!("rank {rank} sent what this build cannot read"))
+    };
+    (1..comm.size()).map(of).collect()
 }
 
 /// Returns whether any rank has set its flag: all get the same answer.

@@ -154,7 +154,7 @@ fn ids_of(dump: &Dump, text: &str) -> Result<Vec<u32>> {
 }
 
 /// Rows that were left out, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LeftOut {
     /// Rows with a norm over the limit that are not named.
     pub over_limit: u64,

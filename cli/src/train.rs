@@ -15,7 +15,7 @@ use crate::files::{io_error, read, write_atomic};
 use crate::health::{self, Asked};
 use crate::heldout::{self, HeldOut, Watched};
 use crate::memory;
-use crate::ranks;
+use crate::ranks::{self, Reading};
 use crate::row_filter::RowFilter;
 use crate::settings;
 use crate::settings::preset::{self, Preset};
@@ -88,6 +88,7 @@ pub fn settings_of(
 pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let Job { dump, target, run, config, resume, isa, device, verify, comm, .. } = job;
     let (is_first, solo) = (job.is_first(), comm.is_solo());
+    let reading = &Reading::new(comm.clone(), job.read_all);
     let d_out = target.map(Dump::d);
     config.validate_rows(dump.d(), d_out)?;
     check_memory(config, dump.d(), d_out, comm.size())?;
@@ -120,22 +121,13 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         }
         None => {
             let spinner = console.spinner("measuring the rows");
-            let found = feed::sample(dump, &filter, n_train, config.data.stats_rows)?;
-            let normalisation = Normalisation::measure(*isa, &found.rows, dump.d(), &config.data)
-                .with_context(|| dump.name().to_owned())?;
-            let kept = || found.rows.chunks(dump.d()).filter(|r| normalisation.keeps(*isa, r));
-            let over = found.rows.len() / dump.d() - kept().count();
-            drawn = Some((
-                found.left_out.total() + over as u64,
-                found.left_out.named + (found.rows.len() / dump.d()) as u64,
-            ));
-            let mut sample: Vec<f32> = kept().take(256).flatten().copied().collect();
-            let of_target =
-                target.map(|target| measure_target(target, &found, &normalisation, config, *isa)).transpose()?;
-            drop(found);
-            normalisation.apply(&mut sample);
+            let measured = reading.value(|| measure(job, &filter, n_train))?;
+            drawn = Some(measured.drawn);
+            let [normalisation, of_target] =
+                [Some(measured.rows), measured.targets].map(|of| of.map(|measured| normalisation_of(measured, config)));
+            let Some(normalisation) = normalisation else { bail!("{} was not measured", dump.name()) };
             let compute = Compute::new(*isa, Par::Rayon);
-            let trainer = Trainer::over(config, normalisation, of_target, &sample, compute, comm.clone())?;
+            let trainer = Trainer::over(config, normalisation, of_target, &measured.sample, compute, comm.clone())?;
             spinner.finish_and_clear();
             trainer
         }
@@ -169,6 +161,9 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let mut mark = (Instant::now(), first_step);
     let mut reader =
         Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?.raw(trainer.reads_raw());
+    if !solo && !job.read_all {
+        reader = reader.sent_to_others(comm.clone());
+    }
     if let (Some(target), Some(normalisation)) = (target, trainer.target()) {
         reader = reader.with_target(target, normalisation.clone());
     }
@@ -185,7 +180,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
         let levels = [&config.level1, &config.level2];
         let is_set = |l: &LevelConfig| l.activation.has_tau() || (l.activation.is_penalised() && l.control);
         if levels.iter().any(|l| l.latents > 0 && is_set(l)) {
-            trainer.calibrate(&calibration_rows(dump, n_train, trainer, &filter)?)?;
+            trainer.calibrate(&reading.value(|| calibration_rows(dump, n_train, trainer, &filter))?)?;
         }
         Ok(())
     };
@@ -234,7 +229,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
                 let mut found = None;
                 if watch {
                     trainer.fetch()?;
-                    found = Some(held_out.watch(dump, *target, &trainer, &filter)?);
+                    found = Some(held_out.watch(dump, *target, &trainer, &filter, reading)?);
                 }
                 bar.set_message(format!("FVU {:.3} {:.3}", report.losses.fvu[0], report.losses.fvu[1]));
                 log.line(&report, taken * batch, speed, started.elapsed().as_secs_f64(), found.as_ref())?;
@@ -264,7 +259,7 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // A run that is resumed after its last step has no held-out loss yet.
     let watched = match watched {
         Some(found) => found,
-        None => held_out.watch(dump, *target, &trainer, &filter)?,
+        None => held_out.watch(dump, *target, &trainer, &filter, reading)?,
     };
     let seconds = started.elapsed().as_secs_f64();
     let passes = cursor as f64 / n_train as f64;
@@ -376,9 +371,9 @@ pub fn train_control(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
             from.display()
         );
     }
-    let &Job { dump, target, isa, device, verify, ref comm, .. } = job;
+    let &Job { dump, target, isa, device, verify, ref comm, read_all, .. } = job;
     let (from, comm) = (begins.then_some(&*from), comm.clone());
-    train(&Job { dump, target, run: &run, config, resume: true, from, isa, device, verify, comm }, console)
+    train(&Job { dump, target, run: &run, config, resume: true, from, isa, device, verify, comm, read_all }, console)
 }
 
 /// Takes a step, and the same one on the CPU from the same state.
@@ -400,6 +395,43 @@ fn verified_step(trainer: &mut Trainer, config: &Config, rows: Given<'_>, isa: I
         bail!("--verify: step {step} reports {report:?}, and on the CPU {expected:?}");
     }
     Ok(report)
+}
+
+/// What is measured of a sample of the rows before the first step.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Measured {
+    rows: Numbers,
+    /// Of the rows that a transcoder reconstructs.
+    targets: Option<Numbers>,
+    /// The first rows of the sample that are kept, normalised.
+    sample: Vec<f32>,
+    /// Rows of the sample that are left out, and all of them.
+    drawn: (u64, u64),
+}
+
+/// The fields of a [`Normalisation`] that are measured: mean, scale, centre, variance, limit of the norm.
+type Numbers = (Vec<f32>, f32, Vec<f32>, f32, f32);
+
+fn measure(job: &Job<'_>, filter: &RowFilter<'_>, n_train: u64) -> Result<Measured> {
+    let &Job { dump, target, ref config, isa, .. } = job;
+    let found = feed::sample(dump, filter, n_train, config.data.stats_rows)?;
+    let normalisation =
+        Normalisation::measure(isa, &found.rows, dump.d(), &config.data).with_context(|| dump.name().to_owned())?;
+    let kept = || found.rows.chunks(dump.d()).filter(|r| normalisation.keeps(isa, r));
+    let n = (found.rows.len() / dump.d()) as u64;
+    let over = n - kept().count() as u64;
+    let drawn = (found.left_out.total() + over, found.left_out.named + n);
+    let mut sample: Vec<f32> = kept().take(256).flatten().copied().collect();
+    let targets = target.map(|target| measure_target(target, &found, &normalisation, config, isa)).transpose()?;
+    normalisation.apply(&mut sample);
+    let numbers = |Normalisation { mean, scale, centre, variance, norm_limit, row_norm: _ }| {
+        (mean, scale, centre, variance, norm_limit)
+    };
+    Ok(Measured { rows: numbers(normalisation), targets: targets.map(numbers), sample, drawn })
+}
+
+fn normalisation_of((mean, scale, centre, variance, norm_limit): Numbers, config: &Config) -> Normalisation {
+    Normalisation { mean, scale, centre, variance, norm_limit, row_norm: config.data.row_norm }
 }
 
 /// Measures the rows of `target` that belong to the rows of a sample which training keeps: in their own unit, without a limit on

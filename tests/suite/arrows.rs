@@ -34,7 +34,7 @@ core: setting -> error
 core: source -> choice entry kernel
 core: synth -> gate rng
 core: train -> activation balance compute config cuda device entry error freeze gate kernel loss model normalise par rng rows source
-cli: ablate -> ablation args checkpoint console control dump eval files report run settings train
+cli: ablate -> ablation args checkpoint console control dump eval files ranks report run settings train
 cli: args -> device settings
 cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
@@ -47,12 +47,12 @@ cli: corpus -> files
 cli: demo -> args capture console contexts control corpus dump eval files lm report run settings train
 cli: device -> console
 cli: dump -> console escape files nearest texts
-cli: encode -> console dump files run
-cli: eval -> console control dump escape feed files health lm probe row_filter run settings splice texts truth
+cli: encode -> console dump files ranks run
+cli: eval -> console control dump escape feed files health lm probe ranks row_filter run settings splice texts truth
 cli: export -> args console dump encode eval files row_filter run
 cli: feed -> dump row_filter
 cli: health -> dump heldout
-cli: heldout -> dump row_filter run
+cli: heldout -> dump ranks row_filter run
 cli: inspect -> dump escape health report
 cli: lm -> console dump files memory panics texts
 cli: memory -> files

@@ -134,7 +134,19 @@ mod emulated {
             TINY.iter().chain(&["train.checkpoint_every=18"]).map(|set| (*set).to_owned()).collect();
         let config = train::settings_of(run, resume, None, None, &sets, None).expect("settings");
         let (isa, comm) = (Isa::detect(), Arc::new(Solo));
-        let job = train::Job { dump, target: None, run, config, resume, from: None, isa, device, verify, comm };
+        let job = train::Job {
+            dump,
+            target: None,
+            run,
+            config,
+            resume,
+            from: None,
+            isa,
+            device,
+            verify,
+            comm,
+            read_all: true,
+        };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };
         assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done, "how it ended");
@@ -198,7 +210,8 @@ mod emulated {
         let files = devices.iter().enumerate().map(|(i, device)| {
             let out = dir.path().join(format!("codes-{i}"));
             let (weights, isa, device) = (WeightType::F32, Isa::detect(), device.as_ref());
-            let job = encode::Job { run: &run, dump: &dump, out: &out, f16: false, weights, isa, device };
+            let comm = &Solo;
+            let job = encode::Job { run: &run, dump: &dump, out: &out, f16: false, weights, isa, device, comm };
             let (mut said, mut err) = (Vec::new(), Vec::new());
             let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: false, watch: None };
             encode::encode(&job, &mut console).expect("codes");

@@ -90,8 +90,12 @@ fn part(
 /// The arrays of all ranks put together; those that are not sharded are the same on all.
 fn joined(parts: &[State], arrays: &BTreeMap<String, (usize, usize)>) -> State {
     let mut whole = parts[0].clone();
+    // A rank without latents has no rows of them.
+    for (name, array) in parts[1..].iter().flat_map(|part| &part.0) {
+        whole.0.entry(name.clone()).or_insert_with(|| array.clone());
+    }
     for (name, array) in &mut whole.0 {
-        let all = parts.iter().map(|part| &part.0[name]);
+        let all = parts.iter().filter_map(|part| part.0.get(name));
         if !arrays.contains_key(name) {
             assert!(all.clone().all(|other| other == array), "`{name}` differs between ranks");
             continue;
@@ -380,38 +384,62 @@ fn settings_that_are_not_sharded_are_refused_by_name() {
     assert_eq!(refused(&|c| c.level2.prune = 0.5), "level2.prune");
 }
 
-#[test]
-fn the_bytes_of_a_step_are_those_of_the_formula() {
-    let mut config = flat(Activation::Topk);
-    (config.loss.aux, config.train.long) = (0.0, 1e6);
-    let (n, k, d) = (BATCH as f64, config.level1.k, D as f64);
-    let groups = config.level1.latents.div_ceil(GROUP) as f64;
-    let sent: Vec<u64> = std::thread::scope(|scope| {
-        let config = &config;
-        let threads = Threads::new(2).into_iter().map(|comm| {
+/// The bytes that all ranks send in one step, by stage.
+fn bytes_of_a_step(config: &Config, size: usize) -> BTreeMap<&'static str, u64> {
+    let mut all = BTreeMap::new();
+    let sent: Vec<BTreeMap<&'static str, u64>> = std::thread::scope(|scope| {
+        let threads = Threads::new(size).into_iter().map(|comm| {
             scope.spawn(move || {
                 let (comm, compute) = (Arc::new(comm), Compute::new(Isa::detect(), Par::Seq));
                 let normalisation = Normalisation::identity(D, config.data.row_norm);
                 let mut trainer = Trainer::over(config, normalisation, None, &[], compute, comm.clone())?;
                 let before = comm.sent_bytes();
                 trainer.step(&rows(BATCH, D, 1)[..])?;
-                Ok::<u64, Error>(comm.sent_bytes() - before)
+                let mut sent = comm.sent_bytes();
+                before.iter().for_each(|(stage, bytes)| *sent.entry(stage).or_default() -= bytes);
+                Ok::<_, Error>(sent)
             })
         });
-        threads
-            .collect::<Vec<_>>()
-            .into_iter()
-            .map(|thread| thread.join().expect("no panic").expect("a step"))
-            .collect()
+        let ended = threads.collect::<Vec<_>>().into_iter().map(|thread| thread.join().expect("no panic"));
+        ended.map(|sent| sent.expect("a step")).collect()
     });
-    let found: u64 = sent.iter().sum();
-    // The candidates of both ranks, the codes, the running sum and the result, and the groups of `b_dec` and of three
-    // gradients with their norms.
-    let expected = 2.0 * 4.0 * n * (k + 1.0)
-        + 2.0 * 4.0 * n
-        + 8.0 * n * k
-        + 2.0 * 4.0 * n * d
-        + groups * (4.0 * d + 3.0 * 8.0 + 3.0 * 8.0);
-    let ratio = found as f64 / expected;
-    assert!((ratio - 1.0).abs() < 0.05, "{found} bytes, expected {expected}");
+    for (stage, bytes) in sent.into_iter().flatten().filter(|(_, bytes)| *bytes > 0) {
+        *all.entry(stage).or_default() += bytes;
+    }
+    all
+}
+
+#[test]
+fn the_bytes_of_each_stage_of_a_step_are_those_of_the_formula() {
+    let mut one = flat(Activation::Topk);
+    one.loss.aux = 0.0;
+    let mut two = config();
+    (two.level1.activation, two.level2.activation) = (Activation::Topk, Activation::Topk);
+    (two.gate.kind, two.loss.aux) = (GateKind::None, 0.0);
+    for (config, size) in [(&one, 2), (&one, 3), (&two, 2), (&two, 3)] {
+        let levels = [&config.level1, &config.level2];
+        let levels = &levels[..if config.level2.latents > 0 { 2 } else { 1 }];
+        let (n, d, ranks) = (BATCH as f64, D as f64, size as f64);
+        let groups: Vec<f64> = levels.iter().map(|l| l.latents.div_ceil(GROUP) as f64).collect();
+        let sum = |of: &dyn Fn(usize) -> f64| (0..levels.len()).map(of).sum::<f64>();
+        // What is gathered goes to all other ranks, and so does a running sum with its result.
+        let to_others = ranks - 1.0;
+        let expected = [
+            ("selection", to_others * sum(&|l| 4.0 * n * ranks * (levels[l].k + 1.0))),
+            ("codes", to_others * sum(&|l| 4.0 * n * ranks + 8.0 * n * levels[l].k)),
+            ("sums", to_others * sum(&|_| 2.0 * 4.0 * n * d)),
+            // The gradient of the encoder biases of level 1 has two parts where there are two levels.
+            ("bias", to_others * 4.0 * d * sum(&|l| groups[l] * if l == 0 { levels.len() as f64 } else { 1.0 })),
+            // Encoder, decoder and bias; and the three sums of the norms that a balance reads.
+            ("norms", to_others * (sum(&|l| 3.0 * 8.0 * groups[l]) + 24.0 * groups[0])),
+        ];
+        let found = bytes_of_a_step(config, size);
+        let stages: Vec<_> = found.keys().copied().collect();
+        assert_eq!(stages.len(), expected.len(), "stages with messages: {stages:?}");
+        for (stage, expected) in expected {
+            let found = found[stage] as f64;
+            let ratio = found / expected;
+            assert!((ratio - 1.0).abs() < 0.05, "{stage} over {size} ranks: {found} bytes, expected {expected}");
+        }
+    }
 }

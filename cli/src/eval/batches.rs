@@ -6,9 +6,11 @@ use crate::console::check_interrupt;
 use crate::dump::Dump;
 use crate::row_filter::{LeftOut, Reason, RowFilter};
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use std::sync::OnceLock;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Lanes, TopkBy};
+use strata_core::train::Comm;
 use strata_core::{Codes, Encoder, Par};
 
 /// Least number of rows of a batch, but for the last one. It is also the block of the metrics that are defined over
@@ -150,6 +152,53 @@ pub struct Batch {
     pub words: OnceLock<RowWords>,
 }
 
+/// What another rank needs of a batch for sums that depend on the order of the rows.
+#[derive(Serialize, Deserialize)]
+pub struct InOrder {
+    rows: Vec<u64>,
+    positions: Vec<u32>,
+    sequence: u64,
+    bounds: Vec<usize>,
+    /// Offsets, indices and values of the codes of both levels.
+    codes: [(Vec<usize>, Vec<u32>, Vec<f32>); 2],
+    gated: bool,
+}
+
+impl From<&Batch> for InOrder {
+    fn from(batch: &Batch) -> Self {
+        let codes = batch.codes.each_ref().map(|codes| {
+            let Codes { offsets, index, value } = codes;
+            (offsets.clone(), index.clone(), value.clone())
+        });
+        let Batch { rows, positions, sequence, bounds, gated, .. } = batch;
+        let (rows, positions, bounds) = (rows.clone(), positions.clone(), bounds.clone());
+        Self { rows, positions, sequence: *sequence, bounds, codes, gated: *gated }
+    }
+}
+
+impl From<InOrder> for Batch {
+    /// Returns the batch without what is not there: rows, reconstructions and codes without the gate.
+    fn from(batch: InOrder) -> Self {
+        let InOrder { rows, positions, sequence, bounds, codes, gated } = batch;
+        Self {
+            rows,
+            positions,
+            left_out: LeftOut::default(),
+            fidelity_left_out: None,
+            sequence,
+            bounds,
+            x: Vec::new(),
+            codes: codes.map(|(offsets, index, value)| Codes { offsets, index, value }),
+            open: None,
+            gated,
+            hat1: Vec::new(),
+            error: Vec::new(),
+            fidelity: Fidelity::new(0),
+            words: OnceLock::new(),
+        }
+    }
+}
+
 impl Batch {
     /// Returns its rows.
     pub fn n(&self) -> usize {
@@ -200,7 +249,8 @@ fn batches_of(sequences: Sequences<'_>, start: u64, end: u64) -> impl Iterator<I
 }
 
 /// Encodes and decodes rows `start..end` without those that `filter` leaves out, and gives them to `use_batches` in
-/// order, some batches at a time; the next ones are encoded meanwhile.
+/// order, some batches at a time; the next ones are encoded meanwhile. Over several ranks each gets its turn of groups of
+/// batches: all ranks are called equally often, the last ones maybe with none.
 ///
 /// Memory: 16 batches of rows, their codes, and three times their size for reconstructions.
 ///
@@ -212,19 +262,26 @@ pub fn each_group(
     filter: &RowFilter<'_>,
     unit: Unit,
     (start, end): (u64, u64),
+    comm: &dyn Comm,
     mut use_batches: impl FnMut(&[Batch]) -> Result<()> + Send,
 ) -> Result<()> {
     let mut coming = batches_of(Sequences::new(pair.input), start, end);
-    let mut next = || -> Vec<BatchRows> { coming.by_ref().take(TOGETHER).collect() };
+    let (rank, size) = (comm.rank(), comm.size());
+    // None after the last group of any rank.
+    let mut next = || -> Option<Vec<BatchRows>> {
+        let all: Vec<BatchRows> = coming.by_ref().take(TOGETHER * size).collect();
+        (!all.is_empty()).then(|| all.into_iter().skip(TOGETHER * rank).take(TOGETHER).collect())
+    };
     let mut lanes = vec![Lanes::default(); rayon::current_num_threads()];
-    let mut read = |group: Vec<BatchRows>| -> Result<Vec<Batch>> {
+    let mut read = |group: Option<Vec<BatchRows>>| -> Result<Option<Vec<Batch>>> {
+        let Some(group) = group else { return Ok(None) };
         let one = |lanes: &mut Lanes, i: usize| read_batch(encoder, pair, filter, unit, &group[i], lanes);
-        Par::Rayon.map_in(&mut lanes, group.len(), one).into_iter().collect()
+        Par::Rayon.map_in(&mut lanes, group.len(), one).into_iter().collect::<Result<_>>().map(Some)
     };
     let mut batches = read(next())?;
-    while !batches.is_empty() {
+    while let Some(some) = &batches {
         let following = next();
-        let (used, read) = rayon::join(|| use_batches(&batches), || read(following));
+        let (used, read) = rayon::join(|| use_batches(some), || read(following));
         used?;
         batches = read?;
         check_interrupt()?;

@@ -1,14 +1,16 @@
 //! The accumulators of one pass over the rows.
 
-use super::batches::{Batch, Pair, Sequences};
+use super::batches::{Batch, InOrder, Pair, Sequences};
 use super::classes::TokenClasses;
 use super::strongest::Strongest;
 use super::unit::Unit;
 use super::window::Reach;
 use super::words::Words;
 use crate::feed;
+use crate::ranks;
 use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::Result;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use strata_core::kernel::wide;
 use strata_core::metrics::attribution::{self, Attribution};
@@ -23,6 +25,7 @@ use strata_core::metrics::patterns::Patterns;
 use strata_core::metrics::patterns::across::Across;
 use strata_core::metrics::similarity::{NO_WORD, Profiles};
 use strata_core::metrics::sparsity::Sparsity;
+use strata_core::train::Comm;
 use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Most pairs of children whose co-activation is counted (256 MiB). If there are more, only siblings are counted, and
@@ -39,6 +42,7 @@ const REACH: Reach = Reach { before: 96, after: 48 };
 pub const TERMS: usize = 6;
 
 /// Profiles of both levels over one kind of word.
+#[derive(Serialize, Deserialize)]
 pub struct LevelProfiles {
     /// Profiles of level 1.
     pub level1: Profiles,
@@ -48,6 +52,7 @@ pub struct LevelProfiles {
 
 /// Profiles and windows of a dump with tokens. Profiles are those of codes of level 2 without its gate, over the
 /// batches that have them.
+#[derive(Serialize, Deserialize)]
 pub struct Text {
     /// Profiles over the token on which a latent fires.
     pub current: LevelProfiles,
@@ -65,6 +70,7 @@ pub struct Text {
 
 /// Accumulators that depend on the learned families. Where children fire is taken from the codes of level 2 without its
 /// gate, for only some batches of a long dump; `gated` and the fields after it use the codes of the model as it is.
+#[derive(Serialize, Deserialize)]
 pub struct Tree {
     /// Firing of both levels, without the gate.
     pub composition: Composition,
@@ -213,8 +219,40 @@ impl<'a> Collector<'a> {
         })
     }
 
+    /// Adds the rows of all other ranks to those of the first: the sums of [`Jobs::of_any_rows`], which merge to the same bits
+    /// in any split of the rows. All ranks call this; the others have only the sums of their own rows.
+    ///
+    /// # Errors
+    /// If another rank has ended.
+    pub fn merge(&mut self, comm: &dyn Comm) -> Result<()> {
+        type Sums = (
+            (Fidelity, Option<Fidelity>, LeftOut),
+            BlockSums,
+            (Sparsity, Option<Sparsity>),
+            Option<Tree>,
+            Option<Text>,
+        );
+        let Self { fidelity, fidelity_of_all, left_out, sums, level1, level2, tree, text, .. } = self;
+        let own = ((&*fidelity, &*fidelity_of_all, &*left_out), &*sums, (&*level1, &*level2), &*tree, &*text);
+        for other in ranks::to_first::<_, Sums>(comm, &own)? {
+            let ((of_fidelity, of_all, of_left_out), of_sums, of_levels, of_tree, of_text) = other;
+            fidelity.merge(&of_fidelity);
+            *fidelity_of_all = fidelity_of_all.take().zip(of_all).map(|(mut all, others)| {
+                all.merge(&others);
+                all
+            });
+            left_out.merge(of_left_out);
+            sums.merge(&of_sums);
+            level1.merge(&of_levels.0);
+            level2.iter_mut().zip(of_levels.1).for_each(|(level2, other)| level2.merge(&other));
+            tree.iter_mut().zip(of_tree).try_for_each(|(tree, other)| tree.merge(&other))?;
+            text.iter_mut().zip(of_text).try_for_each(|(text, other)| text.merge(&other))?;
+        }
+        Ok(())
+    }
+
     /// Returns the accumulators, each as a job that takes one batch after the other: the jobs run in parallel.
-    pub fn jobs(&mut self) -> Vec<Job<'_>> {
+    pub fn jobs(&mut self) -> Jobs<'_> {
         let [f1, f2] = self.encoder.model().arch.latents();
         let (d, encoder) = (self.encoder.model().arch.d_out(), self.encoder);
         let (tokens, words, b_dec) = (self.tokens, self.words.as_ref(), &self.b_dec[..]);
@@ -271,10 +309,11 @@ impl<'a> Collector<'a> {
             }));
             jobs.push(Box::new(move |b| Ok(cofiring.add(&b.codes[0].view(f1)?, &b.codes[1].view(f2)?)?)));
         }
+        let mut in_order: Vec<Job<'_>> = Vec::new();
         if let Some(Places { level1, level2, classes }) = &mut self.places {
             let classes = &*classes;
             for (patterns, level, f) in [(level1, 0, f1), (level2, 1, f2)] {
-                jobs.push(Box::new(move |b| {
+                in_order.push(Box::new(move |b| {
                     let of_rows = classes.as_ref().zip(tokens);
                     let class = |(c, t): (&TokenClasses, &[u32])| b.rows.iter().map(|r| c.of(t[*r as usize])).collect();
                     let class: Option<Vec<u32>> = of_rows.map(class);
@@ -305,10 +344,10 @@ impl<'a> Collector<'a> {
             }
         }
         for strongest in &mut self.strongest {
-            jobs.push(Box::new(move |b| strongest.add(b, tokens)));
+            in_order.push(Box::new(move |b| strongest.add(b, tokens)));
         }
         let ([scored1, scored2], rows, first) = (&mut self.scored, &mut self.scored_rows, self.first_scored);
-        jobs.push(Box::new(move |b| {
+        in_order.push(Box::new(move |b| {
             for t in (0..b.n()).filter(|t| b.rows[*t] >= first) {
                 rows.push(b.rows[t]);
                 for (scored, codes) in [&mut *scored1, &mut *scored2].into_iter().zip(&b.codes) {
@@ -320,23 +359,75 @@ impl<'a> Collector<'a> {
             }
             Ok(())
         }));
-        jobs
+        Jobs { of_any_rows: jobs, in_order }
+    }
+}
+
+impl Tree {
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        let Self { composition, edges, condition, leak, gated, cofiring, across, attribution } = self;
+        composition.merge(&other.composition)?;
+        edges.merge(&other.edges)?;
+        condition.merge(&other.condition)?;
+        leak.merge(&other.leak);
+        gated.merge(&other.gated)?;
+        cofiring.merge(&other.cofiring)?;
+        across.merge(&other.across);
+        attribution.merge(&other.attribution);
+        Ok(())
+    }
+}
+
+impl LevelProfiles {
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        self.level1.merge(&other.level1)?;
+        Ok(self.level2.merge(&other.level2)?)
+    }
+}
+
+impl Text {
+    fn merge(&mut self, other: &Self) -> Result<()> {
+        let Self { current, previous, next, topic, windows, sequences } = self;
+        current.merge(&other.current)?;
+        previous.merge(&other.previous)?;
+        next.merge(&other.next)?;
+        topic.merge(&other.topic)?;
+        windows.merge(&other.windows)?;
+        Ok(sequences.merge(&other.sequences)?)
     }
 }
 
 /// Adds one batch to an accumulator.
 pub type Job<'a> = Box<dyn FnMut(&Batch) -> Result<()> + Send + Sync + 'a>;
 
-/// Gives every job all of `batches` in order, with the jobs in parallel. Of several errors, that of the first job is
-/// returned.
-///
-/// # Errors
-/// Whatever a job returns.
-pub fn take_in(jobs: &mut [Job<'_>], batches: &[Batch]) -> Result<()> {
-    use rayon::prelude::*;
-    let done: Vec<Result<()>> =
-        jobs.par_iter_mut().with_max_len(1).map(|job| batches.iter().try_for_each(&mut **job)).collect();
-    done.into_iter().collect()
+/// The accumulators of a pass as jobs.
+pub struct Jobs<'a> {
+    /// Sums that merge to the same bits in any split of the rows.
+    of_any_rows: Vec<Job<'a>>,
+    /// Statistics that depend on the order of the rows, of which they read only the codes.
+    in_order: Vec<Job<'a>>,
+}
+
+impl Jobs<'_> {
+    /// Gives every job all of `batches` in order, with the jobs in parallel. Of several errors, that of the first job is
+    /// returned. Over several ranks, which call this together, the first one gets the codes of the others for the
+    /// statistics that depend on the order.
+    ///
+    /// # Errors
+    /// Whatever a job returns; if another rank has ended.
+    pub fn take_in(&mut self, comm: &dyn Comm, batches: &[Batch]) -> Result<()> {
+        use rayon::prelude::*;
+        let Self { of_any_rows, in_order } = self;
+        let own: Vec<InOrder> = if comm.rank() == 0 { Vec::new() } else { batches.iter().map(InOrder::from).collect() };
+        let others: Vec<Batch> =
+            ranks::to_first::<_, Vec<InOrder>>(comm, &own)?.into_iter().flatten().map(Batch::from).collect();
+        let in_order = if comm.rank() == 0 { &mut in_order[..] } else { &mut [] };
+        let any = of_any_rows.par_iter_mut().with_max_len(1).map(|job| batches.iter().try_for_each(&mut **job));
+        let ordered =
+            in_order.par_iter_mut().with_max_len(1).map(|job| batches.iter().chain(&others).try_for_each(&mut **job));
+        let done: Vec<Result<()>> = any.chain(ordered).collect();
+        done.into_iter().collect()
+    }
 }
 
 /// Returns the words `side` rows from each row of the batch (0, -1 or 1); none where that row is in another sequence or

@@ -115,7 +115,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
 
     let mut counts = [vec![0u64; f1], vec![0u64; f2]];
     let mut start = 0;
-    each_block(&encoder, dump, |codes| {
+    each_block(&encoder, dump, 0..dump.n_rows(), |codes| {
         check_finite(codes, start)?;
         for (counts, codes) in counts.iter_mut().zip(codes) {
             shape.entries(codes, start).for_each(|e| counts[e.latent as usize] += 1);
@@ -146,7 +146,7 @@ pub fn write(job: &Job<'_>, mut out: PendingDirectory, console: &Console<'_>) ->
     }
 
     let mut start = 0;
-    each_block(&encoder, dump, |codes| {
+    each_block(&encoder, dump, 0..dump.n_rows(), |codes| {
         for (splits, codes) in levels.iter_mut().zip(codes) {
             for entry in shape.entries(codes, start) {
                 let at = splits.partition_point(|s| s.range.end <= entry.latent as usize);

@@ -51,6 +51,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use strata_core::format::weights::layer_of;
+use strata_core::train::Solo;
 use strata_core::{Codes, Encoder};
 
 /// Latents per file, as in SAEDashboard.
@@ -219,7 +220,7 @@ fn passes(encoder: &Encoder, dump: &Dump, filter: &RowFilter<'_>, bar: &Progress
     let d = if encoder.model().arch.variant.target.is_some() { 0 } else { dump.d() };
     let mut levels = [Level::new(0, f1, d), Level::new(1, f2, d)];
     let (mut kept, all) = (0, (0, dump.n_rows()));
-    each_group(encoder, dump.into(), filter, Unit::ONE, all, |batches| {
+    each_group(encoder, dump.into(), filter, Unit::ONE, all, &Solo, |batches| {
         let [level1, level2] = &mut levels;
         let add = |level: &mut Level, at: usize| -> Result<()> {
             for batch in batches {
@@ -239,7 +240,7 @@ fn passes(encoder: &Encoder, dump: &Dump, filter: &RowFilter<'_>, bar: &Progress
         let largest = |seen: &Seen| seen.places.first().map_or(0.0, |place| place.value);
         level.groups = Groups::new(at, REACH, level.strongest.latents.iter().map(largest));
     }
-    each_group(encoder, dump.into(), filter, Unit::ONE, all, |batches| {
+    each_group(encoder, dump.into(), filter, Unit::ONE, all, &Solo, |batches| {
         for batch in batches {
             for (level, codes) in levels.iter_mut().zip(&batch.codes) {
                 each_activation(codes, |latent, value| level.histograms.count(latent, value));

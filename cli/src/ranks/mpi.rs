@@ -17,7 +17,8 @@ const PIECE: usize = 1 << 30;
 struct Mpi {
     rank: usize,
     size: usize,
-    world: Mutex<SimpleCommunicator>,
+    /// MPI is called by one thread at a time.
+    turn: Mutex<()>,
     /// Ends MPI when it is dropped, which waits for all ranks.
     _universe: Universe,
 }
@@ -34,8 +35,7 @@ impl Drop for Mpi {
 impl Mpi {
     /// Ends all ranks.
     fn abort(&self) -> ! {
-        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
-        world.abort(1)
+        SimpleCommunicator::world().abort(1)
     }
 }
 
@@ -53,7 +53,7 @@ pub(super) fn connect(started: usize) -> Result<Arc<dyn Comm>> {
         "{started} processes were started, and MPI knows {size} of them: start strata with the launcher of the MPI that it was \
          built with"
     );
-    Ok(Arc::new(Mpi { rank, size, world: Mutex::new(world), _universe: universe }))
+    Ok(Arc::new(Mpi { rank, size, turn: Mutex::new(()), _universe: universe }))
 }
 
 impl std::fmt::Debug for Mpi {
@@ -72,7 +72,8 @@ impl Comm for Mpi {
     }
 
     fn send(&self, to: usize, message: &[u8]) -> CoreResult<()> {
-        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = SimpleCommunicator::world();
         let other = world.process_at_rank(to as i32);
         other.send(&(message.len() as u64));
         message.chunks(PIECE).for_each(|piece| other.send(piece));
@@ -80,7 +81,8 @@ impl Comm for Mpi {
     }
 
     fn receive(&self, from: usize) -> CoreResult<Vec<u8>> {
-        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let world = SimpleCommunicator::world();
         let other = world.process_at_rank(from as i32);
         let (len, _) = other.receive::<u64>();
         let mut message = Vec::new();

@@ -8,6 +8,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ pub struct Tcp {
     rank: usize,
     /// One connection for each other rank; none to itself.
     others: Vec<Option<Mutex<TcpStream>>>,
+    /// Whether a lower rank has said that it fails, which reports it.
+    is_reported: AtomicBool,
 }
 
 impl Tcp {
@@ -43,6 +46,7 @@ impl Tcp {
     pub fn connect(host: &str, port: u16, rank: usize, size: usize) -> Result<Self> {
         let end = Instant::now() + START;
         let mut others: Vec<Option<Mutex<TcpStream>>> = (0..size).map(|_| None).collect();
+        let is_reported = AtomicBool::new(false);
         if rank == 0 {
             let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("listening at port {port}"))?;
             let mut addresses = vec![String::new(); size];
@@ -60,7 +64,7 @@ impl Tcp {
                 let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
                 write_message(stream, addresses.join("\n").as_bytes())?;
             }
-            return Ok(Self { rank, others });
+            return Ok(Self { rank, others, is_reported });
         }
         let listener = TcpListener::bind(("0.0.0.0", 0)).context("listening at a free port")?;
         let mut first = dial(&format!("{host}:{port}"), 0, end)?;
@@ -84,7 +88,7 @@ impl Tcp {
             ensure!((rank + 1..size).contains(&other) && others[other].is_none(), "two processes have rank {other}");
             others[other] = Some(Mutex::new(stream));
         }
-        Ok(Self { rank, others })
+        Ok(Self { rank, others, is_reported })
     }
 
     fn with<T>(&self, other: usize, f: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> CoreResult<T> {
@@ -105,7 +109,10 @@ impl Tcp {
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
                     format!("rank {other} has ended")
                 }
-                io::ErrorKind::Other => error.to_string(),
+                io::ErrorKind::Other => {
+                    self.is_reported.fetch_or(other < self.rank, Ordering::Relaxed);
+                    error.to_string()
+                }
                 _ => format!("rank {other} cannot be reached: {error}"),
             };
             Error::Rank { what }
@@ -131,7 +138,7 @@ impl Comm for Tcp {
     }
 
     fn fail(&self, why: &str) -> bool {
-        let mut is_known = false;
+        let mut is_known = self.is_reported.load(Ordering::Relaxed);
         for (other, stream) in self.others.iter().enumerate() {
             let Some(stream) = stream else { continue };
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);

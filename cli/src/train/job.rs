@@ -28,6 +28,8 @@ pub struct Job<'a> {
     pub verify: u64,
     /// The ranks of the training: all call [`train`](super::train) with the same job, and each trains a part of the latents.
     pub comm: Arc<dyn Comm>,
+    /// Whether every rank reads the rows, which costs no messages; otherwise the first one sends them to the others.
+    pub read_all: bool,
 }
 
 impl Job<'_> {

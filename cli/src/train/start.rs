@@ -137,8 +137,9 @@ impl Start {
         if comm.is_solo() {
             return start(job, n_train, part, console);
         }
-        let origin = origin_of(job, n_train)?;
-        let what: Vec<&str> = origin.iter().map(|(_, text)| &**text).collect();
+        // Where the first rank reads for all, only it can tell the rows.
+        let compared = if job.read_all { origin_of(job, n_train)? } else { named_origin_of(job, n_train)? };
+        let what: Vec<&str> = compared.iter().map(|(_, text)| &**text).collect();
         ranks::check_alike(comm, &what.join("\n"))?;
         let mut decision = Vec::new();
         if job.is_first() {
@@ -160,12 +161,20 @@ impl Start {
             let from = job.from.filter(|_| flags[2] > 0).unwrap_or(&checkpoints);
             let mut state = checkpoint::load_part(from, step, part)?;
             // The first rank has compared them.
-            origin.iter().for_each(|(name, _)| drop(state.0.remove(*name)));
+            compared.iter().for_each(|(name, _)| drop(state.0.remove(*name)));
             ensure!(!state.0.is_empty(), "the checkpoint of step {step} is empty");
             saved = Some(state);
         }
         let model_alone = flags[0] > 0;
-        Ok(Some(Self { saved, model_alone, origin, claim: None, checkpoint: None, damaged: Vec::new(), checkpoints }))
+        Ok(Some(Self {
+            saved,
+            model_alone,
+            origin: compared,
+            claim: None,
+            checkpoint: None,
+            damaged: Vec::new(),
+            checkpoints,
+        }))
     }
 
     /// Prepares the directory once it is certain that training will start: a training that is refused leaves a run
@@ -238,14 +247,22 @@ fn longer(before: &Config, now: &Config, taken: u64) -> String {
 type Origin = [(&'static str, String); 3];
 
 fn origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
-    // Where rows are held out depends on the sequences, which the fingerprint does not include.
-    let mut dump = format!("{} {n_train}", job.dump.fingerprint());
     let mut content = job.dump.content()?;
     if let Some(target) = job.target {
-        dump = format!("{dump} to {}", target.fingerprint());
         content = format!("{content} to {}", target.content()?);
     }
-    Ok([("dump", dump), (CONTENT, content), ("config", settings::to_toml(&job.config)?)])
+    let [dump, _, config] = named_origin_of(job, n_train)?;
+    Ok([dump, (CONTENT, content), config])
+}
+
+/// The part of [`origin_of`] for which the rows are not read.
+fn named_origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
+    // Where rows are held out depends on the sequences, which the fingerprint does not include.
+    let mut dump = format!("{} {n_train}", job.dump.fingerprint());
+    if let Some(target) = job.target {
+        dump = format!("{dump} to {}", target.fingerprint());
+    }
+    Ok([("dump", dump), (CONTENT, String::new()), ("config", settings::to_toml(&job.config)?)])
 }
 
 /// The hash of the rows; checkpoints of earlier versions do not have it.

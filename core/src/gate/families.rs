@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 pub const ROOT: u32 = u32::MAX;
 
 /// The table of parents and its inverse.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Families {
     parent: Vec<u32>,
     offsets: Vec<u32>,

@@ -31,7 +31,7 @@ pub use paths::{Path, PathReport, paths};
 ///
 /// Dot products are in `f32`, in the order of [`reduce`]; shares are summed in fixed point ([`FixedSum`]): merged parts
 /// equal the whole to the bit. Cost: `O((L0_1 + L0_2) d)` per token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Attribution {
     parent: Vec<u32>,
     tokens: u64,
@@ -39,11 +39,12 @@ pub struct Attribution {
     parts: Parts,
     subtree: Vec<Subtree>,
     /// `[f1]`: which latents of level 1 fire on the current token, all false between tokens.
+    #[serde(skip)]
     on: Vec<bool>,
 }
 
 /// Sums over tokens of the shares of each part.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Parts {
     parents: FixedSum,
     children: FixedSum,
@@ -53,7 +54,7 @@ struct Parts {
 }
 
 /// Sums for one subtree, over the tokens on which its parent fires.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Subtree {
     fires: u64,
     own: FixedSum,

@@ -23,7 +23,7 @@ const STREAM: u64 = 0x626f_6f74 << 32;
 /// Sums of `terms` quantities over each block.
 ///
 /// Exact sums ([`ExactSum`]): merged parts equal the whole to the bit. Memory: 550 bytes per term and block.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct BlockSums {
     terms: usize,
     contexts: u64,

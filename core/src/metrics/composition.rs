@@ -36,7 +36,7 @@ pub const REAL_CONTAINMENT: f64 = 0.8;
 ///
 /// Integer counts, and gains in fixed point ([`FixedSum`]): the report depends on the tokens alone, not on their order,
 /// nor on blocks, nor on how they are split among accumulators that are merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Composition {
     parent: Vec<u32>,
     f1: usize,

@@ -38,7 +38,7 @@ const NONE: u32 = u32::MAX;
 /// Memory: `8 d` bytes for each latent of level 2 and each one of level 1 that has children (28 MB for 9,216 of them
 /// and `d` = 384), and for each child that ever fires without its parent: none behind a hard gate, otherwise at most as
 /// much again. Cost: `O((L0_1 + L0_2) d)` integer additions per token, of 64 bits.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Condition {
     parent: Vec<u32>,
     d: usize,
@@ -64,9 +64,12 @@ pub struct Condition {
     /// `[f1]`: which latents of level 1 fire on the current token, all false between tokens.
     on: Vec<bool>,
     /// `[n, d]`: the block in units.
+    #[serde(skip)]
     units: Vec<i32>,
     /// The tokens of each row of `child`, `of_parent` and `without_parent`.
+    #[serde(skip)]
     plans: [Plan; 3],
+    #[serde(skip)]
     isa: Isa,
 }
 

@@ -9,8 +9,9 @@ const LOWEST: i32 = 1074;
 ///
 /// Terms may be added and sums merged in any order and grouping; equal multisets of terms give equal bits. It is a
 /// fixed-point number of 2,176 bits (Kulisch's accumulator) in signed digits, whose carries are delayed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct ExactSum {
+    #[serde(with = "digits")]
     digits: [i64; DIGITS],
     /// Additions since the last carry: each adds less than 2^32 to a digit.
     pending: u32,
@@ -83,5 +84,27 @@ impl ExactSum {
         }
         self.digits[DIGITS - 1] += carry;
         self.pending = 0;
+    }
+}
+
+/// Serialises the digits as those from the first to the last that are not 0, after the number of the first: most sums span few.
+mod digits {
+    use super::DIGITS;
+    use alloc::vec::Vec;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(digits: &[i64; DIGITS], to: S) -> Result<S::Ok, S::Error> {
+        let first = digits.iter().position(|d| *d != 0).unwrap_or(DIGITS);
+        let end = digits.iter().rposition(|d| *d != 0).map_or(first, |last| last + 1);
+        (first, &digits[first..end]).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[i64; DIGITS], D::Error> {
+        let (first, some) = <(usize, Vec<i64>)>::deserialize(from)?;
+        let mut digits = [0; DIGITS];
+        let end = first.checked_add(some.len()).filter(|end| *end <= DIGITS);
+        let end = end.ok_or_else(|| D::Error::custom("an exact sum has more digits than there are"))?;
+        digits[first..end].copy_from_slice(&some);
+        Ok(digits)
     }
 }

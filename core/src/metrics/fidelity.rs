@@ -16,7 +16,7 @@ pub const MIN_NORM: f64 = 1e-6;
 /// Terms are summed in `f64` inside a block, in row order, and blocks are summed exactly ([`ExactSum`]): the report
 /// depends on the blocks alone, not on their order nor on how they are split among accumulators that are merged.
 /// Other block boundaries may change the last bits, and change `fvu_batch`, `fve_var` and `ev_legacy` by definition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Fidelity {
     d: usize,
     tokens: u64,
@@ -25,7 +25,9 @@ pub struct Fidelity {
     x: Vec<ExactSum>,
     x_square: ExactSum,
     levels: [Level; 2],
+    #[serde(skip)]
     scratch: Block,
+    #[serde(skip)]
     isa: Isa,
 }
 
@@ -46,7 +48,7 @@ struct Block {
 
 /// Sums of one level over tokens and blocks; each has the name of its score, `cosines`, `batches` and `legacies` being
 /// the numbers of terms.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Level {
     sse: ExactSum,
     nmse: ExactSum,

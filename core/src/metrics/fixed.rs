@@ -14,7 +14,7 @@ const UNIT: f64 = (1u64 << 40) as f64;
 /// It suits terms whose scale is known: `strata eval` divides values by a power of two near the size of the rows, which
 /// changes no digit, and multiplies results by it. [`super::exact::ExactSum`] has no such limit, and is 34 times as
 /// large.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct FixedSum(i128);
 
 impl FixedSum {

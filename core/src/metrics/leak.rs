@@ -13,7 +13,7 @@ use crate::{Error, Result};
 /// parent by construction; this measures whether the children have also learned to.
 ///
 /// Integer counts: merged parts equal the whole to the bit. Cost: `O(L0_1 + L0_2)` per token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Leak {
     parent: Vec<u32>,
     tokens: u64,

@@ -17,7 +17,7 @@ pub const DENSITY_BINS: usize = 40;
 ///
 /// Integer counts, exact sums of per-token terms, and values in fixed point ([`FixedSum`]): the report depends on the
 /// tokens alone, not on their order, nor on blocks, nor on how they are split among accumulators that are merged.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Sparsity {
     tokens: u64,
     /// `[latents]`: tokens on which the latent fires.

@@ -217,6 +217,7 @@ impl Cofire {
             return Ok(self.assign(gate, rng));
         }
         let mut known = FIRST_CHOICES;
+        comm.stage("assignment");
         loop {
             let (mut counts, mut parents, mut scores) = (Vec::new(), Vec::new(), Vec::new());
             for child in self.own.clone() {

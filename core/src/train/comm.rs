@@ -29,6 +29,9 @@ use core::ops::Range;
 /// at multiples of this number has the same sums.
 pub const GROUP: usize = 256;
 
+/// Bytes of a piece of what one shard sends to all others.
+const PIECE: usize = 1 << 20;
+
 /// Returns the latents of a level that shard `rank` of `size` owns: a whole number of groups, but for the last group.
 /// Where there are fewer groups than shards, some own none.
 pub fn owned(latents: usize, rank: usize, size: usize) -> Range<usize> {
@@ -56,6 +59,11 @@ pub trait Comm: Debug + Send + Sync {
     /// # Errors
     /// As [`Comm::send`].
     fn receive(&self, from: usize) -> Result<Vec<u8>>;
+
+    /// Says of which stage of the work the next messages are, for a transport that counts them. The default does nothing.
+    fn stage(&self, name: &'static str) {
+        let _ = name;
+    }
 
     /// Tells the other shards that this one ends, and why, so that none waits for it; nothing is exchanged after that.
     /// Returns whether a shard of a lower rank knows it, which then reports it.
@@ -161,16 +169,29 @@ impl dyn Comm + '_ {
         Ok(())
     }
 
-    /// Replaces `bytes` on every shard with those of the first.
+    /// Replaces `bytes` on every shard with those of the first, which go from shard to shard in pieces: all links are used at
+    /// once. The piece that is shorter than the others is the last.
     ///
     /// # Errors
     /// As [`Comm::send`].
     pub fn broadcast(&self, bytes: &mut Vec<u8>) -> Result<()> {
         let (rank, last) = (self.rank(), self.size() - 1);
-        if rank > 0 {
-            *bytes = self.receive(rank - 1)?;
+        if rank == 0 {
+            let pieces = if last > 0 { bytes.len() / PIECE + 1 } else { 0 };
+            let piece = |at: usize| &bytes[at * PIECE..bytes.len().min((at + 1) * PIECE)];
+            return (0..pieces).try_for_each(|at| self.send(1, piece(at)));
         }
-        if rank < last { self.send(rank + 1, bytes) } else { Ok(()) }
+        bytes.clear();
+        loop {
+            let piece = self.receive(rank - 1)?;
+            if rank < last {
+                self.send(rank + 1, &piece)?;
+            }
+            bytes.extend_from_slice(&piece);
+            if piece.len() < PIECE {
+                return Ok(());
+            }
+        }
     }
 
     fn receive_numbers<T: Pod>(&self, from: usize) -> Result<Vec<T>> {

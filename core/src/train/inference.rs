@@ -60,6 +60,7 @@ impl Inference {
             }
             return Ok(codes);
         }
+        shard.comm.stage("inference");
         let [one, two] = &mut codes;
         let k = |l: usize| model.arch.level[l].activation.has_whole_k().then_some(model.arch.level[l].k as usize);
         if levels.start == 0 || has_families(model) {

@@ -19,7 +19,7 @@ use crate::{Error, ROOT, Result};
 /// nor on blocks, nor on how they are split among accumulators that are merged. Memory: 8 bytes per pair of siblings,
 /// at most `4 sum_C n_C^2`; with all pairs, 4 bytes for each of the `f2 (f2 - 1) / 2`; 32 bytes per latent of level 2
 /// for the ratios. While a block is added, 1 MiB and 4 bytes per latent more.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Cofiring {
     families: Families,
     f1: usize,

@@ -19,7 +19,7 @@ pub const TOP_WORDS: usize = 10;
 ///
 /// Integer counts: merged parts equal the whole. Memory: 4 bytes for each of the `words (words - 1) / 2` pairs, at most
 /// 512 MiB; larger vocabularies need fewer words, such as the most frequent ones, with [`NO_WORD`] for the others.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Windows {
     length: Option<usize>,
     windows: u64,

@@ -18,7 +18,7 @@ use crate::{Error, Result};
 ///
 /// Integer counts: they depend on the tokens alone. Memory: `4 blocks (4 f1 + 2 f2)` bytes. Cost:
 /// `O(L0_1 + L0_2)` per token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct EdgeBlocks {
     parent: Vec<u32>,
     contexts: u64,
@@ -37,6 +37,7 @@ pub struct EdgeBlocks {
     /// `[f1]`: whether a latent of level 1 fires on the current token; all false between tokens.
     on: Vec<bool>,
     /// `[f1]`: how many of its children fire on the current token; all 0 between tokens.
+    #[serde(skip)]
     children: Vec<u32>,
 }
 
@@ -88,6 +89,30 @@ impl EdgeBlocks {
         })
     }
 
+    /// Adds the tokens of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Capacity`] for more than `2^32 - 1` tokens in a block; nothing is added then.
+    ///
+    /// # Panics
+    /// If the parents or the dumps differ.
+    pub fn merge(&mut self, other: &Self) -> Result<()> {
+        let same = self.contexts == other.contexts && self.parent == other.parent && self.on.len() == other.on.len();
+        assert!(same, "merged accumulators must be of one tree and one dump");
+        self.tokens.iter().zip(&other.tokens).try_for_each(|(a, b)| check_room(a + b))?;
+        self.tokens.iter_mut().zip(&other.tokens).for_each(|(a, b)| *a += b);
+        for (a, b) in [
+            (&mut self.fires1, &other.fires1),
+            (&mut self.any, &other.any),
+            (&mut self.one, &other.one),
+            (&mut self.fires2, &other.fires2),
+            (&mut self.both, &other.both),
+        ] {
+            a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+        }
+        Ok(())
+    }
+
     /// Adds the tokens `rows` of a block of codes, which are in sequence number `context`.
     ///
     /// # Errors
@@ -114,10 +139,7 @@ impl EdgeBlocks {
         }
         let (block, blocks) = (block_of(context, self.contexts, self.blocks), self.blocks);
         let tokens = self.tokens[block] + rows.len() as u64;
-        if tokens > u64::from(u32::MAX) {
-            let needed = usize::try_from(tokens).unwrap_or(usize::MAX);
-            return Err(Error::Capacity { what: "tokens of a block of edges", needed, got: u32::MAX as usize });
-        }
+        check_room(tokens)?;
         self.tokens[block] = tokens;
         let mut families = Vec::new();
         for t in rows {
@@ -209,4 +231,13 @@ impl EdgeBlocks {
             intervals(par, blocks, resamples, of);
         EdgeIntervals { attachment, containment, median_lift, real_edges, phi, exclusivity, purity }
     }
+}
+
+/// Checks that the counts of a block of `tokens` tokens fit into 32 bits.
+fn check_room(tokens: u64) -> Result<()> {
+    if tokens > u64::from(u32::MAX) {
+        let needed = usize::try_from(tokens).unwrap_or(usize::MAX);
+        return Err(Error::Capacity { what: "tokens of a block of edges", needed, got: u32::MAX as usize });
+    }
+    Ok(())
 }

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// Streaming sums of integers over the codes of both levels: merged parts equal the whole to the bit, in any order and
 /// however the rows are cut. Cost: `O(L0_1 + L0_2)` per token.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Across {
     parent: Vec<u32>,
     /// `[f1]`: whether a latent of level 1 has children.

@@ -21,7 +21,7 @@ const LIMIT: f32 = 1_099_511_627_776.0;
 /// Values are counted in whole units of `2^-24` (so those below `2^-25` count as fired with no weight): integers, of
 /// which merged parts equal the whole to the bit, in any order.
 /// Memory: 8 bytes per latent and word, at most 1 GiB; large vocabularies need fewer words ([`Profiles::bucket`]).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Profiles {
     words: usize,
     /// `[latents]`: tokens with a word on which the latent fires.

@@ -2,11 +2,11 @@
 
 use super::Comm;
 use crate::error::{Error, Result};
+use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 
 /// A shard that exchanges messages with the other shards of the process over channels. One that ends is missed by the
 /// others: their next exchange with it is an error.
@@ -15,7 +15,14 @@ pub struct Threads {
     rank: usize,
     to: Vec<Mutex<Sender<Vec<u8>>>>,
     from: Vec<Mutex<Receiver<Vec<u8>>>>,
-    sent: AtomicU64,
+    sent: Mutex<Sent>,
+}
+
+/// Bytes that a shard has sent.
+#[derive(Debug, Default)]
+struct Sent {
+    stage: &'static str,
+    by_stage: BTreeMap<&'static str, u64>,
 }
 
 impl Threads {
@@ -30,12 +37,12 @@ impl Threads {
             }
         }
         let ends = to.into_iter().zip(from).enumerate();
-        ends.map(|(rank, (to, from))| Self { rank, to, from, sent: AtomicU64::new(0) }).collect()
+        ends.map(|(rank, (to, from))| Self { rank, to, from, sent: Mutex::default() }).collect()
     }
 
-    /// Returns the number of bytes that this shard has sent.
-    pub fn sent_bytes(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+    /// Returns the numbers of bytes that this shard has sent, by the stage that they belong to ([`Comm::stage`]).
+    pub fn sent_bytes(&self) -> BTreeMap<&'static str, u64> {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).by_stage.clone()
     }
 }
 
@@ -49,9 +56,16 @@ impl Comm for Threads {
     }
 
     fn send(&self, to: usize, message: &[u8]) -> Result<()> {
-        self.sent.fetch_add(message.len() as u64, Ordering::Relaxed);
+        let mut sent = self.sent.lock().map_err(|_| ended(to))?;
+        let stage = sent.stage;
+        *sent.by_stage.entry(stage).or_default() += message.len() as u64;
+        drop(sent);
         let sender = self.to[to].lock().map_err(|_| ended(to))?;
         sender.send(message.to_vec()).map_err(|_| ended(to))
+    }
+
+    fn stage(&self, name: &'static str) {
+        self.sent.lock().unwrap_or_else(PoisonError::into_inner).stage = name;
     }
 
     fn receive(&self, from: usize) -> Result<Vec<u8>> {

@@ -140,6 +140,7 @@ impl Adam {
         let Squares { blocks, groups } = &mut self.squares;
         let tensors = self.specs.tensors().into_iter().zip(grads.tensors_mut()).zip(params.tensors());
         let mut squares = 0.0f64;
+        comm.stage("norms");
         for (((_, spec), (name, g)), (_, p)) in tensors.zip(learns).filter(|(_, learns)| **learns).map(|(t, _)| t) {
             let width = spec.width;
             let block = rows_of_block(width);

@@ -55,6 +55,7 @@ pub(super) fn run(inputs: &Inputs<'_>, terms: &Terms<'_>, batch: &mut Batch, lan
             e.grad.exchange(&mut lane.spare[l], terms.kept[l]);
         }
     });
+    inputs.shard.comm.stage("penalty");
     for level in (0..inputs.n_levels()).filter(|l| !solo && terms.penalty[*l] != 0.0) {
         exchange::add_terms(
             inputs.shard,
@@ -96,6 +97,7 @@ impl ByRow<'_> {
             inputs.compute.par.for_items(lanes, chunks, rows, CHUNK * stride, |lane, _, chunk, buffer| {
                 self.add_parents(chunk, lane, buffer);
             });
+            inputs.shard.comm.stage("ungated");
             exchange::parents(inputs.shard, inputs.all_families.parents(), chunks)?;
         }
         let decoders = [&inputs.params.level[0].w_dec[..], terms.decoder2];
@@ -103,6 +105,7 @@ impl ByRow<'_> {
             let decoder = decoders[level];
             if terms.aux[level] > 0.0 {
                 let e = [layout.e1, layout.e2][level];
+                inputs.shard.comm.stage("auxk");
                 exchange::running_sum(inputs, chunks, rows, stride, e..e + d, lanes, |chunk, _, buffer| {
                     for (i, row) in buffer.chunks_mut(stride).enumerate() {
                         let picks = chunk.aux[level].code(i);
@@ -112,6 +115,7 @@ impl ByRow<'_> {
             }
             if inputs.arch.level[level].activation.has_auxiliary() {
                 let mut sums = vec![0.0; inputs.n() * d];
+                inputs.shard.comm.stage("gated");
                 exchange::running_sum(inputs, chunks, &mut sums, d, 0..d, lanes, |chunk, lane, buffer| {
                     for (i, row) in buffer.chunks_mut(d).enumerate() {
                         let entries = &chunk.level[level];

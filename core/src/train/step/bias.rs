@@ -70,6 +70,7 @@ pub(super) fn run(
     let comm = &*shard.comm;
     let Scratch { parts, groups } = scratch;
     let Sources { all, through2 } = sources;
+    comm.stage("bias");
     for (l, part) in parts.iter_mut().enumerate() {
         part.fill(0.0);
         for chunk in chunks {

@@ -64,6 +64,7 @@ pub(super) fn run(
             compute.par.for_items(lanes, chunks, rows, width, |lane, _, chunk, buffer| {
                 scan.rank_families(stride, chunk, lane, buffer);
             });
+            shard.comm.stage("families");
             exchange::families(shard, chunks)?;
         }
     }
@@ -105,9 +106,11 @@ pub(super) fn run(
         return Ok(());
     }
     if let Limit::Topk(k) = scan.candidates(level) {
+        shard.comm.stage("selection");
         exchange::keep_largest(shard, k, chunks, |chunk| &mut chunk.candidates[level])?;
     }
     if scan.dead.acts(level) {
+        shard.comm.stage("auxk");
         exchange::keep_largest(shard, scan.dead.k_aux(), chunks, |chunk| &mut chunk.aux[level])?;
     }
     if level == 1 && scan.with_ungated {
@@ -115,6 +118,7 @@ pub(super) fn run(
             let CodeRow { index, value } = chunk.ungated.code(i);
             index.iter().zip(value).for_each(|(j, u)| push(*j, *u));
         };
+        shard.comm.stage("ungated");
         exchange::codes(shard, 1, chunks, own, |chunk| &mut chunk.shared.ungated)?;
     }
     Ok(())

@@ -37,26 +37,30 @@ pub(super) fn keep_largest(
     let all = comm.gather(&own)?;
     let mut readers: Vec<Reader<'_>> = all.iter().map(|all| Reader { from: all }).collect();
     let mut values = Vec::new();
+    let mut ranked = Vec::new();
+    // Where this shard's values of a row begin.
+    let mut own_at = 0;
     for chunk in chunks {
         let list = list(chunk);
         let mut kept = 0;
         let mut start = 0;
         for i in 0..list.n_rows() {
             values.clear();
-            let mut counts = vec![0..0; comm.size()];
-            for (reader, count) in readers.iter_mut().zip(&mut counts) {
-                let from = values.len();
+            for (rank, reader) in readers.iter_mut().enumerate() {
+                if rank == comm.rank() {
+                    own_at = values.len();
+                }
                 let n = reader.word()? as usize;
                 values.extend(reader.words(n)?.iter().map(|u| f32::from_bits(*u)));
-                *count = from..values.len();
             }
             let end = list.offsets[i + 1] as usize;
             let (mut cut, mut ties) = (f32::NEG_INFINITY, 0);
             if values.len() > k {
-                cut = select::kth_largest(&mut values.clone(), k);
+                ranked.clone_from(&values);
+                cut = select::kth_largest(&mut ranked, k);
                 let greater = values.iter().filter(|v| **v > cut).count();
                 let equal = |of: &[f32]| of.iter().filter(|v| **v == cut).count();
-                ties = (k - greater).saturating_sub(equal(&values[..counts[comm.rank()].start]));
+                ties = (k - greater).saturating_sub(equal(&values[..own_at]));
             }
             for at in start..end {
                 let u = list.u[at];
@@ -148,6 +152,7 @@ pub(super) fn firing(shard: &Shard, level: usize, chunks: &mut [Chunk]) -> Resul
         let CodeRow { index, value } = chunk.level[level].code(i);
         index.iter().zip(value).filter(|(_, z)| **z > 0.0).for_each(|(j, z)| push(*j, *z));
     };
+    shard.comm.stage("codes");
     codes(shard, level, chunks, own, |chunk| &mut chunk.shared.codes[level])?;
     for chunk in chunks {
         chunk.sums.fired[level] = chunk.shared.codes[level].index.len() as u64;

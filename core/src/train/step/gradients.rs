@@ -394,6 +394,7 @@ pub(in crate::train) fn row_norms(comm: &dyn Comm, stats: &[f32], w: [f32; 2], r
         }
         group
     });
+    comm.stage("norms");
     let mut sums = [0.0f64; STATS];
     let mut add = |group: [f64; STATS]| sums.iter_mut().zip(group).for_each(|(s, v)| *s += v);
     if comm.is_solo() {

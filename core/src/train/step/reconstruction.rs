@@ -80,6 +80,7 @@ pub(super) fn forward(
     for level in first..inputs.n_levels() {
         exchange::firing(shard, level, &mut batch.chunks)?;
     }
+    shard.comm.stage("sums");
     let Batch { rows, chunks, .. } = batch;
     let sums = layout.sums(two);
     exchange::running_sum(inputs, chunks, rows, layout.stride, sums, lanes, |chunk, lane, buffer| {

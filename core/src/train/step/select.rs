@@ -55,6 +55,7 @@ impl Floors {
         for level in levels.clone() {
             values.extend_from_slice(&chunk.candidates[level].u);
         }
+        inputs.shard.comm.stage("selection");
         inputs.shard.comm.all_gather(values)?;
         let rows = inputs.n().min(CHUNK);
         let floor = first_floor(values, budget(inputs, levels), rows);
@@ -65,6 +66,7 @@ impl Floors {
     /// Lowers the floor if fewer candidates lie above it than are to be kept while there may be more below, and returns
     /// whether it did: candidates must then be collected again.
     pub fn lower(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &[Chunk]) -> Result<bool> {
+        inputs.shard.comm.stage("selection");
         let found: usize = chunks.iter().flat_map(|c| &c.candidates[levels.clone()]).map(|list| list.u.len()).sum();
         let found = match inputs.shard.is_solo() {
             true => found,
@@ -84,6 +86,7 @@ impl Floors {
     /// candidates were collected. Ties go to the lower chunk, then to the lower level, row and latent.
     pub fn choose(&mut self, inputs: &Inputs<'_>, levels: &Range<usize>, chunks: &mut [Chunk]) -> Result<Chosen> {
         let first = levels.start;
+        inputs.shard.comm.stage("selection");
         match inputs.arch.level[first].activation.selection() {
             Selection::Batch => self.choose_of_batch(inputs, levels, chunks),
             Selection::Row => {
