@@ -1,5 +1,6 @@
 //! The command line as typed.
 
+use crate::addend::Addend;
 use crate::device::Choice;
 use crate::settings::preset::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -464,13 +465,17 @@ pub struct Export {
     /// The other tool
     #[arg(long, value_name = "TOOL")]
     pub format: ExportFormat,
-    /// The directory to make
+    /// The directory to make; of gguf-cvector, the file
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// delphi: files per level, from 1 to 256, at most one per latent; delphi reads one whole file at a time [default:
     /// 5]
     #[arg(long, value_name = "N")]
     pub splits: Option<usize>,
+    /// gguf-cvector: a latent and how strongly its direction is added, as 1:109+6 for level 1 or 2:33-4; may be given several
+    /// times
+    #[arg(long, value_name = "LEVEL:LATENT+STRENGTH")]
+    pub add: Vec<Addend>,
     /// saelens: how the weights are written; --model-id and --hook name what a dump does not for the other tools, too.
     #[command(flatten)]
     pub weights: WeightsArgs,
@@ -490,6 +495,9 @@ pub enum ExportFormat {
     Delphi,
     /// The weights, as a directory that SAELens loads: the same as `strata convert --to saelens`
     Saelens,
+    /// A control vector of llama.cpp, one GGUF file: the decoder directions of the latents of --add, times their strengths, which
+    /// llama.cpp adds to the residual stream after the block of the run, for every token
+    GgufCvector,
 }
 
 /// Files to write.

@@ -297,13 +297,28 @@ fn encode_command(args: &args::Encode, isa: Isa, comm: &dyn Comm, console: &mut 
 fn export_command(args: &args::Export, isa: Isa, console: &mut Console<'_>) -> Result<()> {
     if args.format == args::ExportFormat::Saelens {
         ensure!(
-            args.subject.dump.is_empty() && args.splits.is_none(),
-            "--format saelens writes weights: it takes no --dump and no --splits"
+            args.subject.dump.is_empty() && args.splits.is_none() && args.add.is_empty(),
+            "--format saelens writes weights: it takes no --dump, no --splits and no --add"
         );
         let run = sources::open_run(&args.subject, "export", console)?;
         let context = args.subject.source.context.map(|t| t as u64);
         return convert_to(&run, &args.out, args::To::Saelens, &args.weights, context, console);
     }
+    if args.format == args::ExportFormat::GgufCvector {
+        ensure!(
+            args.subject.dump.is_empty() && args.splits.is_none(),
+            "--format gguf-cvector writes directions: it takes no --dump and no --splits"
+        );
+        let run = sources::open_run(&args.subject, "export", console)?;
+        let (hook, model) = (args.weights.hook.as_deref(), args.weights.model_id.as_deref());
+        let job = export::cvector::Job { run: &run, addends: &args.add, hook, model, out: &args.out };
+        let written = export::cvector::export(&job, console)?;
+        if console.json {
+            console.json(&written)?;
+        }
+        return Ok(());
+    }
+    ensure!(args.add.is_empty(), "--add: it is for --format gguf-cvector");
     let (run, dump) = sources::open(&args.subject, "export", console)?;
     let (format, splits, named) = (args.format, args.splits, args.weights.metadata(None));
     let job = export::Job { run: &run, dump: &dump, format, out: &args.out, splits, named, isa };

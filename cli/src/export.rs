@@ -9,6 +9,7 @@ use crate::files::PendingDirectory;
 use anyhow::{Result, bail, ensure};
 
 mod correlations;
+pub mod cvector;
 pub mod delphi;
 mod groups;
 mod histogram;
@@ -31,7 +32,7 @@ pub fn export(job: &Job<'_>, console: &mut Console<'_>) -> Result<Exported> {
             neuronpedia::write(job, out, console)
         }
         ExportFormat::Delphi => delphi::write(job, out, console),
-        ExportFormat::Saelens => bail!("--format saelens writes weights, not activations"),
+        ExportFormat::Saelens | ExportFormat::GgufCvector => bail!("--format: it writes weights, not activations"),
     }?;
     let Exported { rows, left_out, .. } = &exported;
     if *left_out > 0 {

@@ -70,7 +70,19 @@ impl<'a> Reader<'a> {
         let threads = rayon::ThreadPoolBuilder::new().num_threads(READERS).thread_name(|i| format!("reader {i}"));
         let threads = threads.build().context("starting threads")?;
         let (ids, kept) = (Vec::new(), Vec::new());
-        Ok(Self { dump, target: None, filter, order, normalisation, cursor, ids, kept, raw: false, threads, to_others: None })
+        Ok(Self {
+            dump,
+            target: None,
+            filter,
+            order,
+            normalisation,
+            cursor,
+            ids,
+            kept,
+            raw: false,
+            threads,
+            to_others: None,
+        })
     }
 
     /// Only the first rank reads, and sends every batch to the others.

@@ -32,6 +32,7 @@
 
 pub mod ablate;
 pub mod ablation;
+pub mod addend;
 pub mod args;
 pub mod capture;
 pub mod checkpoint;

@@ -12,6 +12,7 @@ mod coherence;
 mod condition;
 mod convert;
 mod corpus;
+mod cvector;
 #[cfg(emulator)]
 mod device;
 mod device_cli;

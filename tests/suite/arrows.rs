@@ -35,7 +35,7 @@ core: source -> choice entry kernel
 core: synth -> gate rng
 core: train -> activation balance compute config cuda device entry error freeze gate kernel loss model normalise par rng rows source
 cli: ablate -> ablation args checkpoint console control dump eval files ranks report run settings train
-cli: args -> device settings
+cli: args -> addend device settings
 cli: capture -> console corpus dump files lm
 cli: checkpoint -> files
 cli: commands -> ablate args capture console convert corpus demo device dump encode eval export files inspect lm probe ranks report run settings shell sources synth train
@@ -49,7 +49,7 @@ cli: device -> console
 cli: dump -> console escape files nearest texts
 cli: encode -> console dump files ranks run
 cli: eval -> console control dump escape feed files health lm probe ranks row_filter run settings splice texts truth
-cli: export -> args console dump encode eval files row_filter run
+cli: export -> addend args console dump encode eval files lm row_filter run
 cli: feed -> dump row_filter
 cli: health -> dump heldout
 cli: heldout -> dump ranks row_filter run

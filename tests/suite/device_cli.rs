@@ -251,6 +251,7 @@ mod emulated {
             device,
             verify: 1,
             comm: Arc::new(Solo),
+            read_all: false,
         };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };

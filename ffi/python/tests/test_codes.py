@@ -45,7 +45,7 @@ def test_children_follow_parents(level):
         codes[0]
 
 
-def test_memory_is_used_again_once_nobody_has_it(sae, rows):
+def test_memory_is_used_again_once_it_is_free(sae, rows):
     kept = sae.encode(rows[:500])
     expected = kept.copy()
     places = set()
