@@ -8,6 +8,7 @@ use strata_core::config::{Activation, Decoder, GateKind, ModelKind, Source};
 use strata_core::model::{Arch, Codes, Encoder, LevelArch, Model, Scratch, TopkBy, Variant, Watch, WeightType, Why};
 use strata_core::row_norm::RowNorm;
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
+#[cfg(emulator)]
 use strata_tests::emulator;
 use strata_tests::vary::Vary;
 
@@ -304,6 +305,7 @@ fn a_watched_block_allocates_nothing() {
     }
 }
 
+#[cfg(emulator)]
 #[test]
 fn a_device_finds_the_same_codes() {
     let device = emulator::device(0);
