@@ -106,7 +106,6 @@ mod emulated {
     use std::collections::BTreeMap;
     use std::fs;
     use std::sync::Arc;
-    use strata_cli::args::{Demo, DeviceFlag, Settings};
     use strata_cli::console::Console;
     use strata_cli::device::{SMALL_TRAININGS, Training, check_trainings};
     use strata_cli::dump::{Dump, Source};
@@ -269,36 +268,5 @@ mod emulated {
             let named = format!("--verify: after step {step}, number {index} of `params.{tensor}` is ");
             assert!(why.starts_with(&named) && why.ends_with(" on the CPU"), "{why}");
         }
-    }
-
-    #[test]
-    fn the_demo_on_a_device_writes_the_model_of_the_cpu() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let demo = |name: &str, device: Option<&Device>| {
-            let out = dir.path().join(name);
-            let sets = TINY.iter().chain(&["train.steps=12", "train.batch=64", "gate.start=0.5"]);
-            let sets = sets.map(|set| (*set).to_owned()).collect();
-            let settings = Settings { preset: None, config: None, sets, seed: None };
-            let device_flag = DeviceFlag { device: None };
-            let args = Demo {
-                out: out.clone(),
-                model: None,
-                text: None,
-                hook: None,
-                max_tokens: 1,
-                settings,
-                device: device_flag,
-            };
-            let (mut said, mut err) = (Vec::new(), Vec::new());
-            let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: true, watch: None };
-            let code = strata_cli::demo::demo(&args, Isa::detect(), device, &mut console).expect("a demo");
-            assert_eq!(code, 0, "{}", String::from_utf8_lossy(&err));
-            let read = |file: &str| fs::read(out.join("run").join(file)).expect("a file of the run");
-            (read("sae/sae_weights.safetensors"), read("eval.json"))
-        };
-        let (weights, eval) = demo("cpu", None);
-        let (on_weights, on_eval) = demo("device", Some(&device(0)));
-        assert!(weights == on_weights, "the weights differ");
-        assert!(eval == on_eval, "the evaluations differ");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn count_parents(
     start(parent, "count_parents", [f.div_ceil(128), 1], 128, 0, &args)
 }
 
-/// How a step is counted: how often the counts fade before it, how many tokens a row stands for, and the weight of a row in the sums.
+/// How a step is counted: how often the counts fade before it, how many tokens each row stands for, and its weight in the sums.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counted {
     pub fades: u32,

@@ -134,7 +134,10 @@ impl OnDevice {
             self.candidates(l, n, settings, now)?;
         }
         if is_batch {
-            self.select(group, n, settings.tau[group.start], keep(group, n, settings), now > 0.0)?;
+            let Self { device, selection, out, levels, .. } = self;
+            let (cut, levels) = ([out.cut(group.start), out.bad()], &mut levels[group.clone()]);
+            let kept = (keep(group, n, settings), now > 0.0);
+            selection.run(device, levels, (n, settings.tau[group.start]), kept, cut)?;
         }
         for l in group.clone() {
             self.picks(l, n, settings)?;

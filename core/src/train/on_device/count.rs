@@ -4,8 +4,8 @@
 //! does not wait.
 
 use super::super::cofire::{Cofire, Sums};
-use super::level::BySlots;
-use super::{Newest, OnDevice};
+use super::level::{BySlots, Level};
+use super::newest::Newest;
 use crate::device::cofire::{Counted, HEAD, count_children, count_parents, scale_sums};
 use crate::device::{Buffer, Device};
 use crate::error::Result;
@@ -32,7 +32,8 @@ pub(super) fn bytes(arch: &Arch) -> usize {
 }
 
 impl Counts {
-    fn new(device: &Device, of: &Cofire) -> Result<Self> {
+    /// Takes the memory of counts like those.
+    pub fn new(device: &Device, of: &Cofire) -> Result<Self> {
         let Sums { parent, child, energy, both } = of.sums();
         Ok(Self {
             parent: device.alloc(parent.len())?,
@@ -44,41 +45,34 @@ impl Counts {
             newest: Newest::Host,
         })
     }
-}
 
-impl OnDevice {
-    /// Counts the last step, which observed ungated pre-activations and stands for `steps` steps.
-    pub fn count(&mut self, cofire: &mut Cofire, decay: f64, steps: u64) -> Result<()> {
-        self.flush_counts()?;
-        if self.counts.is_none() {
-            self.counts = Some(Counts::new(&self.device, cofire)?);
-        }
-        let Some(on) = &mut self.counts else { return Ok(()) };
-        if on.newest == Newest::Host {
+    /// Counts the last step, of `n` rows, which observed ungated pre-activations and stands for `steps` steps: from [`Counts::flush`]
+    /// on.
+    pub fn add(&mut self, cofire: &mut Cofire, n: usize, decay: f64, steps: u64) -> Result<()> {
+        if self.newest == Newest::Host {
             let Sums { parent, child, energy, both } = cofire.sums();
-            on.parent.all().put(parent)?;
-            on.child.all().put(child)?;
-            on.energy.all().put(energy)?;
-            on.both.all().put(both)?;
+            self.parent.all().put(parent)?;
+            self.child.all().put(child)?;
+            self.energy.all().put(energy)?;
+            self.both.all().put(both)?;
         }
-        let (w, fades) = cofire.weigh(self.n, decay, steps);
-        on.pending = Some((Counted { fades, tokens: steps as u32, w }, cofire.rescaling()));
-        on.newest = Newest::Device;
+        let (w, fades) = cofire.weigh(n, decay, steps);
+        self.pending = Some((Counted { fades, tokens: steps as u32, w }, cofire.rescaling()));
+        self.newest = Newest::Device;
         Ok(())
     }
 
-    /// Starts to count the last step, if that is still to be done.
-    pub(super) fn flush_counts(&mut self) -> Result<()> {
-        let Self { device, arch, levels, by, counts, n, .. } = self;
-        let (Some(on), [one, two]) = (counts, &levels[..]) else { return Ok(()) };
-        let Some((counted, rescale)) = on.pending.take() else { return Ok(()) };
-        let ([f1, f2], energy) = (arch.latents(), two.squares.of(*n));
-        let (rows, z) = by[0].last(f1, one.most);
-        count_parents(rows, z, energy, counted.w, [on.parent.all(), on.energy.all()])?;
-        let rows = on.by.rows(device, f2, two.open.lists.of(*n, two.open.room), two.open.total.max(1))?;
-        count_children(counted, rows, one.kept.of(*n, one.room), on.child.all(), on.both.all())?;
+    /// Starts to count the last step, of `n` rows, if that is still to be done; `by` are the entries of level 1 by latent.
+    pub fn flush(&mut self, device: &Device, arch: &Arch, levels: &[Level], by: &BySlots, n: usize) -> Result<()> {
+        let [one, two] = levels else { return Ok(()) };
+        let Some((counted, rescale)) = self.pending.take() else { return Ok(()) };
+        let ([f1, f2], energy) = (arch.latents(), two.squares.of(n));
+        let (rows, z) = by.last(f1, one.most);
+        count_parents(rows, z, energy, counted.w, [self.parent.all(), self.energy.all()])?;
+        let rows = self.by.rows(device, f2, two.open.lists.of(n, two.open.room), two.open.total.max(1))?;
+        count_children(counted, rows, one.kept.of(n, one.room), self.child.all(), self.both.all())?;
         if let Some(by) = rescale {
-            for sums in [&on.parent, &on.child, &on.energy] {
+            for sums in [&self.parent, &self.child, &self.energy] {
                 scale_sums(by, sums.all())?;
             }
         }
@@ -86,28 +80,22 @@ impl OnDevice {
     }
 
     /// Copies the counts to the host.
-    pub fn fetch_counts(&mut self, cofire: &mut Cofire) -> Result<()> {
-        self.flush_counts()?;
-        let Some(on) = self.counts.as_mut().filter(|on| on.newest == Newest::Device) else { return Ok(()) };
-        cofire.set_sums(
-            on.parent.all().to_vec()?,
-            on.child.all().to_vec()?,
-            on.energy.all().to_vec()?,
-            on.both.all().to_vec()?,
-        );
-        on.newest = Newest::Both;
+    pub fn fetch(&mut self, cofire: &mut Cofire) -> Result<()> {
+        if self.newest == Newest::Device {
+            let [parent, child, energy] = [&self.parent, &self.child, &self.energy].map(|sums| sums.all().to_vec());
+            cofire.set_sums(parent?, child?, energy?, self.both.all().to_vec()?);
+            self.newest = Newest::Both;
+        }
         Ok(())
     }
 
     /// Says that the host has changed the counts.
-    pub fn counts_changed(&mut self) {
-        if let Some(on) = &mut self.counts {
-            on.newest = Newest::Host;
-        }
+    pub fn changed(&mut self) {
+        self.newest = Newest::Host;
     }
 
     /// Returns whether the host has the counts as they are.
-    pub fn has_fetched_counts(&self) -> bool {
-        self.counts.as_ref().is_none_or(|on| on.newest != Newest::Device)
+    pub fn is_fetched(&self) -> bool {
+        self.newest != Newest::Device
     }
 }

@@ -7,14 +7,17 @@
 mod backward;
 mod collect;
 mod count;
+mod given;
 mod level;
+mod newest;
 mod out;
 mod refused;
 mod run;
 mod select;
 
-pub(super) use run::Given;
+pub(super) use given::Given;
 
+use super::cofire::Cofire;
 use super::l0::limits;
 use super::step::{self, Adam};
 use crate::activation::Activation;
@@ -31,6 +34,7 @@ use crate::normalise::Normalisation;
 use alloc::vec::Vec;
 use count::Counts;
 use level::{BySlots, Level, Own};
+use newest::Newest;
 use out::Out;
 use select::SelectionSlots;
 
@@ -42,14 +46,6 @@ const VECTOR: usize = 1024;
 
 /// Bytes per parameter: itself, its gradient, two moments, and its copy in 8 bits.
 const BYTES: usize = 17;
-
-/// Where the newest parameters and moments are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Newest {
-    Device,
-    Both,
-    Host,
-}
 
 /// A model that is trained on a device.
 #[derive(Debug)]
@@ -222,6 +218,36 @@ impl OnDevice {
     /// Returns whether the host has the parameters and moments as they are.
     pub fn is_fetched(&self) -> bool {
         self.newest != Newest::Device
+    }
+
+    /// Counts the last step in `cofire`: see [`Counts::add`].
+    pub fn count(&mut self, cofire: &mut Cofire, decay: f64, steps: u64) -> Result<()> {
+        self.flush_counts()?;
+        if self.counts.is_none() {
+            self.counts = Some(Counts::new(&self.device, cofire)?);
+        }
+        self.counts.as_mut().map_or(Ok(()), |counts| counts.add(cofire, self.n, decay, steps))
+    }
+
+    fn flush_counts(&mut self) -> Result<()> {
+        let Self { device, arch, levels, by, counts, n, .. } = self;
+        counts.as_mut().map_or(Ok(()), |counts| counts.flush(device, arch, levels, &by[0], *n))
+    }
+
+    /// Copies the counts to the host.
+    pub fn fetch_counts(&mut self, cofire: &mut Cofire) -> Result<()> {
+        self.flush_counts()?;
+        self.counts.as_mut().map_or(Ok(()), |counts| counts.fetch(cofire))
+    }
+
+    /// Says that the host has changed the counts.
+    pub fn counts_changed(&mut self) {
+        self.counts.as_mut().into_iter().for_each(Counts::changed);
+    }
+
+    /// Returns whether the host has the counts as they are.
+    pub fn has_fetched_counts(&self) -> bool {
+        self.counts.as_ref().is_none_or(Counts::is_fetched)
     }
 
     /// Says how raw rows are normalised, which may come from then on.

@@ -7,8 +7,10 @@ use super::super::comm::Solo;
 use super::super::observed::{Losses, Observed};
 use super::super::step::{self, Adam, StepSettings};
 use super::collect::{acts, keep};
+use super::given::Given;
+use super::newest::Newest;
 use super::out::{CHILDREN, OPEN, Said};
-use super::{Learned, Newest, OnDevice, VECTOR, own};
+use super::{Learned, OnDevice, VECTOR, own};
 use crate::activation::Selection;
 use crate::config::Budget;
 use crate::device::kernels::{self, ROUNDED};
@@ -17,32 +19,9 @@ use crate::device::training;
 use crate::device::verdict::{AUX, CONSISTENCY, FLOOR_TOO_HIGH, FVU, GATED, NORM, SPARSITY, SQUARES, Terms, verdict};
 use crate::error::{At, Error, Result};
 use crate::model::Params;
-use crate::rows::Dtype;
 use alloc::format;
 use alloc::vec::Vec;
 use core::ops::Range;
-
-/// The rows of a step.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::train) enum Given<'a> {
-    /// Normalised, `(n, d)`.
-    Normalised(&'a [f32]),
-    /// The bytes of raw rows, `(n, d)`, of a type.
-    Raw(&'a [u8], Dtype),
-}
-
-impl Given<'_> {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Normalised(rows) => bytemuck::cast_slice(rows),
-            Self::Raw(bytes, _) => bytes,
-        }
-    }
-
-    fn dtype(&self) -> Dtype {
-        if let Self::Raw(_, dtype) = self { *dtype } else { Dtype::F32 }
-    }
-}
 
 impl OnDevice {
     /// Takes one step, and writes what it has seen. `params` are read only where the host has newer ones.

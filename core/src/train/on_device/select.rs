@@ -1,13 +1,12 @@
 //! The selection over a batch on a device, from one level or from two that share a budget.
 
-use super::OnDevice;
+use super::level::Level;
 use crate::device::kernels;
 use crate::device::lists::Lists;
 use crate::device::selection::{count_ties, cut_pass, keep_cut, start_cut};
 use crate::device::{Device, Part, Slot};
 use crate::error::Result;
 use alloc::vec::Vec;
-use core::ops::Range;
 
 /// Working memory.
 #[derive(Debug, Default)]
@@ -18,36 +17,39 @@ pub(super) struct SelectionSlots {
 }
 
 impl SelectionSlots {
-    /// Returns empty bins beside a selection of so many values.
-    pub fn start(&mut self, device: &Device, wanted: usize, cut: Part<'_, u32>) -> Result<Part<'_, u32>> {
-        let bins = self.bins.room(device, 256)?;
-        start_cut(wanted, cut, bins)?;
-        Ok(bins)
+    /// Starts a selection of so many values with empty bins.
+    pub fn start(&mut self, device: &Device, wanted: usize, cut: Part<'_, u32>) -> Result<()> {
+        start_cut(wanted, cut, self.bins.room(device, 256)?)
     }
-}
 
-impl OnDevice {
-    /// Keeps the `keep` largest candidates of the levels; `above` says that there may be more than were collected.
-    pub(super) fn select(&mut self, levels: &Range<usize>, n: usize, tau: f32, keep: usize, above: bool) -> Result<()> {
-        let Self { device, selection, out, levels: all, .. } = self;
-        let (group, of) = (&mut all[levels.clone()], levels.len());
-        let (cut, bad) = (out.cut(levels.start), out.bad());
-        for level in &mut *group {
+    /// Keeps the `keep` largest candidates of some levels, whose selection is `cut`; `above` says that there may be more than were
+    /// collected, so that `bad` says if too few were.
+    pub fn run(
+        &mut self,
+        device: &Device,
+        levels: &mut [Level],
+        (n, tau): (usize, f32),
+        (keep, above): (usize, bool),
+        [cut, bad]: [Part<'_, u32>; 2],
+    ) -> Result<()> {
+        let of = levels.len();
+        for level in &mut *levels {
             level.kept.room(device, n, level.room)?;
         }
-        let lists: Vec<Lists<'_>> = group.iter().map(|level| level.candidates.of(n, level.room)).collect();
-        let bins = selection.start(device, keep, cut)?;
+        let lists: Vec<Lists<'_>> = levels.iter().map(|level| level.candidates.of(n, level.room)).collect();
+        self.start(device, keep, cut)?;
+        let bins = self.bins.of(256);
         for shift in [24, 16, 8, 0] {
             cut_pass(tau, &lists, (shift, above), [cut, bins, bad])?;
         }
-        let ties = selection.ties.room(device, n * of)?;
+        let ties = self.ties.room(device, n * of)?;
         ties.zero()?;
         for (l, lists) in lists.iter().enumerate() {
             count_ties((l, of), *lists, cut, ties)?;
         }
-        let before = selection.before.room(device, n * of + 1)?;
+        let before = self.before.room(device, n * of + 1)?;
         kernels::scan(ties, before, None, None)?;
-        for (l, level) in group.iter().enumerate() {
+        for (l, level) in levels.iter().enumerate() {
             keep_cut((l, of), lists[l], cut, before, level.kept.of(n, level.room))?;
         }
         Ok(())
