@@ -64,7 +64,7 @@ measure() {
 
 # Computed, per step of n rows, for R nodes:
 #   compute     n F d c / (R P)             c = 1.3: encoder product, and what depends on the active latents; P = 32 cores of the rate
-#                                           that one core of the machine of `measure` has (RATE, 1e9 multiply-adds per second)
+#                                           RATE, 25e9 multiply-adds per second, an assumption
 #   optimiser   F d 2 x 28 bytes / (R M)    Adam reads and writes gradients, weights and moments; M = 200 GB/s of memory
 #   rows        4 n d / B                   from rank to rank in pieces of 1 MiB
 #   selection, codes   R 4 n k / B + 8 n k / B + 3 (R - 1) L
