@@ -101,7 +101,7 @@ fn assert_same(one: &Path, other: &Path) {
         let read = |run: &Path| fs::read(run.join(file)).unwrap_or_else(|e| panic!("{file}: {e}"));
         assert!(read(one) == read(other), "{file} differs");
     }
-    assert_eq!(metrics(one), metrics(other));
+    assert_eq!(metrics(one), metrics(other), "metrics.jsonl differs");
 }
 
 #[test]

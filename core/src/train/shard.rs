@@ -129,8 +129,8 @@ fn check(config: &Config, size: usize) -> Result<()> {
     Ok(())
 }
 
-/// Returns the arrays of a [`State`](super::State) of which each rank has the rows of its own latents, with the level (0 or
-/// 1) of the latents and the width of a row; the other arrays are the same on all ranks. `target` is the width of the rows
+/// Returns the arrays of a [`State`](super::State) of which each rank has the rows of its own latents, with the level (0
+/// or 1) of the latents and the width of a row; the other arrays are the same on all ranks. `target` is the width of the rows
 /// that a transcoder reconstructs.
 pub fn sharded_arrays(config: &Config, d: usize, target: Option<usize>) -> BTreeMap<String, (usize, usize)> {
     let arch = Arch::with_target(config, d, target);

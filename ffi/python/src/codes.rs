@@ -123,8 +123,8 @@ impl Gathered {
 
 /// Returns an array of the numbers of `held`, which it keeps alive.
 #[allow(unsafe_code, reason = "arrays of numpy cannot express the lifetime of what they borrow")]
-fn array<'py, T: Element>(held: &Bound<'py, Held>, numbers: &mut Vec<T>) -> Bound<'py, PyArray1<T>> {
-    let view: ArrayViewMut1<'_, T> = ArrayViewMut1::from(&mut numbers[..]);
+fn array<'py, T: Element>(held: &Bound<'py, Held>, numbers: &mut [T]) -> Bound<'py, PyArray1<T>> {
+    let view: ArrayViewMut1<'_, T> = ArrayViewMut1::from(numbers);
     // SAFETY: the array owns a reference to `held`, which therefore outlives it. Nothing reads, writes or moves the numbers
     // until `held` is dropped: the class has no methods, and its fields are touched here and in `drop` alone.
     unsafe { PyArray1::<T>::borrow_from_array(&view, held.clone().into_any()) }

@@ -65,7 +65,7 @@ impl OnDevice {
     fn groups(&self) -> Vec<Range<usize>> {
         let levels = self.arch.n_levels();
         if levels == 2 && self.config.budget == Budget::Shared {
-            return [0..2].into();
+            return core::iter::once(0..2).collect();
         }
         (0..levels).map(|l| l..l + 1).collect()
     }

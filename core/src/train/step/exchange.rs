@@ -278,15 +278,9 @@ pub(super) fn running_sum(
             let chunks = &mut chunks[at * TOGETHER..];
             let n = chunks.len().min(TOGETHER);
             let range = end(at, rows.len());
-            par.for_items(
-                &mut **lanes,
-                &mut chunks[..n],
-                &mut rows[range],
-                CHUNK * stride,
-                |lane, _, chunk, buffer| {
-                    add(chunk, lane, buffer);
-                },
-            );
+            par.for_items(lanes, &mut chunks[..n], &mut rows[range], CHUNK * stride, |lane, _, chunk, buffer| {
+                add(chunk, lane, buffer);
+            });
         },
         |(_, rows, _), at, numbers| {
             numbers.clear();
