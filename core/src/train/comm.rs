@@ -4,7 +4,7 @@
 //! moments, and computes whatever belongs to one latent without the other shards. A sum over all latents needs them: each
 //! shard computes the sums of its own groups of [`GROUP`] latents, and the groups of all shards are added in the order of
 //! latents. A sum that is one chain over latents is passed from shard to shard, each of which adds its own terms
-//! ([`chain`](dyn Comm#method.chain)). The exchange moves numbers and never adds them, so that the result has the same
+//! (`chain`). The exchange moves numbers and never adds them, so that the result has the same
 //! bits for every number of shards.
 //!
 //! A transport only has to move bytes from one shard to another. The patterns above it never send in a circle, so a

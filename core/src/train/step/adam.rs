@@ -91,7 +91,7 @@ impl Adam {
     /// their gradients are left out of the norm.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite, and what [`Comm::all_gather`] finds;
+    /// [`Error::NotFinite`] naming the tensor whose gradient is not finite, and what `Comm::all_gather` finds;
     /// nothing is updated then.
     pub fn update(
         &mut self,
