@@ -196,7 +196,7 @@ pub fn check_trainings(device: &Device, isa: Isa, of: Training) -> Result<usize>
         (config.gate.kind, config.gate.start, config.gate.root_below) = (gate, 0.25, 0.0);
         (config.gate.reassign_every, config.revive.dead_after) = (2, 2 * n as u64);
         (config.loss.consistency, config.loss.contain_margin) = (Consistency::Contain, 2.0);
-        if gate == GateKind::None {
+        if !gate.has_families() {
             (config.budget, config.loss.consistency) = (Budget::Shared, Consistency::None);
         }
         let mut rng = Philox::new(5, 5);
