@@ -51,6 +51,7 @@ mod metrics;
 mod metrics_doc;
 mod npy;
 mod order;
+mod packed;
 mod params;
 mod patterns;
 mod probe;
