@@ -508,6 +508,8 @@ pub enum To {
     Saelens,
     /// A run of Strata that has only the model: sae/cfg.json, sae/sae_weights.safetensors
     Strata,
+    /// The same with encoder and decoder rows in 8 bits, for programs that use them in place
+    Int8,
     /// Gemma Scope: params.npz, for models of one level with thresholds
     Npz,
 }
