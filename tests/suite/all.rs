@@ -1,6 +1,8 @@
 //! The tests of the project, in one binary with a module per subject.
 #![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
+extern crate alloc;
+
 mod ablate;
 mod absorption;
 mod arrows;
@@ -42,6 +44,7 @@ mod kernel;
 mod l0;
 mod left_out;
 mod levels_back;
+mod live;
 mod lm;
 mod lm_families;
 mod lm_gguf;

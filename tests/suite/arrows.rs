@@ -58,7 +58,7 @@ cli: lm -> console dump files memory panics texts
 cli: memory -> files
 cli: probe -> console dump escape eval files row_filter run
 cli: ranks -> checkpoint console escape files
-cli: report -> ablation eval files settings
+cli: report -> ablation eval files lm run settings
 cli: row_filter -> dump
 cli: run -> checkpoint dump files pickle
 cli: settings -> files
