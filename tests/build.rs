@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The flags: products and sums are two roundings, as on a GPU.
-const FLAGS: [&str; 12] = [
+/// The flags: products and sums are two roundings, as on a GPU. The library is there when the program starts, so that what each of
+/// its threads has of its own is at a fixed place.
+const FLAGS: [&str; 13] = [
     "-std=c++17",
     "-O2",
     "-ffp-contract=off",
@@ -14,6 +15,7 @@ const FLAGS: [&str; 12] = [
     "-Wno-unknown-pragmas",
     "-DSTRATA_EMULATED",
     "-fPIC",
+    "-ftls-model=initial-exec",
     "-shared",
     "-x",
     "c++",

@@ -9,6 +9,7 @@
 //
 // Launches of several threads of the system do not disturb each other: all state is thread_local.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -27,36 +28,46 @@ struct uint2 { unsigned x, y; };
 struct uint4 { unsigned x, y, z, w; };
 
 namespace emulate {
-constexpr unsigned WARP = 32, STACK = 1 << 16;
-enum Wait { RUNS, AT_WARP, AT_BLOCK, DONE };
+constexpr unsigned WARP = 32;
+// A page beside a power of two, and some lines: the stacks of a block would share the same places of a cache otherwise.
+constexpr size_t STACK = (1 << 16) + 4096 + 5 * 64;
+enum Wait : unsigned char { RUNS, AT_WARP, AT_BLOCK, DONE };
 struct Copy { void *to; const void *from; unsigned bytes, group; };
-struct Fiber { ucontext_t context; jmp_buf place; bool started; std::vector<Copy> copies; unsigned group; dim3 thread; unsigned warp, lane, turn; Wait wait; };
 // What the lanes of a warp show each other, in two places that take turns: a lane may be one exchange ahead of another.
 struct Warp { unsigned char slot[2][WARP][32]; };
+struct Fiber { jmp_buf place; bool begun; Wait *wait; Warp *peers; unsigned lane, turn, group; dim3 thread; std::vector<Copy> copies; };
 inline thread_local dim3 grid, block, at;
 inline thread_local std::vector<unsigned char> pool, stacks;
 inline thread_local std::vector<Fiber> fibers;
+inline thread_local std::vector<Wait> waits;
 inline thread_local std::vector<Warp> warps;
+// What kernels read in their loops is plain: a thread_local of a class asks at each use whether it is there already.
 inline thread_local Fiber *self;
+inline thread_local unsigned char *dynamic;
 inline thread_local jmp_buf back;
 inline thread_local void (*body)(void **);
 inline thread_local void **arguments;
 
-// A context starts a fiber; from then on jumps, which ask nothing of the system, go to and fro.
-inline void hand_over(Wait wait) { self->wait = wait; if (!_setjmp(self->place)) _longjmp(back, 1); }
-inline void go_on(Fiber &f) {
+// A context begins a fiber, once; from then on jumps, which ask nothing of the system, go to and fro, from block to block.
+inline void hand_over(Wait wait) { *self->wait = wait; if (!_setjmp(self->place)) _longjmp(back, 1); }
+inline void start() { for (;;) body(arguments), hand_over(DONE); }
+inline void go_on(Fiber &f, unsigned char *stack) {
     self = &f;
     if (_setjmp(back)) return;
-    if (f.started) _longjmp(f.place, 1);
-    f.started = true, setcontext(&f.context);
+    if (f.begun) _longjmp(f.place, 1);
+    f.begun = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack, context.uc_stack.ss_size = STACK, context.uc_link = nullptr;
+    makecontext(&context, start, 0);
+    setcontext(&context);
 }
-inline void start() { body(arguments); hand_over(DONE); }
 
 // Shows `mine` to the warp; returns what every lane has shown, until this lane shows something twice more. All lanes must come.
 typedef const unsigned char (*Shown)[32];
 template <class T> inline Shown exchange(const T &mine) {
     static_assert(sizeof(T) <= 32, "a slot holds 32 bytes");
-    auto &slot = warps[self->warp].slot[self->turn++ & 1];
+    auto &slot = self->peers->slot[self->turn++ & 1];
     memcpy(slot[self->lane], &mine, sizeof(T));
     hand_over(AT_WARP);
     return slot;
@@ -66,10 +77,11 @@ template <class T> inline T shown(Shown all, unsigned lane) { T v; memcpy(&v, al
 // Orders of n things: ascending, descending, or shuffled by the seed.
 struct Order {
     unsigned seed;
+    bool shuffles() const { return seed > 1; }
     void fill(std::vector<unsigned> &out, unsigned n) {
         out.resize(n);
         for (unsigned i = 0; i < n; i++) out[i] = seed == 1 ? n - 1 - i : i;
-        if (seed > 1)
+        if (shuffles())
             for (unsigned i = n; i-- > 1;) { seed = seed * 1664525u + 1013904223u; if (seed < 2) seed += 2; std::swap(out[i], out[(seed >> 8) % (i + 1)]); }
     }
 };
@@ -77,39 +89,47 @@ struct Order {
 // Runs one block. Returns what is wrong, or nothing.
 inline std::string run_block(Order &order) {
     unsigned n = block.x * block.y * block.z, n_warps = (n + WARP - 1) / WARP;
-    // Memory only grows: the launches of a test have blocks of many sizes.
-    if (fibers.size() < n) fibers.resize(n), warps.resize(n_warps), stacks.resize(size_t(n) * STACK);
+    // Memory only grows: the launches of a test have blocks of many sizes. Fibers whose stacks are taken away begin anew.
+    if (fibers.size() < n) {
+        fibers.resize(n), waits.resize(n), warps.resize(n_warps), stacks.resize(n * STACK);
+        for (Fiber &f : fibers) f.begun = false;
+    }
+    Fiber *all = fibers.data();
+    Wait *wait = waits.data();
+    Warp *peers = warps.data();
+    unsigned char *stack = stacks.data();
     for (unsigned i = 0; i < n; i++) {
-        Fiber &f = fibers[i];
+        Fiber &f = all[i];
         f.thread = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
-        f.warp = i / WARP, f.lane = i % WARP, f.turn = 0, f.wait = RUNS, f.started = false, f.copies.clear(), f.group = 0;
-        getcontext(&f.context);
-        f.context.uc_stack.ss_sp = &stacks[size_t(i) * STACK], f.context.uc_stack.ss_size = STACK, f.context.uc_link = nullptr;
-        makecontext(&f.context, start, 0);
+        f.wait = &wait[i], f.peers = &peers[i / WARP], f.lane = i % WARP, f.turn = 0, f.copies.clear(), f.group = 0;
+        wait[i] = RUNS;
     }
     memset(pool.data(), 0xff, pool.size());  // NaN: no thread may read what none has written
     std::vector<unsigned> turn;
     for (;;) {
-        order.fill(turn, n);
+        if (turn.empty() || order.shuffles()) order.fill(turn, n);
         for (unsigned i : turn)
-            if (fibers[i].wait == RUNS) go_on(fibers[i]);
+            if (wait[i] == RUNS) go_on(all[i], stack + i * STACK);
         // All threads wait or are done. A barrier opens when all that take part in it are there.
         unsigned at_block = 0, done = 0, opened = 0;
-        for (unsigned i = 0; i < n; i++) at_block += fibers[i].wait == AT_BLOCK, done += fibers[i].wait == DONE;
+        for (unsigned i = 0; i < n; i++) at_block += wait[i] == AT_BLOCK, done += wait[i] == DONE;
         if (done == n) return "";
-        if (at_block == n) { for (unsigned i = 0; i < n; i++) fibers[i].wait = RUNS; continue; }
+        if (at_block == n) { std::fill_n(wait, n, RUNS); continue; }
         for (unsigned w = 0; w < n_warps; w++) {
             unsigned from = w * WARP, to = from + WARP < n ? from + WARP : n, here = 0;
-            for (unsigned i = from; i < to; i++) here += fibers[i].wait == AT_WARP;
-            if (here == to - from) { opened++; for (unsigned i = from; i < to; i++) fibers[i].wait = RUNS; }
+            for (unsigned i = from; i < to; i++) here += wait[i] == AT_WARP;
+            if (here == to - from) opened++, std::fill(wait + from, wait + to, RUNS);
         }
-        if (!opened) return "a barrier that " + std::to_string(done) + " of " + std::to_string(n) + " threads never reach";
+        if (opened) continue;
+        // They are in the middle of this block, and never come back from it.
+        for (Fiber &f : fibers) f.begun = false;
+        return "a barrier that " + std::to_string(done) + " of " + std::to_string(n) + " threads never reach";
     }
 }
 
 inline std::string launch(void (*f)(void **), void **args, const unsigned *g, const unsigned *b, unsigned bytes, unsigned seed) {
     grid = {g[0], g[1], g[2]}, block = {b[0], b[1], b[2]}, body = f, arguments = args;
-    pool.resize(bytes);
+    pool.resize(bytes), dynamic = pool.data();
     Order order{seed};
     std::vector<unsigned> blocks;
     order.fill(blocks, grid.x * grid.y * grid.z);
@@ -135,7 +155,7 @@ template <class... A, void (*F)(A...)> struct Thunk<F> { static void run(void **
 #define blockIdx (emulate::at)
 #define blockDim (emulate::block)
 #define gridDim (emulate::grid)
-inline unsigned char *dynamic_shared() { return emulate::pool.data(); }
+inline unsigned char *dynamic_shared() { return emulate::dynamic; }
 inline void __syncthreads() { emulate::hand_over(emulate::AT_BLOCK); }
 inline void __syncwarp() { emulate::hand_over(emulate::AT_WARP); }
 template <class T> inline T shuffle_xor(T v, unsigned mask) { return emulate::shown<T>(emulate::exchange(v), emulate::self->lane ^ mask); }
