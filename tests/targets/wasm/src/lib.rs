@@ -42,12 +42,12 @@ pub extern "C" fn prove() -> u32 {
 #[unsafe(no_mangle)]
 pub extern "C" fn text() -> *const u8 {
     // SAFETY: as above.
-    unsafe { (*TEXT.0.get()).as_ptr() }
+    unsafe { (&*TEXT.0.get()).as_ptr() }
 }
 
 /// Returns its length in bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn text_len() -> usize {
     // SAFETY: as above.
-    unsafe { (*TEXT.0.get()).len() }
+    unsafe { (&*TEXT.0.get()).len() }
 }
