@@ -64,6 +64,7 @@ mod prune;
 mod ptx;
 mod quality;
 mod ranks;
+mod ranks_bytes;
 mod ranks_cli;
 mod readme;
 mod recovery;
