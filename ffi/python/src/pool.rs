@@ -60,8 +60,18 @@ pub(crate) fn current() -> PyResult<Arc<ThreadPool>> {
 /// # Errors
 /// Those of [`current`] and of `f`.
 pub(crate) fn run<T: Send>(f: impl FnOnce(Par) -> PyResult<T> + Send) -> PyResult<T> {
-    let pool = current()?;
-    if pool.current_num_threads() == 1 { f(Par::Seq) } else { pool.install(|| f(Par::Rayon)) }
+    match several()? {
+        None => f(Par::Seq),
+        Some(pool) => pool.install(|| f(Par::Rayon)),
+    }
+}
+
+/// Returns the pool of this process; `None` where it has one thread.
+///
+/// # Errors
+/// Those of [`current`].
+pub(crate) fn several() -> PyResult<Option<Arc<ThreadPool>>> {
+    Ok(Some(current()?).filter(|pool| pool.current_num_threads() > 1))
 }
 
 /// A process that was forked (by `multiprocessing`, or for the workers of a data loader) has the pool of its parent without

@@ -297,6 +297,7 @@ class Run:
         *,
         all: bool = False,
         splice: bool = False,
+        splice_tokens: int | None = None,
         model: PathLike | None = None,
         against: "Run | PathLike | None" = None,
         out: PathLike | None = None,
@@ -308,14 +309,16 @@ class Run:
             dump: other rows than those of the training.
             all: every row, not only those that training held out.
             splice: put the reconstructions into the language model at `model`, and measure its cross-entropy.
-            model: the language model, as `strata capture --model` takes it; by default the one that the dump names.
+            splice_tokens: with `splice`, at most so many tokens, in whole sequences spread evenly over the rows; by default all.
+            model: the language model, as `strata capture --model` takes it; by default the embedded one, if the dump came from it.
             against: another run, for instance with another seed.
             out: another directory for `eval.json` and `latents.jsonl`.
         """
         args = ["eval", str(self.path)]
         if dump is not None:
             args += ["--dump", *map(str, [dump] if isinstance(dump, (str, os.PathLike)) else dump)]
-        args += _flag("all", all) + _flag("splice", splice) + _flag("model", model) + _flag("out", out)
+        args += _flag("all", all) + _flag("splice", splice) + _flag("splice-tokens", splice_tokens)
+        args += _flag("model", model) + _flag("out", out)
         args += _flag("against", against.path if isinstance(against, Run) else against)
         return _call(args, progress)[1]
 
