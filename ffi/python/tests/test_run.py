@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -212,6 +213,18 @@ def test_any_command(world, run):
     assert found["n_rows"] == 20000
     with pytest.raises(strata_sae.Error, match="unexpected argument '--nothing'"):
         strata_sae.command("inspect", world, "--nothing")
+    with pytest.raises(strata_sae.Error, match="not provided: <PATH>...$"):
+        strata_sae.command("inspect")
+    assert strata_sae.command("--version") == f"strata {strata_sae.__version__}\n"
+    assert strata_sae.command("inspect", "--help").startswith("Summarise a dump")
+
+
+def test_a_warning_is_of_the_line_that_called(rows, tmp_path):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train(rows[:20], tmp_path / "run", progress=False, **merged(FEW, {"train": {"steps": 2}}))
+    assert any("fewer rows to train on" in str(w.message) for w in found)
+    assert {w.filename for w in found} == {__file__}
 
 
 def test_the_command_is_installed():

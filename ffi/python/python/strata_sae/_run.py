@@ -5,7 +5,6 @@ import html
 import json
 import os
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -15,7 +14,7 @@ from . import _native
 from ._arrays import is_torch, rows_of
 from ._card import card
 from ._dump import DumpWriter
-from ._progress import Progress, Reporter
+from ._progress import Progress, Reporter, warn
 from ._sae import Sae, absent
 
 PathLike = str | os.PathLike[str]
@@ -170,7 +169,7 @@ def _trained(out: Path, args: list[str], progress: Progress) -> "Run":
     code, _ = _call(args, progress)
     run = Run(out)
     if code == _INTERRUPTED:
-        warnings.warn(f"interrupted: a checkpoint is in {out}; continue with run.resume()", UserWarning, stacklevel=3)
+        warn(f"interrupted: a checkpoint is in {out}; continue with run.resume()")
     return run
 
 
