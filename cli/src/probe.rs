@@ -178,9 +178,14 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     if tasks.len() < 2 {
         bail!(
             "the labels leave {} class(es) with at least {FEWEST} examples of it and of the others on either side of the split, \
-             and probing needs 2: label more {}",
+             and probing needs 2: {}",
             tasks.len(),
-            unit_name(labels.unit)
+            match (labels.unit, dump.sequence_starts()) {
+                // A sequence is never split.
+                (Unit::Rows, Some([_])) =>
+                    "the dump is one sequence, which is not split: give --context or --starts".into(),
+                (unit, _) => format!("label more {}", unit_name(unit)),
+            }
         );
     }
     let settings = Settings::default();

@@ -102,7 +102,7 @@ evaluate() { # KIND WIDTH SEED OTHER
     if [ -e "$out/runs/$1-$2-$4/final_info.json" ]; then against="--against $out/runs/$1-$2-$4"; fi
     "$strata" eval "$run" --splice --splice-tokens "$splice" --model "$model" $against > "$run/eval.txt"
     for task in $("$python" "$here/tasks.py" names "$out/tasks"); do
-        "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" \
+        "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" --context 1 \
             --sample 100000 --out "$run/probe-$task.json" > /dev/null
     done
     "$python" "$here/table.py" result "$run" "$result"

@@ -161,6 +161,24 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
 }
 
 #[test]
+fn rows_of_one_sequence_are_not_split() {
+    let (dir, dump, run) = ready(800);
+    let file = |name: &str| dir.path().join(name);
+    let bytes: Vec<u8> = rows(800).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bare = npy_of(&file("x.npy"), "<f4", &format!("(800, {D})"), &bytes);
+    let ids = npy(&file("ids.npy"), &(0..800).map(|i| i % 7).collect::<Vec<_>>());
+    let labels = npy(&file("labels.npy"), &(0..800).map(|i| i % 2).collect::<Vec<_>>());
+    let probe = |more: &[&str]| {
+        let mut all = args!["probe", run, "--dump", bare, "--tokens", ids, "--labels", labels];
+        all.extend(more.iter().map(Into::into));
+        strata(&all)
+    };
+    probe(&[]).fails(&["0 class(es)", "the dump is one sequence, which is not split: give --context or --starts"]);
+    probe(&["--context", "20"]).ok();
+    strata(&args!["probe", run, "--dump", dump, "--labels", labels]).ok();
+}
+
+#[test]
 fn labels_that_do_not_fit_are_named_and_nothing_is_written() {
     let (dir, dump, run) = ready(800);
     let dir = dir.path();
