@@ -161,21 +161,19 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
 }
 
 #[test]
-fn rows_of_one_sequence_are_not_split() {
-    let (dir, dump, run) = ready(800);
+fn rows_without_sequences_are_split_in_stretches() {
+    let (dir, _, run) = ready(800);
     let file = |name: &str| dir.path().join(name);
-    let bytes: Vec<u8> = rows(800).iter().flat_map(|v| v.to_le_bytes()).collect();
-    let bare = npy_of(&file("x.npy"), "<f4", &format!("(800, {D})"), &bytes);
-    let ids = npy(&file("ids.npy"), &(0..800).map(|i| i % 7).collect::<Vec<_>>());
-    let labels = npy(&file("labels.npy"), &(0..800).map(|i| i % 2).collect::<Vec<_>>());
-    let probe = |more: &[&str]| {
-        let mut all = args!["probe", run, "--dump", bare, "--tokens", ids, "--labels", labels];
-        all.extend(more.iter().map(Into::into));
-        strata(&all)
-    };
-    probe(&[]).fails(&["0 class(es)", "the dump is one sequence, which is not split: give --context or --starts"]);
-    probe(&["--context", "20"]).ok();
-    strata(&args!["probe", run, "--dump", dump, "--labels", labels]).ok();
+    let bytes: Vec<u8> = rows(150).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bare = npy_of(&file("x.npy"), "<f4", &format!("(150, {D})"), &bytes);
+    let ids = npy(&file("ids.npy"), &(0..150).map(|i| i % 7).collect::<Vec<_>>());
+    let labels = npy(&file("labels.npy"), &(0..150).map(|i| i % 2).collect::<Vec<_>>());
+    let out = file("out.json");
+    let all = args!["probe", run, "--dump", bare, "--tokens", ids, "--labels", labels, "--out", out];
+    strata(&all)
+        .fails(&["probing needs 2", "split in stretches of 128: give --context (1 for rows that are independent)"]);
+    strata(&[all, args!["--context", "1"]].concat()).ok();
+    assert_eq!(read_json(&out)["examples"][0].as_u64().map(|n| n > 100), Some(true));
 }
 
 #[test]
