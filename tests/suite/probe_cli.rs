@@ -164,10 +164,10 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
 fn rows_without_sequences_are_split_in_stretches() {
     let (dir, _, run) = ready(800);
     let file = |name: &str| dir.path().join(name);
-    let bytes: Vec<u8> = rows(150).iter().flat_map(|v| v.to_le_bytes()).collect();
-    let bare = npy_of(&file("x.npy"), "<f4", &format!("(150, {D})"), &bytes);
-    let ids = npy(&file("ids.npy"), &(0..150).map(|i| i % 7).collect::<Vec<_>>());
-    let labels = npy(&file("labels.npy"), &(0..150).map(|i| i % 2).collect::<Vec<_>>());
+    let bytes: Vec<u8> = rows(140).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bare = npy_of(&file("x.npy"), "<f4", &format!("(140, {D})"), &bytes);
+    let ids = npy(&file("ids.npy"), &(0..140).map(|i| i % 7).collect::<Vec<_>>());
+    let labels = npy(&file("labels.npy"), &(0..140).map(|i| i % 2).collect::<Vec<_>>());
     let out = file("out.json");
     let all = args!["probe", run, "--dump", bare, "--tokens", ids, "--labels", labels, "--out", out];
     strata(&all)
