@@ -8,8 +8,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 measure() {
-    local strata=$PWD/${1:-target/release/strata} dir
+    local strata=$PWD/${1:-target/release/strata}
     dir=$(mktemp -d)
+    # Not local: the trap outlives the function.
     trap 'rm -rf "$dir"' EXIT
     "$strata" --quiet synth --world sae-bench --rows 24000 --out "$dir/dump"
     echo "| F | processes | rows/s | peak MiB of each |"

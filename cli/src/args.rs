@@ -508,6 +508,8 @@ pub enum To {
     Saelens,
     /// A run of Strata that has only the model: sae/cfg.json, sae/sae_weights.safetensors
     Strata,
+    /// The same with encoder and decoder rows in 8 bits, for programs that use them in place
+    Int8,
     /// Gemma Scope: params.npz, for models of one level with thresholds
     Npz,
 }
@@ -603,6 +605,10 @@ pub struct Report {
     /// The names and notes of latents, as the page exports them [default: RUN/labels.json, if it is there]
     #[arg(long, value_name = "FILE")]
     pub labels: Option<PathBuf>,
+    /// A page that computes: it holds the model in 8 bits, and encodes what its reader gives it. For runs on the embedded model it
+    /// holds that, too: type a text, see what fires on each character, and read continuations that are steered
+    #[arg(long)]
+    pub live: bool,
 }
 
 /// `strata settings`.

@@ -352,7 +352,7 @@ fn convert_to(
 
 fn report_command(args: &args::Report, console: &mut Console<'_>) -> Result<()> {
     let (out, title, labels) = (args.out.as_deref(), args.title.as_deref(), args.labels.as_deref());
-    let written = report::report(&report::Job { from: &args.from, out, title, labels })?;
+    let written = report::report(&report::Job { from: &args.from, out, title, labels, live: args.live })?;
     if console.json {
         console.json(&written)?;
     } else {

@@ -6,12 +6,12 @@ mod lines;
 
 use crate::escape::{escaped_json, escaped_lines};
 use anyhow::Result;
-use indicatif::{HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use interrupt::{
     Interrupted, Orderly, ask_to_stop, check_interrupt, forget_interrupt, interrupted, listen_for_interrupt,
@@ -158,17 +158,26 @@ impl Console<'_> {
                 "{prefix}: {percent} %, {human_pos} of {human_len}  ",
             ),
         };
-        let template = format!("{template}{{rate}} {unit}/s  {{eta}} left  {{msg}}");
+        let template = format!("{template}{{rate}} {unit}/s  {{left}} left  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
-            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
-                let rate = state.per_sec();
+            // Since the start: an estimate from the last seconds says nothing where one batch takes longer than these.
+            let begun = Instant::now();
+            let per_second = move |pos: u64| pos.saturating_sub(from) as f64 / begun.elapsed().as_secs_f64();
+            let rate = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let rate = per_second(state.pos());
                 let _ = if rate < 10.0 { write!(out, "{rate:.2}") } else { write!(out, "{}", HumanCount(rate as u64)) };
             };
-            bar.set_style(style.with_key("rate", rate));
+            let left = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let seconds = state.len().unwrap_or(0).saturating_sub(state.pos()) as f64 / per_second(state.pos());
+                let _ = match Duration::try_from_secs_f64(seconds) {
+                    Ok(left) => write!(out, "{:#}", HumanDuration(left)),
+                    Err(_) => write!(out, "?"),
+                };
+            };
+            bar.set_style(style.with_key("rate", rate).with_key("left", left));
         }
         bar.set_prefix(what.to_owned());
         bar.set_position(from);
-        bar.reset_eta();
         bar.set_draw_target(target);
         bar
     }

@@ -74,6 +74,7 @@ pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
     let to = match job.to {
         To::Saelens => "saelens",
         To::Strata => "strata",
+        To::Int8 => "int8",
         To::Npz => "npz",
     };
     let has_no_place = |flag: &str| format!("{flag}: the files of --to {to} have no place for it");
@@ -97,7 +98,7 @@ pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
     };
     let files: Vec<(&str, Vec<u8>)> = match job.to {
         To::Npz => vec![("params.npz", npz::write(model).map_err(as_flag)?)],
-        To::Strata => {
+        To::Strata | To::Int8 => {
             let (given, origin) = (job.metadata.clone(), job.run.origin.clone());
             let origin = Origin {
                 model: given.model.or(origin.model),
@@ -105,7 +106,11 @@ pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
                 context: given.context.or(origin.context),
                 ..origin
             };
-            vec![(CFG, weights::write_cfg(&model.arch, &origin)), (WEIGHTS, weights::write_weights(model)?)]
+            let weights = match job.to {
+                To::Int8 => weights::write_weights_int8(model)?,
+                _ => weights::write_weights(model)?,
+            };
+            vec![(CFG, weights::write_cfg(&model.arch, &origin)), (WEIGHTS, weights)]
         }
         To::Saelens => {
             let flat = model.arch.n_levels() == 1;
@@ -135,11 +140,12 @@ pub fn convert(job: &Job<'_>, console: &mut Console<'_>) -> Result<Converted> {
             vec![(CFG, written.cfg), (WEIGHTS, written.weights)]
         }
     };
-    let root = if job.to == To::Strata { pending.directory("sae")? } else { pending.hidden().to_owned() };
+    let is_own = matches!(job.to, To::Strata | To::Int8);
+    let root = if is_own { pending.directory("sae")? } else { pending.hidden().to_owned() };
     for (name, bytes) in &files {
         write_atomic(&root.join(name), bytes)?;
     }
-    if job.to == To::Strata {
+    if is_own {
         write_sums(&root, &files)?;
     }
     pending.finish()?;

@@ -120,12 +120,20 @@ pub fn run(args: impl IntoIterator<Item = OsString>, out: &mut (dyn Write + Send
 /// # Errors
 /// The failure of the command, an argument that is wrong, or [`Interrupted`] after [`console::ask_to_stop`].
 pub fn run_hosted(args: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> anyhow::Result<u8> {
-    let cli = args::Cli::try_parse_from(args).map_err(|e| {
-        let text = e.render().to_string();
-        let sentence = text.lines().next().unwrap_or_default();
-        anyhow::anyhow!("{}", sentence.strip_prefix("error: ").unwrap_or(sentence))
-    })?;
-    commands::dispatch(cli.command, console)
+    let failed = match args::Cli::try_parse_from(args) {
+        Ok(cli) => return commands::dispatch(cli.command, console),
+        Err(failed) => failed,
+    };
+    let text = failed.render().to_string();
+    if !failed.use_stderr() {
+        // Help, or the version.
+        console.out.write_all(text.as_bytes())?;
+        return Ok(0);
+    }
+    // What is missing, or possible, stands in the lines below the first; an empty line and the usage follow.
+    let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let sentence = lines.join(" ");
+    anyhow::bail!("{}", sentence.strip_prefix("error: ").unwrap_or(&sentence))
 }
 
 /// Whether the reader of the output has closed it, so that no error can be reported.

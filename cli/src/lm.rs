@@ -34,6 +34,7 @@ use candle_core::{Device, Tensor};
 
 pub use config::{Activation, Attention, Config, Rope};
 pub use find::find;
+pub use open::EMBEDDED_WEIGHTS;
 pub use vocab::Ids;
 pub use windows::ordered;
 

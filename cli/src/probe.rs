@@ -10,7 +10,7 @@ use crate::dump::Dump;
 use crate::escape::escaped;
 use crate::eval::batches::Pair;
 use crate::eval::classes::TokenClasses;
-use crate::eval::sample::{Sampled, both_decoders, dictionary};
+use crate::eval::sample::{STRETCH, Sampled, both_decoders, dictionary};
 use crate::files::write_atomic;
 use crate::row_filter::{LeftOut, RowFilter};
 use crate::run::Run;
@@ -178,9 +178,16 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     if tasks.len() < 2 {
         bail!(
             "the labels leave {} class(es) with at least {FEWEST} examples of it and of the others on either side of the split, \
-             and probing needs 2: label more {}",
+             and probing needs 2: {}",
             tasks.len(),
-            unit_name(labels.unit)
+            match labels.unit {
+                // What is split is never a sequence.
+                Unit::Rows if dump.sequence_starts().is_none() => format!(
+                    "the dump does not say where its sequences begin, so that its rows are split in stretches of {STRETCH}: give --context (1 for \
+                     rows that are independent) or --starts, or label more rows"
+                ),
+                unit => format!("label more {}", unit_name(unit)),
+            }
         );
     }
     let settings = Settings::default();

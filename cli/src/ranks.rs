@@ -52,7 +52,7 @@ pub fn run(
     hint: &str,
     command: impl FnOnce(Arc<dyn Comm>, &mut Console<'_>) -> Result<u8>,
 ) -> Result<u8> {
-    let comm = match connect() {
+    let comm = match connect(hint) {
         // The first process says it for all.
         Err(_) if is_another_of_mpi() => return Ok(1),
         connected => connected?,
@@ -86,12 +86,13 @@ fn is_another_of_mpi() -> bool {
     std::env::var_os("RANK").is_none() && MPI_RANKS.iter().find_map(|name| number(name)).is_some_and(|rank| rank > 0)
 }
 
-/// Returns the exchange with the other processes of this command: [`Solo`] where there are none.
+/// Returns the exchange with the other processes of this command: [`Solo`] where there are none. `hint` says what to do after an
+/// error.
 ///
 /// # Errors
 /// One sentence if the variables of the launcher do not fit together, another process cannot be reached, or MPI has started
 /// several processes and this build does not speak to it.
-pub fn connect() -> Result<Arc<dyn Comm>> {
+pub fn connect(hint: &str) -> Result<Arc<dyn Comm>> {
     let variable = |name: &str| std::env::var(name).ok();
     let number = |name: &str| -> Result<Option<usize>> {
         let Some(text) = variable(name) else { return Ok(None) };
@@ -119,7 +120,7 @@ pub fn connect() -> Result<Arc<dyn Comm>> {
     // Tasks of one step of SLURM.
     let tasks = number("SLURM_STEP_NUM_TASKS").ok().flatten().filter(|_| variable("SLURM_PROCID").is_some());
     let started = started.max(tasks.unwrap_or(1));
-    if started > 1 { mpi::connect(started) } else { Ok(Arc::new(Solo)) }
+    if started > 1 { mpi::connect(started, hint) } else { Ok(Arc::new(Solo)) }
 }
 
 /// How the ranks of a training get the rows: the first one reads them and sends them to the others, or each reads them.

@@ -22,6 +22,7 @@ mod facts;
 mod frame;
 mod headline;
 pub mod labels;
+mod live;
 mod metrics;
 pub(crate) mod number;
 mod pair;
@@ -34,6 +35,7 @@ mod words;
 
 use ablation::Question;
 use frame::Frame;
+use live::Live;
 use run::Loaded;
 use source::read;
 
@@ -48,6 +50,8 @@ pub struct Job<'a> {
     pub title: Option<&'a str>,
     /// The file of labels, in place of `labels.json` in the run.
     pub labels: Option<&'a Path>,
+    /// Whether the page computes: it has the model of the run, and encodes what its reader types.
+    pub live: bool,
 }
 
 /// The page that was written.
@@ -80,13 +84,22 @@ enum Kind {
 /// One sentence if a directory is neither run nor ablation, if more than two are named or two that are not both runs,
 /// or if a file of it cannot be read.
 pub fn report(job: &Job<'_>) -> Result<Written> {
+    ensure!(
+        !job.live || job.from.len() == 1,
+        "--live: a page computes with one run, found {} directories",
+        job.from.len()
+    );
     let found = job.from.iter().map(|from| kind_of(from)).collect::<Result<Vec<_>>>()?;
     let (html, dir) = match &found[..] {
         [(Kind::Ablation, dir)] => {
             ensure!(job.labels.is_none(), "--labels: an ablation has no latents to label; name one of its runs");
+            ensure!(!job.live, "--live: an ablation has no model to compute with; name one of its runs");
             (ablation_page(dir, job.title)?, dir)
         }
-        [(Kind::Run, dir)] => (run::page(&Loaded::read(dir, job.labels, "")?, job.title)?, dir),
+        [(Kind::Run, dir)] => {
+            let live = job.live.then(|| Live::of(dir)).transpose()?;
+            (run::page(&Loaded::read(dir, job.labels, "")?, job.title, live)?, dir)
+        }
         [(Kind::Run, a), (Kind::Run, b)] => {
             ensure!(
                 job.labels.is_none(),

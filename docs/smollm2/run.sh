@@ -11,6 +11,7 @@
 #   TOKENS   tokens that are captured                           1100000
 #   STEPS    steps of 1,024 rows                                4000
 #   TASKS    texts per probing task                             500
+#   SPLICE   held-out tokens for the cross-entropy              12000
 #   STRATA   the program                                        target/release/strata, which is built
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,7 +19,7 @@ cd "$here/../.."
 out=${1:-target/smollm2}
 widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
 kinds=${KINDS:-flat matryoshka language default} frozen=${FROZEN-random-decoder random-encoder}
-tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500}
+tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500} splice=${SPLICE:-12000}
 mkdir -p "$out/runs" "$out/results" "$out/packages"
 say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
 
@@ -99,9 +100,9 @@ evaluate() { # KIND WIDTH SEED OTHER
     say "evaluating $1, $2 latents, seed $3"
     against=
     if [ -e "$out/runs/$1-$2-$4/final_info.json" ]; then against="--against $out/runs/$1-$2-$4"; fi
-    "$strata" eval "$run" --splice --splice-tokens 12000 --model "$model" $against > "$run/eval.txt"
+    "$strata" eval "$run" --splice --splice-tokens "$splice" --model "$model" $against > "$run/eval.txt"
     for task in $("$python" "$here/tasks.py" names "$out/tasks"); do
-        "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" \
+        "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" --context 1 \
             --sample 100000 --out "$run/probe-$task.json" > /dev/null
     done
     "$python" "$here/table.py" result "$run" "$result"

@@ -2,6 +2,7 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::status::{STRATA_STATUS_FORMAT, STRATA_STATUS_MEMORY};
+#[cfg(feature = "full")]
 use memmap2::{Mmap, MmapOptions};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -43,6 +44,7 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> Outcome<Vec<u8>> {
 ///
 /// Some file systems (FUSE with `direct_io`) allow only private maps, some none: the file is then mapped privately, or
 /// read.
+#[cfg(feature = "full")]
 pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     let mut file = open(path)?;
     // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the

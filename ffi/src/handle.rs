@@ -6,11 +6,13 @@ use crate::device::Copies;
 use crate::failure::{Failure, Outcome};
 use crate::files::check_memory;
 use crate::message::Message;
+#[cfg(feature = "full")]
 use crate::model_files::Directory;
 use crate::params::{STRATA_EDIT_ADD, STRATA_EDIT_SET, STRATA_ROW_OVER_LIMIT, check_reserved, params};
 use crate::params::{STRATA_NO_LAYER, strata_model_metadata};
 use crate::params::{STRATA_WEIGHTS_BF16, STRATA_WEIGHTS_F32, STRATA_WEIGHTS_INT8};
 use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_model_params, strata_stats};
+#[cfg(feature = "full")]
 use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
 use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_PARAMS};
@@ -18,6 +20,7 @@ use std::ffi::{CStr, CString, c_char};
 use std::path::Path;
 use std::sync::Arc;
 use strata_core::config::ModelKind;
+#[cfg(feature = "full")]
 use strata_core::format::formats::{self, Choices};
 use strata_core::format::weights::{self, Origin, layer_of};
 use strata_core::heads::Heads;
@@ -75,6 +78,7 @@ impl strata_ctx {
 
 impl strata_model {
     /// Loads a model from a run directory, its `sae/`, or the files of another tool.
+    #[cfg(feature = "full")]
     pub(crate) fn load(path: &Path, settings: &strata_model_params) -> Outcome<Self> {
         let files = Directory::new(path);
         Self::new(settings, 0, || {
@@ -220,6 +224,17 @@ pub(crate) struct Ctx {
     left_out: RowRule,
     /// The message of the last call.
     message: Message,
+}
+
+/// Without the feature `full` contexts have no threads.
+#[cfg(not(feature = "full"))]
+enum Pool {}
+
+#[cfg(not(feature = "full"))]
+impl Pool {
+    fn new(_: usize) -> Outcome<Self> {
+        Err(params("params: n_threads: expected 0 or 1, since this library is built without threads"))
+    }
 }
 
 struct Engine {
@@ -563,7 +578,10 @@ impl Engine {
             };
             match pool {
                 None => Par::Seq.for_chunks(lanes, 1, encode),
+                #[cfg(feature = "full")]
                 Some(pool) => pool.run(|| Par::Rayon.for_chunks(lanes, 1, encode))?,
+                #[cfg(not(feature = "full"))]
+                Some(none) => match *none {},
             }
             for lane in lanes {
                 if let Some(error) = lane.failed.take() {

@@ -16,7 +16,12 @@
 //!
 //! # Features
 //!
-//! None. The threads of a context come from a pool of its own, never from the global one.
+//! | feature | default | adds | without it |
+//! |---|---|---|---|
+//! | `full` | yes | all of the header | models of Strata from buffers, contexts of one thread, `strata_encode` |
+//! | `cuda` | no | contexts on a GPU, by the driver that is there at run time | such a context is refused |
+//!
+//! The threads of a context come from a pool of its own, never from the global one.
 //!
 //! # Notation
 //!
@@ -50,26 +55,37 @@
 #![allow(clippy::missing_safety_doc, reason = "the rules of all pointers stand once, above and on top of the header")]
 #![allow(rustdoc::broken_intra_doc_links, reason = "the manual of the header writes elements of C arrays, `a[i]`")]
 #![allow(non_camel_case_types, reason = "the names of the header")]
+#![cfg_attr(
+    not(feature = "full"),
+    allow(dead_code, unused_imports, reason = "no exported function reaches it, so that the linker leaves it out")
+)]
 
 #[doc(hidden)]
 pub mod boundary;
+#[cfg(feature = "full")]
 mod calls_dump;
+#[cfg(feature = "full")]
 mod calls_watch;
 mod codes;
 mod device;
+#[cfg(feature = "full")]
 mod dump;
 #[doc(hidden)]
 pub mod failure;
 mod files;
 mod handle;
 mod message;
+#[cfg(feature = "full")]
 mod model_files;
 mod params;
 mod pointers;
+#[cfg(feature = "full")]
 mod pool;
+#[cfg(feature = "full")]
 mod probe;
 mod rows;
 mod status;
+#[cfg(feature = "full")]
 mod watch;
 
 use boundary::{boundary, boundary_with};
@@ -81,12 +97,16 @@ use std::ffi::{c_char, c_void};
 use std::ptr;
 use strata_core::Error;
 
+#[cfg(feature = "full")]
 pub use calls_dump::*;
+#[cfg(feature = "full")]
 pub use calls_watch::*;
+#[cfg(feature = "full")]
 pub use dump::strata_dump;
 pub use handle::{strata_ctx, strata_model};
 pub use params::*;
 use params::{check_apart, slice_extent};
+#[cfg(feature = "full")]
 pub use probe::{strata_probe, strata_probe_state};
 pub use status::{
     STRATA_STATUS_BUSY, STRATA_STATUS_CAPACITY, STRATA_STATUS_DEVICE, STRATA_STATUS_DTYPE, STRATA_STATUS_FORMAT,
@@ -94,6 +114,7 @@ pub use status::{
     STRATA_STATUS_OK, STRATA_STATUS_PANIC, STRATA_STATUS_PARAMS, STRATA_STATUS_SHAPE, STRATA_STATUS_VERSION,
     strata_status,
 };
+#[cfg(feature = "full")]
 pub use watch::strata_watch;
 
 /// The version of the ABI. It is raised only when a program compiled against an older header would break.
@@ -138,6 +159,7 @@ pub unsafe extern "C" fn strata_ctx_params_init(params: *mut strata_ctx_params) 
 
 /// Initialises the struct with its size and the defaults (float, files of 1 GiB, no names). d is 0 and must be set.
 /// Does nothing if params is NULL. Cannot fail. Thread-safe. Cost: none.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params) {
     // SAFETY: see the crate.
@@ -166,6 +188,7 @@ pub unsafe extern "C" fn strata_dump_params_init(params: *mut strata_dump_params
 /// a weight that is NaN or infinite; MEMORY. Thread-safe.
 /// Cost: one pass over the weights, to check that they are finite. Processes that load the same file share its memory.
 /// Types of weights other than F32 cost a second pass and a copy of the encoder's weights in that type.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_load(
     path: *const c_char,
@@ -216,6 +239,7 @@ pub unsafe extern "C" fn strata_model_load_buffers(
 /// is kept in a list of that tool alone: one sentence in UTF-8 per line, or "" if nothing was assumed, or if model is NULL.
 /// Show it to whoever chose the model. The string belongs to the model and must not be freed. Cannot fail. Thread-safe,
 /// also for the same model. Cost: none.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_notes(model: *const strata_model) -> *const c_char {
     // SAFETY: see the crate.
@@ -291,6 +315,7 @@ pub unsafe extern "C" fn strata_model_parents(
 /// Writes where a model comes from: the language model, the hook point and its layer. out: struct_size must be set and is
 /// kept; of the other fields, those within struct_size are written. The strings belong to the model and must not be freed.
 /// Errors: PARAMS if struct_size was not set. Thread-safe, also for the same model. Cost: none.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_get_metadata(
     model: *const strata_model,
@@ -308,6 +333,7 @@ pub unsafe extern "C" fn strata_model_get_metadata(
 /// out_len: the capacity of out in floats, at least d_out.
 /// Errors: INDEX for a level other than 1 and 2, or a latent that the level does not have; CAPACITY if out_len is below
 /// d_out. Thread-safe, also for the same model. Cost: the copy.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_model_decoder_row(
     model: *const strata_model,
@@ -426,6 +452,7 @@ pub unsafe extern "C" fn strata_encode(
 /// the row itself (needs_rows; call strata_reconstruct); BUSY. x_hat is unchanged then. One thread at a
 /// time per context; the caller's thread computes.
 /// Cost: 4 d_out bytes of decoder weights are read per code. No allocation after the first call.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_decode(
     ctx: *mut strata_ctx,
@@ -462,6 +489,7 @@ pub unsafe extern "C" fn strata_decode(
 /// the caller's thread computes.
 /// Cost: that of strata_encode, unless codes are given, and of strata_decode; a skip connection reads 4 d d_out bytes per
 /// row. No allocation after the first call.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_reconstruct(
     ctx: *mut strata_ctx,
@@ -510,6 +538,7 @@ pub unsafe extern "C" fn strata_reconstruct(
 /// One thread at a time per context.
 /// Cost: SET encodes the rows, ADD alone does not; in addition one decoder direction is read per row and edit. No
 /// allocation after the first call.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_steer(
     ctx: *mut strata_ctx,
@@ -532,6 +561,7 @@ pub unsafe extern "C" fn strata_steer(
 /// Errors: SHAPE, DTYPE and NOT_FINITE for x as for strata_encode; PARAMS for a transcoder, which does not reconstruct the
 /// rows that it reads; BUSY. One thread at a time per context: to use several threads, give each its own context. Cost: that of strata_encode and strata_decode. No allocation after the
 /// first call.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const strata_rows) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -545,6 +575,7 @@ pub unsafe extern "C" fn strata_stats_update(ctx: *mut strata_ctx, x: *const str
 /// fields, those within struct_size are written.
 /// Errors: PARAMS if struct_size was not set; BUSY. One thread at a time per context. Cost: one pass over f1 + f2
 /// counters.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut strata_stats) -> strata_status {
     with_ctx(ctx, |ctx| {
@@ -558,6 +589,7 @@ pub unsafe extern "C" fn strata_stats_read(ctx: *const strata_ctx, out: *mut str
 /// would have that saw all rows, in any order.
 /// Errors: PARAMS if both are the same context, or not of the same strata_model; BUSY if either is in use. One thread at a
 /// time for both contexts. Cost: one pass over f1 + f2 counters. Allocates if into has no statistics yet.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_stats_merge(into: *mut strata_ctx, from: *const strata_ctx) -> strata_status {
     with_ctx(into, |ctx| {
@@ -579,6 +611,7 @@ pub unsafe extern "C" fn strata_stats_merge(into: *mut strata_ctx, from: *const 
 /// flags_len is the number of elements of flags, at least x->n_rows.
 /// Errors: SHAPE, DTYPE, NOT_FINITE for x as for strata_encode; CAPACITY for flags_len below x->n_rows; BUSY. One thread
 /// at a time per context; the calling thread computes. Cost: one pass over the rows. No allocation.
+#[cfg(feature = "full")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_row_flags(
     ctx: *mut strata_ctx,

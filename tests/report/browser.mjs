@@ -2,50 +2,16 @@
 // node browser.mjs CHROMIUM SCREENSHOTS RUN.html UNEVALUATED.html ABLATION.html PAIR.html
 import assert from "node:assert/strict";
 import fs from "node:fs";
-import os from "node:os";
-import path from "node:path";
-import { pathToFileURL } from "node:url";
-import { chromium } from "playwright-core";
+import { fits, goTo, start } from "./pages.mjs";
 
 const [executablePath, shots, run, bare, ablation, pair] = process.argv.slice(2);
-const profile = fs.mkdtempSync(path.join(os.tmpdir(), "strata-chromium-"));
-const browser = await chromium.launchPersistentContext(profile, {
-  executablePath,
-  headless: true,
-  colorScheme: "light",
-  viewport: { width: 1280, height: 860 },
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
-
-/** Opens a page and records everything that it must not do. */
-const open = async (file, size, scheme = "light") => {
-  const page = await browser.newPage();
-  page.wrong = [];
-  page.on("console", (m) => { if (["error", "warning"].includes(m.type())) page.wrong.push(`console: ${m.text()}`); });
-  page.on("pageerror", (e) => page.wrong.push(`exception: ${e.message}`));
-  page.on("request", (r) => { if (!/^(file|data|blob):/.test(r.url())) page.wrong.push(`request: ${r.url()}`); });
-  await page.emulateMedia({ colorScheme: scheme });
-  if (size) await page.setViewportSize(size);
-  await page.goto(pathToFileURL(path.resolve(file)).href);
-  return page;
-};
-const done = async (page) => { assert.deepEqual(page.wrong, []); await page.close(); };
-const shot = async (page, name, fullPage = false) => {
-  await page.waitForTimeout(300);
-  await page.screenshot({ path: path.join(shots, `${name}.png`), fullPage });
-};
-const goTo = async (page, hash) => { await page.evaluate((h) => { location.hash = h; }, hash); await page.waitForTimeout(150); };
+const { open, done, shot, end } = await start(executablePath, shots);
 const background = (page) => page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
 const allPlots = async (page) => {
   for (const box of await page.locator(".plot").all()) {
     await box.scrollIntoViewIfNeeded();
     await box.locator("svg.main-svg").first().waitFor();
   }
-};
-const fits = async (page, what) => {
-  const [inner, outer] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
-  assert.ok(inner <= outer, `${what}: ${inner} px wide in a window of ${outer} px`);
 };
 
 // A run, from the first screen to a latent and back.
@@ -321,6 +287,5 @@ await fits(page, "ablation");
 await shot(page, "phone-ablation", true);
 await done(page);
 
-await browser.close();
-fs.rmSync(profile, { recursive: true, force: true });
+await end();
 console.log("the reports open, nothing is loaded, and all that was asked for is there");

@@ -15,7 +15,7 @@ if ((${#missing[@]})); then
     apt-get update -qq
     apt-get install -y -qq -t bookworm "${missing[@]}" >/dev/null
 fi
-cp tests/report/package.json tests/report/package-lock.json tests/report/browser.mjs "$work"
+cp tests/report/package.json tests/report/package-lock.json tests/report/*.mjs "$work"
 (cd "$work" && npm ci --silent --no-audit --no-fund)
 
 cargo build --release -p strata-sae
@@ -39,3 +39,18 @@ cp "$work/bare/report.html" "$work/bare.html"
 
 node "$work/browser.mjs" "$(command -v chromium)" "$shots" "$work/run.html" "$work/bare.html" \
     "$work/ablation/report.html" "$work/pair.html"
+
+# Pages that compute: of the embedded language model, and of rows. What the first must show is what the program finds: the rows of
+# a text, encoded with the same weights in 8 bits.
+"$strata" --quiet report "$work/demo/run" --live -o "$work/live.html"
+size=$(stat -c %s "$work/live.html")
+[ "$size" -lt 12000000 ] || { echo "report: --live: expected less than 12 MB for the demo, found $size bytes" >&2; exit 1; }
+"$strata" --quiet report "$work/bare" --live -o "$work/live-rows.html"
+printf 'ROMEO:\nWhat light through yonder window breaks?\nIt is the east, and Juliet is the sun.\nArise, fair sun, and kill the envious moon,\nWho is already sick' >"$work/text.txt"
+"$strata" --quiet capture --text "$work/text.txt" --hook blocks.2.hook_resid_post --dtype f32 --out "$work/typed" >/dev/null
+"$strata" --quiet convert "$work/demo/run" --to int8 --out "$work/int8" >/dev/null
+"$strata" --quiet encode "$work/int8" --dump "$work/typed" --out "$work/typed.safetensors" >/dev/null
+"$strata" --quiet encode "$work/bare" --dump "$work/world" --weights int8 --out "$work/rows.safetensors" >/dev/null
+node "$work/live.mjs" "$(command -v chromium)" "$shots" "$work/live.html" "$work/live-rows.html" "$work/text.txt" \
+    "$work/typed.safetensors" "$work/world" "$work/rows.safetensors"
+echo "the page of the demo that computes has $size bytes"

@@ -1,6 +1,8 @@
 //! The tests of the project, in one binary with a module per subject.
 #![allow(clippy::useless_vec, reason = "the arguments of every command are made in one way")]
 
+extern crate alloc;
+
 mod ablate;
 mod absorption;
 mod arrows;
@@ -42,6 +44,7 @@ mod kernel;
 mod l0;
 mod left_out;
 mod levels_back;
+mod live;
 mod lm;
 mod lm_families;
 mod lm_gguf;
@@ -51,6 +54,7 @@ mod metrics;
 mod metrics_doc;
 mod npy;
 mod order;
+mod packed;
 mod params;
 mod patterns;
 mod probe;
@@ -60,6 +64,7 @@ mod prune;
 mod ptx;
 mod quality;
 mod ranks;
+mod ranks_bytes;
 mod ranks_cli;
 mod readme;
 mod recovery;

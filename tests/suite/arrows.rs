@@ -58,7 +58,7 @@ cli: lm -> console dump files memory panics texts
 cli: memory -> files
 cli: probe -> console dump escape eval files row_filter run
 cli: ranks -> checkpoint console escape files
-cli: report -> ablation eval files settings
+cli: report -> ablation eval files lm run settings
 cli: row_filter -> dump
 cli: run -> checkpoint dump files pickle
 cli: settings -> files
@@ -384,12 +384,14 @@ const FOR_THEIR_FEATURES: [&str; 6] = ["getrandom", "matrixmultiply", "num_compl
 #[test]
 fn every_declared_dependency_is_used() {
     let mut unused = Vec::new();
-    for package in ["core", "cli", "ffi", "ffi/python", "tests", "benches", "tests/fuzz", "tests/no_std"] {
+    for package in ["core", "cli", "ffi", "ffi/python", "tests", "benches", "cli/live", "tests/fuzz", "tests/no_std"] {
         let folder = root().join(package);
         let toml = fs::read_to_string(folder.join("Cargo.toml")).expect("a Cargo.toml");
         let code: Vec<String> = ["src", "suite", "benches", "targets"]
             .into_iter()
             .map(|sub| folder.join(sub))
+            // Tests of what a page computes are made of its sources.
+            .chain((package == "tests").then(|| root().join("cli/live/src")))
             .filter(|sub| sub.is_dir())
             .flat_map(|sub| sources(&sub).into_values().map(|text| text.replace("#[cfg(test)]", "")))
             .map(|text| code_of(&text))

@@ -161,6 +161,22 @@ fn labels_of_rows_and_of_sequences_are_read_from_every_kind_of_file() {
 }
 
 #[test]
+fn rows_without_sequences_are_split_in_stretches() {
+    let (dir, _, run) = ready(800);
+    let file = |name: &str| dir.path().join(name);
+    let bytes: Vec<u8> = rows(140).iter().flat_map(|v| v.to_le_bytes()).collect();
+    let bare = npy_of(&file("x.npy"), "<f4", &format!("(140, {D})"), &bytes);
+    let ids = npy(&file("ids.npy"), &(0..140).map(|i| i % 7).collect::<Vec<_>>());
+    let labels = npy(&file("labels.npy"), &(0..140).map(|i| i % 2).collect::<Vec<_>>());
+    let out = file("out.json");
+    let all = args!["probe", run, "--dump", bare, "--tokens", ids, "--labels", labels, "--out", out];
+    strata(&all)
+        .fails(&["probing needs 2", "split in stretches of 128: give --context (1 for rows that are independent)"]);
+    strata(&[all, args!["--context", "1"]].concat()).ok();
+    assert_eq!(read_json(&out)["examples"][0].as_u64().map(|n| n > 100), Some(true));
+}
+
+#[test]
 fn labels_that_do_not_fit_are_named_and_nothing_is_written() {
     let (dir, dump, run) = ready(800);
     let dir = dir.path();

@@ -10,6 +10,7 @@ use strata_core::model::{
 };
 use strata_core::row_norm::RowNorm;
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
+#[cfg(emulator)]
 use strata_tests::emulator;
 use strata_tests::vary::Vary;
 
@@ -344,6 +345,7 @@ fn a_watched_block_allocates_nothing() {
     }
 }
 
+#[cfg(emulator)]
 #[test]
 fn a_device_finds_the_same_codes() {
     let device = emulator::device(0);

@@ -10,16 +10,17 @@ use crate::files::{PendingFile, io_error, read};
 use crate::texts::join_characters;
 use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
+use strata_core::kernel::dense;
 use strata_core::metrics::coherence::Partition;
 use strata_core::metrics::coherence::discover::nearest;
 use strata_core::metrics::coherence::geometry::Directions;
 use strata_core::metrics::composition::{CompositionReport, GatedReport, Parent};
 use strata_core::metrics::similarity::ALPHA;
-use strata_core::{Compute, Encoder, Par, ROOT};
+use strata_core::{Compute, Encoder, Isa, Par, ROOT};
 
 /// One latent, as a line of `latents.jsonl`: level 1 first, each level in the order of its latents, every latent of the
 /// model. What is undefined or unknown (for a dump without tokens, or a flat model) is null or empty.
@@ -136,6 +137,8 @@ impl Context {
 const TOKENS: usize = 10;
 /// Tokens whose logits it changes most, in each direction.
 const LOGITS: usize = 8;
+/// Latents whose effects on all words are in memory at once, in each thread.
+const BLOCK: usize = 32;
 /// Nearest latents.
 const NEIGHBOURS: usize = 8;
 /// Random contexts that are kept from each quarter of the activations.
@@ -170,7 +173,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
     let near = neighbours(s.encoder, &decoders, d, f1)?;
     let vocab = s.dump.vocab();
     let text = |t: u32| vocab.and_then(|v| v.get(t as usize)).map_or_else(|| format!("<{t}>"), Clone::clone);
-    let logits = Logits::new(s.unembedding, d);
+    let effects = Logits::new(s.unembedding, d).of(s.encoder.isa(), &decoders);
     let mut children = vec![Vec::new(); f1];
     let parents = &s.encoder.model().parents;
     for (j, p) in parents.iter().enumerate().filter(|(_, p)| **p != ROOT) {
@@ -192,7 +195,7 @@ pub fn records(s: &Sources<'_>) -> Result<Vec<LatentRecord>> {
         let parent = child.map(|c| c.parent).filter(|p| *p != ROOT);
         let family = of_parent.get(&(j as u32)).filter(|_| level == 0);
         let named = |list: Vec<(u32, f64)>| list.into_iter().map(|(t, v)| (text(t), v)).collect::<Vec<_>>();
-        let (promotes, suppresses) = logits.of(&decoders[at * d..(at + 1) * d]);
+        let (promotes, suppresses) = effects[at].clone();
         LatentRecord {
             level: level as u8 + 1,
             latent: j as u32,
@@ -343,15 +346,72 @@ impl<'a> Logits<'a> {
         Self { unembedding, mean }
     }
 
-    /// Returns the words that an activation of 1 raises most, and those that it lowers most.
-    fn of(&self, direction: &[f32]) -> (Effects, Effects) {
-        let along = |w: &[f32]| -> f64 {
-            w.iter().zip(&self.mean).zip(direction).map(|((w, m), x)| (f64::from(*w) - m) * f64::from(*x)).sum()
+    /// Returns, for each of `directions` (`(n, d)`), the words that an activation of 1 raises most, and those that it lowers most:
+    /// nothing without an unembedding.
+    fn of(&self, isa: Isa, directions: &[f32]) -> Vec<(Effects, Effects)> {
+        let d = self.mean.len();
+        let (n, words) = (directions.len() / d, self.unembedding.len() / d);
+        if words == 0 {
+            return vec![Default::default(); n];
+        }
+        let block = |at: usize| {
+            let rows = &directions[at * BLOCK * d..((at + 1) * BLOCK * d).min(directions.len())];
+            let mut raised = vec![0.0f32; rows.len() / d * words];
+            dense::affine(isa, rows, self.unembedding, d, None, &mut raised);
+            let of_row = |(x, raised): (&[f32], &[f32])| {
+                let shift: f64 = self.mean.iter().zip(x).map(|(m, x)| m * f64::from(*x)).sum();
+                let named = |t: u32| (t, f64::from(raised[t as usize]) - shift);
+                let most = |above: fn(&f32, &f32) -> Ordering| most(raised, above).into_iter().map(named).collect();
+                (most(f32::total_cmp), most(|a, b| b.total_cmp(a)))
+            };
+            rows.chunks_exact(d).zip(raised.chunks_exact(words)).map(of_row).collect::<Vec<_>>()
         };
-        let mut effect: Vec<(u32, f64)> =
-            self.unembedding.chunks_exact(self.mean.len()).enumerate().map(|(t, w)| (t as u32, along(w))).collect();
-        effect.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let raised = effect.iter().take(LOGITS).copied().collect();
-        (raised, effect.iter().rev().take(LOGITS).copied().collect())
+        Par::Rayon.map(n.div_ceil(BLOCK), block).concat()
+    }
+}
+
+/// Returns the places of the [`LOGITS`] values that come last in an order, the last one first; of equal ones, the lower places.
+fn most(values: &[f32], order: fn(&f32, &f32) -> Ordering) -> Vec<u32> {
+    let mut kept: Vec<u32> = Vec::with_capacity(LOGITS + 1);
+    for (at, v) in values.iter().enumerate() {
+        let is_above = |other: &u32| order(v, &values[*other as usize]).is_gt();
+        if kept.len() < LOGITS || kept.last().is_some_and(is_above) {
+            let place = kept.iter().position(is_above).unwrap_or(kept.len());
+            kept.insert(place, at as u32);
+            kept.truncate(LOGITS);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effects_are_products_with_the_unembedding_less_its_mean() {
+        let (d, words, n) = (5, 40, 70);
+        let mut rng = strata_core::Philox::new(7, 0);
+        let mut draw = |len: usize| (0..len).map(|_| rng.normal_f32()).collect::<Vec<_>>();
+        let (mut unembedding, directions) = (draw(words * d), draw(n * d));
+        // Two words with the same row: the lower one comes first.
+        unembedding.copy_within(3 * d..4 * d, 30 * d);
+        let found = Logits::new(Some(&unembedding), d).of(Isa::detect(), &directions);
+        assert_eq!(found.len(), n);
+        for (x, (raised, lowered)) in directions.chunks(d).zip(&found) {
+            let along = |w: &[f32]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>();
+            let mean = unembedding.chunks(d).map(along).sum::<f64>() / words as f64;
+            let mut wanted: Vec<(u32, f64)> =
+                unembedding.chunks(d).enumerate().map(|(t, w)| (t as u32, along(w) - mean)).collect();
+            for (found, sign) in [(raised, -1.0), (lowered, 1.0)] {
+                wanted.sort_by(|a, b| (sign * a.1).total_cmp(&(sign * b.1)).then(a.0.cmp(&b.0)));
+                assert_eq!(found.len(), LOGITS);
+                for ((t, v), (word, effect)) in found.iter().zip(&wanted) {
+                    assert_eq!(t, word);
+                    assert!((v - effect).abs() < 1e-5, "{v} and {effect}");
+                }
+            }
+        }
+        assert_eq!(Logits::new(None, d).of(Isa::detect(), &directions), vec![Default::default(); n]);
     }
 }

@@ -12,7 +12,7 @@ use strata_core::{Codes, Encoder, Par};
 /// Rows that are read and encoded in one call.
 const BLOCK: usize = 1 << 14;
 /// In a dump without starts of sequences, this many consecutive rows count as a sequence.
-const STRETCH: u64 = 128;
+pub const STRETCH: u64 = 128;
 /// Share of the blocks of sequences that are used for tests.
 const TEST_SHARE: f64 = 0.2;
 

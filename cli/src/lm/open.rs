@@ -17,7 +17,8 @@ use crate::files::read as input;
 
 /// The name of the embedded model.
 const EMBEDDED: &str = "char-gpt";
-const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../assets/char-gpt/model.safetensors");
+/// Its weights: `model.safetensors` of GPT-2, in f16.
+pub const EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../assets/char-gpt/model.safetensors");
 
 /// Returns the name of the model at `path`. The directories above it are private and stay out of files that may be
 /// published.

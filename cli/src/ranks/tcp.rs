@@ -5,22 +5,18 @@
 //! endian, and its bytes. A rank that fails sends [`FAILED`] in place of the length, and then why; one that is killed closes
 //! its connections. Either ends those that wait for it.
 
-use anyhow::{Context, Result, bail, ensure};
+mod meet;
+
+use anyhow::{Context, Result, ensure};
+use meet::{START, accept, dial};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 use strata_core::train::Comm;
 use strata_core::{Error, Result as CoreResult};
 
-/// The first bytes of a connection.
-const HELLO: [u8; 8] = *b"strata-1";
-/// Time for all ranks to start.
-const START: Duration = Duration::from_secs(120);
-/// Time between two tries to connect.
-const AGAIN: Duration = Duration::from_millis(100);
 /// Longest message: of longer ones the length is not one.
 const LONGEST: u64 = 1 << 40;
 /// In place of the length of a message: the sender has failed, and the message says why.
@@ -45,50 +41,34 @@ impl Tcp {
     /// One sentence if another rank does not come within two minutes, or is of another training.
     pub fn connect(host: &str, port: u16, rank: usize, size: usize) -> Result<Self> {
         let end = Instant::now() + START;
+        let at = if rank == 0 { port } else { 0 };
+        let listener = TcpListener::bind(("0.0.0.0", at)).with_context(|| format!("listening at port {at}"))?;
+        let own = [rank, size, listener.local_addr()?.port().into()];
         let mut others: Vec<Option<Mutex<TcpStream>>> = (0..size).map(|_| None).collect();
-        let is_reported = AtomicBool::new(false);
-        if rank == 0 {
-            let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("listening at port {port}"))?;
-            let mut addresses = vec![String::new(); size];
-            for _ in 1..size {
-                let (stream, from) = accept(&listener, end, &others)?;
-                let mut stream = prepared(stream)?;
-                let (other, of) = (number(&mut stream)?, number(&mut stream)?);
-                let at = number(&mut stream)?;
-                ensure!(of == size, "rank {other} expects {of} ranks, and rank 0 expects {size}");
-                ensure!((1..size).contains(&other) && others[other].is_none(), "two processes have rank {other}");
-                addresses[other] = SocketAddr::new(from.ip(), u16::try_from(at)?).to_string();
-                others[other] = Some(Mutex::new(stream));
+        if rank > 0 {
+            let mut first = dial(&format!("{host}:{port}"), 0, own, end)?;
+            let addresses = read_message(&mut first).context("rank 0 has ended before all ranks had come")?;
+            others[0] = Some(Mutex::new(first));
+            // Of two ranks the higher one connects.
+            for (other, address) in String::from_utf8(addresses)?.split('\n').enumerate().take(rank).skip(1) {
+                others[other] = Some(Mutex::new(dial(address, other, own, end)?));
             }
+        }
+        let mut addresses = vec![String::new(); size];
+        for missing in (1..size - rank).rev() {
+            let (stream, from, [other, of, port]) = accept(&listener, end, missing)?;
+            ensure!(of == size, "rank {other} expects {of} ranks, and rank {rank} expects {size}");
+            ensure!((rank + 1..size).contains(&other) && others[other].is_none(), "two processes have rank {other}");
+            addresses[other] = SocketAddr::new(from, u16::try_from(port)?).to_string();
+            others[other] = Some(Mutex::new(stream));
+        }
+        if rank == 0 {
             for stream in others.iter_mut().flatten() {
                 let stream = stream.get_mut().unwrap_or_else(PoisonError::into_inner);
                 write_message(stream, addresses.join("\n").as_bytes())?;
             }
-            return Ok(Self { rank, others, is_reported });
         }
-        let listener = TcpListener::bind(("0.0.0.0", 0)).context("listening at a free port")?;
-        let mut first = dial(&format!("{host}:{port}"), 0, end)?;
-        first.write_all(&HELLO)?;
-        for n in [rank, size, listener.local_addr()?.port().into()] {
-            first.write_all(&(n as u64).to_le_bytes())?;
-        }
-        let addresses = read_message(&mut first).context("rank 0 has ended before all ranks had come")?;
-        let addresses = String::from_utf8(addresses)?;
-        others[0] = Some(Mutex::new(first));
-        // Of two ranks the higher one connects.
-        for (other, address) in addresses.split('\n').enumerate().take(rank).skip(1) {
-            let mut stream = dial(address, other, end)?;
-            stream.write_all(&HELLO)?;
-            stream.write_all(&(rank as u64).to_le_bytes())?;
-            others[other] = Some(Mutex::new(stream));
-        }
-        for _ in rank + 1..size {
-            let mut stream = prepared(accept(&listener, end, &others)?.0)?;
-            let other = number(&mut stream)?;
-            ensure!((rank + 1..size).contains(&other) && others[other].is_none(), "two processes have rank {other}");
-            others[other] = Some(Mutex::new(stream));
-        }
-        Ok(Self { rank, others, is_reported })
+        Ok(Self { rank, others, is_reported: AtomicBool::new(false) })
     }
 
     fn with<T>(&self, other: usize, f: impl FnOnce(&mut TcpStream) -> io::Result<T>) -> CoreResult<T> {
@@ -153,62 +133,6 @@ impl Comm for Tcp {
         }
         is_known
     }
-}
-
-/// Waits for the next connection.
-fn accept(
-    listener: &TcpListener,
-    end: Instant,
-    others: &[Option<Mutex<TcpStream>>],
-) -> Result<(TcpStream, SocketAddr)> {
-    listener.set_nonblocking(true)?;
-    loop {
-        match listener.accept() {
-            Ok(accepted) => return Ok(accepted),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock && Instant::now() < end => sleep(AGAIN),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                let missing = others.iter().filter(|other| other.is_none()).count() - 1;
-                bail!("{missing} of {} ranks have not come within {} s", others.len(), START.as_secs());
-            }
-            Err(e) => return Err(e).context("waiting for the other ranks"),
-        }
-    }
-}
-
-/// Checks that a new connection is one of a rank.
-fn prepared(mut stream: TcpStream) -> Result<TcpStream> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(START))?;
-    let mut hello = [0; 8];
-    stream.read_exact(&mut hello).context("a connection that is not of another rank")?;
-    ensure!(hello == HELLO, "another program connects to the port of this training");
-    stream.set_read_timeout(None)?;
-    Ok(stream)
-}
-
-/// Connects to a rank that may not listen yet.
-fn dial(address: &str, rank: usize, end: Instant) -> Result<TcpStream> {
-    loop {
-        let tried = address.to_socket_addrs().and_then(|mut all| {
-            let first = all.next().ok_or_else(|| io::Error::other("it has no address"))?;
-            TcpStream::connect_timeout(&first, Duration::from_secs(5))
-        });
-        match tried {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(_) if Instant::now() < end => sleep(AGAIN),
-            Err(e) => return Err(e).with_context(|| format!("connecting to rank {rank} at {address}")),
-        }
-    }
-}
-
-fn number(stream: &mut TcpStream) -> Result<usize> {
-    let mut bytes = [0; 8];
-    stream.read_exact(&mut bytes).context("another rank has ended before all had come")?;
-    Ok(usize::try_from(u64::from_le_bytes(bytes))?)
 }
 
 fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {

@@ -17,6 +17,8 @@ pub struct Frame {
     pub plotly: String,
     /// The plots, as JSON.
     pub plots: String,
+    /// Whether the page may compile WebAssembly.
+    pub computes: bool,
 }
 
 impl Frame {
@@ -25,6 +27,11 @@ impl Frame {
     /// # Errors
     /// If the script of plotly is missing.
     pub fn new(title: String, plots: String) -> Result<Self> {
-        Ok(Self { title, css: CSS, js: script::joined(), plotly: embed::plotly_script()?, plots })
+        Ok(Self { title, css: CSS, js: script::joined(false), plotly: embed::plotly_script()?, plots, computes: false })
+    }
+
+    /// Returns the frame of a page that computes.
+    pub fn computing(self) -> Self {
+        Self { js: script::joined(true), computes: true, ..self }
     }
 }

@@ -6,6 +6,7 @@ use super::docs::Docs;
 use super::frame::Frame;
 use super::headline::{self, Verdict};
 use super::labels::{self, Label};
+use super::live::Live;
 use super::metrics::{self, Group};
 use super::source::{read, read_json};
 use super::tables::{self, Table as HeadTable};
@@ -36,6 +37,8 @@ struct RunPage<'a> {
     groups: Vec<Group>,
     settings: Vec<(String, String)>,
     atlases: Vec<&'a Atlas>,
+    /// What it computes with, if it does.
+    live: Option<Live>,
 }
 
 /// The content of a run.
@@ -118,19 +121,21 @@ fn model_of(dir: &Path) -> Result<Option<String>> {
     Ok(text.lines().find_map(of_weights))
 }
 
-/// Renders the page of a run.
+/// Renders the page of a run, which computes with `live`.
 ///
 /// # Errors
 /// If a part of it cannot be written as JSON.
-pub fn page(run: &Loaded, title: Option<&str>) -> Result<String> {
+pub fn page(run: &Loaded, title: Option<&str>, live: Option<Live>) -> Result<String> {
     let docs = Docs::load();
     let (eval, config) = (run.eval.as_ref(), run.config.as_ref());
     let training = charts::training(&[Of { letter: None, data: &run.lines[..] }]);
     let sparsity = eval.map(|data| charts::sparsity(&[Of { letter: None, data }])).unwrap_or_default();
     let plots = charts::json(training.iter().chain(&sparsity))?;
+    let frame = Frame::new(title.map_or_else(|| run.name.clone(), str::to_owned), plots)?;
     let page = RunPage {
         summary: headline::summary(eval, config, run.lines.last()),
-        frame: Frame::new(title.map_or_else(|| run.name.clone(), str::to_owned), plots)?,
+        frame: if live.is_some() { frame.computing() } else { frame },
+        live,
         notes: &run.notes,
         verdicts: eval.map(headline::verdicts).unwrap_or_default(),
         tables: eval.map(|eval| tables::tables(eval, config, &docs)).unwrap_or_default(),

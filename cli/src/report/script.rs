@@ -2,7 +2,7 @@
 //! else.
 
 /// The scripts, in an order in which each uses only earlier ones while it is loaded.
-const PARTS: [&str; 13] = [
+const PARTS: [&str; 12] = [
     include_str!("../../templates/report/page.js"),
     include_str!("../../templates/report/plots.js"),
     include_str!("../../templates/report/metrics.js"),
@@ -15,10 +15,14 @@ const PARTS: [&str; 13] = [
     include_str!("../../templates/report/contexts.js"),
     include_str!("../../templates/report/latent.js"),
     include_str!("../../templates/report/map.js"),
-    include_str!("../../templates/report/route.js"),
 ];
+/// The view that computes.
+const LIVE: &str = include_str!("../../templates/report/live.js");
+/// The last part, which calls the views.
+const ROUTE: &str = include_str!("../../templates/report/route.js");
 
-/// Returns the script of a page.
-pub fn joined() -> String {
-    format!("\"use strict\";\n(() => {{\n{}}})();\n", PARTS.concat())
+/// Returns the script of a page; `computes` says whether it has the view that does.
+pub fn joined(computes: bool) -> String {
+    let live = if computes { LIVE } else { "" };
+    format!("\"use strict\";\n(() => {{\n{}{live}{ROUTE}}})();\n", PARTS.concat())
 }

@@ -5,14 +5,20 @@
 //! `parent` (u32, `4294967295` for ROOT) where there are families, and `level1.tau`, `level2.tau` (one number) where
 //! the activation is `batchtopk`. f16 and bf16 tensors are read too, and so are the models of SAELens (`saelens.rs`),
 //! whose files have the same names.
+//!
+//! The encoder and decoder rows may be in 8 bits: an I8 tensor `level1.w_enc` and an F32 tensor `level1.w_enc.scale` with a
+//! number for each row, which its integers are multiples of ([`write_weights_int8`]). [`read_packed`] uses such encoders where
+//! they lie.
 
 use super::arrays::Arrays;
 use super::json::Settings;
 use super::look::{Choices, Look, Parsed, What};
 use super::saelens;
+use crate::compute::Compute;
 use crate::config::ModelKind;
 use crate::error::{At, Error, Result};
-use crate::model::{Arch, Model, SharedBytes, Tensor, TopkBy, Variant};
+use crate::kernel::weight::{self, Weight};
+use crate::model::{Arch, Model, Packed, PackedWeights, ParamSpec, SharedBytes, Tensor, TopkBy, Variant};
 use crate::rows::{Dtype, Rows};
 use alloc::boxed::Box;
 use alloc::format;
@@ -30,6 +36,13 @@ pub use super::origin::{Origin, layer_of};
 const FORMAT: &str = "strata-sae";
 /// The version that is written and read.
 const VERSION: u32 = 1;
+/// The tensors that may be in 8 bits, and those of their scales.
+const SCALES: [(&str, &str); 4] = [
+    ("level1.w_enc", "level1.w_enc.scale"),
+    ("level2.w_enc", "level2.w_enc.scale"),
+    ("level1.w_dec", "level1.w_dec.scale"),
+    ("level2.w_dec", "level2.w_dec.scale"),
+];
 
 #[derive(Serialize, Deserialize)]
 struct Cfg {
@@ -53,17 +66,45 @@ pub fn write_cfg(arch: &Arch, origin: &Origin) -> Vec<u8> {
 /// # Errors
 /// What [`Model::check`] finds.
 pub fn write_weights(model: &Model) -> Result<Vec<u8>> {
+    write(model, false)
+}
+
+/// Returns the bytes of `sae_weights.safetensors` as [`write_weights`] does, with encoder and decoder rows in 8 bits: the
+/// nearest multiples, at most 127 in size, of `max |w| / 127` of their row. Every reader reads them; the encoder is that of
+/// [`WeightType::Int8`](crate::model::WeightType::Int8), and the decoder rows have norm 1 up to that rounding.
+///
+/// # Errors
+/// What [`Model::check`] finds; [`Error::NotFinite`] for a row whose numbers are too large to be scaled.
+pub fn write_weights_int8(model: &Model) -> Result<Vec<u8>> {
+    write(model, true)
+}
+
+fn write(model: &Model, in_8_bits: bool) -> Result<Vec<u8>> {
     model.check()?;
     let specs = model.arch.specs();
+    let mut packed = Vec::new();
+    for ((name, data), (_, spec)) in model.params.tensors().into_iter().zip(specs.tensors()) {
+        if let Some((name, scale)) =
+            SCALES.iter().find(|(one, _)| *one == name).filter(|_| in_8_bits && !data.is_empty())
+        {
+            let (q, scales) = weight::to_int8(data, spec.width);
+            check_scales(scale, &scales)?;
+            packed.push((*name, *scale, spec, q, scales));
+        }
+    }
     let mut tensors: Vec<(&str, TensorView<'_>)> = Vec::new();
     let view = |dtype, shape, bytes| {
         TensorView::new(dtype, shape, bytes).map_err(|e| Error::format(0, format!("weights: {e}")))
     };
     for ((name, data), (_, spec)) in model.params.tensors().into_iter().zip(specs.tensors()) {
-        if !data.is_empty() {
+        if !data.is_empty() && !packed.iter().any(|(one, ..)| *one == name) {
             let shape = if spec.width == 1 { vec![spec.rows] } else { vec![spec.rows, spec.width] };
             tensors.push((name, view(safetensors::Dtype::F32, shape, bytemuck::cast_slice(data))?));
         }
+    }
+    for (name, scale, spec, q, scales) in &packed {
+        tensors.push((*name, view(safetensors::Dtype::I8, vec![spec.rows, spec.width], bytemuck::cast_slice(q))?));
+        tensors.push((*scale, view(safetensors::Dtype::F32, vec![spec.rows], bytemuck::cast_slice(scales))?));
     }
     if !model.parents.is_empty() {
         let shape = vec![model.parents.len()];
@@ -157,7 +198,9 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
         copy.extend_from_slice(weights);
         return read_saelens(&settings, &(Arc::new(copy) as SharedBytes), false);
     }
-    read(cfg, weights, |view, dtype| widened(view, dtype).map(Tensor::from))
+    let (model, origin) = read(cfg, weights, &mut Widen { in_place: None })?;
+    model.check()?;
+    Ok((model, origin))
 }
 
 /// Reads a model as [`read_model`] does, without copying tensors that are f32 and aligned to 4 bytes: they share
@@ -169,14 +212,121 @@ pub fn read_model_shared(cfg: &[u8], weights: &SharedBytes) -> Result<(Model, Or
     if let Some(settings) = of_saelens(cfg) {
         return read_saelens(&settings, weights, true);
     }
-    let bytes = (**weights).as_ref();
-    read(cfg, bytes, |view, dtype| {
-        if dtype != Dtype::F32 {
-            return widened(view, dtype).map(Tensor::from);
+    let (model, origin) = read(cfg, (**weights).as_ref(), &mut Widen { in_place: Some(weights) })?;
+    model.check()?;
+    Ok((model, origin))
+}
+
+/// Reads the encoder of a model whose encoder rows are in 8 bits ([`write_weights_int8`]), which stay where they lie in
+/// `weights`; decoder rows are not read, and may be missing. The other tensors are used in place if they are aligned to 4
+/// bytes, as they are if the bytes are aligned to 8.
+///
+/// # Errors
+/// As [`read_model`] and [`Packed::new`]; [`Error::Format`] for encoders that are not in 8 bits.
+pub fn read_packed(cfg: &[u8], weights: &SharedBytes, compute: Compute) -> Result<(Packed, Origin)> {
+    let mut pack = Pack { bytes: weights, encoders: Default::default() };
+    let (model, origin) = read(cfg, (**weights).as_ref(), &mut pack)?;
+    Ok((Packed::new(model, weights, pack.encoders, compute)?, origin))
+}
+
+/// What becomes of the tensors of a file.
+trait Place {
+    /// Returns whether the tensor called `name` is read.
+    fn wants(&self, name: &str) -> bool;
+
+    /// Takes numbers.
+    fn floats(&mut self, name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Tensor>;
+
+    /// Takes rows of `width` numbers in 8 bits, with their scales.
+    fn int8(&mut self, name: &str, view: &TensorView<'_>, width: usize, scales: Vec<f32>) -> Result<Tensor>;
+}
+
+/// Numbers become f32, or stay where they lie if they are.
+struct Widen<'a> {
+    in_place: Option<&'a SharedBytes>,
+}
+
+impl Place for Widen<'_> {
+    fn wants(&self, _: &str) -> bool {
+        true
+    }
+
+    fn floats(&mut self, _: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Tensor> {
+        match self.in_place {
+            Some(bytes) if dtype == Dtype::F32 => Ok(Tensor::shared(bytes, place(view, bytes))),
+            _ => widened(view, dtype).map(Tensor::from),
         }
-        let start = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-        Ok(Tensor::shared(weights, start..start + view.data().len()))
-    })
+    }
+
+    fn int8(&mut self, _: &str, view: &TensorView<'_>, width: usize, scales: Vec<f32>) -> Result<Tensor> {
+        let mut out = reserved(view.data().len())?;
+        for (row, scale) in view.data().chunks_exact(width).zip(scales) {
+            out.extend(row.iter().map(|q| (*q as i8).widen(scale)));
+        }
+        Ok(out.into())
+    }
+}
+
+/// Encoder rows stay where they lie, and decoder rows are left out.
+struct Pack<'a> {
+    bytes: &'a SharedBytes,
+    encoders: [PackedWeights; 2],
+}
+
+impl Place for Pack<'_> {
+    fn wants(&self, name: &str) -> bool {
+        !name.ends_with(".w_dec")
+    }
+
+    fn floats(&mut self, name: &str, view: &TensorView<'_>, dtype: Dtype) -> Result<Tensor> {
+        if name.ends_with(".w_enc") {
+            let why = format!("tensor `{name}`: expected I8, since it is to be used in place, found {dtype}");
+            return Err(Error::format(0, why));
+        }
+        Widen { in_place: Some(self.bytes) }.floats(name, view, dtype)
+    }
+
+    fn int8(&mut self, name: &str, view: &TensorView<'_>, _: usize, scales: Vec<f32>) -> Result<Tensor> {
+        self.encoders[usize::from(name.starts_with("level2"))] =
+            PackedWeights { range: place(view, self.bytes), scales };
+        Ok(Tensor::default())
+    }
+}
+
+/// Returns where a tensor lies in the bytes of its file.
+fn place(view: &TensorView<'_>, bytes: &SharedBytes) -> core::ops::Range<usize> {
+    let start = view.data().as_ptr() as usize - (**bytes).as_ref().as_ptr() as usize;
+    start..start + view.data().len()
+}
+
+/// Checks that the scales of a tensor in 8 bits give finite weights.
+fn check_scales(name: &str, scales: &[f32]) -> Result<()> {
+    match scales.iter().position(|s| !(127.0 * s).is_finite()) {
+        Some(row) => Err(Error::NotFinite { what: name.to_string(), at: At::Element(row as u64) }),
+        None => Ok(()),
+    }
+}
+
+/// Returns the tensor called `name` and the scales of its rows, with the name of these, if it is in 8 bits.
+fn in_8_bits<'a>(
+    file: &SafeTensors<'a>,
+    name: &str,
+    spec: &ParamSpec,
+) -> Result<Option<(TensorView<'a>, Vec<f32>, &'static str)>> {
+    let Some(&(_, scale)) = SCALES.iter().find(|(one, _)| *one == name) else { return Ok(None) };
+    let view = find(file, name)?;
+    if view.dtype() != safetensors::Dtype::I8 {
+        return Ok(None);
+    }
+    let expected = spec.rows as u128 * spec.width as u128;
+    if view.data().len() as u128 != expected {
+        let why = format!("tensor `{name}`: expected {expected} numbers, found {}", view.data().len());
+        return Err(Error::format(0, why));
+    }
+    let (scales, dtype) = floats(file, scale, spec.rows as u128)?;
+    let scales = widened(&scales, dtype)?;
+    check_scales(scale, &scales)?;
+    Ok(Some((view, scales, scale)))
 }
 
 /// Returns the settings, if they are those of SAELens.
@@ -201,12 +351,8 @@ pub(super) fn read_look(look: &Look<'_>, _: &Choices) -> Result<Parsed> {
     Ok(Parsed { what: What::Model(Box::new(model)), origin, notes: Vec::new(), is_scaled: true })
 }
 
-/// Reads a model; `tensor` makes a tensor of a view that has been checked.
-fn read(
-    cfg: &[u8],
-    weights: &[u8],
-    tensor: impl Fn(&TensorView<'_>, Dtype) -> Result<Tensor>,
-) -> Result<(Model, Origin)> {
+/// Reads a model without checking it as a whole; `to` says what becomes of its tensors.
+fn read(cfg: &[u8], weights: &[u8], to: &mut impl Place) -> Result<(Model, Origin)> {
     let cfg: Cfg = serde_json::from_slice(cfg).map_err(|e| Error::format(0, format!("cfg.json: {e}")))?;
     if cfg.format != FORMAT {
         return Err(Error::format(0, format!("cfg.json: expected the format `{FORMAT}`, found `{}`", cfg.format)));
@@ -238,8 +384,15 @@ fn read(
     for ((name, data), (_, spec)) in model.params.tensors_mut().into_iter().zip(specs.tensors()) {
         if spec.rows > 0 && spec.width > 0 {
             known.push(name);
-            let (view, dtype) = floats(&file, name, spec.rows as u128 * spec.width as u128)?;
-            *data = tensor(&view, dtype)?;
+            if !to.wants(name) {
+                known.extend(SCALES.iter().filter(|(one, _)| *one == name).map(|(_, scale)| *scale));
+            } else if let Some((view, scales, scale)) = in_8_bits(&file, name, spec)? {
+                known.push(scale);
+                *data = to.int8(name, &view, spec.width, scales)?;
+            } else {
+                let (view, dtype) = floats(&file, name, spec.rows as u128 * spec.width as u128)?;
+                *data = to.floats(name, &view, dtype)?;
+            }
         }
     }
     if arch.gate.has_families() && arch.level[1].latents > 0 {
@@ -267,7 +420,6 @@ fn read(
             format!("sae_weights.safetensors holds a tensor `{extra}` that this architecture does not have"),
         ));
     }
-    model.check()?;
     Ok((model, cfg.origin))
 }
 

@@ -62,11 +62,17 @@ impl Encoder {
     /// As [`Encoder::new`], [`Error::Config`] for the seed model, which supports only `f32`, and [`Error::NotFinite`]
     /// for weights that overflow in that type.
     pub fn with_weights(model: Arc<Model>, compute: Compute, weights: WeightType) -> Result<Self> {
-        let Compute { isa, .. } = compute;
         model.check()?;
         if model.arch.model == ModelKind::Seed && weights != WeightType::F32 {
             return Err(Error::config("weights", "expected f32, the only type of the seed model"));
         }
+        let stored = Stored::new(weights, &model);
+        Self::assemble(model, stored, compute)
+    }
+
+    /// Makes an encoder of a checked model, and of encoders that may be in place of its own.
+    pub(super) fn assemble(model: Arc<Model>, stored: Stored, compute: Compute) -> Result<Self> {
+        let Compute { isa, .. } = compute;
         let arch = &model.arch;
         let families = if arch.gate.has_families() {
             Families::new(model.parents.clone(), arch.level[0].latents)
@@ -77,7 +83,6 @@ impl Encoder {
         if arch.gate.has_families() {
             order.set(&families);
         }
-        let stored = Stored::new(weights, &model);
         stored.check()?;
         let two = arch.n_levels() == 2
             && match arch.gate.reads() {
@@ -100,7 +105,7 @@ impl Encoder {
             })
         });
         let mut decoder2 = Vec::new();
-        if arch.level[1].latents > 0 && arch.decoder.is_composed() {
+        if !model.params.level[1].w_dec.is_empty() && arch.decoder.is_composed() {
             decoder2 = vec![0.0; arch.level[1].latents * arch.d_out()];
             compose(compute, arch, &model.params, &mut decoder2);
         }

@@ -19,6 +19,7 @@ mod encode;
 mod hierarchy;
 mod level2;
 mod on_device;
+mod packed;
 mod params;
 mod plan;
 mod prune;
@@ -37,6 +38,7 @@ pub use codes::{Codes, CodesByLatent, CodesView};
 pub use encode::Encoder;
 pub(crate) use hierarchy::{Behind, Hierarchy, Order};
 pub(crate) use level2::Weights;
+pub use packed::{Packed, PackedWeights};
 pub use params::{GateParams, LevelParams, N_TENSORS, NAMES, ParamSpec, Params};
 pub(crate) use scratch::CHUNK;
 pub use scratch::{Lanes, Scratch};
@@ -75,8 +77,14 @@ impl Model {
     /// # Errors
     /// [`Error::Shape`] or [`Error::Index`] naming the tensor.
     pub fn check(&self) -> Result<()> {
+        self.check_without(&[])
+    }
+
+    /// Checks what [`Model::check`] does, but for the tensors of these names.
+    fn check_without(&self, absent: &[&str]) -> Result<()> {
         let specs = self.arch.specs();
-        for ((name, tensor), (_, spec)) in self.params.tensors().into_iter().zip(specs.tensors()) {
+        let tensors = self.params.tensors().into_iter().zip(specs.tensors());
+        for ((name, tensor), (_, spec)) in tensors.filter(|((name, _), _)| !absent.contains(name)) {
             if tensor.len() != spec.len() {
                 return Err(Error::Shape { what: name, expected: spec.len(), got: tensor.len() });
             }

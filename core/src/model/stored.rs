@@ -1,10 +1,12 @@
 //! The types in which an encoder can store its weights.
 
-use super::Model;
+use super::{Model, SharedBytes};
 use crate::error::{At, Error, Result};
 use crate::kernel::weight::{to_bf16, to_int8};
 use alloc::format;
 use alloc::vec::Vec;
+use core::fmt;
+use core::ops::{Deref, Range};
 use half::bf16;
 
 /// The type in which an encoder stores the encoder weights. The model's own tensors and decoder directions stay `f32`.
@@ -59,12 +61,36 @@ impl WeightType {
     }
 }
 
+/// Weights in 8 bits: owned, or a part of shared bytes, where they are used in place.
+#[derive(Clone)]
+pub(crate) enum Bytes {
+    Owned(Vec<i8>),
+    Shared { bytes: SharedBytes, range: Range<usize> },
+}
+
+impl Deref for Bytes {
+    type Target = [i8];
+
+    fn deref(&self) -> &[i8] {
+        match self {
+            Self::Owned(weights) => weights,
+            Self::Shared { bytes, range } => bytemuck::cast_slice(&(**bytes).as_ref()[range.clone()]),
+        }
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
 /// Encoders of both levels.
 #[derive(Clone, Debug)]
 pub(crate) enum Stored {
     F32,
     Bf16([Vec<bf16>; 2]),
-    Int8([(Vec<i8>, Vec<f32>); 2]),
+    Int8([(Bytes, Vec<f32>); 2]),
 }
 
 impl Stored {
@@ -74,7 +100,8 @@ impl Stored {
             WeightType::F32 => Self::F32,
             WeightType::Bf16 => Self::Bf16([to_bf16(one), to_bf16(two)]),
             WeightType::Int8 => {
-                Self::Int8([to_int8(one, model.arch.d), to_int8(two, model.arch.source_width().max(1))])
+                let [one, two] = [to_int8(one, model.arch.d), to_int8(two, model.arch.source_width().max(1))];
+                Self::Int8([one, two].map(|(q, scales)| (Bytes::Owned(q), scales)))
             }
         }
     }

@@ -7,6 +7,7 @@
 #   venv/                  Python packages of requirements.txt, cmake and ninja among them
 #   llama/, exact/         llama.cpp, installed; exact/ differs in one line: its GELU is computed in float32 and not looked
 #                          up in a table of f16, so that rows can be compared closely
+#   vendor/                what llama.cpp's own programs are made of and it does not install: cpp-httplib, nlohmann/json, common/
 #   strata/, bin/, bin-exact/
 set -eu
 cd "$(dirname "$0")"
@@ -27,9 +28,9 @@ if ! cmp -s requirements.txt "$cache/venv/requirements.txt"; then
 fi
 PATH=$cache/venv/bin:$PATH
 
-if [ ! -f "$cache/llama/done-$VERSION" ]; then
+if [ ! -f "$cache/llama/done-$VERSION" ] || [ ! -d "$cache/vendor" ]; then
     work=$cache/work
-    rm -rf "$work" "$cache/llama" "$cache/exact" "$cache/bin" "$cache/bin-exact"
+    rm -rf "$work" "$cache/llama" "$cache/exact" "$cache/vendor" "$cache/bin" "$cache/bin-exact"
     mkdir -p "$work"
     say "fetching llama-cpp-python $VERSION"
     # --no-binary for this package alone: `:all:` would have pip build the tools that its build asks for.
@@ -52,6 +53,8 @@ if [ ! -f "$cache/llama/done-$VERSION" ]; then
     sed -i '/^#define GGML_GELU_FP16$/d' "$source/ggml/src/ggml-cpu/vec.h"
     cmake --build "$work/build" -j "$JOBS" --target llama ggml >>"$work/log"
     cmake --install "$work/build" --prefix "$cache/exact" >>"$work/log"
+    mkdir "$cache/vendor"
+    cp -R "$source/vendor/cpp-httplib" "$source/vendor/nlohmann" "$source/common" "$cache/vendor"
     rm -rf "$work"
     touch "$cache/llama/done-$VERSION"
 fi
@@ -61,7 +64,8 @@ cargo build --locked --release -p strata-sae-ffi
 ../../install.sh "$cache/strata"
 for kind in "llama bin" "exact bin-exact"; do
     set -- $kind
-    cmake -S "$here" -B "$cache/$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$cache/strata;$cache/$1" >/dev/null
+    cmake -S "$here" -B "$cache/$2" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$cache/strata;$cache/$1" \
+        -DLLAMA_VENDOR="$cache/vendor" >/dev/null
     cmake --build "$cache/$2" -j "$JOBS" >"$cache/log" || { cat "$cache/log" >&2; exit 1; }
 done
 say "$cache/bin/strata-llama"

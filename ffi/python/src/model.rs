@@ -22,6 +22,8 @@ use strata_core::{Codes, Compute, Encoder, Isa, Par};
 
 /// Up to this many rows are encoded in the calling thread: to wake others takes longer.
 pub(crate) const FEW: usize = 8;
+/// Most rows that a thread alone encodes at a time.
+const PART: usize = 256;
 /// Rows that one thread decodes or scores at a time.
 pub(crate) const TOGETHER: usize = 64;
 
@@ -42,6 +44,7 @@ pub(crate) struct Model {
 struct Spare {
     lanes: Lanes,
     few: Option<Box<Scratch>>,
+    one: Option<Box<Scratch>>,
 }
 
 #[pymethods]
@@ -260,11 +263,12 @@ impl Model {
             let mut gathered: Option<[Gathered; 2]> = None;
             self.each_block(&rows, watch, |_, block, parts| {
                 let [one, two] = gathered.get_or_insert_with(|| {
-                    // The first block is most often the only one; the others will have about as many.
+                    // The other blocks, where there are some, will have about as many.
                     let blocks = n.div_ceil(block.len() / d);
                     [0, 1].map(|l| {
                         let entries: usize = parts.iter().map(|part| part[l].index.len()).sum();
-                        Gathered::new(&self.shelf, n, entries.saturating_mul(blocks))
+                        let room = if blocks > 1 { (entries + entries / 8).saturating_mul(blocks) } else { entries };
+                        Gathered::new(&self.shelf, n, room)
                     })
                 });
                 for part in parts {
@@ -291,22 +295,30 @@ impl Model {
             if first > 0 {
                 Python::attach(|py| py.check_signals())?;
             }
-            let Spare { lanes, few } = &mut spare;
-            if block.len() <= FEW * self.d() {
-                let make = || Box::new(Scratch::for_rows(&self.encoder.model().arch, FEW));
-                let scratch = few.get_or_insert_with(make);
+            let (d, arch) = (self.d(), &self.encoder.model().arch);
+            let Spare { lanes, few, one } = &mut spare;
+            let mut in_place = |first: usize, part: &[f32], scratch: &mut Scratch| {
                 let encoded = match watch {
-                    None => self.encoder.encode_block(block, scratch),
-                    Some(watch) => self.encoder.encode_watched_block(watch, block, scratch),
+                    None => self.encoder.encode_block(part, scratch),
+                    Some(watch) => self.encoder.encode_watched_block(watch, part, scratch),
                 };
                 encoded.map_err(|error| within(first, error))?;
-                return f(first, block, &[scratch.codes().each_ref()]);
-            }
-            let mut encode = |par| match watch {
-                None => self.encoder.encode_in(par, block, lanes),
-                Some(watch) => self.encoder.encode_watched_in(watch, par, block, lanes),
+                f(first, part, &[scratch.codes().each_ref()])
             };
-            pool::run(|par| encode(par).map_err(|error| within(first, error)))?;
+            if block.len() <= FEW * d {
+                return in_place(first, block, few.get_or_insert_with(|| Box::new(Scratch::for_rows(arch, FEW))));
+            }
+            let Some(pool) = pool::several()? else {
+                // The codes of a part are used while the cache has them.
+                let scratch = one.get_or_insert_with(|| Box::new(Scratch::for_rows(arch, PART)));
+                let mut parts = block.chunks(PART * d).enumerate();
+                return parts.try_for_each(|(p, part)| in_place(first + p * PART, part, scratch));
+            };
+            pool.install(|| match watch {
+                None => self.encoder.encode_in(Par::Rayon, block, lanes),
+                Some(watch) => self.encoder.encode_watched_in(watch, Par::Rayon, block, lanes),
+            })
+            .map_err(|error| within(first, error))?;
             let parts: Vec<_> = lanes.parts().collect();
             f(first, block, &parts)
         })?;

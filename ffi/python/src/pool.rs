@@ -23,11 +23,10 @@ static STATE: Mutex<State> = Mutex::new(State { n: None, pool: None });
 /// Sets the number of threads of every later call. `None`: one per core. Results do not depend on it.
 #[pyfunction]
 #[pyo3(signature = (n=None))]
-pub(crate) fn set_threads(n: Option<usize>) -> PyResult<()> {
-    if n.is_some_and(|n| n == 0 || n > MOST_THREADS) {
-        let found = n.unwrap_or_default();
-        return Err(PyValueError::new_err(format!("threads: expected 1 to {MOST_THREADS}, found {found}")));
-    }
+pub(crate) fn set_threads(n: Option<i64>) -> PyResult<()> {
+    let threads = |n: i64| usize::try_from(n).ok().filter(|n| (1..=MOST_THREADS).contains(n));
+    let refused = |n: i64| PyValueError::new_err(format!("threads: expected 1 to {MOST_THREADS}, found {n}"));
+    let n = n.map(|n| threads(n).ok_or_else(|| refused(n))).transpose()?;
     let mut state = STATE.lock().unwrap_or_else(PoisonError::into_inner);
     state.n = n;
     // A pool of another size is made by the next call that needs one; calls that run keep theirs.
@@ -60,8 +59,18 @@ pub(crate) fn current() -> PyResult<Arc<ThreadPool>> {
 /// # Errors
 /// Those of [`current`] and of `f`.
 pub(crate) fn run<T: Send>(f: impl FnOnce(Par) -> PyResult<T> + Send) -> PyResult<T> {
-    let pool = current()?;
-    if pool.current_num_threads() == 1 { f(Par::Seq) } else { pool.install(|| f(Par::Rayon)) }
+    match several()? {
+        None => f(Par::Seq),
+        Some(pool) => pool.install(|| f(Par::Rayon)),
+    }
+}
+
+/// Returns the pool of this process; `None` where it has one thread.
+///
+/// # Errors
+/// Those of [`current`].
+pub(crate) fn several() -> PyResult<Option<Arc<ThreadPool>>> {
+    Ok(Some(current()?).filter(|pool| pool.current_num_threads() > 1))
 }
 
 /// A process that was forked (by `multiprocessing`, or for the workers of a data loader) has the pool of its parent without

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -167,6 +168,20 @@ def test_what_a_run_says(run, tmp_path):
     assert run.report(out=tmp_path / "other.html").path == tmp_path / "other.html"
 
 
+def test_reconstructions_in_the_language_model(tmp_path):
+    capture = ("capture", "--layer", 1, "--max-tokens", 6000, "--context", 100, "--out", tmp_path / "acts")
+    strata_sae.command(*capture, progress=False)
+    with quiet():
+        run = train(tmp_path / "acts", tmp_path / "run", progress=False, **FEW)
+        some = run.eval(splice=True, splice_tokens=500, progress=False)["splice"]
+        found = run.eval(splice=True, all=True, progress=False)["splice"]
+    # All tokens of whole sequences but the first of each are predicted.
+    assert some["n_tokens"] == 5 * 99 and found["n_tokens"] == 60 * 99
+    assert found["clean"] < found["level2"] < found["zero_ablated"] + 1
+    with pytest.raises(strata_sae.Error, match="--splice"):
+        run.eval(splice_tokens=500)
+
+
 def test_a_run_is_ready_for_a_hub(run, rows, tmp_path):
     with quiet():
         run.eval(progress=False)
@@ -198,6 +213,18 @@ def test_any_command(world, run):
     assert found["n_rows"] == 20000
     with pytest.raises(strata_sae.Error, match="unexpected argument '--nothing'"):
         strata_sae.command("inspect", world, "--nothing")
+    with pytest.raises(strata_sae.Error, match="not provided: <PATH>...$"):
+        strata_sae.command("inspect")
+    assert strata_sae.command("--version") == f"strata {strata_sae.__version__}\n"
+    assert strata_sae.command("inspect", "--help").startswith("Summarise a dump")
+
+
+def test_a_warning_is_of_the_line_that_called(rows, tmp_path):
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        train(rows[:20], tmp_path / "run", progress=False, **merged(FEW, {"train": {"steps": 2}}))
+    assert any("fewer rows to train on" in str(w.message) for w in found)
+    assert {w.filename for w in found} == {__file__}
 
 
 def test_the_command_is_installed():

@@ -48,6 +48,8 @@ def test_threads_and_sizes_do_not_matter(n, sae, rows):
         for threads in (1, 3):
             strata_sae.set_threads(threads)
             same(sae.encode(rows[:n]), [(p.indptr, p.indices, p.values) for p in (expected.level1, expected.level2)])
+            with pytest.raises(ValueError, match=f"threads: expected 1 to 1024, found {-threads}"):
+                strata_sae.set_threads(-threads)
     finally:
         strata_sae.set_threads(None)
     assert len(expected) == n
@@ -106,6 +108,8 @@ def test_steering_adds_decoder_directions(sae, rows):
     np.testing.assert_array_equal(sae.steer(x, []), x)
     with pytest.raises(IndexError, match="latent: index 64 is outside of 0..64"):
         sae.steer(x, Edit(64, 1.0))
+    with pytest.raises(IndexError, match="edits: level: expected 1 or 2, found 3"):
+        sae.steer(x, Edit(1, 1.0, level=3))
     with pytest.raises(ValueError, match="another edit"):
         sae.steer(x, [Edit(1, 1.0, mode="set"), Edit(1, 1.0)])
     with pytest.raises(ValueError, match="not finite"):

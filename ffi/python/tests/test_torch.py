@@ -124,6 +124,7 @@ def test_a_module_hook_and_hidden_states_agree(llama, tokenizer, tmp_path):
     np.testing.assert_array_equal(rows, states)
     assert mlp.shape == rows.shape and not np.array_equal(mlp, rows)
     assert about["special_tokens"] == [0] and about["hook"] == "model.layers.1"
+    assert about["model"] == "LlamaForCausalLM"
     # Every sequence begins with the BOS token, and has the rows that the model gives it without padding.
     assert (tokens[starts.astype(int)] == 0).all() and not (tmp_path / "acts.parts").exists()
     ends = [*starts[1:], len(rows)]
@@ -168,8 +169,18 @@ def test_a_capture_that_was_stopped_continues(llama, tokenizer, tmp_path, monkey
         assert a == b if isinstance(a, dict) else np.array_equal(a, b)
     with pytest.raises(strata_sae.Error, match="exists already"):
         again(TEXTS, False)
-    with pytest.raises(ValueError, match="as in 'model.layers.0'"):
-        capture(llama, tokenizer, TEXTS, "layers.9", tmp_path / "other", progress=False)
+    there = sorted(tmp_path.iterdir())
+    for hook, error in [
+        ("layers.9", "as in 'model.layers.0'"), ("hidden_states.4", "hidden_states.0 to hidden_states.3"), ("hidden_states.x", "a number")
+    ]:
+        with pytest.raises(ValueError, match=error):
+            capture(llama, tokenizer, TEXTS, hook, tmp_path / "other", progress=False)
+    with pytest.raises(ValueError, match="context: expected at least 2, .* found 1"):
+        capture(llama, tokenizer, TEXTS, "model.layers.0", tmp_path / "other", context=1, progress=False)
+    with pytest.raises(ValueError, match="at least one text that is not empty"):
+        capture(llama, tokenizer, [], "model.layers.0", tmp_path / "other", progress=False)
+    # Nothing is left of a capture that has no part to continue.
+    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_rows_are_those_of_strata_capture(tmp_path):
@@ -190,13 +201,16 @@ def test_rows_are_those_of_strata_capture(tmp_path):
     (tmp_path / "text").write_text(TEXT, encoding="utf-8")
     strata("--quiet", "capture", "--model", tmp_path / "gpt", "--text", tmp_path / "text", "--layer", 1, "--context", 64,
            "--dtype", "f32", "--out", tmp_path / "by-strata")
+    model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "gpt").eval()
     capture(model, tokenizer, [TEXT], "transformer.h.1", tmp_path / "by-hooks", context=64, progress=False)
     about = json.loads((tmp_path / "by-strata" / "dump.json").read_text())
     expected = tensors(tmp_path / "by-strata" / about["shards"][0]["file"])["activations"]
     ids = tensors(tmp_path / "by-strata" / "tokens.safetensors")["tokens"]
-    _, rows, tokens, starts = read(tmp_path / "by-hooks")
+    found, rows, tokens, starts = read(tmp_path / "by-hooks")
     n = min(len(expected), len(rows)) // 64 * 64
     assert n >= 64
+    # Of a model in a directory both name the last part alone: the others are those of a private machine.
+    assert found["model"] == about["model"] == "gpt"
     np.testing.assert_array_equal(tokens[:n], ids[:n])
     np.testing.assert_allclose(rows[:n], expected[:n], atol=2e-5)
     texts = json.loads((tmp_path / "by-strata" / "vocab.json").read_text())

@@ -210,5 +210,9 @@ fn units(z: f32) -> u64 {
 }
 
 fn full() -> Error {
-    Error::Capacity { what: "activation in a table of profiles", needed: usize::MAX, got: 1 << 40 }
+    Error::Capacity {
+        what: "activation in a table of profiles",
+        needed: usize::MAX,
+        got: usize::try_from(1u64 << 40).unwrap_or(usize::MAX),
+    }
 }

@@ -111,12 +111,13 @@ Host::Host(const Weights &weights, Hook *hook, Setup setup) : weights_(weights),
     restart();
 }
 
-void Host::restart() {
+void Host::restart(Luck luck) {
     position_ = 0;
     if (llama_memory_t memory = llama_get_memory(get())) llama_memory_clear(memory, true);
     sampler_.reset(llama_sampler_chain_init(llama_sampler_chain_default_params()));
-    llama_sampler_chain_add(sampler_.get(), llama_sampler_init_temp(0.8f));
-    llama_sampler_chain_add(sampler_.get(), llama_sampler_init_dist(1));
+    if (luck.temperature == 0) return llama_sampler_chain_add(sampler_.get(), llama_sampler_init_greedy());
+    llama_sampler_chain_add(sampler_.get(), llama_sampler_init_temp(luck.temperature));
+    llama_sampler_chain_add(sampler_.get(), llama_sampler_init_dist(luck.seed));
 }
 
 void Host::run(const std::vector<llama_token> &tokens) {

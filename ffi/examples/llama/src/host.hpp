@@ -37,6 +37,8 @@ class Weights {
     std::vector<uint32_t> special() const;
     // The token that begins a text. Throws where the model has none.
     llama_token bos() const;
+    // Ends what is generated.
+    bool ends(llama_token token) const { return llama_vocab_is_eog(vocab_, token); }
 
   private:
     std::unique_ptr<llama_model, Freed<llama_model_free>> model_;
@@ -48,6 +50,12 @@ struct Setup {
     std::size_t context, threads;
 };
 
+// How the next token is drawn: at temperature 0 it is the likeliest one.
+struct Luck {
+    float temperature = 0.8f;
+    uint32_t seed = 1;
+};
+
 // A context of it.
 class Host {
   public:
@@ -57,10 +65,12 @@ class Host {
     llama_context *get() const { return context_.get(); }
     // Evaluates tokens: a model that generates goes on where it was, one that embeds takes them as a whole text.
     void run(const std::vector<llama_token> &tokens);
-    // Forgets the sequence.
-    void restart();
-    // Draws the next token at temperature 0.8, with the same luck after every restart.
+    // Forgets the sequence, and draws the tokens of the next one with this luck.
+    void restart(Luck luck = {});
+    // Draws the next token.
     llama_token next();
+    // Tokens that still fit.
+    std::size_t room() const { return setup_.context - position_; }
     // The scores of the next token.
     std::vector<float> logits() const;
     // The mean of the last layer over the tokens of the last run.

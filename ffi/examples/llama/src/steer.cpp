@@ -2,6 +2,8 @@
 #include "arguments.hpp"
 #include "commands.hpp"
 
+#include <common.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -48,20 +50,34 @@ static float cosine(const std::vector<float> &a, const std::vector<float> &b) {
     return ab / std::sqrt(aa * bb);
 }
 
-// What llama.cpp can do of it alone: add one vector after a layer above the first.
-static void add_control_vector(const Weights &weights, Host &host, int layer, const strata::model &sae, const std::vector<strata_edit> &edits) {
+// What llama.cpp can do of it alone: add one vector after a layer above the first. The vectors of layers 1 to `layer`.
+static std::vector<float> control_vector(const Weights &weights, int layer, const strata::model &sae, const std::vector<strata_edit> &edits) {
     const auto d = static_cast<std::size_t>(weights.width());
-    std::vector<float> vectors(d * static_cast<std::size_t>(weights.layers() - 1));  // from layer 1 on
+    std::vector<float> vectors(d * static_cast<std::size_t>(layer));
     for (const strata_edit &edit : edits) {
         const std::vector<float> row = sae.decoder_row(edit.level, edit.latent);
         for (std::size_t j = 0; j < d; j++) vectors[static_cast<std::size_t>(layer - 1) * d + j] += edit.strength * row[j];
     }
-    if (llama_set_adapter_cvec(host.get(), vectors.data(), vectors.size(), weights.width(), layer, layer))
+    return vectors;
+}
+
+// The same from a file, by the reader of llama.cpp's own programs.
+static std::vector<float> read_control_vector(const Weights &weights, const std::string &path) {
+    const common_control_vector_data read = common_control_vector_load({{1.0f, path}});
+    if (read.n_embd != weights.width())
+        throw std::runtime_error(path + ": expected a control vector of width " + std::to_string(weights.width()) + ", found " + std::to_string(read.n_embd));
+    return read.data;
+}
+
+static Outcome with_control_vector(const Weights &weights, Setup setup, const std::vector<float> &vectors, const std::string &prompt, std::size_t n_new) {
+    Host control(weights, nullptr, setup);
+    if (llama_set_adapter_cvec(control.get(), vectors.data(), vectors.size(), weights.width(), 1, weights.layers() - 1))
         throw std::runtime_error("llama.cpp does not take the control vector");
+    return outcome(weights, control, prompt, n_new);
 }
 
 bool steer(const Words &words) {
-    const Arguments arguments(words, {"--tokens", "--context", "--threads"});
+    const Arguments arguments(words, {"--tokens", "--control-vector", "--context", "--threads"});
     if (arguments.size() < 5) return false;
     const Weights weights(arguments.word(0));
     const int layer = block_of(arguments.word(1), weights);
@@ -84,10 +100,13 @@ bool steer(const Words &words) {
     std::printf("scores of the next token move by up to %.4f\n", static_cast<double>(furthest(before.last, after.last)));
     const bool only_adds = std::all_of(edits.begin(), edits.end(), [](const strata_edit &e) { return e.mode == STRATA_EDIT_ADD; });
     if (only_adds && layer > 0) {
-        Host control(weights, nullptr, setup);
-        add_control_vector(weights, control, layer, sae, edits);
-        const Outcome same = outcome(weights, control, prompt, n_new);
+        const Outcome same = with_control_vector(weights, setup, control_vector(weights, layer, sae, edits), prompt, n_new);
         std::printf("and with llama.cpp's own control vector are off by up to %.2e\n", static_cast<double>(furthest(after.last, same.last)));
+    }
+    if (arguments.has("--control-vector")) {
+        const std::string path = arguments.text("--control-vector", "");
+        const Outcome same = with_control_vector(weights, setup, read_control_vector(weights, path), prompt, n_new);
+        std::printf("and with %s are off by up to %.2e\n", path.c_str(), static_cast<double>(furthest(after.last, same.last)));
     }
     return true;
 }

@@ -1,15 +1,14 @@
-// What a token costs in llama.cpp alone, with the hook, and with Strata at work in it. Medians.
+// What a token costs in llama.cpp alone, with the hook, and with Strata at work in it: all ways in turn, token by token.
 #include "arguments.hpp"
 #include "commands.hpp"
+#include "list.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <optional>
 #include <stdexcept>
-
-static constexpr int ROUNDS = 31;
 
 namespace {
 // One way to run the model.
@@ -17,12 +16,15 @@ struct Way {
     const char *name;
     std::optional<Hook> hook;
     std::optional<Host> host;
-    std::vector<double> one_us, window_us;  // a token: one at a time; all at once
+    std::vector<double> one_us, window_us;  // per token: each of those that came one at a time; of each window at once
 };
 }  // namespace
 
+// Processor time of all threads; other programs on the machine lengthen the time on the clock much more.
 static double seconds() {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+    timespec t{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
 }
 
 static double median(std::vector<double> v) {
@@ -30,13 +32,27 @@ static double median(std::vector<double> v) {
     return v[v.size() / 2];
 }
 
-// Microseconds a token of `run` over `tokens`, `at_once` at a time.
-static double cost(Host &host, const std::vector<llama_token> &tokens, std::size_t at_once) {
-    host.restart();
+// Microseconds per token of one evaluation.
+static double cost(Host &host, const std::vector<llama_token> &tokens) {
     const double start = seconds();
-    for (std::size_t from = 0; from < tokens.size(); from += at_once)
-        host.run({tokens.begin() + static_cast<std::ptrdiff_t>(from), tokens.begin() + static_cast<std::ptrdiff_t>(from + at_once)});
+    host.run(tokens);
     return (seconds() - start) * 1e6 / static_cast<double>(tokens.size());
+}
+
+// How much more than the first way another one takes, in percent: the median over tokens that were computed one after the other.
+static double more(const std::vector<double> &way, const std::vector<double> &alone) {
+    std::vector<double> differences;
+    for (std::size_t i = 0; i < way.size(); i++) differences.push_back(way[i] - alone[i]);
+    return 100 * median(differences) / median(alone);
+}
+
+// Latents of both levels at equal distances, so many in all.
+static Names some_latents(const strata_model_info &info, std::size_t n) {
+    Names names;
+    const std::size_t of2 = std::min(info.f2, n / 2), of1 = std::min(info.f1, n - of2);
+    for (std::size_t i = 0; i < of1; i++) names[{1, static_cast<std::uint32_t>(i * info.f1 / of1)}] = "";
+    for (std::size_t i = 0; i < of2; i++) names[{2, static_cast<std::uint32_t>(i * info.f2 / of2)}] = "";
+    return names;
 }
 
 // The rows of a layer, kept.
@@ -62,46 +78,66 @@ static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std:
 }
 
 bool timing(const Words &words) {
-    const Arguments arguments(words, {"--context", "--threads"});
+    const Arguments arguments(words, {"--list", "--context", "--rounds", "--singles", "--threads"});
     if (arguments.size() != 4) return false;
     const Weights weights(arguments.word(0));
     const int layer = block_of(arguments.word(1), weights);
     const strata::model sae = sae_of(arguments.word(2), weights);
+    const strata_model_info info = sae.info();
     const Setup setup{weights.context(arguments.number("--context", 128)), arguments.number("--threads", 1)};
+    const std::size_t rounds = std::max<std::size_t>(arguments.number("--rounds", 15), 1);
     std::vector<llama_token> tokens = weights.tokens(arguments.word(3), true);
     tokens.resize(std::min(tokens.size(), setup.context));
+    const std::size_t singles = weights.generates() ? std::min(arguments.number("--singles", 64), tokens.size()) : 0;
+    const Names names = arguments.has("--list") ? read_list(arguments.text("--list", "")) : some_latents(info, 64);
+    const strata::watch listed = watch_of(sae, names);
 
-    strata::ctx ctx(sae);
+    strata::ctx ctx(sae, static_cast<std::uint32_t>(setup.threads));
     strata::codes parents, children;
     const std::vector<strata_edit> add = {{1, 0, 0.0f, STRATA_EDIT_ADD}};
-    std::vector<Way> ways(4);
+    std::vector<Way> ways(5);
     ways[0].name = "llama.cpp alone";
     ways[1].name = "with the hook";
     ways[1].hook.emplace(layer, nullptr);
-    ways[2].name = "with strata_encode";
-    ways[2].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
-    ways[3].name = "with strata_steer";
-    ways[3].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
+    ways[2].name = "with a watch-list";
+    ways[2].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(listed, strata::rows(rows), parents, children); });
+    ways[3].name = "with strata_encode";
+    ways[3].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
+    ways[4].name = "with strata_steer";
+    ways[4].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
     for (Way &way : ways) way.host.emplace(weights, way.hook ? &*way.hook : nullptr, setup);
 
     const std::vector<float> rows = rows_of(weights, layer, tokens, setup);
-    const strata_model_info info = sae.info();
     std::vector<double> encode_one, encode_window;
-    for (int round = -1; round < ROUNDS; round++) {  // the first warms up
+    for (std::size_t round = 0; round <= rounds; round++) {  // the first warms up
         const double one = encode_cost(ctx, rows, info.d, 1), window = encode_cost(ctx, rows, info.d, tokens.size());
-        if (round >= 0) encode_one.push_back(one), encode_window.push_back(window);
-        for (Way &way : ways) {
-            const double one = weights.generates() ? cost(*way.host, tokens, 1) : 0, window = cost(*way.host, tokens, tokens.size());
-            if (round >= 0) way.one_us.push_back(one), way.window_us.push_back(window);
+        if (round > 0) encode_one.push_back(one), encode_window.push_back(window);
+        for (Way &way : ways) way.host->restart();
+        for (std::size_t i = 0; i < singles; i++)
+            for (std::size_t k = 0; k < ways.size(); k++) {
+                Way &way = ways[(i + k) % ways.size()];
+                const double us = cost(*way.host, {tokens[i]});
+                if (round > 0) way.one_us.push_back(us);
+            }
+        for (std::size_t k = 0; k < ways.size(); k++) {
+            Way &way = ways[(round + k) % ways.size()];
+            way.host->restart();
+            const double us = cost(*way.host, tokens);
+            if (round > 0) way.window_us.push_back(us);
         }
     }
-    std::printf("d %zu, %zu + %zu latents, %zu tokens, microseconds a token\n", info.d, info.f1, info.f2, tokens.size());
-    std::printf("%-20s %12s %12s\n", "", weights.generates() ? "one by one" : "", "all at once");
+    std::printf("d %zu, %zu + %zu latents, %zu of them on the watch-list; microseconds of processor time per token, and how much more\n", info.d,
+                info.f1, info.f2, names.size());
+    std::printf("%-20s %20s %20s\n", "", singles ? "one at a time" : "", (std::to_string(tokens.size()) + " at once").c_str());
     for (const Way &way : ways) {
         std::printf("%-20s ", way.name);
-        weights.generates() ? std::printf("%12.1f ", median(way.one_us)) : std::printf("%12s ", "");
-        std::printf("%12.1f\n", median(way.window_us));
+        for (const auto &[us, alone] : {std::make_pair(&way.one_us, &ways[0].one_us), std::make_pair(&way.window_us, &ways[0].window_us)}) {
+            if (us->empty()) std::printf("%20s ", "");
+            else if (us == alone) std::printf("%12.1f %7s ", median(*us), "");
+            else std::printf("%12.1f %+6.2f%% ", median(*us), more(*us, *alone));
+        }
+        std::printf("\n");
     }
-    std::printf("%-20s %12.1f %12.1f\n", "strata_encode itself", median(encode_one), median(encode_window));
+    std::printf("%-20s %12.1f %7s %12.1f\n", "strata_encode itself", median(encode_one), "", median(encode_window));
     return true;
 }

@@ -64,6 +64,7 @@ def capture(
     hooks = [hook] if isinstance(hook, str) else list(hook)
     if len(set(hooks)) != len(hooks) or not hooks:
         raise ValueError(f"hook: expected different names, found {hooks}")
+    _check(tokenizer, texts, context, add_special_tokens)
     out = Path(out)
     paths = {name: out if isinstance(hook, str) else out / name for name in hooks}
     there = [path for path in paths.values() if path.exists()]
@@ -82,19 +83,24 @@ def capture(
     texts_of = vocabulary(tokenizer)
     special = [int(i) for i in getattr(tokenizer, "all_special_ids", [])]
     done = 0
-    with Reporter(progress) as reporter:
-        for number, sequences in enumerate(_in_parts(_sequences(tokenizer, texts, context, add_special_tokens), max_tokens)):
-            n = sum(map(len, sequences))
-            place = parts / f"part-{number:05}"
-            digest = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()
-            if place.exists():
-                if json.loads((place / "part.json").read_text())["tokens"] != digest:
-                    raise _native.Error(f"{parts} is of other texts: remove it to capture these")
-            else:
-                _capture_part(source, tokenizer, sequences, place, store, batch_size, special, digest)
-            done += n
-            if reporter.show is not None:
-                reporter.show("capturing", done, max(done, max_tokens or 0), "tokens", "")
+    try:
+        with Reporter(progress) as reporter:
+            for number, sequences in enumerate(_in_parts(_sequences(tokenizer, texts, context, add_special_tokens), max_tokens)):
+                n = sum(map(len, sequences))
+                place = parts / f"part-{number:05}"
+                digest = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()
+                if place.exists():
+                    if json.loads((place / "part.json").read_text())["tokens"] != digest:
+                        raise _native.Error(f"{parts} is of other texts: remove it to capture these")
+                else:
+                    _capture_part(source, tokenizer, sequences, place, store, batch_size, special, digest)
+                done += n
+                if reporter.show is not None:
+                    reporter.show("capturing", done, max(done, max_tokens or 0), "tokens", "")
+    finally:
+        if not any(parts.glob("part-*")):
+            # There is nothing to continue.
+            shutil.rmtree(parts)
     if done == 0:
         raise ValueError("texts: expected at least one text that is not empty, found none")
     for i, (name, path) in enumerate(paths.items()):
@@ -108,7 +114,7 @@ class _Source:
 
     def __init__(self, model: nn.Module, hooks: Sequence[str]) -> None:
         self.model, self.hooks = model, hooks
-        self.states = {name: int(name.split(".")[1]) for name in hooks if name.startswith("hidden_states.")}
+        self.states = {name: _number(name) for name in hooks if name.startswith("hidden_states.")}
         self.modules = {name: module_of(model, name) for name in hooks if name not in self.states}
         # The logits, which nothing here needs, are most of the work of a small model.
         base = getattr(model, "base_model", model)
@@ -137,6 +143,8 @@ class _Source:
             for handle in handles:
                 handle.remove()
         for name, i in self.states.items():
+            if not 0 <= i < len(result.hidden_states):
+                raise ValueError(f"hook {name!r}: expected hidden_states.0 to hidden_states.{len(result.hidden_states) - 1}")
             found[name] = result.hidden_states[i]
         missing = [name for name in self.hooks if name not in found]
         if missing:
@@ -144,16 +152,36 @@ class _Source:
         return {name: rows.cpu() for name, rows in found.items()}
 
 
+def _number(hook: str) -> int:
+    number = hook.removeprefix("hidden_states.")
+    if not number.isdecimal():
+        raise ValueError(f"hook {hook!r}: expected a number behind the point, as in 'hidden_states.15'")
+    return int(number)
+
+
 def _name(model: nn.Module) -> str:
-    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+    """The name of a model as a hub has it; of a directory its last part, since others who read it have another machine."""
+    name = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+    if not Path(name).is_dir():
+        return name
+    parts = Path(name).resolve().parts
+    of_hub = [part.removeprefix("models--").replace("--", "/", 1) for part in parts if part.startswith("models--")]
+    return of_hub[-1] if of_hub else parts[-1]
 
 
-def _sequences(tokenizer: Any, texts: Iterable[str], context: int, special: bool) -> Iterator[list[int]]:
-    """The token ids of every sequence."""
+def _check(tokenizer: Any, texts: Any, context: int, add_special_tokens: bool) -> None:
+    """Refuses what no sequence can be made of."""
     if isinstance(texts, str):
         raise TypeError("texts: expected several, found a single text: put it into a list")
     if not getattr(tokenizer, "is_fast", False):
         raise TypeError("tokenizer: expected a fast one (AutoTokenizer gives it by default)")
+    least = 1 + (tokenizer.num_special_tokens_to_add() if add_special_tokens else 0)
+    if context < least:
+        raise ValueError(f"context: expected at least {least}, a token and those that the tokenizer adds, found {context}")
+
+
+def _sequences(tokenizer: Any, texts: Iterable[str], context: int, special: bool) -> Iterator[list[int]]:
+    """The token ids of every sequence."""
     for text in texts:
         cut = {"truncation": True, "max_length": context, "return_overflowing_tokens": True}
         for ids in tokenizer([text], add_special_tokens=special, verbose=False, **cut)["input_ids"]:

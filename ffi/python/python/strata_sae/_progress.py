@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import warnings
 from types import TracebackType
 from typing import Any, Callable, Union
@@ -10,6 +12,17 @@ log = logging.getLogger("strata_sae")
 
 #: What callers pass as `progress`: a bar by tqdm, nothing, or `callback(what, done, total, unit, message)`.
 Progress = Union[bool, Callable[[str, int, int, str, str], None]]
+
+
+_HERE = os.path.dirname(__file__)
+
+
+def warn(sentence: str) -> None:
+    """Warns at the line outside of this package that has called into it."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == _HERE:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(sentence, UserWarning, stacklevel=level)
 
 
 class Reporter:
@@ -42,7 +55,7 @@ class Reporter:
         """A warning of the command becomes one of Python, other lines go to the logger `strata_sae`."""
         sentence = line.removeprefix("warning: ")
         if sentence != line:
-            warnings.warn(sentence, UserWarning, stacklevel=2)
+            warn(sentence)
         else:
             log.info("%s", line)
 

@@ -5,7 +5,6 @@ import html
 import json
 import os
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence
 
@@ -15,7 +14,7 @@ from . import _native
 from ._arrays import is_torch, rows_of
 from ._card import card
 from ._dump import DumpWriter
-from ._progress import Progress, Reporter
+from ._progress import Progress, Reporter, warn
 from ._sae import Sae, absent
 
 PathLike = str | os.PathLike[str]
@@ -170,7 +169,7 @@ def _trained(out: Path, args: list[str], progress: Progress) -> "Run":
     code, _ = _call(args, progress)
     run = Run(out)
     if code == _INTERRUPTED:
-        warnings.warn(f"interrupted: a checkpoint is in {out}; continue with run.resume()", UserWarning, stacklevel=3)
+        warn(f"interrupted: a checkpoint is in {out}; continue with run.resume()")
     return run
 
 
@@ -297,6 +296,7 @@ class Run:
         *,
         all: bool = False,
         splice: bool = False,
+        splice_tokens: int | None = None,
         model: PathLike | None = None,
         against: "Run | PathLike | None" = None,
         out: PathLike | None = None,
@@ -308,14 +308,16 @@ class Run:
             dump: other rows than those of the training.
             all: every row, not only those that training held out.
             splice: put the reconstructions into the language model at `model`, and measure its cross-entropy.
-            model: the language model, as `strata capture --model` takes it; by default the one that the dump names.
+            splice_tokens: with `splice`, at most so many tokens, in whole sequences spread evenly over the rows; by default all.
+            model: the language model, as `strata capture --model` takes it; by default the embedded one, if the dump came from it.
             against: another run, for instance with another seed.
             out: another directory for `eval.json` and `latents.jsonl`.
         """
         args = ["eval", str(self.path)]
         if dump is not None:
             args += ["--dump", *map(str, [dump] if isinstance(dump, (str, os.PathLike)) else dump)]
-        args += _flag("all", all) + _flag("splice", splice) + _flag("model", model) + _flag("out", out)
+        args += _flag("all", all) + _flag("splice", splice) + _flag("splice-tokens", splice_tokens)
+        args += _flag("model", model) + _flag("out", out)
         args += _flag("against", against.path if isinstance(against, Run) else against)
         return _call(args, progress)[1]
 

@@ -170,6 +170,8 @@ class Sae:
             latent, strength, level, mode = edit
             if mode not in ("add", "set"):
                 raise ValueError(f"edits: mode: expected 'add' or 'set', found {mode!r}")
+            if level not in (1, 2):
+                raise IndexError(f"edits: level: expected 1 or 2, found {level}")
             given.append((int(level), int(latent), float(strength), mode == "set"))
         x, restore, _ = rows_of(x)
         return restore(self._model.steer(x, given).reshape(x.shape))
