@@ -27,7 +27,7 @@ const readCodes = (file) => {
 /** What the page lists: for each level `{latent: activation}`. */
 const listed = async (page) => {
   const found = [{}, {}];
-  for (const [level, latent, text] of await page.locator("#live-at [data-latent]").evaluateAll((items) => items.map((i) => [i.dataset.level, i.dataset.latent, i.querySelector(".bar-cell span:last-child").textContent])))
+  for (const [level, latent, text] of await page.locator("#live-at [data-latent]").evaluateAll((items) => items.map((i) => [i.dataset.level, i.dataset.latent, i.querySelector(".bar-cell > span:last-child").textContent])))
     found[level - 1][latent] = Number(text.replace(",", ""));
   return found;
 };
@@ -63,7 +63,7 @@ for (const at of [0, 6, 40, 100, 127, 128, text.length - 1]) {
   await characters.nth(at).click();
   same(await listed(page), codes[at], `character ${at}`);
 }
-assert.match(await page.locator("#live-status").innerText(), /Read and encoded in [\d.]+ ms/);
+assert.match(await page.locator("#live-status").innerText(), /Read and encoded in [\d.,]+ ms/);
 // The keyboard.
 await page.locator("#live-line").focus();
 await page.keyboard.press("Home");
@@ -135,7 +135,7 @@ await goTo(page, "#/live");
 await page.locator("#live-rows").waitFor();
 assert.ok(await page.locator("#live-steer").isHidden());
 const d = JSON.parse(await page.locator("#live-info").evaluate((e) => e.textContent)).d;
-const shard = fs.readFileSync(path.join(dump, fs.readdirSync(dump).find((name) => /\.(bin|f32|raw|npy|safetensors)$/.test(name))));
+const shard = fs.readFileSync(path.join(dump, fs.readdirSync(dump).find((name) => /^acts-.*\.safetensors$/.test(name))));
 const expected = readCodes(rowCodesFile);
 const numbers = rowsOf(shard, d, 3);
 await page.fill("#live-numbers", Array.from(numbers).join(" "));
@@ -151,8 +151,10 @@ await done(page);
 await end();
 console.log("the pages compute what the program computes");
 
-/** The first rows of a shard of f16 or f32. */
-function rowsOf(bytes, d, n) {
+/** The first rows of a shard of f16 or f32, a safetensors file. */
+function rowsOf(file, d, n) {
+  const length = Number(file.readBigUInt64LE(0));
+  const bytes = file.subarray(8 + length + JSON.parse(file.toString("utf8", 8, 8 + length)).activations.data_offsets[0]);
   const out = new Float32Array(n * d);
   const { dtype } = JSON.parse(fs.readFileSync(path.join(dump, "dump.json"), "utf8"));
   const half = (h) => {

@@ -1,4 +1,4 @@
-//! Takes the model from the directory `STRATA_MODEL`, which `strata convert RUN --to int8 --out DIR` makes (its `sae/`), and links
+//! Takes the model from the directory `STRATA_MODEL`, which `strata convert --to int8 RUN DIR` makes (its `sae/`), and links
 //! for the memory of the board.
 
 use std::env::var;

@@ -2,7 +2,7 @@
 //! one row is encoded, and its codes are printed through the debugger.
 //!
 //! ```sh
-//! strata convert RUN --to int8 --out firmware
+//! strata convert --to int8 RUN firmware
 //! STRATA_MODEL=firmware/sae cargo build --release --target thumbv7em-none-eabihf
 //! ```
 
