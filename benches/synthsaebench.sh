@@ -13,12 +13,15 @@
 #   PRUNE    leave-one-out pruning of every level               "0 2"
 #   TEST     tokens that are scored                             100000, of which the last tenth is scored by SAELens
 #   PYTHON   a Python with sae-lens 6.54 and safetensors        (without it, Strata's scores alone)
+#   STORED   1: keep the rows of the world, 1.5 kB each, which is faster where several models are trained on few of them
 #   STRATA   the program                                        target/release/strata, which is built
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-target/synthsaebench}
 samples=${SAMPLES:-20000000} l0s=${L0S:-25} kinds=${KINDS:-flat matryoshka two} seeds=${SEEDS:-0}
 sets=${SETS-train.lr=1e-3 train.row_norm=0.1 train.encoder_norm=0.3} prunes=${PRUNE-0 2} test=${TEST:-100000}
+streamed=--streamed
+if [ "${STORED:-}" = 1 ]; then streamed=; fi
 strata=${STRATA:-target/release/strata}
 if [ -z "${STRATA:-}" ]; then cargo build --release -p strata-sae; fi
 mkdir -p "$out"
@@ -27,7 +30,7 @@ say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
 # The last thousandth of the world is held out for the curves of the training; the tokens that are scored come after all of it.
 world=$out/world
 test_world=$out/test
-[ -e "$world" ] || "$strata" synth --world sae-bench --rows "$((samples + samples / 1000))" --streamed --out "$world"
+[ -e "$world" ] || "$strata" synth --world sae-bench --rows "$((samples + samples / 1000))" $streamed --out "$world"
 [ -e "$test_world" ] || "$strata" synth --world sae-bench --rows "$test" --set first="$((2 * samples))" --out "$test_world"
 
 for seed in $seeds; do
@@ -42,16 +45,26 @@ for seed in $seeds; do
                 two) own=$two ;;
                 *) echo "KINDS: expected flat, matryoshka or two, found $kind" >&2; exit 2 ;;
             esac
+            trained=$out/$kind-$l0-$seed
+            if [ ! -e "$trained/final_info.json" ]; then
+                say "training $kind, L0 $l0, seed $seed"
+                flags=$(for s in $own $sets; do echo "--set $s"; done)
+                if [ -e "$trained" ]; then flags="$flags --resume"; fi
+                "$strata" train --quiet --dump "$world" --out "$trained" --seed "$seed" --set train.batch=1024 \
+                    --set train.steps="$((samples / 1024))" --set data.holdout=0.001 --set data.outlier=0.0 \
+                    --set train.checkpoint_every=10000 $flags
+            fi
             for prune in $prunes; do
                 run=$out/$kind-$l0-$seed-prune$prune
                 if [ ! -e "$run/final_info.json" ]; then
-                    say "training $kind, L0 $l0, seed $seed, prune $prune"
-                    flags=$(for s in $own level1.prune="$prune" level2.prune="$prune" $sets; do echo "--set $s"; done)
-                    if [ -e "$run" ]; then flags="$flags --resume"; fi
                     # Pruning does not change the weights, but the thresholds that go with them.
-                    "$strata" train --quiet --dump "$world" --out "$run" --seed "$seed" --set train.batch=1024 \
-                        --set train.steps="$((samples / 1024))" --set data.holdout=0.001 --set data.outlier=0.0 \
-                        --set train.checkpoint_every=10000 $flags
+                    rm -rf "$run" "$run.part"
+                    cp -R "$trained" "$run.part"
+                    level2=0
+                    case $kind in flat) ;; *) level2=$prune ;; esac
+                    "$strata" train --quiet --dump "$world" --out "$run.part" --resume --set level1.prune="$prune" \
+                        --set level2.prune="$level2"
+                    mv "$run.part" "$run"
                 fi
                 [ -e "$run/eval.json" ] || "$strata" eval "$run" --dump "$test_world" --all > "$run/eval.txt"
                 codes=$run/codes.safetensors

@@ -342,7 +342,7 @@ pub struct Train {
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
     /// Continue a run from its last checkpoint: one that was stopped, or, with a larger `--set train.steps=N`, one that
-    /// is finished
+    /// is finished. With another `--set level1.prune=P` or `level2.prune` the thresholds of a finished run are set again
     #[arg(long)]
     pub resume: bool,
     /// Also train the control run, RUN/control: the same training with the parents permuted at random from the step at

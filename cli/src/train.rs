@@ -45,7 +45,7 @@ const CALIBRATION_ROWS: usize = 1 << 15;
 const CALIBRATION_NUMBERS: usize = 1 << 22;
 
 /// Returns the settings for `strata train`: those of the run when it is resumed, otherwise from defaults or a preset, file
-/// and flags. A resumed run may be given another number of steps.
+/// and flags. A resumed run may be given another number of steps, and another pruning, which no step depends on.
 ///
 /// # Errors
 /// As [`settings::load`]; if there is no run to resume; and if a resumed run is given settings that differ from its own.
@@ -69,7 +69,7 @@ pub fn settings_of(
     };
     let mut own = settings::parse(&text, &path.display().to_string())?;
     let asked = settings::load(own.clone(), file, sets, seed)?;
-    own.train.steps = asked.train.steps;
+    start::take_what_may_change(&mut own, &asked);
     if let Some((key, own, asked)) = settings::difference(&own, &asked)? {
         bail!(
             "{} continues with its own settings: `{key}`: expected {own} by {}, found {asked}",

@@ -320,6 +320,28 @@ fn a_finished_run_is_left_as_it_is() {
 }
 
 #[test]
+fn a_finished_run_can_be_pruned_without_being_trained_again() {
+    let dir = TempDir::new().unwrap();
+    let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
+    let (run, other) = (dir.path().join("run"), dir.path().join("other"));
+    let model = |run: &Path| ["sae/cfg.json", "sae/sae_weights.safetensors", "config.toml"].map(|name| hash(&run.join(name)));
+    let again = |sets: &[&str]| strata(&with(train_args(&dump, &run, sets), args!["--resume"])).ok();
+    let pruned = &["level1.prune=1.5", "level2.prune=0.5"];
+    train(&dump, &run, &[]);
+    let plain = model(&run);
+    let said = again(pruned).err;
+    assert!(said.contains("setting its thresholds again, for `level1.prune` 1.5 and `level2.prune` 0.5"), "{said}");
+    // The result is that of a training with these settings from the start.
+    train(&dump, &other, pruned);
+    assert_eq!(model(&run), model(&other));
+    assert_ne!(model(&run)[1], plain[1]);
+    assert_eq!(metrics(&run).len(), metrics(&other).len());
+    assert!(again(pruned).err.contains("is finished already"));
+    again(&["level1.prune=0", "level2.prune=0"]);
+    assert_eq!(model(&run), plain);
+}
+
+#[test]
 fn a_run_killed_after_its_last_step_still_gets_its_summary() {
     let dir = TempDir::new().unwrap();
     let dump = write_dump(&dir.path().join("dump"), &rows(600), D);

@@ -28,6 +28,21 @@ pub(super) struct Start {
     checkpoints: PathBuf,
 }
 
+/// Copies the settings that a resumed run may be given anew: the number of steps, and pruning, which acts on the model that
+/// is written after the last one.
+pub(super) fn take_what_may_change(to: &mut Config, from: &Config) {
+    to.train.steps = from.train.steps;
+    (to.level1.prune, to.level2.prune) = (from.level1.prune, from.level2.prune);
+}
+
+/// Returns whether the model of a finished run is pruned otherwise than the settings ask for.
+fn is_pruned_otherwise(run: &Path, config: &Config) -> Result<bool> {
+    let path = run.join("config.toml");
+    let Some(text) = read::optional_text(&path, read::SMALL)? else { return Ok(false) };
+    let own = settings::parse(&text, &path.display().to_string())?;
+    Ok([own.level1.prune, own.level2.prune] != [config.level1.prune, config.level2.prune])
+}
+
 /// Returns the steps after which the model of a run was saved.
 fn steps_of_model(run: &Path) -> Option<u64> {
     let bytes = read::bytes(&run.join("sae/cfg.json"), read::SMALL).ok()?;
@@ -81,6 +96,13 @@ fn start(job: &Job<'_>, n_train: u64, part: &Part, console: &mut Console<'_>) ->
                     run.display()
                 );
             }
+            if is_pruned_otherwise(run, &job.config)? {
+                bail!(
+                    "{} is finished with another `prune`, and there is no whole checkpoint to set its thresholds from: train \
+                     it again into another --out",
+                    run.display()
+                );
+            }
             console.note(format!("{} is finished already", run.display()));
             return Ok(None);
         }
@@ -104,12 +126,21 @@ fn start(job: &Job<'_>, n_train: u64, part: &Part, console: &mut Console<'_>) ->
         bail!("{} has taken {step} steps: `train.steps`: expected at least {step}, found {steps}", run.display());
     }
     if has_info && step == steps {
-        if has_model {
+        if is_pruned_otherwise(run, &job.config)? {
+            let Config { level1, level2, .. } = &job.config;
+            console.note(format!(
+                "{} is finished: setting its thresholds again, for `level1.prune` {} and `level2.prune` {}",
+                run.display(),
+                level1.prune,
+                level2.prune
+            ));
+        } else if has_model {
             console.note(format!("{} is finished already", run.display()));
             return Ok(None);
+        } else {
+            console.note(format!("{} is finished, but its model is gone: making it from the checkpoint", run.display()));
+            start.model_alone = true;
         }
-        console.note(format!("{} is finished, but its model is gone: making it from the checkpoint", run.display()));
-        start.model_alone = true;
     }
     for (_, what) in &damaged {
         console.note(format!("{what}; continuing from step {step} instead"));
@@ -268,7 +299,7 @@ fn named_origin_of(job: &Job<'_>, n_train: u64) -> Result<Origin> {
 /// The hash of the rows; checkpoints of earlier versions do not have it.
 const CONTENT: &str = "content";
 
-/// Returns the settings of the checkpoint, which may differ from those of the job only in `train.steps`.
+/// Returns the settings of the checkpoint, which may differ from those of the job only in what may change.
 ///
 /// # Errors
 /// One sentence with the difference.
@@ -299,7 +330,7 @@ fn check_origin(state: &mut State, job: &Job<'_>, origin: &Origin) -> Result<Con
         }
         before = settings::parse(&saved, "the checkpoint")?;
         let mut compared = before.clone();
-        compared.train.steps = job.config.train.steps;
+        take_what_may_change(&mut compared, &job.config);
         if let Some((key, saved, found)) = settings::difference(&compared, &job.config)? {
             bail!("{run} was trained with other settings: `{key}`: expected {saved}, found {found} in its config.toml");
         }
