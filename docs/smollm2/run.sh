@@ -6,7 +6,7 @@
 #
 #   WIDTHS   latents of a model, both levels together           "9216 32768"
 #   SEEDS    seeds of each model                                "0 1 2"
-#   KINDS    models                                             "flat matryoshka language default"; see `settings` below
+#   KINDS    models                                             "flat matryoshka language default flat-pruned language-pruned"; see `settings` below
 #   FROZEN   reference models, of the first seed                "random-decoder random-encoder"
 #   TOKENS   tokens that are captured                           1100000
 #   STEPS    steps of 1,024 rows                                4000
@@ -18,7 +18,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 out=${1:-target/smollm2}
 widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
-kinds=${KINDS:-flat matryoshka language default} frozen=${FROZEN-random-decoder random-encoder}
+kinds=${KINDS:-flat matryoshka language default flat-pruned language-pruned} frozen=${FROZEN-random-decoder random-encoder}
 tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500} splice=${SPLICE:-12000}
 mkdir -p "$out/runs" "$out/results" "$out/packages"
 say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
@@ -77,13 +77,29 @@ settings() { # KIND WIDTH
         language) echo "$two" ;;
         random-decoder) echo "$two train.freeze=decoder" ;;
         random-encoder) echo "$two train.freeze=encoder" ;;
-        *) echo "KINDS: expected flat, matryoshka, default, language, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
+        *) echo "KINDS: expected flat, matryoshka, default, language, flat-pruned, language-pruned, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
     esac
 }
 
 train() { # KIND WIDTH SEED
     run=$out/runs/$1-$2-$3
     if [ -e "$run/final_info.json" ]; then return; fi
+    case $1 in
+        *-pruned)
+            # The weights are those of the run that is not pruned.
+            train "${1%-pruned}" "$2" "$3"
+            set -- "$1" "$2" "$3" "$out/runs/$1-$2-$3" "$out/runs/${1%-pruned}-$2-$3"
+            say "setting the thresholds of $1, $2 latents, seed $3"
+            rm -rf "$4.part"
+            cp -R "$5" "$4.part"
+            rm -f "$4.part"/eval.* "$4.part"/probe-*.json
+            more="--set level2.prune=1.5 --control"
+            case $1 in flat-*) more= ;; esac
+            "$strata" train --quiet --dump "$out/dump" --out "$4.part" --resume --set level1.prune=1.5 $more
+            mv "$4.part" "$4"
+            return
+            ;;
+    esac
     say "training $1, $2 latents, seed $3"
     if [ -e "$run" ]; then
         # It continues with its own settings.
