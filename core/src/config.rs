@@ -206,9 +206,34 @@ impl Config {
         Ok(())
     }
 
+    /// Checks the settings that pruning in every step needs.
+    fn check_pruning(&self) -> Result<()> {
+        let need = |what: &str, found: &dyn core::fmt::Display| {
+            Err(Error::config("train.prune", format!("pruning in training needs {what}, found {found}")))
+        };
+        if self.model == ModelKind::Seed {
+            return need("`model = \"tree\"`", &"`seed`");
+        }
+        for (name, level) in [("level1", &self.level1), ("level2", &self.level2)] {
+            if level.latents > 0 && level.activation.selection() != Selection::Batch {
+                return need(&format!("`{name}.activation = \"batchtopk\"`"), &format!("`{}`", level.activation));
+            }
+        }
+        if self.level2.latents > 0 && self.gate.kind.has_weights() {
+            return need("a gate without weights (`none`, `hard` or `group-top1`)", &format!("`{}`", self.gate.kind));
+        }
+        if self.skip {
+            return need("`skip = false`", &"`true`");
+        }
+        Ok(())
+    }
+
     /// Checks that no two settings exclude each other.
     fn validate_together(&self) -> Result<()> {
         let bad = |key: &str, why: String| Err(Error::config(key, why));
+        if self.train.prune > 0.0 {
+            self.check_pruning()?;
+        }
         let (loss, needs) = (self.loss.consistency, self.loss.consistency.needs());
         if self.budget == Budget::Shared {
             let batchtopk = [&self.level1, &self.level2].map(|l| l.activation.selection() == Selection::Batch);

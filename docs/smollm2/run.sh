@@ -73,8 +73,11 @@ settings() { # KIND WIDTH
     case $1 in
         flat) echo "level1.latents=$2 level1.k=32 level2.latents=0 gate.kind=none loss.consistency=none" ;;
         matryoshka) echo "$two level1.k=20 level2.k=12 gate.kind=none loss.consistency=none budget=shared" ;;
-        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 loss.consistency=none" ;;
+        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 gate.reassign_every=250 gate.freeze=0.9 loss.consistency=none" ;;
         language) echo "$two" ;;
+        # As `--preset language-pruned`.
+        flat-pruned) echo "$(settings flat "$2") train.prune=0.6 level1.prune=1.5" ;;
+        language-pruned) echo "$two train.prune=0.6 level1.prune=1.5 level2.prune=1.5" ;;
         random-decoder) echo "$two train.freeze=decoder" ;;
         random-encoder) echo "$two train.freeze=encoder" ;;
         *) echo "KINDS: expected flat, matryoshka, default, language, flat-pruned, language-pruned, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
@@ -84,22 +87,6 @@ settings() { # KIND WIDTH
 train() { # KIND WIDTH SEED
     run=$out/runs/$1-$2-$3
     if [ -e "$run/final_info.json" ]; then return; fi
-    case $1 in
-        *-pruned)
-            # The weights are those of the run that is not pruned.
-            train "${1%-pruned}" "$2" "$3"
-            set -- "$1" "$2" "$3" "$out/runs/$1-$2-$3" "$out/runs/${1%-pruned}-$2-$3"
-            say "setting the thresholds of $1, $2 latents, seed $3"
-            rm -rf "$4.part"
-            cp -R "$5" "$4.part"
-            rm -f "$4.part"/eval.* "$4.part"/probe-*.json
-            more="--set level2.prune=1.5 --control"
-            case $1 in flat-*) more= ;; esac
-            "$strata" train --quiet --dump "$out/dump" --out "$4.part" --resume --set level1.prune=1.5 $more
-            mv "$4.part" "$4"
-            return
-            ;;
-    esac
     say "training $1, $2 latents, seed $3"
     if [ -e "$run" ]; then
         # It continues with its own settings.
@@ -108,7 +95,7 @@ train() { # KIND WIDTH SEED
     fi
     set -- "$@" $(for s in $(settings "$1" "$2"); do echo "--set $s"; done)
     control=
-    case $1 in language | default) control=--control ;; esac
+    case $1 in language* | default) control=--control ;; esac
     seed=$3; shift 3
     "$strata" train --quiet --preset language --dump "$out/dump" --out "$run" --seed "$seed" --set train.steps="$steps" \
         --set train.batch=1024 --set train.lr=2e-3 "$@" $control

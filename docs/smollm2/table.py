@@ -19,8 +19,8 @@ KINDS = {
     "matryoshka": "Matryoshka",
     "language": "two levels, `--preset language`",
     "default": "two levels, default",
-    "flat-pruned": "flat, `prune` 1.5",
-    "language-pruned": "preset, both `prune` 1.5",
+    "flat-pruned": "flat, pruned in training",
+    "language-pruned": "two levels, `--preset language-pruned`",
     "random-decoder": "preset, random decoder",
     "random-encoder": "preset, random encoder",
 }

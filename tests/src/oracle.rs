@@ -137,6 +137,11 @@ pub struct Point {
     pub nearest: f64,
 }
 
+/// Returns the smallest of the pre-activations that are selected.
+fn smallest(u: &M, selected: &M) -> f64 {
+    u.iter().zip(selected).filter(|(_, selected)| **selected > 0.0).map(|(u, _)| *u).fold(f64::INFINITY, f64::min)
+}
+
 /// One batch with its settings.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -171,7 +176,7 @@ impl Problem {
     /// Returns 1 for the latents that fire, given their pre-activations (minus infinity where the gate is closed).
     fn select(&self, l: usize, u: &M, p: &Tensors, nearest: &mut f64) -> M {
         let (activation, theta, r, b, _) = self.level(l);
-        let k = self.settings.k[l];
+        let k = self.settings.k[l] * self.settings.surplus[l];
         let mut mask = M::zeros(u.raw_dim());
         match activation {
             Activation::Topk => {
@@ -204,11 +209,41 @@ impl Problem {
 
     /// Returns 1 for the latents that fire if both levels share a budget: those of the largest pre-activations of both.
     fn select_shared(&self, u: [&M; 2], nearest: &mut f64) -> [M; 2] {
-        let keep = ((self.settings.k[0] + self.settings.k[1]) * u[0].nrows() as f64).round() as usize;
+        let k: f64 = (0..2).map(|l| self.settings.k[l] * self.settings.surplus[l]).sum();
+        let keep = (k * u[0].nrows() as f64).round() as usize;
         let all: Vec<f64> = u[0].iter().chain(u[1]).copied().collect();
         let mut mask = largest(&all, keep.max(1), nearest);
         let second = mask.split_off(u[0].len());
         [(u[0], mask), (u[1], second)].map(|(u, m)| M::from_shape_vec(u.raw_dim(), m).expect("the same shape"))
+    }
+
+    /// Prunes the latents `fires` of a level, of pre-activations `u`: one after another the one of each row whose value by least
+    /// squares, given the others, is the farthest below its limit. `left` is
+    /// what the level has to reconstruct.
+    fn prune(&self, [u, directions, left]: [&M; 3], theta: f64, fires: &mut M, nearest: &mut f64) {
+        let limit = self.config.train.prune * theta;
+        for (i, mut row) in fires.rows_mut().into_iter().enumerate() {
+            loop {
+                let active: Vec<usize> = (0..row.len()).filter(|j| row[*j] > 0.0).collect();
+                let mut r = left.row(i).to_owned();
+                active.iter().for_each(|&j| r.scaled_add(-u[(i, j)], &directions.row(j)));
+                let excess = |j: usize| {
+                    let d = directions.row(j);
+                    u[(i, j)] + r.dot(&d) / d.dot(&d) - limit
+                };
+                let mut all: Vec<(f64, usize)> = active.iter().map(|&j| (excess(j), j)).collect();
+                all.sort_by(|a, b| a.0.total_cmp(&b.0));
+                let Some(&(weakest, j)) = all.first() else { break };
+                *nearest = nearest.min(weakest.abs());
+                if weakest > 0.0 {
+                    break;
+                }
+                if let Some(next) = all.get(1) {
+                    *nearest = nearest.min(next.0 - weakest);
+                }
+                row[j] = 0.0;
+            }
+        }
     }
 
     /// Returns 1 for the dead latents that AuxK selects: per row, the `k_aux` of the largest pre-activations.
@@ -330,6 +365,27 @@ impl Problem {
             Some([first, _]) => first.clone(),
             None => self.select(0, &at.u[0], &p, &mut nearest),
         };
+        let mut shared = shared;
+        let prunes = self.config.train.prune > 0.0;
+        if prunes {
+            let theta = match &shared {
+                Some([first, second]) => {
+                    let u2 = self.ungated2(&p, &xt, &none(f1), &none(self.arch.d));
+                    smallest(&at.u[0], first).min(smallest(&u2, second))
+                }
+                None => smallest(&at.u[0], &at.fires[0]),
+            };
+            let d1 = p.matrix("level1.w_dec", f1).to_owned();
+            let left = self.wanted(&p) - &p.vector("b_dec");
+            self.prune([&at.u[0], &d1, &left], theta, &mut at.fires[0], &mut nearest);
+            if let Some([first, second]) = &mut shared {
+                let u2 = self.ungated2(&p, &xt, &none(f1), &none(self.arch.d));
+                *first = at.fires[0].clone();
+                let z1 = &at.u[0] * &at.fires[0];
+                let left = self.left_for_level_2(&p, &z1);
+                self.prune([&u2, &self.directions2(&p, &d1), &left], theta, second, &mut nearest);
+            }
+        }
         at.revived[0] = self.select_dead(0, &at.u[0], &mut nearest);
         at.z[0] = self.activate(0, &at.u[0], &p, &at);
         let d1 = p.matrix("level1.w_dec", f1);
@@ -348,6 +404,11 @@ impl Problem {
                 Some([_, second]) => second,
                 None => self.select(1, &open, &p, &mut nearest),
             };
+            if prunes && self.config.budget != Budget::Shared {
+                let theta = smallest(&open, &at.fires[1]);
+                let (left, d2) = (self.left_for_level_2(&p, &at.z[0]), self.directions2(&p, &d1.to_owned()));
+                self.prune([&open, &d2, &left], theta, &mut at.fires[1], &mut nearest);
+            }
             at.revived[1] = self.select_dead(1, &open, &mut nearest);
             at.z[1] = self.activate(1, &at.u[1], &p, &at);
             at.hat[1] = self.decode2(&p, &at.z[1], &d1.to_owned(), &p.vector("b_dec").to_owned(), &at.hat[0]);
@@ -355,6 +416,16 @@ impl Problem {
         }
         at.nearest = nearest.min(self.kinks(&at));
         at
+    }
+
+    /// Returns what level 2 has to reconstruct where level 1 has the latents `z1`.
+    fn left_for_level_2(&self, p: &Tensors, z1: &M) -> M {
+        let left = self.wanted(p) - &p.vector("b_dec");
+        if self.arch.decoder == Decoder::Cum {
+            left - z1.dot(&p.matrix("level1.w_dec", self.arch.level[0].latents))
+        } else {
+            left
+        }
     }
 
     /// Returns 1 for the children that would fire by their ungated pre-activation alone, without competition.

@@ -99,6 +99,7 @@ fn observed(f1: usize, f2: usize) -> Observed {
         lr: 0.0,
         fixed_level: None,
         k: [4.0, 6.0],
+        surplus: [1.0; 2],
         lambda: [0.0; 2],
         w: [1.0; 2],
         gate: GateKind::None,

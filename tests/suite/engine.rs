@@ -24,6 +24,7 @@ fn settings(config: &Config) -> StepSettings {
         lr: 1e-2,
         fixed_level: None,
         k: [config.level1.k, config.level2.k],
+        surplus: [1.0; 2],
         lambda: [0.0; 2],
         w: [1.0; 2],
         gate: GateKind::None,

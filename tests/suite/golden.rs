@@ -64,6 +64,7 @@ fn losses_and_gradients_are_those_of_autograd() {
                 lr: 0.0,
                 fixed_level: None,
                 k: [config.level1.k, config.level2.k],
+                surplus: [1.0; 2],
                 lambda: [config.level1.lambda as f32, config.level2.lambda as f32],
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
                 gate: config.gate.kind,

@@ -32,6 +32,7 @@ const KINDS: &[&[&str]] = &[
     &["level1.activation=jumprelu", "level2.activation=jumprelu", "gate.kind=none", "train.balance=norm"],
     &["level1.activation=gated", "level2.activation=gated", "gate.kind=mul", "train.balance=uncert"],
     &["level1.activation=relu", "level2.activation=relu", "gate.kind=add", "source=res", "train.balance=pcgrad"],
+    &["train.prune=0.6", "level1.prune=1", "level2.prune=0.5", "gate.start=0.4"],
     &["train.row_norm=0.1", "train.encoder_norm=0.5", "gate.start=0.2"],
     &["decoder=comp", "source=z1", "gate.kind=none", "loss.consistency=latent"],
     &["loss.consistency=contain", "gate.parents=random", "gate.start=0", "train.balance=own"],
@@ -324,7 +325,8 @@ fn a_finished_run_can_be_pruned_without_being_trained_again() {
     let dir = TempDir::new().unwrap();
     let dump = write_dump(&dir.path().join("dump"), &rows(600), D);
     let (run, other) = (dir.path().join("run"), dir.path().join("other"));
-    let model = |run: &Path| ["sae/cfg.json", "sae/sae_weights.safetensors", "config.toml"].map(|name| hash(&run.join(name)));
+    let model =
+        |run: &Path| ["sae/cfg.json", "sae/sae_weights.safetensors", "config.toml"].map(|name| hash(&run.join(name)));
     let again = |sets: &[&str]| strata(&with(train_args(&dump, &run, sets), args!["--resume"])).ok();
     let pruned = &["level1.prune=1.5", "level2.prune=0.5"];
     train(&dump, &run, &[]);

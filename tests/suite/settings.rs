@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use strata_cli::settings;
+use strata_cli::settings::preset::Preset;
 use strata_core::Config;
 use strata_core::config::{Allowed, Consistency, Setting};
 
@@ -169,6 +170,12 @@ fn a_preset_comes_between_defaults_and_what_is_given() {
     assert_eq!((config.level2.k, config.gate.root_below), (5.0, 0.3));
     assert_eq!(config.loss.consistency, Consistency::Contain);
     assert!(!config.data.skip_special, "--set comes after the preset");
+    // The other preset is this one and pruning.
+    let [language, pruned] =
+        [Preset::Language, Preset::LanguagePruned].map(|preset| preset.config().expect("settings"));
+    let mut expected = language;
+    (expected.train.prune, expected.level1.prune, expected.level2.prune) = (0.6, 1.5, 1.5);
+    assert_eq!(pruned, expected);
     strata(&[&start[..], &preset, &args!["--resume"]].concat()).fails(&["--preset: ", "leave it out"]);
     let other = strata(&[&start[..], &args!["--preset", "speech"]].concat());
     assert!(other.code == 2 && other.err.contains("language"), "{}", other.err);

@@ -36,6 +36,7 @@ fn case(f: [usize; 2], n: usize, edit: impl Fn(&mut Config)) -> Case {
         lr: 0.0,
         fixed_level: None,
         k: [config.level1.k, config.level2.k],
+        surplus: [1.0; 2],
         lambda: [0.0; 2],
         w: [0.4, 1.0],
         gate: GateKind::None,

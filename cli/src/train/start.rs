@@ -138,7 +138,8 @@ fn start(job: &Job<'_>, n_train: u64, part: &Part, console: &mut Console<'_>) ->
             console.note(format!("{} is finished already", run.display()));
             return Ok(None);
         } else {
-            console.note(format!("{} is finished, but its model is gone: making it from the checkpoint", run.display()));
+            console
+                .note(format!("{} is finished, but its model is gone: making it from the checkpoint", run.display()));
             start.model_alone = true;
         }
     }

@@ -36,6 +36,10 @@ settings! {
         row_norm: f64 = 0.0, in 0.0..=1e3;
         /// Initial norm of the encoder rows.
         encoder_norm: f64 = 1.0, in 1e-6..=1e3;
+        /// `batchtopk`: leave-one-out pruning in every step, as `level1.prune` at inference. A step selects more latents than
+        /// `k` and removes those whose value by least squares, given all others of the row, is at most this share of the
+        /// smallest selected pre-activation; as many are selected as leave `k`. For models that are pruned at inference. 0: no.
+        prune: f64 = 0.0, in 0.0..=10.0;
         /// Which weights of the dictionary keep their random initial values.
         freeze: Freeze = Freeze::None;
         /// How the gradients of the two reconstructions are mixed.

@@ -40,6 +40,7 @@ pub(crate) use hierarchy::{Behind, Hierarchy, Order};
 pub(crate) use level2::Weights;
 pub use packed::{Packed, PackedWeights};
 pub use params::{GateParams, LevelParams, N_TENSORS, NAMES, ParamSpec, Params};
+pub(crate) use prune::{Directions, Scratch as PruneScratch, prune_row};
 pub(crate) use scratch::CHUNK;
 pub use scratch::{Lanes, Scratch};
 pub use steer::Edit;

@@ -11,6 +11,8 @@
 //! the firings that only repeat them. One latent is removed at a time, since two that explain the same would otherwise both go.
 //! Level 1 is pruned against its own reconstruction, before level 2 reads it; level 2 against the reconstruction of both.
 //!
+//! A training can prune too (`train.prune`, [`step::prune`](crate::train)): the same test on what each step selects.
+//!
 //! This is backward elimination of sparse regression (Couvreur and Bresler 2000), with a fixed threshold and without a refit.
 
 use super::Codes;
@@ -20,13 +22,13 @@ use alloc::vec::Vec;
 
 /// Working memory for one row.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scratch {
+pub(crate) struct Scratch {
     /// `(d)`: what the reconstruction leaves.
-    residual: Vec<f32>,
+    pub residual: Vec<f32>,
     /// `(d)`: the reconstruction.
-    written: Vec<f32>,
+    pub written: Vec<f32>,
     /// `r . d_j` of each active latent.
-    product: Vec<f32>,
+    pub product: Vec<f32>,
 }
 
 impl Scratch {
@@ -40,7 +42,7 @@ impl Scratch {
 
 /// The decoder directions of a level, as pruning reads them.
 #[derive(Clone, Copy)]
-pub(super) struct Directions<'a> {
+pub(crate) struct Directions<'a> {
     /// `(f, d)`.
     pub rows: &'a [f32],
     /// `(f)`: `|d_j|^2`.
@@ -87,37 +89,53 @@ pub(super) fn prune(judge: Judge<'_>, d: usize, x: &[f32], codes: &mut Codes, t:
         }
         sparse::accumulate_rows(isa, &index[to..end], &value[to..end], directions.rows, d, &mut t.written);
         reduce::sub_into(isa, x, &t.written, &mut t.residual);
-        while end > to {
-            t.product.clear();
-            t.product.resize(end - to, 0.0);
-            sparse::dot_rows(isa, &index[to..end], directions.rows, d, &t.residual, &mut t.product);
-            let mut weakest = (f32::INFINITY, to);
-            for (at, product) in (to..end).zip(&t.product) {
-                let j = index[at] as usize;
-                let square = directions.squares[j];
-                // A direction of length 0 writes nothing.
-                let excess = if square > 0.0 {
-                    value[at] + product / square - share * rule.threshold(j)
-                } else {
-                    f32::NEG_INFINITY
-                };
-                if excess < weakest.0 {
-                    weakest = (excess, at);
-                }
-            }
-            let (excess, at) = weakest;
-            if excess > 0.0 {
-                break;
-            }
-            let j = index[at] as usize;
-            reduce::axpy(isa, value[at], &directions.rows[j * d..(j + 1) * d], &mut t.residual);
-            index.copy_within(at + 1..end, at);
-            value.copy_within(at + 1..end, at);
-            end -= 1;
-        }
+        let row = (&mut index[to..end], &mut value[to..end]);
+        let limit = |j: u32| share * rule.threshold(j as usize);
+        end = to + prune_row(isa, directions, limit, row, &mut t.residual, &mut t.product);
         to = end;
         offsets[i + 1] = to;
     }
     index.truncate(to);
     value.truncate(to);
+}
+
+/// Removes the entries of one row that are not worth their place: its latents, ascending, and their values. Those that stay come
+/// first, and their number is returned. `residual`, `(d)`, is what the reconstruction by all of them leaves; afterwards it is
+/// what that by the others leaves.
+///
+/// `limit(j)` is `p theta_j`.
+pub(crate) fn prune_row(
+    isa: Isa,
+    directions: Directions<'_>,
+    limit: impl Fn(u32) -> f32,
+    (index, value): (&mut [u32], &mut [f32]),
+    residual: &mut [f32],
+    product: &mut Vec<f32>,
+) -> usize {
+    let d = residual.len();
+    let mut end = index.len();
+    while end > 0 {
+        product.clear();
+        product.resize(end, 0.0);
+        sparse::dot_rows(isa, &index[..end], directions.rows, d, residual, product);
+        let mut weakest = (f32::INFINITY, 0);
+        for (at, product) in product.iter().enumerate() {
+            let square = directions.squares[index[at] as usize];
+            // A direction of length 0 writes nothing.
+            let excess = if square > 0.0 { value[at] + product / square - limit(index[at]) } else { f32::NEG_INFINITY };
+            if excess < weakest.0 {
+                weakest = (excess, at);
+            }
+        }
+        let (excess, at) = weakest;
+        if excess > 0.0 {
+            break;
+        }
+        let j = index[at] as usize;
+        reduce::axpy(isa, value[at], &directions.rows[j * d..(j + 1) * d], residual);
+        index.copy_within(at + 1..end, at);
+        value.copy_within(at + 1..end, at);
+        end -= 1;
+    }
+    end
 }

@@ -1,4 +1,4 @@
-//! The tracked inference threshold of batch-top-k. The controller of the L0 of penalised activations is
+//! The tracked inference threshold of batch-top-k, and the surplus that a step selects before it prunes. The controller of the L0 of penalised activations is
 //! [`L0Control`](super::l0::L0Control).
 
 use super::state::{Saved, State};
@@ -44,6 +44,41 @@ impl Saved for ThresholdTracker {
 
     fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
         self.tau = state.next_f32(name, 1)?[0];
+        Ok(())
+    }
+}
+
+/// How many times `k` latents a step selects before pruning, moved so that `k` of them stay:
+///
+/// ```text
+/// surplus = clip(surplus sqrt(k / L0), 1, 4)
+/// ```
+///
+/// Without it, pruning takes latents away, those that stay grow, the smallest selected one with them, and in the end nearly all are
+/// pruned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Surplus(pub f64);
+
+impl Default for Surplus {
+    fn default() -> Self {
+        Self(1.25)
+    }
+}
+
+impl Surplus {
+    /// Moves the surplus after a step in which `l0` latents per row stayed where `k` should have.
+    pub fn update(&mut self, l0: f64, k: f64) {
+        self.0 = (self.0 * libm::sqrt(k / l0.max(0.01 * k))).clamp(1.0, 4.0);
+    }
+}
+
+impl Saved for Surplus {
+    fn save(&self, name: &str, state: &mut State) {
+        state.push_f64(name, &[self.0]);
+    }
+
+    fn load(&mut self, name: &str, state: &mut State) -> Result<()> {
+        self.0 = state.next_f64(name, 1)?[0];
         Ok(())
     }
 }

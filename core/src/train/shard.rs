@@ -121,6 +121,9 @@ fn check(config: &Config, size: usize) -> Result<()> {
             return refuse("loss.consistency", config.loss.consistency.name());
         }
     }
+    if config.train.prune > 0.0 {
+        return refuse("train.prune", &format!("{}", config.train.prune));
+    }
     for (key, level) in [("level1.prune", &config.level1), ("level2.prune", &config.level2)] {
         if level.latents > 0 && level.prune > 0.0 {
             return refuse(key, &format!("{}", level.prune));

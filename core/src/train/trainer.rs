@@ -5,7 +5,7 @@ use super::batch::BatchRows;
 use super::calibrate;
 use super::cofire::Cofire;
 use super::comm::{Comm, Solo};
-use super::controller::ThresholdTracker;
+use super::controller::{Surplus, ThresholdTracker};
 use super::engine::Engine;
 use super::inference::Inference;
 use super::init;
@@ -84,6 +84,8 @@ pub struct Trainer {
     control: [L0Control; 2],
     /// The tracked thresholds of `topk` and `batchtopk`, per level.
     tracker: [ThresholdTracker; 2],
+    /// What the levels select before pruning; none where no step prunes.
+    surplus: Option<[Surplus; 2]>,
     balance: BalanceState,
     /// The settings of the next step.
     settings: StepSettings,
@@ -154,11 +156,13 @@ impl Trainer {
             silence: [Silence::new(arch.level[0].latents), Silence::new(arch.level[1].latents)],
             control: [L0Control::new(config.level1.lambda), L0Control::new(config.level2.lambda)],
             tracker: [ThresholdTracker::default(); 2],
+            surplus: (config.train.prune > 0.0).then(Default::default),
             balance: BalanceState::new([config.loss.w1, config.loss.w2]),
             settings: StepSettings {
                 lr: 0.0,
                 fixed_level: None,
                 k: [config.level1.k, config.level2.k],
+                surplus: [1.0; 2],
                 lambda: [0.0; 2],
                 w: [config.loss.w1 as f32, config.loss.w2 as f32],
                 gate: GateKind::None,
@@ -294,6 +298,7 @@ impl Trainer {
             self.settings.lambda[l] = if controlled { self.control[l].lambda as f32 } else { level.lambda as f32 };
             self.settings.w[l] = self.balance.w[l] as f32;
             self.settings.tau[l] = self.tracker[l].tau;
+            self.settings.surplus[l] = self.surplus.map_or(1.0, |surplus| surplus[l].0);
             self.silence[l].dead(self.config.revive.dead_after, &mut self.settings.dead[l]);
         }
         self.settings.lr = learning_rate(&self.config.train, self.step);
@@ -402,6 +407,10 @@ impl Trainer {
                     let k = if shared { self.settings.k.iter().sum() } else { self.settings.k[l] };
                     let wanted = k * seen.n() as f64;
                     self.tracker[l].update(losses.above_tau[l], wanted, losses.selected_min[l], done);
+                    if let Some(surplus) = &mut self.surplus {
+                        let l0 = if shared { losses.l0.iter().sum() } else { losses.l0[l] };
+                        surplus[l].update(l0, k);
+                    }
                 }
                 Selection::Row => self.tracker[l].smooth(losses.selected_min[l]),
                 Selection::Each => {}
@@ -554,6 +563,7 @@ impl Trainer {
             silence,
             control,
             tracker,
+            surplus,
             balance,
             settings: _,
             rng,
@@ -574,6 +584,9 @@ impl Trainer {
             silence[l].save(&format!("silence.{}", l + 1), s);
             control[l].save("l0", s);
             tracker[l].save("thresholds", s);
+            if let Some(surplus) = surplus {
+                surplus[l].save("surplus", s);
+            }
         }
         balance.save("balance", s);
         engine.save("engine", s);
@@ -627,11 +640,14 @@ impl Trainer {
             t.silence[l].load(&format!("silence.{}", l + 1), state)?;
             t.control[l].load("l0", state)?;
             t.tracker[l].load("thresholds", state)?;
+            if let Some(surplus) = &mut t.surplus {
+                surplus[l].load("surplus", state)?;
+            }
         }
         t.balance.load("balance", state)?;
         t.engine.load("engine", state)?;
         t.rng.load("clock", state)?;
-        state.expect_spent(&["clock", "l0", "thresholds", "balance"])?;
+        state.expect_spent(&["clock", "l0", "thresholds", "surplus", "balance"])?;
         Ok(t)
     }
 }

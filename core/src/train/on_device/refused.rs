@@ -41,6 +41,9 @@ pub(super) fn check(config: &Config, arch: &Arch) -> Result<()> {
     {
         return Err(refused("train.freeze", &format!("\"{}\"", config.train.freeze)));
     }
+    if config.train.prune > 0.0 {
+        return Err(refused("train.prune", &format!("{}", config.train.prune)));
+    }
     if config.train.row_norm > 0.0 {
         return Err(refused("train.row_norm", &format!("{}", config.train.row_norm)));
     }

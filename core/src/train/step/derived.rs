@@ -19,6 +19,8 @@ pub(super) struct Derived {
     pub composed: Vec<f32>,
     /// Norms of the decoder rows of both levels, where a penalty needs them.
     pub norms: [Vec<f32>; 2],
+    /// Squares of those norms, where a step prunes; else empty.
+    pub squares: [Vec<f32>; 2],
     /// `threshold - bandwidth / 2` of each latent of a `jumprelu` level; above it the threshold has a gradient. Else
     /// empty.
     pub bands: [Vec<f32>; 2],
@@ -33,6 +35,7 @@ impl Derived {
             order: Order::default(),
             composed: vec![0.0; if comp { arch.level[1].latents * arch.d_out() } else { 0 }],
             norms: [Vec::new(), Vec::new()],
+            squares: [Vec::new(), Vec::new()],
             bands: [Vec::new(), Vec::new()],
         }
     }
@@ -81,6 +84,15 @@ impl Derived {
             let rows = params.level[l].w_dec.chunks(specs.level[l].w_dec.width);
             norms.clear();
             norms.extend(rows.map(|row| libm::sqrtf(reduce::sum_squares(compute.isa, row))));
+        }
+        if inputs.config.train.prune > 0.0 {
+            let mut squares = core::mem::take(&mut self.squares);
+            let decoders = [&params.level[0].w_dec[..], self.decoder2(params)];
+            for (squares, rows) in squares.iter_mut().zip(decoders).take(inputs.n_levels()) {
+                squares.clear();
+                squares.extend(rows.chunks(arch.d_out()).map(|row| reduce::sum_squares(compute.isa, row)));
+            }
+            self.squares = squares;
         }
         for (l, band) in self.bands.iter_mut().enumerate() {
             inputs.rule(l).bands(inputs.config.level(l).bandwidth as f32, band);

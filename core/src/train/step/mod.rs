@@ -18,6 +18,7 @@
 //! | [`derived`] | parameters | encoders in 8 bits, composed directions, norms of decoder rows |
 //! | [`collect`], per level | rows, encoders, for level 2 the entries of level 1 | candidates, AuxK's selection, ungated pre-activations |
 //! | [`select`], per level | candidates of the whole batch | the candidates that are kept, then entries |
+//! | [`prune`], per level, if it is asked for | the candidates that are kept, rows, decoders | those that stay |
 //! | [`reconstruction`] forward | entries, decoders | residuals, their sums |
 //! | [`terms`] | settings, fractions of variance unexplained | factors of the backward pass |
 //! | [`backward`] | residuals, entries, factors | gradients of the entries |
@@ -41,6 +42,7 @@ mod exchange;
 mod gradients;
 mod inputs;
 mod layout;
+mod prune;
 mod reconstruction;
 mod select;
 mod settings;
@@ -381,6 +383,11 @@ fn forward(
             }
         }
         let chosen = floors.choose(inputs, levels, &mut batch.chunks)?;
+        if config.train.prune > 0.0 {
+            for level in levels.clone() {
+                prune::run(inputs, derived, level, chosen.selected_min, batch, lanes);
+            }
+        }
         losses.selected_min[levels.clone()].fill(chosen.selected_min);
         losses.above_tau[levels.clone()].fill(chosen.above_tau);
         first = levels.end;

@@ -137,9 +137,9 @@ impl Floors {
     }
 }
 
-/// Returns how many latents per row the levels may keep together.
+/// Returns how many latents per row the levels may select together.
 fn budget(inputs: &Inputs<'_>, levels: &Range<usize>) -> f64 {
-    inputs.settings.k[levels.clone()].iter().sum()
+    levels.clone().map(|l| inputs.settings.k[l] * inputs.settings.surplus[l]).sum()
 }
 
 /// Returns the floor of the first batch, from the candidates of its first `rows` rows, of which each keeps `k`: a little

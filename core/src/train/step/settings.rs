@@ -13,6 +13,8 @@ pub struct StepSettings {
     pub fixed_level: Option<usize>,
     /// Latents per row that `topk` and `batchtopk` keep, per level.
     pub k: [f64; 2],
+    /// How many times `k` latents `batchtopk` selects before pruning, where a step prunes; else 1.
+    pub surplus: [f64; 2],
     /// Weight of the sparsity penalty, per level.
     pub lambda: [f32; 2],
     /// Weights of the two reconstructions.

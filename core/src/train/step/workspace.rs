@@ -4,7 +4,7 @@ use super::entries::{Entries, Gradients, List};
 use super::layout::Layout;
 use crate::config::Config;
 use crate::loss;
-use crate::model::{Arch, Scratch};
+use crate::model::{Arch, PruneScratch, Scratch};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -154,6 +154,8 @@ pub(super) struct Lane {
     pub miss: Vec<f32>,
     /// Memory for the gradients of a chunk that no later stage reads, per level.
     pub spare: [Gradients; 2],
+    /// Scratch of pruning.
+    pub prune: PruneScratch,
     /// Entries of level 1 before those of silent parents are added.
     pub old: Entries,
 }
@@ -185,6 +187,7 @@ impl Lane {
             fires: Vec::new(),
             miss: vec![0.0; config.loss.consistency.scratch_width(arch.d_out(), f1)],
             spare: [Gradients::default(), Gradients::default()],
+            prune: PruneScratch::default(),
             old: Entries::default(),
         }
     }
