@@ -2,9 +2,9 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::status::{STRATA_STATUS_PARAMS, strata_status};
-use std::ffi::{c_char, c_void};
-use std::ops::Range;
-use std::{ptr, slice};
+use core::ffi::{c_char, c_void};
+use core::ops::Range;
+use core::{ptr, slice};
 
 /// The type of the numbers of rows: STRATA_DTYPE_...
 pub type strata_dtype = u32;

@@ -1,7 +1,7 @@
 //! Watch-lists of a model.
 
 use crate::failure::Outcome;
-use crate::files::check_memory;
+use crate::handle::check_memory;
 use crate::handle::strata_model;
 use crate::params::{
     STRATA_WHY_GATE, STRATA_WHY_LISTED, STRATA_WHY_PRUNING, STRATA_WHY_SCREEN, STRATA_WHY_SEED, STRATA_WHY_SOURCE,
