@@ -7,6 +7,7 @@ use crate::codes::{CodesIn, CodesOut};
 #[cfg(feature = "std")]
 use crate::device::Copies;
 use crate::failure::{Failure, Outcome};
+use crate::memory::check_memory;
 use crate::message::Message;
 #[cfg(feature = "full")]
 use crate::model_files::Directory;
@@ -17,7 +18,7 @@ use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_mo
 #[cfg(feature = "full")]
 use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
-use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_MEMORY, STRATA_STATUS_PARAMS};
+use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_PARAMS};
 use alloc::boxed::Box;
 use alloc::ffi::CString;
 use alloc::string::String;
@@ -25,7 +26,6 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::ffi::{CStr, c_char};
-use core::hint::black_box;
 #[cfg(feature = "full")]
 use std::path::Path;
 use strata_core::config::ModelKind;
@@ -210,15 +210,6 @@ fn edit_of(edit: &strata_edit) -> Edit {
 #[cold]
 fn no_such_latent(latent: u32, len: usize) -> Failure {
     Error::Index { what: "latent", index: latent as usize, len }.into()
-}
-
-/// Checks that so many bytes can be allocated: asked at once, since single allocations abort where they fail.
-pub(crate) fn check_memory(bytes: usize) -> Outcome {
-    let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "out of memory"))?;
-    // Or the compiler, which sees that nothing uses it, may leave it out.
-    black_box(&mut probe);
-    Ok(())
 }
 
 /// Most rows that a thread encodes together.

@@ -41,7 +41,7 @@
 //! | `params.rs` | the structs of the header; how structs of other versions are read and written |
 //! | `status.rs`, `failure.rs`, `boundary.rs`, `caught.rs`, `message.rs` | status codes; failures with their sentence; the boundary that no panic crosses; sentences without allocation |
 //! | `bare.rs` | what the library has in place of std, where it is built without |
-//! | `handle.rs`, `pool.rs` | models and contexts; the threads of a context |
+//! | `handle.rs`, `memory.rs`, `pool.rs` | models and contexts; whether memory is enough; the threads of a context |
 //! | `watch.rs`, `probe.rs` | watch-lists; probes, and what is kept of their scores |
 //! | `pointers.rs`, `rows.rs`, `codes.rs` | the caller's handles and outputs; views of the caller's rows and codes |
 //! | `model_files.rs`, `files.rs`, `dump.rs` | files of models, mapped; files; dumps that a host writes |
@@ -85,6 +85,7 @@ pub mod failure;
 #[cfg(feature = "full")]
 mod files;
 mod handle;
+mod memory;
 mod message;
 #[cfg(feature = "full")]
 mod model_files;

@@ -2,7 +2,7 @@
 
 use crate::failure::Outcome;
 use crate::files;
-use crate::handle::check_memory;
+use crate::memory::check_memory;
 use crate::status::{STRATA_STATUS_IO, STRATA_STATUS_MEMORY};
 use std::fs;
 use std::path::Path;

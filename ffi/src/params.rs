@@ -75,7 +75,8 @@ pub struct strata_error {
 }
 
 /// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
-/// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1].
+/// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1]. Rows are the activations as the language model has them at the
+/// hook point: however training normalised them, that is part of the model.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows {
