@@ -65,6 +65,7 @@
 
 extern crate alloc;
 
+/// cbindgen:ignore
 #[cfg(not(feature = "std"))]
 mod bare;
 #[doc(hidden)]
