@@ -26,6 +26,9 @@ size=$(stat -c %s "$out/small/libstrata.so.1")
 gcc -std=c99 -Wall -Wextra -Werror -pedantic -Iinclude examples/buffers.c "$out/small/libstrata.so.1" -o "$out/buffers"
 LD_LIBRARY_PATH=$out/small "$out/buffers" ../tests/golden/sae >"$out/printed"
 diff examples/minimal.expected "$out/printed" || { echo "ffi: the library that only encodes finds other codes" >&2; exit 1; }
+gcc -std=c99 -Wall -Wextra -Werror -pedantic -Iinclude examples/buffers.c "$small/libstrata.a" -Wl,--gc-sections -lm -o "$out/static"
+"$out/static" ../tests/golden/sae 2>/dev/null | diff examples/minimal.expected - ||
+    { echo "ffi: libstrata.a that only encodes finds other codes" >&2; exit 1; }
 if [ "${1-}" = --bench ]; then
     cargo build --locked --release -p strata-sae-ffi
     strip --strip-unneeded -o "$out/whole/libstrata.so.1" "$target/release/libstrata.so"

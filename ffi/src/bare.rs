@@ -90,6 +90,10 @@ fn panic(_: &PanicInfo<'_>) -> ! {
     abort()
 }
 
+// The tables of the compiled `core` and `alloc` name it. Nothing calls it, since nothing unwinds; hidden, so that it is no symbol of
+// the library, and weak, so that it gives way where another static library has one.
+core::arch::global_asm!(".weak rust_eh_personality", ".hidden rust_eh_personality", "rust_eh_personality:");
+
 /// Runs the body of an exported function.
 pub(crate) fn run(body: impl FnOnce() -> Outcome) -> Outcome {
     body()
