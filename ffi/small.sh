@@ -37,7 +37,7 @@ if [ "${1-}" = --bench ]; then
 #include "model.h"
 int main(int argc, char **argv) {
     (void)argc;
-    write_model(argv[1], (bench_shape){.d = 576, .f1 = 1024, .f2 = 8192, .threshold = 2.5});
+    write_model(argv[1], (bench_shape){.d = 576, .f1 = 1024, .f2 = 8192, .k1 = 16, .k2 = 16, .threshold = 2.15});
     return 0;
 }
 C
