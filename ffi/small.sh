@@ -21,8 +21,9 @@ nm -D --defined-only "$small/libstrata.so" | awk '{print $3}' | LC_ALL=C sort | 
 mkdir "$out/small" "$out/whole"
 strip --strip-unneeded -o "$out/small/libstrata.so.1" "$small/libstrata.so"
 size=$(stat -c %s "$out/small/libstrata.so.1")
-# docs/embedding.md says what it is made of.
-[ "$size" -lt $((400 << 10)) ] || { echo "ffi: the library that only encodes: expected less than 400 KiB stripped, found $size bytes" >&2; exit 1; }
+# docs/embedding.md says what it is made of. Kernels for AVX-512, which compare in 8 bits first, take 24 KB more than those for AVX2.
+[ "$cpu" = x86-64-v3 ] && most=400 || most=420
+[ "$size" -lt $((most << 10)) ] || { echo "ffi: the library that only encodes: expected less than $most KiB stripped, found $size bytes" >&2; exit 1; }
 gcc -std=c99 -Wall -Wextra -Werror -pedantic -Iinclude examples/buffers.c "$out/small/libstrata.so.1" -o "$out/buffers"
 LD_LIBRARY_PATH=$out/small "$out/buffers" ../tests/golden/sae >"$out/printed"
 diff examples/minimal.expected "$out/printed" || { echo "ffi: the library that only encodes finds other codes" >&2; exit 1; }

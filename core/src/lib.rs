@@ -118,6 +118,10 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+// Files are little-endian, and weights, bytes of rows and words of four bytes are read and written as they lie in memory.
+#[cfg(target_endian = "big")]
+compile_error!("strata computes on little-endian processors only");
+
 extern crate alloc;
 #[cfg(feature = "std")]
 extern crate std;

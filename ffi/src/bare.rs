@@ -132,7 +132,7 @@ impl<T> Guarded<T> {
 
 /// The copies of a model on devices, of which there are none.
 #[derive(Default)]
-pub(crate) struct Copies;
+pub(crate) struct Copies(());
 
 impl Copies {
     /// Returns the encoder of device 0, the CPU.
