@@ -59,7 +59,7 @@
 //!
 //! | feature | default | adds | without it |
 //! |---|---|---|---|
-//! | `std` | yes | [`Isa::detect`] asks the processor for its instruction set | the caller passes an [`Isa`], or gets the one that the target was compiled for |
+//! | `std` | yes | [`Isa::detect`] asks the processor for its instruction set | kernels have the one instruction set that the target was compiled for, whatever [`Isa`] is passed |
 //! | `cuda` | no | [`cuda::open`] finds GPUs, by the driver that is there at run time | it says that it is not built |
 //! | `rayon` | no | `Par::Rayon` runs chunks on the current rayon pool | [`Par::Seq`] computes in the caller's thread |
 //!
