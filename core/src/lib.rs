@@ -59,7 +59,7 @@
 //!
 //! | feature | default | adds | without it |
 //! |---|---|---|---|
-//! | `std` | yes | [`Isa::detect`] asks the processor for its instruction set | the caller passes an [`Isa`], or gets the one that the target was compiled for |
+//! | `std` | yes | [`Isa::detect`] asks the processor for its instruction set | kernels have the one instruction set that the target was compiled for, whatever [`Isa`] is passed |
 //! | `cuda` | no | [`cuda::open`] finds GPUs, by the driver that is there at run time | it says that it is not built |
 //! | `rayon` | no | `Par::Rayon` runs chunks on the current rayon pool | [`Par::Seq`] computes in the caller's thread |
 //!
@@ -117,6 +117,10 @@
 //! | [`rows`], [`error`] | views of stored rows; the error type |
 #![no_std]
 #![deny(unsafe_code)]
+
+// Files are little-endian, and weights, bytes of rows and words of four bytes are read and written as they lie in memory.
+#[cfg(target_endian = "big")]
+compile_error!("strata computes on little-endian processors only");
 
 extern crate alloc;
 #[cfg(feature = "std")]

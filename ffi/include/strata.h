@@ -19,7 +19,8 @@
  * function may return NULL for a NULL pointer, and PARAMS for a struct, an array or an output that is not aligned, an
  * invalid struct_size, fields that this version does not know, or a reserved field that is not 0. BUSY means that another
  * thread is using the same context, state or dump at this moment. PANIC is a bug of the library: it is caught (the Rust runtime
- * prints it on stderr), and the handle can only be freed afterwards.
+ * prints it on stderr), and the handle can only be freed afterwards. In the library that only encodes, which is built without
+ * that runtime, such a bug ends the process with abort().
  *
  * Structs, except strata_edit, begin with struct_size, to be set to sizeof the struct, and only ever grow at the end.
  * Missing fields of a shorter struct have their defaults; a longer struct is accepted if its unknown fields are zero. Zero
@@ -275,7 +276,8 @@ typedef struct {
 } strata_model_metadata;
 
 // n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
-// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1].
+// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1]. Rows are the activations as the language model has them at the
+// hook point: however training normalised them, that is part of the model.
 typedef struct {
     // sizeof(strata_rows)
     size_t struct_size;
@@ -764,8 +766,8 @@ strata_status strata_watch_get_info(const strata_watch *watch, strata_watch_info
 // Encodes rows as strata_encode does, and writes only the codes of the listed latents: the entries that strata_encode
 // writes for them, to the bit. Latents keep their numbers.
 //
-// x, level1, level2: as for strata_encode; n_rows * max_active entries of strata_watch_info are always enough. level2 may
-// be NULL for a model of one level.
+// x, level1, level2: as for strata_encode; n_rows * max_active entries of strata_watch_info are always enough, and so are
+// n_rows times the listed latents of the level. level2 may be NULL for a model of one level.
 // Errors: those of strata_encode; PARAMS for a watch-list of another strata_model. One thread at a time per context, any
 // number of threads per watch-list.
 // Cost: at n_rows = 1, the time to read 4 d (computed1 + computed2) bytes of encoder weights. A context on a device
@@ -860,7 +862,7 @@ strata_status strata_probe_state_alarms(const strata_probe_state *state,
 // score that is not finite, as a code is not; rows before it were added. One thread at a time per context and per state, any
 // number of threads per probe.
 // Cost: that of strata_encode_watched for the latents of all heads, none if all heads read rows; in addition 8 bytes per
-// weight of the heads. No allocation after the first call with a probe.
+// weight of the heads. A watch-list beside it is computed by a call of its own, also where both have the same latents. No allocation after the first call with a probe.
 strata_status strata_probe_score(strata_ctx *ctx,
                                  const strata_probe *probe,
                                  strata_probe_state *state,

@@ -78,8 +78,8 @@ pub unsafe extern "C" fn strata_watch_get_info(
 /// Encodes rows as strata_encode does, and writes only the codes of the listed latents: the entries that strata_encode
 /// writes for them, to the bit. Latents keep their numbers.
 ///
-/// x, level1, level2: as for strata_encode; n_rows * max_active entries of strata_watch_info are always enough. level2 may
-/// be NULL for a model of one level.
+/// x, level1, level2: as for strata_encode; n_rows * max_active entries of strata_watch_info are always enough, and so are
+/// n_rows times the listed latents of the level. level2 may be NULL for a model of one level.
 /// Errors: those of strata_encode; PARAMS for a watch-list of another strata_model. One thread at a time per context, any
 /// number of threads per watch-list.
 /// Cost: at n_rows = 1, the time to read 4 d (computed1 + computed2) bytes of encoder weights. A context on a device
@@ -299,7 +299,7 @@ pub unsafe extern "C" fn strata_probe_state_alarms(
 /// score that is not finite, as a code is not; rows before it were added. One thread at a time per context and per state, any
 /// number of threads per probe.
 /// Cost: that of strata_encode_watched for the latents of all heads, none if all heads read rows; in addition 8 bytes per
-/// weight of the heads. No allocation after the first call with a probe.
+/// weight of the heads. A watch-list beside it is computed by a call of its own, also where both have the same latents. No allocation after the first call with a probe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn strata_probe_score(
     ctx: *mut strata_ctx,

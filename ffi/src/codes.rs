@@ -3,8 +3,8 @@
 use crate::failure::{Failure, Outcome};
 use crate::params::{self, extent, items, params, slice_extent, strata_codes};
 use crate::status::{STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
-use std::ops::Range;
-use std::ptr;
+use core::ops::Range;
+use core::ptr;
 use strata_core::Error;
 use strata_core::model::{CodeRow, Codes, CodesView};
 

@@ -5,9 +5,8 @@ use crate::status::{
     STRATA_STATUS_MEMORY, STRATA_STATUS_NOT_FINITE, STRATA_STATUS_NULL, STRATA_STATUS_PARAMS, STRATA_STATUS_SHAPE,
     STRATA_STATUS_VERSION, strata_status,
 };
-use std::borrow::Cow;
-use std::path::Path;
-use std::{fmt, io};
+use alloc::borrow::Cow;
+use core::fmt;
 use strata_core::Error;
 
 /// A status with the sentence that explains it.
@@ -66,12 +65,6 @@ impl Failure {
     /// For `map_err`: adds the argument of the function that the failure is about.
     pub(crate) fn of(argument: &'static str) -> impl Fn(Self) -> Self {
         move |failure| Self { argument, ..failure }
-    }
-
-    /// `doing` is `reading` or `writing`.
-    #[cold]
-    pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Self {
-        Self::new(STRATA_STATUS_IO, format!("{doing} `{}`: {error}", path.display()))
     }
 
     /// For errors about bytes that were read: all of them are faults of the format, except for memory.

@@ -1,8 +1,7 @@
 //! The files of a model: the small one is read, the large one mapped.
 
 use crate::failure::{Failure, Outcome};
-use crate::status::{STRATA_STATUS_FORMAT, STRATA_STATUS_MEMORY};
-#[cfg(feature = "full")]
+use crate::status::{STRATA_STATUS_FORMAT, STRATA_STATUS_IO, STRATA_STATUS_MEMORY};
 use memmap2::{Mmap, MmapOptions};
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -12,6 +11,14 @@ use strata_core::model::SharedBytes;
 
 /// Most bytes of a file that is read into memory. A `cfg.json` has a few hundred.
 const MOST_BYTES: u64 = 1 << 20;
+
+impl Failure {
+    /// `doing` is `reading` or `writing`.
+    #[cold]
+    pub(crate) fn io(doing: &str, path: &Path, error: &io::Error) -> Self {
+        Self::new(STRATA_STATUS_IO, format!("{doing} `{}`: {error}", path.display()))
+    }
+}
 
 /// Opens a regular file. Something else under the name, such as a pipe, would block, or never end.
 fn open(path: &Path) -> Outcome<File> {
@@ -44,7 +51,6 @@ pub(crate) fn read_up_to(path: &Path, most: u64) -> Outcome<Vec<u8>> {
 ///
 /// Some file systems (FUSE with `direct_io`) allow only private maps, some none: the file is then mapped privately, or
 /// read.
-#[cfg(feature = "full")]
 pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     let mut file = open(path)?;
     // SAFETY: the map is read-only, and nothing in this library writes to a file that it has mapped. The caller of the
@@ -68,10 +74,4 @@ pub(crate) fn map(path: &Path) -> Outcome<SharedBytes> {
     }
     file.read_to_end(&mut bytes).map_err(|e| Failure::io("reading", path, &e))?;
     Ok(Arc::new(bytes))
-}
-
-/// Checks that so many bytes can be allocated: asked at once, since single allocations abort where they fail.
-pub(crate) fn check_memory(bytes: usize) -> Outcome {
-    let mut probe = Vec::<u8>::new();
-    probe.try_reserve_exact(bytes).map_err(|_| Failure::new(STRATA_STATUS_MEMORY, "out of memory"))
 }

@@ -1,10 +1,13 @@
 //! The opaque types and their work: rows in blocks, each encoded with scratch of its own.
 
+#[cfg(not(feature = "std"))]
+use crate::bare::Copies;
 use crate::boundary::Guarded;
 use crate::codes::{CodesIn, CodesOut};
+#[cfg(feature = "std")]
 use crate::device::Copies;
 use crate::failure::{Failure, Outcome};
-use crate::files::check_memory;
+use crate::memory::check_memory;
 use crate::message::Message;
 #[cfg(feature = "full")]
 use crate::model_files::Directory;
@@ -16,13 +19,23 @@ use crate::params::{strata_ctx_params, strata_edit, strata_model_info, strata_mo
 use crate::pool::Pool;
 use crate::rows::{RowsIn, RowsOut};
 use crate::status::{STRATA_STATUS_BUSY, STRATA_STATUS_INDEX, STRATA_STATUS_PARAMS};
-use std::ffi::{CStr, CString, c_char};
+use alloc::boxed::Box;
+use alloc::ffi::CString;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ffi::{CStr, c_char};
+#[cfg(feature = "full")]
 use std::path::Path;
-use std::sync::Arc;
 use strata_core::config::ModelKind;
 #[cfg(feature = "full")]
 use strata_core::format::formats::{self, Choices};
-use strata_core::format::weights::{self, Origin, layer_of};
+#[cfg(feature = "full")]
+use strata_core::format::weights::read_model as read_buffers;
+#[cfg(not(feature = "full"))]
+use strata_core::format::weights::read_own as read_buffers;
+use strata_core::format::weights::{Origin, layer_of};
 use strata_core::heads::Heads;
 use strata_core::metrics::fidelity::Fidelity;
 use strata_core::model::{Arch, CodeRow, Codes, Edit, Scratch, TopkBy, Watch, WeightType};
@@ -89,7 +102,7 @@ impl strata_model {
 
     pub(crate) fn parse(cfg: &[u8], weights: &[u8], settings: &strata_model_params) -> Outcome<Self> {
         Self::new(settings, weights.len(), || {
-            let (model, origin) = weights::read_model(cfg, weights)?;
+            let (model, origin) = read_buffers(cfg, weights)?;
             Ok((model, origin, String::new()))
         })
     }
@@ -116,7 +129,7 @@ impl strata_model {
             return Err(params("params: weights: expected STRATA_WEIGHTS_F32, all that the seed model has"));
         }
         let max_active = [model.max_active(0), model.max_active(1)];
-        let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::detect(), Par::Seq), weights);
+        let encoder = Encoder::with_weights(Arc::new(model), Compute::new(Isa::default(), Par::Seq), weights);
         let encoder = encoder.map_err(Failure::reading)?;
         let string = |text: &str| CString::new(text.replace('\0', " ")).unwrap_or_default();
         Ok(Self {

@@ -19,6 +19,7 @@
 //! | feature | default | adds | without it |
 //! |---|---|---|---|
 //! | `full` | yes | all of the header | models of Strata from buffers, contexts of one thread, `strata_encode` |
+//! | `std` | yes | the best instruction set of the machine, found at run time; panics become `STRATA_STATUS_PANIC` | the instruction set that the library was compiled for; a panic, which is a bug in Strata, ends the process |
 //! | `cuda` | no | contexts on a GPU, by the driver that is there at run time | such a context is refused |
 //!
 //! The threads of a context come from a pool of its own, never from the global one.
@@ -38,8 +39,9 @@
 //! |---|---|
 //! | `lib.rs`, `calls_dump.rs`, `calls_watch.rs` | the exported functions, in the order of the header |
 //! | `params.rs` | the structs of the header; how structs of other versions are read and written |
-//! | `status.rs`, `failure.rs`, `boundary.rs`, `message.rs` | status codes; failures with their sentence; the boundary that no panic crosses; sentences without allocation |
-//! | `handle.rs`, `pool.rs` | models and contexts; the threads of a context |
+//! | `status.rs`, `failure.rs`, `boundary.rs`, `caught.rs`, `message.rs` | status codes; failures with their sentence; the boundary that no panic crosses; sentences without allocation |
+//! | `bare.rs` | what the library has in place of std, where it is built without |
+//! | `handle.rs`, `memory.rs`, `pool.rs` | models and contexts; whether memory is enough; the threads of a context |
 //! | `watch.rs`, `probe.rs` | watch-lists; probes, and what is kept of their scores |
 //! | `pointers.rs`, `rows.rs`, `codes.rs` | the caller's handles and outputs; views of the caller's rows and codes |
 //! | `model_files.rs`, `files.rs`, `dump.rs` | files of models, mapped; files; dumps that a host writes |
@@ -59,21 +61,32 @@
     not(feature = "full"),
     allow(dead_code, unused_imports, reason = "no exported function reaches it, so that the linker leaves it out")
 )]
+#![cfg_attr(not(feature = "std"), no_std)]
 
+extern crate alloc;
+
+/// cbindgen:ignore
+#[cfg(not(feature = "std"))]
+mod bare;
 #[doc(hidden)]
 pub mod boundary;
 #[cfg(feature = "full")]
 mod calls_dump;
 #[cfg(feature = "full")]
 mod calls_watch;
+#[cfg(feature = "std")]
+mod caught;
 mod codes;
+#[cfg(feature = "std")]
 mod device;
 #[cfg(feature = "full")]
 mod dump;
 #[doc(hidden)]
 pub mod failure;
+#[cfg(feature = "full")]
 mod files;
 mod handle;
+mod memory;
 mod message;
 #[cfg(feature = "full")]
 mod model_files;
@@ -90,11 +103,11 @@ mod watch;
 
 use boundary::{boundary, boundary_with};
 use codes::{CodesIn, CodesOut};
+use core::ffi::{c_char, c_void};
+use core::ptr;
 use failure::Failure;
 use pointers::{free, get, make, put, with_ctx, writable};
 use rows::{RowsIn, RowsOut};
-use std::ffi::{c_char, c_void};
-use std::ptr;
 use strata_core::Error;
 
 #[cfg(feature = "full")]

@@ -2,10 +2,10 @@
 
 use crate::failure::Failure;
 use crate::params::strata_error;
-use std::ffi::c_char;
-use std::fmt::{self, Write};
-use std::mem::offset_of;
-use std::ptr;
+use core::ffi::c_char;
+use core::fmt::{self, Write};
+use core::mem::offset_of;
+use core::ptr;
 
 /// One sentence, cut at the end of the buffer, and a zero.
 pub(crate) struct Message {

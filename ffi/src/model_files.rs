@@ -1,7 +1,8 @@
 //! The files of a model of any format, as the core's readers ask for them.
 
 use crate::failure::Outcome;
-use crate::files::{self, check_memory};
+use crate::files;
+use crate::memory::check_memory;
 use crate::status::{STRATA_STATUS_IO, STRATA_STATUS_MEMORY};
 use std::fs;
 use std::path::Path;

@@ -2,9 +2,9 @@
 
 use crate::failure::{Failure, Outcome};
 use crate::status::{STRATA_STATUS_PARAMS, strata_status};
-use std::ffi::{c_char, c_void};
-use std::ops::Range;
-use std::{ptr, slice};
+use core::ffi::{c_char, c_void};
+use core::ops::Range;
+use core::{ptr, slice};
 
 /// The type of the numbers of rows: STRATA_DTYPE_...
 pub type strata_dtype = u32;
@@ -75,7 +75,8 @@ pub struct strata_error {
 }
 
 /// n_rows rows of d little-endian numbers, row i at data + i * row_stride_bytes, at any alignment. The bytes between rows
-/// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1].
+/// are not accessed. In a ggml hook: data, ne[1], ne[0], nb[1]. Rows are the activations as the language model has them at the
+/// hook point: however training normalised them, that is part of the model.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct strata_rows {

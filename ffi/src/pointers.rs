@@ -5,6 +5,7 @@ use crate::failure::{Failure, Outcome};
 use crate::handle::{Ctx, strata_ctx};
 use crate::params::{Versioned, params, read_or_default};
 use crate::status::strata_status;
+use alloc::boxed::Box;
 
 /// Calls `body` with the context, from one thread at a time.
 pub(crate) fn with_ctx(ctx: *const strata_ctx, body: impl FnOnce(&mut Ctx) -> Outcome) -> strata_status {

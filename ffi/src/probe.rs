@@ -2,8 +2,9 @@
 
 use crate::boundary::Guarded;
 use crate::failure::{Failure, Outcome};
-use crate::files::{check_memory, read_up_to};
+use crate::files::read_up_to;
 use crate::handle::strata_model;
+use crate::memory::check_memory;
 use crate::params::{
     STRATA_HEAD_LATENTS, STRATA_HEAD_ROW, params, strata_head_info, strata_probe_reading, strata_probe_state_params,
 };

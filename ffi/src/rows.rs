@@ -4,9 +4,10 @@ use crate::failure::{Failure, Outcome};
 use crate::params::{self, check_reserved, extent, strata_dtype, strata_rows, strata_rows_mut};
 use crate::params::{STRATA_DTYPE_BF16, STRATA_DTYPE_F16, STRATA_DTYPE_F32};
 use crate::status::{STRATA_STATUS_DTYPE, STRATA_STATUS_NULL, STRATA_STATUS_SHAPE};
-use std::mem::offset_of;
-use std::ops::Range;
-use std::{ptr, slice};
+use alloc::vec::Vec;
+use core::mem::offset_of;
+use core::ops::Range;
+use core::{ptr, slice};
 use strata_core::{Dtype, Error, Rows};
 
 pub(crate) fn dtype(dtype: strata_dtype) -> Outcome<Dtype> {

@@ -1,6 +1,6 @@
 //! The status codes of the header.
 
-use std::ffi::CStr;
+use core::ffi::CStr;
 
 /// The result of a function: 0, or what went wrong. Numbers are never changed or reused; callers must be ready for numbers
 /// that they do not know. 10 to 19: an argument; 20 to 29: data; 30 to 39: a resource; 40 to 49: a device.

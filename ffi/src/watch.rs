@@ -1,8 +1,8 @@
 //! Watch-lists of a model.
 
 use crate::failure::Outcome;
-use crate::files::check_memory;
 use crate::handle::strata_model;
+use crate::memory::check_memory;
 use crate::params::{
     STRATA_WHY_GATE, STRATA_WHY_LISTED, STRATA_WHY_PRUNING, STRATA_WHY_SCREEN, STRATA_WHY_SEED, STRATA_WHY_SOURCE,
     STRATA_WHY_TOPK, strata_watch_info,

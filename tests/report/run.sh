@@ -44,8 +44,7 @@ node "$work/browser.mjs" "$(command -v chromium)" "$shots" "$work/run.html" "$wo
 # a text, encoded with the same weights in 8 bits.
 "$strata" --quiet report "$work/demo/run" --live -o "$work/live.html"
 size=$(stat -c %s "$work/live.html")
-more=$((size - $(stat -c %s "$work/run.html")))
-[ "$more" -lt 4000000 ] || { echo "report: --live: expected less than 4 MB more for the demo, found $more bytes" >&2; exit 1; }
+[ "$size" -lt 12000000 ] || { echo "report: --live: expected less than 12 MB for the demo, found $size bytes" >&2; exit 1; }
 "$strata" --quiet report "$work/bare" --live -o "$work/live-rows.html"
 printf 'ROMEO:\nWhat light through yonder window breaks?\nIt is the east, and Juliet is the sun.\nArise, fair sun, and kill the envious moon,\nWho is already sick' >"$work/text.txt"
 "$strata" --quiet capture --text "$work/text.txt" --per-document --hook blocks.2.hook_resid_post --dtype f32 --out "$work/typed" >/dev/null
@@ -54,4 +53,4 @@ printf 'ROMEO:\nWhat light through yonder window breaks?\nIt is the east, and Ju
 "$strata" --quiet encode "$work/bare" --dump "$work/world" --weights int8 --out "$work/rows.safetensors" >/dev/null
 node "$work/live.mjs" "$(command -v chromium)" "$shots" "$work/live.html" "$work/live-rows.html" "$work/text.txt" \
     "$work/typed.safetensors" "$work/world" "$work/rows.safetensors"
-echo "the page of the demo that computes has $size bytes, $more more than without"
+echo "the page of the demo that computes has $size bytes, and $(stat -c %s "$work/run.html") without"

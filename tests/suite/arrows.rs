@@ -69,23 +69,26 @@ cli: synth -> args console dump files truth
 cli: texts -> files
 cli: train -> checkpoint console control dump feed files health heldout memory ranks row_filter run settings sources usage
 cli: truth -> dump files
-ffi: boundary -> failure message params status
+ffi: bare -> failure params status
+ffi: boundary -> bare caught failure message params status
 ffi: calls_dump -> boundary dump failure params pointers rows status
 ffi: calls_watch -> boundary codes dump failure handle params pointers probe rows status watch
+ffi: caught -> failure status
 ffi: codes -> failure params status
 ffi: device -> failure
 ffi: dump -> boundary failure params rows status
 ffi: failure -> status
 ffi: files -> failure status
-ffi: handle -> boundary codes device failure files message model_files params pool rows status
+ffi: handle -> bare boundary codes device failure memory message model_files params pool rows status
+ffi: memory -> failure status
 ffi: message -> failure params
-ffi: model_files -> failure files status
+ffi: model_files -> failure files memory status
 ffi: params -> failure status
 ffi: pointers -> boundary failure handle params status
 ffi: pool -> failure status
-ffi: probe -> boundary failure files handle params status
+ffi: probe -> boundary failure files handle memory params status
 ffi: rows -> failure params status
-ffi: watch -> failure files handle params
+ffi: watch -> failure handle memory params
 ffi/python: codes -> failure
 ffi/python: command -> failure pool
 ffi/python: dump -> arrays failure

@@ -28,6 +28,14 @@ pub struct Atlas {
     pub stream: String,
 }
 
+impl Atlas {
+    /// Returns the same data, [packed](embed::packed).
+    pub fn packed(&self) -> Self {
+        let [index, records, stream] = [&self.index, &self.records, &self.stream].map(embed::packed);
+        Self { suffix: self.suffix, index, records, stream }
+    }
+}
+
 /// The run of the latents.
 pub struct Subject<'a> {
     /// Its name.

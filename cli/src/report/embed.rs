@@ -1,6 +1,7 @@
 //! Data and scripts inside of HTML.
 
 use anyhow::{Context, Result};
+use miniz_oxide::deflate::compress_to_vec_zlib;
 use plotly::Plot;
 use serde::Serialize;
 
@@ -10,6 +11,12 @@ use serde::Serialize;
 /// If `value` cannot be written as JSON.
 pub fn json(value: &impl Serialize) -> Result<String> {
     Ok(escape(&serde_json::to_string(value).context("writing the data of the report")?))
+}
+
+/// Deflates data of a page, which `templates/report/unpack.js` unpacks, and writes them in base64. A third is lost to base64, so
+/// that this is for data of which most is won.
+pub fn packed(data: impl AsRef<[u8]>) -> String {
+    base64::encode(compress_to_vec_zlib(data.as_ref(), 9))
 }
 
 /// Escapes characters that mean something in HTML or JavaScript. They occur only within strings of JSON, where an escape is

@@ -17,7 +17,7 @@ pub struct Frame {
     pub plotly: String,
     /// The plots, as JSON.
     pub plots: String,
-    /// Whether the page may compile WebAssembly.
+    /// Whether the page may compile WebAssembly; its data are packed then.
     pub computes: bool,
 }
 
@@ -30,8 +30,9 @@ impl Frame {
         Ok(Self { title, css: CSS, js: script::joined(false), plotly: embed::plotly_script()?, plots, computes: false })
     }
 
-    /// Returns the frame of a page that computes.
+    /// Returns the frame of a page that computes, whose data are [packed](embed::packed).
     pub fn computing(self) -> Self {
-        Self { js: script::joined(true), computes: true, ..self }
+        let (plots, plotly) = (embed::packed(self.plots), embed::packed(self.plotly));
+        Self { js: script::joined(true), plots, plotly, computes: true, ..self }
     }
 }

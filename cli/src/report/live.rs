@@ -16,7 +16,7 @@ const MODULE: &[u8] = include_bytes!("../../assets/live.wasm");
 /// The text that a page begins with.
 const TEXT: &str = "ROMEO:\nWhat light through yonder window breaks?\n\nJULIET:\nO, ";
 
-/// The data of a page that computes. All but `info` is in base64.
+/// The data of a page that computes. All but `info` is [packed](embed::packed).
 pub struct Live {
     /// Sizes, families and the language model, as JSON.
     pub info: String,
@@ -76,11 +76,11 @@ impl Live {
         };
         let [f1, f2] = arch.latents();
         Ok(Self {
-            language: layer.map(|_| base64::encode(EMBEDDED_WEIGHTS)),
+            language: layer.map(|_| embed::packed(EMBEDDED_WEIGHTS)),
             info: embed::json(&Info { d: arch.d, f1, f2, parents, language })?,
-            module: base64::encode(MODULE),
-            cfg: base64::encode(write_cfg(arch, &run.origin)),
-            weights: base64::encode(write_weights_int8(&run.model)?),
+            module: embed::packed(MODULE),
+            cfg: embed::packed(write_cfg(arch, &run.origin)),
+            weights: embed::packed(write_weights_int8(&run.model)?),
         })
     }
 }

@@ -132,6 +132,8 @@ pub fn page(run: &Loaded, title: Option<&str>, live: Option<Live>) -> Result<Str
     let sparsity = eval.map(|data| charts::sparsity(&[Of { letter: None, data }])).unwrap_or_default();
     let plots = charts::json(training.iter().chain(&sparsity))?;
     let frame = Frame::new(title.map_or_else(|| run.name.clone(), str::to_owned), plots)?;
+    let packed = run.atlas.as_ref().filter(|_| live.is_some()).map(Atlas::packed);
+    let atlas = packed.as_ref().or(run.atlas.as_ref());
     let page = RunPage {
         summary: headline::summary(eval, config, run.lines.last()),
         frame: if live.is_some() { frame.computing() } else { frame },
@@ -144,7 +146,7 @@ pub fn page(run: &Loaded, title: Option<&str>, live: Option<Live>) -> Result<Str
         sparsity,
         groups: eval.map(|eval| metrics::tables(eval, &docs)).unwrap_or_default(),
         settings: run.settings.clone(),
-        atlases: Vec::from_iter(&run.atlas),
+        atlases: Vec::from_iter(atlas),
     };
     page.render().context("writing the report")
 }

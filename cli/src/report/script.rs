@@ -16,6 +16,8 @@ const PARTS: [&str; 12] = [
     include_str!("../../templates/report/latent.js"),
     include_str!("../../templates/report/map.js"),
 ];
+/// Unpacks the data of a page that computes.
+const UNPACK: &str = include_str!("../../templates/report/unpack.js");
 /// The view that computes.
 const LIVE: &str = include_str!("../../templates/report/live.js");
 /// The last part, which calls the views.
@@ -23,6 +25,7 @@ const ROUTE: &str = include_str!("../../templates/report/route.js");
 
 /// Returns the script of a page; `computes` says whether it has the view that does.
 pub fn joined(computes: bool) -> String {
-    let live = if computes { LIVE } else { "" };
-    format!("\"use strict\";\n(() => {{\n{}{live}{ROUTE}}})();\n", PARTS.concat())
+    // What is packed is unpacked asynchronously, which only an async function can wait for.
+    let (start, unpack, live) = if computes { ("async ", UNPACK, LIVE) } else { ("", "", "") };
+    format!("\"use strict\";\n({start}() => {{\n{unpack}{}{live}{ROUTE}}})();\n", PARTS.concat())
 }

@@ -5,11 +5,8 @@ const EDITS = 6;
 
 /** The module with the models, as functions of JavaScript. Functions throw an Error with a sentence. */
 const startEngine = async (info) => {
-  const decoded = (id) => {
-    const text = $(id).textContent.trim();
-    return Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-  };
-  const { instance } = await WebAssembly.instantiate(decoded("live-module"), {});
+  const decoded = async (id) => new Uint8Array(await inflate($(id)).arrayBuffer());
+  const { instance } = await WebAssembly.instantiate(await decoded("live-module"), {});
   const e = instance.exports;
   const memory = (type, at, n) => new type(e.memory.buffer, at, n);
   const check = (status) => {
@@ -20,11 +17,11 @@ const startEngine = async (info) => {
     let end = at;
     for (const part of parts) { memory(part.constructor, end, part.length).set(part); end += part.byteLength; }
   };
-  const [cfg, weights] = [decoded("live-cfg"), decoded("live-weights")];
+  const [cfg, weights] = [await decoded("live-cfg"), await decoded("live-weights")];
   give([cfg, weights], cfg.length + weights.length);
   check(e.load(cfg.length, weights.length));
   if (info.language) {
-    const model = decoded("live-language");
+    const model = await decoded("live-language");
     give([model], model.length);
     check(e.load_language(model.length, info.language.heads, info.language.epsilon, info.language.layer));
   }

@@ -198,6 +198,15 @@ pub fn read_model(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
         copy.extend_from_slice(weights);
         return read_saelens(&settings, &(Arc::new(copy) as SharedBytes), false);
     }
+    read_own(cfg, weights)
+}
+
+/// Reads a model as [`read_model`] does, but only from files of [`write_weights`] and [`write_weights_int8`], not from those that
+/// Strata writes for SAELens: for programs in which the code for that counts.
+///
+/// # Errors
+/// As [`read_model`].
+pub fn read_own(cfg: &[u8], weights: &[u8]) -> Result<(Model, Origin)> {
     let (model, origin) = read(cfg, weights, &mut Widen { in_place: None })?;
     model.check()?;
     Ok((model, origin))

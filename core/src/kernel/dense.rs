@@ -154,7 +154,7 @@ pub fn product<W: Weight>(isa: Isa, x: Matrix<'_>, w: Matrix<'_, W>, bias: Optio
     for j in (0..f).step_by(n_latents) {
         for i in (0..n).step_by(n_rows) {
             let block = Block { x, w, bias, rows: i..n.min(i + n_rows), latents: j..f.min(j + n_latents), stride: f };
-            match isa.0 {
+            match isa.used() {
                 Inner::Scalar(s) => block_scalar(s, &block, out),
                 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
                 Inner::Avx2(s) => block_avx2(s, &block, out),
@@ -348,7 +348,7 @@ pub struct Pair {
 pub fn pairs<W: Weight>(isa: Isa, x: &[f32], w: Matrix<'_, W>, bias: &[f32], pairs: &[Pair], out: &mut [f32]) {
     assert_eq!(pairs.len(), out.len(), "pairs: pairs and outputs differ in number");
     let all = Pairs { x, w, bias };
-    match isa.0 {
+    match isa.used() {
         Inner::Scalar(s) => s.vectorize(
             #[inline(always)]
             || all.run::<_, 1>(s, pairs, out),

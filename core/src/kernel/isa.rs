@@ -29,7 +29,7 @@ pub(super) enum Inner {
 /// Compiles `$body` for each instruction set, with `$simd` its token, and runs the one of `$isa`.
 macro_rules! dispatch {
     ($isa:expr, $simd:ident => $body:expr) => {
-        match $isa.0 {
+        match $isa.used() {
             $crate::kernel::isa::Inner::Scalar($simd) => fearless_simd::Simd::vectorize(
                 $simd,
                 #[inline(always)]
@@ -58,10 +58,11 @@ macro_rules! dispatch {
 }
 
 impl Isa {
-    /// No named vector instructions; every machine has it.
+    /// No named vector instructions; every machine has it. Without the feature `std` every value is [`Isa::baseline`].
     pub const SCALAR: Self = Self(Inner::Scalar(Fallback::new()));
 
     /// Returns the best set of `level` that has a fused multiply-add.
+    #[inline(always)]
     fn of(level: Level) -> Self {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
         {
@@ -87,6 +88,7 @@ impl Isa {
     }
 
     /// Returns the best set that the program was compiled for.
+    #[inline(always)]
     pub fn baseline() -> Self {
         Self::of(Level::baseline())
     }
@@ -123,17 +125,27 @@ impl Isa {
         Err(crate::Error::config("isa", why))
     }
 
+    /// Returns the set that kernels run. Without detection there is one for the whole program, the one that it was compiled
+    /// for: the compiler sees that, and leaves out the kernels of all others.
+    #[inline(always)]
+    pub(super) fn used(self) -> Inner {
+        #[cfg(feature = "std")]
+        return self.0;
+        #[cfg(not(feature = "std"))]
+        return Self::baseline().0;
+    }
+
     /// Returns whether it multiplies and adds bytes four at a time (VNNI).
     pub fn has_dot8(self) -> bool {
         #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-        return matches!(self.0, Inner::Avx512(_));
+        return matches!(self.used(), Inner::Avx512(_));
         #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
         return false;
     }
 
     /// Returns the name that [`Isa::named`] accepts.
     pub fn name(self) -> &'static str {
-        match self.0 {
+        match self.used() {
             Inner::Scalar(_) => "scalar",
             #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
             Inner::Avx2(_) => "avx2",

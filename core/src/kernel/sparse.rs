@@ -137,7 +137,7 @@ pub fn dot_rows(isa: Isa, index: &[u32], rows: &[f32], d: usize, v: &[f32], out:
     assert_eq!(index.len(), out.len(), "dot_rows: indices and outputs differ in number");
     assert_eq!(v.len(), d, "dot_rows: v is not one row");
     // Process as many rows at a time as the registers can hold sums of.
-    match isa.0 {
+    match isa.used() {
         Inner::Scalar(s) => s.vectorize(
             #[inline(always)]
             || dot_rows_body::<_, 1>(s, index, rows, v, out),

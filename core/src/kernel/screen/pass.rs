@@ -84,7 +84,7 @@ impl Screen {
             }
         }
         let job = Job { lines, strips, q, bias: &bias, kappa: &kappa, there, rows, rising };
-        match isa.0 {
+        match isa.used() {
             Inner::Scalar(s) => s.vectorize(
                 #[inline(always)]
                 || job.run_one_by_one(s, t),

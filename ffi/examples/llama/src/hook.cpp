@@ -2,20 +2,20 @@
 
 #include <ggml.h>
 
-#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 #include <string>
 
+Hook::Hook(int layer, Use use)
+    : layer_(layer), output_("l_out-" + std::to_string(layer)), norm_("norm_w-" + std::to_string(layer)), use_(std::move(use)) {}
+
 // Is this tensor the output of the layer? Most graphs call it l_out-N. BERT's gives it no name of its own: it is the sum
 // of norm_w-N and a bias that is called node_..., or result_embd... after the last layer. The sums of other norms have names.
-static bool is_output(const ggml_tensor *t, int layer) {
-    char name[GGML_MAX_NAME];
-    std::snprintf(name, sizeof name, "l_out-%d", layer);
-    if (!std::strcmp(t->name, name)) return true;
-    if (t->op != GGML_OP_ADD || !t->src[0]) return false;
-    std::snprintf(name, sizeof name, "norm_w-%d", layer);
-    return !std::strcmp(t->src[0]->name, name) && (!std::strncmp(t->name, "node_", 5) || !std::strncmp(t->name, "result_embd", 11));
+// Each of the thousand nodes of a graph is asked about for every token, so that nothing is formatted here.
+bool Hook::is_output(const ggml_tensor *t) const {
+    if (t->name == output_) return true;
+    return t->op == GGML_OP_ADD && t->src[0] && t->src[0]->name == norm_ &&
+           (!std::strncmp(t->name, "node_", 5) || !std::strncmp(t->name, "result_embd", 11));
 }
 
 static strata_dtype dtype_of(const ggml_tensor *t) {
@@ -29,7 +29,7 @@ static strata_dtype dtype_of(const ggml_tensor *t) {
 
 bool Hook::on_node(ggml_tensor *t, bool ask, void *hook) {
     Hook &self = *static_cast<Hook *>(hook);
-    if (ask) return is_output(t, self.layer_);  // yes splits the graph here
+    if (ask) return self.is_output(t);  // yes splits the graph here
     try {
         self.take(t);
         return !self.stops_;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <exception>
 #include <functional>
+#include <string>
 #include <vector>
 
 class Hook {
@@ -15,7 +16,7 @@ class Hook {
     using Use = std::function<void(strata_rows_mut rows)>;
 
     // An empty `use` has the layer handed over, and nothing done with it.
-    Hook(int layer, Use use) : layer_(layer), use_(std::move(use)) {}
+    Hook(int layer, Use use);
 
     // Leaves out what the graph computes after the layer.
     void stop_there() { stops_ = true; }
@@ -28,9 +29,11 @@ class Hook {
     void check();
 
   private:
+    bool is_output(const ggml_tensor *t) const;
     void take(ggml_tensor *t);
 
     int layer_;
+    std::string output_, norm_;  // names of tensors
     Use use_;
     bool stops_ = false;
     bool seen_ = false;

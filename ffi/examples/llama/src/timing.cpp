@@ -17,6 +17,8 @@ struct Way {
     std::optional<Hook> hook;
     std::optional<Host> host;
     std::vector<double> one_us, window_us;  // per token: each of those that came one at a time; of each window at once
+    double inside = 0;                      // seconds in the hook since the last evaluation began
+    std::vector<double> one_inside_us, window_inside_us;
 };
 }  // namespace
 
@@ -32,11 +34,22 @@ static double median(std::vector<double> v) {
     return v[v.size() / 2];
 }
 
-// Microseconds per token of one evaluation.
-static double cost(Host &host, const std::vector<llama_token> &tokens) {
+// Microseconds per token of one evaluation, kept where it is one that counts.
+static void cost(Way &way, const std::vector<llama_token> &tokens, bool keep, std::vector<double> &us, std::vector<double> &inside_us) {
+    way.inside = 0;
     const double start = seconds();
-    host.run(tokens);
-    return (seconds() - start) * 1e6 / static_cast<double>(tokens.size());
+    way.host->run(tokens);
+    const double a_token = 1e6 / static_cast<double>(tokens.size()), whole = seconds() - start;
+    if (keep) us.push_back(whole * a_token), inside_us.push_back(way.inside * a_token);
+}
+
+// A hook that measures what is done in it.
+static void hook(Way &way, int layer, Hook::Use use) {
+    way.hook.emplace(layer, [&way, use = std::move(use)](strata_rows_mut rows) {
+        const double start = seconds();
+        use(rows);
+        way.inside += seconds() - start;
+    });
 }
 
 // How much more than the first way another one takes, in percent: the median over tokens that were computed one after the other.
@@ -68,9 +81,10 @@ static std::vector<float> rows_of(const Weights &weights, int layer, const std::
     return out;
 }
 
-// Microseconds a row of strata_encode by itself, `at_once` rows a call.
-static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std::size_t d, std::size_t at_once) {
-    strata::codes parents, children;
+// Microseconds per row of strata_encode by itself, `at_once` rows per call. The codes are kept from call to call, as a host keeps
+// them: where they are too small, strata::ctx encodes twice.
+static double encode_cost(strata::ctx &ctx, const std::vector<float> &rows, std::size_t d, std::size_t at_once, strata::codes &parents,
+                          strata::codes &children) {
     const std::size_t n = rows.size() / d;
     const double start = seconds();
     for (std::size_t from = 0; from < n; from += at_once) ctx.encode(strata::rows(&rows[from * d], at_once, d), parents, children);
@@ -100,44 +114,46 @@ bool timing(const Words &words) {
     ways[1].name = "with the hook";
     ways[1].hook.emplace(layer, nullptr);
     ways[2].name = "with a watch-list";
-    ways[2].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(listed, strata::rows(rows), parents, children); });
+    hook(ways[2], layer, [&](strata_rows_mut rows) { ctx.encode(listed, strata::rows(rows), parents, children); });
     ways[3].name = "with strata_encode";
-    ways[3].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
+    hook(ways[3], layer, [&](strata_rows_mut rows) { ctx.encode(strata::rows(rows), parents, children); });
     ways[4].name = "with strata_steer";
-    ways[4].hook.emplace(layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
+    hook(ways[4], layer, [&](strata_rows_mut rows) { ctx.steer(rows, add); });
     for (Way &way : ways) way.host.emplace(weights, way.hook ? &*way.hook : nullptr, setup);
 
     const std::vector<float> rows = rows_of(weights, layer, tokens, setup);
     std::vector<double> encode_one, encode_window;
     for (std::size_t round = 0; round <= rounds; round++) {  // the first warms up
-        const double one = encode_cost(ctx, rows, info.d, 1), window = encode_cost(ctx, rows, info.d, tokens.size());
+        const double one = encode_cost(ctx, rows, info.d, 1, parents, children);
+        const double window = encode_cost(ctx, rows, info.d, tokens.size(), parents, children);
         if (round > 0) encode_one.push_back(one), encode_window.push_back(window);
         for (Way &way : ways) way.host->restart();
         for (std::size_t i = 0; i < singles; i++)
             for (std::size_t k = 0; k < ways.size(); k++) {
                 Way &way = ways[(i + k) % ways.size()];
-                const double us = cost(*way.host, {tokens[i]});
-                if (round > 0) way.one_us.push_back(us);
+                cost(way, {tokens[i]}, round > 0, way.one_us, way.one_inside_us);
             }
         for (std::size_t k = 0; k < ways.size(); k++) {
             Way &way = ways[(round + k) % ways.size()];
             way.host->restart();
-            const double us = cost(*way.host, tokens);
-            if (round > 0) way.window_us.push_back(us);
+            cost(way, tokens, round > 0, way.window_us, way.window_inside_us);
         }
     }
-    std::printf("d %zu, %zu + %zu latents, %zu of them on the watch-list; microseconds of processor time per token, and how much more\n", info.d,
-                info.f1, info.f2, names.size());
-    std::printf("%-20s %20s %20s\n", "", singles ? "one at a time" : "", (std::to_string(tokens.size()) + " at once").c_str());
+    std::printf("d %zu, %zu + %zu latents, %zu of them on the watch-list; %zu windows; microseconds of processor time per token, how much\n"
+                "more than llama.cpp alone, and the share that passes in the hook\n",
+                info.d, info.f1, info.f2, names.size(), rounds);
+    std::printf("%-20s %30s %30s\n", "", singles ? "one at a time" : "", (std::to_string(tokens.size()) + " at once").c_str());
     for (const Way &way : ways) {
         std::printf("%-20s ", way.name);
-        for (const auto &[us, alone] : {std::make_pair(&way.one_us, &ways[0].one_us), std::make_pair(&way.window_us, &ways[0].window_us)}) {
-            if (us->empty()) std::printf("%20s ", "");
-            else if (us == alone) std::printf("%12.1f %7s ", median(*us), "");
-            else std::printf("%12.1f %+6.2f%% ", median(*us), more(*us, *alone));
-        }
+        const auto print = [](const std::vector<double> &us, const std::vector<double> &alone, const std::vector<double> &inside) {
+            if (us.empty()) std::printf("%30s ", "");
+            else if (&us == &alone) std::printf("%12.1f %17s ", median(us), "");
+            else std::printf("%12.1f %+8.2f%% %6.3f%% ", median(us), more(us, alone), 100 * median(inside) / median(alone));
+        };
+        print(way.one_us, ways[0].one_us, way.one_inside_us);
+        print(way.window_us, ways[0].window_us, way.window_inside_us);
         std::printf("\n");
     }
-    std::printf("%-20s %12.1f %7s %12.1f\n", "strata_encode itself", median(encode_one), "", median(encode_window));
+    std::printf("%-20s %12.1f %17s %12.1f\n", "strata_encode itself", median(encode_one), "", median(encode_window));
     return true;
 }
