@@ -27,15 +27,18 @@ impl OnDevice {
         for l in 0..levels.len() {
             let (before, level) = levels.split_at_mut(l);
             let (level, Some(own)) = (&mut level[0], own[l]) else { continue };
-            if level.aux.room.is_some() {
-                level.aux_rows((device, over), n, d, own.decoder, out.weight(l))?;
+            level.begin_auxiliary(device, n, d)?;
+            if let Some(picks) = level.picks(n) {
+                let of = over.addends(device, "auxk", (n, d), picks, own.decoder)?;
+                level.aux_rows((n, d), of, own, out.weight(l))?;
                 let squares = level.aux.lacking.squares.of(n);
                 // The weight is the number that the kernel before has written.
                 out.weighed(device, squares, l, CHUNK, AUX + l)?;
             }
             let base = before.last().filter(|_| is_cumulative).map_or(xt, |one| one.r.of(n * d));
-            level.gated_rows((device, over), n, base, own.decoder)?;
-            if level.is_gated() {
+            if let Some(lists) = level.pre_activations(n) {
+                let of = over.addends(device, "gated", (n, d), lists, own.decoder)?;
+                level.gated_rows((n, d), of, own, base)?;
                 let terms = Terms::Times(level.gated.squares.of(n), 0.5 * f64::from(gated_weight));
                 out.sum(device, terms, CHUNK, 1.0, GATED + l)?;
             }

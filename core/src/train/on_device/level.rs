@@ -1,13 +1,12 @@
 //! Working memory of one level on a device: its entries, and their gradients.
 
 use super::super::step::StepSettings;
-use super::shards::Over;
 use crate::activation::{Parameter, Parameters, Rule};
 use crate::config::Config;
 use crate::device::kernels::{self, Most, Values};
 use crate::device::lists::{ListSlots, Lists};
 use crate::device::search::Guess;
-use crate::device::sums;
+use crate::device::sums::{self, Addends};
 use crate::device::training::{self, Activation, ByLatent, Entries, EntryGradients, EntryJob, Open, Penalised, Picks};
 use crate::device::{Buffer, Device, Part, Slot};
 use crate::error::Result;
@@ -351,55 +350,45 @@ impl Level {
         Ok(Some(sums))
     }
 
-    /// Writes what AuxK lacks where it has picked latents, with its weight.
-    pub fn aux_rows(
-        &mut self,
-        (device, over): (&Device, &mut Over),
-        n: usize,
-        d: usize,
-        decoder: Part<'_, f32>,
-        weight: Part<'_, f32>,
-    ) -> Result<()> {
-        let Self { aux, r, .. } = self;
-        if let Some(room) = aux.room {
-            aux.lacking.e.room(device, n * d)?;
-            aux.lacking.squares.room(device, n)?;
-            let picks = Lists { index: aux.picked.of(n * room), ..aux.picks.of(n, room) };
-            let (e, squares) = (aux.lacking.e.of(n * d), aux.lacking.squares.of(n));
-            let of = over.addends(device, "auxk", (n, d), picks, decoder)?;
-            sums::aux_rows(r.of(n * d), decoder, Some(weight), d, of, e, squares)?;
+    /// Takes memory for what the auxiliary reconstructions lack.
+    pub fn begin_auxiliary(&mut self, device: &Device, n: usize, d: usize) -> Result<()> {
+        let Self { aux, gated, numbers, .. } = self;
+        for (lacking, acts) in [(&mut aux.lacking, aux.room.is_some()), (gated, numbers.is_gated)] {
+            if acts {
+                lacking.e.room(device, n * d)?;
+                lacking.squares.room(device, n)?;
+            }
         }
         Ok(())
     }
 
-    /// Writes what the auxiliary reconstruction of `base` from the positive pre-activations lacks, for a gated level.
-    pub fn gated_rows(
-        &mut self,
-        (device, over): (&Device, &mut Over),
-        n: usize,
-        base: Part<'_, f32>,
-        decoder: Part<'_, f32>,
-    ) -> Result<()> {
-        if self.numbers.is_gated {
-            let d = base.len() / n;
-            self.gated.e.room(device, n * d)?;
-            self.gated.squares.room(device, n)?;
-            let Entries { lists, u, .. } = self.entries(n);
-            let (e, squares) = (self.gated.e.of(n * d), self.gated.squares.of(n));
-            let of = over.addends(device, "gated", (n, d), Lists { value: u, ..lists }, decoder)?;
-            sums::aux_rows(base, decoder, None, d, of, e, squares)?;
-        }
-        Ok(())
+    /// Returns AuxK's picks with their values, where it has picked latents.
+    pub fn picks(&self, n: usize) -> Option<Lists<'_>> {
+        let Aux { room, picked, picks, .. } = &self.aux;
+        room.map(|room| Lists { index: picked.of(n * room), ..picks.of(n, room) })
+    }
+
+    /// Writes what AuxK lacks, with its weight, of the sum `of`.
+    pub fn aux_rows(&self, (n, d): (usize, usize), of: Addends<'_>, own: Own<'_>, weight: Part<'_, f32>) -> Result<()> {
+        let Lacking { e, squares } = &self.aux.lacking;
+        sums::aux_rows(self.r.of(n * d), own.decoder, Some(weight), d, of, e.of(n * d), squares.of(n))
+    }
+
+    /// Returns the entries with their pre-activations, of a gated level.
+    pub fn pre_activations(&self, n: usize) -> Option<Lists<'_>> {
+        let Entries { lists, u, .. } = self.entries(n);
+        self.numbers.is_gated.then_some(Lists { value: u, ..lists })
+    }
+
+    /// Writes what the auxiliary reconstruction of `base` from the positive pre-activations lacks, for a gated level: the sum `of`.
+    pub fn gated_rows(&self, (n, d): (usize, usize), of: Addends<'_>, own: Own<'_>, base: Part<'_, f32>) -> Result<()> {
+        let Lacking { e, squares } = &self.gated;
+        sums::aux_rows(base, own.decoder, None, d, of, e.of(n * d), squares.of(n))
     }
 
     /// Returns what AuxK lacks, `len` numbers, with its weight, where it has picked latents.
     pub fn lit<'a>(&'a self, len: usize, weight: Part<'a, f32>) -> Option<(Part<'a, f32>, Part<'a, f32>)> {
         self.aux.room.map(|_| (self.aux.lacking.e.of(len), weight))
-    }
-
-    /// Returns whether the level is gated.
-    pub fn is_gated(&self) -> bool {
-        self.numbers.is_gated
     }
 
     /// Takes memory for the gradients of the entries, with zeros in `du` where a sum starts from there.
