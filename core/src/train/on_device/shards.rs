@@ -229,11 +229,9 @@ impl Over {
         let all = |i: usize| i * room..i * room + open.row(i).index.len();
         let own = (0..open.n()).flat_map(|i| rows[all(i)].iter().copied()).collect();
         let mut values = step::parents_over_shards(&self.shard, &self.parents, open, own)?;
-        for (u, j) in values.iter_mut().zip(&open.index).filter(|(_, j)| self.parents[**j as usize] == ROOT) {
-            // ROOT always fires: nothing is lacking.
-            debug_assert!(*j != u32::MAX, "a child");
-            *u = f32::INFINITY;
-        }
+        // ROOT always fires: nothing is lacking.
+        let of_root = |(_, j): &(&mut f32, &u32)| self.parents[**j as usize] == ROOT;
+        values.iter_mut().zip(&open.index).filter(of_root).for_each(|(u, _)| *u = f32::INFINITY);
         for i in 0..open.n() {
             rows[all(i)].copy_from_slice(&values[open.offsets[i]..open.offsets[i + 1]]);
         }
