@@ -70,9 +70,11 @@ pub fn dispatch(command: Command, console: &mut Console<'_>) -> Result<u8> {
         Command::Convert(args) => convert_command(&args, console).map(|()| 0),
         Command::Ablate(args) => {
             let dump = open(&args.dump, &args.source)?;
-            let device = device::open(args.device.device, console)?;
-            let place = ablate::Place { isa, device: device.as_ref() };
-            ranks::run(console, "", |comm, console| ablate::ablate(&args, &dump, place, &*comm, console))
+            ranks::run(console, "", |comm, console| {
+                let device = device::open_over(args.device.device, &*comm, console)?;
+                let place = ablate::Place { isa, device: device.as_ref() };
+                ablate::ablate(&args, &dump, place, &*comm, console)
+            })
         }
         Command::Device(args) => device::device(args.check, isa, console),
         Command::Report(args) => report_command(&args, console).map(|()| 0),
@@ -167,7 +169,7 @@ fn train_rank(args: &args::Train, isa: Isa, comm: Arc<dyn Comm>, console: &mut C
     let s = &args.settings;
     let config = train::settings_of(&args.out, args.resume, s.preset, s.config.as_deref(), &s.sets, s.seed)?;
     let (target, resume) = (target.as_ref(), args.resume);
-    let device = device::open(args.device.device, console)?;
+    let device = device::open_over(args.device.device, &*comm, console)?;
     let (device, verify) = (device.as_ref(), args.verify.unwrap_or(0));
     let (run, from, read_all) = (&*args.out, None, args.read == args::Read::All);
     let job = train::Job { dump: &dump, target, run, config, resume, from, isa, device, verify, comm, read_all };
@@ -203,7 +205,7 @@ fn eval_command(args: &args::Eval, isa: Isa, comm: &dyn Comm, console: &mut Cons
         (None, false) => embedded_for(&dump).ok().filter(|lm| lm.config().d == dump.d()),
     };
     let against = args.against.as_deref().map(Run::open).transpose()?;
-    let device = device::open(args.device.device, console)?;
+    let device = device::open_over(args.device.device, comm, console)?;
     let job = eval::Job {
         run: &run,
         dump: &dump,
@@ -284,7 +286,7 @@ fn encode_command(args: &args::Encode, isa: Isa, comm: &dyn Comm, console: &mut 
     if args.out.is_file() && !args.force {
         bail!("--out {}: it exists already; pass --force to replace it, or choose another name", args.out.display());
     }
-    let device = device::open(args.device.device, console)?;
+    let device = device::open_over(args.device.device, comm, console)?;
     let (f16, weights, device) = (args.f16, args.weights, device.as_ref());
     let job = encode::Job { run: &run, dump: &dump, out: &args.out, f16, weights, isa, device, comm };
     let report = encode::encode(&job, console)?;

@@ -1,13 +1,13 @@
 //! `--device`: whether a command computes on a GPU; and `strata device`, which says what GPUs there are.
 
 use crate::console::Console;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 use std::str::FromStr;
 use strata_core::config::{Activation, Budget, Config, Consistency, GateKind, Source};
 use strata_core::device::check::{BOUNDARY, FULL, run};
 use strata_core::normalise::Normalisation;
-use strata_core::train::{Difference, Trainer};
+use strata_core::train::{Comm, Difference, Trainer};
 use strata_core::{Compute, Device, Isa, Par, Philox, cuda};
 
 /// The environment variable that says where to compute where `--device` is not given.
@@ -19,8 +19,8 @@ pub enum Choice {
     /// On the processor.
     #[default]
     Cpu,
-    /// On a GPU of NVIDIA, counted from 0.
-    Cuda(usize),
+    /// On the GPU of NVIDIA with this number, counted from 0; without one on the first, or over several ranks on one for each.
+    Cuda(Option<usize>),
     /// On the first GPU that can be used, and else on the processor.
     Auto,
 }
@@ -32,20 +32,52 @@ impl FromStr for Choice {
         let ordinal = |text: &str| text.strip_prefix("cuda:").and_then(|n| n.parse().ok());
         match text {
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             "auto" => Ok(Self::Auto),
             _ => ordinal(text)
-                .map(Self::Cuda)
+                .map(|n| Self::Cuda(Some(n)))
                 .ok_or_else(|| format!("expected cpu, cuda, cuda:N or auto, found `{text}`")),
         }
     }
 }
+
+/// Variables in which launchers number the processes of one machine.
+const LOCAL_RANKS: [&str; 4] = ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
 
 /// Opens the device of a choice, or of the one that the environment makes; none for the processor.
 ///
 /// # Errors
 /// If a GPU was asked for and cannot be used, as one sentence.
 pub fn open(asked: Option<Choice>, console: &mut Console<'_>) -> Result<Option<Device>> {
+    open_number(asked, 0, console)
+}
+
+/// [`open`] over several ranks: those of one machine take its GPUs in turn. All ranks compute on GPUs, or none does.
+///
+/// # Errors
+/// As [`open`]; where only some ranks have a GPU, which with `auto` all do without.
+pub fn open_over(asked: Option<Choice>, comm: &dyn Comm, console: &mut Console<'_>) -> Result<Option<Device>> {
+    if comm.is_solo() {
+        return open(asked, console);
+    }
+    let local = LOCAL_RANKS.iter().find_map(|name| std::env::var(name).ok()?.parse().ok()).unwrap_or(comm.rank());
+    // Where there is no GPU, opening the first one says so.
+    let number = cuda::count().map_or(0, |n| local % n.max(1));
+    let device = open_number(asked, number, console)?;
+    let have = comm.gather(&[u8::from(device.is_some())])?.concat();
+    if have.iter().any(|has| *has != have[0]) {
+        let first = |has: u8| have.iter().position(|other| *other == has).unwrap_or(0);
+        let why = format!("rank {} has a GPU, and rank {} none", first(1), first(0));
+        let is_auto = asked.or_else(|| std::env::var(VARIABLE).ok()?.parse().ok()) == Some(Choice::Auto);
+        ensure!(is_auto, "--device: expected a GPU on all ranks or on none: {why}");
+        console.note(format!("{why}; computing on the CPU"));
+        return Ok(None);
+    }
+    Ok(device)
+}
+
+/// [`open`] with the number of the GPU where the choice names none.
+fn open_number(asked: Option<Choice>, number: usize, console: &mut Console<'_>) -> Result<Option<Device>> {
     let named = std::env::var(VARIABLE).ok().filter(|text| !text.is_empty());
     let (from, choice) = match (asked, named) {
         (Some(choice), _) => ("--device ", choice),
@@ -57,13 +89,14 @@ pub fn open(asked: Option<Choice>, console: &mut Console<'_>) -> Result<Option<D
     match choice {
         Choice::Cpu => Ok(None),
         Choice::Cuda(n) => {
+            let n = n.unwrap_or(number);
             let name = if n == 0 { "cuda".to_owned() } else { format!("cuda:{n}") };
             let device = cuda::open(n).with_context(|| format!("{from}{name}"))?;
             console
                 .note(format!("computing on {}; the first start with a new driver takes some seconds", device.name()));
             Ok(Some(device))
         }
-        Choice::Auto => match cuda::open(0) {
+        Choice::Auto => match cuda::open(number) {
             Ok(device) => {
                 console.note(format!("computing on {}", device.name()));
                 Ok(Some(device))

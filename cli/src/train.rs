@@ -92,10 +92,8 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     let d_out = target.map(Dump::d);
     config.validate_rows(dump.d(), d_out)?;
     check_memory(config, dump.d(), d_out, comm.size())?;
-    if let Some(flag) = if device.is_some() { Some("--device") } else { (*verify > 0).then_some("--verify") }
-        && !solo
-    {
-        bail!("{flag}: expected one process, found {} ranks, which train on the CPU", comm.size());
+    if *verify > 0 && !solo {
+        bail!("--verify: expected one process, found {} ranks: one of them has no whole step to repeat", comm.size());
     }
     if let Some(target) = target.filter(|target| target.n_rows() != dump.n_rows()) {
         let (name, n, other, found) = (dump.name(), dump.n_rows(), target.name(), target.n_rows());
@@ -159,9 +157,12 @@ pub fn train(job: &Job<'_>, console: &mut Console<'_>) -> Result<End> {
     // Before the last step an interrupt ends the training with a checkpoint, and the process waits for it.
     let orderly = Orderly::begin();
     let mut mark = (Instant::now(), first_step);
+    let is_sent = !solo && !job.read_all;
+    let normalisation = trainer.normalisation().clone();
+    // Ranks send each other rows that are normalised.
     let mut reader =
-        Reader::new(dump, n_train, config, &filter, trainer.normalisation().clone(), cursor)?.raw(trainer.reads_raw());
-    if !solo && !job.read_all {
+        Reader::new(dump, n_train, config, &filter, normalisation, cursor)?.raw(trainer.reads_raw() && !is_sent);
+    if is_sent {
         reader = reader.sent_to_others(comm.clone());
     }
     if let (Some(target), Some(normalisation)) = (target, trainer.target()) {

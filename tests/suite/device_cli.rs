@@ -109,9 +109,10 @@ mod emulated {
     use strata_cli::console::Console;
     use strata_cli::device::{SMALL_TRAININGS, Training, check_trainings};
     use strata_cli::dump::{Dump, Source};
-    use strata_cli::{encode, run::Run, train};
+    use strata_cli::{args, demo, encode, run::Run, train};
     use strata_core::model::WeightType;
-    use strata_core::train::Solo;
+    use strata_core::train::comm::Threads;
+    use strata_core::train::{Comm, Solo};
     use strata_core::{Device, Isa};
     use strata_tests::emulator::{Flaw, device, flawed};
 
@@ -129,26 +130,33 @@ mod emulated {
         device: Option<&Device>,
         verify: u64,
     ) -> BTreeMap<String, Vec<u8>> {
+        train_rank(dump, run, resume, device, verify, &[], Arc::new(Solo));
+        files_of(run)
+    }
+
+    /// Trains as one of several ranks.
+    fn train_rank(
+        dump: &Dump,
+        run: &Path,
+        resume: bool,
+        device: Option<&Device>,
+        verify: u64,
+        more: &[&str],
+        comm: Arc<dyn Comm>,
+    ) {
         let sets: Vec<String> =
-            TINY.iter().chain(&["train.checkpoint_every=18"]).map(|set| (*set).to_owned()).collect();
+            TINY.iter().chain(&["train.checkpoint_every=18"]).chain(more).map(|set| (*set).to_owned()).collect();
         let config = train::settings_of(run, resume, None, None, &sets, None).expect("settings");
-        let (isa, comm) = (Isa::detect(), Arc::new(Solo));
-        let job = train::Job {
-            dump,
-            target: None,
-            run,
-            config,
-            resume,
-            from: None,
-            isa,
-            device,
-            verify,
-            comm,
-            read_all: true,
-        };
+        let (isa, read_all) = (Isa::detect(), comm.is_solo());
+        let job =
+            train::Job { dump, target: None, run, config, resume, from: None, isa, device, verify, comm, read_all };
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut out, err: &mut err, quiet: true, json: false, watch: None };
         assert_eq!(train::train(&job, &mut console).expect("a training"), train::End::Done, "how it ended");
+    }
+
+    /// Returns the model and the checkpoints of a run, by their names.
+    fn files_of(run: &Path) -> BTreeMap<String, Vec<u8>> {
         let mut files = BTreeMap::new();
         let mut folders = vec![run.join("sae"), run.join("checkpoints")];
         while let Some(folder) = folders.pop() {
@@ -197,6 +205,56 @@ mod emulated {
         assert!(trained(&dump, &at("device"), true, None, 0) == wanted, "from a device to the CPU");
         take_back(&at("cpu"), 18);
         assert!(trained(&dump, &at("cpu"), true, Some(&gpu), 4) == wanted, "from the CPU to a device, verified");
+    }
+
+    #[test]
+    fn ranks_on_devices_write_the_model_of_one_process() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let dump = &world(dir.path());
+        let (solo, ranks) = (dir.path().join("solo"), &dir.path().join("ranks"));
+        // Latents for two ranks at level 2.
+        let more = ["level2.latents=300", "train.steps=12"];
+        train_rank(dump, &solo, false, None, 0, &more, Arc::new(Solo));
+        std::thread::scope(|scope| {
+            for comm in Threads::new(2) {
+                scope.spawn(move || train_rank(dump, ranks, false, Some(&device(0)), 0, &more, Arc::new(comm)));
+            }
+        });
+        let model = |run: &Path| -> BTreeMap<String, Vec<u8>> {
+            files_of(run).into_iter().filter(|(name, _)| name.starts_with("sae")).collect()
+        };
+        assert!(!model(&solo).is_empty() && model(&solo) == model(ranks), "the models differ");
+    }
+
+    /// Runs the demo on some of a text, and returns its model and what it says of it.
+    fn shown(out: &Path, device: Option<&Device>) -> (BTreeMap<String, Vec<u8>>, Value) {
+        let sets = ["level1.latents=24", "level2.latents=60", "train.steps=16", "train.batch=64", "gate.start=0.7"];
+        let args = args::Demo {
+            out: out.to_owned(),
+            model: Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/assets/char-gpt")),
+            text: None,
+            hook: None,
+            max_tokens: 1500,
+            settings: args::Settings { preset: None, config: None, sets: sets.map(str::to_owned).to_vec(), seed: None },
+            device: args::DeviceFlag { device: None },
+        };
+        let (mut said, mut err) = (Vec::new(), Vec::new());
+        let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: true, watch: None };
+        assert_eq!(demo::demo(&args, Isa::detect(), device, &mut console).expect("a demo"), 0);
+        // The last of what it says; the capture has said how much it took.
+        let said = serde_json::Deserializer::from_slice(&said).into_iter::<Value>().last();
+        let mut said = said.expect("a line").expect("what it says");
+        (files_of(&out.join("run")), said["evaluation"].take())
+    }
+
+    #[test]
+    fn the_demo_on_a_device_shows_what_it_shows_on_the_cpu() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (wanted, said) = shown(&dir.path().join("cpu"), None);
+        let (found, on) = shown(&dir.path().join("device"), Some(&device(0)));
+        assert!(wanted.len() > 1 && found == wanted, "the models differ");
+        assert!(said.is_object(), "an evaluation: {said}");
+        assert_eq!(on, said, "the evaluations differ");
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub(crate) fn config() -> Config {
 }
 
 /// The rows `range` of each sharded array, in place of all.
-fn part(
+pub(crate) fn part(
     state: &State,
     arrays: &BTreeMap<String, (usize, usize)>,
     latents: [usize; 2],
@@ -88,7 +88,7 @@ fn part(
 }
 
 /// The arrays of all ranks put together; those that are not sharded are the same on all.
-fn joined(parts: &[State], arrays: &BTreeMap<String, (usize, usize)>) -> State {
+pub(crate) fn joined(parts: &[State], arrays: &BTreeMap<String, (usize, usize)>) -> State {
     let mut whole = parts[0].clone();
     // A rank without latents has no rows of them.
     for (name, array) in parts[1..].iter().flat_map(|part| &part.0) {

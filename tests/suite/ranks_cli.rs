@@ -184,6 +184,9 @@ fn ranks_that_differ_and_launchers_that_do_not_fit_are_refused_with_a_sentence()
     let seed = vec![train_args(&dump, &refused, 5, &["--set", "source=res"]); 2];
     let ran = wait(start(&seed));
     assert!(ran[0].err.contains("`source`") && ran[0].err.contains("2 ranks"), "{}", ran[0].err);
+    let verified = vec![train_args(&dump, &refused, 5, &["--verify", "2"]); 2];
+    let ran = wait(start(&verified));
+    assert!(ran[0].err.contains("--verify: expected one process, found 2 ranks"), "{}", ran[0].err);
     assert!(!refused.exists(), "nothing is left of a training that is refused");
 }
 

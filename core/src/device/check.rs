@@ -5,6 +5,7 @@ use super::kernels::{self, Bar, Bytes, ROUNDED, Values, WEIGHED, Weights, width}
 use super::lists::{FamiliesOn, Gate, ListSlots, Lists};
 use super::packing::{Packed, Packing};
 use super::search::{Guess, Limit, Search, Work};
+use super::sums;
 use super::{Buffer, Device, Slot};
 use crate::compute::Compute;
 use crate::entry::CodeRow;
@@ -440,7 +441,7 @@ impl Case {
         }
         self.same_words("mark_active", &active.all().to_vec()?, &bits)?;
         let rest = self.device.alloc(n * d)?;
-        kernels::leave_over(self.x_on.all(), self.w_on.all(), d, out.of(n, room), rest.all())?;
+        sums::leave_over(self.x_on.all(), self.w_on.all(), d, out.of(n, room), rest.all())?;
         let mut s = vec![0.0; n * d];
         Source::Res.fill(self.compute.isa, &self.w, &self.x, d, |i| wanted.row(i), &mut s);
         self.same("leave_over", &rest.all().to_vec()?, &s)

@@ -7,7 +7,7 @@ use crate::rows::Dtype;
 use bytemuck::{Pod, Zeroable};
 
 /// The names of all kernels.
-pub const NAMES: [&str; 56] = [
+pub const NAMES: [&str; 57] = [
     "product_above",
     "round_rows",
     "screen",
@@ -36,6 +36,7 @@ pub const NAMES: [&str; 56] = [
     "settle",
     "add_children",
     "add_parents",
+    "values_at",
     "contain",
     "penalties",
     "row_squares",
@@ -597,36 +598,6 @@ pub(crate) fn rows_in(
     let args =
         [at(x), Arg::of(of), or_null(mean), Arg::of(scale), or_null(b_dec), num(d), Arg::of(numbers as u64), at(xt)];
     start(x, "rows_in", [numbers.div_ceil(256).min(1 << 16), 1], 256, 0, &args)
-}
-
-/// `out = x - z D`.
-pub(crate) fn leave_over(
-    x: Part<'_, f32>,
-    decoder: Part<'_, f32>,
-    d: usize,
-    z: Lists<'_>,
-    out: Part<'_, f32>,
-) -> Result<()> {
-    let n = z.n();
-    check_lists(&z, n);
-    assert!(x.len() == n * d && out.len() == n * d && decoder.len().is_multiple_of(d), "leave_over: not (n, d)");
-    let args = [at(x), at(decoder), num(d), num(z.room), at(z.count), at(z.index), at(z.value), at(out)];
-    start(x, "leave_over", [n, 1], 256, 0, &args)
-}
-
-/// `out = k V`, the sum of the rows of `rows` that the lists name, with the coefficients `coef`, `(n, room)`, in their order.
-pub(crate) fn sum_rows(
-    rows: Part<'_, f32>,
-    d: usize,
-    lists: Lists<'_>,
-    coef: Part<'_, f32>,
-    out: Part<'_, f32>,
-) -> Result<()> {
-    let n = lists.n();
-    check_lists(&lists, n);
-    assert!(out.len() == n * d && coef.len() == n * lists.room && rows.len().is_multiple_of(d), "sum_rows: not (n, d)");
-    let args = [at(rows), num(d), num(lists.room), at(lists.count), at(lists.index), at(coef), at(out)];
-    start(out, "sum_rows", [n, 1], 256, 0, &args)
 }
 
 /// Appends to each row of `out` the largest child of each active parent, and the children of ROOT, that exceed the bar.

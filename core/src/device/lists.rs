@@ -71,6 +71,11 @@ pub(crate) struct FamiliesOn {
 }
 
 impl FamiliesOn {
+    /// Returns the number of parents.
+    pub fn n_parents(&self) -> usize {
+        self.offsets.len() - 2
+    }
+
     /// Copies families to a device.
     pub fn new(device: &Device, families: &Families) -> Result<Self> {
         let (mut offsets, mut children) = (Vec::new(), Vec::new());

@@ -21,6 +21,7 @@ pub(crate) mod lists;
 pub(crate) mod packing;
 pub(crate) mod search;
 pub(crate) mod selection;
+pub(crate) mod sums;
 pub(crate) mod training;
 pub(crate) mod verdict;
 

@@ -7,26 +7,37 @@ use crate::error::Result;
 
 /// The state of a selection over a batch: the words of `Cut` in `cu/train.cuh`.
 pub(crate) const CUT: usize = 5;
+/// Of these, how many were above the tracked threshold, how many there were, and the bits of the smallest.
+pub(crate) const ABOVE: usize = 2;
+pub(crate) const FOUND: usize = 3;
+pub(crate) const LEAST: usize = 4;
 /// Its start, for so many that are wanted, with empty bins.
 pub(crate) fn start_cut(wanted: usize, cut: Part<'_, u32>, bins: Part<'_, u32>) -> Result<()> {
     assert!(cut.len() == CUT && bins.len() == 256, "cut: no state");
     start(cut, "start_cut", [1, 1], 256, 0, &[num(wanted), at(cut), at(bins)])
 }
 
-/// Counts the candidates of some levels by eight bits of their values, and finds the bin of the last one that is wanted. Four times,
-/// from the highest bits on. Where `above` says that not all were collected, `bad` says if too few were.
-pub(crate) fn cut_pass(
+/// Counts the candidates of some levels by eight bits of their values. With [`cut_pick`] after it four times, from the highest bits on.
+pub(crate) fn cut_count(
     tau: f32,
     levels: &[Lists<'_>],
-    (shift, above): (u32, bool),
-    [cut, bins, bad]: [Part<'_, u32>; 3],
+    shift: u32,
+    cut: Part<'_, u32>,
+    bins: Part<'_, u32>,
 ) -> Result<()> {
-    assert!(cut.len() == CUT && bins.len() == 256 && bad.len() == 1, "cut: no state");
+    assert!(cut.len() == CUT && bins.len() == 256, "cut: no state");
     for lists in levels {
         check_lists(lists, lists.n());
         let args = [Arg::of(tau), num(lists.room), at(lists.count), at(lists.value), Arg::of(shift), at(cut), at(bins)];
         start(cut, "cut_count", [lists.n(), 1], 256, 0, &args)?;
     }
+    Ok(())
+}
+
+/// Finds the bin of the last candidate that is wanted, and empties the bins. Where `above` says that not all were collected, `bad` says
+/// if too few were.
+pub(crate) fn cut_pick((shift, above): (u32, bool), [cut, bins, bad]: [Part<'_, u32>; 3]) -> Result<()> {
+    assert!(cut.len() == CUT && bins.len() == 256 && bad.len() == 1, "cut: no state");
     start(cut, "cut_pick", [1, 1], 32, 0, &[Arg::of(shift), Arg::of(u32::from(above)), at(cut), at(bins), at(bad)])
 }
 

@@ -80,6 +80,8 @@ pub(crate) struct Open<'a> {
     pub lists: Lists<'a>,
     pub child_at: Part<'a, u32>,
     pub parent_at: Part<'a, u32>,
+    /// The pre-activations of the parents, infinity for ROOT, where these are of several shards.
+    pub known: Option<Part<'a, f32>>,
 }
 
 impl Open<'_> {
@@ -150,6 +152,14 @@ pub(crate) fn add_parents(
     start(u, "add_parents", [lists.n(), 1], 128, f.div_ceil(32) * 4, &args)
 }
 
+/// Writes the pre-activations of the parents of `open` that have entries; 0 for the others.
+pub(crate) fn parent_values(open: Open<'_>, entries: Entries<'_>, out: Part<'_, f32>) -> Result<()> {
+    let (lists, n) = (open.lists, open.lists.n());
+    assert!(out.len() == open.parent_at.len() && entries.lists.n() == n, "values_at: other rows");
+    let args = [num(lists.room), at(lists.count), at(open.parent_at), num(entries.lists.room), at(entries.u), at(out)];
+    start(out, "values_at", [n, 1], 128, 0, &args)
+}
+
 /// The numbers of the containment loss: the weights of its two directions, its margin, and `wc / n`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Contain {
@@ -170,6 +180,7 @@ pub(crate) fn contain(
     let u1 = one.0.u;
     check_lists(&open.lists, n);
     let fits = |(entries, du): &(Entries<'_>, Part<'_, f32>)| du.len() == n * entries.lists.room;
+    assert!(open.known.is_none_or(|known| known.len() == open.parent_at.len()), "contain: other parents");
     assert!(fits(&one) && fits(&two) && sums.len() == n && u1.len() == one.1.len(), "contain: other rows");
     let args = [
         num(n),
@@ -180,6 +191,7 @@ pub(crate) fn contain(
         num(open.lists.room),
         at(open.lists.count),
         at(open.lists.value),
+        or_null(open.known),
         at(open.parent_at),
         at(open.child_at),
         num(one.0.lists.room),
@@ -233,34 +245,6 @@ pub(crate) fn row_squares(r: Part<'_, f32>, d: usize, root: bool, squares: Part<
     assert_eq!(r.len(), n * d, "row_squares: not (n, d)");
     let args = [at(r), num(n), num(d), Arg::of(u32::from(root)), at(squares)];
     start(r, "row_squares", [n.div_ceil(8), 1], 256, 0, &args)
-}
-
-/// Writes `e = weight (v D - r)` and `|v D - r|^2` of each row, of the entries with `v` above 0; without a weight it is 1.
-pub(crate) fn aux_rows(
-    r: Part<'_, f32>,
-    decoder: Part<'_, f32>,
-    weight: Option<Part<'_, f32>>,
-    d: usize,
-    picks: Lists<'_>,
-    e: Part<'_, f32>,
-    squares: Part<'_, f32>,
-) -> Result<()> {
-    let n = picks.n();
-    check_lists(&picks, n);
-    assert!(r.len() == n * d && e.len() == n * d && squares.len() == n, "aux_rows: not (n, d)");
-    let args = [
-        at(r),
-        at(decoder),
-        or_null(weight),
-        num(d),
-        num(picks.room),
-        at(picks.count),
-        at(picks.index),
-        at(picks.value),
-        at(e),
-        at(squares),
-    ];
-    start(r, "aux_rows", [n, 1], 256, d * 4, &args)
 }
 
 /// What an activation adds to gradients: the slopes `e^r` of a gated level or the thresholds of a jumprelu one, and its penalty,
@@ -598,19 +582,20 @@ pub(crate) fn bias_start(sums: Part<'_, f32>, recon: f32, out: Part<'_, f32>) ->
     start(out, "bias_start", [d.div_ceil(128), 1], 128, 0, &args)
 }
 
-/// `out -= sum_j grad_j w_j`, over groups of 256 latents.
-pub(crate) fn bias_take_out(
-    grad_b: Part<'_, f32>,
-    w: Part<'_, f32>,
-    sums: Part<'_, f32>,
-    out: Part<'_, f32>,
-) -> Result<()> {
-    let (f, d) = (grad_b.len(), out.len());
+/// Writes `-sum_j grad_j w_j` of each group of 256 latents.
+pub(crate) fn bias_groups(grad_b: Part<'_, f32>, w: Part<'_, f32>, d: usize, sums: Part<'_, f32>) -> Result<()> {
+    let f = grad_b.len();
     let groups = f.div_ceil(256);
-    assert!(w.len() == f * d && sums.len() == groups * d, "bias_take_out: not (f, d)");
-    let blocks = d.div_ceil(128);
-    start(out, "bias_groups", [blocks, groups], 128, 0, &[at(grad_b), at(w), num(f), num(d), at(sums)])?;
-    start(out, "bias_add", [blocks, 1], 128, 0, &[at(sums), num(groups), num(d), at(out)])
+    assert!(w.len() == f * d && sums.len() == groups * d, "bias_groups: not (f, d)");
+    let args = [at(grad_b), at(w), num(f), num(d), at(sums)];
+    start(sums, "bias_groups", [d.div_ceil(128), groups], 128, 0, &args)
+}
+
+/// Adds the sums of all groups to `out`, in order.
+pub(crate) fn bias_add(sums: Part<'_, f32>, out: Part<'_, f32>) -> Result<()> {
+    let d = out.len();
+    let groups = sums.len() / d;
+    start(out, "bias_add", [d.div_ceil(128), 1], 128, 0, &[at(sums), num(groups), num(d), at(out)])
 }
 
 /// `g += other`, or `g += 0` where level 1 sees its own part only.

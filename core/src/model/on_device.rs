@@ -8,6 +8,7 @@ use crate::device::kernels::{self, Bytes, ROUNDED, Values, WEIGHED, Weights, wid
 use crate::device::lists::{FamiliesOn, Gate, ListSlots};
 use crate::device::packing::{Packed, Packing};
 use crate::device::search::{Guess, Limit, Search, Work, is_screened};
+use crate::device::sums;
 use crate::device::{Buffer, Device, Part, Slot};
 use crate::error::{Error, Result};
 use crate::gate::{Families, Reads};
@@ -271,7 +272,7 @@ impl OnDevice {
         let mut s = xt;
         if let Some(decoder) = &self.decoder1 {
             let rest = rest.room(device, n * d)?;
-            kernels::leave_over(xt, decoder.all(), d, parents, rest)?;
+            sums::leave_over(xt, decoder.all(), d, parents, rest)?;
             s = rest;
             if level.bytes.is_some() {
                 let known = Bytes { bytes: bytes.of(n * width(d)), known: rounded.of(n * ROUNDED) };

@@ -150,11 +150,7 @@ impl Engine {
         if !cuda::BUILT {
             return Err(Error::NotBuilt { feature: "cuda" });
         }
-        if !self.shard.is_solo() {
-            let what = "a GPU trains a whole dictionary: expected one rank, found several; use --device cpu";
-            return Err(Error::Device { what: what.into() });
-        }
-        let mut on = OnDevice::new(device, &self.config, &self.arch, &self.params, &self.optimiser)?;
+        let mut on = OnDevice::new(device, &self.config, (&self.arch, &self.shard), &self.params, &self.optimiser)?;
         on.set_families(&self.families);
         on.set_normalisation(normalisation)?;
         self.device = Some(Box::new(on));
@@ -240,12 +236,12 @@ impl Engine {
         Ok(&*observed)
     }
 
-    /// Counts in `cofire` which latents fired together in the last step: [`Cofire::update`]. On a device the counts stay there until
-    /// [`Engine::fetch_counts`].
+    /// Counts in `cofire` which latents fired together in the last step: [`Cofire::update`]. On a device that has the whole dictionary
+    /// the counts stay there until [`Engine::fetch_counts`]; those of several shards are made by the hosts, which know what fires.
     pub(super) fn count(&mut self, cofire: &mut Cofire, decay: f64, steps: u64) -> Result<()> {
         match &mut self.device {
-            Some(on) => on.count(cofire, decay, steps),
-            None => {
+            Some(on) if !on.is_shard() => on.count(cofire, decay, steps),
+            _ => {
                 cofire.update(self.compute.par, &self.observed, decay, steps);
                 Ok(())
             }
@@ -303,13 +299,13 @@ impl Engine {
     /// # Panics
     /// If a row has a wrong width.
     pub fn set_latent(&mut self, level: usize, j: usize, rows: LatentRows<'_>) {
-        if let Some(on) = &mut self.device {
-            on.set_latent(level, j, rows.encoder, rows.bias, rows.decoder);
-        }
         if !self.shard.own(level).contains(&j) {
             return;
         }
         let j = j - self.shard.own(level).start;
+        if let Some(on) = &mut self.device {
+            on.set_latent(level, j, rows.encoder, rows.bias, rows.decoder);
+        }
         let (tensors, specs) = (&mut self.params.level[level], &self.specs.level[level]);
         let row = |width: usize| j * width..(j + 1) * width;
         tensors.w_enc[row(specs.w_enc.width)].copy_from_slice(rows.encoder);

@@ -238,7 +238,7 @@ fn largest_of_rows(k: Option<usize>, codes: Codes) -> Codes {
 }
 
 /// Returns the largest child of each family of each row, ties to the lower one; the children of ROOT are no family.
-fn largest_of_families(parents: &[u32], codes: &Codes) -> Codes {
+pub(super) fn largest_of_families(parents: &[u32], codes: &Codes) -> Codes {
     let mut kept = Codes::new();
     for i in 0..codes.n() {
         let CodeRow { index, value } = codes.row(i);
@@ -256,7 +256,7 @@ fn largest_of_families(parents: &[u32], codes: &Codes) -> Codes {
 }
 
 /// Returns the entries of codes that are of this shard's latents, counted from its first one.
-fn own_rows(shard: &Shard, level: usize, codes: &Codes) -> Codes {
+pub(super) fn own_rows(shard: &Shard, level: usize, codes: &Codes) -> Codes {
     let own = shard.own(level);
     let mut kept = Codes::new();
     for i in 0..codes.n() {

@@ -2,4 +2,5 @@
 
 mod encode;
 mod kernels;
+mod shards;
 mod train;

@@ -62,7 +62,7 @@ pub fn trainer(config: &Config, world: &mut World) -> Trainer {
 
 /// Asserts that two states are the same, and names the first tensor and place that differ.
 #[track_caller]
-fn assert_same(what: &str, found: &State, wanted: &State) {
+pub fn assert_same(what: &str, found: &State, wanted: &State) {
     assert_eq!(found.0.keys().collect::<Vec<_>>(), wanted.0.keys().collect::<Vec<_>>(), "{what}");
     for (name, wanted) in &wanted.0 {
         match (&found.0[name], wanted) {

@@ -8,7 +8,7 @@ static const struct { const char *name; void (*run)(void **); } KERNELS[] = {
     ROW(keep_largest), ROW(activate), ROW(keep_dead), ROW(mark_active), ROW(scan), ROW(pack_rows), ROW(gather_rows), ROW(gather_words),
     ROW(scatter_lists), ROW(rows_in), ROW(leave_over), ROW(sum_rows), ROW(largest_children), ROW(cut_count),
     ROW(cut_pick), ROW(count_ties), ROW(keep_cut), ROW(list_least), ROW(settle),
-    ROW(add_children), ROW(add_parents), ROW(contain), ROW(penalties), ROW(row_squares), ROW(aux_rows), ROW(entry_gradients),
+    ROW(add_children), ROW(add_parents), ROW(values_at), ROW(contain), ROW(penalties), ROW(row_squares), ROW(aux_rows), ROW(entry_gradients),
     ROW(count_latents), ROW(place_entries), ROW(order_entries), ROW(decoder_gradients), ROW(latent_sums),
     ROW(encoder_gradients), ROW(project_rows),
     ROW(square_sums), ROW(chunk_columns), ROW(bias_start), ROW(bias_groups), ROW(bias_add), ROW(mix_into), ROW(adam_rows),

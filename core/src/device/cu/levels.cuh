@@ -24,17 +24,19 @@ KERNEL(256) rows_in(const void *x, u32 type, const float *mean, float scale, con
     }
 }
 
-// out = x - z D: what level 1 leaves over of each row. Each column is one chain over the entries of the list.
-KERNEL(256) leave_over(const float *x, const float *decoder, u32 d, u32 room, const u32 *count, const u32 *index, const float *value,
-                       float *out) {
-    u32 i = blockIdx.x, m = count[i];
+// out = x - z D: what level 1 leaves over of each row. Each column is one chain over the entries of the list. The chain goes on from
+// `before` where that is not null, the sum of the latents of the shards before this one; without x, out is the sum so far; without
+// lists nothing is added to it.
+KERNEL(256) leave_over(const float *x, const float *before, const float *decoder, u32 d, u32 room, const u32 *count, const u32 *index,
+                       const float *value, float *out) {
+    u32 i = blockIdx.x, m = count ? count[i] : 0;
     const u32 *list = index + (u64)i * room;
     const float *z = value + (u64)i * room;
     for (u32 c = threadIdx.x; c < d; c += 256) {
-        float acc = 0.0f;
+        float acc = before ? before[(u64)i * d + c] : 0.0f;
 #pragma unroll 8
         for (u32 e = 0; e < m; e++) acc = fma1(z[e], decoder[(u64)list[e] * d + c], acc);
-        out[(u64)i * d + c] = x[(u64)i * d + c] - acc;
+        out[(u64)i * d + c] = x ? x[(u64)i * d + c] - acc : acc;
     }
 }
 

@@ -120,7 +120,8 @@ KERNEL(128) settle(u32 room_from, const u32 *candidates, const u32 *index, const
 // ---- The containment loss ---------------------------------------------------------------------------------------------------
 
 // Appends a silent entry to each row for every child of another list that has none, with a pre-activation below all others, and
-// writes where the entries of all these children are. The entries of a row are two runs that ascend, the first as long as `first[i]`.
+// writes where the entries of all these children are: NONE for those of other shards, whose name is NONE. The entries of a row are two
+// runs that ascend, the first as long as `first[i]`.
 KERNEL(128) add_children(const u32 *first, u32 room_open, const u32 *open, const u32 *child, u32 *child_at, u32 room, u32 *count,
                          u32 *index, float *u, float *z, float *v) {
     u64 row = (u64)blockIdx.x * room, open_row = (u64)blockIdx.x * room_open;
@@ -129,11 +130,11 @@ KERNEL(128) add_children(const u32 *first, u32 room_open, const u32 *open, const
     for (u32 e = from; e < to; e++) {
         u32 j = child[open_row + e], at = place_of(index + row, 0, m, j);
         if (at == NONE) at = place_of(index + row, m, all, j);
-        child_at[open_row + e] = at, missing += at == NONE;
+        child_at[open_row + e] = at, missing += at == NONE && j != NONE;
     }
     u32 place = all + sum_before<128>(missing, total);
     for (u32 e = from; e < to; e++) {
-        if (child_at[open_row + e] != NONE) continue;
+        if (child_at[open_row + e] != NONE || child[open_row + e] == NONE) continue;
         index[row + place] = child[open_row + e], u[row + place] = __int_as_float((int)0xff800000), z[row + place] = 0.0f;
         if (v) v[row + place] = 0.0f;
         child_at[open_row + e] = place++;
@@ -183,20 +184,31 @@ KERNEL(128) add_parents(const float *x, const float *w, const float *bias, u32 d
     if (threadIdx.x == 0) count[i] = end;
 }
 
-// The containment loss of each row, a thread each: adds its part to dL/du of the parents and of the children, and writes its value.
+// The pre-activations of entries of each row, whose places are NONE where there is none: 0 then.
+KERNEL(128) values_at(u32 room_at, const u32 *count, const u32 *at, u32 room, const float *u, float *out) {
+    for (u32 e = threadIdx.x; e < count[blockIdx.x]; e += 128) {
+        u64 place = (u64)blockIdx.x * room_at + e;
+        out[place] = at[place] == NONE ? 0.0f : u[(u64)blockIdx.x * room + at[place]];
+    }
+}
+
+// The containment loss of each row, a thread each: adds its part to dL/du of the parents and of the children, and writes its value. Where
+// parents and children may be of other shards, `known` has the pre-activations of all parents, infinity for ROOT, which always fires.
 KERNEL(32) contain(u32 n, float down, float up, float margin, float scale, u32 room_open, const u32 *open, const float *value,
-                   const u32 *parent_at, const u32 *child_at, u32 room1, const float *u1, float *du1, u32 room2, float *du2, double *sums) {
+                   const float *known, const u32 *parent_at, const u32 *child_at, u32 room1, const float *u1, float *du1, u32 room2,
+                   float *du2, double *sums) {
     u32 i = blockIdx.x * 32 + threadIdx.x;
     if (i >= n) return;
     double sum = 0.0;
     for (u32 e = 0; e < open[i]; e++) {
         u64 at = (u64)i * room_open + e;
-        if (parent_at[at] == NONE) continue;
-        u64 parent = (u64)i * room1 + parent_at[at];
-        float u = u1[parent], v = value[at], lack = margin - u, psi = __fdiv_rn(lack > 0.0f ? lack : 0.0f, margin);
+        u32 of1 = parent_at[at], of2 = child_at[at];
+        if (known ? (u32)__float_as_int(known[at]) == 0x7f800000 : of1 == NONE) continue;
+        float u = known ? known[at] : u1[(u64)i * room1 + of1], v = value[at], lack = margin - u;
+        float psi = __fdiv_rn(lack > 0.0f ? lack : 0.0f, margin);
         sum += (double)((down + up) * v * psi);
-        du2[(u64)i * room2 + child_at[at]] += scale * down * psi;
-        if (u < margin) du1[parent] -= __fdiv_rn(scale * up * v, margin);
+        if (of2 != NONE) du2[(u64)i * room2 + of2] += scale * down * psi;
+        if (of1 != NONE && u < margin) du1[(u64)i * room1 + of1] -= __fdiv_rn(scale * up * v, margin);
     }
     sums[i] = (double)scale * sum;
 }
@@ -233,17 +245,20 @@ KERNEL(256) row_squares(const float *r, u32 n, u32 d, u32 root, float *squares) 
 }
 
 // The auxiliary reconstruction of each row: e = weight (v D - r), and |v D - r|^2, of the entries with v above 0; the weight is *aux
-// where that is not null. Their order is that
-// of the sum: AuxK's picks ascend, and a gated level has all of its entries, with their pre-activations as v.
-KERNEL(256) aux_rows(const float *r, const float *decoder, const float *aux, u32 d, u32 room, const u32 *count, const u32 *index,
-                     const float *v, float *e, float *squares) {
+// where that is not null. Their order is that of the sum: AuxK's picks ascend, and a gated level has all of its entries, with their
+// pre-activations as v. The sum goes on from `before` where that is not null, the sum of the shards before this one; without squares,
+// e is the sum so far; without lists nothing is added to it.
+KERNEL(256) aux_rows(const float *r, const float *before, const float *decoder, const float *aux, u32 d, u32 room, const u32 *count,
+                     const u32 *index, const float *v, float *e, float *squares) {
     float *own = (float *)dynamic_shared();
-    u32 i = blockIdx.x, m = count[i];
+    u32 i = blockIdx.x, m = count ? count[i] : 0;
     for (u32 c = threadIdx.x; c < d; c += 256) {
-        float acc = 0.0f;
+        float acc = before ? before[(u64)i * d + c] : 0.0f;
         for (u32 p = 0; p < m; p++) acc = fma1(v[(u64)i * room + p] > 0.0f ? v[(u64)i * room + p] : 0.0f, decoder[(u64)index[(u64)i * room + p] * d + c], acc);
-        own[c] = acc - r[(u64)i * d + c];
+        if (squares) own[c] = acc - r[(u64)i * d + c];
+        else e[(u64)i * d + c] = acc;
     }
+    if (!squares) return;
     __syncthreads();
     if (threadIdx.x < 32) {
         float s = warp_dot(own, own, d);

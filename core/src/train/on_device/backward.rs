@@ -4,7 +4,7 @@ use super::super::step::StepSettings;
 use super::collect::FEW;
 use super::level::Seen;
 use super::{CHUNK, OnDevice, encoder, own, weights};
-use crate::device::kernels;
+use crate::device::sums;
 use crate::device::training::{self, Contain, DecoderJob};
 use crate::device::verdict::{AUX, CONSISTENCY, GATED, SPARSITY, Terms};
 use crate::error::Result;
@@ -12,8 +12,8 @@ use crate::error::Result;
 impl OnDevice {
     /// Queues every gradient, and the losses that are known then.
     pub(super) fn backward(&mut self, n: usize, settings: &StepSettings) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, rows, source, families, bias, by, out, .. } = self;
-        let (d, two, latents) = (arch.d, arch.n_levels() == 2, arch.latents());
+        let Self { device, config, arch, over, tensors, levels, rows, source, families, bias, by, out, .. } = self;
+        let (d, two, latents) = (arch.d, levels.len() == 2, arch.latents());
         let unit = 1.0 / (n as f64 * f64::from(settings.variance));
         let recon = [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32);
         let gated_weight = (2.0 * config.loss.gated_aux * unit) as f32;
@@ -27,19 +27,29 @@ impl OnDevice {
         for l in 0..levels.len() {
             let (before, level) = levels.split_at_mut(l);
             let (level, Some(own)) = (&mut level[0], own[l]) else { continue };
-            if level.aux.room.is_some() {
-                level.aux_rows(device, n, d, own.decoder, out.weight(l))?;
+            level.begin_auxiliary(device, n, d)?;
+            if let Some(picks) = level.picks(n) {
+                let of = over.addends(device, "auxk", (n, d), picks, own.decoder)?;
+                level.aux_rows((n, d), of, own, out.weight(l))?;
                 let squares = level.aux.lacking.squares.of(n);
                 // The weight is the number that the kernel before has written.
                 out.weighed(device, squares, l, CHUNK, AUX + l)?;
             }
             let base = before.last().filter(|_| is_cumulative).map_or(xt, |one| one.r.of(n * d));
-            level.gated_rows(device, n, base, own.decoder)?;
-            if level.is_gated() {
+            if let Some(lists) = level.pre_activations(n) {
+                let of = over.addends(device, "gated", (n, d), lists, own.decoder)?;
+                level.gated_rows((n, d), of, own, base)?;
                 let terms = Terms::Times(level.gated.squares.of(n), 0.5 * f64::from(gated_weight));
                 out.sum(device, terms, CHUNK, 1.0, GATED + l)?;
             }
-            if let Some(sums) = level.penalty(device, n, latents[l])? {
+            if !over.is_solo() {
+                if let Some(sum) = over.penalty(n, latents[l], level)? {
+                    out.number(SPARSITY + l).put(&[sum])?;
+                }
+                // The exchange of the next sums is not repeated for lack of room.
+                let counts = level.entries(n).lists.count.to_vec()?;
+                level.most = level.most.max(counts.iter().map(|count| *count as usize).sum());
+            } else if let Some(sums) = level.penalty(device, n, latents[l])? {
                 out.sum(device, Terms::Wide(sums), 1, 1.0, SPARSITY + l)?;
             }
             level.most = level.most.max(n * FEW);
@@ -70,7 +80,7 @@ impl OnDevice {
             if arch.source.reaches_decoder1(config.source_detach) {
                 let out = source.ds.room(device, n * d)?;
                 let (lists, du) = (level2.entries(n).lists, level2.gradients(n, false).du);
-                kernels::sum_rows(weights(tensors, 1, d).w, d, lists, du, out)?;
+                sums::sum_rows(weights(tensors, 1, d).w, d, lists, du, out)?;
                 ds = Some(out);
             }
             r2 = Some(level2.r.of(n * d)).filter(|_| is_cumulative);
@@ -132,13 +142,17 @@ impl OnDevice {
         let (own, b, w1) = (tensors[0].g.all(), grad(0, 1), weights(tensors, 0, d).w);
         training::chunk_columns(r1, d, columns)?;
         training::bias_start(columns, recon[0], own)?;
-        training::bias_take_out(b, w1, sums.part(0..groups[0]), own)?;
+        let mut take_out = |grad_b, w, l: usize, from| {
+            training::bias_groups(grad_b, w, d, sums.part(0..groups[l]))?;
+            training::bias_add(over.groups(device, sums.part(0..groups[l]))?, from)
+        };
+        take_out(b, w1, 0, own)?;
         if let (Some(through2), Some(level2)) = (through2, level2) {
             let through = bias.through.room(device, d)?;
             training::chunk_columns(level2.r.of(n * d), d, columns)?;
             training::bias_start(columns, recon[1], through)?;
-            training::bias_take_out(through2, w1, sums.part(0..groups[0]), through)?;
-            training::bias_take_out(grad(1, 1), weights(tensors, 1, d).w, sums.part(0..groups[1]), through)?;
+            take_out(through2, w1, 0, through)?;
+            take_out(grad(1, 1), weights(tensors, 1, d).w, 1, through)?;
             training::mix_into(through, own_only, own)?;
             if !own_only {
                 training::mix_into(through2, false, b)?;

@@ -3,15 +3,17 @@
 use super::super::step::{self, StepSettings};
 use super::level::Level;
 use super::out::{CHILDREN, OPEN};
+use super::shards::Over;
 use super::{CHUNK, Learned, OnDevice, RowSlots, SourceSlots, encoder, own, weights};
 use crate::activation::{Candidacy, Rule, Selection};
 use crate::config::Config;
 use crate::device::Part;
 use crate::device::kernels::{self, Bytes, ROUNDED, Weights, width};
 use crate::device::lists::{FamiliesOn, Gate, ListSlots};
-use crate::device::search::{Limit, Search};
-use crate::device::selection::list_least;
-use crate::device::training;
+use crate::device::search::{Guess, Limit, Needs, Search, Work};
+use crate::device::selection::{LEAST, list_least};
+use crate::device::sums;
+use crate::device::training::{self, parent_values};
 use crate::device::verdict::{FVU, Terms};
 use crate::error::Result;
 use crate::gate::Reads;
@@ -63,10 +65,10 @@ impl<'a> Sight<'a> {
         if let (Some(families), Some(one)) = (families, one) {
             match settings.gate.reads() {
                 Reads::ActiveParents { largest_only: true } => {
-                    largest_of = Some((families, one.kept.of(n, one.room)));
+                    largest_of = Some((families, one.firing(n)));
                 }
                 Reads::ActiveParents { largest_only: false } => {
-                    let words = arch.level[0].latents.div_ceil(32);
+                    let words = families.n_parents().div_ceil(32);
                     gate = Some(Gate { parents: families.parents.all(), active: rows.active.of(n * words), words });
                 }
                 Reads::Nothing | Reads::AllPreActivations => {}
@@ -88,11 +90,11 @@ impl OnDevice {
         let d = arch.d;
         let (before, level) = levels.split_at(l);
         let one = before.last();
-        if let (Some(one), Some(_), Reads::ActiveParents { largest_only: false }) =
+        if let (Some(one), Some(families), Reads::ActiveParents { largest_only: false }) =
             (one, families, settings.gate.reads())
         {
-            let words = arch.level[0].latents.div_ceil(32);
-            kernels::mark_active(one.kept.of(n, one.room), words, rows.active.room(device, n * words)?)?;
+            let words = families.n_parents().div_ceil(32);
+            kernels::mark_active(one.firing(n), words, rows.active.room(device, n * words)?)?;
         }
         let Some((bytes, known)) = &level[0].bytes else { return Ok(()) };
         let band = own(tensors, l).first.filter(|_| level[0].numbers.has_thresholds());
@@ -129,15 +131,26 @@ impl OnDevice {
         if is_batch && floor.is_none() {
             *floor = Some(self.first_floor(group, n, settings)?);
         }
-        let now = floor.unwrap_or(0.0);
-        for l in group.clone() {
-            self.candidates(l, n, settings, now)?;
+        let mut now = floor.unwrap_or(0.0);
+        loop {
+            for l in group.clone() {
+                self.candidates(l, n, settings, now)?;
+            }
+            // One process finds out at the end of the step.
+            if !is_batch || self.over.is_solo() || now <= 0.0 || self.found(group, n)? >= keep(group, n, settings) {
+                break;
+            }
+            now = step::lower_floor(now);
+            *floor = Some(now);
         }
         if is_batch {
-            let Self { device, selection, out, levels, .. } = self;
+            let Self { device, over, selection, out, levels, .. } = self;
             let (cut, levels) = ([out.cut(group.start), out.bad()], &mut levels[group.clone()]);
             let kept = (keep(group, n, settings), now > 0.0);
-            selection.run(device, levels, (n, settings.tau[group.start]), kept, cut)?;
+            selection.run((device, over.comm()), levels, (n, settings.tau[group.start]), kept, cut)?;
+        }
+        for l in group.clone() {
+            self.join(l, n, settings)?;
         }
         for l in group.clone() {
             self.picks(l, n, settings)?;
@@ -149,9 +162,38 @@ impl OnDevice {
         Ok(())
     }
 
+    /// Returns how many candidates of some levels there are, of all shards.
+    fn found(&self, group: &Range<usize>, n: usize) -> Result<usize> {
+        let mut own = 0;
+        for level in &self.levels[group.clone()] {
+            let counts = level.candidates.of(n, level.room).count.to_vec()?;
+            own += counts.iter().map(|count| *count as usize).sum::<usize>();
+        }
+        self.over.total(own)
+    }
+
+    /// Makes what fires at a level known to all shards, where there are several; without a selection over the batch it is found here.
+    fn join(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
+        let Self { device, arch, over, levels, out, .. } = self;
+        if over.is_solo() {
+            return Ok(());
+        }
+        let is_by_row = arch.level[l].activation.selection() == Selection::Row;
+        let k = match rule(arch, settings, l).limit() {
+            fire::Limit::Topk(k) if is_by_row => Some(k),
+            _ => None,
+        };
+        let least = over.join(device, l, n, k, &mut levels[l])?;
+        if is_by_row {
+            let bits = if least.is_finite() { least.to_bits() } else { u32::MAX };
+            out.cut(l).part(LEAST..LEAST + 1).put(&[bits])?;
+        }
+        out.codes(l, 0).total.put(&[over.codes[l].index.len() as u32])
+    }
+
     /// Returns the floor of the first batch, from its first rows, for which the host waits for the device.
     fn first_floor(&mut self, group: &Range<usize>, n: usize, settings: &StepSettings) -> Result<f32> {
-        let Self { arch, tensors, levels, families, rows, source, work, packing, packed, .. } = self;
+        let Self { device, arch, over, tensors, levels, families, rows, source, work, packing, packed, .. } = self;
         let (few, mut values) = (n.min(CHUNK), Vec::new());
         for l in group.clone() {
             let (before, level) = levels.split_at_mut(l);
@@ -160,6 +202,10 @@ impl OnDevice {
             let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
             let limit = on_device(rule(arch, settings, l).candidates(&Candidacy { floor: None, band: &[] }), None);
             let search = Search { limit, ..sight.search(l, bytes.as_ref()) }.only(0, few);
+            if !over.is_solo() {
+                values.append(&mut over.find_values(device, &search, &mut guesses[1], work)?);
+                continue;
+            }
             let mut lists = ListSlots::default();
             let room = search.run(&mut guesses[1], work, &mut lists)?;
             packing.download(lists.of(few, room), packed)?;
@@ -170,13 +216,13 @@ impl OnDevice {
 
     /// Queues the search for the candidates of a level; without a selection over the batch these are what fires.
     fn candidates(&mut self, l: usize, n: usize, settings: &StepSettings, floor: f32) -> Result<()> {
-        let Self { device, arch, tensors, levels, families, rows, source, selection, work, out, .. } = self;
+        let Self { device, arch, over, tensors, levels, families, rows, source, selection, work, out, .. } = self;
         let (before, level) = levels.split_at_mut(l);
         let Level { bytes, guesses, numbers, candidates, kept, room, z, least, .. } = &mut level[0];
         let one = before.last();
         let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
         let search = sight.search(l, bytes.as_ref());
-        let (guess, least, needs) = (&mut guesses[0], least.room(device, n)?, out.needs(l));
+        let (guess, ask) = (&mut guesses[0], (out.needs(l), least.room(device, n)?));
         let (rule, tau) = (rule(arch, settings, l), settings.tau[l]);
         match arch.level[l].activation.selection() {
             Selection::Each => {
@@ -184,7 +230,7 @@ impl OnDevice {
                 let limit = on_device(rule.candidates(&Candidacy { floor: None, band: &[] }), band);
                 let values = numbers.values(own(tensors, l));
                 let to = if values.is_some() { &mut *candidates } else { &mut *kept };
-                *room = Search { limit, ..search }.queue(guess, work, to, needs, least)?;
+                *room = find(over, Search { limit, ..search }, guess, work, to, ask)?;
                 if let Some(values) = values {
                     let (z, kept) = (z.room(device, n * *room)?, kept.room(device, n, *room)?);
                     kernels::activate(values, false, candidates.of(n, *room), Some(z), kept)?;
@@ -192,16 +238,20 @@ impl OnDevice {
             }
             Selection::Row => {
                 let search = Search { limit: on_device(rule.limit(), None), ..search };
-                search.prepare(guess, work)?;
-                *room = search.queue(guess, work, kept, needs, least)?;
                 let cut = out.cut(l);
                 selection.start(device, 0, cut)?;
-                list_least(kept.of(n, *room), cut.part(4..5))?;
+                if over.is_solo() {
+                    search.prepare(guess, work)?;
+                }
+                *room = find(over, search, guess, work, kept, ask)?;
+                if over.is_solo() {
+                    list_least(kept.of(n, *room), cut.part(LEAST..LEAST + 1))?;
+                }
             }
             Selection::Batch => {
                 let floor = Some(if tau > 0.0 { floor.min(tau) } else { floor });
                 let bar = rule.candidates(&Candidacy { floor, band: &[] }).one();
-                *room = Search { limit: Limit::Above(bar), ..search }.queue(guess, work, candidates, needs, least)?;
+                *room = find(over, Search { limit: Limit::Above(bar), ..search }, guess, work, candidates, ask)?;
             }
         }
         Ok(())
@@ -209,10 +259,10 @@ impl OnDevice {
 
     /// Queues the search for AuxK's picks at a level.
     fn picks(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, families, rows, source, work, out, .. } = self;
-        let (d, dead) = (arch.d, settings.dead[l].len());
+        let Self { device, config, arch, over, tensors, levels, families, rows, source, work, out, .. } = self;
         let (before, level) = levels.split_at_mut(l);
         let Level { bytes, aux, open, .. } = &mut level[0];
+        let (d, dead) = (arch.d, aux.n_dead);
         aux.room = None;
         if !acts(config, settings, l) {
             return Ok(());
@@ -220,16 +270,17 @@ impl OnDevice {
         let one = before.last();
         let sight = Sight { arch, tensors, rows, source, families: families.as_ref(), one, settings, n };
         let search = Search { screen: None, ..sight.search(l, bytes.as_ref()) };
-        let (k, places, needs) = (step::k_aux(config, arch), aux.dead.of(dead), out.needs(CHILDREN));
+        let (k, places) = (step::k_aux(config, arch), aux.dead.of(dead));
         let least = aux.least.room(device, n)?;
+        let ask = (out.needs(CHILDREN), least);
         if search.largest_of.is_some() {
             // Dead latents compete with the other children of their parents before they compete with each other.
-            let room = search.queue(&mut aux.guess, work, &mut aux.found, needs, least)?;
+            let room = find(over, search, &mut aux.guess, work, &mut aux.found, ask)?;
             let few = open.raw.room(device, n, room)?;
             kernels::keep_dead(places, aux.found.of(n, room), few)?;
             let picks = aux.picks.room(device, n, k.min(dead))?;
             kernels::keep_largest(k.min(dead), few, least, picks)?;
-            aux.room = Some(picks.room);
+            aux.room = Some(over.pick(device, k, &mut aux.picks, (n, k.min(dead)))?);
             return Ok(());
         }
         let all = search.weights;
@@ -244,14 +295,16 @@ impl OnDevice {
             gate.parents = parents;
         }
         let search = Search { weights: Weights { w, bias, d }, limit: Limit::Topk(k), gate, ..search };
-        aux.room = Some(search.queue(&mut aux.guess, work, &mut aux.picks, needs, least)?);
+        let room = find(over, search, &mut aux.guess, work, &mut aux.picks, ask)?;
+        aux.room = Some(over.pick(device, k, &mut aux.picks, (n, room))?);
         Ok(())
     }
 
     /// Queues the search for the ungated pre-activations of level 2, where something reads them.
     fn ungated(&mut self, n: usize, settings: &StepSettings) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, rows, source, work, out, .. } = self;
-        if !settings.observe_ungated && !config.loss.consistency.needs().ungated {
+        let Self { device, config, arch, over, tensors, levels, rows, source, work, out, .. } = self;
+        let contains = config.loss.consistency.needs().ungated;
+        if !settings.observe_ungated && !contains {
             return Ok(());
         }
         let [one, two] = &mut levels[..] else { return Ok(()) };
@@ -260,14 +313,17 @@ impl OnDevice {
         let sight = Sight { arch, tensors, rows, source, families: None, one, settings, n };
         let limit = on_device(rule(arch, settings, 1).ungated(settings.tau[1]).limit(), own.first);
         let search = Search { limit, ..sight.search(1, bytes.as_ref()) };
-        let (guess, needs, least) = (&mut guesses[2], out.needs(OPEN), least.of(n));
+        let (guess, ask) = (&mut guesses[2], (out.needs(OPEN), least.of(n)));
         if let Some(values) = numbers.values(own) {
             // Some of what reaches the limit may still not fire.
-            open.room = search.queue(guess, work, &mut open.raw, needs, least)?;
+            open.room = find(over, search, guess, work, &mut open.raw, ask)?;
             let lists = open.lists.room(device, n, open.room)?;
             kernels::activate(values, true, open.raw.of(n, open.room), None, lists)?;
         } else {
-            open.room = search.queue(guess, work, &mut open.lists, needs, least)?;
+            open.room = find(over, search, guess, work, &mut open.lists, ask)?;
+        }
+        if !over.is_solo() {
+            return over.share_open(device, n, contains, two);
         }
         if settings.observe_ungated {
             let offsets = open.offsets.room(device, n + 1)?;
@@ -278,14 +334,22 @@ impl OnDevice {
 
     /// Queues the residual of a level, what follows from it, and its codes one row behind the other.
     fn decode(&mut self, l: usize, n: usize, settings: &StepSettings) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, rows, out, .. } = self;
+        let Self { device, config, arch, over, tensors, levels, rows, out, .. } = self;
         let d = arch.d;
         let (before, level) = levels.split_at_mut(l);
         let (level, decoder) = (&mut level[0], tensors[encoder(tensors, l) + 2].p.all());
         let from = before.last().filter(|_| arch.decoder.is_cumulative()).map(|one| one.r.of(n * d));
         let kept = level.kept.of(n, level.room);
         let r = level.r.room(device, n * d)?;
-        kernels::leave_over(from.unwrap_or(rows.xt.of(n * d)), decoder, d, kept, r)?;
+        let from = from.unwrap_or(rows.xt.of(n * d));
+        if over.is_solo() {
+            sums::leave_over(from, decoder, d, kept, r)?;
+        } else {
+            let sum = over.running_sum(device, "sums", (n, d), |rows, before, out| {
+                sums::add_over(before, decoder, d, kept.rows(rows.start, rows.len()), out)
+            })?;
+            sums::take_from(from, sum, d, r)?;
+        }
         let squares = level.squares.room(device, n)?;
         training::row_squares(r, d, false, squares)?;
         let variance = n as f64 * f64::from(settings.variance);
@@ -294,6 +358,9 @@ impl OnDevice {
             let share = (settings.dead[l].len() as f64 / step::k_aux(config, arch) as f64).min(1.0);
             let by = [config.loss.aux, share, 1.0 / variance];
             crate::device::verdict::aux_weight(out.number(FVU + l), by, out.weight(l))?;
+        }
+        if !over.is_solo() {
+            return Ok(());
         }
         let codes = &mut level.codes;
         codes.most = codes.most.max(n * FEW);
@@ -305,25 +372,43 @@ impl OnDevice {
 
     /// Makes the entries of the rows: what may have a gradient.
     pub(super) fn settle(&mut self, n: usize) -> Result<()> {
-        let Self { device, config, arch, tensors, levels, rows, families, .. } = self;
+        let Self { device, config, arch, over, tensors, levels, rows, families, .. } = self;
         let (d, f1) = (arch.d, arch.level[0].latents);
         let contains = levels.len() > 1 && config.loss.consistency.needs().ungated;
-        let more = levels.last().filter(|_| contains).map_or(0, |level| level.open.room);
+        let more = levels.last().filter(|_| contains).map_or(0, |level| level.open.reach());
         for (l, level) in levels.iter_mut().enumerate() {
             level.settle(device, n, if l == 0 { more.min(f1) } else { more })?;
         }
         let [one, two] = &mut levels[..] else { return Ok(()) };
         if let Some(families) = families.as_ref().filter(|_| contains) {
-            let all = n * two.open.room;
-            two.open.child_at.room(device, all)?;
-            two.open.parent_at.room(device, all)?;
-            let (open, parents) = (two.open.of(n), families.parents.all());
-            training::add_children(two.entries(n), two.first(n), open)?;
+            two.open.places(device, n)?;
+            let (open, parents) = (two.open.of(n), over.own_parents().unwrap_or(families.parents.all()));
+            training::add_children(two.entries(n), two.first(n), two.open.children(n))?;
             let of = weights(tensors, 0, d);
             training::add_parents(rows.xt.of(n * d), of, parents, one.entries(n), one.first(n), open)?;
+            if let Some(known) = open.known {
+                parent_values(open, one.entries(n), known)?;
+                over.share_parents(open.lists.room, known)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Starts a search that one process queues, which says what it has lacked in `ask`; what several shards find they exchange next, so
+/// that it is there then. Returns the room of the lists.
+fn find(
+    over: &mut Over,
+    search: Search<'_>,
+    guess: &mut Guess,
+    work: &mut Work,
+    out: &mut ListSlots,
+    (needs, least): (Needs<'_>, Part<'_, f32>),
+) -> Result<usize> {
+    if over.is_solo() {
+        return search.queue(guess, work, out, needs, least);
+    }
+    over.find(least.device(), &search, guess, work, out)
 }
 
 /// Codes and entries per row that there is room for at first.

@@ -6,6 +6,7 @@ use crate::config::Config;
 use crate::device::kernels::{self, Most, Values};
 use crate::device::lists::{ListSlots, Lists};
 use crate::device::search::Guess;
+use crate::device::sums::{self, Addends};
 use crate::device::training::{self, Activation, ByLatent, Entries, EntryGradients, EntryJob, Open, Penalised, Picks};
 use crate::device::{Buffer, Device, Part, Slot};
 use crate::error::Result;
@@ -26,6 +27,8 @@ pub(super) struct Level {
     /// What fires, with as many places.
     pub kept: ListSlots,
     pub room: usize,
+    /// What fires of all shards, where there are several.
+    pub fires: Fires,
     /// The smallest of the `k` largest of each row.
     pub least: Slot<f32>,
     pub codes: CodeSlots,
@@ -75,6 +78,13 @@ pub(super) struct CodeSlots {
     pub most: usize,
 }
 
+/// What fires at a level, of all shards.
+#[derive(Debug, Default)]
+pub(super) struct Fires {
+    pub lists: ListSlots,
+    pub room: Option<usize>,
+}
+
 /// Ungated pre-activations above their threshold, and where the entries of these latents and of their parents are.
 #[derive(Debug, Default)]
 pub(super) struct OpenSlots {
@@ -84,8 +94,15 @@ pub(super) struct OpenSlots {
     pub offsets: Slot<u32>,
     /// How many there are in all, where they are counted.
     pub total: usize,
-    pub child_at: Slot<u32>,
-    pub parent_at: Slot<u32>,
+    child_at: Slot<u32>,
+    parent_at: Slot<u32>,
+    /// Those of all shards where there are several, in a step that needs their parents: with their names in the whole level, and with
+    /// those that they have in this shard.
+    pub all: ListSlots,
+    pub own: ListSlots,
+    pub all_room: Option<usize>,
+    /// The pre-activations of their parents.
+    known: Slot<f32>,
 }
 
 /// What a reconstruction lacks, with its weight, and its sums of squares.
@@ -141,9 +158,36 @@ pub(super) struct Own<'a> {
 }
 
 impl OpenSlots {
+    /// Returns how many places a row has.
+    pub fn reach(&self) -> usize {
+        self.all_room.unwrap_or(self.room)
+    }
+
+    /// Takes memory for what is known of each.
+    pub fn places(&mut self, device: &Device, n: usize) -> Result<()> {
+        let all = n * self.reach();
+        self.child_at.room(device, all)?;
+        self.parent_at.room(device, all)?;
+        if self.all_room.is_some() {
+            self.known.room(device, all)?;
+        }
+        Ok(())
+    }
+
     pub fn of(&self, n: usize) -> Open<'_> {
-        let all = n * self.room;
-        Open { lists: self.lists.of(n, self.room), child_at: self.child_at.of(all), parent_at: self.parent_at.of(all) }
+        let (room, all) = (self.reach(), n * self.reach());
+        Open {
+            lists: if self.all_room.is_some() { self.all.of(n, room) } else { self.lists.of(n, room) },
+            child_at: self.child_at.of(all),
+            parent_at: self.parent_at.of(all),
+            known: self.all_room.map(|_| self.known.of(all)),
+        }
+    }
+
+    /// Returns the same with the names that the children have in this shard.
+    pub fn children(&self, n: usize) -> Open<'_> {
+        let open = self.of(n);
+        Open { lists: self.all_room.map_or(open.lists, |room| self.own.of(n, room)), ..open }
     }
 }
 
@@ -170,7 +214,8 @@ impl Numbers {
             let offsets = own.second.map(Part::to_vec).transpose()?.unwrap_or_default();
             let rule = Rule::new(level.activation, 0.0, 0.0, Parameters { threshold, r_mag, b_mag: &offsets });
             rule.bands(self.bandwidth, &mut band);
-            if !band.is_empty() {
+            // A shard without latents has bands too, which are empty.
+            if self.has_thresholds {
                 self.band.room(device, band.len())?.put(&band)?;
             }
             if let Some((slope, _)) = rule.magnitudes() {
@@ -186,7 +231,7 @@ impl Numbers {
     pub fn measure(&mut self, device: &Device, own: Own<'_>) -> Result<()> {
         if self.has_norms {
             let norms = self.norms.room(device, self.latents)?;
-            training::row_squares(own.decoder, own.decoder.len() / self.latents, true, norms)?;
+            training::row_squares(own.decoder, own.decoder.len() / self.latents.max(1), true, norms)?;
         }
         Ok(())
     }
@@ -223,6 +268,14 @@ impl Numbers {
 }
 
 impl Level {
+    /// Returns what fires, of all shards.
+    pub fn firing(&self, n: usize) -> Lists<'_> {
+        match self.fires.room {
+            Some(room) => self.fires.lists.of(n, room),
+            None => self.kept.of(n, self.room),
+        }
+    }
+
     /// Returns the candidates with their pre-activations, and the values of these.
     fn source(&self, n: usize) -> (Lists<'_>, Part<'_, f32>) {
         if self.numbers.is_gated || self.numbers.has_thresholds {
@@ -277,64 +330,65 @@ impl Level {
         self.source(n).0.count
     }
 
-    /// Writes the penalty on sparsity of each chunk of rows; none without one.
-    pub fn penalty(&mut self, device: &Device, n: usize, f: usize) -> Result<Option<Part<'_, f64>>> {
-        if self.numbers.penalty == 0.0 {
-            return Ok(None);
-        }
-        self.penalties.room(device, n.div_ceil(64))?;
+    /// Returns the penalty on sparsity, and what it is on; none without one.
+    pub fn penalised(&self, f: usize) -> Option<(f32, Penalised<'_>)> {
         let Numbers { is_gated, has_norms, penalty, ref norms, .. } = self.numbers;
         let of = match (has_norms, is_gated) {
             (true, _) => Penalised::Norms(norms.of(f)),
             (false, true) => Penalised::Pre,
             (false, false) => Penalised::Counts,
         };
+        (penalty != 0.0).then_some((penalty, of))
+    }
+
+    /// Writes the penalty on sparsity of each chunk of rows; none without one.
+    pub fn penalty(&mut self, device: &Device, n: usize, f: usize) -> Result<Option<Part<'_, f64>>> {
+        self.penalties.room(device, n.div_ceil(64))?;
+        let Some((penalty, of)) = self.penalised(f) else { return Ok(None) };
         let sums = self.penalties.of(n.div_ceil(64));
         training::penalties(penalty, of, self.entries(n), sums)?;
         Ok(Some(sums))
     }
 
-    /// Writes what AuxK lacks where it has picked latents, with its weight.
-    pub fn aux_rows(
-        &mut self,
-        device: &Device,
-        n: usize,
-        d: usize,
-        decoder: Part<'_, f32>,
-        weight: Part<'_, f32>,
-    ) -> Result<()> {
-        let Self { aux, r, .. } = self;
-        if let Some(room) = aux.room {
-            aux.lacking.e.room(device, n * d)?;
-            aux.lacking.squares.room(device, n)?;
-            let picks = Lists { index: aux.picked.of(n * room), ..aux.picks.of(n, room) };
-            let (e, squares) = (aux.lacking.e.of(n * d), aux.lacking.squares.of(n));
-            training::aux_rows(r.of(n * d), decoder, Some(weight), d, picks, e, squares)?;
+    /// Takes memory for what the auxiliary reconstructions lack.
+    pub fn begin_auxiliary(&mut self, device: &Device, n: usize, d: usize) -> Result<()> {
+        let Self { aux, gated, numbers, .. } = self;
+        for (lacking, acts) in [(&mut aux.lacking, aux.room.is_some()), (gated, numbers.is_gated)] {
+            if acts {
+                lacking.e.room(device, n * d)?;
+                lacking.squares.room(device, n)?;
+            }
         }
         Ok(())
     }
 
-    /// Writes what the auxiliary reconstruction of `base` from the positive pre-activations lacks, for a gated level.
-    pub fn gated_rows(&mut self, device: &Device, n: usize, base: Part<'_, f32>, decoder: Part<'_, f32>) -> Result<()> {
-        if self.numbers.is_gated {
-            let d = base.len() / n;
-            self.gated.e.room(device, n * d)?;
-            self.gated.squares.room(device, n)?;
-            let Entries { lists, u, .. } = self.entries(n);
-            let (e, squares) = (self.gated.e.of(n * d), self.gated.squares.of(n));
-            training::aux_rows(base, decoder, None, d, Lists { value: u, ..lists }, e, squares)?;
-        }
-        Ok(())
+    /// Returns AuxK's picks with their values, where it has picked latents.
+    pub fn picks(&self, n: usize) -> Option<Lists<'_>> {
+        let Aux { room, picked, picks, .. } = &self.aux;
+        room.map(|room| Lists { index: picked.of(n * room), ..picks.of(n, room) })
+    }
+
+    /// Writes what AuxK lacks, with its weight, of the sum `of`.
+    pub fn aux_rows(&self, (n, d): (usize, usize), of: Addends<'_>, own: Own<'_>, weight: Part<'_, f32>) -> Result<()> {
+        let Lacking { e, squares } = &self.aux.lacking;
+        sums::aux_rows(self.r.of(n * d), own.decoder, Some(weight), d, of, e.of(n * d), squares.of(n))
+    }
+
+    /// Returns the entries with their pre-activations, of a gated level.
+    pub fn pre_activations(&self, n: usize) -> Option<Lists<'_>> {
+        let Entries { lists, u, .. } = self.entries(n);
+        self.numbers.is_gated.then_some(Lists { value: u, ..lists })
+    }
+
+    /// Writes what the auxiliary reconstruction of `base` from the positive pre-activations lacks, for a gated level: the sum `of`.
+    pub fn gated_rows(&self, (n, d): (usize, usize), of: Addends<'_>, own: Own<'_>, base: Part<'_, f32>) -> Result<()> {
+        let Lacking { e, squares } = &self.gated;
+        sums::aux_rows(base, own.decoder, None, d, of, e.of(n * d), squares.of(n))
     }
 
     /// Returns what AuxK lacks, `len` numbers, with its weight, where it has picked latents.
     pub fn lit<'a>(&'a self, len: usize, weight: Part<'a, f32>) -> Option<(Part<'a, f32>, Part<'a, f32>)> {
         self.aux.room.map(|_| (self.aux.lacking.e.of(len), weight))
-    }
-
-    /// Returns whether the level is gated.
-    pub fn is_gated(&self) -> bool {
-        self.numbers.is_gated
     }
 
     /// Takes memory for the gradients of the entries, with zeros in `du` where a sum starts from there.

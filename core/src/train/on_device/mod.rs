@@ -2,7 +2,8 @@
 //!
 //! Parameters, gradients and moments lie there, and so do all lists of a step, its sums, and the counts of which latents fire together.
 //! A step is queued as a whole ([`run`]): the host waits for it once, at its end, and reads what it has come to, and the codes. It has a
-//! copy of parameters and moments only after [`OnDevice::fetch`].
+//! copy of parameters and moments only after [`OnDevice::fetch`]. Where it has one shard of a dictionary it also waits where the shards
+//! meet ([`shards`]).
 
 mod backward;
 mod collect;
@@ -14,11 +15,13 @@ mod out;
 mod refused;
 mod run;
 mod select;
+mod shards;
 
 pub(super) use given::Given;
 
 use super::cofire::Cofire;
 use super::l0::limits;
+use super::shard::Shard;
 use super::step::{self, Adam};
 use crate::activation::Activation;
 use crate::config::Config;
@@ -37,6 +40,7 @@ use level::{BySlots, Level, Own};
 use newest::Newest;
 use out::Out;
 use select::SelectionSlots;
+use shards::Over;
 
 /// Rows whose sums of squares are added first, as on the CPU.
 const CHUNK: usize = crate::model::CHUNK;
@@ -52,7 +56,9 @@ const BYTES: usize = 17;
 pub(super) struct OnDevice {
     device: Device,
     config: Config,
+    /// The architecture of this shard.
     arch: Arch,
+    over: Over,
     /// `b_dec`, then encoder, biases and decoder of each level.
     tensors: Vec<Learned>,
     levels: Vec<Level>,
@@ -126,16 +132,27 @@ fn encoder(tensors: &[Learned], level: usize) -> usize {
 }
 
 impl OnDevice {
-    /// Copies parameters and moments to a device.
-    pub fn new(device: &Device, config: &Config, arch: &Arch, params: &Params, adam: &Adam) -> Result<Self> {
-        refused::check(config, arch)?;
-        let needed = BYTES * params.len() + bytes_of_rows(config, arch) + count::bytes(arch);
+    /// Copies parameters and moments of a shard to a device; `whole` is the architecture of all shards.
+    pub fn new(
+        device: &Device,
+        config: &Config,
+        (whole, shard): (&Arch, &Shard),
+        params: &Params,
+        adam: &Adam,
+    ) -> Result<Self> {
+        refused::check(config, whole)?;
+        let arch = &shard.arch(whole);
+        // Which latents fire together is counted by the hosts of several shards.
+        let counts = if shard.is_solo() { count::bytes(arch) } else { 0 };
+        let needed = BYTES * params.len() + bytes_of_rows(config, whole) + counts;
         device.check_memory("this training", needed)?;
         let mut tensors = Vec::new();
-        let all = arch.specs().tensors().map(|(name, spec)| (name, *spec));
+        let specs = shard.specs(whole);
+        let all = specs.tensors().map(|(name, spec)| (name, *spec));
         let moments = adam.m.tensors().into_iter().zip(adam.v.tensors());
         for (((name, spec), (_, p)), ((_, m), (_, v))) in all.into_iter().zip(params.tensors()).zip(moments) {
-            if spec.is_empty() {
+            // A shard may have no rows of a tensor.
+            if spec.width == 0 {
                 continue;
             }
             let (p, m, v) = (device.upload(p)?, device.upload(m)?, device.upload(v)?);
@@ -143,7 +160,7 @@ impl OnDevice {
             tensors.push(Learned { name, spec, p, m, v, g: device.alloc(spec.len())?, squares: device.alloc(blocks)? });
         }
         let mut levels = Vec::new();
-        for l in 0..arch.n_levels() {
+        for l in 0..whole.n_levels() {
             let (f, d) = (arch.level[l].latents, arch.d);
             let mut level = Level::default();
             if is_screened(f, d) {
@@ -155,6 +172,7 @@ impl OnDevice {
             device: device.clone(),
             config: config.clone(),
             arch: *arch,
+            over: Over::new(shard.clone()),
             tensors,
             levels,
             changed: None,
@@ -220,6 +238,11 @@ impl OnDevice {
         self.newest != Newest::Device
     }
 
+    /// Returns whether this is one of several shards.
+    pub fn is_shard(&self) -> bool {
+        !self.over.is_solo()
+    }
+
     /// Counts the last step in `cofire`: see [`Counts::add`].
     pub fn count(&mut self, cofire: &mut Cofire, decay: f64, steps: u64) -> Result<()> {
         self.flush_counts()?;
@@ -262,11 +285,9 @@ impl OnDevice {
         if self.newest != Newest::Device {
             return Ok(());
         }
-        let mut all = self.tensors.iter();
-        let specs = self.arch.specs().tensors().map(|(_, spec)| spec.is_empty());
         let moments = adam.m.tensors_mut().into_iter().zip(adam.v.tensors_mut());
-        for ((empty, (_, p)), ((_, m), (_, v))) in specs.into_iter().zip(params.tensors_mut()).zip(moments) {
-            let Some(tensor) = (if empty { None } else { all.next() }) else { continue };
+        for ((name, p), ((_, m), (_, v))) in params.tensors_mut().into_iter().zip(moments) {
+            let Some(tensor) = self.tensors.iter().find(|tensor| tensor.name == name) else { continue };
             tensor.p.all().get(p)?;
             tensor.m.all().get(m)?;
             tensor.v.all().get(v)?;

@@ -3,7 +3,6 @@
 //! Lists have room for what earlier steps needed, and the floor of a selection over the batch is that of the CPU. Where one of them
 //! does not do, the device says so and updates nothing; the host then gives what was lacking and queues the step again.
 
-use super::super::comm::Solo;
 use super::super::observed::{Losses, Observed};
 use super::super::step::{self, Adam, StepSettings};
 use super::collect::{acts, keep};
@@ -63,7 +62,7 @@ impl OnDevice {
 
     /// Returns the levels that are selected from together.
     fn groups(&self) -> Vec<Range<usize>> {
-        let levels = self.arch.n_levels();
+        let levels = self.levels.len();
         if levels == 2 && self.config.budget == Budget::Shared {
             return core::iter::once(0..2).collect();
         }
@@ -73,23 +72,26 @@ impl OnDevice {
     /// Brings what the host has changed to the device. All copies come first, since they wait for what was started before.
     fn begin(&mut self, x: Given<'_>, settings: &StepSettings, params: &Params, n: usize) -> Result<()> {
         if self.newest == Newest::Host {
-            let specs = self.arch.specs().tensors().map(|(_, spec)| spec.is_empty());
-            let there = specs.into_iter().zip(params.tensors()).filter(|(empty, _)| !empty);
-            for (tensor, (_, (_, p))) in self.tensors.iter().zip(there) {
+            for (name, p) in params.tensors() {
+                let Some(tensor) = self.tensors.iter().find(|tensor| tensor.name == name) else { continue };
                 tensor.p.all().put(p)?;
             }
         }
         let reads_families = settings.gate.has_families() || self.config.loss.consistency.needs().families;
         if let Some(families) = self.changed.take_if(|_| reads_families && self.levels.len() > 1) {
-            self.families = Some(FamiliesOn::new(&self.device, &families)?);
+            self.families = Some(FamiliesOn::new(&self.device, &self.over.set_families(&self.device, &families)?)?);
         }
         self.rows.raw.room(&self.device, x.bytes().len())?.put(x.bytes())?;
-        let Self { device, config, arch, tensors, levels, .. } = self;
+        let Self { device, config, arch, over, tensors, levels, .. } = self;
+        over.open = None;
+        let mut dead = Vec::new();
         for (l, level) in levels.iter_mut().enumerate() {
             if acts(config, settings, l) {
-                level.aux.n_dead = settings.dead[l].len();
-                level.aux.dead.room(device, level.aux.n_dead)?.put(&settings.dead[l])?;
+                over.shard.own_of(l, &settings.dead[l], &mut dead);
+                level.aux.n_dead = dead.len();
+                level.aux.dead.room(device, dead.len())?.put(&dead)?;
             }
+            level.open.all_room = None;
             level.numbers.update(device, config, (l, arch.level[l]), settings, own(tensors, l), n)?;
         }
         self.start_anew()?;
@@ -130,7 +132,7 @@ impl OnDevice {
         let clip = self.config.train.clip;
         let update = adam.next_step(settings.lr, 0.0);
         let (fixed, mut learns) = (settings.fixed_level, 0);
-        let Self { device, tensors, out, .. } = self;
+        let Self { device, over, tensors, out, .. } = self;
         for Learned { spec, p, g, squares, .. } in
             tensors.iter().filter(|tensor| fixed.is_none() || tensor.spec.level != fixed)
         {
@@ -139,7 +141,11 @@ impl OnDevice {
             }
             let rows = step::adam::rows_of_block(spec.width);
             training::square_sums(g.all(), rows * spec.width, spec.width.max(64), squares.all())?;
-            out.sum(device, Terms::Wide(squares.all()), step::adam::GROUP / rows, 1.0, SQUARES + learns)?;
+            if over.is_solo() || !spec.per_latent {
+                out.sum(device, Terms::Wide(squares.all()), step::adam::GROUP / rows, 1.0, SQUARES + learns)?;
+            } else {
+                out.number(SQUARES + learns).put(&[over.squares(squares.all(), rows)?])?;
+            }
             learns += 1;
         }
         verdict(learns, clip, out.bad(), out.numbers(), out.clip(), out.ok())?;
@@ -209,7 +215,7 @@ impl OnDevice {
         let two = |at: usize| [said.numbers[at], said.numbers[at + 1]];
         (losses.fvu, losses.sparsity, losses.aux, losses.gated) = (two(FVU), two(SPARSITY), two(AUX), two(GATED));
         losses.consistency = said.numbers[CONSISTENCY];
-        if arch.n_levels() == 1 {
+        if self.levels.len() == 1 {
             losses.fvu[1] = losses.fvu[0];
         }
         for group in groups {
@@ -229,14 +235,14 @@ impl OnDevice {
             losses.selected_min[group.clone()].fill(smallest);
             losses.above_tau[group.clone()].fill(above_tau);
         }
-        for l in 0..arch.n_levels() {
+        for l in 0..self.levels.len() {
             losses.l0[l] = said.codes(l) as f64 / n as f64;
         }
         let unit = 1.0 / (n as f64 * f64::from(settings.variance));
         let recon = [0, 1].map(|l| (2.0 * f64::from(settings.w[l]) * unit) as f32);
-        losses.balance =
-            step::row_norms(&Solo, &self.bias.stats.of(3 * arch.latents()[0]).to_vec()?, settings.w, recon)?;
-        step::add_up(settings.w, arch.n_levels(), &mut losses);
+        let stats = self.bias.stats.of(3 * arch.latents()[0]).to_vec()?;
+        losses.balance = step::row_norms(self.over.comm(), &stats, settings.w, recon)?;
+        step::add_up(settings.w, self.levels.len(), &mut losses);
         Ok(losses)
     }
 
@@ -249,10 +255,16 @@ impl OnDevice {
 
     /// Copies the codes of a step, and learns from it what the next one needs.
     fn observe(&mut self, said: &Said, n: usize, observed: &mut Observed) -> Result<()> {
-        let Self { arch, levels, rows, source, .. } = self;
+        let Self { arch, over, levels, rows, source, .. } = self;
+        observed.energy.resize(n, 0.0);
+        levels.last().map_or(Ok(()), |level| level.squares.of(n).get(&mut observed.energy))?;
+        observed.codes[1].clear();
+        if !over.is_solo() {
+            over.observe(n, &mut observed.codes[..levels.len()], &mut observed.ungated);
+            return Ok(());
+        }
         observed.ungated.clear();
         (0..n).for_each(|_| observed.ungated.end_row());
-        observed.codes[1].clear();
         for (l, level) in levels.iter_mut().enumerate() {
             let (codes, total) = (&mut observed.codes[l], said.codes(l));
             codes.offsets.resize(n + 1, 0);
@@ -267,7 +279,6 @@ impl OnDevice {
                 level.guesses[0].learn_from(known.of(n * ROUNDED), level.least.of(n))?;
             }
         }
-        observed.energy.resize(n, 0.0);
-        levels.last().map_or(Ok(()), |level| level.squares.of(n).get(&mut observed.energy))
+        Ok(())
     }
 }

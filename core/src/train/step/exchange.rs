@@ -181,12 +181,7 @@ pub(super) fn families(shard: &Shard, chunks: &mut [Chunk]) -> Result<()> {
 /// Returns the codes of a level over all shards, from those of this shard; where `largest` says so, only the largest of
 /// each row.
 pub(in crate::train) fn over_shards(shard: &Shard, level: usize, largest: Option<usize>, own: &Codes) -> Result<Codes> {
-    let mut chunk = Chunk { n_rows: own.n(), ..Chunk::default() };
-    let list = &mut chunk.candidates[level];
-    list.offsets.extend(own.offsets.iter().map(|at| *at as u32));
-    list.index.extend_from_slice(&own.index);
-    list.u.extend_from_slice(&own.value);
-    let mut chunks = [chunk];
+    let mut chunks = [chunk_of(level, own)];
     if let Some(k) = largest {
         keep_largest(shard, k, &mut chunks, |chunk| &mut chunk.candidates[level])?;
     }
@@ -195,10 +190,65 @@ pub(in crate::train) fn over_shards(shard: &Shard, level: usize, largest: Option
         index.iter().zip(value).for_each(|(j, z)| push(*j, *z));
     };
     codes(shard, level, &mut chunks, from, |chunk| &mut chunk.shared.codes[level])?;
+    let [Chunk { mut shared, .. }] = chunks;
+    Ok(codes_of(core::mem::take(&mut shared.codes[level])))
+}
+
+/// Returns those of the codes of this shard that are among the `k` largest of each row over all shards.
+pub(in crate::train) fn largest_over_shards(shard: &Shard, k: usize, own: &Codes) -> Result<Codes> {
+    let mut chunks = [chunk_of(0, own)];
+    keep_largest(shard, k, &mut chunks, |chunk| &mut chunk.candidates[0])?;
+    let [Chunk { candidates: [kept, _], .. }] = chunks;
+    Ok(codes_of(kept))
+}
+
+/// Returns the pre-activation of the parent of every ungated pre-activation of all shards, in place of `own`, which has those of
+/// this shard's parents; `parents` are the parents of all children.
+pub(in crate::train) fn parents_over_shards(
+    shard: &Shard,
+    of: &[u32],
+    ungated: &Codes,
+    own: Vec<f32>,
+) -> Result<Vec<f32>> {
+    let mut chunk = Chunk::default();
+    (chunk.shared.ungated.index, chunk.shared.parents) = (ungated.index.clone(), own);
+    let mut chunks = [chunk];
+    parents(shard, of, &mut chunks)?;
     let [Chunk { shared, .. }] = chunks;
-    let List { offsets, index, u: value, .. } = &shared.codes[level];
-    let offsets = offsets.iter().map(|at| *at as usize).collect();
-    Ok(Codes { offsets, index: index.clone(), value: value.clone() })
+    Ok(shared.parents)
+}
+
+/// Returns the sum of the terms of all shards, in the order of [`add_terms`] and of chunks; `counts` has this shard's number of terms
+/// of each row.
+pub(in crate::train) fn sum_over_shards(shard: &Shard, counts: &[u32], values: &[f64]) -> Result<f64> {
+    let mut at = 0;
+    let chunk = |counts: &[u32]| {
+        let from = at;
+        at += counts.iter().sum::<u32>() as usize;
+        let mut chunk = Chunk { n_rows: counts.len(), ..Chunk::default() };
+        chunk.shared.penalty[0] = Addends { counts: counts.to_vec(), values: values[from..at].to_vec() };
+        chunk
+    };
+    let mut chunks: Vec<Chunk> = counts.chunks(CHUNK).map(chunk).collect();
+    add_terms(shard, &mut chunks, |chunk| &chunk.shared.penalty[0], |chunk| &mut chunk.sums.sparsity[0])?;
+    let mut sum = 0.0;
+    chunks.iter().for_each(|chunk| sum += chunk.sums.sparsity[0]);
+    Ok(sum)
+}
+
+/// Returns codes as the candidates of a level of one chunk.
+fn chunk_of(level: usize, own: &Codes) -> Chunk {
+    let mut chunk = Chunk { n_rows: own.n(), ..Chunk::default() };
+    let list = &mut chunk.candidates[level];
+    list.offsets.extend(own.offsets.iter().map(|at| *at as u32));
+    list.index.extend_from_slice(&own.index);
+    list.u.extend_from_slice(&own.value);
+    chunk
+}
+
+fn codes_of(list: List) -> Codes {
+    let List { offsets, index, u: value, .. } = list;
+    Codes { offsets: offsets.iter().map(|at| *at as usize).collect(), index, value }
 }
 
 /// Writes the pre-activation of the parent of every ungated pre-activation, which the shard that owns the parent has

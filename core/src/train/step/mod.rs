@@ -52,7 +52,7 @@ mod workspace;
 
 pub use adam::Adam;
 pub(super) use auxk::k_aux;
-pub(super) use exchange::over_shards;
+pub(super) use exchange::{largest_over_shards, over_shards, parents_over_shards, sum_over_shards};
 pub(super) use gradients::row_norms;
 pub(super) use select::{first_floor, keep_of, lower_floor, next_floor};
 pub use settings::StepSettings;
