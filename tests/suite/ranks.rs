@@ -382,4 +382,5 @@ fn settings_that_are_not_sharded_are_refused_by_name() {
     assert_eq!(refused(&|c| c.gate.kind = GateKind::Mul), "gate.kind");
     assert_eq!(refused(&|c| c.loss.consistency = Consistency::Sibling), "loss.consistency");
     assert_eq!(refused(&|c| c.level2.prune = 0.5), "level2.prune");
+    assert_eq!(refused(&|c| c.train.prune = 0.5), "train.prune");
 }

@@ -326,6 +326,7 @@ fn what_is_not_trained_on_devices_is_one_sentence() {
         &|c| c.train.balance = Balance::Pcgrad,
         "`train.balance = \"pcgrad\"` is not trained on a GPU yet: use the CPU",
     );
+    refused(&|c| c.train.prune = 0.5, "`train.prune = 0.5` is not trained on a GPU yet: use the CPU");
     refused(&|c| c.train.row_norm = 0.1, "`train.row_norm = 0.1` is not trained on a GPU yet: use the CPU");
     let config = demo([24, 80], [3.0, 4.0], 30);
     let found = trainer(&config, &mut World::new(48, 20)).on(&limited(0, 10_000)).err();
