@@ -161,7 +161,9 @@ impl Emulator {
 /// Appends the name of a kernel that is launched for the first time to the file that a variable names: `.ci/mutations` then knows which
 /// tests may find an error in it.
 fn note_kernel(name: &'static str) {
-    static NOTED: OnceLock<Option<Mutex<(File, BTreeSet<&'static str>)>>> = OnceLock::new();
+    /// The file, and the names that it has.
+    type Notes = Mutex<(File, BTreeSet<&'static str>)>;
+    static NOTED: OnceLock<Option<Notes>> = OnceLock::new();
     let open = || {
         let file = OpenOptions::new().create(true).append(true).open(std::env::var_os("STRATA_KERNELS")?).ok()?;
         Some(Mutex::new((file, BTreeSet::new())))

@@ -376,7 +376,7 @@ impl Problem {
                 None => smallest(&at.u[0], &at.fires[0]),
             };
             let d1 = p.matrix("level1.w_dec", f1).to_owned();
-            let left = self.wanted(&p) - &p.vector("b_dec");
+            let left = self.wanted(&p) - p.vector("b_dec");
             self.prune([&at.u[0], &d1, &left], theta, &mut at.fires[0], &mut nearest);
             if let Some([first, second]) = &mut shared {
                 let u2 = self.ungated2(&p, &xt, &none(f1), &none(self.arch.d));
@@ -420,7 +420,7 @@ impl Problem {
 
     /// Returns what level 2 has to reconstruct where level 1 has the latents `z1`.
     fn left_for_level_2(&self, p: &Tensors, z1: &M) -> M {
-        let left = self.wanted(p) - &p.vector("b_dec");
+        let left = self.wanted(p) - p.vector("b_dec");
         if self.arch.decoder == Decoder::Cum {
             left - z1.dot(&p.matrix("level1.w_dec", self.arch.level[0].latents))
         } else {

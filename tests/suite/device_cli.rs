@@ -240,7 +240,7 @@ mod emulated {
         };
         let (mut said, mut err) = (Vec::new(), Vec::new());
         let mut console = Console { out: &mut said, err: &mut err, quiet: true, json: true, watch: None };
-        assert_eq!(demo::demo(&args, Isa::detect(), device, &mut console).expect("a demo"), 0);
+        assert_eq!(demo::demo(&args, Isa::detect(), device, &mut console).expect("a demo"), 0, "the exit status");
         // The last of what it says; the capture has said how much it took.
         let said = serde_json::Deserializer::from_slice(&said).into_iter::<Value>().last();
         let mut said = said.expect("a line").expect("what it says");

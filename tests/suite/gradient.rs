@@ -368,7 +368,8 @@ fn pruning_in_training_is_refused_where_a_step_cannot_prune() {
     };
     pruned(&|_| ()).expect("batchtopk behind a hard gate");
     pruned(&|c| (c.level2.latents, c.level2.activation) = (0, Activation::Relu)).expect("a flat model");
-    let refused: [(&dyn Fn(&mut Config), &str); 3] = [
+    type Change<'a> = &'a dyn Fn(&mut Config);
+    let refused: [(Change<'_>, &str); 3] = [
         (&|c| c.level2.activation = Activation::Jumprelu, "`level2.activation = \"batchtopk\"`, found `jumprelu`"),
         (&|c| c.gate.kind = GateKind::Mul, "a gate without weights (`none`, `hard` or `group-top1`), found `mul`"),
         (&|c| c.model = ModelKind::Seed, "`model = \"tree\"`, found `seed`"),
