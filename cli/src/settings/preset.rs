@@ -34,7 +34,7 @@ impl Preset {
             Some(preset) => Ok(*preset),
             None => {
                 let names: Vec<&str> = all.iter().map(|preset| preset.name()).collect();
-                bail!("preset: expected {}, found {name}", names.join(", "))
+                bail!("preset: expected {}, found {name}", names.join(" or "))
             }
         }
     }

@@ -83,7 +83,7 @@ def test_settings_are_checked_by_the_table_of_the_command(world, rows, tmp_path)
         train(rows, tmp_path / "run", level1={"latents": 0})
     with pytest.raises(TypeError, match="rows: expected an array, the path of a dump, or an iterable of arrays, found int"):
         train(3, tmp_path / "run")
-    with pytest.raises(strata_sae.Error, match="preset: expected language, found speech"):
+    with pytest.raises(strata_sae.Error, match="preset: expected language or language-pruned, found speech"):
         train(rows, tmp_path / "run", preset="speech")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "there").mkdir()
