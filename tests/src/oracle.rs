@@ -9,12 +9,14 @@
 //! Only the types of the arguments are shared with the engine.
 
 mod formulas;
+mod prune;
 mod seed;
 
 pub use seed::Seed;
 
 use formulas::{kernel_integral, largest, mean_cosine, norm, positive, sigmoid, squares, surgery};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Zip};
+use prune::smallest;
 use strata_core::ROOT;
 use strata_core::config::{Activation, Balance, Budget, Config, Consistency, Decoder, GateKind, LevelConfig, Source};
 use strata_core::model::{Arch, NAMES, Params};
@@ -137,11 +139,6 @@ pub struct Point {
     pub nearest: f64,
 }
 
-/// Returns the smallest of the pre-activations that are selected.
-fn smallest(u: &M, selected: &M) -> f64 {
-    u.iter().zip(selected).filter(|(_, selected)| **selected > 0.0).map(|(u, _)| *u).fold(f64::INFINITY, f64::min)
-}
-
 /// One batch with its settings.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -215,35 +212,6 @@ impl Problem {
         let mut mask = largest(&all, keep.max(1), nearest);
         let second = mask.split_off(u[0].len());
         [(u[0], mask), (u[1], second)].map(|(u, m)| M::from_shape_vec(u.raw_dim(), m).expect("the same shape"))
-    }
-
-    /// Prunes the latents `fires` of a level, of pre-activations `u`: one after another the one of each row whose value by least
-    /// squares, given the others, is the farthest below its limit. `left` is
-    /// what the level has to reconstruct.
-    fn prune(&self, [u, directions, left]: [&M; 3], theta: f64, fires: &mut M, nearest: &mut f64) {
-        let limit = self.config.train.prune * theta;
-        for (i, mut row) in fires.rows_mut().into_iter().enumerate() {
-            loop {
-                let active: Vec<usize> = (0..row.len()).filter(|j| row[*j] > 0.0).collect();
-                let mut r = left.row(i).to_owned();
-                active.iter().for_each(|&j| r.scaled_add(-u[(i, j)], &directions.row(j)));
-                let excess = |j: usize| {
-                    let d = directions.row(j);
-                    u[(i, j)] + r.dot(&d) / d.dot(&d) - limit
-                };
-                let mut all: Vec<(f64, usize)> = active.iter().map(|&j| (excess(j), j)).collect();
-                all.sort_by(|a, b| a.0.total_cmp(&b.0));
-                let Some(&(weakest, j)) = all.first() else { break };
-                *nearest = nearest.min(weakest.abs());
-                if weakest > 0.0 {
-                    break;
-                }
-                if let Some(next) = all.get(1) {
-                    *nearest = nearest.min(next.0 - weakest);
-                }
-                row[j] = 0.0;
-            }
-        }
     }
 
     /// Returns 1 for the dead latents that AuxK selects: per row, the `k_aux` of the largest pre-activations.
@@ -416,16 +384,6 @@ impl Problem {
         }
         at.nearest = nearest.min(self.kinks(&at));
         at
-    }
-
-    /// Returns what level 2 has to reconstruct where level 1 has the latents `z1`.
-    fn left_for_level_2(&self, p: &Tensors, z1: &M) -> M {
-        let left = self.wanted(p) - p.vector("b_dec");
-        if self.arch.decoder == Decoder::Cum {
-            left - z1.dot(&p.matrix("level1.w_dec", self.arch.level[0].latents))
-        } else {
-            left
-        }
     }
 
     /// Returns 1 for the children that would fire by their ungated pre-activation alone, without competition.

@@ -35,6 +35,7 @@ mod freeze;
 mod gemm;
 mod golden;
 mod gradient;
+mod gradient_prune;
 mod gradient_transcoder;
 mod heads;
 mod health;
