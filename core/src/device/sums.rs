@@ -3,9 +3,9 @@
 //! Each such sum is one chain over ascending latents. Where several shards have the latents, a shard goes on with the sum of those
 //! before it, and the last one has the sum of all.
 
-use super::Part;
 use super::kernels::{at, check_lists, num, or_null, start};
 use super::lists::Lists;
+use super::{Arg, Part};
 use crate::error::Result;
 
 /// `out = x - z D`.
@@ -44,23 +44,11 @@ fn leave(
     out: Part<'_, f32>,
 ) -> Result<()> {
     let n = out.len() / d;
-    if let Some(z) = &z {
-        check_lists(z, n);
-    }
     let rows = |part: Option<Part<'_, f32>>| part.is_none_or(|part| part.len() == n * d);
     let whole = out.len() == n * d && decoder.len().is_multiple_of(d);
     assert!(rows(x) && rows(before) && whole, "leave_over: not (n, d)");
-    let args = [
-        or_null(x),
-        or_null(before),
-        at(decoder),
-        num(d),
-        num(z.map_or(0, |z| z.room)),
-        or_null(z.map(|z| z.count)),
-        or_null(z.map(|z| z.index)),
-        or_null(z.map(|z| z.value)),
-        at(out),
-    ];
+    let [room, count, index, value] = lists_or_null(z, n);
+    let args = [or_null(x), or_null(before), at(decoder), num(d), room, count, index, value, at(out)];
     start(out, "leave_over", [n, 1], 256, 0, &args)
 }
 
@@ -126,23 +114,23 @@ fn auxiliary(
     (e, squares): (Part<'_, f32>, Option<Part<'_, f32>>),
 ) -> Result<()> {
     let n = e.len() / d;
-    if let Some(picks) = &picks {
-        check_lists(picks, n);
-    }
     let rows = |part: Option<Part<'_, f32>>| part.is_none_or(|part| part.len() == n * d);
     assert!(rows(r) && rows(before) && e.len() == n * d, "aux_rows: not (n, d)");
-    let args = [
-        or_null(r),
-        or_null(before),
-        at(decoder),
-        or_null(weight),
-        num(d),
-        num(picks.map_or(0, |picks| picks.room)),
-        or_null(picks.map(|picks| picks.count)),
-        or_null(picks.map(|picks| picks.index)),
-        or_null(picks.map(|picks| picks.value)),
-        at(e),
-        or_null(squares),
-    ];
+    let [room, count, index, value] = lists_or_null(picks, n);
+    let (r, before, weight) = (or_null(r), or_null(before), or_null(weight));
+    let args = [r, before, at(decoder), weight, num(d), room, count, index, value, at(e), or_null(squares)];
     start(e, "aux_rows", [n, 1], 256, d * 4, &args)
+}
+
+/// Returns the arguments of lists of `n` rows, or those of none: their room, counts, indices and values.
+fn lists_or_null(lists: Option<Lists<'_>>, n: usize) -> [Arg; 4] {
+    if let Some(lists) = &lists {
+        check_lists(lists, n);
+    }
+    [
+        num(lists.map_or(0, |lists| lists.room)),
+        or_null(lists.map(|lists| lists.count)),
+        or_null(lists.map(|lists| lists.index)),
+        or_null(lists.map(|lists| lists.value)),
+    ]
 }
