@@ -150,8 +150,11 @@ def test_an_interrupted_evaluation_raises(run, tmp_path):
     def show(*_):
         os.kill(os.getpid(), signal.SIGINT)
 
+    # Rows that are drawn as they are read, and more of them than are evaluated between two looks at the progress.
+    many = ("--world", "a", "--rows", 20000000, "--streamed", "--out", tmp_path / "many")
+    strata_sae.command("synth", *many, progress=False)
     with pytest.raises(KeyboardInterrupt):
-        run.eval(all=True, out=tmp_path / "out", progress=show)
+        run.eval(tmp_path / "many", all=True, out=tmp_path / "out", progress=show)
     assert not (tmp_path / "out").exists()
 
 
