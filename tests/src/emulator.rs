@@ -28,7 +28,7 @@ const GUARD: usize = 256;
 /// What they hold.
 const UNTOUCHED: u8 = 0xa5;
 
-/// The orders of threads and blocks that tests run: ascending, descending, shuffled.
+/// The orders of threads and blocks that tests run: ascending; descending, each warp ahead of the others as far as it can; shuffled.
 pub const ORDERS: [u32; 3] = [0, 1, 77];
 
 /// The number of bytes that a device of [`device`] has.
@@ -66,7 +66,7 @@ struct Emulator {
     memory: Mutex<BTreeMap<u64, Vec<Block>>>,
 }
 
-/// Returns a device that runs threads and blocks in an order: 0 ascending, 1 descending, others shuffled.
+/// Returns a device that runs threads and blocks in an order: see [`ORDERS`]; others are shuffled.
 pub fn device(order: u32) -> Device {
     limited(order, ALL)
 }

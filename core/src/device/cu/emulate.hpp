@@ -2,7 +2,8 @@
 //
 // Threads of a block are fibers that hand over at barriers, so that one thread of the system runs a block. What CUDA leaves
 // undefined is an error here: a barrier that some threads of a warp or block never reach ends the launch with a message. The
-// caller chooses the order in which threads and blocks run; a correct kernel gives the same bits in every order.
+// caller chooses the order in which threads and blocks run; a correct kernel gives the same bits in every order. In one order
+// each warp runs ahead of the others as far as it can: an error that warps in step with each other do not show.
 //
 // The dialect: barriers and warp functions take the whole warp or block; atomics are integers; shared memory is SHARED or
 // dynamic_shared(); inline PTX only in device.cuh, each with a twin here; no float atomics, no clocks, no device printf.
@@ -74,9 +75,11 @@ template <class T> inline Shown exchange(const T &mine) {
 }
 template <class T> inline T shown(Shown all, unsigned lane) { T v; memcpy(&v, all[lane], sizeof(T)); return v; }
 
-// Orders of n things: ascending, descending, or shuffled by the seed.
+// Orders of n things: ascending, descending, or shuffled by the seed. With the descending one each warp runs up to the next
+// barrier of the block before another warp does anything.
 struct Order {
     unsigned seed;
+    bool far() const { return seed == 1; }
     bool shuffles() const { return seed > 1; }
     void fill(std::vector<unsigned> &out, unsigned n) {
         out.resize(n);
@@ -106,20 +109,28 @@ inline std::string run_block(Order &order) {
     }
     memset(pool.data(), 0xff, pool.size());  // NaN: no thread may read what none has written
     std::vector<unsigned> turn;
+    // Opens the barrier of a warp if all of its threads are there.
+    auto open = [&](unsigned warp) {
+        unsigned from = warp * WARP, to = from + WARP < n ? from + WARP : n;
+        for (unsigned i = from; i < to; i++)
+            if (wait[i] != AT_WARP) return false;
+        std::fill(wait + from, wait + to, RUNS);
+        return true;
+    };
     for (;;) {
         if (turn.empty() || order.shuffles()) order.fill(turn, n);
-        for (unsigned i : turn)
+        for (unsigned place = 0; place < n; place++) {
+            unsigned i = turn[place];
             if (wait[i] == RUNS) go_on(all[i], stack + i * STACK);
+            // Behind the first thread of a warp there are only other warps in a descending order.
+            if (order.far() && i % WARP == 0 && open(i / WARP)) place -= std::min(n - i, WARP);
+        }
         // All threads wait or are done. A barrier opens when all that take part in it are there.
         unsigned at_block = 0, done = 0, opened = 0;
         for (unsigned i = 0; i < n; i++) at_block += wait[i] == AT_BLOCK, done += wait[i] == DONE;
         if (done == n) return "";
         if (at_block == n) { std::fill_n(wait, n, RUNS); continue; }
-        for (unsigned w = 0; w < n_warps; w++) {
-            unsigned from = w * WARP, to = from + WARP < n ? from + WARP : n, here = 0;
-            for (unsigned i = from; i < to; i++) here += wait[i] == AT_WARP;
-            if (here == to - from) opened++, std::fill(wait + from, wait + to, RUNS);
-        }
+        for (unsigned w = 0; w < n_warps; w++) opened += open(w);
         if (opened) continue;
         // They are in the middle of this block, and never come back from it.
         for (Fiber &f : fibers) f.begun = false;
