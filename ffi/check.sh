@@ -36,7 +36,7 @@ gcc -std=c99 $strict examples/minimal.c "$out/libstrata.so.1" -o "$out/shared"
 gcc -std=c99 $strict examples/minimal.c "$lib/libstrata.a" $system -o "$out/whole"
 gcc -std=c99 $strict examples/minimal.c "$out/libstrata.a" $system -o "$out/static"
 gcc -std=c99 $strict examples/watch.c "$out/libstrata.so.1" -o "$out/watch"
-gcc -std=c99 $strict examples/score.c "$out/libstrata.so.1" -o "$out/score"
+gcc -std=c99 $strict examples/watch_rows.c "$out/libstrata.so.1" -o "$out/watch_rows"
 gcc -std=c99 $strict examples/watch.c "$out/libstrata.a" $system -o "$out/watch_static"
 for program in hostile threads leave limits stack; do
     gcc -std=c99 -g $strict ../tests/c/$program.c "$out/libstrata.a" $system -o "$out/$program"
@@ -65,13 +65,13 @@ watched() {
 }
 watched "$out/watch"
 watched "$out/watch_static"
-scored() { # rows of ones and of twos, as float
+watched_rows() { # rows of ones and of twos, as float
     for number in '\0\0\200\077' '\0\0\0\100'; do printf "$number$number$number$number$number$number"; done >"$out/rows"
-    LD_LIBRARY_PATH=$out "$@" ../tests/golden/sae ../tests/golden/heads.safetensors "$out/rows" >"$out/printed" ||
+    LD_LIBRARY_PATH=$out "$@" ../tests/golden/sae "$out/rows" >"$out/printed" ||
         { echo "ffi: $* failed" >&2; exit 1; }
-    diff examples/score.expected "$out/printed" || { echo "ffi: $*: not what examples/score.expected says" >&2; exit 1; }
+    diff examples/watch_rows.expected "$out/printed" || { echo "ffi: $*: not what examples/watch_rows.expected says" >&2; exit 1; }
 }
-scored "$out/score"
+watched_rows "$out/watch_rows"
 check "$out/shared"
 check "$out/static"
 check "$out/whole"
@@ -80,7 +80,7 @@ for maps in shared all; do NOMAP=$maps LD_PRELOAD=$out/nomap.so check "$out/stat
 if command -v valgrind >/dev/null; then
     check $memcheck "$out/static"
     watched $memcheck "$out/watch_static"
-    scored $memcheck "$out/score"
+    watched_rows $memcheck "$out/watch_rows"
     $memcheck "$out/hostile" ../tests/golden/sae ../tests/golden/heads.safetensors
 else
     echo "ffi: no valgrind: leaks and bad accesses were not looked for"
