@@ -35,6 +35,7 @@ fn main() {
             // A shared library, in place of which .ci/mutations loads others.
             println!("cargo:rustc-link-search=native={out}\ncargo:rustc-link-lib=dylib=strata_kernels");
             println!("cargo:rustc-link-arg=-Wl,-rpath,{out}");
+            println!("cargo:rustc-env=STRATA_KERNELS_LIBRARY={out}/libstrata_kernels.so");
         }
         Err(why) if std::env::var("STRATA_REQUIRE_EMULATOR").is_ok_and(|v| !v.is_empty()) => {
             panic!("the emulator: {why}")

@@ -18,6 +18,8 @@ mod cvector;
 #[cfg(emulator)]
 mod device;
 mod device_cli;
+#[cfg(all(emulator, target_os = "linux"))]
+mod device_driver;
 mod dump;
 mod dump_bare;
 mod dump_formats;

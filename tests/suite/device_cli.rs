@@ -7,17 +7,18 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Builds a driver that has `cuInit` and what counts GPUs, and returns its folder; none without a C compiler.
-fn fake_driver(folder: &Path) -> Option<PathBuf> {
+/// Builds the driver of tests/c/libcuda.c, and returns its folder; none without a C compiler.
+pub fn fake_driver(folder: &Path) -> Option<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("c/libcuda.c");
     let library = folder.join("libcuda.so");
-    let done = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().ok()?;
+    let done =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).arg("-ldl").status().ok()?;
     std::fs::copy(&library, folder.join("libcuda.so.1")).ok()?;
     done.success().then(|| folder.to_owned())
 }
 
 /// `strata` with the driver of the test, of so many GPUs with a compute capability.
-fn with_gpus(args: &[OsString], driver: &Path, gpus: u32, capability: u32) -> Command {
+pub fn with_gpus(args: &[OsString], driver: &Path, gpus: u32, capability: u32) -> Command {
     let mut command = command(args);
     command.env("LD_LIBRARY_PATH", driver).env_remove("STRATA_DEVICE");
     command.env("STRATA_FAKE_GPUS", gpus.to_string()).env("STRATA_FAKE_CAPABILITY", capability.to_string());

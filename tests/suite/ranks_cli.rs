@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use strata_cli::dump::{DumpSpec, DumpWriter};
 use strata_core::Dtype;
@@ -51,20 +51,23 @@ fn port() -> u16 {
 
 /// Starts one process for each list of arguments.
 fn start(of: &[Vec<OsString>]) -> Vec<Child> {
-    let port = port().to_string();
-    let start = |(rank, args): (usize, &Vec<OsString>)| {
-        let mut command = command(args);
-        let size = of.len().to_string();
+    start_commands(of.iter().map(|args| command(args)).collect())
+}
+
+/// Starts commands as the ranks of one job.
+pub fn start_commands(of: Vec<Command>) -> Vec<Child> {
+    let (port, size) = (port().to_string(), of.len().to_string());
+    let start = |(rank, mut command): (usize, Command)| {
         let variables =
             [("RANK", &rank.to_string()), ("WORLD_SIZE", &size), ("MASTER_PORT", &port)].map(|(n, v)| (n, v.clone()));
         command.envs(variables).env("MASTER_ADDR", "127.0.0.1").stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("a process")
     };
-    of.iter().enumerate().map(start).collect()
+    of.into_iter().enumerate().map(start).collect()
 }
 
 /// Waits for all processes.
-fn wait(processes: Vec<Child>) -> Vec<Ran> {
+pub fn wait(processes: Vec<Child>) -> Vec<Ran> {
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     let ran = |process: Child| {
         let done = process.wait_with_output().expect("a process");

@@ -123,16 +123,28 @@ impl Comm for Tcp {
             let Some(stream) = stream else { continue };
             let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
             // A rank that has ended has closed the connection; what it may have sent before is its own report.
-            let ended = stream.set_nonblocking(true).is_err() || matches!(stream.peek(&mut [0]), Ok(0));
-            if ended || stream.set_nonblocking(false).is_err() || stream.set_write_timeout(Some(TELL)).is_err() {
+            if stream.set_nonblocking(true).is_err() || matches!(stream.peek(&mut [0]), Ok(0)) {
+                continue;
+            }
+            if stream.set_nonblocking(false).is_err() || stream.set_write_timeout(Some(TELL)).is_err() {
                 continue;
             }
             let told =
                 stream.write_all(&FAILED.to_le_bytes()).and_then(|()| write_message(&mut stream, why.as_bytes()));
-            is_known |= told.is_ok() && other < self.rank;
+            // Or it fails at the same time, as all do with an error that all of them see, and has said so.
+            let is_told = told.is_ok() || has_failed(&stream);
+            is_known |= is_told && other < self.rank;
         }
         is_known
     }
+}
+
+/// Returns whether the next message of a rank is that it fails.
+fn has_failed(stream: &TcpStream) -> bool {
+    let mut head = [0; 8];
+    stream.set_nonblocking(true).is_ok()
+        && stream.peek(&mut head).is_ok_and(|n| n == 8)
+        && u64::from_le_bytes(head) == FAILED
 }
 
 fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
