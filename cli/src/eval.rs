@@ -24,6 +24,7 @@ use strata_core::metrics::attribution::{AttributionReport, PathReport};
 use strata_core::metrics::composition::{CompositionNull, CompositionReport, GatedReport};
 use strata_core::metrics::condition::ConditionReport;
 use strata_core::metrics::fidelity::FidelityReport;
+use strata_core::metrics::hierarchy::HierarchyReport;
 use strata_core::metrics::leak::LeakReport;
 use strata_core::metrics::patterns::across::AcrossReport;
 use strata_core::metrics::patterns::{PatternReport, Patterns};
@@ -147,6 +148,8 @@ pub struct Evaluation {
     /// Whether the rows on which a child fires contain the directions of its parent and of itself; none without
     /// families.
     pub condition: Option<ConditionReport>,
+    /// The hierarchy score of Tree SAE.
+    pub hierarchy: Option<HierarchyReport>,
     /// Whether families are clusters; none without families.
     pub coherence: Option<Coherence>,
     /// Whether children resemble their parents; none without families.
@@ -336,11 +339,11 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<Found>> {
         report
     };
     let [scored1, scored2] = &seen.scored;
-    let sampled = Sampled::rows(&encoder, pair, &filter, (rows.start, rows.end), SAMPLE, SEED)?;
+    let sampled = Sampled::rows(&encoder, pair, &filter, (rows.start, rows.end), SAMPLE, true, SEED)?;
     let views = sampled.views(&encoder)?;
     // These run in parallel, since some of them cannot use all threads.
     let tree = seen.tree.as_ref();
-    let ((of_families, structure), (of_sample, meta)) = rayon::join(
+    let ((of_families, structure), (of_sample, (meta, hierarchy))) = rayon::join(
         || {
             let of_families = || -> Result<_> {
                 Ok((
@@ -357,7 +360,8 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<Found>> {
                 let lengths = [description_length(&views[0], &sampled)?, description_length(&views[1], &sampled)?];
                 Ok((lengths, character_absorption(dump, &encoder, &sampled, SEED)?))
             };
-            rayon::join(of_sample, || meta_sae(encoder.decoder2(), encoder.model().arch.d_out(), SEED, *isa))
+            let meta = || meta_sae(encoder.decoder2(), encoder.model().arch.d_out(), SEED, *isa);
+            rayon::join(of_sample, || rayon::join(meta, || families::hierarchy(&encoder, &sampled, SEED)))
         },
     );
     let (composition_null, condition, coherence, similarity) = of_families?;
@@ -419,6 +423,7 @@ fn find(job: &Job<'_>, console: &mut Console<'_>) -> Result<Option<Found>> {
         attribution: seen.tree.as_ref().map(|t| t.attribution.report()),
         paths: families::paths(&encoder)?,
         condition,
+        hierarchy: hierarchy?,
         coherence,
         similarity,
         structure: structure?,

@@ -162,7 +162,7 @@ pub fn probe(job: &Job<'_>, console: &mut Console<'_>) -> Result<Probed> {
     console.note(format!("encoding up to {} {}", job.sample, unit_name(labels.unit)));
     let (sampled, label_of) = match labels.unit {
         Unit::Rows => {
-            let sampled = Sampled::rows(&encoder, pair, &filter, (0, dump.n_rows()), job.sample, seed)?;
+            let sampled = Sampled::rows(&encoder, pair, &filter, (0, dump.n_rows()), job.sample, false, seed)?;
             let rows = sampled.row.clone();
             (sampled, rows)
         }

@@ -42,6 +42,7 @@ mod gradient_transcoder;
 mod heads;
 mod health;
 mod hierarchy;
+mod hierarchy_score;
 mod inspect;
 mod kernel;
 mod l0;

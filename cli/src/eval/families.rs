@@ -2,6 +2,7 @@
 //! the structure of the decoders.
 
 use super::collect::{LevelProfiles, Text, Tree};
+use super::sample::{Sampled, both_decoders};
 use anyhow::Result;
 use serde::Serialize;
 use strata_core::metrics::attribution::{self, PathReport};
@@ -11,6 +12,7 @@ use strata_core::metrics::coherence::geometry::{GeometryReport, effective_childr
 use strata_core::metrics::coherence::topics::{TopWords, TopicReport, Windows};
 use strata_core::metrics::coherence::{Draws, Partition};
 use strata_core::metrics::condition::ConditionReport;
+use strata_core::metrics::hierarchy::{self, Dictionary, HierarchyReport};
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
@@ -136,6 +138,23 @@ pub fn structure(encoder: &Encoder, tree: Option<&Tree>) -> Result<StructureRepo
 pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
     let level1 = &encoder.model().params.level[0].w_dec;
     Ok(tree.condition.report(Compute::new(encoder.isa(), Par::Rayon), level1, encoder.decoder2(), DRAWS)?)
+}
+
+/// Measures whether the directions that tell where children fire are those of the children and of their parents.
+///
+/// # Errors
+/// If a weight is not finite.
+pub fn hierarchy(encoder: &Encoder, sampled: &Sampled, seed: u64) -> Result<Option<HierarchyReport>> {
+    let model = encoder.model();
+    let codes = sampled.open.as_ref().unwrap_or(&sampled.codes[2]);
+    let dictionary = Dictionary {
+        x: &sampled.x,
+        d: model.arch.d_out(),
+        codes: codes.view(model.arch.latents().iter().sum())?,
+        decoder: &both_decoders(encoder),
+        parent: &model.parents,
+    };
+    Ok(hierarchy::hierarchy(Compute::new(encoder.isa(), Par::Rayon), &dictionary, seed)?)
 }
 
 /// Measures the paths of a decoder that composes level 1.

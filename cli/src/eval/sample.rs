@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use strata_core::metrics::absorption::{Dictionary, sample};
 use strata_core::metrics::probe::{joined, pool, split};
 use strata_core::model::CodesView;
+use strata_core::model::Lanes;
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read and encoded in one call.
@@ -28,6 +29,8 @@ pub struct Sampled {
     pub x: Vec<f32>,
     /// Codes of level 1, of level 2, and of both, level 1 first, divided by `scale`.
     pub codes: [Codes; 3],
+    /// Codes of both where nothing gates level 2, which then differ from `codes`; none without a tree, or where they were not asked for.
+    pub open: Option<Codes>,
     /// `[d_out]`: `b_dec`, divided by `scale`.
     pub centre: Vec<f32>,
     /// Whether an example is used for tests; that is decided for whole blocks of consecutive sequences.
@@ -37,7 +40,8 @@ pub struct Sampled {
 }
 
 impl Sampled {
-    /// Draws at most `wanted` of the rows `start..end`, without those that `filter` leaves out.
+    /// Draws at most `wanted` of the rows `start..end`, without those that `filter` leaves out; with `opens` also encodes them without
+    /// the gate.
     ///
     /// # Errors
     /// If a row cannot be read or is not finite, or if none is left.
@@ -47,19 +51,26 @@ impl Sampled {
         filter: &RowFilter<'_>,
         (start, end): (u64, u64),
         wanted: usize,
+        opens: bool,
         seed: u64,
     ) -> Result<Self> {
         let Pair { input: dump, target } = pair;
         let drawn = sample(start, end, wanted, seed);
         let d = dump.d();
         let (mut row, mut x, mut left_out) = (Vec::new(), Vec::new(), LeftOut::default());
-        let (mut codes1, mut codes2) = (Codes::new(), Codes::new());
+        let (mut codes1, mut codes2, mut open) = (Codes::new(), Codes::new(), Codes::new());
+        let opens = opens && !encoder.model().parents.is_empty();
+        let mut lanes = Lanes::default();
         for ids in drawn.chunks(BLOCK) {
             let mut ids = ids.to_vec();
             let mut rows = vec![0.0; ids.len() * d];
             dump.read_rows(&ids, &mut rows)?;
             left_out.merge(filter.retain(&mut ids, &mut rows));
-            encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
+            if opens {
+                encoder.encode_open_par(Par::Rayon, &rows, &mut lanes, &mut codes1, &mut codes2, &mut open)?;
+            } else {
+                encoder.encode_par(Par::Rayon, &rows, &mut codes1, &mut codes2)?;
+            }
             row.extend(ids);
             x.extend(rows);
             check_interrupt()?;
@@ -79,7 +90,12 @@ impl Sampled {
             Some(starts) => row.iter().map(|r| starts.partition_point(|s| s <= r) as u64 - 1).collect(),
             None => row.iter().map(|r| r / STRETCH).collect(),
         };
-        Self::new(encoder, row, x, [codes1, codes2], left_out, &sequence, seed)
+        let mut sampled = Self::new(encoder, row, x, [codes1, codes2], left_out, &sequence, seed)?;
+        if opens {
+            let [f1, f2] = encoder.model().arch.latents();
+            sampled.open = Some(joined(&sampled.codes[0].view(f1)?, &open.view(f2)?)?);
+        }
+        Ok(sampled)
     }
 
     /// Draws at most `wanted` whole sequences of `dump`, each pooled into one example, without the rows that `filter`
@@ -156,7 +172,7 @@ impl Sampled {
         here.dedup();
         let side = split(here.len(), TEST_SHARE, seed);
         let is_test = sequence.iter().map(|s| here.binary_search(s).is_ok_and(|i| side[i])).collect();
-        Ok(Self { row, scale, x, centre, codes: [codes1, codes2, both], is_test, left_out })
+        Ok(Self { row, scale, x, centre, codes: [codes1, codes2, both], open: None, is_test, left_out })
     }
 
     /// Returns the number of examples.

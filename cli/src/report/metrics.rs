@@ -5,7 +5,7 @@ use super::number::show;
 use serde_json::{Map, Value};
 
 /// The parts of an evaluation with their titles, in the order of the page.
-const KNOWN: [(&str, &str); 29] = [
+const KNOWN: [(&str, &str); 30] = [
     (WHAT, "What was evaluated"),
     ("left_out", "Rows that were left out"),
     ("verdict", "Whether the hierarchy is real"),
@@ -24,6 +24,7 @@ const KNOWN: [(&str, &str); 29] = [
     ("attribution", "Which part of the tree a row is made of"),
     ("paths", "The paths of a decoder that composes level 1"),
     ("condition", "Whether rows contain the directions of a child and its parent"),
+    ("hierarchy", "The hierarchy score of Tree SAE"),
     ("coherence", "Whether families are clusters"),
     ("similarity", "Whether children mean something like their parents"),
     ("structure", "The decoders by themselves and against each other"),

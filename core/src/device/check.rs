@@ -110,7 +110,7 @@ impl Wanted {
 /// driver reports.
 pub fn run(device: &Device, compute: Compute, shape: Shape, mut done: impl FnMut(&'static str)) -> Result<()> {
     let case = Case::new(device, compute, shape)?;
-    let checks: [(&'static str, Check); 7] = [
+    let checks: [(&'static str, Check); 8] = [
         ("rows_in", Case::centred),
         ("product_above, rows_in_order, scan, pack_rows", Case::products),
         ("round_rows, start_bars, screen", Case::screened),
@@ -118,6 +118,7 @@ pub fn run(device: &Device, compute: Compute, shape: Shape, mut done: impl FnMut
         ("raise_bars, keep_largest, gather_rows, gather_words, scatter_lists", Case::largest),
         ("activate, mark_active, leave_over", Case::between),
         ("largest_children", Case::families),
+        ("most_found", Case::most),
     ];
     for (name, check) in checks {
         check(&case)?;
@@ -463,6 +464,23 @@ impl Case {
             select::above_each(self.compute.isa, u, &limits, index, value);
         });
         self.same_lists("largest_children", sorted.of(n, room), &wanted)
+    }
+
+    /// The largest of some counts in every lane of a warp, and as the last of all.
+    fn most(&self) -> Result<()> {
+        let n = self.shape.n;
+        for at in (0..n.min(64)).chain([n - 1]) {
+            let mut counts: Vec<u32> = (0..n).map(|i| (i % 7) as u32).collect();
+            counts[at] = 9;
+            let (found, out) = (self.device.upload(&counts)?, self.device.upload(&[0u32; 2])?);
+            for (room, is_bad) in [(9, false), (8, true)] {
+                out.all().zero()?;
+                kernels::most_found(found.all(), room, out.part(0..1), out.part(1..2))?;
+                let [most, bad] = out.all().to_vec()?[..] else { unreachable!("two numbers") };
+                self.same_words("most_found", &[most, u32::from(bad != 0)], &[9, u32::from(is_bad)])?;
+            }
+        }
+        Ok(())
     }
 }
 

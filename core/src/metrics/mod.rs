@@ -13,6 +13,7 @@ pub mod condition;
 pub mod exact;
 pub mod fidelity;
 pub mod fixed;
+pub mod hierarchy;
 pub mod leak;
 pub mod matching;
 pub mod patterns;

@@ -10,6 +10,7 @@
 //! | [`sparse`] | how well do the `k` best latents distinguish a class from the rest? |
 //! | [`erase`] | does removing a class's latents remove that class and nothing else (TPP), or a bias (SCR)? |
 //! | [`mdl`] | how many bits do the codes of a token need? |
+//! | [`together`] | which directions tell where each of many latents fires? |
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -23,6 +24,7 @@ pub mod logistic;
 pub mod mdl;
 pub mod protocol;
 pub mod sparse;
+pub mod together;
 
 /// The random streams of this module, one per use.
 const STREAM: u64 = 0x7072_6f62 << 32;

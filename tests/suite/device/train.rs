@@ -287,21 +287,24 @@ fn a_training_moves_between_cpu_and_device_and_back() {
 #[test]
 fn what_is_not_finite_is_named_and_changes_nothing() {
     let config = demo([24, 80], [3.0, 4.0], 30);
-    let mut world = World::new(48, 20);
-    let mut t = trainer(&config, &mut world).on(&device(0)).expect("settings for devices");
-    t.fetch().expect("weights");
-    let before = t.state();
-    let mut x = world.batch();
-    x[7] = f32::NAN;
-    let why = t.step(&x).expect_err("a number that is not finite");
-    let mut cpu = trainer(&config, &mut World::new(48, 20));
-    assert_eq!(why, cpu.step(&x).expect_err("a number that is not finite"));
-    t.fetch().expect("weights");
-    let (mut found, mut before) = (t.state(), before);
-    // The floors of the selection follow what was looked at.
-    found.0.remove("thresholds");
-    before.0.remove("thresholds");
-    assert_same("after a failed step", &found, &before);
+    // The second is finite itself, but its square is not: only the device sees it.
+    for wrong in [f32::NAN, 1e25] {
+        let mut world = World::new(48, 20);
+        let mut t = trainer(&config, &mut world).on(&device(0)).expect("settings for devices");
+        t.fetch().expect("weights");
+        let before = t.state();
+        let mut x = world.batch();
+        x[7] = wrong;
+        let why = t.step(&x).expect_err("a number that is not finite");
+        let mut cpu = trainer(&config, &mut World::new(48, 20));
+        assert_eq!(why, cpu.step(&x).expect_err("a number that is not finite"));
+        t.fetch().expect("weights");
+        let (mut found, mut before) = (t.state(), before);
+        // The floors of the selection follow what was looked at.
+        found.0.remove("thresholds");
+        before.0.remove("thresholds");
+        assert_same("after a failed step", &found, &before);
+    }
 }
 
 #[test]
@@ -346,6 +349,34 @@ fn levels_that_share_a_budget_have_the_state_of_the_cpu() {
         let steps = if latents[0] > 500 { 4 } else { 10 };
         let met = compare(&config, n, d, steps, &device(order));
         assert!(steps < 10 || met.aux[0] + met.aux[1] > 0.0, "AuxK has acted: {met:?}");
+    }
+}
+
+#[test]
+fn ties_of_levels_that_share_a_budget_are_kept_in_the_order_of_the_cpu() {
+    let (n, d, f) = (128, 20, 24);
+    let mut config = demo([f, f], [3.0, 4.0 + 2.0 / n as f64], 3);
+    (config.budget, config.gate.kind, config.loss.consistency) = (Budget::Shared, GateKind::None, Consistency::None);
+    (config.level1.activation, config.level2.activation) = (Activation::Batchtopk, Activation::Batchtopk);
+    (config.level1.anneal, config.level2.anneal, config.train.lr) = (0.0, 0.0, 0.0);
+    let first = trainer(&config, &mut World::new(n, d));
+    // The latents of both levels are the same, and so are the rows of both chunks of 64: every value is there four times, and the cut
+    // falls between the second and the third of them.
+    let mut start = first.state();
+    for name in ["w_enc", "w_dec", "b_enc"] {
+        let of1 = start.0[&format!("params.level1.{name}")].clone();
+        start.0.insert(format!("params.level2.{name}"), of1);
+    }
+    let mut x = World::new(n, d).batch();
+    first.normalisation().apply(&mut x);
+    x.copy_within(..n / 2 * d, n / 2 * d);
+    let restored =
+        || Trainer::restore(&config, d, &mut start.clone(), Compute::new(Isa::detect(), Par::Seq)).expect("a state");
+    for order in ORDERS {
+        let (mut cpu, mut gpu) = (restored(), restored().on(&device(order)).expect("settings for devices"));
+        assert_eq!(gpu.step(&x).expect("finite rows"), cpu.step(&x).expect("finite rows"));
+        gpu.fetch().expect("weights");
+        assert_same("after a step with ties", &gpu.state(), &cpu.state());
     }
 }
 

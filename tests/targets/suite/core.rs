@@ -31,6 +31,8 @@ mod gradient;
 mod gradient_transcoder;
 #[path = "../../suite/hierarchy.rs"]
 mod hierarchy;
+#[path = "../../suite/hierarchy_score.rs"]
+mod hierarchy_score;
 #[path = "../../suite/kernel.rs"]
 mod kernel;
 #[path = "../../suite/matching.rs"]
