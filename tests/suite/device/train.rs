@@ -304,6 +304,11 @@ fn what_is_not_finite_is_named_and_changes_nothing() {
         found.0.remove("thresholds");
         before.0.remove("thresholds");
         assert_same("after a failed step", &found, &before);
+        // Nor has it changed what is on the device alone.
+        let good = world.batch();
+        assert_eq!(t.step(&good).expect("finite rows"), cpu.step(&good).expect("finite rows"));
+        t.fetch().expect("weights");
+        assert_same("after the next step", &t.state(), &cpu.state());
     }
 }
 

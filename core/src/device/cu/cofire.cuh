@@ -22,12 +22,11 @@ KERNEL(128) count_parents(u32 f, const u32 *offsets, const u32 *rows, const floa
 constexpr u32 HEAD = 4, ROUNDS_UP = 1 << 15;
 struct Header { u32 sampled, shift, tick; };
 
-// Halves the counts of a row; `sampled` is rounded up. A warp.
+// Halves the counts of a row; `sampled` is rounded up. A warp, whose lanes have met since they last wrote to the counts.
 __device__ __forceinline__ void halve(Header &head, u16 *counts, u32 f) {
     u32 up = (head.shift & ROUNDS_UP) > 0;
     head.shift ^= ROUNDS_UP;
     head.sampled = (head.sampled + 1) / 2;
-    __syncwarp();
     for (u32 i = threadIdx.x % 32; i < f; i += 32) counts[i] = (u16)(counts[i] / 2 + (counts[i] & ((i + up) & 1)));
     __syncwarp();
 }
