@@ -60,6 +60,7 @@ def result(run, out):
         if e.get("control"):
             found["families"]["control_attachment"] = interval(e["control"]["edges"]["attachment"])
             found["families"]["control_fvu_more"] = interval(e["control"]["fvu2_more"])
+    found["hierarchy"] = hierarchy_of(e)
     stability = e.get("stability")
     if stability and stability.get("parents"):
         p = stability["parents"]
@@ -75,6 +76,12 @@ def result(run, out):
     part = out.with_suffix(".part")
     part.write_text(json.dumps(found, indent=1) + "\n")
     part.rename(out)
+
+
+def hierarchy_of(e):
+    """Tree SAE's score of the pairs of the tree and of those that coverage suggests, each with its null."""
+    h = e.get("hierarchy")
+    return h and {part: h[part] and [*interval(h[part]["both"]), h[part]["null"]] for part in ("tree", "coverage")}
 
 
 def interval(of):
@@ -152,6 +159,22 @@ def family_table(collected, width):
     return table(head, lines)
 
 
+def hierarchy_table(collected, width):
+    head = ["", "seeds", "pairs of the tree", "other parents", "pairs by coverage", "other parents"]
+    lines = []
+    for _, label, runs in rows_of(collected, width):
+        runs = [r for r in runs if r.get("hierarchy")]
+        if not runs:
+            continue
+        of = lambda part, at: spread([r["hierarchy"][part][at] for r in runs if r["hierarchy"][part]], 2)
+        cells = [label, str(len(runs)), of("tree", 0), of("tree", 3), of("coverage", 0), of("coverage", 3)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return table(head, lines)
+
+
+TABLES = {"models": main_table, "families": family_table, "hierarchy": hierarchy_table}
+
+
 def page(results, collected_path, page_path):
     collected = json.loads(collected_path.read_text()) if collected_path.exists() else {}
     for path in sorted(results.glob("*.json")):
@@ -161,7 +184,7 @@ def page(results, collected_path, page_path):
     text = page_path.read_text()
     for name in re.findall(r"<!-- table: (\S+ \d+) -->", text):
         kind, width = name.split()
-        made = (main_table if kind == "models" else family_table)(collected, width)
+        made = TABLES[kind](collected, width)
         text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda m: m[1] + made + "\n" + m[2], text, flags=re.S)
     page_path.write_text(text)
 
