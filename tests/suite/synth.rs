@@ -152,10 +152,76 @@ fn worlds_of_equal_constants_are_equal_and_of_other_seeds_are_not() {
     assert_ne!(draw(&a, 5, 20).1, draw(&other, 5, 20).1);
 }
 
-/// A small world with every option of SynthSAEBench.
+/// A small world with every option of SynthSAEBench, but for the probabilities.
 fn bench() -> WorldConfig {
-    let options = WorldConfig::sae_bench().bench.unwrap();
-    WorldConfig { d: 16, roots: 4, children: 2, flat: 6, noise: 0.01, bench: Some(options), ..WorldConfig::sae_bench() }
+    let options = BenchOptions { compensate: false, bias: 1.0, ..WorldConfig::sae_bench().bench.unwrap() };
+    let of = WorldConfig::sae_bench();
+    WorldConfig { d: 16, roots: 4, children: 2, flat: 6, p_max: 0.23, noise: 0.01, bench: Some(options), ..of }
+}
+
+#[test]
+fn features_fire_as_often_as_in_worlds_of_saelens() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/synth.json")).expect("JSON");
+    for name in ["clamped", "free"] {
+        let of = &golden[name];
+        let number = |key: &str| of[key].as_f64().expect("a number");
+        let options = BenchOptions {
+            depth: 2,
+            correlation: 0.0,
+            bias: 0.0,
+            magnitude_spread: 0.0,
+            ..WorldConfig::sae_bench().bench.unwrap()
+        };
+        let (p_min, p_max) = (number("p_min"), number("p_max"));
+        let of_world = WorldConfig::sae_bench();
+        let config =
+            WorldConfig { d: 8, roots: 10, children: 3, flat: 90, p_min, p_max, bench: Some(options), ..of_world };
+        let world = World::new(&config).unwrap();
+        let n = world.n_features();
+        let (_, a) = draw(&world, 0, TOKENS);
+        assert_eq!(of["fires"].as_array().expect("counts").len(), n);
+        let tokens = number("tokens");
+        for f in 0..n {
+            let theirs = of["fires"][f].as_f64().expect("a count") / tokens;
+            let ours = (0..TOKENS).filter(|t| a[t * n + f] > 0.0).count() as f64 / TOKENS as f64;
+            let p = world.probability(f);
+            let error = |tokens: f64| 5.0 * (p / tokens).sqrt() + 1e-4;
+            assert!((theirs - p).abs() < error(tokens), "{name}: feature {f} of SAELens: {theirs}, expected {p}");
+            assert!((ours - p).abs() < error(TOKENS as f64), "{name}: feature {f}: {ours}, expected {p}");
+        }
+    }
+}
+
+#[test]
+fn the_bench_world_has_the_sums_of_the_world_that_saelens_makes() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/synth.json")).expect("JSON");
+    // The width does not change what fires.
+    let world = World::new(&WorldConfig { d: 2, ..WorldConfig::sae_bench() }).unwrap();
+    let (n, tokens) = (world.n_features(), 4096);
+    let (_, a) = draw(&world, 0, tokens);
+    let ends = [128, 640, 2688, 10_880, n];
+    let (mut on, mut energy, mut l0) = ([0.0; 5], [0.0; 5], Vec::new());
+    for row in a.chunks_exact(n) {
+        let mut active = 0.0;
+        for (f, a) in row.iter().enumerate().filter(|(_, a)| **a > 0.0) {
+            let depth = ends.iter().position(|end| f < *end).expect("a depth");
+            (on[depth], energy[depth], active) = (on[depth] + 1.0, energy[depth] + f64::from(*a).powi(2), active + 1.0);
+        }
+        l0.push(active);
+    }
+    let of = |key: &str, depth: usize| golden["bench"][key][depth].as_f64().expect("a number");
+    let near = |what: &str, ours: f64, theirs: f64, by: f64| {
+        assert!((ours / theirs - 1.0).abs() < by, "{what}: {ours}, SAELens {theirs}");
+    };
+    for depth in 0..5 {
+        // Worlds with other loadings differ by some percent.
+        near(&format!("L0 of depth {depth}"), on[depth] / tokens as f64, of("l0_of_depth", depth), 0.08);
+        near(&format!("energy of depth {depth}"), energy[depth] / tokens as f64, of("energy_of_depth", depth), 0.1);
+    }
+    let mean = l0.iter().sum::<f64>() / tokens as f64;
+    let variance = l0.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / tokens as f64;
+    near("mean L0", mean, golden["bench"]["l0_mean"].as_f64().expect("a number"), 0.04);
+    near("deviation of L0", variance.sqrt(), golden["bench"]["l0_std"].as_f64().expect("a number"), 0.15);
 }
 
 #[test]

@@ -7,8 +7,16 @@
 //! a_f = max(0, m_f + s_f N), times child_scale a_parent / m_parent for a child;  s_f = |N(spread, spread)|
 //! ```
 //!
-//! The options and their sizes are those of the benchmark, the random numbers are not: scores are comparable within a
-//! world.
+//! With `compensate` probabilities are those of SAELens' generator: ranks are the features in their order, so that flat features are the
+//! rarest, and each child is drawn by itself, given its parent, with a probability that is raised so that it fires about as often as the
+//! law says in spite of its parent and its siblings; of exclusive children that would fire one is kept, each as likely.
+//!
+//! ```text
+//! B(f) = p_min + (p_max - p_min) (rank_f^-zipf - n^-zipf) / (1 - n^-zipf)
+//! P(f on | parent on) = min(1, B(f) / B(parent) (1 + (sum of B over its siblings, if exclusive) / B(parent)))
+//! ```
+//!
+//! The options and their sizes are those of the benchmark, the random numbers are not.
 
 use super::config::{BenchOptions, WorldConfig};
 use super::vector::{dot, unit};
@@ -67,6 +75,7 @@ pub(super) struct Bench {
     /// `P(f)`, on any token.
     pub probability: Vec<f64>,
     exclusive: bool,
+    compensate: bool,
     rank: usize,
     child_scale: f32,
     /// The first child of each feature, none where `children` is 0 or the level is the last.
@@ -101,7 +110,36 @@ impl Bench {
         let mut rng = Philox::new(config.seed, CONSTANTS);
         let (mut probability, mut given) = (vec![0.0; n], vec![0.0; n]);
         let mut first_child = vec![ROOT; n];
-        for f in 0..n {
+        let children = config.children;
+        for f in (0..n).filter(|_| options.compensate) {
+            let law = |f: usize| {
+                let (rank, last) = (libm::pow(f as f64 + 1.0, -options.zipf), libm::pow(n as f64, -options.zipf));
+                let share = if last < 1.0 { (rank - last) / (1.0 - last) } else { 1.0 };
+                config.p_min + (config.p_max - config.p_min) * share
+            };
+            given[f] = match parents[f] {
+                ROOT => law(f),
+                parent => {
+                    let first = &mut first_child[parent as usize];
+                    *first = (*first).min(f as u32);
+                    let siblings = *first as usize..*first as usize + children;
+                    let others: f64 = siblings.filter(|s| options.exclusive && *s != f).map(law).sum();
+                    (law(f) / law(parent as usize) * (1.0 + others / law(parent as usize))).min(1.0)
+                }
+            };
+        }
+        for f in (0..n).filter(|_| options.compensate) {
+            probability[f] = match parents[f] {
+                ROOT => given[f],
+                parent => {
+                    let first = first_child[parent as usize] as usize;
+                    let kept =
+                        if options.exclusive { kept_of(&given[first..first + children], f - first) } else { given[f] };
+                    probability[parent as usize] * kept
+                }
+            };
+        }
+        for f in (0..n).filter(|_| !options.compensate) {
             // Flat features are spread over all ranks; those of the trees follow the order of their levels.
             let rank = if f < tree { f } else { (f - tree) * n / config.flat };
             let p = (config.p_max * libm::pow(rank as f64 + 1.0, -options.zipf)).max(config.p_min);
@@ -142,6 +180,7 @@ impl Bench {
             probability,
             given,
             exclusive: options.exclusive,
+            compensate: options.compensate,
             rank,
             loading_of_free,
             bounds: (0..2 * REACH * BOUNDS).map(bound).collect(),
@@ -209,7 +248,21 @@ impl Bench {
         }
         let children = self.first_child[f] as usize..self.first_child[f] as usize + self.children;
         let scale = if self.mean[f] > 0.0 { self.child_scale * a / self.mean[f] } else { 0.0 };
-        if self.exclusive {
+        if self.exclusive && self.compensate {
+            // One of those that would fire, each as likely.
+            let (mut kept, mut would) = (None, 0);
+            for c in children {
+                if self.fires(c, g, rng) {
+                    would += 1;
+                    if rng.below(would) == 0 {
+                        kept = Some(c);
+                    }
+                }
+            }
+            if let Some(c) = kept {
+                self.switch_on(c, scale, g, rng, add);
+            }
+        } else if self.exclusive {
             let u = rng.uniform_f64();
             let mut below = 0.0;
             let hit = children.into_iter().find(|&c| {
@@ -227,6 +280,21 @@ impl Bench {
             }
         }
     }
+}
+
+/// Returns how often one of some that are on by themselves with the given probabilities is on and kept, where one of those that are on
+/// is kept, each as likely.
+fn kept_of(given: &[f64], at: usize) -> f64 {
+    // The probability that so many of the others are on.
+    let mut on = vec![0.0; given.len()];
+    on[0] = 1.0;
+    for (seen, p) in given.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, p)| p).enumerate() {
+        for k in (0..=seen + 1).rev() {
+            let more = if k > 0 { on[k - 1] * p } else { 0.0 };
+            on[k] = on[k] * (1.0 - p) + more;
+        }
+    }
+    given[at] * on.iter().enumerate().map(|(k, p)| p / (k + 1) as f64).sum::<f64>()
 }
 
 /// `Phi(x)`.
