@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::sync::Arc;
 use strata_core::config::{Activation, Config, Decoder, GateKind, ModelKind, Source};
 use strata_core::format::weights::{read_model, write_cfg, write_weights};
-use strata_core::model::{Arch, Codes, Encoder, LevelArch, Model, Scratch, Variant};
+use strata_core::model::{Arch, Codes, Encoder, Lanes, LevelArch, Model, Scratch, Variant};
 use strata_core::rng::Philox;
 use strata_core::{Compute, Isa, Par, ROOT};
 
@@ -206,4 +206,37 @@ fn what_has_no_thresholds_is_not_pruned() {
     let mut negative = random_model(flat(Activation::Batchtopk, 1.0), 3);
     negative.arch.variant.prune[0] = -1.0;
     assert!(negative.check().is_err(), "a negative share");
+}
+
+#[test]
+fn codes_without_the_gate_are_pruned_by_their_own_rows_however_many_there_are() {
+    let level = |latents| LevelArch { latents, activation: Activation::Batchtopk, k: 1.0 };
+    let arch = Arch {
+        model: ModelKind::Tree,
+        d: 12,
+        level: [level(10), level(40)],
+        source: Source::X,
+        decoder: Decoder::Cum,
+        gate: GateKind::Hard,
+        variant: Variant { prune: [1.0, 1.0], ..Variant::default() },
+    };
+    let encoder =
+        Encoder::new(Arc::new(random_model(arch, 3)), Compute::new(Isa::detect(), Par::Seq)).expect("a model");
+    // Several blocks in each part that a thread encodes.
+    let n = 20_000;
+    let mut rng = Philox::new(9, 0);
+    let x: Vec<f32> = (0..n * arch.d).map(|_| 2.0 * rng.normal_f32()).collect();
+    let codes = |par, x: &[f32], rows: usize| {
+        let mut lanes = Lanes::default();
+        let [mut one, mut two, mut open] = [Codes::new(), Codes::new(), Codes::new()];
+        for x in x.chunks(rows * arch.d) {
+            encoder.encode_open_par(par, x, &mut lanes, &mut one, &mut two, &mut open).expect("finite rows");
+        }
+        [one, two, open]
+    };
+    let wanted = codes(Par::Seq, &x, 64);
+    assert!(wanted[2].index.len() > wanted[1].index.len(), "the gate removes some");
+    for (par, rows) in [(Par::Seq, n), (Par::Rayon, n), (Par::Seq, 3000)] {
+        assert!(codes(par, &x, rows) == wanted, "{par:?}, {rows} rows");
+    }
 }

@@ -390,9 +390,14 @@ impl Encoder {
             let [codes1, codes2, open2] = part;
             let from = c * together * size;
             for block in x[from..x.len().min(from + together * size)].chunks(size) {
-                self.encode_rows(plan, block, scratch, open.then_some(&mut *open2));
+                // Pruning reads the rows of one block.
+                let mut ungated = core::mem::take(&mut scratch.open);
+                ungated.clear();
+                self.encode_rows(plan, block, scratch, open.then_some(&mut ungated));
                 codes1.append(&scratch.codes[0]);
                 codes2.append(&scratch.codes[1]);
+                open2.append(&ungated);
+                scratch.open = ungated;
             }
         });
     }

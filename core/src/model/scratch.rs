@@ -41,6 +41,8 @@ pub struct Scratch {
     pub(super) prune: prune::Scratch,
     /// The codes of the block that was encoded last.
     pub(super) codes: [Codes; 2],
+    /// The codes of level 2 without its gate of the block that was encoded last with them.
+    pub(super) open: Codes,
     /// Working memory of a device.
     pub(super) device: Memory,
 }
