@@ -7,7 +7,7 @@
 #include <strata.h>
 
 int main(int argc, char **argv) {
-    if (argc != 3) return fputs("usage: watch_rows RUN ROWS.f32\n", stderr), 2;
+    if (argc != 3 || strata_abi_version() != STRATA_ABI_VERSION) return fputs("usage: watch_rows RUN ROWS.f32\n", stderr), 2;
     strata_error err = {.struct_size = sizeof err};
     strata_model *model;
     strata_ctx *ctx;
@@ -18,7 +18,6 @@ int main(int argc, char **argv) {
         return fprintf(stderr, "%s\n", err.message), 1;
     strata_model_info info = {.struct_size = sizeof info};
     strata_model_get_info(model, &info);
-
     float *row = calloc(info.d, sizeof *row), value[2][8];
     uint32_t index[2][8];
     size_t offsets[2][2];
@@ -26,7 +25,7 @@ int main(int argc, char **argv) {
     for (int l = 0; l < 2; l++) codes[l] = (strata_codes){sizeof codes[l], offsets[l], 2, index[l], value[l], 8, 0};
     const strata_rows x = {sizeof x, row, 1, info.d, info.d * sizeof *row, STRATA_DTYPE_F32, 0};
     FILE *file = fopen(argv[2], "rb");
-    if (!file) return perror(argv[2]), 1;
+    if (!file || !row) return perror(argv[2]), 1;
     for (size_t i = 0; fread(row, sizeof *row, info.d, file) == info.d; i++) {
         if (strata_encode_watched(ctx, watch, &x, &codes[0], &codes[1]))
             return fprintf(stderr, "%s\n", strata_ctx_message(ctx)), 1;
@@ -34,6 +33,7 @@ int main(int argc, char **argv) {
             for (size_t e = 0; e < codes[l].n; e++)
                 printf("row %zu: latent %d:%" PRIu32 " at %g\n", i, l + 1, index[l][e], (double)value[l][e]);
     }
+    if (ferror(file)) return perror(argv[2]), 1;
     fclose(file), free(row);
     strata_watch_free(watch), strata_ctx_free(ctx), strata_model_free(model);
     return 0;

@@ -7,15 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { OK, INVALID_VALUE, OUT_OF_MEMORY, NO_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
+enum { OK, INVALID_VALUE, OUT_OF_MEMORY, INVALID_DEVICE = 101, NO_CONTEXT = 201, NOT_FOUND = 500, LAUNCH_FAILED = 719 };
 /* Attributes of a device and of a kernel. */
 enum { MAJOR = 75, MINOR = 76, SHARED_OPTIN = 97, STATIC_SHARED = 1, MOST_DYNAMIC_SHARED = 8 };
-enum { SHARED_BYTES = 227 << 10, ALIGNED = 256, MOST_KERNELS = 256 };
+enum { SHARED_BYTES = 227 << 10, OWN_BYTES = 1 << 10, WITHOUT_ASKING = 48 << 10, ALIGNED = 256, MOST_KERNELS = 256, MOST_GPUS = 64 };
 
 typedef int emulate_fn(const char *, const unsigned *, const unsigned *, unsigned, unsigned, void **, char *, size_t);
 typedef struct { char name[64]; int most_shared; } kernel;
 
-static int contexts[64];
+static int contexts[MOST_GPUS];
 static kernel kernels[MOST_KERNELS];
 static int n_kernels;
 static const char *ptx;
@@ -30,7 +30,10 @@ static int number(const char *name, int otherwise) {
 #define API __attribute__((visibility("default"))) int
 API cuInit(unsigned flags) { (void)flags; return number("STRATA_FAKE_INIT", OK); }
 API cuDeviceGetCount(int *count) { *count = number("STRATA_FAKE_GPUS", 0); return OK; }
-API cuDeviceGet(int *device, int ordinal) { *device = ordinal; return OK; }
+API cuDeviceGet(int *device, int ordinal) {
+    *device = ordinal;
+    return ordinal >= 0 && ordinal < MOST_GPUS && ordinal < number("STRATA_FAKE_GPUS", 0) ? OK : INVALID_DEVICE;
+}
 
 API cuDeviceGetAttribute(int *value, int attribute, int device) {
     int capability = number("STRATA_FAKE_CAPABILITY", 70);
@@ -46,6 +49,7 @@ API cuDevicePrimaryCtxRetain(int **context, int device) {
     emulate = (emulate_fn *)(size_t)dlsym(dlopen(NULL, RTLD_NOW), "strata_emulate");
     if (log) {
         FILE *file = fopen(log, "a");
+        if (!file) return perror(log), NOT_FOUND;
         fprintf(file, "rank %s: GPU %d\n", rank ? rank : "0", device);
         fclose(file);
     }
@@ -72,16 +76,17 @@ API cuModuleGetFunction(kernel **found, void *module, const char *name) {
     if (module != ptx || !strstr(ptx, entry) || n_kernels == MOST_KERNELS) return NOT_FOUND;
     *found = &kernels[n_kernels++];
     snprintf((*found)->name, sizeof (*found)->name, "%s", name);
+    (*found)->most_shared = WITHOUT_ASKING - OWN_BYTES;
     return OK;
 }
 
 API cuFuncGetAttribute(int *value, int attribute, kernel *of) {
-    *value = attribute == MOST_DYNAMIC_SHARED ? of->most_shared : attribute == STATIC_SHARED ? 1024 : 0;
+    *value = attribute == MOST_DYNAMIC_SHARED ? of->most_shared : attribute == STATIC_SHARED ? OWN_BYTES : 0;
     return OK;
 }
 
 API cuFuncSetAttribute(kernel *of, int attribute, int value) {
-    if (attribute != MOST_DYNAMIC_SHARED || value > SHARED_BYTES) return INVALID_VALUE;
+    if (attribute != MOST_DYNAMIC_SHARED || value > SHARED_BYTES - OWN_BYTES) return INVALID_VALUE;
     of->most_shared = value;
     return OK;
 }

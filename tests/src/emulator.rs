@@ -28,8 +28,9 @@ const GUARD: usize = 256;
 /// What they hold.
 const UNTOUCHED: u8 = 0xa5;
 
-/// The orders of threads and blocks that tests run: ascending; descending, each warp ahead of the others as far as it can; shuffled.
-pub const ORDERS: [u32; 3] = [0, 1, 77];
+/// The orders of threads and blocks that tests run: ascending; descending and ascending, each warp ahead of the others as far as it can;
+/// shuffled.
+pub const ORDERS: [u32; 4] = [0, 1, 2, 77];
 
 /// The number of bytes that a device of [`device`] has.
 const ALL: usize = 1 << 34;

@@ -94,10 +94,14 @@ fn the_program_on_a_gpu_writes_the_files_of_the_cpu() {
 
     let (run, dump) = (machine.at("cpu"), &machine.dump);
     let files = ["cpu", "cuda"].map(|device| {
+        let opened: &[&str] = if device == "cuda" { &["rank 0: GPU 0"] } else { &[] };
         let (codes, found) = (machine.at(&format!("codes-{device}")), machine.at(&format!("eval-{device}")));
         finish(machine.command(&args!["encode", run, "--dump", dump, "--out", codes, "--device", device], 1)).ok();
+        assert_eq!(machine.opened(), opened, "encoding");
         finish(machine.command(&args!["eval", run, "--dump", dump, "--out", found, "--device", device], 1)).ok();
-        (fs::read(codes).expect("codes"), fs::read(found.join("latents.jsonl")).expect("an evaluation"))
+        assert_eq!(machine.opened(), opened, "evaluating");
+        let of = ["eval.json", "latents.jsonl"].map(|name| fs::read(found.join(name)).expect("an evaluation"));
+        (fs::read(codes).expect("codes"), of)
     });
     assert!(files[0] == files[1], "codes or evaluations differ");
 }

@@ -6,11 +6,6 @@ use strata_core::metrics::probe::together::{Settings, fit};
 use strata_core::rng::Philox;
 use strata_core::{Codes, Compute, Error, Isa, Par, ROOT};
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
 #[test]
 fn probes_have_the_directions_of_pytorch() {
     let golden = SafeTensors::deserialize(include_bytes!("../golden/together.safetensors")).expect("tensors");
@@ -25,13 +20,21 @@ fn probes_have_the_directions_of_pytorch() {
         .map(|l| (0..x.len() / d).filter(|i| y.data()[i * labels + l] == 1).map(|i| i as u32).collect())
         .collect();
     let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-    let settings = Settings { batch: 32, ..Settings::default() };
+    // From 0, and all rows in a batch, so that nothing is drawn.
+    let settings =
+        Settings { batch: x.len() / d, lr: 0.05, end_lr: 1e-4, weight_decay: 1e-2, first: 0.0, ..Settings::default() };
     let found = fit(Compute::new(Isa::detect(), Par::Seq), &x, d, &rows, &settings).expect("probes");
+    let mut mean = 0.0;
     for (l, (found, wanted)) in found.chunks(d).zip(weight.chunks(d)).enumerate() {
-        assert!(cosine(found, wanted) > 0.93, "label {l}: cosine {}", cosine(found, wanted));
-        let norm = |w: &[f32]| w.iter().map(|w| w * w).sum::<f32>().sqrt();
-        assert!((norm(found) / norm(wanted) - 1.0).abs() < 0.3, "label {l}: {} and {}", norm(found), norm(wanted));
+        let square = |of: &mut dyn Iterator<Item = f32>| of.map(|v| v * v).sum::<f32>();
+        let off = square(&mut found.iter().zip(wanted).map(|(a, b)| a - b)) / square(&mut wanted.iter().copied());
+        // Without the fall of the learning rate, the weights of positive rows or the correction of the moments it is .3 to 1.9.
+        assert!(off.sqrt() < 0.15, "label {l}: off by {}", off.sqrt());
+        mean += off.sqrt() / labels as f32;
     }
+    assert!(mean < 0.06, "off by {mean}");
+    let settings = Settings { batch: 100, ..Settings::default() };
+    let found = fit(Compute::new(Isa::detect(), Par::Seq), &x, d, &rows, &settings).expect("probes");
     // The bits do not depend on threads and instruction sets.
     for compute in [Compute::new(Isa::SCALAR, Par::Seq), Compute::new(Isa::detect(), Par::Rayon)] {
         assert_eq!(fit(compute, &x, d, &rows, &settings).expect("probes"), found);
@@ -136,6 +139,18 @@ fn what_cannot_be_scored_is_said() {
     assert!(matches!(wrong, Err(Error::Shape { what: "decoder", .. })), "{wrong:?}");
     let wrong = of(&world.x, &[F1 as u32; F2], &world.decoder, &world.codes);
     assert!(matches!(wrong, Err(Error::Index { .. })), "{wrong:?}");
+    // Children that are too rare are no pairs, and their parents are measured by coverage.
+    let mut rare = Codes::new();
+    for t in 0..6000 {
+        let row = world.codes.row(t);
+        for (j, z) in row.index.iter().zip(row.value).filter(|(j, _)| **j < F1 as u32 || t < 600) {
+            rare.index.push(*j);
+            rare.value.push(*z);
+        }
+        rare.end_row();
+    }
+    let found = of(&world.x, &world.parent, &world.decoder, &rare).expect("a report").expect("pairs");
+    assert!(found.tree.is_none() && found.coverage.pairs > 0, "{found:?}");
     // Latents that never fire are no pairs.
     let mut silent = Codes::new();
     (0..6000).for_each(|_| silent.end_row());

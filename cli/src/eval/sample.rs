@@ -6,8 +6,7 @@ use crate::row_filter::{LeftOut, RowFilter};
 use anyhow::{Result, bail};
 use strata_core::metrics::absorption::{Dictionary, sample};
 use strata_core::metrics::probe::{joined, pool, split};
-use strata_core::model::CodesView;
-use strata_core::model::Lanes;
+use strata_core::model::{CodesView, Lanes};
 use strata_core::{Codes, Encoder, Par};
 
 /// Rows that are read and encoded in one call.
@@ -93,6 +92,8 @@ impl Sampled {
         let mut sampled = Self::new(encoder, row, x, [codes1, codes2], left_out, &sequence, seed)?;
         if opens {
             let [f1, f2] = encoder.model().arch.latents();
+            let inverse = (1.0 / sampled.scale) as f32;
+            open.value.iter_mut().for_each(|v| *v *= inverse);
             sampled.open = Some(joined(&sampled.codes[0].view(f1)?, &open.view(f2)?)?);
         }
         Ok(sampled)

@@ -132,19 +132,24 @@ impl Comm for Tcp {
             let told =
                 stream.write_all(&FAILED.to_le_bytes()).and_then(|()| write_message(&mut stream, why.as_bytes()));
             // Or it fails at the same time, as all do with an error that all of them see, and has said so.
-            let is_told = told.is_ok() || has_failed(&stream);
+            let is_told = told.is_ok() || has_failed(&mut stream);
             is_known |= is_told && other < self.rank;
         }
         is_known
     }
 }
 
-/// Returns whether the next message of a rank is that it fails.
-fn has_failed(stream: &TcpStream) -> bool {
-    let mut head = [0; 8];
-    stream.set_nonblocking(true).is_ok()
-        && stream.peek(&mut head).is_ok_and(|n| n == 8)
-        && u64::from_le_bytes(head) == FAILED
+/// Returns whether a rank that has ended has said that it fails, behind what it sent before.
+fn has_failed(stream: &mut TcpStream) -> bool {
+    if stream.set_nonblocking(false).is_err() || stream.set_read_timeout(Some(TELL)).is_err() {
+        return false;
+    }
+    loop {
+        match read_message(stream) {
+            Ok(_) => {}
+            Err(last) => return last.kind() == io::ErrorKind::Other,
+        }
+    }
 }
 
 fn write_message(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {

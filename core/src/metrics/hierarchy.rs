@@ -70,11 +70,12 @@ pub struct PairScore {
 pub struct HierarchyReport {
     /// Rows that the probes are fitted on.
     pub rows: usize,
-    /// Pairs of the tree: at most [`CHILDREN`] children of each of some random parents. None without a tree.
+    /// Pairs of the tree: at most [`CHILDREN`] children of each of some random parents. None without a child of a parent that fires on
+    /// [`MIN_ROWS`] rows.
     pub tree: Option<PairScore>,
-    /// Of the same parents as many pairs that their activations alone suggest: of all other latents of both levels the ones that fire
-    /// with the parent on the largest share of their rows, `S_cov = n_both / n_child`. Without a tree of random latents among the half
-    /// that fires most.
+    /// Of the same parents at most as many pairs that their activations alone suggest: of all other latents of both levels the ones that
+    /// fire with the parent on the largest share of their rows, `S_cov = n_both / n_child`. Without pairs of the tree of random latents
+    /// among the half that fires most.
     pub coverage: PairScore,
 }
 
@@ -85,9 +86,10 @@ struct Pair {
     child: u32,
 }
 
-/// Measures a dictionary. None if no latent fires on [`MIN_ROWS`] rows, or all do so on all rows.
+/// Measures a dictionary. None without a pair, as where no latent fires on [`MIN_ROWS`] rows.
 ///
-/// Cost: at most 2 [`PAIRS`] probes of `4 n d` operations in 50 epochs; memory 4 bytes for each latent and parent that was drawn.
+/// Cost: at most 2 [`PAIRS`] probes of `4 n d` operations in each of 50 epochs. Memory: 4 bytes for each latent and parent that was drawn
+/// and for each latent and probe, the entries of `codes` once more, and what [`fit`] takes.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a parent out of range, [`Error::NotFinite`] for a decoder row that is
@@ -110,8 +112,8 @@ pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, seed: u64) -> Result<Opt
     let counts = of.codes.counts();
     let fits = |j: usize| counts[j] >= MIN_ROWS as u64 && counts[j] < n as u64 && has_direction[j];
     let mut rng = Philox::new(seed, STREAM);
-    let (tree, coverage) = if of.parent.iter().any(|p| *p != ROOT) {
-        let tree = of_tree(of.parent, f1, &fits, &mut rng);
+    let tree = of_tree(of.parent, f1, &fits, &mut rng);
+    let (tree, coverage) = if !tree.is_empty() {
         let coverage = by_coverage(&of.codes, &counts, &fits, &wanted(&tree));
         (Some(tree), coverage)
     } else {
@@ -124,7 +126,7 @@ pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, seed: u64) -> Result<Opt
         let wanted: Vec<(u32, usize)> = dense.into_iter().map(|p| (p, CHILDREN)).collect();
         (None, by_coverage(&of.codes, &counts, &fits, &wanted))
     };
-    if tree.as_ref().is_none_or(Vec::is_empty) && coverage.is_empty() {
+    if tree.is_none() && coverage.is_empty() {
         return Ok(None);
     }
     // A probe for each child, once.
@@ -157,15 +159,13 @@ pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, seed: u64) -> Result<Opt
         let mut parents = label.clone();
         parents.dedup();
         let mut rng = Philox::new(seed, STREAM + 1);
-        let others: Vec<f64> = pairs
-            .iter()
-            .filter(|_| parents.len() > 1)
-            .map(|&Pair { parent, child }| {
-                let own = parents.iter().position(|p| *p == parent).unwrap_or(0);
-                let other = parents[(own + 1 + rng.below(parents.len() as u64 - 1) as usize) % parents.len()];
-                f64::from(is_near(child, child) && is_near(child, other))
-            })
-            .collect();
+        let other = |pair: &Pair| {
+            // A child may be a parent of other pairs, and is near itself.
+            let others: Vec<u32> = parents.iter().copied().filter(|p| ![pair.parent, pair.child].contains(p)).collect();
+            let other = *others.get(rng.below(others.len().max(1) as u64) as usize)?;
+            Some(f64::from(is_near(pair.child, pair.child) && is_near(pair.child, other)))
+        };
+        let others: Vec<f64> = pairs.iter().filter_map(other).collect();
         let value: Vec<f64> = both.iter().map(|both| f64::from(*both)).collect();
         PairScore {
             pairs: pairs.len(),

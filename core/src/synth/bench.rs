@@ -13,7 +13,8 @@
 //!
 //! ```text
 //! B(f) = p_min + (p_max - p_min) (rank_f^-zipf - n^-zipf) / (1 - n^-zipf)
-//! P(f on | parent on) = min(1, B(f) / B(parent) (1 + (sum of B over its siblings, if exclusive) / B(parent)))
+//! P(f would fire | parent on) = min(1, B(f) / B(parent) (1 + (sum of B over its siblings, if exclusive) / B(parent)))
+//! P(f on | parent on) = P(f would fire | parent on) E[1 / (1 + siblings that would fire)], if exclusive
 //! ```
 //!
 //! The options and their sizes are those of the benchmark, the random numbers are not.
@@ -72,7 +73,7 @@ impl BenchOptions {
 /// The drawn constants of a world with [`BenchOptions`].
 #[derive(Clone, Debug)]
 pub(super) struct Bench {
-    /// `P(f)`, on any token.
+    /// `P(f)`, on any token, but for the correlations between a feature, its parent and its siblings.
     pub probability: Vec<f64>,
     exclusive: bool,
     compensate: bool,
@@ -81,7 +82,7 @@ pub(super) struct Bench {
     /// The first child of each feature, none where `children` is 0 or the level is the last.
     first_child: Vec<u32>,
     children: usize,
-    /// `P(f | parent)`, and `P(f)` without a parent.
+    /// `P(f would fire | parent)`, and `P(f)` without a parent.
     given: Vec<f64>,
     /// `Phi^-1(given)`.
     cut: Vec<f32>,

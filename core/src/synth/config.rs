@@ -43,6 +43,9 @@ pub struct WorldConfig {
     pub bench: Option<BenchOptions>,
 }
 
+/// Most children of which one is kept at random: how often that is takes the cube of their number for each family.
+const MOST_RIVALS: usize = 64;
+
 impl WorldConfig {
     /// World A: 24 roots with 5 children each and 16 flat features in 64 dimensions, children entangled (`rho = .3`).
     pub fn a() -> Self {
@@ -101,7 +104,7 @@ impl WorldConfig {
         }
         let features = match &self.bench {
             Some(bench) => {
-                bench.check()?;
+                bench.check(self)?;
                 bench.n_tree(self)
             }
             None => self.roots.checked_mul(self.children).and_then(|c| c.checked_add(self.roots)),
@@ -159,8 +162,9 @@ pub struct BenchOptions {
 
 impl WorldConfig {
     /// The sizes of SynthSAEBench-16k: 128 trees of depth 3 with 4 exclusive children each and 5,504 flat features,
-    /// 16,384 in all, in 768 dimensions; mean L0 about 34. Its 100 steps of Adam that spread the directions are left out: they change
-    /// the mean squared cosine of two directions by less than 5 %, and would take minutes each time the world is made.
+    /// 16,384 in all, in 768 dimensions; mean L0 about 34. Its 100 steps of Adam that spread the directions are left out: the mean
+    /// squared cosine of two directions, 1 / d, cannot fall by more than 4.7 % (Welch's bound), and they would take minutes each time the
+    /// world is made. `spread_steps` takes others.
     pub fn sae_bench() -> Self {
         Self {
             d: 768,
@@ -203,10 +207,14 @@ impl BenchOptions {
         Some(sum)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(super) fn check(&self, config: &WorldConfig) -> Result<()> {
         let bad = |key: &str, why| Err(Error::config(key, why));
         if self.depth > 16 {
             return bad("bench.depth", format!("expected at most 16, found {}", self.depth));
+        }
+        if self.compensate && self.exclusive && config.children > MOST_RIVALS {
+            let found = config.children;
+            return bad("children", format!("expected at most {MOST_RIVALS} with `bench.compensate`, found {found}"));
         }
         if self.rank > 1 << 12 {
             return bad("bench.rank", format!("expected at most 4096, found {}", self.rank));

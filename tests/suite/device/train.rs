@@ -287,7 +287,7 @@ fn a_training_moves_between_cpu_and_device_and_back() {
 #[test]
 fn what_is_not_finite_is_named_and_changes_nothing() {
     let config = demo([24, 80], [3.0, 4.0], 30);
-    // The second is finite itself, but its square is not: only the device sees it.
+    // The second is finite itself, but its square is not: the check of rows does not see it, the step does.
     for wrong in [f32::NAN, 1e25] {
         let mut world = World::new(48, 20);
         let mut t = trainer(&config, &mut world).on(&device(0)).expect("settings for devices");

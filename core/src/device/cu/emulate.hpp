@@ -2,8 +2,8 @@
 //
 // Threads of a block are fibers that hand over at barriers, so that one thread of the system runs a block. What CUDA leaves
 // undefined is an error here: a barrier that some threads of a warp or block never reach ends the launch with a message. The
-// caller chooses the order in which threads and blocks run; a correct kernel gives the same bits in every order. In one order
-// each warp runs ahead of the others as far as it can: an error that warps in step with each other do not show.
+// caller chooses the order in which threads and blocks run; a correct kernel gives the same bits in every order. In two orders
+// each warp runs ahead of the others as far as it can, which shows errors that stay hidden while warps keep in step.
 //
 // The dialect: barriers and warp functions take the whole warp or block; atomics are integers; shared memory is SHARED or
 // dynamic_shared(); inline PTX only in device.cuh, each with a twin here; no float atomics, no clocks, no device printf.
@@ -75,17 +75,17 @@ template <class T> inline Shown exchange(const T &mine) {
 }
 template <class T> inline T shown(Shown all, unsigned lane) { T v; memcpy(&v, all[lane], sizeof(T)); return v; }
 
-// Orders of n things: ascending, descending, or shuffled by the seed. With the descending one each warp runs up to the next
+// Orders of n things: 0 and 2 ascending, 1 descending, others shuffled by this seed. With 1 and 2 each warp runs up to the next
 // barrier of the block before another warp does anything.
 struct Order {
     unsigned seed;
-    bool far() const { return seed == 1; }
-    bool shuffles() const { return seed > 1; }
+    bool far() const { return seed == 1 || seed == 2; }
+    bool shuffles() const { return seed > 2; }
     void fill(std::vector<unsigned> &out, unsigned n) {
         out.resize(n);
         for (unsigned i = 0; i < n; i++) out[i] = seed == 1 ? n - 1 - i : i;
         if (shuffles())
-            for (unsigned i = n; i-- > 1;) { seed = seed * 1664525u + 1013904223u; if (seed < 2) seed += 2; std::swap(out[i], out[(seed >> 8) % (i + 1)]); }
+            for (unsigned i = n; i-- > 1;) { seed = seed * 1664525u + 1013904223u; if (seed < 3) seed += 3; std::swap(out[i], out[(seed >> 8) % (i + 1)]); }
     }
 };
 
@@ -122,8 +122,9 @@ inline std::string run_block(Order &order) {
         for (unsigned place = 0; place < n; place++) {
             unsigned i = turn[place];
             if (wait[i] == RUNS) go_on(all[i], stack + i * STACK);
-            // Behind the first thread of a warp there are only other warps in a descending order.
-            if (order.far() && i % WARP == 0 && open(i / WARP)) place -= std::min(n - i, WARP);
+            // Once the last thread of a warp has run, its threads run again if all have met.
+            unsigned first = i / WARP * WARP, last = std::min(first + WARP, n) - 1;
+            if (order.far() && i == (order.seed == 1 ? first : last) && open(i / WARP)) place -= last - first + 1;
         }
         // All threads wait or are done. A barrier opens when all that take part in it are there.
         unsigned at_block = 0, done = 0, opened = 0;

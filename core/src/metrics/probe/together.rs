@@ -31,6 +31,8 @@ pub struct Settings {
     pub end_lr: f64,
     /// Adam's L2 penalty: this times the weight is added to its gradient.
     pub weight_decay: f64,
+    /// First weights and intercepts are uniform within this many times `1 / sqrt(d)`.
+    pub first: f64,
     /// Seed of the first weights, and of the order of the rows.
     pub seed: u64,
 }
@@ -38,7 +40,7 @@ pub struct Settings {
 /// Those of the public code of Tree SAE.
 impl Default for Settings {
     fn default() -> Self {
-        Self { epochs: 50, batch: 4096, lr: 0.01, end_lr: 1e-5, weight_decay: 1e-6, seed: 0 }
+        Self { epochs: 50, batch: 4096, lr: 0.01, end_lr: 1e-5, weight_decay: 1e-6, first: 1.0, seed: 0 }
     }
 }
 
@@ -51,8 +53,8 @@ impl Default for Settings {
 /// | `x` | `[n, d]` | row-major, finite |
 /// | `of` | `[probes]` | of each probe the rows that are positive, ascending; neither none nor all |
 ///
-/// First weights and intercepts are uniform within `1 / sqrt(d)`. In `f32`; the bits depend neither on threads nor on the instruction
-/// set. Cost: `4 n d` operations per probe and epoch; memory `O(batch (d + 16))` per thread.
+/// In `f32`; the bits depend neither on threads nor on the instruction set. Cost: `4 n d` operations per probe and epoch; memory of a
+/// thread `8 batch (d + 16) + 6 n` bytes.
 ///
 /// # Errors
 /// [`Error::Shape`] where sizes disagree or a list has no or all rows, [`Error::Index`] for a row out of range.
@@ -69,15 +71,6 @@ pub fn fit(compute: Compute, x: &[f32], d: usize, of: &[&[u32]], settings: &Sett
             return Err(Error::Index { what: "a positive row of a probe", index: *row as usize, len: n });
         }
     }
-    // One order for all probes, so that the result does not depend on how they are divided.
-    let mut rng = Philox::new(settings.seed, STREAM);
-    let mut order: Vec<u32> = (0..n as u32).collect();
-    let orders: Vec<Vec<u32>> = (0..settings.epochs)
-        .map(|_| {
-            rng.shuffle(&mut order);
-            order.clone()
-        })
-        .collect();
     let parts = compute.par.map(of.len().div_ceil(CHUNK), |c| {
         let mut chunk =
             Probes::new(compute.isa, d, n, c * CHUNK, &of[c * CHUNK..of.len().min((c + 1) * CHUNK)], settings);
@@ -87,7 +80,10 @@ pub fn fit(compute: Compute, x: &[f32], d: usize, of: &[&[u32]], settings: &Sett
             libm::pow(settings.end_lr / settings.lr, 1.0 / settings.epochs as f64)
         };
         let mut lr = settings.lr;
-        for order in &orders {
+        // One order for all probes, so that the result does not depend on how they are divided.
+        let (mut rng, mut order) = (Philox::new(settings.seed, STREAM), (0..n as u32).collect::<Vec<_>>());
+        for _ in 0..settings.epochs {
+            rng.shuffle(&mut order);
             order.chunks(settings.batch).for_each(|batch| chunk.step(x, batch, lr));
             lr *= fall;
         }
@@ -123,7 +119,7 @@ struct Probes {
 impl Probes {
     fn new(isa: Isa, d: usize, n: usize, first: usize, of: &[&[u32]], settings: &Settings) -> Self {
         let m = of.len();
-        let bound = 1.0 / libm::sqrt(d as f64) as f32;
+        let bound = (settings.first / libm::sqrt(d as f64)) as f32;
         let (mut weight, mut bias) = (Vec::with_capacity(m * d), Vec::with_capacity(m));
         for probe in first..first + m {
             let mut rng = Philox::new(settings.seed, STREAM + 1 + probe as u64);
@@ -164,10 +160,8 @@ impl Probes {
             row.iter().enumerate().for_each(|(c, v)| self.columns[c * n + i] = *v);
         }
         self.logits.resize(n * m, 0.0);
-        self.logits.truncate(n * m);
         dense::affine(self.isa, &self.rows, &self.weight, d, Some(&self.bias), &mut self.logits);
         self.slopes.resize(m * n, 0.0);
-        self.slopes.truncate(m * n);
         for (i, (logits, row)) in self.logits.chunks_exact(m).zip(batch).enumerate() {
             let bits = self.is_positive[*row as usize];
             for (p, logit) in logits.iter().enumerate() {
