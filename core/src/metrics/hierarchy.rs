@@ -1,11 +1,11 @@
 //! The hierarchy score of Tree SAE (Cao et al. 2026, arXiv 2605.07922, Section 5.2): whether the direction that tells where a child
 //! fires is that of the child and of its parent.
 //!
-//! For each pair of a parent and a child a linear probe ([`together`](super::probe::together)) is fitted to tell the rows on which the child fires from all
-//! others. The pair counts if both decoder rows are among the [`TOP`] that are nearest to the weights of the probe. The formulas are
-//! those of the paper's public code, with these differences: a parent is drawn once; the children of the comparison by coverage are
-//! chosen among those that fire often enough, where the code chooses 20 first; nearness is the cosine for decoder rows of any norm;
-//! and where a gate decides when a child fires, the caller gives the codes without it, since a child that can only fire with its
+//! For each pair of a parent and a child a linear probe ([`together`](super::probe::together)) is fitted to tell the rows on which the
+//! child fires from all others. The pair counts if both decoder rows are among the [`TOP`] that are nearest to the weights of the probe.
+//! The formulas are those of the paper's public code, with these differences: a parent is drawn once; the children of the comparison by
+//! coverage are chosen among those that fire often enough, where the code chooses 20 first; nearness is the cosine for decoder rows of any
+//! norm; and where a gate decides when a child fires, the caller gives the codes without it, since a child that can only fire with its
 //! parent has the parent in its probe by construction.
 //!
 //! [`condition`](super::condition) asks the same of every edge, with class means in place of probes.
