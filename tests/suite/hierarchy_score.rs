@@ -1,7 +1,8 @@
 //! The hierarchy score of Tree SAE: its probes against PyTorch's, and worlds whose pairs are known.
 
 use safetensors::SafeTensors;
-use strata_core::metrics::hierarchy::{CHILDREN, Dictionary, HierarchyReport, hierarchy};
+use strata_core::metrics::absorption::Dictionary;
+use strata_core::metrics::hierarchy::{CHILDREN, HierarchyReport, hierarchy};
 use strata_core::metrics::probe::together::{Settings, fit};
 use strata_core::rng::Philox;
 use strata_core::{Codes, Compute, Error, Isa, Par, ROOT};
@@ -89,8 +90,8 @@ impl World {
 
     fn score(&self, parent: &[u32], compute: Compute) -> HierarchyReport {
         let codes = self.codes.view(F1 + F2).expect("codes");
-        let of = Dictionary { x: &self.x, d: self.d, codes, decoder: &self.decoder, parent };
-        hierarchy(compute, &of, 0).expect("a report").expect("pairs")
+        let of = Dictionary { x: &self.x, d: self.d, centre: &[], codes, decoder: &self.decoder, f1: F1 };
+        hierarchy(compute, &of, parent, 0).expect("a report").expect("pairs")
     }
 }
 
@@ -131,12 +132,14 @@ fn what_cannot_be_scored_is_said() {
     let compute = Compute::new(Isa::detect(), Par::Seq);
     let of = |x: &[f32], parent: &[u32], decoder: &[f32], codes: &Codes| {
         let codes = codes.view(F1 + F2).expect("codes");
-        hierarchy(compute, &Dictionary { x, d: world.d, codes, decoder, parent }, 0)
+        hierarchy(compute, &Dictionary { x, d: world.d, centre: &[], codes, decoder, f1: F1 }, parent, 0)
     };
     let wrong = of(&world.x[1..], &world.parent, &world.decoder, &world.codes);
     assert!(matches!(wrong, Err(Error::Shape { what: "x", .. })), "{wrong:?}");
     let wrong = of(&world.x, &world.parent, &world.decoder[1..], &world.codes);
     assert!(matches!(wrong, Err(Error::Shape { what: "decoder", .. })), "{wrong:?}");
+    let wrong = of(&world.x, &world.parent[1..], &world.decoder, &world.codes);
+    assert!(matches!(wrong, Err(Error::Shape { what: "parents of level 2", .. })), "{wrong:?}");
     let wrong = of(&world.x, &[F1 as u32; F2], &world.decoder, &world.codes);
     assert!(matches!(wrong, Err(Error::Index { .. })), "{wrong:?}");
     // Children that are too rare are no pairs, and their parents are measured by coverage.

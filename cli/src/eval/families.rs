@@ -2,9 +2,10 @@
 //! the structure of the decoders.
 
 use super::collect::{LevelProfiles, Text, Tree};
-use super::sample::{Sampled, both_decoders};
+use super::sample::{Sampled, both_decoders, dictionary};
 use anyhow::Result;
 use serde::Serialize;
+use strata_core::metrics::absorption::Dictionary;
 use strata_core::metrics::attribution::{self, PathReport};
 use strata_core::metrics::coherence::agreement::{AgreementReport, agreement};
 use strata_core::metrics::coherence::cofiring::CofiringReport;
@@ -12,7 +13,7 @@ use strata_core::metrics::coherence::geometry::{GeometryReport, effective_childr
 use strata_core::metrics::coherence::topics::{TopWords, TopicReport, Windows};
 use strata_core::metrics::coherence::{Draws, Partition};
 use strata_core::metrics::condition::ConditionReport;
-use strata_core::metrics::hierarchy::{self, Dictionary, HierarchyReport};
+use strata_core::metrics::hierarchy::{self, HierarchyReport};
 use strata_core::metrics::similarity::{self, Inputs, Levels, Profiles, SimilarityReport};
 use strata_core::metrics::stability::{self, StabilityReport};
 use strata_core::metrics::structure::{self, Decoders, StructureReport};
@@ -146,15 +147,10 @@ pub fn condition(encoder: &Encoder, tree: &Tree) -> Result<ConditionReport> {
 /// If a weight is not finite.
 pub fn hierarchy(encoder: &Encoder, sampled: &Sampled, seed: u64) -> Result<Option<HierarchyReport>> {
     let model = encoder.model();
-    let codes = sampled.open.as_ref().unwrap_or(&sampled.codes[2]);
-    let dictionary = Dictionary {
-        x: &sampled.x,
-        d: model.arch.d_out(),
-        codes: codes.view(model.arch.latents().iter().sum())?,
-        decoder: &both_decoders(encoder),
-        parent: &model.parents,
-    };
-    Ok(hierarchy::hierarchy(Compute::new(encoder.isa(), Par::Rayon), &dictionary, seed)?)
+    let (decoder, codes) = (both_decoders(encoder), sampled.open.as_ref().unwrap_or(&sampled.codes[2]));
+    let codes = codes.view(model.arch.latents().iter().sum())?;
+    let ungated = Dictionary { codes, ..dictionary(sampled, encoder, &decoder)? };
+    Ok(hierarchy::hierarchy(Compute::new(encoder.isa(), Par::Rayon), &ungated, &model.parents, seed)?)
 }
 
 /// Measures the paths of a decoder that composes level 1.

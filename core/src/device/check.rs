@@ -476,8 +476,9 @@ impl Case {
             for (room, is_bad) in [(9, false), (8, true)] {
                 out.all().zero()?;
                 kernels::most_found(found.all(), room, out.part(0..1), out.part(1..2))?;
-                let [most, bad] = out.all().to_vec()?[..] else { unreachable!("two numbers") };
-                self.same_words("most_found", &[most, u32::from(bad != 0)], &[9, u32::from(is_bad)])?;
+                let mut words = out.all().to_vec()?;
+                words[1] = u32::from(words[1] != 0);
+                self.same_words("most_found", &words, &[9, u32::from(is_bad)])?;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use super::absorption::Dictionary;
 use super::bootstrap::{Interval, Resamples, clustered};
 use super::check_parents;
 use super::probe::together::{Settings, fit};
@@ -33,21 +34,6 @@ pub const MIN_ROWS: usize = 100;
 pub const PAIRS: usize = 100;
 /// The random streams: the parents that are drawn, and those of the null.
 const STREAM: u64 = 0x6869_6572 << 32;
-
-/// Rows with their codes, and the directions of the latents.
-#[derive(Clone, Copy, Debug)]
-pub struct Dictionary<'a> {
-    /// `[n, d]` row-major.
-    pub x: &'a [f32],
-    /// Width of a row, not 0.
-    pub d: usize,
-    /// Codes of the latents of both levels, those of level 1 first, level 2 without its gate.
-    pub codes: CodesView<'a>,
-    /// `[latents, d]` row-major.
-    pub decoder: &'a [f32],
-    /// Of each latent of level 2 its parent, or [`ROOT`]; empty without a tree.
-    pub parent: &'a [u32],
-}
 
 /// The score of some pairs of a parent and a child. NaN without pairs.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
@@ -86,7 +72,8 @@ struct Pair {
     child: u32,
 }
 
-/// Measures a dictionary. None without a pair, as where no latent fires on [`MIN_ROWS`] rows.
+/// Measures a dictionary, whose codes of level 2 should be those without its gate. None without a pair, as where no latent fires on
+/// [`MIN_ROWS`] rows. `parent` has the parent of each latent of level 2, or [`ROOT`]; it is empty without a tree.
 ///
 /// Cost: at most 2 [`PAIRS`] probes of `4 n d` operations in each of 50 epochs. Memory: 4 bytes for each latent and parent that was drawn
 /// and for each latent and probe, the entries of `codes` once more, and what [`fit`] takes.
@@ -94,7 +81,7 @@ struct Pair {
 /// # Errors
 /// [`Error::Shape`] where sizes disagree, [`Error::Index`] for a parent out of range, [`Error::NotFinite`] for a decoder row that is
 /// not finite.
-pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, seed: u64) -> Result<Option<HierarchyReport>> {
+pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, parent: &[u32], seed: u64) -> Result<Option<HierarchyReport>> {
     let (n, latents) = (of.codes.tokens(), of.codes.latents());
     for (what, expected, got) in
         [("x", n.saturating_mul(of.d), of.x.len()), ("decoder", latents.saturating_mul(of.d), of.decoder.len())]
@@ -103,16 +90,20 @@ pub fn hierarchy(compute: Compute, of: &Dictionary<'_>, seed: u64) -> Result<Opt
             return Err(Error::Shape { what, expected, got });
         }
     }
-    if of.parent.len() > latents {
-        return Err(Error::Shape { what: "parents of level 2", expected: latents, got: of.parent.len() });
+    let f1 = of.f1;
+    if !parent.is_empty() && f1.checked_add(parent.len()) != Some(latents) {
+        return Err(Error::Shape {
+            what: "parents of level 2",
+            expected: latents.saturating_sub(f1),
+            got: parent.len(),
+        });
     }
-    let f1 = latents - of.parent.len();
-    check_parents("learned parents", of.parent, f1)?;
+    check_parents("learned parents", parent, f1)?;
     let (rows, has_direction) = unit("decoder", of.decoder, of.d)?;
     let counts = of.codes.counts();
     let fits = |j: usize| counts[j] >= MIN_ROWS as u64 && counts[j] < n as u64 && has_direction[j];
     let mut rng = Philox::new(seed, STREAM);
-    let tree = of_tree(of.parent, f1, &fits, &mut rng);
+    let tree = of_tree(parent, f1, &fits, &mut rng);
     let (tree, coverage) = if !tree.is_empty() {
         let coverage = by_coverage(&of.codes, &counts, &fits, &wanted(&tree));
         (Some(tree), coverage)
