@@ -209,7 +209,8 @@ fn scale_of(x: &[f32], d: usize) -> f64 {
     mean.iter_mut().for_each(|m| *m /= n);
     let rows = x.chunks_exact(d).flat_map(|row| row.iter().zip(&mean));
     let scale = (rows.map(|(x, m)| (f64::from(*x) - m).powi(2)).sum::<f64>() / (n * d as f64)).sqrt();
-    if scale.is_normal() { scale } else { 1.0 }
+    // Its inverse is a finite number in f32.
+    if scale.is_normal() { scale.clamp(2f64.powi(-120), 2f64.powi(120)) } else { 1.0 }
 }
 
 /// Returns the decoder directions of both levels, level 1 first.
@@ -232,4 +233,18 @@ pub fn dictionary<'a>(sampled: &'a Sampled, encoder: &'a Encoder, decoder: &'a [
         decoder,
         f1: model.arch.level[0].latents,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scale_of;
+
+    #[test]
+    fn rows_can_be_divided_by_their_scale_whatever_their_size() {
+        for size in [0.0, 1e-42, 1e-30, 1.0, 1e38] {
+            let rows = [size, -size, 0.5 * size, 0.0];
+            let inverse = (1.0 / scale_of(&rows, 2)) as f32;
+            assert!(inverse > 0.0 && rows.iter().all(|x| (x * inverse).is_finite()), "{size}: {inverse}");
+        }
+    }
 }
