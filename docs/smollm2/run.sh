@@ -6,7 +6,7 @@
 #
 #   WIDTHS   latents of a model, both levels together           "9216 32768"
 #   SEEDS    seeds of each model                                "0 1 2"
-#   KINDS    models                                             "flat matryoshka language default flat-pruned language-pruned"; see `settings` below
+#   KINDS    models                                             "flat matryoshka language default flat-pruned language-pruned"; see kinds.sh
 #   FROZEN   reference models, of the first seed                "random-decoder random-encoder"
 #   TOKENS   tokens that are captured                           1100000
 #   STEPS    steps of 1,024 rows                                4000
@@ -16,6 +16,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
+. "$here/kinds.sh"
 out=${1:-target/smollm2}
 widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
 kinds=${KINDS:-flat matryoshka language default flat-pruned language-pruned} frozen=${FROZEN-random-decoder random-encoder}
@@ -65,24 +66,6 @@ if [ ! -e "$out/tasks/tasks.json" ]; then
         --dtype f32 --out "$out/tasks/dump"
     "$python" "$here/tasks.py" rows "$out/tasks"
 fi
-
-# The settings of each kind of model. All have the same number of latents and the same L0, 32.
-settings() { # KIND WIDTH
-    case $2 in 9216) parents=1024 ;; 32768) parents=4096 ;; *) parents=$(($2 / 8)) ;; esac
-    two="level1.latents=$parents level2.latents=$(($2 - parents))"
-    case $1 in
-        flat) echo "level1.latents=$2 level1.k=32 level2.latents=0 gate.kind=none loss.consistency=none" ;;
-        matryoshka) echo "$two level1.k=20 level2.k=12 gate.kind=none loss.consistency=none budget=shared" ;;
-        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 gate.reassign_every=250 gate.freeze=0.9 loss.consistency=none" ;;
-        language) echo "$two" ;;
-        # As `--preset language-pruned`.
-        flat-pruned) echo "$(settings flat "$2") train.prune=0.6 level1.prune=1.5" ;;
-        language-pruned) echo "$two train.prune=0.6 level1.prune=1.5 level2.prune=1.5" ;;
-        random-decoder) echo "$two train.freeze=decoder" ;;
-        random-encoder) echo "$two train.freeze=encoder" ;;
-        *) echo "KINDS: expected flat, matryoshka, default, language, flat-pruned, language-pruned, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
-    esac
-}
 
 train() { # KIND WIDTH SEED
     run=$out/runs/$1-$2-$3

@@ -182,7 +182,7 @@ def page(results, collected_path, page_path):
         collected[one["name"]] = one
     collected_path.write_text(json.dumps(dict(sorted(collected.items())), indent=1) + "\n")
     text = page_path.read_text()
-    for name in re.findall(r"<!-- table: (\S+ \d+) -->", text):
+    for name in re.findall(r"<!-- table: (\S+ \S+) -->", text):
         kind, width = name.split()
         made = TABLES[kind](collected, width)
         text = re.sub(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda m: m[1] + made + "\n" + m[2], text, flags=re.S)
