@@ -41,7 +41,7 @@ capture() { # MODEL
             fi
             rm -rf "$out/$1/dump"
             "$strata" capture --model "$file" --text "$out/english.jsonl" --shuffle 0 --hook blocks.9.hook_resid_post --context 256 --bos \
-                --max-tokens "$tokens" --dtype f16 --out "$out/$1/dump"
+                --max-tokens "$tokens" --dtype bf16 --out "$out/$1/dump"
             ;;
         minilm)
             if [ ! -e "$out/minilm/model" ]; then

@@ -67,6 +67,14 @@ if [ ! -e "$out/tasks/tasks.json" ]; then
     "$python" "$here/tasks.py" rows "$out/tasks"
 fi
 
+if [ ! -e "$out/spelling/words/dump.json" ]; then
+    say 'the words to spell'
+    "$python" "$here/tasks.py" spelling "$out/dump" "$out/spelling" 8000
+    "$strata" capture --model "$model" --text "$out/spelling/texts.jsonl" --hook blocks.14.hook_resid_post --context 256 --bos --per-document \
+        --dtype f32 --out "$out/spelling/dump"
+    "$python" "$here/tasks.py" words "$out/spelling"
+fi
+
 train() { # KIND WIDTH SEED
     run=$out/runs/$1-$2-$3
     if [ -e "$run/final_info.json" ]; then return; fi
@@ -97,6 +105,7 @@ evaluate() { # KIND WIDTH SEED OTHER
         "$strata" probe "$run" --quiet --dump "$out/tasks/$task/rows.npy" --tokens "$out/tasks/$task/tokens.npy" --labels "$out/tasks/$task/labels.npy" \
             --context 1 --sample 100000 --out "$run/probe-$task.json" > /dev/null || say "the task $task is left out"
     done
+    [ -e "$run/spelling/eval.json" ] || "$strata" eval "$run" --dump "$out/spelling/words" --all --out "$run/spelling" > /dev/null
     "$python" "$here/table.py" result "$run" "$result"
 }
 

@@ -25,6 +25,8 @@ KINDS = {
     "random-encoder": "preset, random encoder",
 }
 KS = (1, 5, 16)
+# Words of a letter that a probe must find.
+FEWEST = 20
 
 
 def result(run, out):
@@ -61,6 +63,9 @@ def result(run, out):
             found["families"]["control_attachment"] = interval(e["control"]["edges"]["attachment"])
             found["families"]["control_fvu_more"] = interval(e["control"]["fvu2_more"])
     found["hierarchy"] = hierarchy_of(e)
+    spelling = run / "spelling/eval.json"
+    if spelling.exists():
+        found["spelling"] = spelling_of(json.loads(spelling.read_text()))
     stability = e.get("stability")
     if stability and stability.get("parents"):
         p = stability["parents"]
@@ -82,6 +87,25 @@ def hierarchy_of(e):
     """Tree SAE's score of the pairs of the tree and of those that coverage suggests, each with its null."""
     h = e.get("hierarchy")
     return h and {part: h[part] and [*interval(h[part]["both"]), h[part]["null"]] for part in ("tree", "coverage")}
+
+
+def spelling_of(e):
+    """Absorption of first letters: means over the letters that a probe tells, of the latents of both levels as one dictionary."""
+    letters = [c["found"] for c in e["absorption"] if c["name"].startswith("starts with ")]
+    letters = [c for c in letters if c["found"] >= FEWEST and c["probe"]["f1"] >= 0.6]
+    scopes = [c["scope"][-1] for c in letters]
+    level1 = e["level1"]["latents"]
+    mean = lambda of: statistics.fmean(map(of, scopes))
+    return {
+        "letters": len(letters),
+        "words": sum(c["found"] for c in letters),
+        "main": mean(lambda s: len(s["main"])),
+        "main_level1": mean(lambda s: sum(j < level1 for j in s["main"]) / len(s["main"])),
+        "main_f1": mean(lambda s: s["main_f1"] or 0.0),
+        "silent": mean(lambda s: s["silent"]),
+        "absorbed": mean(lambda s: s["absorbed"]),
+        "fraction": mean(lambda s: s["fraction"]),
+    }
 
 
 def interval(of):
@@ -172,7 +196,20 @@ def hierarchy_table(collected, width):
     return table(head, lines)
 
 
-TABLES = {"models": main_table, "families": family_table, "hierarchy": hierarchy_table}
+def spelling_table(collected, width):
+    head = ["", "seeds", "main latents of a letter", "of level 1", "F1 of a probe on them", "they are silent", "fully absorbed", "absorption fraction"]
+    lines = []
+    for _, label, runs in rows_of(collected, width):
+        runs = [r["spelling"] for r in runs if r.get("spelling")]
+        if not runs:
+            continue
+        of = lambda key, digits: spread([r[key] for r in runs], digits)
+        cells = [label, str(len(runs)), of("main", 1), of("main_level1", 2), *[of(key, 3) for key in ("main_f1", "silent", "absorbed", "fraction")]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return table(head, lines)
+
+
+TABLES = {"models": main_table, "families": family_table, "hierarchy": hierarchy_table, "spelling": spelling_table}
 
 
 def page(results, collected_path, page_path):
