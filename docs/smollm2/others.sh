@@ -57,6 +57,7 @@ capture() { # MODEL
 
 rows() { # MODEL
     case $1 in
+        # Its special tokens are left out already.
         minilm) echo "--dump $out/minilm/rows.npy --tokens $out/minilm/tokens.npy --context 126" ;;
         *) echo "--dump $out/$1/dump" ;;
     esac
@@ -75,8 +76,10 @@ for model in $models; do
             fi
             control=
             case $kind in language | default) control=--control ;; esac
+            special=true
+            if [ "$model" = minilm ]; then special=false; fi
             "$strata" train --quiet --preset language $(rows "$model") --out "$run" --seed "$seed" --set train.steps="$steps" \
-                --set train.batch=1024 --set train.lr=2e-3 $(for s in $(settings "$kind" "$latents"); do echo "--set $s"; done) $control
+                --set train.batch=1024 --set data.skip_special=$special $(for s in $(settings "$kind" "$latents"); do echo "--set $s"; done) $control
         done
     done
     for seed in $seeds; do

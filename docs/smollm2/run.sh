@@ -89,7 +89,7 @@ train() { # KIND WIDTH SEED
     case $1 in language* | default) control=--control ;; esac
     seed=$3; shift 3
     "$strata" train --quiet --preset language --dump "$out/dump" --out "$run" --seed "$seed" --set train.steps="$steps" \
-        --set train.batch=1024 --set train.lr=2e-3 "$@" $control
+        --set train.batch=1024 "$@" $control
 }
 
 evaluate() { # KIND WIDTH SEED OTHER

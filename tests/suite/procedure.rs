@@ -8,7 +8,7 @@ use strata_core::config::{
 use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::{Normalisation, geometric_median};
 use strata_core::synth::{World, WorldConfig};
-use strata_core::train::{ThresholdTracker, Trainer, annealed_k, annealed_w1, is_long, learning_rate};
+use strata_core::train::{ThresholdTracker, Trainer, annealed_k, annealed_w1, highest_rate, is_long, learning_rate};
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
 
 /// A trainer over world A with its first rows measured.
@@ -33,24 +33,50 @@ fn batch(world: &World, trainer: &Trainer, step: u64) -> Vec<f32> {
 #[test]
 fn the_learning_rate_warms_up_stays_and_falls_to_zero() {
     let train = TrainConfig { steps: 1000, lr: 2.0, warmup: 0.1, decay: 0.2, ..TrainConfig::default() };
-    assert!((learning_rate(&train, 0) - 0.02).abs() < 1e-12);
-    assert!((learning_rate(&train, 49) - 1.0).abs() < 1e-12);
-    assert_eq!(learning_rate(&train, 100), 2.0);
-    assert_eq!(learning_rate(&train, 800), 2.0);
-    assert!((learning_rate(&train, 900) - 1.0).abs() < 1e-12);
-    assert_eq!(learning_rate(&train, 1000), 0.0);
+    let config = Config { train, ..Config::default() };
+    assert!((learning_rate(&config, 0) - 0.02).abs() < 1e-12);
+    assert!((learning_rate(&config, 49) - 1.0).abs() < 1e-12);
+    assert_eq!(learning_rate(&config, 100), 2.0);
+    assert_eq!(learning_rate(&config, 800), 2.0);
+    assert!((learning_rate(&config, 900) - 1.0).abs() < 1e-12);
+    assert_eq!(learning_rate(&config, 1000), 0.0);
+}
+
+#[test]
+fn a_scaled_learning_rate_follows_the_roots_of_the_rows_and_of_the_latents() {
+    let rate = |batch: usize, latents: [usize; 2], scale_lr: bool| {
+        let mut config = Config::default();
+        (config.train.lr, config.train.batch, config.train.scale_lr) = (2e-3, batch, scale_lr);
+        [config.level1.latents, config.level2.latents] = latents;
+        highest_rate(&config)
+    };
+    let close = |rate: f64, to: f64| assert!((rate / to - 1.0).abs() < 1e-12, "{rate} for {to}");
+    close(rate(1024, [512, 3584], true), 2e-3);
+    close(rate(1024, [4096, 0], true), 2e-3);
+    close(rate(4096, [4096, 0], true), 4e-3);
+    close(rate(256, [4096, 0], true), 1e-3);
+    close(rate(1024, [2048, 14336], true), 1e-3);
+    close(rate(4096, [2048, 14336], true), 2e-3);
+    close(rate(256, [2048, 14336], false), 2e-3);
+    // The schedule is that of the scaled rate, and so is the length of a training.
+    let mut config = Config::default();
+    (config.train.lr, config.train.batch, config.train.scale_lr, config.train.steps) = (4e-3, 4096, true, 4000);
+    [config.level1.latents, config.level2.latents] = [2048, 14336];
+    assert_eq!(learning_rate(&config, 2000), 4e-3);
+    config.train.long = 15.0;
+    assert!(!is_long(&config), "the sum of the rates is 14.2");
+    config.level2.latents = 2048;
+    assert!(is_long(&config), "it is 28.5");
 }
 
 #[test]
 fn the_number_of_kept_latents_falls_linearly_to_its_target() {
     let train = TrainConfig { steps: 1000, long: 0.0, ..TrainConfig::default() };
     let level = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
-    assert_eq!(annealed_k(&level, &train, 0), 20.0);
-    assert_eq!(annealed_k(&level, &train, 100), 12.5);
-    assert_eq!(annealed_k(&level, &train, 200), 5.0);
-    assert_eq!(annealed_k(&level, &train, 999), 5.0);
-    let narrow = LevelConfig { latents: 12, ..level };
-    assert_eq!(annealed_k(&narrow, &train, 0), 12.0);
+    let narrow = LevelConfig { latents: 12, ..level.clone() };
+    let config = Config { train, level1: level, level2: narrow, ..Config::default() };
+    assert_eq!([0, 100, 200, 999].map(|step| annealed_k(&config, 0, step)), [20.0, 12.5, 5.0, 5.0]);
+    assert_eq!(annealed_k(&config, 1, 0), 12.0);
 }
 
 #[test]
@@ -83,11 +109,14 @@ fn the_weight_of_level_1_moves_linearly_to_its_end() {
 #[test]
 fn a_training_is_long_by_the_sum_of_its_learning_rates() {
     let train = TrainConfig { steps: 1000, lr: 2.0, warmup: 0.1, decay: 0.2, ..TrainConfig::default() };
-    let sum: f64 = (0..1000).map(|t| learning_rate(&train, t)).sum();
-    assert!(is_long(&TrainConfig { long: 0.99 * sum, ..train.clone() }));
-    assert!(!is_long(&TrainConfig { long: 1.01 * sum, ..train.clone() }));
-    let level = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
-    assert_eq!(annealed_k(&level, &TrainConfig { long: 2.0 * sum, ..train }, 0), 5.0);
+    let level1 = LevelConfig { latents: 100, k: 5.0, k_start: 4.0, anneal: 0.2, ..LevelConfig::default() };
+    let mut config = Config { train, level1, ..Config::default() };
+    let sum: f64 = (0..1000).map(|t| learning_rate(&config, t)).sum();
+    config.train.long = 0.99 * sum;
+    assert!(is_long(&config));
+    config.train.long = 1.01 * sum;
+    assert!(!is_long(&config));
+    assert_eq!(annealed_k(&config, 0, 0), 5.0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub use engine::{Engine, LatentRows};
 pub use inference::Inference;
 pub use l0::L0Control;
 pub use observed::{Losses, Observed, SparseRows};
-pub use schedule::{agree, annealed_k, annealed_w1, is_long, learning_rate};
+pub use schedule::{agree, annealed_k, annealed_w1, highest_rate, is_long, learning_rate};
 pub use shard::sharded_arrays;
 pub use state::{Array, Difference, State};
 pub use step::{Adam, Objective, StepSettings};

@@ -1,22 +1,41 @@
 //! Schedules: what depends on nothing but the settings and the number of the step.
 
-use crate::config::{Activation, Balance, Config, LevelConfig, LossConfig, TrainConfig};
+use crate::config::{Activation, Balance, Config, LossConfig};
 
-/// Returns the learning rate of step `t` of `T`, `lr min((t + 1) / (warmup T), 1) min((T - t) / (decay T), 1)`:
-/// warm-up, constant, decay to 0.
-pub fn learning_rate(train: &TrainConfig, step: u64) -> f64 {
+/// Latents and rows per step at which `train.lr` holds where it is scaled.
+const SCALED_AT: [f64; 2] = [4096.0, 1024.0];
+
+/// Returns the highest learning rate of a training, `lr`; with `train.scale_lr`, `lr sqrt(batch / 1024) sqrt(4096 / latents)` with the
+/// latents of both levels together.
+///
+/// More rows per step make a gradient less noisy by the root of their number, by which Adam's steps may grow (Malladi et al. 2022, arXiv
+/// 2205.10287). The best rate of a dictionary falls with the root of its latents (Gao et al. 2024, arXiv 2406.04093).
+pub fn highest_rate(config: &Config) -> f64 {
+    let train = &config.train;
+    if !train.scale_lr {
+        return train.lr;
+    }
+    let latents = (config.level1.latents + config.level2.latents) as f64;
+    train.lr * libm::sqrt(train.batch as f64 / SCALED_AT[1] * SCALED_AT[0] / latents)
+}
+
+/// Returns the learning rate of step `t` of `T`, `lr min((t + 1) / (warmup T), 1) min((T - t) / (decay T), 1)` with `lr` of
+/// [`highest_rate`]: warm-up, constant, decay to 0.
+pub fn learning_rate(config: &Config, step: u64) -> f64 {
+    let train = &config.train;
     let steps = train.steps as f64;
     let t = step as f64;
     let up = if train.warmup > 0.0 { ((t + 1.0) / (train.warmup * steps).max(1.0)).min(1.0) } else { 1.0 };
     let down = if train.decay > 0.0 { ((steps - t) / (train.decay * steps).max(1.0)).clamp(0.0, 1.0) } else { 1.0 };
-    train.lr * up * down
+    highest_rate(config) * up * down
 }
 
-/// Returns the target number of active latents per row at step `t` of `T`: `k + (k_start - 1) k max(1 - t / (anneal T),
+/// Returns the target number of active latents of level `l` per row at step `t` of `T`: `k + (k_start - 1) k max(1 - t / (anneal T),
 /// 0)`, at most the number of latents; `k` in a training that is not long.
-pub fn annealed_k(level: &LevelConfig, train: &TrainConfig, step: u64) -> f64 {
-    let over = level.anneal * train.steps as f64;
-    if over <= 0.0 || level.k_start <= 1.0 || !is_long(train) {
+pub fn annealed_k(config: &Config, l: usize, step: u64) -> f64 {
+    let level = config.level(l);
+    let over = level.anneal * config.train.steps as f64;
+    if over <= 0.0 || level.k_start <= 1.0 || !is_long(config) {
         return level.k;
     }
     let left = (1.0 - step as f64 / over).max(0.0);
@@ -24,8 +43,9 @@ pub fn annealed_k(level: &LevelConfig, train: &TrainConfig, step: u64) -> f64 {
 }
 
 /// Returns whether the sum of the learning rates, `lr T (1 - warmup / 2 - decay / 2)`, is at least `train.long`.
-pub fn is_long(train: &TrainConfig) -> bool {
-    train.lr * train.steps as f64 * (1.0 - 0.5 * (train.warmup + train.decay)) >= train.long
+pub fn is_long(config: &Config) -> bool {
+    let train = &config.train;
+    highest_rate(config) * train.steps as f64 * (1.0 - 0.5 * (train.warmup + train.decay)) >= train.long
 }
 
 /// Returns the weight of level 1's reconstruction behind a hard gate, once a share `done` of the steps is over: `w1 +
@@ -57,9 +77,9 @@ fn at(config: &Config, step: u64) -> ([f64; 3], Option<f64>, [bool; 6]) {
     let is_tracked = uses(Activation::has_tau);
     let gate = &config.gate;
     let moving = [
-        learning_rate(&config.train, step),
-        annealed_k(&config.level1, &config.train, step),
-        annealed_k(&config.level2, &config.train, step),
+        learning_rate(config, step),
+        annealed_k(config, 0, step),
+        annealed_k(config, 1, step),
     ];
     let switches = [
         done < gate.start,

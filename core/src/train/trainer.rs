@@ -292,7 +292,7 @@ impl Trainer {
     fn set_up_step(&mut self, done: f64) {
         for l in 0..2 {
             let level = self.config.level(l);
-            self.settings.k[l] = annealed_k(level, &self.config.train, self.step);
+            self.settings.k[l] = annealed_k(&self.config, l, self.step);
             let is_penalised = self.arch.level[l].activation.is_penalised();
             let controlled = is_penalised && level.control && self.config.model == ModelKind::Tree;
             self.settings.lambda[l] = if controlled { self.control[l].lambda as f32 } else { level.lambda as f32 };
@@ -301,7 +301,7 @@ impl Trainer {
             self.settings.surplus[l] = self.surplus.map_or(1.0, |surplus| surplus[l].0);
             self.silence[l].dead(self.config.revive.dead_after, &mut self.settings.dead[l]);
         }
-        self.settings.lr = learning_rate(&self.config.train, self.step);
+        self.settings.lr = learning_rate(&self.config, self.step);
         self.settings.fixed_level = self.fixed_level(done);
         let gate = self.config.gate.kind;
         self.settings.gate = if gate.has_families() && done < self.config.gate.start { GateKind::None } else { gate };
