@@ -8,11 +8,13 @@ settings() { # KIND LATENTS
         matryoshka) echo "$two level1.k=20 level2.k=12 gate.kind=none loss.consistency=none budget=shared" ;;
         default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 gate.reassign_every=250 gate.freeze=0.9 loss.consistency=none" ;;
         language) echo "$two" ;;
+        # A quarter of the latents in level 1.
+        language-wide) echo "level1.latents=$(($2 / 4)) level2.latents=$(($2 - $2 / 4))" ;;
         # As `--preset language-pruned`.
         flat-pruned) echo "$(settings flat "$2") train.prune=0.6 level1.prune=1.5" ;;
         language-pruned) echo "$two train.prune=0.6 level1.prune=1.5 level2.prune=1.5" ;;
         random-decoder) echo "$two train.freeze=decoder" ;;
         random-encoder) echo "$two train.freeze=encoder" ;;
-        *) echo "KINDS: expected flat, matryoshka, default, language, flat-pruned, language-pruned, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
+        *) echo "KINDS: expected flat, matryoshka, default, language, language-wide, flat-pruned, language-pruned, random-decoder or random-encoder, found $1" >&2; exit 2 ;;
     esac
 }

@@ -5,7 +5,7 @@
 # usage: docs/smollm2/others.sh [FOLDER]       (FOLDER: that of run.sh, target/smollm2; 2 GB more)
 #
 #   MODELS   gemma3, minilm                                     "gemma3 minilm"
-#   KINDS    models; see kinds.sh                               "flat matryoshka default language flat-pruned language-pruned"
+#   KINDS    models; see kinds.sh                               "flat matryoshka language language-wide default flat-pruned language-pruned"
 #   SEEDS    seeds of each                                      "0 1"
 #   TOKENS   tokens that are captured                           300000
 #   STEPS    steps of 1,024 rows                                1500
@@ -16,7 +16,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
 . "$here/kinds.sh"
 out=${1:-target/smollm2}
-models=${MODELS:-gemma3 minilm} kinds=${KINDS:-flat matryoshka default language flat-pruned language-pruned} seeds=${SEEDS:-0 1}
+models=${MODELS:-gemma3 minilm} kinds=${KINDS:-flat matryoshka language language-wide default flat-pruned language-pruned} seeds=${SEEDS:-0 1}
 tokens=${TOKENS:-300000} steps=${STEPS:-1500} python=${PYTHON:-python3} latents=4096
 say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
 
@@ -75,7 +75,7 @@ for model in $models; do
                 continue
             fi
             control=
-            case $kind in language | default) control=--control ;; esac
+            case $kind in language | language-wide | default) control=--control ;; esac
             special=true
             if [ "$model" = minilm ]; then special=false; fi
             "$strata" train --quiet --preset language $(rows "$model") --out "$run" --seed "$seed" --set train.steps="$steps" \

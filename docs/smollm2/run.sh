@@ -6,7 +6,7 @@
 #
 #   WIDTHS   latents of a model, both levels together           "9216 32768"
 #   SEEDS    seeds of each model                                "0 1 2"
-#   KINDS    models                                             "flat matryoshka language default flat-pruned language-pruned"; see kinds.sh
+#   KINDS    models                                             "flat matryoshka language language-wide default flat-pruned language-pruned"; see kinds.sh
 #   FROZEN   reference models, of the first seed                "random-decoder random-encoder"
 #   TOKENS   tokens that are captured                           1100000
 #   STEPS    steps of 1,024 rows                                4000
@@ -19,7 +19,7 @@ cd "$here/../.."
 . "$here/kinds.sh"
 out=${1:-target/smollm2}
 widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
-kinds=${KINDS:-flat matryoshka language default flat-pruned language-pruned} frozen=${FROZEN-random-decoder random-encoder}
+kinds=${KINDS:-flat matryoshka language language-wide default flat-pruned language-pruned} frozen=${FROZEN-random-decoder random-encoder}
 tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500} splice=${SPLICE:-12000}
 mkdir -p "$out/runs" "$out/results" "$out/packages"
 say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
