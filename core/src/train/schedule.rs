@@ -76,11 +76,7 @@ fn at(config: &Config, step: u64) -> ([f64; 3], Option<f64>, [bool; 6]) {
     let is_penalised = uses(Activation::is_penalised);
     let is_tracked = uses(Activation::has_tau);
     let gate = &config.gate;
-    let moving = [
-        learning_rate(config, step),
-        annealed_k(config, 0, step),
-        annealed_k(config, 1, step),
-    ];
+    let moving = [learning_rate(config, step), annealed_k(config, 0, step), annealed_k(config, 1, step)];
     let switches = [
         done < gate.start,
         step > 0 && before < gate.start,
