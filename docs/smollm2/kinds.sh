@@ -1,5 +1,20 @@
 # The settings of each kind of model that the scripts of this folder train. All have the same number of latents and the same L0, 32.
 # Sourced, not run.
+
+# Stops at a kind that is none, before anything is captured.
+check_kinds() {
+    for kind in $kinds ${frozen:-}; do checked=$(settings "$kind" 4096); done
+}
+
+# Models with two levels and families have a control.
+control_of() { # KIND
+    case $1 in language* | default) echo --control ;; esac
+}
+
+is_trained() { # RUN CONTROL
+    [ -e "$1/final_info.json" ] && { [ -z "$2" ] || [ -e "$1/control/final_info.json" ]; }
+}
+
 settings() { # KIND LATENTS
     case $2 in 9216) parents=1024 ;; 32768) parents=4096 ;; *) parents=$(($2 / 8)) ;; esac
     two="level1.latents=$parents level2.latents=$(($2 - parents))"

@@ -4,6 +4,8 @@
 #
 # usage: docs/smollm2/run.sh [FOLDER]       (FOLDER: target/smollm2; about 6 GB)
 #
+# Paths are relative to the root of the repository. FOLDER must be a new one where settings of kinds.sh or of the preset have changed.
+#
 #   WIDTHS   latents of a model, both levels together           "9216 32768"
 #   SEEDS    seeds of each model                                "0 1 2"
 #   KINDS    models                                             "flat matryoshka language language-wide default flat-pruned language-pruned"; see kinds.sh
@@ -21,6 +23,7 @@ out=${1:-target/smollm2}
 widths=${WIDTHS:-9216 32768} seeds=${SEEDS:-0 1 2}
 kinds=${KINDS:-flat matryoshka language language-wide default flat-pruned language-pruned} frozen=${FROZEN-random-decoder random-encoder}
 tokens=${TOKENS:-1100000} steps=${STEPS:-4000} tasks=${TASKS:-500} splice=${SPLICE:-12000}
+check_kinds
 mkdir -p "$out/runs" "$out/results" "$out/packages"
 say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
 
@@ -77,16 +80,15 @@ fi
 
 train() { # KIND WIDTH SEED
     run=$out/runs/$1-$2-$3
-    if [ -e "$run/final_info.json" ]; then return; fi
+    control=$(control_of "$1")
+    if is_trained "$run" "$control"; then return; fi
     say "training $1, $2 latents, seed $3"
-    if [ -e "$run" ]; then
+    if [ -e "$run/config.toml" ]; then
         # It continues with its own settings.
-        "$strata" train --quiet --dump "$out/dump" --out "$run" --resume
+        "$strata" train --quiet --dump "$out/dump" --out "$run" --resume $control
         return
     fi
     set -- "$@" $(for s in $(settings "$1" "$2"); do echo "--set $s"; done)
-    control=
-    case $1 in language* | default) control=--control ;; esac
     seed=$3; shift 3
     "$strata" train --quiet --preset language --dump "$out/dump" --out "$run" --seed "$seed" --set train.steps="$steps" \
         --set train.batch=1024 "$@" $control
@@ -94,11 +96,13 @@ train() { # KIND WIDTH SEED
 
 evaluate() { # KIND WIDTH SEED OTHER
     run=$out/runs/$1-$2-$3 result=$out/results/$1-$2-$3.json
-    if [ -e "$result" ]; then return; fi
+    if [ -e "$result" ] && [ -e "$run/spelling/eval.json" ]; then return; fi
     say "evaluating $1, $2 latents, seed $3"
     against=
-    if [ "$3" != "$4" ] && [ -e "$out/runs/$1-$2-$4/final_info.json" ]; then against="--against $out/runs/$1-$2-$4"; fi
-    if [ ! -e "$run/eval.json" ]; then "$strata" eval "$run" --splice --splice-tokens "$splice" --model "$model" $against > "$run/eval.txt"; fi
+    if [ "$3" != "$4" ] && [ -e "$out/runs/$1-$2-$4/final_info.json" ]; then against=$out/runs/$1-$2-$4; fi
+    if [ ! -e "$run/eval.json" ]; then
+        "$strata" eval "$run" --splice --splice-tokens "$splice" --model "$model" ${against:+--against "$against"} > "$run/eval.txt"
+    fi
     for task in $("$python" "$here/tasks.py" names "$out/tasks"); do
         if [ -e "$run/probe-$task.json" ]; then continue; fi
         # A task with few texts of a class cannot always be split.
@@ -109,16 +113,17 @@ evaluate() { # KIND WIDTH SEED OTHER
     "$python" "$here/table.py" result "$run" "$result"
 }
 
+first=${seeds%% *}
 for width in $widths; do
     for seed in $seeds; do
         for kind in $kinds; do train "$kind" "$width" "$seed"; done
     done
-    for kind in $frozen; do train "$kind" "$width" 0; done
+    for kind in $frozen; do train "$kind" "$width" "$first"; done
     for seed in $seeds; do
         # Each seed is compared with another one.
         other=$(for s in $seeds $seeds; do echo "$s"; done | grep -A1 -m1 -x "$seed" | tail -n1)
         for kind in $kinds; do evaluate "$kind" "$width" "$seed" "$other"; done
     done
-    for kind in $frozen; do evaluate "$kind" "$width" 0 0; done
+    for kind in $frozen; do evaluate "$kind" "$width" "$first" "$first"; done
 done
 "$python" "$here/table.py" page "$out/results" "$here/results.json" docs/smollm2.md

@@ -18,7 +18,7 @@ KINDS = {
     "flat": "flat BatchTopK",
     "matryoshka": "Matryoshka",
     "language": "two levels, `--preset language`",
-    "language-wide": "the same, a quarter of the latents in level 1",
+    "language-wide": "`--preset language`, a quarter of the latents in level 1",
     "default": "two levels, default families",
     "flat-pruned": "flat, pruned in training",
     "language-pruned": "two levels, `--preset language-pruned`",
@@ -26,6 +26,8 @@ KINDS = {
     "random-encoder": "preset, random encoder",
 }
 KS = (1, 5, 16)
+# The settings that all runs of a table share.
+SETTINGS = ("steps", "lr", "scale_lr", "row_norm", "encoder_norm")
 # Words of a letter that a probe must find.
 FEWEST = 20
 
@@ -39,7 +41,7 @@ def result(run, out):
     dead = sum(level["dead"] * level["latents"] for level in fires) / sum(level["latents"] for level in fires)
     found = {
         "name": run.name,
-        "steps": int(re.search(r"^\s*steps = (\d+)", config, re.M)[1]),
+        "settings": {key: number(config, key) for key in SETTINGS},
         "rows": e["rows"][1],
         "l0": [level and level["l0_mean"] for level in levels],
         "fvu": [e["fidelity"][f"level{n}"] and e["fidelity"][f"level{n}"]["fvu"] for n in (1, 2)],
@@ -84,6 +86,12 @@ def result(run, out):
     part.rename(out)
 
 
+def number(config, key):
+    """A setting of the training in the text of config.toml."""
+    section = config.split("[train]")[1].split("\n[")[0]
+    return json.loads(re.search(rf"^{key} = (.*)$", section, re.M)[1])
+
+
 def hierarchy_of(e):
     """Tree SAE's score of the pairs of the tree and of those that coverage suggests, each with its null."""
     h = e.get("hierarchy")
@@ -95,6 +103,8 @@ def spelling_of(e):
     letters = [c["found"] for c in e["absorption"] if c["name"].startswith("starts with ")]
     letters = [c for c in letters if c["found"] >= FEWEST and c["probe"]["f1"] >= 0.6]
     scopes = [c["scope"][-1] for c in letters]
+    if not letters:
+        return None
     level1 = e["level1"]["latents"]
     mean = lambda of: statistics.fmean(map(of, scopes))
     return {
@@ -127,6 +137,10 @@ def spread(values, digits):
 def rows_of(collected, width):
     for kind, label in KINDS.items():
         runs = [r for name, r in sorted(collected.items()) if re.fullmatch(rf"{kind}-{width}-\d+", name)]
+        for run in runs:
+            first = runs[0]
+            if run["settings"] != first["settings"]:
+                sys.exit(f"{run['name']} and {first['name']}: trained with {run['settings']} and {first['settings']}: take one of them out of results.json")
         if runs:
             yield kind, label, runs
 

@@ -142,6 +142,8 @@ def words(folder):
     import numpy as np
 
     dump, place = Captured(folder / "dump"), folder / "words"
+    texts = sum(1 for _ in (folder / "texts.jsonl").open(encoding="utf-8"))
+    assert len(dump.last) == texts, "expected as many sequences that begin with BOS as texts"
     x, tokens = dump.rows(dump.last)
     place.mkdir(exist_ok=True)
     write_tensors(place / "acts-00000.safetensors", {"activations": x})

@@ -14,7 +14,8 @@ settings! {
         /// Learning rate of Adam.
         lr: f64 = 1e-3, in 0.0..=1e3;
         /// `lr` is the learning rate of 4,096 latents, both levels together, and 1,024 rows per step; that of other sizes is
-        /// `lr sqrt(batch / 1024) sqrt(4096 / latents)`. Without it `lr` is the learning rate of any size.
+        /// `lr sqrt(batch / 1024) sqrt(4096 / latents)`, which is what other settings then call `lr`. Without it `lr` is the
+        /// learning rate of any size.
         scale_lr: bool = false;
         /// Share of the steps over which the learning rate rises linearly from 0.
         warmup: f64 = 0.02, in 0.0..=1.0;

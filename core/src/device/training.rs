@@ -606,7 +606,8 @@ pub(crate) fn mix_into(other: Part<'_, f32>, own_only: bool, g: Part<'_, f32>) -
 }
 
 /// One step of Adam of rows of `width` numbers, which have norm 1 afterwards where `unit`, or no number below 0 where `positive`;
-/// `p`, `m` and `v` are updated, with the factor of the verdict on the gradient, and not at all where it is against it.
+/// `p`, `m` and `v` are updated, with the factor of the verdict on the gradient, and not at all where it is against it. With `norms`, one
+/// number per row, unit rows step as `train.row_norm` says.
 pub(crate) fn adam_rows(
     step: &AdamStep,
     (scale, ok): (Part<'_, f32>, Part<'_, u32>),
@@ -614,15 +615,17 @@ pub(crate) fn adam_rows(
     [unit, positive]: [bool; 2],
     grad: Part<'_, f32>,
     [p, m, v]: [Part<'_, f32>; 3],
+    norms: Option<Part<'_, f32>>,
 ) -> Result<()> {
     let len = grad.len();
+    assert!(norms.is_none_or(|norms| unit && norms.len() * width == len), "adam_rows: one norm per unit row");
     assert!(p.len() == len && m.len() == len && v.len() == len, "adam_rows: the lengths differ");
     assert!(!unit || len.is_multiple_of(width), "adam_rows: no whole number of rows");
     assert!(scale.len() == 1 && ok.len() == 1, "adam_rows: one number");
     let AdamStep { lr, beta1, beta2, eps, correction2, grad_scale: _ } = *step;
     let step = Arg::of(AdamArg([lr, beta1, beta2, eps, correction2]));
     let (unit, positive) = (Arg::of(u32::from(unit)), Arg::of(u32::from(positive)));
-    let args =
-        [step, at(scale), at(ok), num(width), Arg::of(len as u64), unit, positive, at(grad), at(p), at(m), at(v)];
+    let (numbers, norms) = (Arg::of(len as u64), or_null(norms));
+    let args = [step, at(scale), at(ok), num(width), numbers, unit, positive, at(grad), at(p), at(m), at(v), norms];
     start(p, "adam_rows", [len.div_ceil(width), 1], 256, width * 4, &args)
 }

@@ -132,6 +132,16 @@ fn thirty_steps_of_the_demo_have_the_state_of_the_cpu_after_each() {
 }
 
 #[test]
+fn rows_that_step_as_if_they_were_free_have_the_state_of_the_cpu() {
+    for (order, row_norm) in [(0, 0.1), (77, 2.0)] {
+        let mut config = demo([24, 90], [3.0, 5.0], 30);
+        (config.train.row_norm, config.train.encoder_norm) = (row_norm, 0.3);
+        let met = compare(&config, 60, 24, 30, &device(order));
+        assert!(met.moved > 0, "dead children were set anew, with the norm of the start: {met:?}");
+    }
+}
+
+#[test]
 fn flat_steps_have_the_state_of_the_cpu() {
     for (activation, d, f) in
         [(Activation::Topk, 72, 130), (Activation::Batchtopk, 33, 70), (Activation::Batchtopk, 128, 65)]
@@ -253,7 +263,8 @@ fn only_the_largest_children_have_the_state_of_the_cpu() {
 
 #[test]
 fn a_training_moves_between_cpu_and_device_and_back() {
-    let config = demo([24, 80], [3.0, 4.0], 30);
+    let mut config = demo([24, 80], [3.0, 4.0], 30);
+    config.train.row_norm = 0.5;
     let (n, d) = (48, 20);
     let compute = Compute::new(Isa::detect(), Par::Seq);
     let rows = |step: u64, normalisation: &Normalisation| {
@@ -335,7 +346,6 @@ fn what_is_not_trained_on_devices_is_one_sentence() {
         "`train.balance = \"pcgrad\"` is not trained on a GPU yet: use the CPU",
     );
     refused(&|c| c.train.prune = 0.5, "`train.prune = 0.5` is not trained on a GPU yet: use the CPU");
-    refused(&|c| c.train.row_norm = 0.1, "`train.row_norm = 0.1` is not trained on a GPU yet: use the CPU");
     let config = demo([24, 80], [3.0, 4.0], 30);
     let found = trainer(&config, &mut World::new(48, 20)).on(&limited(0, 10_000)).err();
     let Some(Error::Device { what }) = found else { panic!("it does not fit: {found:?}") };

@@ -532,20 +532,21 @@ KERNEL(256) mix_into(const float *other, u32 own_only, u32 len, float *g) {
 
 struct AdamStep { float lr, beta1, beta2, eps, correction2; };
 
-// The gradient times *scale; nothing where *ok is 0. One block per row of `width` numbers, which has norm 1 afterwards where `unit` says so, or no number below 0 where `positive` does.
-KERNEL(256) adam_rows(AdamStep step, const float *scale, const u32 *ok, u32 width, u64 numbers, u32 unit, u32 positive, const float *grad, float *p, float *m, float *v) {
+// The gradient times *scale; nothing where *ok is 0. One block per row of `width` numbers, which has norm 1 afterwards where `unit` says so, or no number below 0 where `positive` does. With `norms` a unit row moves as one of that norm without the constraint would, and its norm follows.
+KERNEL(256) adam_rows(AdamStep step, const float *scale, const u32 *ok, u32 width, u64 numbers, u32 unit, u32 positive, const float *grad, float *p, float *m, float *v, float *norms) {
     float *row = (float *)dynamic_shared();
     SHARED float norm;
     if (*ok == 0) return;
     u64 at = (u64)blockIdx.x * width;
     u32 len = numbers - at < width ? (u32)(numbers - at) : width;
     float rest1 = 1.0f - step.beta1, rest2 = 1.0f - step.beta2;
+    float lr = norms ? __fdiv_rn(step.lr, norms[blockIdx.x]) : step.lr;
     for (u32 c = threadIdx.x; c < len; c += 256) {
         float g = grad[at + c] * *scale;
         float m1 = fma1(step.beta1, m[at + c], rest1 * g);
         float v1 = fma1(step.beta2, v[at + c], rest2 * g * g);
         m[at + c] = m1, v[at + c] = v1;
-        float next = p[at + c] - __fdiv_rn(step.lr * m1, __fsqrt_rn(v1 * step.correction2) + step.eps);
+        float next = p[at + c] - __fdiv_rn(lr * m1, __fsqrt_rn(v1 * step.correction2) + step.eps);
         row[c] = positive && !(next > 0.0f) ? 0.0f : next;
     }
     __syncthreads();
@@ -554,5 +555,6 @@ KERNEL(256) adam_rows(AdamStep step, const float *scale, const u32 *ok, u32 widt
         if (threadIdx.x == 0) norm = __fsqrt_rn(s);
     }
     __syncthreads();
+    if (norms && threadIdx.x == 0) norms[blockIdx.x] *= norm;
     for (u32 c = threadIdx.x; c < len; c += 256) p[at + c] = unit && norm != 0.0f ? __fdiv_rn(row[c], norm) : row[c];
 }

@@ -12,7 +12,8 @@ use crate::{Error, Result};
 
 /// Probes that one thread fits.
 const CHUNK: usize = 16;
-/// Numbers of the rows that add to the gradients of all probes of a thread before the next ones are read: 256 KiB, which stay in a cache.
+/// Numbers in the rows of a block, which is added to the gradients of all probes of a thread before the next one is read: 256 KiB, which fit
+/// into a cache.
 const BLOCK: usize = 1 << 16;
 /// The decays of Adam's moments.
 const BETAS: [f32; 2] = [0.9, 0.999];

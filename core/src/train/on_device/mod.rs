@@ -95,6 +95,8 @@ struct Learned {
     g: Buffer<f32>,
     m: Buffer<f32>,
     v: Buffer<f32>,
+    /// Norms that its rows would have if they were unconstrained: see `train.row_norm`.
+    norms: Option<Buffer<f32>>,
     squares: Buffer<f64>,
 }
 
@@ -157,7 +159,19 @@ impl OnDevice {
             }
             let (p, m, v) = (device.upload(p)?, device.upload(m)?, device.upload(v)?);
             let blocks = spec.len().div_ceil(step::adam::rows_of_block(spec.width) * spec.width);
-            tensors.push(Learned { name, spec, p, m, v, g: device.alloc(spec.len())?, squares: device.alloc(blocks)? });
+            let norms =
+                spec.level.filter(|_| spec.unit_rows).map(|l| &adam.norms[l][..]).filter(|norms| !norms.is_empty());
+            let norms = norms.map(|norms| device.upload(norms)).transpose()?;
+            tensors.push(Learned {
+                name,
+                spec,
+                p,
+                m,
+                v,
+                norms,
+                g: device.alloc(spec.len())?,
+                squares: device.alloc(blocks)?,
+            });
         }
         let mut levels = Vec::new();
         for l in 0..whole.n_levels() {
@@ -291,6 +305,9 @@ impl OnDevice {
             tensor.p.all().get(p)?;
             tensor.m.all().get(m)?;
             tensor.v.all().get(v)?;
+            if let (Some(norms), Some(l)) = (&tensor.norms, tensor.spec.level) {
+                norms.all().get(&mut adam.norms[l])?;
+            }
         }
         self.newest = Newest::Both;
         Ok(())
@@ -316,10 +333,13 @@ impl OnDevice {
         for copies in [true, false] {
             for (level, j, rows) in &self.anew {
                 for (at, new) in [&rows.w_enc, &rows.b_enc, &rows.w_dec].into_iter().enumerate() {
-                    let Learned { p, m, v, .. } = &self.tensors[encoder(&self.tensors, *level) + at];
+                    let Learned { p, m, v, norms, .. } = &self.tensors[encoder(&self.tensors, *level) + at];
                     let row = j * new.len()..(j + 1) * new.len();
                     if copies {
                         p.part(row).put(new)?;
+                        if let Some(norms) = norms {
+                            norms.part(*j..j + 1).put(&[self.config.train.row_norm as f32])?;
+                        }
                     } else {
                         m.part(row.clone()).zero()?;
                         v.part(row).zero()?;

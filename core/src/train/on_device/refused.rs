@@ -44,8 +44,5 @@ pub(super) fn check(config: &Config, arch: &Arch) -> Result<()> {
     if config.train.prune > 0.0 {
         return Err(refused("train.prune", &format!("{}", config.train.prune)));
     }
-    if config.train.row_norm > 0.0 {
-        return Err(refused("train.row_norm", &format!("{}", config.train.row_norm)));
-    }
     Ok(())
 }

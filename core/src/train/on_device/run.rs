@@ -149,11 +149,12 @@ impl OnDevice {
             learns += 1;
         }
         verdict(learns, clip, out.bad(), out.numbers(), out.clip(), out.ok())?;
-        for Learned { spec, p, g, m, v, .. } in self.learning(fixed) {
+        for Learned { spec, p, g, m, v, norms, .. } in self.learning(fixed) {
             let width = if spec.width > 1 { spec.width } else { VECTOR };
             let kept = [spec.unit_rows, spec.nonnegative];
             let by = (self.out.clip(), self.out.ok());
-            training::adam_rows(&update, by, width, kept, g.all(), [p.all(), m.all(), v.all()])?;
+            let norms = norms.as_ref().map(|norms| norms.all());
+            training::adam_rows(&update, by, width, kept, g.all(), [p.all(), m.all(), v.all()], norms)?;
         }
         Ok(())
     }
