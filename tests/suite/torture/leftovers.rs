@@ -53,12 +53,12 @@ fn a_killed_command_is_repeated() {
     let half =
         |dir: &Path| fs::read_dir(dir).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().ends_with(".tmp"));
     let synth = |rows: &str| args!["synth", "--world", "a", "--rows", rows, "--out", dir.join("synth")];
-    assert!(killed(&synth("100000000"), || half(dir)));
+    assert!(killed(&synth("20000000"), || half(dir)));
     assert!(half(dir), "something is left");
     strata(&synth("50")).ok();
     assert_no_leftovers(dir);
     // The output of a running process is not a leftover.
-    let mut child = command(&synth_into(dir, "other", "100000000")).spawn().unwrap();
+    let mut child = command(&synth_into(dir, "other", "20000000")).spawn().unwrap();
     while !half(dir) {
         assert!(child.try_wait().unwrap().is_none());
     }
