@@ -13,7 +13,7 @@ cheap. As in sae-probes, an example is the last token of its text, the first N/2
 and texts that do not fit into the context are left out.
 
 Spelling is the protocol of absorption in SAEBench (Karvonen et al. 2025, after Chanin et al. 2024) and Tree SAE: a word that is one token
-behind `X has the first letter: x` of other words; the row is that of the word. Three examples are used instead of ten.
+behind `X has the first letter: X` of other words; the row is that of the word. Three examples are used instead of ten.
 """
 
 import csv
