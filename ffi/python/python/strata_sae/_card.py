@@ -5,12 +5,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._run import Run
+    from ._sae import Sae
 
 
-def card(run: "Run", license: str | None, repository: str | None) -> str:
-    """The text of a `README.md` with metadata as a hub reads them."""
-    sae, found = run.sae, run.evaluation
+def card(name: str, sae: "Sae", found: dict[str, Any] | None, license: str | None, repository: str | None) -> str:
+    """The text of a `README.md` with metadata as a hub reads them; `found` is the evaluation of the run."""
     origin = sae.info["origin"]
     f1, f2 = sae.latents
     model, hook = origin.get("model"), origin.get("hook")
@@ -21,7 +20,7 @@ def card(run: "Run", license: str | None, repository: str | None) -> str:
         lines.append(f"base_model: {json.dumps(model)}")
     lines += ["tags:", "- sparse-autoencoder", "- mechanistic-interpretability", "- hierarchical", "---", ""]
     kind = f"hierarchical sparse autoencoder with {f1:,} parents and {f2:,} children" if f2 else f"sparse autoencoder of {f1:,} latents"
-    lines += [f"# {run.path.name}", "", f"A {kind}, for rows of width {sae.d}, trained with Strata.", ""]
+    lines += [f"# {name}", "", f"A {kind}, for rows of width {sae.d}, trained with Strata.", ""]
     table: list[tuple[str, Any]] = [
         ("language model", model), ("hook point", hook), ("tokens per sequence", origin.get("context")),
         ("training steps", origin.get("steps")), ("training rows", origin.get("rows")), ("seed", origin.get("seed")),

@@ -341,7 +341,7 @@ class Run:
             license: as the hub names it, as in `"mit"`.
             repository: where it will be, as in `"owner/name"`, for the line that loads it.
         """
-        text = card(self, license, repository)
+        text = card(self.path.name, self.sae, self.evaluation, license, repository)
         directory = absent(directory)
         shutil.copytree(self.path / "sae", directory)
         for name in ("config.toml", "eval.json"):
