@@ -21,7 +21,7 @@ settings() { # KIND LATENTS
     case $1 in
         flat) echo "level1.latents=$2 level1.k=32 level2.latents=0 gate.kind=none loss.consistency=none" ;;
         matryoshka) echo "$two level1.k=20 level2.k=12 gate.kind=none loss.consistency=none budget=shared" ;;
-        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 gate.reassign_every=250 gate.freeze=0.9 loss.consistency=none" ;;
+        default) echo "$two level1.k=12.8 level2.k=19.2 gate.root_below=0.5 gate.reassign_every=250 gate.freeze=0.9 loss.consistency=none revive.reseed=true" ;;
         language) echo "$two" ;;
         # A quarter of the latents in level 1.
         language-wide) echo "level1.latents=$(($2 / 4)) level2.latents=$(($2 - $2 / 4))" ;;

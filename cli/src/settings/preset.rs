@@ -9,7 +9,7 @@ use strata_core::Config;
 pub enum Preset {
     /// The residual stream of a language model, from a dump that lists its special tokens: level1.k = 20, level2.k = 12,
     /// gate.root_below = 0.3, gate.reassign_every = 25, gate.freeze = 0.95, loss.consistency = "contain", data.skip_special = true,
-    /// train.lr = 0.002, train.scale_lr = true, train.row_norm = 0.1, train.encoder_norm = 0.3
+    /// train.lr = 0.002, train.scale_lr = true, train.row_norm = 0.1, train.encoder_norm = 0.3, revive.reseed = false
     Language,
     /// Those of `language`, with leave-one-out pruning in training and at inference: train.prune = 0.6, level1.prune = 1.5,
     /// level2.prune = 1.5. It explains more with as many latents, trains on one CPU only, and other tools cannot hold it exactly
