@@ -26,8 +26,8 @@ KINDS = {
     "random-encoder": "preset, random encoder",
 }
 KS = (1, 5, 16)
-# The settings that all runs of a table share.
-SETTINGS = ("steps", "lr", "scale_lr", "row_norm", "encoder_norm")
+# Settings that all runs of a kind share.
+SETTINGS = {"train": ("steps", "lr", "scale_lr", "row_norm", "encoder_norm"), "revive": ("reseed",)}
 # Words of a letter that a probe must find.
 FEWEST = 20
 
@@ -41,7 +41,7 @@ def result(run, out):
     dead = sum(level["dead"] * level["latents"] for level in fires) / sum(level["latents"] for level in fires)
     found = {
         "name": run.name,
-        "settings": {key: number(config, key) for key in SETTINGS},
+        "settings": {key: setting(config, section, key) for section, keys in SETTINGS.items() for key in keys},
         "rows": e["rows"][1],
         "l0": [level and level["l0_mean"] for level in levels],
         "fvu": [e["fidelity"][f"level{n}"] and e["fidelity"][f"level{n}"]["fvu"] for n in (1, 2)],
@@ -86,10 +86,10 @@ def result(run, out):
     part.rename(out)
 
 
-def number(config, key):
-    """A setting of the training in the text of config.toml."""
-    section = config.split("[train]")[1].split("\n[")[0]
-    return json.loads(re.search(rf"^{key} = (.*)$", section, re.M)[1])
+def setting(config, section, key):
+    """A number, or true or false, in the text of config.toml."""
+    text = config.split(f"[{section}]")[1].split("\n[")[0]
+    return json.loads(re.search(rf"^{key} = (.*)$", text, re.M)[1])
 
 
 def hierarchy_of(e):
