@@ -8,7 +8,9 @@ use strata_core::config::{
 use strata_core::model::{Codes, Encoder};
 use strata_core::normalise::{Normalisation, geometric_median};
 use strata_core::synth::{World, WorldConfig};
-use strata_core::train::{ThresholdTracker, Trainer, annealed_k, annealed_w1, highest_rate, is_long, learning_rate};
+use strata_core::train::{
+    Array, ThresholdTracker, Trainer, annealed_k, annealed_w1, highest_rate, is_long, learning_rate,
+};
 use strata_core::{Compute, Isa, Par, Philox, ROOT};
 
 /// A trainer over world A with its first rows measured.
@@ -218,6 +220,7 @@ fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
     let mut config = world_a_config(600, 2);
     config.gate.reassign_every = 20;
     config.revive.dead_after = 20 * 256;
+    config.train.encoder_norm = 0.3;
     let mut t = trainer(&world, &config);
     let (mut moved, mut reseeded) = (0, 0);
     for step in 0..600 {
@@ -231,6 +234,20 @@ fn families_appear_when_the_gate_starts_and_are_frozen_at_the_end() {
             moved += report.moved[0];
         }
         reseeded += report.moved[1];
+        if report.moved[1] > 0 {
+            // A child that was set anew has no moments yet, and an encoder as short as those that training began with.
+            let (state, d) = (t.state(), world.config().d);
+            let rows = |name: &str| match &state.0[name] {
+                Array::F32(rows) => rows.chunks_exact(d).map(<[f32]>::to_vec).collect::<Vec<_>>(),
+                other => panic!("{name}: {other:?}"),
+            };
+            let moments = rows("adam.m.level2.w_enc");
+            let anew =
+                rows("params.level2.w_enc").into_iter().zip(&moments).filter(|(_, m)| m.iter().all(|m| *m == 0.0));
+            let norms: Vec<f32> = anew.map(|(row, _)| row.iter().map(|w| w * w).sum::<f32>().sqrt()).collect();
+            assert!(norms.len() >= report.moved[1], "step {step}: {norms:?}");
+            assert!(norms.iter().all(|norm| (norm - 0.3).abs() < 1e-5), "step {step}: {norms:?}");
+        }
         if step == 399 {
             assert!(t.model().parents.is_empty(), "a gate that has not started is saved as none");
         }

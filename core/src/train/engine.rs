@@ -339,6 +339,11 @@ impl Engine {
         }
     }
 
+    /// Returns the norm that encoder rows begin with.
+    pub(super) fn encoder_norm(&self) -> f32 {
+        self.config.train.encoder_norm as f32
+    }
+
     /// Returns whether the model is a transcoder, which reconstructs other rows than it reads.
     pub fn transcodes(&self) -> bool {
         self.transcodes

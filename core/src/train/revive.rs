@@ -6,7 +6,7 @@ use super::observed::SparseRows;
 use super::state::{Array, Saved, State};
 use crate::error::Result;
 use crate::gate::ROOT;
-use crate::kernel::{Isa, adam};
+use crate::kernel::{Isa, adam, reduce};
 use crate::rng::Philox;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -53,7 +53,8 @@ impl Saved for Silence {
 /// Reseeds every dead child: gives it to the parent with the most error per child, and sets its encoder and decoder
 /// rows to the normalised residual of a token of the last batch on which that parent fires; tokens with much error are
 /// likelier to be drawn. The encoder of a transcoder reads other rows than the decoder writes, so there the encoder row
-/// becomes the normalised input of that token. The child's bias, moments and counts become zero. Returns how many were
+/// becomes the normalised input of that token. Encoder rows get the norm that all began with, `train.encoder_norm`: a longer one would
+/// fire everywhere. The child's bias, moments and counts become zero. Returns how many were
 /// reseeded.
 pub(super) fn reseed(
     engine: &mut Engine,
@@ -91,10 +92,13 @@ pub(super) fn reseed(
         let Some((_, b)) = best else { continue };
         let mut direction = engine.residual(b).to_vec();
         adam::normalise(isa, &mut direction);
-        let mut input = if engine.transcodes() { engine.input(b).to_vec() } else { Vec::new() };
-        adam::normalise(isa, &mut input);
-        let encoder = if input.is_empty() { &direction } else { &input };
-        engine.set_latent(1, j as usize, LatentRows { encoder, bias: 0.0, decoder: &direction });
+        let mut encoder = direction.clone();
+        if engine.transcodes() {
+            encoder = engine.input(b).to_vec();
+            adam::normalise(isa, &mut encoder);
+        }
+        reduce::scale(isa, engine.encoder_norm(), &mut encoder);
+        engine.set_latent(1, j as usize, LatentRows { encoder: &encoder, bias: 0.0, decoder: &direction });
         parents[j as usize] = p as u32;
         cofire.forget(j as usize);
         silence.since[j as usize] = 0;
